@@ -1,0 +1,1 @@
+"""Fine-tune language models on your own machine."""

@@ -1,0 +1,49 @@
+"""A conversation as the OpenAI chat format writes it, checked once and then trusted everywhere."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from luthier.core.frozen import Frozen
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+
+
+class Message(Frozen):
+    """One turn.
+
+    `weight` is meaningful on assistant turns only: 0 means "context, do not learn", 1 or None "learn".
+    `tool_calls` are OpenAI's objects as they came: `{"id", "type": "function", "function": {"name", "arguments"}}`,
+    with `arguments` a JSON string.
+    """
+
+    role: Role
+    content: str | None = None
+    name: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    tool_call_id: str | None = None
+    weight: Literal[0, 1] | None = None
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether training should learn this turn."""
+        return self.role == "assistant" and self.weight != 0
+
+
+class Conversation(Frozen):
+    """Turns in order, and the tools the assistant may call (OpenAI's `tools` objects)."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+
+    def up_to(self, num_messages: int) -> Conversation:
+        """The conversation cut before message `num_messages` (counted from 0)."""
+        return Conversation(messages=self.messages[:num_messages], tools=self.tools)
+
+    @property
+    def last_answer(self) -> int | None:
+        """Index of the last assistant turn that is learned, or None."""
+        for index in range(len(self.messages) - 1, -1, -1):
+            if self.messages[index].is_learned:
+                return index
+        return None

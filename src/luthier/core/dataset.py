@@ -1,0 +1,126 @@
+"""Rows, examples and tokenised examples: the three states in which data passes through the system.
+
+row (raw fields from a file) -> example (mapped, trainable) -> tokenised example (ids and loss mask)
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.frozen import Frozen
+
+Shape = Literal["chat", "prompt_completion", "alpaca", "sharegpt", "text"]
+Split = Literal["train", "validation", "held_out"]
+Overlong = Literal["error", "drop", "truncate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One raw record. `line` is the 1-based line in the file (row number for JSON arrays, CSV and Parquet)."""
+
+    file: str
+    line: int
+    fields: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """`name.jsonl:17`, the name by which messages and reports call this row."""
+        return f"{self.file}:{self.line}"
+
+
+class Example(Frozen):
+    """A row mapped to something that can be trained on: either a conversation or plain text, never both.
+
+    `group` is the value that keeps rows together in a split (a source document, a module), or None.
+    """
+
+    id: str
+    conversation: Conversation | None = None
+    text: str | None = None
+    group: str | None = None
+
+    @property
+    def prompt(self) -> Conversation | None:
+        """The conversation before its last learned answer; None for plain text or where nothing is learned."""
+        if self.conversation is None or (last := self.conversation.last_answer) is None:
+            return None
+        return self.conversation.up_to(last)
+
+    @property
+    def reference(self) -> str | None:
+        """The text of the last learned answer; None for plain text, or where the answer is only tool calls."""
+        if self.conversation is None or (last := self.conversation.last_answer) is None:
+            return None
+        return self.conversation.messages[last].content
+
+    @property
+    def learned_bytes(self) -> int:
+        """UTF-8 bytes of all text that is learned: the denominator of bits per byte."""
+        if self.conversation is None:
+            return len((self.text or "").encode())
+        return sum(len(_learned_text(m).encode()) for m in self.conversation.messages if m.is_learned)
+
+
+def _learned_text(message: Message) -> str:
+    calls = "".join(str(call.get("function", {}).get("arguments", "")) for call in message.tool_calls)
+    return (message.content or "") + calls
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedExample:
+    """Token ids and the loss mask of one example.
+
+    input_ids: int32 array of length T. loss_mask: T bytes; 1 at position t means that token t is learned, i.e.
+    predicted from the tokens before t. Position 0 is never 1. num_truncated_tokens: tokens cut off the end.
+    """
+
+    id: str
+    input_ids: array[int]
+    loss_mask: bytes
+    num_truncated_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the number of tokens."""
+        return len(self.input_ids)
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """How many tokens have loss mask 1."""
+        return self.loss_mask.count(1)
+
+
+class DatasetProfile(Frozen):
+    """What a split holds, in numbers; the plan is made from this and the report shows it."""
+
+    split: Split
+    file: str
+    sha256: str
+    shape: Shape
+    shape_reason: str
+    num_rows: int
+    num_examples: int
+    num_dropped: int
+    dropped_ids: tuple[str, ...] = ()
+    num_truncated: int = 0
+    truncated_ids: tuple[str, ...] = ()
+    num_tokens: int
+    num_trained_tokens: int
+    max_tokens: int
+    mean_tokens: float
+
+
+def profile_tokens(examples: Sequence[TokenisedExample]) -> dict[str, Any]:
+    """The token counts of a profile: totals, longest, mean (tokens an example)."""
+    lengths = [e.num_tokens for e in examples]
+    return {
+        "num_examples": len(examples),
+        "num_tokens": sum(lengths),
+        "num_trained_tokens": sum(e.num_trained_tokens for e in examples),
+        "max_tokens": max(lengths, default=0),
+        "mean_tokens": sum(lengths) / len(lengths) if lengths else 0.0,
+    }

@@ -1,0 +1,133 @@
+"""What can go wrong, as a tree.
+
+    LuthierError                exit code 1
+    ├── RequestError            exit code 2: what was asked for cannot be done as asked
+    │   ├── RecipeError         the recipe is wrong (unknown key, wrong type, impossible value)
+    │   ├── DataError           the rows are wrong; carries one RowProblem for each bad place
+    │   │   ├── OverlongError   rows longer than the context, and the recipe does not say what to do
+    │   │   └── LeakageError    held-out rows stand in the training data
+    │   ├── TemplateError       the chat template cannot be trusted with a loss mask
+    │   ├── NotFoundError       no such model, run or file
+    │   └── ConflictError       the thing exists but is in use or in another state
+    └── WorkError               exit code 1: the request was right, the work failed
+        ├── ModelSourceError    a base model could not be fetched, or came damaged
+        ├── CheckpointError     no checkpoint that can be trusted
+        ├── DivergedError       the loss or a gradient became NaN or infinite
+        └── StorageFullError    no room left on the disk
+
+Each error is built from three parts, so that none can be left out: what came, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class LuthierError(Exception):
+    """Base of all errors that Luthier raises on purpose.
+
+    Args:
+        came: what was found, with the value itself.
+        expected: what would have been right.
+        do: the next thing to try.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, came: str, *, expected: str, do: str) -> None:
+        self.came, self.expected, self.do = came, expected, do
+        super().__init__(f"{came}\n  expected: {expected}\n  what to do: {do}")
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as a plain document, for `--json` and the API."""
+        return {"type": type(self).__name__, "came": self.came, "expected": self.expected, "do": self.do}
+
+
+class RequestError(LuthierError):
+    """What was asked for cannot be done as asked."""
+
+    exit_code = 2
+
+
+class RecipeError(RequestError):
+    """The recipe is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowProblem:
+    """One bad place in a data file. `line` counts from 1 and is the row number where a format has no lines."""
+
+    file: str
+    line: int
+    field: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        field = f" field {self.field!r}" if self.field else ""
+        value = f" has {self.value}" if self.value else ""
+        return f"{where}{field}{value}: {self.reason}"
+
+
+class DataError(RequestError):
+    """The rows are wrong. The first few problems stand in the message, all of them in `problems`."""
+
+    num_shown: ClassVar[int] = 5
+
+    def __init__(self, came: str, *, expected: str, do: str, problems: Sequence[RowProblem] = ()) -> None:
+        self.problems = tuple(problems)
+        lines = [f"    {problem}" for problem in self.problems[: self.num_shown]]
+        if len(self.problems) > self.num_shown:
+            lines.append(f"    ... and {len(self.problems) - self.num_shown} more")
+        super().__init__("\n".join([came, *lines]), expected=expected, do=do)
+
+    def as_json(self) -> dict[str, Any]:
+        """The error with every problem as a document of its own."""
+        problems = [
+            {"file": p.file, "line": p.line, "field": p.field, "value": p.value, "reason": p.reason}
+            for p in self.problems
+        ]
+        return {**super().as_json(), "problems": problems}
+
+
+class OverlongError(DataError):
+    """Rows are longer than the context and the recipe does not say what to do with them."""
+
+
+class LeakageError(DataError):
+    """Held-out rows stand in the training data, so a verdict on them would mean nothing."""
+
+
+class TemplateError(RequestError):
+    """The chat template renders a conversation in a way that no loss mask can be proved on."""
+
+
+class NotFoundError(RequestError):
+    """No such model, run or file."""
+
+
+class ConflictError(RequestError):
+    """The thing exists, but it is in use or in a state that does not allow this."""
+
+
+class WorkError(LuthierError):
+    """The request was right, the work failed."""
+
+
+class ModelSourceError(WorkError):
+    """A base model could not be fetched, or what came is damaged."""
+
+
+class CheckpointError(WorkError):
+    """There is no checkpoint that can be trusted."""
+
+
+class DivergedError(WorkError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+class StorageFullError(WorkError):
+    """No room is left on the disk."""

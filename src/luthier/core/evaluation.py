@@ -1,0 +1,90 @@
+"""The words of judging: samples, metrics with intervals, comparisons, and the verdict."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.core.frozen import Frozen
+
+VerdictWord = Literal["better", "worse", "not distinguishable"]
+
+
+class Metric(Frozen):
+    """One figure over all samples with its 95% bootstrap interval, and the unit it is counted in."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    higher_is_better: bool
+
+
+class Sample(Frozen):
+    """What each system made of one held-out row. `scores` are this sample's own, where a metric has them."""
+
+    row_id: str
+    prompt: str
+    reference: str
+    output: str
+    num_new_tokens: int
+    finish_reason: Literal["stop", "length", "error"]
+    scores: dict[str, float] = Field(default_factory=dict)
+
+
+class SystemResult(Frozen):
+    """One system under evaluation: base, base with few-shot examples, or a tuned model."""
+
+    name: str
+    model: str
+    adapter: str | None = None
+    num_few_shot: int = 0
+    num_samples: int
+    metrics: dict[str, Metric]
+    samples: tuple[Sample, ...] = ()
+    seconds: float
+    num_cut_off: int = 0
+
+
+class Comparison(Frozen):
+    """Candidate minus baseline on the same rows, with a paired 95% interval.
+
+    rows_needed: where not distinguishable, about how many held-out rows would settle a difference of this size
+    (80% power, two-sided 5%); None where the difference is 0 or settled.
+    """
+
+    baseline: str
+    candidate: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    verdict: VerdictWord
+    rows_needed: int | None = None
+
+
+class Verdict(Frozen):
+    """The answer in words. `headline` is one sentence; `caveats` say what it rests on and what it does not."""
+
+    word: VerdictWord
+    metric: str
+    headline: str
+    details: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+
+class Evaluation(Frozen):
+    """One evaluation: several systems judged on the same held-out rows."""
+
+    evaluation_id: str
+    created_at: str
+    run_id: str | None = None
+    held_out_file: str
+    held_out_sha256: str
+    num_rows: int
+    systems: tuple[SystemResult, ...]
+    comparisons: tuple[Comparison, ...]
+    verdict: Verdict | None = None
+    seconds: float

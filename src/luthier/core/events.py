@@ -1,0 +1,77 @@
+"""What a run tells the outside, in order. The loop emits these and knows nothing of who listens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from luthier.core.frozen import Frozen
+from luthier.core.run import RunStatus
+
+
+class RunStarted(Frozen):
+    """The loop is about to take step `from_step` + 1 of `num_steps`."""
+
+    kind: Literal["run_started"] = "run_started"
+    from_step: int
+    num_steps: int
+
+
+class StepDone(Frozen):
+    """One optimizer update. `loss` is the mean over trained tokens in nats; `seconds` is wall time of the step."""
+
+    kind: Literal["step"] = "step"
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    num_tokens: int
+    num_trained_tokens: int
+    seconds: float
+
+
+class ValidationDone(Frozen):
+    """Loss on the validation split after `step`: nats a trained token."""
+
+    kind: Literal["validation"] = "validation"
+    step: int
+    loss: float
+    token_accuracy: float
+    num_trained_tokens: int
+    is_best: bool
+    seconds: float
+
+
+class CheckpointSaved(Frozen):
+    """A checkpoint is whole on disk: files, fsync and manifest done."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    step: int
+    path: str
+    num_bytes: int
+
+
+class WarningRaised(Frozen):
+    """Something a person should know: `code` is stable, `message` says what came and what to do."""
+
+    kind: Literal["warning"] = "warning"
+    step: int
+    code: str
+    message: str
+
+
+class RunEnded(Frozen):
+    """The last event. `reason` in words: all steps done, early stopping, SIGTERM, diverged."""
+
+    kind: Literal["run_ended"] = "run_ended"
+    step: int
+    status: RunStatus
+    reason: str
+
+
+Event = Annotated[
+    RunStarted | StepDone | ValidationDone | CheckpointSaved | WarningRaised | RunEnded, Field(discriminator="kind")
+]
+event_adapter: TypeAdapter[Event] = TypeAdapter(Event)

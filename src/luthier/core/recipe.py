@@ -1,0 +1,98 @@
+"""The recipe: what was asked, and nothing else. Every field that was not asked for is None here.
+
+Defaults live in one place, `plan/resolve.py`, because there each gets its reason.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from luthier.core.dataset import Overlong
+from luthier.core.frozen import Frozen
+
+MethodName = Literal["full", "lora"]
+ObjectiveName = Literal["sft"]
+ScheduleName = Literal["cosine", "linear", "constant"]
+OrderName = Literal["by_length", "shuffled", "as_given"]
+TemplateName = Literal["auto", "chat", "plain"]
+PrecisionName = Literal["auto", "float32", "bfloat16"]
+MetricName = Literal[
+    "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy"
+]
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class DataRecipe(Frozen):
+    """Which rows. `validation` and `held_out` are a file, or a fraction to take out of `train`."""
+
+    train: str
+    validation: str | OpenFraction | None = None
+    held_out: str | OpenFraction | None = None
+    map: dict[str, str] | None = None
+    group_by: str | None = None
+    template: TemplateName | None = None
+    allow_leakage: bool | None = None
+
+
+class MethodRecipe(Frozen):
+    """How the weights change: `full`, or a low-rank `lora` adapter (Hu et al., 2021, arXiv:2106.09685)."""
+
+    name: MethodName
+    rank: Annotated[int, Field(ge=1, le=4096)] | None = None
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    dropout: Annotated[float, Field(ge=0.0, le=0.9)] | None = None
+    targets: str | tuple[str, ...] | None = None
+
+
+class ObjectiveRecipe(Frozen):
+    """What is minimised. `sft`: cross-entropy of the learned tokens."""
+
+    name: ObjectiveName
+
+
+class TrainingRecipe(Frozen):
+    """How long and how fast. `epochs` may be a fraction; steps are optimizer updates."""
+
+    epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    global_batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    schedule: ScheduleName | None = None
+    warmup_fraction: Fraction | None = None
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    clip_gradient_norm: Annotated[float, Field(gt=0)] | None = None
+    max_length_tokens: Annotated[int, Field(ge=2)] | None = None
+    overlong: Overlong | None = None
+    order: OrderName | None = None
+    precision: PrecisionName | None = None
+    validate_every_steps: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
+    keep_checkpoints: Annotated[int, Field(ge=1)] | None = None
+    early_stopping_patience: Annotated[int, Field(ge=0)] | None = None
+    num_threads: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+
+
+class EvaluationRecipe(Frozen):
+    """How the result is judged on the held-out rows. `max_samples`: judge only the first N by stable hash."""
+
+    metrics: tuple[MetricName, ...] | None = None
+    few_shot: Annotated[int, Field(ge=0, le=64)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_samples: Annotated[int, Field(ge=1)] | None = None
+
+
+class Recipe(Frozen):
+    """The whole of what was asked. Paths are relative to the recipe file until they are resolved."""
+
+    base_model: str
+    data: DataRecipe
+    method: MethodRecipe | None = None
+    objective: ObjectiveRecipe | None = None
+    training: TrainingRecipe | None = None
+    evaluation: EvaluationRecipe | None = None

@@ -1,0 +1,54 @@
+"""A run: one execution of a plan, what state it is in and what came out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from luthier.core.frozen import Frozen
+
+RunStatus = Literal["planned", "running", "paused", "succeeded", "failed"]
+
+
+class TrainResult(Frozen):
+    """What the loop returns. Losses in nats a trained token, speeds over training steps only (no validation).
+
+    train_loss: mean over the trained tokens of all steps. num_tokens counts no padding.
+    """
+
+    status: RunStatus
+    stopped_because: str
+    num_steps: int
+    num_tokens: int
+    num_trained_tokens: int
+    num_examples: int
+    num_trainable_parameters: int
+    trainable_fraction: float
+    train_loss: float
+    best_validation_loss: float | None
+    best_step: int
+    seconds: float
+    tokens_per_second: float
+    examples_per_second: float
+    seconds_per_step: float
+    peak_memory_bytes: int
+    adapter_path: str
+    adapter_sha256: str
+    warnings: tuple[str, ...] = ()
+
+
+class RunRecord(Frozen):
+    """A run as the store knows it. Times are UTC, ISO 8601. `result` is None until the run has ended."""
+
+    run_id: str
+    status: RunStatus
+    base_model: str
+    method: str
+    plan_hash: str
+    created_at: str
+    updated_at: str
+    step: int = 0
+    num_steps: int = 0
+    stopped_because: str | None = None
+    result: TrainResult | None = None
+    evaluation_id: str | None = None
+    report_path: str | None = None
