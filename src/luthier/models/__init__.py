@@ -1,1 +1,1 @@
-"""Placeholder, its owner writes this sentence."""
+"""Base models: where they come from, how they load, and how a conversation becomes their text."""

@@ -1,1 +1,1 @@
-"""Placeholder, its owner writes this sentence."""
+"""What a plug-in author needs to test against Luthier: a tiny base model, and contract suites."""

@@ -1,0 +1,25 @@
+"""Keep transformers' own bars and log lines off the terminal, where Luthier shows its own progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Inside this block transformers prints no progress bars and logs errors only; afterwards all is as before.
+
+    What those lines would have said (missing, unexpected, mismatched weights) must be checked by the caller.
+    """
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
