@@ -75,7 +75,7 @@ class TrainingPlan(Frozen):
     overlong: Overlong
     order: OrderName
     precision: Literal["float32", "bfloat16"]
-    attention: Literal["eager", "sdpa"]
+    attention: Literal["by_length", "sdpa"]
     device: str
     validate_every_steps: int
     checkpoint_every_steps: int

@@ -1,1 +1,1 @@
-"""Placeholder, its owner writes this sentence."""
+"""Training: one loop, into which methods and objectives plug; events out, checkpoints down."""

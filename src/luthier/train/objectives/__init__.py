@@ -1,1 +1,1 @@
-"""Placeholder, its owner writes this sentence."""
+"""What is minimised."""

@@ -1,0 +1,123 @@
+"""Exact replacements for small operations whose plain form wastes passes over memory.
+
+On a CPU with fast bf16 products, half of a training step goes into elementwise passes. Each function here computes
+the same formula as the module that it replaces, in fewer passes and with fewer tensors kept for the way back.
+
+A replacement is never assumed to fit: `install` runs the original and the replacement on the same random input, in
+the model's own precision, compares outputs and gradients, and leaves a module as it is where they differ.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Two computations of one formula differ by rounding alone: a few units in the last place of the result's largest entry.
+_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+
+
+class RmsNorm(torch.autograd.Function):
+    """y = w * x / rms(x) (Zhang & Sennrich, 2019, arXiv:1910.07467), statistics in fp32, keeping only x/rms and rms."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
+        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        normal = wide.mul_(inverse).to(x.dtype)
+        ctx.save_for_backward(normal, weight, inverse)
+        return normal * weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_out,) = gradients
+        normal, weight, inverse = ctx.saved_tensors
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            wide_out = grad_out.to(inverse.dtype)
+            grad_weight = (wide_out * normal).flatten(0, -2).sum(0).to(weight.dtype)
+        grad = (grad_out * weight).to(inverse.dtype)
+        wide = normal.to(inverse.dtype, copy=True)
+        mean = (grad * wide).mean(-1, keepdim=True)
+        return grad.sub_(wide.mul_(mean)).mul_(inverse).to(grad_out.dtype), grad_weight, None
+
+
+class SwiGlu(torch.autograd.Function):
+    """silu(gate) * up (Shazeer, 2020, arXiv:2002.05202), recomputing silu on the way back instead of keeping it."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = gradients
+        gate, up = ctx.saved_tensors
+        grad_up = F.silu(gate).mul_(grad)
+        return torch.ops.aten.silu_backward(grad * up, gate), grad_up
+
+
+def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    weight, eps = module.weight, module.variance_epsilon
+    return lambda x: RmsNorm.apply(x, weight, eps)
+
+
+def _gated_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    gate, up, down = module.gate_proj, module.up_proj, module.down_proj
+    return lambda x: down(SwiGlu.apply(gate(x), up(x)))  # type: ignore[operator]
+
+
+def _replacement(module: nn.Module) -> tuple[Callable[[Tensor], Tensor], int] | None:
+    """The replacement for a module of a known form and the width of its input, or None."""
+    if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+        return _norm_forward(module), next(module.parameters()).shape[-1]
+    if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+        return _gated_forward(module), int(module.gate_proj.in_features)  # type: ignore[union-attr, arg-type]
+    return None
+
+
+def _output_and_gradient(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    with torch.enable_grad():
+        out = forward(x)
+    (gradient,) = torch.autograd.grad(out, x, torch.ones_like(out))
+    return out.detach(), gradient
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    scale = one.abs().max().clamp_min(torch.finfo(one.dtype).tiny)
+    return bool((one - other).abs().max() <= _TOLERANCE[one.dtype] * scale)
+
+
+def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width: int) -> bool:
+    """Whether original and replacement agree in output and input gradient on random rows."""
+    parameter = next(module.parameters())
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, width, generator=generator).to(parameter.device, parameter.dtype)
+    before, after = _output_and_gradient(module.forward, x), _output_and_gradient(forward, x)
+    return all(_same(a, b) for a, b in zip(before, after, strict=True))
+
+
+def install(model: nn.Module) -> Counter[str]:
+    """Swap in every replacement that proves equal; returns how many of each class were swapped, and which were not.
+
+    Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ). Keys of the
+    result: a class name, or a class name with " (kept)" where the replacement did not agree.
+    """
+    swapped: Counter[str] = Counter()
+    for module in model.modules():
+        found = _replacement(module)
+        if found is None:
+            continue
+        forward, width = found
+        if _same_function(module, forward, width):
+            module.forward = forward
+            swapped[type(module).__name__] += 1
+        else:
+            swapped[f"{type(module).__name__} (kept)"] += 1
+    return swapped

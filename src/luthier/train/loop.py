@@ -1,0 +1,257 @@
+"""The training loop. One function, `train`, that reads from top to bottom; everything it needs comes in as arguments.
+
+What makes a resumed run the same, byte for byte, as one that was never stopped: the examples of a step depend only on
+(seed, step), the random numbers of a step are seeded from (seed, step), and all else that a step reads (weights,
+moments, counters) is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import CheckpointError, DivergedError
+from luthier.core.events import (
+    CheckpointSaved,
+    RunEnded,
+    RunStarted,
+    StepDone,
+    ValidationDone,
+    WarningRaised,
+)
+from luthier.core.plan import Plan
+from luthier.core.ports import EventSink, Progress
+from luthier.core.run import RunStatus
+from luthier.train.checkpoint import Checkpoint, CheckpointStore, LoopState
+from luthier.train.early_stopping import EarlyStopping
+from luthier.train.model import MicroBatch, TrainableModel, collate
+from luthier.train.optimizer import MasterAdamW
+from luthier.train.schedule import learning_rate_factor
+
+# Odd and large, so that (seed, step) pairs of nearby runs do not share random numbers.
+_SEED_STRIDE = 1_000_003
+
+StopRequest = Callable[[], str | None]
+
+
+class StepSchedule(Protocol):
+    """Which examples make up a step: micro-batches of indices, a function of (seed, step) alone."""
+
+    def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
+    def epoch_of(self, step: int) -> float: ...
+
+
+class LoopOutcome:
+    """Where the loop ended: its last state, and why it ended."""
+
+    def __init__(self, state: LoopState, status: RunStatus, reason: str, warnings: Sequence[str]) -> None:
+        self.state, self.status, self.reason, self.warnings = state, status, reason, tuple(warnings)
+
+
+def train(
+    plan: Plan,
+    model: TrainableModel,
+    examples: Sequence[TokenisedExample],
+    validation: Sequence[Sequence[TokenisedExample]],
+    schedule: StepSchedule,
+    checkpoints: CheckpointStore,
+    *,
+    emit: EventSink,
+    stop_requested: StopRequest,
+    progress: Progress,
+) -> LoopOutcome:
+    """Train from the newest checkpoint (or the start) to the end of the plan; leaves the best weights in the model.
+
+    examples: what is trained, indexed by `schedule`. validation: ready-made micro-batches, empty for none.
+    stop_requested: asked after each step; a text stops the run as `paused`, with a checkpoint, for that reason.
+
+    Returns with status `succeeded` or `paused`. Raises DivergedError where loss or gradient norm is NaN or infinite:
+    the weights of the step before are in a checkpoint then. Raises CheckpointError for checkpoints of another plan.
+    """
+    p = plan.training
+    optimizer = MasterAdamW(model.module, p)
+    warnings: list[str] = []
+
+    def warn(step: int, code: str, message: str) -> None:
+        warnings.append(message)
+        emit(WarningRaised(step=step, code=code, message=message))
+
+    state = _resume(plan, optimizer, checkpoints, warn)
+    saved_step = state.step
+    emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
+    status: RunStatus = "succeeded"
+    reason = f"all {p.num_steps} steps done"
+
+    def save() -> None:
+        nonlocal saved_step
+        path, num_bytes = checkpoints.save(state, optimizer.weight_state(), optimizer.moment_state())
+        saved_step = state.step
+        emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
+
+    with progress.task("training", p.num_steps, "step", done=state.step) as bar:
+        while state.step < p.num_steps:
+            if state.early_stopping.should_stop:
+                status, reason = "succeeded", _stopped_early(state)
+                break
+            if (request := stop_requested()) is not None:
+                status, reason = "paused", request
+                break
+            state, event = _one_step(plan, model, optimizer, examples, schedule, state)
+            if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
+                save()
+                raise _diverged(event, state.step, p.learning_rate)
+            emit(event)
+            bar.advance()
+            bar.note(f"loss {event.loss:.3f}  {event.num_tokens / event.seconds:,.0f} tokens/s")
+            last = state.step == p.num_steps
+            if validation and (last or state.step % p.validate_every_steps == 0):
+                state, checked = _validate(model, validation, state, progress)
+                emit(checked)
+                if (message := state.early_stopping.overfitting) is not None:
+                    warn(state.step, "overfitting", message)
+                if checked.is_best:
+                    save()
+            if state.step % p.checkpoint_every_steps == 0 and saved_step != state.step:
+                save()
+    if saved_step != state.step:
+        save()
+    if status == "succeeded" and validation and state.early_stopping.best_step != state.step:
+        optimizer.load_weights(checkpoints.load(state.early_stopping.best_step).weights)
+    emit(RunEnded(step=state.step, status=status, reason=reason))
+    return LoopOutcome(state, status, reason, warnings)
+
+
+def _resume(
+    plan: Plan, optimizer: MasterAdamW, checkpoints: CheckpointStore, warn: Callable[[int, str, str], None]
+) -> LoopState:
+    """Load the newest whole checkpoint into the optimizer, or make the state of a fresh start."""
+    checkpoint, broken = checkpoints.latest()
+    step = 0 if checkpoint is None else checkpoint.state.step
+    for message in broken:
+        warn(step, "broken_checkpoint", f"{message}; going on from step {step}, the one before")
+    if checkpoint is None:
+        watch = EarlyStopping(patience=plan.training.early_stopping_patience)
+        return LoopState(plan_hash=plan.hash, early_stopping=watch)
+    _refuse_foreign(checkpoint, plan)
+    optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
+    return checkpoint.state
+
+
+def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
+    if checkpoint.state.plan_hash != plan.hash:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} belongs to plan {checkpoint.state.plan_hash[:12]}",
+            expected=f"one of this run's plan {plan.hash[:12]}",
+            do="start a new run: a checkpoint cannot be carried over to another plan",
+        )
+
+
+def _one_step(
+    plan: Plan,
+    model: TrainableModel,
+    optimizer: MasterAdamW,
+    examples: Sequence[TokenisedExample],
+    schedule: StepSchedule,
+    state: LoopState,
+) -> tuple[LoopState, StepDone]:
+    """One optimizer update over one global batch.
+
+    The loss is the mean over all trained tokens of the global batch: each micro-batch's sum is divided by the number
+    for the whole batch, so that any cut into micro-batches gives the same gradient. Where loss or gradient norm is not
+    finite the update is not made, and the returned state is the one given.
+    """
+    start, p = time.perf_counter(), plan.training
+    torch.manual_seed((p.seed * _SEED_STRIDE + state.step) % 2**63)
+    micro_batches = [[examples[i] for i in indices] for indices in schedule.step(state.step)]
+    num_trained = sum(e.num_trained_tokens for batch in micro_batches for e in batch)
+    num_tokens, loss_sum = 0, 0.0
+    model.module.train()
+    for micro_batch in micro_batches:
+        batch = collate(micro_batch, model.pad_id, model.device)
+        total, _ = model.loss_sum(batch)
+        (total / num_trained).backward()
+        optimizer.collect()
+        loss_sum += total.item()
+        num_tokens += batch.num_tokens
+    norm, loss = optimizer.gradient_norm(), loss_sum / num_trained
+    rate = 0.0
+    if finite := math.isfinite(norm) and math.isfinite(loss):
+        factor = learning_rate_factor(
+            state.step, num_steps=p.num_steps, num_warmup_steps=p.num_warmup_steps, schedule=p.schedule
+        )
+        rate = optimizer.step(norm, factor)
+    seconds = time.perf_counter() - start
+    event = StepDone.model_construct(
+        step=state.step + 1,
+        epoch=schedule.epoch_of(state.step + 1),
+        loss=loss,
+        learning_rate=rate,
+        gradient_norm=norm,
+        num_tokens=num_tokens,
+        num_trained_tokens=num_trained,
+        seconds=seconds,
+    )
+    if not finite:
+        return state, event
+    after = {
+        "step": state.step + 1,
+        "loss_sum": state.loss_sum + loss_sum,
+        "num_tokens": state.num_tokens + num_tokens,
+        "num_trained_tokens": state.num_trained_tokens + num_trained,
+        "num_examples": state.num_examples + sum(map(len, micro_batches)),
+        "window_loss_sum": state.window_loss_sum + loss_sum,
+        "window_trained_tokens": state.window_trained_tokens + num_trained,
+        "seconds": state.seconds + seconds,
+    }
+    return state.model_copy(update=after), event
+
+
+@torch.no_grad()
+def _validate(
+    model: TrainableModel, validation: Sequence[Sequence[TokenisedExample]], state: LoopState, progress: Progress
+) -> tuple[LoopState, ValidationDone]:
+    """Loss over the whole validation split, and the state with the watch moved on."""
+    start = time.perf_counter()
+    model.module.eval()
+    loss_sum, num_correct, num_trained = 0.0, 0, 0
+    with progress.task("validating", len(validation), "batch") as bar:
+        for micro_batch in validation:
+            batch: MicroBatch = collate(micro_batch, model.pad_id, model.device)
+            total, correct = model.loss_sum(batch)
+            loss_sum, num_correct = loss_sum + total.item(), num_correct + int(correct)
+            num_trained += batch.num_trained_tokens
+            bar.advance()
+    loss = loss_sum / num_trained
+    watch = state.early_stopping.after(state.step, loss, state.window_loss_sum / state.window_trained_tokens)
+    event = ValidationDone(
+        step=state.step,
+        loss=loss,
+        token_accuracy=num_correct / num_trained,
+        num_trained_tokens=num_trained,
+        is_best=watch.best_step == state.step,
+        seconds=time.perf_counter() - start,
+    )
+    after = {"early_stopping": watch, "window_loss_sum": 0.0, "window_trained_tokens": 0}
+    return state.model_copy(update=after), event
+
+
+def _stopped_early(state: LoopState) -> str:
+    watch = state.early_stopping
+    return (
+        f"early stopping at step {state.step}: {watch.num_since_best} validations without a loss below "
+        f"{watch.best_loss:.4f} (step {watch.best_step})"
+    )
+
+
+def _diverged(event: StepDone, good_step: int, learning_rate: float) -> DivergedError:
+    return DivergedError(
+        f"step {event.step}: loss {event.loss}, gradient norm {event.gradient_norm}",
+        expected="finite numbers",
+        do=f"lower training.learning_rate (now {learning_rate:g}) or look at the rows of this step; the weights of "
+        f"step {good_step}, the last good ones, are in the newest checkpoint",
+    )

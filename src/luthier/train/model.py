@@ -1,0 +1,111 @@
+"""A base model made ready for training: method in place, fast kernels installed, loss at hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import RequestError
+from luthier.core.plan import Plan
+from luthier.models.loading import load_model
+from luthier.train import attention, kernels
+from luthier.train.methods import Method, load_method
+from luthier.train.objectives.sft import cross_entropy_sum
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Tensors of a few examples.
+
+    input_ids: [batch, longest], padded on the right. rows: [N] flat positions whose next token is learned;
+    targets: [N] those next tokens. num_tokens counts no padding.
+    """
+
+    input_ids: Tensor
+    rows: Tensor
+    targets: Tensor
+    num_tokens: int
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """N, the number of learned tokens."""
+        return self.targets.numel()
+
+
+def collate(examples: Sequence[TokenisedExample], pad_id: int, device: str) -> MicroBatch:
+    """Pad examples to the longest and list what is learned."""
+    longest = max(e.num_tokens for e in examples)
+    ids = np.full((len(examples), longest), pad_id, dtype=np.int64)
+    rows, targets = [], []
+    for index, example in enumerate(examples):
+        row = np.frombuffer(example.input_ids, dtype=np.int32)
+        ids[index, : len(row)] = row
+        learned = np.flatnonzero(np.frombuffer(example.loss_mask, dtype=np.uint8))
+        rows.append(index * longest + learned - 1)
+        targets.append(row[learned].astype(np.int64))
+    return MicroBatch(
+        input_ids=torch.from_numpy(ids).to(device),
+        rows=torch.from_numpy(np.concatenate(rows)).to(device),
+        targets=torch.from_numpy(np.concatenate(targets)).to(device),
+        num_tokens=sum(e.num_tokens for e in examples),
+    )
+
+
+class TrainableModel:
+    """Base model, method and loss in one; everything that the loop needs to know of a model."""
+
+    def __init__(self, base: PreTrainedModel, method: Method, seed: int, device: str = "cpu") -> None:
+        _refuse_unknown_heads(base)
+        base.config._attn_implementation = attention.install()
+        base.config.use_cache = False
+        self.base, self.method, self.device = base, method, device
+        self.body: nn.Module = base.get_decoder()
+        self.head: Tensor = base.get_output_embeddings().weight
+        self.module: nn.Module = method.prepare(base, seed)
+        self.replaced: Counter[str] = kernels.install(self.module.eval())
+        self.pad_id = int(base.config.pad_token_id or 0)
+
+    @classmethod
+    def load(cls, plan: Plan) -> TrainableModel:
+        """The model of a plan, from its local folder."""
+        base = load_model(
+            plan.base_model.path, dtype=plan.training.precision, attention="sdpa", device=plan.training.device
+        )
+        return cls(base, load_method(plan.method), plan.training.seed, plan.training.device)
+
+    def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
+        positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)[None]
+        hidden = self.body(input_ids=batch.input_ids, position_ids=positions, use_cache=False).last_hidden_state
+        return cross_entropy_sum(hidden.flatten(0, 1)[batch.rows], self.head, batch.targets)
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters, adapter included, tied ones once."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    @property
+    def num_trainable_parameters(self) -> int:
+        """Parameters that the optimizer changes."""
+        return sum(p.numel() for p in self.module.parameters() if p.requires_grad)
+
+
+def _refuse_unknown_heads(base: PreTrainedModel) -> None:
+    """The loss is computed from the body's last hidden state and the head's matrix: refuse models that do more."""
+    head = base.get_output_embeddings()
+    capping = getattr(base.config, "final_logit_softcapping", None)
+    scale = getattr(base.config, "logit_scale", None) or getattr(base.config, "logits_scaling", None)
+    if getattr(head, "bias", None) is not None or capping is not None or scale not in (None, 1, 1.0):
+        raise RequestError(
+            f"{type(base).__name__} with head bias={getattr(head, 'bias', None) is not None}, logit capping={capping}, "
+            f"logit scale={scale}",
+            expected="a model whose logits are its last hidden state times one matrix",
+            do="choose another base model: a loss computed without these would be wrong",
+        )

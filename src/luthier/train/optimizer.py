@@ -1,0 +1,102 @@
+"""AdamW on fp32 master copies of what is trained.
+
+In bf16 a weight of 1 cannot take a step smaller than 1/256: updates at a small learning rate would vanish. So the
+optimizer works on fp32 copies ("Mixed Precision Training", Micikevicius et al., 2018, arXiv:1710.03740, section 3.1),
+and the model's own bf16 weights are those copies, rounded. Gradients of several micro-batches add up in fp32 too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from luthier.core.plan import TrainingPlan
+
+
+class MasterAdamW:
+    """AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101, algorithm 2) over the trainable parameters of a module.
+
+    Weight decay acts on matrices (two or more dimensions) only: biases and norm weights are left alone.
+    """
+
+    def __init__(self, module: nn.Module, plan: TrainingPlan) -> None:
+        self.names = [name for name, p in module.named_parameters() if p.requires_grad]
+        self.weights = [p for p in module.parameters() if p.requires_grad]
+        self.masters = [
+            w.detach().clone().to(torch.promote_types(w.dtype, torch.float32)).requires_grad_() for w in self.weights
+        ]
+        self.gradients = [torch.zeros_like(m) for m in self.masters]
+        for master, gradient in zip(self.masters, self.gradients, strict=True):
+            master.grad = gradient
+        groups = [
+            {"params": [m for m in self.masters if m.dim() >= 2], "weight_decay": plan.weight_decay},
+            {"params": [m for m in self.masters if m.dim() < 2], "weight_decay": 0.0},
+        ]
+        self.adam = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=plan.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True
+        )
+        self.peak_rate, self.clip_norm = plan.learning_rate, plan.clip_gradient_norm
+
+    def collect(self) -> None:
+        """Add the gradients of one micro-batch to the fp32 sums and free them."""
+        for weight, gradient in zip(self.weights, self.gradients, strict=True):
+            if weight.grad is not None:
+                gradient.add_(weight.grad)
+                weight.grad = None
+
+    def gradient_norm(self) -> float:
+        """Euclidean norm over all summed gradients, before clipping."""
+        return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.gradients))))
+
+    def step(self, norm: float, rate_factor: float) -> float:
+        """Clip to the plan's norm, update masters, round them into the model; returns the learning rate used.
+
+        Clipping scales all gradients by clip/norm where norm > clip (Pascanu et al., 2013, arXiv:1211.5063).
+        """
+        if norm > self.clip_norm:
+            torch._foreach_mul_(self.gradients, self.clip_norm / norm)
+        rate = self.peak_rate * rate_factor
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+        torch._foreach_zero_(self.gradients)
+        self.round_into_model()
+        return rate
+
+    @torch.no_grad()
+    def round_into_model(self) -> None:
+        """Copy the masters into the model's weights, rounding to their precision."""
+        torch._foreach_copy_(list[Tensor](self.weights), self.masters)
+
+    def weight_state(self) -> dict[str, Tensor]:
+        """The fp32 weights by parameter name."""
+        return dict(zip(self.names, (m.detach() for m in self.masters), strict=True))
+
+    def moment_state(self) -> dict[str, Tensor]:
+        """Adam's two moments by parameter name; empty before the first step."""
+        state: dict[str, Tensor] = {}
+        for name, master in zip(self.names, self.masters, strict=True):
+            if moments := self.adam.state.get(master):
+                state[f"first.{name}"], state[f"second.{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
+        return state
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], num_steps_taken: int) -> None:
+        """Take up where a checkpoint stopped. Names and shapes must be this model's own."""
+        self.load_weights(weights)
+        for name, master in zip(self.names, self.masters, strict=True):
+            if num_steps_taken:
+                self.adam.state[master] = {
+                    "step": torch.tensor(float(num_steps_taken)),
+                    "exp_avg": moments[f"first.{name}"].clone(),
+                    "exp_avg_sq": moments[f"second.{name}"].clone(),
+                }
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Set masters and model to given weights, leaving the moments as they are."""
+        for name, master in zip(self.names, self.masters, strict=True):
+            master.copy_(weights[name])
+        self.round_into_model()
