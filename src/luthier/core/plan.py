@@ -109,8 +109,13 @@ class Plan(Frozen):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over everything but the sources (reasons may be reworded without changing the run)."""
-        return sha256_document(self.model_dump(mode="json", exclude={"sources", "recipe"}))
+        """SHA-256 over all that decides what is trained: not reasons, not the wording of the recipe, not where files lie.
+
+        Files are in it by their digests.
+        """
+        splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
+        excluded: Any = {"sources": True, "recipe": True, "base_model": {"path", "name"}, "data": splits}
+        return sha256_document(self.model_dump(mode="json", exclude=excluded))
 
     def values(self) -> list[dict[str, Any]]:
         """Every value as {name, value, source, why}, in the order of the plan."""

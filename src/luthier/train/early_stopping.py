@@ -57,6 +57,6 @@ class EarlyStopping(Frozen):
             return None
         return (
             f"validation loss rose {self.num_rises} times in a row (now {self.last_loss:.4f}, best "
-            f"{self.best_loss:.4f} at step {self.best_step}) while training loss fell: the model is learning these rows by heart. The best "
-            "checkpoint is kept. More data, fewer epochs, a smaller rank or more dropout help"
+            f"{self.best_loss:.4f} at step {self.best_step}) while training loss fell: the model is learning the rows "
+            "by heart. The best checkpoint is kept. More data, fewer epochs, a smaller rank or more dropout help"
         )

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from luthier.core.digest import sha256_file
-from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan
 
 _DROPOUT_STEPS = 1 << 16
@@ -138,25 +137,3 @@ class Lora:
         config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (folder / "README.md").unlink(missing_ok=True)
         return sha256_file(folder / "adapter_model.safetensors")
-
-
-def linear_targets(model: PreTrainedModel, asked: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The module names that an adapter is put on, sorted. `all-linear`: every linear layer but the output head.
-
-    Otherwise a name (or names), matched against the last parts of module names as PEFT does.
-    Raises RecipeError with the names there are when one matches nothing.
-    """
-    head = model.get_output_embeddings()
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
-    kinds = sorted({name.rpartition(".")[2] for name in names})
-    if asked == "all-linear":
-        return tuple(kinds)
-    wanted = (asked,) if isinstance(asked, str) else asked
-    missing = [w for w in wanted if not any(n == w or n.endswith(f".{w}") for n in names)]
-    if missing or not wanted:
-        raise RecipeError(
-            f"method.targets names {missing or 'nothing'}, which matches no linear layer of this model",
-            expected=f"all-linear, or some of {', '.join(kinds)}",
-            do="correct method.targets in the recipe",
-        )
-    return tuple(sorted(set(wanted)))

@@ -1,0 +1,30 @@
+"""What is used where the recipe is silent, each with its reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+LORA_RANK: Final = (16, "enough for style, format and narrow tasks; 8 to 64 is usual")
+LORA_DROPOUT: Final = (0.1, "guards small data sets against learning by heart; 0 to 0.3 is usual")
+LORA_TARGETS: Final = ("all-linear", "adapters on every matrix learn more at the same rank than on attention alone")
+EPOCHS: Final = (2.0, "two passes; validation picks the best step of them")
+GLOBAL_BATCH_SIZE: Final = (16, "steady gradients and still many steps on a few hundred rows")
+LORA_LEARNING_RATE: Final = (2e-4, "the usual rate for adapters")
+FULL_LEARNING_RATE: Final = (2e-5, "the usual rate when every weight moves: a tenth of an adapter's")
+SCHEDULE: Final = ("cosine", "falls slowly, then fast, then slowly: the last steps settle")
+WARMUP_FRACTION: Final = (0.03, "the first updates of Adam rest on few gradients and should be small")
+WEIGHT_DECAY: Final = (0.0, "with an adapter, rank and dropout already hold the weights back")
+CLIP_GRADIENT_NORM: Final = (1.0, "one strange batch cannot throw the weights far")
+OVERLONG: Final = ("error", "rows are never cut or left out unless you say so")
+ORDER: Final = ("by_length", "rows of like length share a step: little padding; order stays random between steps")
+CHECKPOINT_EVERY_STEPS: Final = (50, "a kill costs at most this many steps")
+KEEP_CHECKPOINTS: Final = (2, "the last and the one before, in case the last is damaged; the best is kept besides")
+PATIENCE: Final = (3, "three validations in a row without a new best are no accident")
+NUM_VALIDATIONS: Final = 10
+SEED: Final = (0, "any number; the same seed gives the same run")
+METRICS: Final = (("perplexity", "rouge", "bleu", "exact_match"), "likelihood, overlap and equality, side by side")
+FEW_SHOT: Final = (4, "the plain alternative to tuning: a few examples in the prompt")
+MAX_NEW_TOKENS: Final = (128, "longer answers are cut and counted as cut")
+MAX_SAMPLES: Final = (200, "keeps judging to minutes on a CPU; raise it to narrow the intervals")
+MICRO_BATCH_TOKENS_CPU: Final = 2048
+MICRO_BATCH_TOKENS_GPU: Final = 16384

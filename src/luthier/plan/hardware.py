@@ -1,0 +1,105 @@
+"""What this machine can do: measured in about a second, never guessed from a name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+from luthier.core.frozen import Frozen
+
+# The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
+_ROWS, _INNER, _OUTER = 1024, 576, 1536
+_SECONDS_EACH = 0.4
+# bf16 halves the memory, but rounds: it must win clearly to be chosen on a CPU.
+_BF16_MUST_WIN_BY = 1.2
+
+
+class Hardware(Frozen):
+    """One machine. Rates in GFLOP/s (a multiply-add counts as two), memory in bytes, a container's limits respected."""
+
+    cpu_name: str
+    num_cores: int
+    num_threads: int
+    memory_bytes: int
+    memory_available_bytes: int
+    device: str
+    accelerators: tuple[str, ...]
+    float32_gflops: float
+    bfloat16_gflops: float
+    precision: Literal["float32", "bfloat16"]
+    why: str
+
+
+@lru_cache(maxsize=1)
+def measure() -> Hardware:
+    """Measure this machine; the second call in a process returns the first one's figures."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    accelerators = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    single, half = matrix_rate(torch.float32, device), matrix_rate(torch.bfloat16, device)
+    precision: Literal["float32", "bfloat16"] = "bfloat16" if half >= _BF16_MUST_WIN_BY * single else "float32"
+    total, available = memory_bytes()
+    return Hardware(
+        cpu_name=cpu_name(),
+        num_cores=num_usable_cores(),
+        num_threads=torch.get_num_threads(),
+        memory_bytes=total,
+        memory_available_bytes=available,
+        device=device,
+        accelerators=accelerators,
+        float32_gflops=round(single, 1),
+        bfloat16_gflops=round(half, 1),
+        precision=precision,
+        why=f"matrix products on {device}: bfloat16 {half:,.0f}, float32 {single:,.0f} GFLOP/s ({half / single:.1f}x)",
+    )
+
+
+def matrix_rate(dtype: torch.dtype, device: str) -> float:
+    """Sustained rate of one matrix product in GFLOP/s: the best of several short runs, so that noise does not count."""
+    a = torch.ones(_ROWS, _INNER, dtype=dtype, device=device)
+    b = torch.ones(_INNER, _OUTER, dtype=dtype, device=device)
+    flops = 2 * _ROWS * _INNER * _OUTER
+    best, end = 0.0, time.perf_counter() + _SECONDS_EACH
+    a @ b
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(4):
+            a @ b
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = max(best, 4 * flops / (time.perf_counter() - start))
+    return best / 1e9
+
+
+def num_usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Total and available memory; a container's own limit (cgroup v2) counts where it is lower."""
+    memory = psutil.virtual_memory()
+    total, available = int(memory.total), int(memory.available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file():
+        text = limit.read_text(encoding="ascii").strip()
+        if text.isdigit():
+            total = min(total, int(text))
+            available = min(available, max(0, int(text) - int(used.read_text(encoding="ascii"))))
+    return total, available
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

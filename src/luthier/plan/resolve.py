@@ -1,0 +1,254 @@
+"""Recipe -> plan: every value gets decided here, once, with its source and the reason."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeVar
+
+from luthier.core.base_model import LocalModel
+from luthier.core.dataset import DatasetProfile
+from luthier.core.errors import RecipeError
+from luthier.core.plan import (
+    DataPlan,
+    EvaluationPlan,
+    MethodPlan,
+    ModelPlan,
+    ObjectivePlan,
+    Plan,
+    Source,
+    TrainingPlan,
+    ValueSource,
+)
+from luthier.core.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+from luthier.models.structure import Structure
+from luthier.plan import defaults
+from luthier.plan.adapter import num_lora_parameters, resolve_targets
+from luthier.plan.hardware import Hardware
+
+T = TypeVar("T")
+
+
+class _Sources:
+    """Collects the source of each value while the plan is made."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, ValueSource] = {}
+
+    def note(self, name: str, source: Source, why: str) -> None:
+        self.found[name] = ValueSource(source=source, why=why)
+
+    def pick(self, name: str, asked: T | None, default: tuple[T, str]) -> T:
+        """The asked value where there is one, else the default; noted either way."""
+        if asked is not None:
+            self.note(name, "asked", "in the recipe")
+            return asked
+        self.note(name, "default", default[1])
+        return default[0]
+
+
+def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
+    """The longest row that training takes: asked, or the model's context. Raises RecipeError beyond the context."""
+    asked = recipe.training.max_length_tokens if recipe.training else None
+    if asked is not None and asked > context_length_tokens:
+        raise RecipeError(
+            f"training.max_length_tokens {asked:,}, but {recipe.base_model} has a context of {context_length_tokens:,}",
+            expected=f"at most {context_length_tokens:,} tokens",
+            do="lower training.max_length_tokens, or choose a base model with a longer context",
+        )
+    return context_length_tokens if asked is None else asked
+
+
+def resolve(
+    recipe: Recipe,
+    *,
+    model: LocalModel,
+    template: Literal["chat", "plain"],
+    template_sha256: str,
+    data: DataPlan,
+    structure: Structure,
+    hardware: Hardware,
+) -> Plan:
+    """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together."""
+    sources = _Sources()
+    sources.note("base_model.name", "asked", "in the recipe")
+    sources.note("base_model.sha256", "measured", "digest of the weight files")
+    asked_template = recipe.data.template not in (None, "auto")
+    why = (
+        "in the recipe" if asked_template else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
+    )
+    sources.note("base_model.template", "asked" if asked_template else "derived", why)
+    method = _method(recipe.method, structure, sources)
+    sources.note("objective.name", "asked" if recipe.objective else "default", "supervised fine-tuning on the answers")
+    training = _training(recipe, method, model, data, hardware, sources)
+    return Plan(
+        recipe=recipe,
+        base_model=ModelPlan(
+            name=model.name,
+            path=model.path,
+            sha256=model.sha256,
+            num_parameters=model.num_parameters,
+            num_embedding_parameters=model.num_embedding_parameters,
+            context_length_tokens=model.context_length_tokens,
+            template=template,
+            template_sha256=template_sha256,
+        ),
+        data=data,
+        method=method,
+        objective=ObjectivePlan(name="sft"),
+        training=training,
+        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, sources),
+        sources=sources.found,
+    )
+
+
+def _method(asked: MethodRecipe | None, structure: Structure, sources: _Sources) -> MethodPlan:
+    recipe = asked or MethodRecipe(name="lora")
+    why = "in the recipe" if asked else "trains a small share of the weights at nearly full quality"
+    sources.note("method.name", "asked" if asked else "default", why)
+    if recipe.name == "full":
+        _refuse_adapter_settings(recipe)
+        sources.note("method.num_trainable_parameters", "derived", "all of them")
+        return MethodPlan(
+            name="full", rank=0, alpha=0.0, dropout=0.0, targets=(), num_trainable_parameters=structure.num_parameters
+        )
+    rank = sources.pick("method.rank", recipe.rank, defaults.LORA_RANK)
+    alpha = sources.pick("method.alpha", recipe.alpha, (2.0 * rank, "twice the rank: the usual scale"))
+    dropout = sources.pick("method.dropout", recipe.dropout, defaults.LORA_DROPOUT)
+    targets = resolve_targets(structure, sources.pick("method.targets", recipe.targets, defaults.LORA_TARGETS))
+    count = num_lora_parameters(structure, targets, rank)
+    share = count / structure.num_parameters
+    sources.note("method.num_trainable_parameters", "derived", f"{share:.2%} of {structure.num_parameters:,}")
+    return MethodPlan(
+        name=recipe.name, rank=rank, alpha=alpha, dropout=dropout, targets=targets, num_trainable_parameters=count
+    )
+
+
+def _refuse_adapter_settings(recipe: MethodRecipe) -> None:
+    given = [name for name in ("rank", "alpha", "dropout", "targets") if getattr(recipe, name) is not None]
+    if given:
+        raise RecipeError(
+            f"method full with {', '.join(f'method.{name}' for name in given)}",
+            expected="no adapter settings: full fine-tuning has no adapter, so they would be ignored",
+            do="remove them, or set method.name to lora",
+        )
+
+
+def _training(
+    recipe: Recipe, method: MethodPlan, model: LocalModel, data: DataPlan, hardware: Hardware, sources: _Sources
+) -> TrainingPlan:
+    r, pick = recipe.training or TrainingRecipe(), sources.pick
+    batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
+    per_epoch = math.ceil(data.train.num_examples / batch)
+    epochs, steps = _length(r, per_epoch, sources)
+    rate = defaults.FULL_LEARNING_RATE if method.name == "full" else defaults.LORA_LEARNING_RATE
+    warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
+    sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
+    length = max_length_tokens(recipe, model.context_length_tokens)
+    pick("training.max_length_tokens", r.max_length_tokens, (length, "the context length of the base model"))
+    precision = hardware.precision if r.precision in (None, "auto") else r.precision
+    asked_precision = r.precision not in (None, "auto")
+    sources.note(
+        "training.precision",
+        "asked" if asked_precision else "measured",
+        "in the recipe" if asked_precision else hardware.why,
+    )
+    attention: Literal["by_length", "sdpa"] = "by_length" if hardware.device == "cpu" else "sdpa"
+    sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
+    sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
+    return TrainingPlan(
+        num_steps=steps,
+        num_steps_per_epoch=per_epoch,
+        num_warmup_steps=math.ceil(warmup * steps),
+        epochs=epochs,
+        global_batch_size=batch,
+        micro_batch_tokens=_micro_batch_tokens(r, data.train, hardware, sources),
+        learning_rate=pick("training.learning_rate", r.learning_rate, rate),
+        schedule=pick("training.schedule", r.schedule, defaults.SCHEDULE),
+        weight_decay=pick("training.weight_decay", r.weight_decay, defaults.WEIGHT_DECAY),
+        clip_gradient_norm=pick("training.clip_gradient_norm", r.clip_gradient_norm, defaults.CLIP_GRADIENT_NORM),
+        max_length_tokens=length,
+        overlong=pick("training.overlong", r.overlong, defaults.OVERLONG),
+        order=pick("training.order", r.order, defaults.ORDER),
+        precision=precision,
+        attention=attention,
+        device=hardware.device,
+        validate_every_steps=_validate_every(r, steps, data.validation, sources),
+        checkpoint_every_steps=pick(
+            "training.checkpoint_every_steps", r.checkpoint_every_steps, defaults.CHECKPOINT_EVERY_STEPS
+        ),
+        keep_checkpoints=pick("training.keep_checkpoints", r.keep_checkpoints, defaults.KEEP_CHECKPOINTS),
+        early_stopping_patience=_patience(r, data.validation, sources),
+        num_threads=pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine")),
+        seed=pick("training.seed", r.seed, defaults.SEED),
+    )
+
+
+def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> tuple[float, int]:
+    """Epochs and optimizer steps: `max_steps` where it is given without `epochs`, else whichever is shorter."""
+    if recipe.max_steps is not None and recipe.epochs is None:
+        sources.note("training.num_steps", "asked", "training.max_steps in the recipe")
+        return recipe.max_steps / steps_per_epoch, recipe.max_steps
+    epochs = sources.pick("training.epochs", recipe.epochs, defaults.EPOCHS)
+    steps = max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
+    if recipe.max_steps is not None and recipe.max_steps < steps:
+        sources.note("training.num_steps", "asked", f"training.max_steps, less than the {steps} of {epochs:g} epochs")
+        return epochs, recipe.max_steps
+    sources.note("training.num_steps", "derived", f"{epochs:g} epochs of {steps_per_epoch} steps")
+    return epochs, steps
+
+
+def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware: Hardware, sources: _Sources) -> int:
+    on_cpu = hardware.device == "cpu"
+    usual = defaults.MICRO_BATCH_TOKENS_CPU if on_cpu else defaults.MICRO_BATCH_TOKENS_GPU
+    why = f"fastest per token for the memory on {hardware.device} (docs/benchmarks.md)"
+    if train.max_tokens > usual:
+        usual, why = train.max_tokens, f"the longest row has {train.max_tokens:,} tokens"
+    return sources.pick("training.micro_batch_tokens", recipe.micro_batch_tokens, (usual, why))
+
+
+def _validate_every(recipe: TrainingRecipe, steps: int, validation: DatasetProfile | None, sources: _Sources) -> int:
+    if validation is None:
+        _refuse_without_validation("validate_every_steps", recipe.validate_every_steps)
+        sources.note("training.validate_every_steps", "derived", "never: the recipe names no validation rows")
+        return 0
+    usual = max(1, math.ceil(steps / defaults.NUM_VALIDATIONS))
+    return sources.pick(
+        "training.validate_every_steps", recipe.validate_every_steps, (usual, f"{defaults.NUM_VALIDATIONS} times a run")
+    )
+
+
+def _patience(recipe: TrainingRecipe, validation: DatasetProfile | None, sources: _Sources) -> int:
+    if validation is None:
+        _refuse_without_validation("early_stopping_patience", recipe.early_stopping_patience)
+        sources.note("training.early_stopping_patience", "derived", "off: the recipe names no validation rows")
+        return 0
+    return sources.pick("training.early_stopping_patience", recipe.early_stopping_patience, defaults.PATIENCE)
+
+
+def _refuse_without_validation(name: str, value: int | None) -> None:
+    if value:
+        raise RecipeError(
+            f"training.{name} is {value}, but the recipe names no validation rows",
+            expected="data.validation: a file, or a fraction such as 0.1 to take from the training rows",
+            do=f"add data.validation, or remove training.{name}",
+        )
+
+
+def _evaluation(r: EvaluationRecipe, data: DataPlan, sources: _Sources) -> EvaluationPlan:
+    pick = sources.pick
+    few_shot = pick("evaluation.few_shot", r.few_shot, defaults.FEW_SHOT)
+    samples = pick("evaluation.max_samples", r.max_samples, defaults.MAX_SAMPLES)
+    metrics = pick("evaluation.metrics", r.metrics, defaults.METRICS)
+    plain = data.train.shape == "text"
+    if plain and r.metrics is None:
+        metrics = ("perplexity", "bits_per_byte")
+        sources.note("evaluation.metrics", "derived", "plain text has no prompt and answer, only a likelihood")
+    if plain and not r.few_shot:
+        few_shot = 0
+        sources.note("evaluation.few_shot", "derived", "plain text has no prompt to put examples into")
+    return EvaluationPlan(
+        metrics=metrics,
+        few_shot=few_shot,
+        max_new_tokens=pick("evaluation.max_new_tokens", r.max_new_tokens, defaults.MAX_NEW_TOKENS),
+        max_samples=samples,
+    )
