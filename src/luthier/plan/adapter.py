@@ -29,7 +29,7 @@ def resolve_targets(structure: Structure, asked: str | Sequence[str]) -> tuple[s
 
 
 def num_lora_parameters(structure: Structure, targets: Sequence[str], rank: int) -> int:
-    """rank x (inputs + outputs) over the matrices that targets name. Raises RecipeError for a rank above a matrix's own."""
+    """rank x (inputs + outputs) over the chosen matrices. Raises RecipeError for a rank above that of a matrix."""
     chosen = [layer for layer in structure.linear_layers if any(_matches(layer, t) for t in targets)]
     smallest = min(chosen, key=lambda layer: min(layer.num_inputs, layer.num_outputs))
     full_rank = min(smallest.num_inputs, smallest.num_outputs)

@@ -8,6 +8,7 @@ every tool of the field can load it; the computation is ours, one fused function
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,10 @@ class Lora:
             target_modules=list(self.plan.targets),
             task_type="CAUSAL_LM",
         )
-        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():
+            # peft 0.21 reads an attribute that transformers 5.24 has renamed; nothing a user can do about it
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
         for layer in adapted.modules():
             if isinstance(layer, PeftLoraLinear):
                 layer.forward = _FusedForward(layer, self.plan.dropout)

@@ -1,0 +1,42 @@
+"""Chunked cross-entropy equals the plain one in value and gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from luthier.train.objectives.sft import cross_entropy_sum
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+@pytest.mark.parametrize("trains_head", [False, True])
+def test_equals_plain_cross_entropy(chunk: int, trains_head: bool) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(11, 5, dtype=torch.float64, requires_grad=trains_head)
+    targets = torch.randint(0, 11, (7,))
+    wanted = F.cross_entropy(hidden @ head.t(), targets, reduction="sum")
+    total, correct = cross_entropy_sum(hidden, head, targets, chunk)
+    torch.testing.assert_close(total, wanted)
+    assert int(correct) == int(((hidden @ head.t()).argmax(1) == targets).sum())
+    sources = [hidden, head] if trains_head else [hidden]
+    for ours, theirs in zip(
+        torch.autograd.grad(total * 0.3, sources), torch.autograd.grad(wanted * 0.3, sources), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_huge_logits_stay_finite() -> None:
+    hidden = torch.tensor([[1e4, -1e4]], requires_grad=True)
+    total, _ = cross_entropy_sum(hidden, torch.eye(2), torch.tensor([1]))
+    total.backward()
+    assert float(total.detach()) == pytest.approx(2e4)
+    assert torch.isfinite(hidden.grad).all()  # type: ignore[arg-type]
+
+
+def test_bfloat16_keeps_its_sum_in_float32() -> None:
+    hidden, head = torch.zeros(1000, 4, dtype=torch.bfloat16), torch.zeros(8, 4, dtype=torch.bfloat16)
+    total, _ = cross_entropy_sum(hidden, head, torch.zeros(1000, dtype=torch.int64))
+    assert total.dtype == torch.float32
+    assert float(total) == pytest.approx(1000 * 2.0794415, rel=1e-5)
