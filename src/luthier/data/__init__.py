@@ -1,1 +1,1 @@
-"""Placeholder, its owner writes this sentence."""
+"""Data: files become rows, rows become examples, examples become token ids with a proved loss mask."""

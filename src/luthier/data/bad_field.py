@@ -1,0 +1,70 @@
+"""How a single wrong value travels from the place that sees it to the report: as an exception with field and reason."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+MAX_SHOWN_CHARACTERS = 60
+
+
+class BadFieldError(Exception):
+    """One value of one row is wrong. Caught by the reader, which adds file and line and makes a RowProblem of it."""
+
+    def __init__(self, field: str, value: Any, reason: str) -> None:
+        self.field, self.value, self.reason = field, value, reason
+        super().__init__(f"{field}: {reason}")
+
+
+class _Absent:
+    """Stands for a value that is not there; shown as nothing."""
+
+
+ABSENT = _Absent()
+
+
+def shorten(value: Any) -> str:
+    """A value as JSON on one line, cut to about 60 characters, safe to print (no lone surrogates)."""
+    if value is ABSENT:
+        return ""
+    if isinstance(value, str):
+        shown = json.dumps(value[: MAX_SHOWN_CHARACTERS + 1], ensure_ascii=False)
+    else:
+        shown = json.dumps(value, ensure_ascii=False, default=repr)
+    shown = shown.encode("utf-8", "backslashreplace").decode()
+    if len(shown) > MAX_SHOWN_CHARACTERS:
+        shown = shown[: MAX_SHOWN_CHARACTERS - 1] + "…"
+    return shown
+
+
+def require_text(fields: dict[str, Any], field: str) -> str:
+    """The string in `field`. Raises BadFieldError where it is absent, null or no text."""
+    if field not in fields:
+        there = ", ".join(fields) or "none"
+        raise BadFieldError(field, ABSENT, f"is absent (fields of this row: {there})")
+    return check_text(field, fields[field])
+
+
+def check_text(field: str, value: Any) -> str:
+    """`value`, if it is a string that can be written as UTF-8."""
+    if value is None:
+        raise BadFieldError(field, None, "is null where text is expected")
+    if not isinstance(value, str):
+        raise BadFieldError(field, value, f"is {name_of_type(value)} where text is expected")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            reason = f"holds half of a surrogate pair (\\u{ord(value[error.start]):04x}), which is no character"
+            raise BadFieldError(field, value, reason) from error
+    return value
+
+
+def name_of_type(value: Any) -> str:
+    """The JSON name of a value's type, with its article: `a number`, `a list`."""
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    names = {str: "a text", list: "a list", tuple: "a list", dict: "an object", type(None): "null", bytes: "raw bytes"}
+    return names.get(type(value), f"a {type(value).__name__}")

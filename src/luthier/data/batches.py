@@ -1,0 +1,127 @@
+"""Which examples each optimizer step trains on: a pure function of the lengths, the settings, the seed and the step.
+
+Nothing is remembered between steps, so a run that resumes at step N sees exactly the batches of the run that was never
+stopped. The order comes from the raw stream of the Philox counter generator (Salmon et al., 2011, "Parallel random
+numbers: as easy as 1, 2, 3"), which NumPy keeps stable over versions, unlike `Generator.permutation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.core.errors import DataError, RecipeError
+from luthier.core.recipe import OrderName
+
+_WINDOW_BATCHES = 16
+_EXAMPLES, _BATCHES = 0, 1
+
+
+class StepSchedule:
+    """The batches of a run.
+
+    Orders: `as_given`; `shuffled`, a new order each epoch; `by_length`, which shuffles, sorts by length inside windows
+    of 16 global batches, and shuffles the batches, so that a batch wastes little on padding and yet every epoch has
+    other batches. Each epoch holds every example exactly once; its last batch is smaller where the numbers do not
+    divide, and its examples are drawn at random.
+
+    Args:
+        lengths: tokens of each example.
+        global_batch_size: examples an optimizer step.
+        micro_batch_tokens: most tokens of one micro-batch, padding included; a longer example stands alone.
+
+    Raises:
+        DataError: no examples. RecipeError: a size below 1 or a negative seed.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        global_batch_size: int,
+        micro_batch_tokens: int,
+        order: OrderName,
+        seed: int,
+    ) -> None:
+        if not lengths:
+            raise DataError("no examples to make batches of", expected="at least one", do="check the training data")
+        for name, value, least in (
+            ("global_batch_size", global_batch_size, 1),
+            ("micro_batch_tokens", micro_batch_tokens, 1),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise RecipeError(f"training.{name} is {value}", expected=f"{least} or more", do="correct the recipe")
+        self._lengths = np.asarray(lengths, dtype=np.int64)
+        self._global_batch_size = global_batch_size
+        self._micro_batch_tokens = micro_batch_tokens
+        self._order = order
+        self._seed = seed
+        self._cached: tuple[int, list[NDArray[np.int64]]] | None = None
+
+    @property
+    def num_steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass over all examples."""
+        return -(-len(self._lengths) // self._global_batch_size)
+
+    def step(self, step: int) -> tuple[tuple[int, ...], ...]:
+        """The micro-batches of optimizer step `step` (counted from 0): indices of examples, longest first."""
+        epoch, index = divmod(step, self.num_steps_per_epoch)
+        return self._micro_batches(self._epoch(epoch)[index])
+
+    def epoch_of(self, step: int) -> float:
+        """Epochs that are done once `step` steps are done."""
+        return step / self.num_steps_per_epoch
+
+    def padding_fraction(self) -> float:
+        """Padding as a fraction of all positions computed in the first epoch."""
+        computed = 0
+        for step in range(self.num_steps_per_epoch):
+            for micro_batch in self.step(step):
+                computed += len(micro_batch) * int(self._lengths[micro_batch[0]])
+        return 1.0 - float(self._lengths.sum()) / computed if computed else 0.0
+
+    def _epoch(self, epoch: int) -> list[NDArray[np.int64]]:
+        cached = self._cached
+        if cached is None or cached[0] != epoch:
+            cached = (epoch, self._make_epoch(epoch))
+            self._cached = cached
+        return cached[1]
+
+    def _make_epoch(self, epoch: int) -> list[NDArray[np.int64]]:
+        size, num_examples = self._global_batch_size, len(self._lengths)
+        if self._order == "as_given":
+            indices = np.arange(num_examples)
+        else:
+            indices = self._shuffled(num_examples, epoch, _EXAMPLES)
+        num_whole = num_examples // size * size
+        # What does not fill a batch is set apart before sorting: it would else always be the longest examples.
+        whole, rest = indices[:num_whole], indices[num_whole:]
+        if self._order == "by_length":
+            window = size * _WINDOW_BATCHES
+            pieces = [whole[start : start + window] for start in range(0, num_whole, window)]
+            pieces = [piece[np.argsort(self._lengths[piece], kind="stable")] for piece in pieces]
+            whole = np.concatenate(pieces) if pieces else whole
+        batches = [whole[start : start + size] for start in range(0, num_whole, size)]
+        if self._order == "by_length":
+            batches = [batches[i] for i in self._shuffled(len(batches), epoch, _BATCHES)]
+        return [*batches, rest] if len(rest) else batches
+
+    def _shuffled(self, count: int, epoch: int, what: int) -> NDArray[np.int64]:
+        """A permutation of range(count) that depends on (seed, epoch, what) only."""
+        key = np.array([self._seed, 2 * epoch + what], dtype=np.uint64)
+        return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
+
+    def _micro_batches(self, batch: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+        longest_first = batch[np.argsort(-self._lengths[batch], kind="stable")]
+        made: list[tuple[int, ...]] = []
+        current: list[int] = []
+        for index in longest_first.tolist():
+            longest = int(self._lengths[current[0]]) if current else 0
+            if current and (len(current) + 1) * longest > self._micro_batch_tokens:
+                made.append(tuple(current))
+                current = []
+            current.append(index)
+        return (*made, tuple(current))

@@ -1,0 +1,176 @@
+"""Examples become token ids and a loss mask: what is learned is exact, proved and visible.
+
+Learned is everything the template writes for an assistant turn after the generation prompt: the answer, the end-of-turn
+token, and the white space that closes the turn. Turns of weight 0 and all other turns are context. Of plain text every
+token but the first is learned. How a mask is proved stands in `proof.py`, how ids are made in `cut_encoding.py`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from luthier.core.dataset import Example, Overlong, TokenisedExample
+from luthier.core.errors import DataError, OverlongError, RowProblem, TemplateError
+from luthier.core.ports import Progress
+from luthier.data.bad_field import shorten
+from luthier.data.cut_encoding import encode_with_cuts
+from luthier.data.proof import prove
+from luthier.data.row_problem import problem_of
+from luthier.data.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenised:
+    """Examples ready to train on, in the order they came, and the ids of those that were left out or cut."""
+
+    examples: tuple[TokenisedExample, ...]
+    dropped_ids: tuple[str, ...]
+    truncated_ids: tuple[str, ...]
+
+
+def tokenise(example: Example, template: Template) -> TokenisedExample:
+    """Token ids and loss mask of one example, of whatever length.
+
+    Raises:
+        TemplateError: the template renders the conversation in a way on which no mask can be proved.
+        DataError: nothing would be learned, or a turn holds the template's own end-of-turn text.
+    """
+    if example.conversation is None:
+        return _tokenise_text(example, template)
+    _check_no_control_text(example, template)
+    proved = prove(example.id, example.conversation, template)
+    borders = [border for span in proved.spans for border in span]
+    ids, marks = encode_with_cuts(proved.text, borders, template)
+    mask = bytearray(len(ids))
+    for start, end in zip(marks[0::2], marks[1::2], strict=True):
+        if end <= start:
+            raise TemplateError(
+                f"{example.id}: the tokenizer writes no token for an answer",
+                expected="at least one token for each learned answer",
+                do="look at the row with `luthier data preview`",
+            )
+        mask[start:end] = b"\1" * (end - start)
+    return _checked(example, ids, mask)
+
+
+def _tokenise_text(example: Example, template: Template) -> TokenisedExample:
+    text, end = example.text or "", template.end_of_turn
+    ids, _ = template.encode(text if text.endswith(end) else text + end)
+    return _checked(example, ids, bytearray(b"\1" * len(ids)))
+
+
+def _checked(example: Example, ids: list[int], mask: bytearray) -> TokenisedExample:
+    mask[:1] = b"\0" * len(mask[:1])  # nothing comes before the first token, so nothing can predict it
+    if 1 not in mask:
+        problem = problem_of(example.id, value="", reason="has no token to learn")
+        raise DataError(
+            f"{example.id} has {len(ids)} tokens and none of them is learned",
+            expected="an assistant turn whose weight is not 0, or text of two tokens or more",
+            do="remove the row, or give its answer weight 1",
+            problems=[problem],
+        )
+    return TokenisedExample(example.id, array("i", ids), bytes(mask))
+
+
+def _check_no_control_text(example: Example, template: Template) -> None:
+    """A turn that holds the end-of-turn text would end there for the model, whatever the template says."""
+    messages = example.conversation.messages if example.conversation is not None else ()
+    for index, message in enumerate(messages):
+        if message.content is not None and template.end_of_turn in message.content:
+            at = message.content.index(template.end_of_turn)
+            reason = f"holds the end-of-turn text {template.end_of_turn!r} of the template, which would end the turn"
+            value = shorten(message.content[max(0, at - 20) : at + 30])
+            problem = problem_of(example.id, value=value, reason=reason, field=f"messages[{index}].content")
+            raise DataError(
+                f"{example.id} holds control text of the template",
+                expected="content without control text",
+                do="remove it from the row: the template writes it itself",
+                problems=[problem],
+            )
+
+
+def tokenise_all(
+    examples: Sequence[Example],
+    template: Template,
+    *,
+    max_length_tokens: int,
+    overlong: Overlong,
+    progress: Progress,
+) -> Tokenised:
+    """Tokenise examples and do with those over `max_length_tokens` what `overlong` says.
+
+    "error" refuses, "drop" leaves them out, "truncate" cuts tokens off the end; a row that would lose every learned
+    token is dropped instead, since nothing could be learned from it.
+
+    Raises:
+        OverlongError: rows are too long and `overlong` is "error"; all of them are in `problems`.
+        DataError: rows with nothing to learn, or no row is left. TemplateError: as for `tokenise`.
+    """
+    made: list[TokenisedExample] = []
+    problems: list[RowProblem] = []
+    with progress.task("Tokenising", total=len(examples), unit="rows") as task:
+        for example in examples:
+            try:
+                made.append(tokenise(example, template))
+            except DataError as error:
+                problems.extend(error.problems)
+            task.advance()
+    if problems:
+        raise DataError(
+            f"{len(problems):,} of {len(examples):,} rows cannot be trained on",
+            expected="something to learn in every row, and no control text of the template",
+            do="repair or remove these rows",
+            problems=problems,
+        )
+    if overlong == "error":
+        _refuse_overlong(made, max_length_tokens)
+    return _shortened(made, max_length_tokens, overlong)
+
+
+def _refuse_overlong(examples: Sequence[TokenisedExample], max_length_tokens: int) -> None:
+    too_long = [example for example in examples if example.num_tokens > max_length_tokens]
+    if not too_long:
+        return
+    longest = max(too_long, key=lambda example: example.num_tokens)
+    reason = f"is longer than {max_length_tokens:,} tokens"
+    verb = "is" if len(too_long) == 1 else "are"
+    raise OverlongError(
+        f"{len(too_long):,} of {len(examples):,} rows {verb} longer than {max_length_tokens:,} tokens; "
+        f"the longest is {longest.id} with {longest.num_tokens:,}",
+        expected=f"at most training.max_length_tokens = {max_length_tokens:,} tokens a row",
+        do="raise training.max_length_tokens (up to the model's context), or say what to do with such rows: "
+        "training.overlong: drop | truncate",
+        problems=[
+            problem_of(example.id, value=f"{example.num_tokens:,} tokens", reason=reason) for example in too_long
+        ],
+    )
+
+
+def _shortened(examples: Sequence[TokenisedExample], max_length_tokens: int, overlong: Overlong) -> Tokenised:
+    kept: list[TokenisedExample] = []
+    dropped: list[str] = []
+    truncated: list[str] = []
+    for example in examples:
+        if example.num_tokens <= max_length_tokens:
+            kept.append(example)
+            continue
+        mask = example.loss_mask[:max_length_tokens]
+        if overlong == "drop" or 1 not in mask:
+            dropped.append(example.id)
+            continue
+        cut = example.num_tokens - max_length_tokens
+        kept.append(
+            replace(example, input_ids=example.input_ids[:max_length_tokens], loss_mask=mask, num_truncated_tokens=cut)
+        )
+        truncated.append(example.id)
+    if not kept:
+        raise DataError(
+            f"no row is left: {len(dropped):,} of {len(examples):,} rows were dropped as longer than "
+            f"{max_length_tokens:,} tokens",
+            expected="at least one row to train on",
+            do="raise training.max_length_tokens, or shorten the rows",
+            problems=[problem_of(row_id, value="", reason="was dropped") for row_id in dropped],
+        )
+    return Tokenised(tuple(kept), tuple(dropped), tuple(truncated))

@@ -1,0 +1,40 @@
+"""When two texts count as the same: NFC, case folded, white space folded (Unicode Standard, Annex #15 and 3.13)."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+
+from luthier.core.conversation import Conversation
+from luthier.core.dataset import Example
+from luthier.core.digest import canonical_json
+
+
+def normalised(text: str) -> str:
+    """The text in NFC, case folded, each run of white space one space, none at the ends."""
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    return " ".join(folded.split())
+
+
+def content_key(example: Example) -> str:
+    """Digest of what an example says, whatever its id and group: every turn with its role, or the text."""
+    if example.conversation is None:
+        return _digest(["text", normalised(example.text or "")])
+    return _digest(_turns(example.conversation))
+
+
+def prompt_key(example: Example) -> str | None:
+    """Digest of the turns before the last learned answer; None for plain text, and where no answer is learned."""
+    return _digest(_turns(example.prompt)) if example.prompt is not None else None
+
+
+def _turns(conversation: Conversation) -> list[str]:
+    turns = []
+    for message in conversation.messages:
+        calls = "".join(canonical_json(call.get("function", {})) for call in message.tool_calls)
+        turns.append(f"{message.role}: {normalised((message.content or '') + calls)}")
+    return turns
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

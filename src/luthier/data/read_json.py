@@ -1,0 +1,123 @@
+"""Rows out of JSONL (streamed, one line in memory at a time) and JSON (an array, or an object with one array)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from luthier.core.dataset import Row
+from luthier.core.errors import DataError, RowProblem
+from luthier.data.bad_field import name_of_type, shorten
+from luthier.data.shapes import fitting_shapes
+from luthier.data.source import Source
+from luthier.data.strict_json import StrictJsonError, strict_loads
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_jsonl(source: Source) -> Iterator[Row | RowProblem]:
+    """One Row or RowProblem for each line that is not blank. A UTF-8 byte order mark is no part of the text."""
+    offset = 0
+    with source.open() as file:
+        for number, line in enumerate(file, start=1):
+            body = line.removeprefix(_BOM) if number == 1 else line
+            if body.strip():
+                yield _read_line(source.name, number, body, offset + len(line) - len(body))
+            offset += len(line)
+
+
+def _read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowProblem:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return undecodable(file, number, line, error.start, offset)
+    if "\0" in text:
+        return RowProblem(file, number, "", "", f"byte {offset + line.index(0)} of the file is NUL: binary or damaged")
+    try:
+        value = strict_loads(text)
+    except StrictJsonError as error:
+        where = f" (column {error.column})" if error.column else ""
+        return RowProblem(file, number, "", _excerpt(text, error.column), f"is not JSON: {error.reason}{where}")
+    if not isinstance(value, dict):
+        return RowProblem(file, number, "", shorten(value), f"is {name_of_type(value)} where an object is expected")
+    return Row(file, number, value)
+
+
+def undecodable(file: str, line: int, data: bytes, start: int, offset: int) -> RowProblem:
+    """The problem of bytes that are no UTF-8: says which byte of the (unpacked) file, and what it looks like."""
+    near = data[max(0, start - 20) : start + 20].decode("latin-1").strip()
+    return RowProblem(
+        file,
+        line,
+        "",
+        shorten(near),
+        f"byte {offset + start} of the file (0x{data[start]:02x}) is not UTF-8; the text is shown as Latin-1: "
+        "if it reads right, convert the file with iconv -f LATIN1 -t UTF-8",
+    )
+
+
+def _excerpt(text: str, column: int) -> str:
+    start = max(0, column - 31)
+    return shorten(text.rstrip("\r\n")[start : start + 56])
+
+
+def read_json(source: Source) -> Iterator[Row | RowProblem]:
+    """One Row or RowProblem for each element; `line` is the row's number. Raises DataError for a broken document."""
+    with source.open() as file:
+        data = file.read()
+    data = data.removeprefix(_BOM)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problem = undecodable(source.name, line, data, error.start, 0)
+        raise DataError(
+            f"{source.name} is not UTF-8", expected="UTF-8", do="convert the file with iconv", problems=[problem]
+        ) from error
+    try:
+        document = strict_loads(text)
+    except StrictJsonError as error:
+        raise _broken(source.name, text, error) from error
+    for number, value in enumerate(_rows_of(source.name, document), start=1):
+        if isinstance(value, dict):
+            yield Row(source.name, number, value)
+        else:
+            reason = f"is {name_of_type(value)} where an object is expected"
+            yield RowProblem(source.name, number, "", shorten(value), reason)
+
+
+def _broken(file: str, text: str, error: StrictJsonError) -> DataError:
+    column = f" (line {error.line}, column {error.column})" if error.line else ""
+    line = text.split("\n")[error.line - 1] if error.line else ""
+    problem = RowProblem(file, error.line, "", _excerpt(line, error.column) if line else "", error.reason + column)
+    do = "repair the document at that place"
+    if error.reason == "extra data":
+        do = (
+            "if the file holds one JSON object a line, rename it to .jsonl; otherwise repair the document at that place"
+        )
+    return DataError(
+        f"{file} is not JSON: {error.reason}{column}",
+        expected="one JSON document: an array of objects, or an object with one array",
+        do=do,
+        problems=[problem],
+    )
+
+
+def _rows_of(file: str, document: Any) -> list[Any]:
+    if isinstance(document, list):
+        return document
+    if isinstance(document, dict):
+        if fitting_shapes(document):  # the object is itself one row: its own array holds turns, not rows
+            return [document]
+        arrays = [key for key, value in document.items() if isinstance(value, list)]
+        if len(arrays) == 1:
+            rows: list[Any] = document[arrays[0]]
+            return rows
+        came = f"an object with {len(arrays)} arrays" + (f" ({', '.join(arrays)})" if arrays else "")
+    else:
+        came = name_of_type(document)
+    raise DataError(
+        f"{file} holds {came}",
+        expected="an array of objects, or an object with one array of objects",
+        do="write the rows as one JSON array, or as JSONL",
+    )

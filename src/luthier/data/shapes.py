@@ -1,0 +1,148 @@
+"""Which shape the rows of a file have: seen from the fields of all rows, or said by a mapping."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.core.dataset import Row, Shape
+from luthier.core.errors import DataError, RowProblem
+
+# In order of precedence: the first shape that fits every row is taken.
+REQUIRED: dict[Shape, tuple[str, ...]] = {
+    "chat": ("messages",),
+    "sharegpt": ("conversations",),
+    "prompt_completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "text": ("text",),
+}
+OPTIONAL: dict[Shape, tuple[str, ...]] = {
+    "chat": ("tools", "functions", "parallel_tool_calls"),
+    "sharegpt": ("system", "tools"),
+    "prompt_completion": ("system", "tools"),
+    "alpaca": ("input", "system", "history"),
+    "text": (),
+}
+GROUP = "group"
+MAPPABLE = tuple(dict.fromkeys([name for s in REQUIRED for name in (*REQUIRED[s], *OPTIONAL[s])] + [GROUP]))
+_ACCEPTED = "; ".join(f"{' + '.join(names)} ({shape})" for shape, names in REQUIRED.items())
+_NUM_FIELDS_SHOWN = 20
+
+
+def fitting_shapes(fields: Mapping[str, Any]) -> list[Shape]:
+    """The shapes whose required fields are all there and not null, in order of precedence."""
+    return [shape for shape, names in REQUIRED.items() if all(fields.get(name) is not None for name in names)]
+
+
+def check_mapping(mapping: Mapping[str, str]) -> None:
+    """Raise DataError for a target that no shape knows, naming the nearest one."""
+    for target in mapping:
+        if target not in MAPPABLE:
+            near = difflib.get_close_matches(target, MAPPABLE, n=1)
+            raise DataError(
+                f"the mapping sets {target!r} = {mapping[target]!r}, and {target!r} is no field of any shape",
+                expected=f"one of {', '.join(MAPPABLE)}" + (f"; nearest: {near[0]}" if near else ""),
+                do="write FIELD=COLUMN: on the left the field of the shape, on the right the column of the file",
+            )
+
+
+def renamed(fields: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
+    """The row's fields under the names of the shape. A column that was mapped is no longer there under its own name."""
+    targets = {target: column for target, column in mapping.items() if target != GROUP}
+    taken = set(targets.values())
+    kept = {name: value for name, value in fields.items() if name not in targets and name not in taken}
+    return kept | {target: fields[column] for target, column in targets.items() if column in fields}
+
+
+@dataclass
+class ShapeDetector:
+    """Looks at every row once and then says the shape of the file. Memory: the names of the fields, not the rows."""
+
+    file: str
+    mapping: Mapping[str, str]
+    num_rows: int = 0
+    columns: dict[str, None] = field(default_factory=dict)
+    _filled: dict[str, None] = field(default_factory=dict)
+    _fits: list[Shape] = field(default_factory=list)
+    _first_line: int = 0
+    _mixed: tuple[RowProblem, Shape] | None = None
+
+    def add(self, row: Row) -> None:
+        """Take one row into account. A row that fits no shape says nothing about the shape of the file."""
+        self.num_rows += 1
+        self.columns.update(dict.fromkeys(row.fields))
+        fields = renamed(row.fields, self.mapping) if self.mapping else row.fields
+        self._filled.update((name, None) for name, value in fields.items() if value is not None)
+        fits = fitting_shapes(fields)
+        if not fits or self._mixed is not None:
+            return
+        if not self._fits:
+            self._fits, self._first_line = fits, row.line
+            return
+        both = [shape for shape in self._fits if shape in fits]
+        if not both:
+            reason = f"is {fits[0]} where row {self._first_line} is {self._fits[0]}"
+            self._mixed = (RowProblem(row.file, row.line, "", "", reason), fits[0])
+        else:
+            self._fits = both
+
+    def decide(self, *, group: str | None) -> tuple[Shape, str]:
+        """The shape, and one sentence why. Raises DataError where there is none or more than one."""
+        self._check_columns_exist(group)
+        mapped = [name for name in self.mapping if any(name in names for names in REQUIRED.values())]
+        shape = self._mapped_shape(mapped) if mapped else self._seen_shape()
+        why = " and ".join(REQUIRED[shape])
+        said = f"the mapping names {' and '.join(mapped)}" if mapped else f"every row has {why}"
+        used = {self.mapping.get(name, name) for name in (*REQUIRED[shape], *OPTIONAL[shape])} | {group}
+        unused = [name for name in self.columns if name not in used]
+        return shape, said + (f" (not used: {_listed(unused)})" if unused else "")
+
+    def _check_columns_exist(self, group: str | None) -> None:
+        wanted = dict(self.mapping)
+        if group is not None:
+            wanted[GROUP] = group
+        for target, column in wanted.items():
+            if column not in self.columns:
+                near = difflib.get_close_matches(column, list(self.columns), n=1)
+                raise DataError(
+                    f"{self.file} has no field {column!r}, which is wanted as {target!r}",
+                    expected=f"one of the fields there are: {_listed(list(self.columns))}",
+                    do=f"did you mean {near[0]!r}?" if near else "name one of these fields",
+                )
+
+    def _mapped_shape(self, mapped: list[str]) -> Shape:
+        for shape, names in REQUIRED.items():
+            known = (*names, *OPTIONAL[shape])
+            if all(name in known for name in mapped) and all(name in self._filled for name in names):
+                return shape
+        shown = ", ".join(f"{name}={self.mapping[name]}" for name in mapped)
+        raise DataError(
+            f"the mapping {shown} does not make a shape of {self.file}",
+            expected=f"all required fields of one shape: {_ACCEPTED}",
+            do=f"map the missing field to one of: {_listed(list(self.columns))}",
+        )
+
+    def _seen_shape(self) -> Shape:
+        if self._mixed is not None:
+            problem, other = self._mixed
+            raise DataError(
+                f"{self.file} mixes shapes: row {self._first_line} is {self._fits[0]}, row {problem.line} is {other}",
+                expected="one shape in a file",
+                do="split the file by shape, or convert the rows to one shape",
+                problems=[problem],
+            )
+        if not self._fits:
+            raise DataError(
+                f"{self.file} has rows of no known shape; their fields are: {_listed(list(self.columns))}",
+                expected=f"rows with {_ACCEPTED}",
+                do="rename the fields, or map them, such as --map prompt=question --map completion=answer",
+            )
+        return self._fits[0]
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(name or "(no name)" for name in names[:_NUM_FIELDS_SHOWN]) or "none"
+    left = len(names) - _NUM_FIELDS_SHOWN
+    return shown + (f" and {left} more" if left > 0 else "")

@@ -1,0 +1,47 @@
+"""JSON without its silent traps: a key that comes twice, NaN and Infinity, and nesting without end are errors."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+class StrictJsonError(ValueError):
+    """The text is not JSON as it should be. `line` and `column` count from 1; 0 where the place is not known."""
+
+    def __init__(self, reason: str, line: int = 0, column: int = 0) -> None:
+        self.reason, self.line, self.column = reason, line, column
+        super().__init__(reason)
+
+
+def strict_loads(text: str) -> Any:
+    """Parse one JSON document. Raises StrictJsonError with the reason and, for bad syntax, line and column."""
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+    except json.JSONDecodeError as error:
+        raise StrictJsonError(_lower_first(error.msg), error.lineno, error.colno) from error
+    except RecursionError as error:
+        raise StrictJsonError("is nested too deeply") from error
+    except StrictJsonError:
+        raise
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise StrictJsonError(_lower_first(str(error))) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise StrictJsonError(f"the key {key!r} stands twice in one object, and only one value could be kept")
+            seen.add(key)
+    return made
+
+
+def _constant(name: str) -> Any:
+    raise StrictJsonError(f"{name} is not JSON")
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,30 @@
+"""What the data layer needs of a chat template: render, encode, and the text that ends a turn."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+from luthier.core.conversation import Conversation
+
+
+class Template(Protocol):
+    """A chat template with its tokenizer; `luthier.models.chat_template.ChatTemplate` is the one in use.
+
+    end_of_turn: the text that ends an answer; it encodes to a special token. encode: ids and, for each, the
+    characters it covers; adds nothing that the text does not have, but for a BOS token where the model needs one.
+    """
+
+    @property
+    def kind(self) -> Literal["chat", "plain"]: ...
+    @property
+    def end_of_turn(self) -> str: ...
+    @property
+    def tokenizer(self) -> Any: ...
+    def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str: ...
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
+
+
+def decode(template: Template, ids: list[int]) -> str:
+    """The text of token ids, special tokens included, nothing cleaned up."""
+    text: str = template.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text

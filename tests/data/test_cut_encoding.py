@@ -1,0 +1,81 @@
+"""Where a token would straddle the border of an answer, the ids are those that the model meets in use."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from tokenizers import normalizers, pre_tokenizers
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.dataset import Example
+from luthier.core.errors import TemplateError
+from luthier.data.cut_encoding import encode_with_cuts
+from luthier.data.loss_mask import tokenise
+from luthier.data.template import decode
+from luthier.models.chat_template import ChatTemplate
+
+# The prompt ends in a space, and byte-level tokenizers join a space with the word after it.
+_ENDS_IN_SPACE = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ 'Question: ' + m.content + '\\nAnswer: ' }}"
+    "{% else %}{{ m.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def spaced(chat: ChatTemplate) -> ChatTemplate:
+    tokenizer = copy.deepcopy(chat.tokenizer)
+    tokenizer.chat_template = _ENDS_IN_SPACE
+    return ChatTemplate(tokenizer, "chat")
+
+
+def test_prompt_ids_equal_those_of_inference_though_the_whole_text_merges(spaced: ChatTemplate) -> None:
+    conversation = Conversation(
+        messages=(
+            Message(role="user", content="Which wood is used?"),
+            Message(role="assistant", content="spruce"),
+            Message(role="user", content="And for the back?"),
+            Message(role="assistant", content="the maple"),
+        )
+    )
+    made = tokenise(Example(id="r.jsonl:1", conversation=conversation), spaced)
+    text = spaced.render(conversation)
+    prompt, _ = spaced.encode(spaced.render(conversation.up_to(1), add_generation_prompt=True))
+    whole, offsets = spaced.encode(text)
+    border = len(spaced.render(conversation.up_to(1), add_generation_prompt=True))
+    assert any(start < border < end for start, end in offsets), "the case must be one where a token straddles"
+    assert list(made.input_ids) != whole
+    assert list(made.input_ids[: len(prompt)]) == prompt
+    assert decode(spaced, list(made.input_ids)) == text
+    learned = [token for token, bit in zip(made.input_ids, made.loss_mask, strict=True) if bit]
+    assert decode(spaced, learned) == "spruce<|im_end|>\nthe maple<|im_end|>\n"
+
+
+def test_without_a_straddle_the_ids_are_those_of_the_whole_text(chat: ChatTemplate) -> None:
+    text = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nspruce<|im_end|>\n"
+    start = text.index("spruce")
+    ids, marks = encode_with_cuts(text, [start, len(text)], chat)
+    assert ids == chat.encode(text)[0]
+    assert marks == [len(chat.encode(text[:start])[0]), len(ids)]
+
+
+def test_a_straddle_at_the_end_of_an_answer_is_cut_as_well(chat: ChatTemplate) -> None:
+    text = "<|im_start|>assistant\nspruce<|im_end|>    and more"
+    start, end = text.index("spruce"), text.index("    and") + 1
+    ids, (first, last) = encode_with_cuts(text, [start, end], chat)
+    assert decode(chat, ids[first:last]) == text[start:end]
+    assert decode(chat, ids) == text
+
+
+def test_no_borders_gives_the_plain_encoding(chat: ChatTemplate) -> None:
+    assert encode_with_cuts("a luthier", [], chat) == (chat.encode("a luthier")[0], [])
+
+
+def test_a_tokenizer_that_changes_a_piece_when_encoded_apart_is_refused(spaced: ChatTemplate) -> None:
+    tokenizer = copy.deepcopy(spaced.tokenizer)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
+    template = ChatTemplate(tokenizer, "chat")
+    text = "Question: a\nAnswer: spruce<|im_end|>\n"
+    with pytest.raises(TemplateError, match="encoded apart 'spruce.* becomes ' spruce"):
+        encode_with_cuts(text, [text.index("spruce")], template)
