@@ -1,0 +1,129 @@
+"""Load a transformers folder: safetensors only, no code from the model, nothing printed, nothing left random."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.models.quiet import quiet_transformers
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: Literal["float32", "bfloat16"],
+    attention: Literal["eager", "sdpa"],
+    device: str = "cpu",
+) -> PreTrainedModel:
+    """A causal language model in eval mode on `device`, from a transformers folder.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: the folder cannot be loaded, or a weight is missing, superfluous or of the wrong shape
+            (transformers would only warn, and train on random numbers).
+    """
+    folder = _folder(path)
+    try:
+        with quiet_transformers():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=_DTYPES[dtype],
+                attn_implementation=attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                # Otherwise it raises without naming the weight; the report below does not let a mismatch through.
+                ignore_mismatched_sizes=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise _unloadable(folder, "model", error) from error
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
+        if found := report.get(kind):
+            names = sorted(str(item) for item in found)
+            raise ModelSourceError(
+                f"{folder}: {kind.replace('_', ' ')} in the weights: {', '.join(names[:5])} ({len(names)} in all)",
+                expected="weights that fit the architecture in config.json exactly",
+                do="pull the model again; if it stays, this model needs another version of transformers",
+            )
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a transformers folder.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: it cannot be loaded, or is not a fast one (loss masks need character offsets).
+    """
+    folder = _folder(path)
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise _unloadable(folder, "tokenizer", error) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelSourceError(
+            f"{folder} has a slow tokenizer ({type(tokenizer).__name__})",
+            expected="a fast tokenizer (tokenizer.json): the loss mask needs the character offsets of every token",
+            do="choose a model with a tokenizer.json",
+        )
+    return tokenizer
+
+
+def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftModel:
+    """The model with a LoRA adapter over it, for inference: weights stay unmerged, nothing is trainable.
+
+    The adapter takes the base model's dtype: PEFT rounds a float32 adapter to bfloat16 over a bfloat16 base. Load the
+    base in float32 where the last digits matter (merging, parity proofs). The base model is changed in place.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: no safetensors adapter in it, or one that does not fit the base model.
+    """
+    folder = _folder(adapter_path)
+    missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (folder / n).is_file()]
+    if missing:
+        raise ModelSourceError(
+            f"{folder} has no {' and no '.join(missing)}",
+            expected="a PEFT adapter folder with safetensors weights (pickles are never opened)",
+            do="pass the adapter folder of a run, or save the adapter with safe_serialization=True",
+        )
+    try:
+        with quiet_transformers(), warnings.catch_warnings():
+            # PEFT only warns when weights are missing, and would answer with a half-loaded adapter.
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            adapted: PeftModel = PeftModel.from_pretrained(
+                model, str(folder), is_trainable=False, autocast_adapter_dtype=False
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning) as error:
+        raise _unloadable(folder, "adapter", error) from error
+    adapted.eval()
+    return adapted
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        raise NotFoundError(
+            f"{folder}: no such folder", expected="an existing folder", do="check the path, or pull the model again"
+        )
+    return folder
+
+
+def _unloadable(folder: Path, what: str, error: Exception) -> ModelSourceError:
+    first_lines = "\n".join(str(error).strip().splitlines()[:4])
+    return ModelSourceError(
+        f"{folder}: the {what} does not load: {type(error).__name__}: {first_lines}",
+        expected=f"a {what} that transformers loads from safetensors and JSON files, without code of its own",
+        do="pull or copy it again; if it stays, it needs another version of transformers or is not supported",
+    )

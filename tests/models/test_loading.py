@@ -1,0 +1,124 @@
+import json
+import shutil
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.models.loading import attach_adapter, load_model, load_tokenizer
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    return shutil.copytree(tiny, tmp_path / "copy")
+
+
+def rewrite(folder, change):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_model_loads_in_eval_mode_in_the_dtype_and_attention_asked_for(tiny, dtype, expected, attention):
+    model = load_model(str(tiny), dtype=dtype, attention=attention)
+    assert not model.training
+    assert {parameter.dtype for parameter in model.parameters()} == {expected}
+    assert model.config._attn_implementation == attention
+
+
+def test_loading_prints_nothing(tiny, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model(tiny, dtype="float32", attention="sdpa")
+        load_tokenizer(tiny)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_weight_is_an_error_and_not_a_random_one(copy):
+    rewrite(copy, lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(ModelSourceError, match=r"missing keys.*model\.norm\.weight"):
+        load_model(copy, dtype="float32", attention="sdpa")
+
+
+def test_a_superfluous_weight_is_an_error(copy):
+    rewrite(copy, lambda tensors: tensors.update(surplus=torch.zeros(3)))
+    with pytest.raises(ModelSourceError, match="surplus"):
+        load_model(copy, dtype="float32", attention="sdpa")
+
+
+def test_a_weight_of_the_wrong_shape_is_an_error(copy):
+    rewrite(copy, lambda tensors: tensors.update({"model.norm.weight": torch.zeros(3)}))
+    with pytest.raises(ModelSourceError, match="norm"):
+        load_model(copy, dtype="float32", attention="sdpa")
+
+
+def test_pickled_weights_are_never_opened(copy):
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelSourceError, match="safetensors"):
+        load_model(copy, dtype="float32", attention="sdpa")
+
+
+def test_custom_code_is_never_run(copy):
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "evil.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(ModelSourceError, match="does not load"):
+        load_model(copy, dtype="float32", attention="sdpa")
+
+
+def test_absent_folders_are_named(tmp_path):
+    with pytest.raises(NotFoundError, match="nowhere"):
+        load_model(tmp_path / "nowhere", dtype="float32", attention="sdpa")
+    with pytest.raises(NotFoundError, match="nowhere"):
+        load_tokenizer(tmp_path / "nowhere")
+
+
+def make_adapter(folder, tiny):
+    model = get_peft_model(
+        load_model(tiny, dtype="float32", attention="sdpa"), LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+def test_an_adapter_is_attached_unmerged_and_frozen(tiny, tmp_path):
+    trained = make_adapter(tmp_path / "adapter", tiny)
+    base = load_model(tiny, dtype="float32", attention="sdpa")
+    ids = torch.tensor([[5, 6, 7]])
+    plain = base(ids).logits
+    adapted = attach_adapter(base, tmp_path / "adapter")
+    assert torch.equal(adapted(ids).logits, trained(ids).logits)
+    assert not torch.allclose(adapted(ids).logits, plain)
+    assert not adapted.training
+    assert not any(parameter.requires_grad for parameter in adapted.parameters())
+    assert any("lora_A" in name for name, _ in adapted.named_parameters())
+
+
+def test_an_adapter_takes_the_dtype_of_its_base(tiny, tmp_path):
+    make_adapter(tmp_path / "adapter", tiny)
+    adapted = attach_adapter(load_model(tiny, dtype="bfloat16", attention="sdpa"), tmp_path / "adapter")
+    assert {parameter.dtype for parameter in adapted.parameters()} == {torch.bfloat16}
+
+
+def test_an_incomplete_or_pickled_adapter_is_refused(tiny, tmp_path):
+    folder = tmp_path / "adapter"
+    make_adapter(folder, tiny)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelSourceError, match="missing adapter keys"):
+        attach_adapter(load_model(tiny, dtype="float32", attention="sdpa"), folder)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(ModelSourceError, match="no adapter_model"):
+        attach_adapter(load_model(tiny, dtype="float32", attention="sdpa"), folder)
