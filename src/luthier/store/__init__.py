@@ -1,1 +1,1 @@
-"""Placeholder, its owner writes this sentence."""
+"""What outlives a process: the database, its migrations, and files named by their digest."""

@@ -1,0 +1,71 @@
+"""Evaluations: whole documents, found by their id or by the run that they judge."""
+
+from __future__ import annotations
+
+from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError
+
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.evaluation import Evaluation
+from luthier.store.database import Database
+from luthier.store.nearest import nearest_ids
+from luthier.store.tables import evaluations, runs
+
+
+class EvaluationStore:
+    """What the database knows of evaluations. They are never changed; deleting a run deletes those of the run."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save(self, evaluation: Evaluation) -> None:
+        """Add an evaluation. Raises ConflictError (id taken) and NotFoundError (no such run)."""
+        row = {
+            "evaluation_id": evaluation.evaluation_id,
+            "run_id": evaluation.run_id,
+            "document": evaluation.model_dump_json(),
+        }
+        try:
+            with self._database.write() as connection:
+                connection.execute(insert(evaluations).values(**row))
+        except IntegrityError as error:
+            raise self._refusal(evaluation) from error
+
+    def get(self, evaluation_id: str) -> Evaluation:
+        """One evaluation. Raises NotFoundError, naming the nearest ids."""
+        query = select(evaluations.c.document).where(evaluations.c.evaluation_id == evaluation_id)
+        newest_first = select(evaluations.c.evaluation_id).order_by(evaluations.c.number.desc())
+        with self._database.read() as connection:
+            document = connection.execute(query).scalar()
+            if document is None:
+                known = connection.execute(newest_first).scalars().all()
+                raise NotFoundError(
+                    f"no evaluation {evaluation_id!r}; {nearest_ids(evaluation_id, known)}",
+                    expected="the id of an evaluation in this home",
+                    do="take the evaluation_id that `luthier runs show RUN --json` or `luthier eval --json` gave",
+                )
+        return Evaluation.model_validate_json(document)
+
+    def list(self, run_id: str | None = None, limit: int | None = None) -> list[Evaluation]:
+        """Evaluations, newest first: of one run, or of all where `run_id` is None; at most `limit`."""
+        query = select(evaluations.c.document).order_by(evaluations.c.number.desc()).limit(limit)
+        if run_id is not None:
+            query = query.where(evaluations.c.run_id == run_id)
+        with self._database.read() as connection:
+            return [Evaluation.model_validate_json(document) for document in connection.execute(query).scalars()]
+
+    def _refusal(self, evaluation: Evaluation) -> ConflictError | NotFoundError:
+        with self._database.read() as connection:
+            known = connection.execute(select(runs.c.run_id).order_by(runs.c.number.desc())).scalars().all()
+        if evaluation.run_id is not None and evaluation.run_id not in known:
+            return NotFoundError(
+                f"evaluation {evaluation.evaluation_id} judges run {evaluation.run_id!r}, which is not there; "
+                f"{nearest_ids(evaluation.run_id, known)}",
+                expected="the id of a run in this home, or none",
+                do="check whether the run was removed in the meantime",
+            )
+        return ConflictError(
+            f"evaluation {evaluation.evaluation_id} exists already",
+            expected="a new id",
+            do="make one with new_id('eval')",
+        )

@@ -1,0 +1,61 @@
+"""A lock between processes that the kernel lets go of when its holder dies, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from luthier.core.errors import ConflictError
+
+_PAUSE_SECONDS = 0.02
+
+
+@contextmanager
+def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[None]:
+    """Hold an exclusive lock on `path` (made where it is missing, never deleted) while the block runs.
+
+    what: what the lock stands for, in words, for the message ("run run-2026...", "the database").
+    timeout_seconds: how long to wait for another holder. Under a second is not enough where `is_held` is used, since
+    asking takes the lock for a moment.
+
+    Raises ConflictError where another process still holds it after that time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + timeout_seconds
+        while not _try_lock(descriptor, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                raise ConflictError(
+                    f"{what} is in use by another process",
+                    expected=f"the lock {path} to be free within {timeout_seconds:g} s",
+                    do="wait until that process has ended, or stop it, and try again",
+                )
+            time.sleep(_PAUSE_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the exclusive lock on `path`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,159 @@
+"""Runs, their plans and their events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.events import Event, RunStarted, WarningRaised, event_adapter
+from luthier.core.plan import Plan
+from luthier.core.run import RunRecord, RunStatus, TrainResult
+from luthier.store.database import Database
+from luthier.store.nearest import nearest_ids
+from luthier.store.tables import events, plans, runs
+
+
+class RunStore:
+    """What the database knows of runs. Every method is one short transaction.
+
+    Methods that take a run id raise NotFoundError, naming the nearest ids, where there is no such run.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, record: RunRecord, plan: Plan) -> None:
+        """Add a run with its plan. Raises ConflictError where the id is taken."""
+        values = record.model_dump(mode="json", exclude={"result"})
+        values["result"] = None if record.result is None else record.result.model_dump_json()
+        try:
+            with self._database.write() as connection:
+                connection.execute(insert(runs).values(**values))
+                connection.execute(insert(plans).values(run_id=record.run_id, document=plan.model_dump_json()))
+        except IntegrityError as error:
+            raise ConflictError(
+                f"run {record.run_id} exists already", expected="a new id", do="make one with new_id('run')"
+            ) from error
+
+    def get(self, run_id: str) -> RunRecord:
+        """One run."""
+        with self._database.read() as connection:
+            row = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().first()
+            if row is None:
+                raise _no_such_run(connection, run_id)
+        return _record(row)
+
+    def plan(self, run_id: str) -> Plan:
+        """The plan that a run executes."""
+        with self._database.read() as connection:
+            document = connection.execute(select(plans.c.document).where(plans.c.run_id == run_id)).scalar()
+            if document is None:
+                raise _no_such_run(connection, run_id)
+        return Plan.model_validate_json(document)
+
+    def update(
+        self,
+        run_id: str,
+        *,
+        status: RunStatus | None = None,
+        step: int | None = None,
+        stopped_because: str | None = None,
+        result: TrainResult | None = None,
+        evaluation_id: str | None = None,
+        report_path: str | None = None,
+    ) -> RunRecord:
+        """Change what is given (None: leave as it is) and the time of the last change; returns the run as it is now."""
+        given = {
+            "status": status,
+            "step": step,
+            "stopped_because": stopped_because,
+            "result": None if result is None else result.model_dump_json(),
+            "evaluation_id": evaluation_id,
+            "report_path": report_path,
+        }
+        values = {name: value for name, value in given.items() if value is not None}
+        values["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._database.write() as connection:
+            changed = connection.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
+            if changed.rowcount == 0:
+                raise _no_such_run(connection, run_id)
+            row = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
+        return _record(row)
+
+    def append(self, run_id: str, event: Event) -> None:
+        """Add an event. One of the same kind, step and code replaces the old: a step trained again never doubles."""
+        step, code = _step(event), event.code if isinstance(event, WarningRaised) else ""
+        key = (events.c.run_id == run_id, events.c.kind == event.kind, events.c.step == step, events.c.code == code)
+        values = {"run_id": run_id, "kind": event.kind, "step": step, "code": code}
+        try:
+            with self._database.write() as connection:
+                connection.execute(delete(events).where(*key))
+                connection.execute(insert(events).values(**values, document=event.model_dump_json()))
+        except IntegrityError as error:
+            with self._database.read() as connection:
+                raise _no_such_run(connection, run_id) from error
+
+    def events(self, run_id: str, after: int = 0) -> list[Event]:
+        """The events of a run by step, within a step as they came; those after the position `after` (see `tail`)."""
+        return self.tail(run_id, after)[0]
+
+    def tail(self, run_id: str, after: int = 0) -> tuple[list[Event], int]:
+        """The events appended after the position `after`, and the position to ask from next time.
+
+        Positions grow with every append and say nothing else; 0 is before the first.
+        """
+        query = select(events.c.position, events.c.document).where(events.c.run_id == run_id)
+        query = query.where(events.c.position > after).order_by(events.c.step, events.c.position)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+            if not rows:
+                _check_exists(connection, run_id)
+        position = max((row.position for row in rows), default=after)
+        return [event_adapter.validate_json(row.document) for row in rows], position
+
+    def truncate_after(self, run_id: str, step: int) -> int:
+        """Drop the events after `step`, as when a run resumes from the checkpoint of that step; returns how many."""
+        with self._database.write() as connection:
+            _check_exists(connection, run_id)
+            return connection.execute(delete(events).where(events.c.run_id == run_id, events.c.step > step)).rowcount
+
+    def delete(self, run_id: str) -> None:
+        """Forget a run with its plan, events, evaluations and links to artifacts. Files stay where they are."""
+        with self._database.write() as connection:
+            if connection.execute(delete(runs).where(runs.c.run_id == run_id)).rowcount == 0:
+                raise _no_such_run(connection, run_id)
+
+    def list(self, limit: int | None = None) -> list[RunRecord]:
+        """Runs, newest first; at most `limit`, where it is given."""
+        query = select(runs).order_by(runs.c.number.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [_record(row) for row in connection.execute(query).mappings()]
+
+
+def _step(event: Event) -> int:
+    return event.from_step if isinstance(event, RunStarted) else event.step
+
+
+def _record(row: RowMapping) -> RunRecord:
+    values = {name: value for name, value in row.items() if name != "number"}
+    if values["result"] is not None:
+        values["result"] = TrainResult.model_validate_json(values["result"])
+    return RunRecord(**values)
+
+
+def _check_exists(connection: Connection, run_id: str) -> None:
+    if connection.execute(select(runs.c.number).where(runs.c.run_id == run_id)).first() is None:
+        raise _no_such_run(connection, run_id)
+
+
+def _no_such_run(connection: Connection, run_id: str) -> NotFoundError:
+    known: Sequence[str] = connection.execute(select(runs.c.run_id).order_by(runs.c.number.desc())).scalars().all()
+    return NotFoundError(
+        f"no run {run_id!r}; {nearest_ids(run_id, known)}",
+        expected="the id of a run in this home",
+        do="see `luthier runs list`",
+    )
