@@ -1,1 +1,1 @@
-"""Placeholder, its owner writes this sentence."""
+"""Use cases, one file a noun: what the CLI, the Python API and later the server all call."""

@@ -1,0 +1,99 @@
+"""What every use case is handed: the home, the stores in it, and where progress is shown."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from luthier.core.errors import RequestError
+from luthier.core.ports import Progress, SilentProgress
+from luthier.service.settings import Settings
+
+if TYPE_CHECKING:
+    from luthier.store.artifacts import ArtifactStore
+    from luthier.store.database import Database
+    from luthier.store.evaluations import EvaluationStore
+    from luthier.store.runs import RunStore
+
+
+class Context:
+    """An open home. The database is opened when it is first needed; leaving the `with` block closes it."""
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self.settings, self.progress = settings, progress
+
+    @classmethod
+    def open(cls, home: Path | None = None, *, progress: Progress | None = None) -> Context:
+        """Open a home, making the folder where it is missing.
+
+        home: None takes LUTHIER_HOME, or else `~/.luthier`. progress: None shows nothing.
+
+        Raises RequestError where the home cannot be made or written.
+        """
+        settings = Settings() if home is None else Settings(home=home)
+        place = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - resolve() would follow links
+        _make_writable(place)
+        return cls(Settings(home=place), progress or SilentProgress())
+
+    @property
+    def home(self) -> Path:
+        """The home folder, absolute."""
+        return self.settings.home
+
+    @cached_property
+    def database(self) -> Database:
+        """The database of this home."""
+        from luthier.store.database import Database
+
+        return Database.open(self.settings.database_path)
+
+    @cached_property
+    def runs(self) -> RunStore:
+        """The runs of this home."""
+        from luthier.store.runs import RunStore
+
+        return RunStore(self.database)
+
+    @cached_property
+    def evaluations(self) -> EvaluationStore:
+        """The evaluations of this home."""
+        from luthier.store.evaluations import EvaluationStore
+
+        return EvaluationStore(self.database)
+
+    @cached_property
+    def artifacts(self) -> ArtifactStore:
+        """The files of this home that are named by their digest."""
+        from luthier.store.artifacts import ArtifactStore
+
+        return ArtifactStore(self.database, self.settings.artifacts_folder)
+
+    def close(self) -> None:
+        """Close the database, where it was opened."""
+        if "database" in self.__dict__:
+            self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _make_writable(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe = home / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"the home {home} cannot be written: {error.strerror or error}",
+            expected="a folder that this user may make and write, with space left",
+            do="choose another with --home or LUTHIER_HOME, or correct its permissions",
+        ) from error

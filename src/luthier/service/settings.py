@@ -1,0 +1,52 @@
+"""Where things lie: one home folder, shared by the CLI, the Python API and the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from luthier.core.errors import NotFoundError
+from luthier.core.ids import is_id
+
+
+class Settings(BaseSettings):
+    """Settings, each also an environment variable: `home` is LUTHIER_HOME. A variable set to nothing counts as unset.
+
+    home: the folder that holds all that Luthier keeps; `~/.luthier` where nobody says otherwise.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path("~/.luthier"))
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        return self.home / "luthier.db"
+
+    @property
+    def models_folder(self) -> Path:
+        """Base models, one folder each."""
+        return self.home / "models"
+
+    @property
+    def runs_folder(self) -> Path:
+        """Runs, one folder each: checkpoints, adapter, report."""
+        return self.home / "runs"
+
+    @property
+    def artifacts_folder(self) -> Path:
+        """Files named by their digest."""
+        return self.home / "artifacts"
+
+    def run_folder(self, run_id: str) -> Path:
+        """The folder of one run. Raises NotFoundError for what is no run id: it must never become part of a path."""
+        if not is_id(run_id, "run"):
+            raise NotFoundError(
+                f"{run_id!r} is not the id of a run",
+                expected="an id such as run-20261125-093000-1f2e3d",
+                do="see `luthier runs list`",
+            )
+        return self.runs_folder / run_id
