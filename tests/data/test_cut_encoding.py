@@ -77,5 +77,5 @@ def test_a_tokenizer_that_changes_a_piece_when_encoded_apart_is_refused(spaced: 
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
     template = ChatTemplate(tokenizer, "chat")
     text = "Question: a\nAnswer: spruce<|im_end|>\n"
-    with pytest.raises(TemplateError, match="encoded apart 'spruce.* becomes ' spruce"):
+    with pytest.raises(TemplateError, match=r"encoded apart 'spruce.* becomes ' spruce"):
         encode_with_cuts(text, [text.index("spruce")], template)

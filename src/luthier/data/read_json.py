@@ -34,7 +34,7 @@ def _read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowPro
     if "\0" in text:
         return RowProblem(file, number, "", "", f"byte {offset + line.index(0)} of the file is NUL: binary or damaged")
     try:
-        value = strict_loads(text)
+        value = strict_loads(text.rstrip("\r\n"))
     except StrictJsonError as error:
         where = f" (column {error.column})" if error.column else ""
         return RowProblem(file, number, "", _excerpt(text, error.column), f"is not JSON: {error.reason}{where}")

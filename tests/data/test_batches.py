@@ -1,0 +1,117 @@
+"""Every example once an epoch, batches that depend on seed and step only, and little padding."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.core.errors import DataError, RecipeError
+from luthier.core.recipe import OrderName
+from luthier.data.batches import StepSchedule
+
+_ORDERS: list[OrderName] = ["by_length", "shuffled", "as_given"]
+
+
+def _schedule(
+    lengths: list[int], *, size: int = 4, tokens: int = 100, order: OrderName = "by_length", seed: int = 0
+) -> StepSchedule:
+    return StepSchedule(lengths, global_batch_size=size, micro_batch_tokens=tokens, order=order, seed=seed)
+
+
+def _examples(schedule: StepSchedule, step: int) -> list[int]:
+    return list(chain.from_iterable(schedule.step(step)))
+
+
+_lengths = st.lists(st.integers(1, 300), min_size=1, max_size=120)
+_settings = settings(max_examples=150, deadline=None)
+
+
+@_settings
+@given(_lengths, st.integers(1, 20), st.integers(1, 500), st.sampled_from(_ORDERS), st.integers(0, 2**31 - 1))
+def test_each_epoch_holds_every_example_once(
+    lengths: list[int], size: int, tokens: int, order: OrderName, seed: int
+) -> None:
+    schedule = _schedule(lengths, size=size, tokens=tokens, order=order, seed=seed)
+    per_epoch = schedule.num_steps_per_epoch
+    for epoch in (0, 3):
+        steps = [_examples(schedule, epoch * per_epoch + index) for index in range(per_epoch)]
+        assert sorted(chain.from_iterable(steps)) == list(range(len(lengths)))
+        assert all(len(step) == size for step in steps[:-1])
+        assert 1 <= len(steps[-1]) <= size
+
+
+@_settings
+@given(_lengths, st.integers(1, 20), st.integers(1, 500), st.sampled_from(_ORDERS))
+def test_micro_batches_keep_the_token_budget(lengths: list[int], size: int, tokens: int, order: OrderName) -> None:
+    schedule = _schedule(lengths, size=size, tokens=tokens, order=order)
+    for step in range(schedule.num_steps_per_epoch):
+        for micro_batch in schedule.step(step):
+            longest = max(lengths[index] for index in micro_batch)
+            assert len(micro_batch) == 1 or len(micro_batch) * longest <= tokens
+
+
+@pytest.mark.parametrize("order", _ORDERS)
+def test_a_step_does_not_depend_on_the_steps_before_it(order: OrderName) -> None:
+    lengths = [7 * n % 50 + 1 for n in range(90)]
+    in_order = _schedule(lengths, order=order)
+    walked = [in_order.step(step) for step in range(70)]
+    for step in (69, 0, 30, 22, 23, 5):
+        assert _schedule(lengths, order=order).step(step) == walked[step]
+        assert in_order.step(step) == walked[step]
+
+
+@pytest.mark.parametrize("order", ["by_length", "shuffled"])
+def test_epochs_and_seeds_differ(order: OrderName) -> None:
+    lengths = [7 * n % 50 + 1 for n in range(90)]
+    one, other = _schedule(lengths, order=order), _schedule(lengths, order=order, seed=1)
+    per_epoch = one.num_steps_per_epoch
+    first = [one.step(step) for step in range(per_epoch)]
+    assert first != [one.step(per_epoch + step) for step in range(per_epoch)]
+    assert first != [other.step(step) for step in range(per_epoch)]
+
+
+def test_the_order_of_a_seed_stays_as_it_is() -> None:
+    """Runs of earlier versions must resume with the batches that they were started with."""
+    schedule = _schedule([1] * 8, size=8, tokens=8, order="shuffled", seed=42)
+    assert schedule.step(0) == ((7, 1, 6, 4, 3, 5, 0, 2),)
+
+
+def test_as_given_keeps_the_order_of_the_file_over_steps() -> None:
+    schedule = _schedule([1] * 10, size=4, order="as_given")
+    assert [_examples(schedule, step) for step in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_by_length_wastes_less_than_shuffled() -> None:
+    lengths = [n % 97 + 10 for n in range(1_000)]
+    by_length = _schedule(lengths, size=16, tokens=2_000)
+    shuffled = _schedule(lengths, size=16, tokens=2_000, order="shuffled")
+    assert by_length.padding_fraction() < 0.1 < shuffled.padding_fraction()
+
+
+def test_padding_fraction_is_counted_over_computed_positions() -> None:
+    assert _schedule([10, 5], size=2, tokens=20, order="as_given").padding_fraction() == pytest.approx(5 / 20)
+    assert _schedule([10, 10], size=2, tokens=20).padding_fraction() == 0
+
+
+def test_the_short_last_batch_is_not_always_the_longest_examples() -> None:
+    lengths = list(range(1, 42))
+    last = [_examples(_schedule(lengths, size=8, tokens=1_000, seed=seed), 5) for seed in range(20)]
+    assert {len(batch) for batch in last} == {1}
+    assert len({batch[0] for batch in last}) > 5
+
+
+def test_epoch_of_counts_finished_steps() -> None:
+    schedule = _schedule([1] * 10, size=4)
+    assert [schedule.epoch_of(step) for step in (0, 3, 6)] == [0.0, 1.0, 2.0]
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(DataError, match="no examples"):
+        _schedule([])
+    with pytest.raises(RecipeError, match="global_batch_size is 0"):
+        _schedule([1], size=0)
+    with pytest.raises(RecipeError, match="seed is -1"):
+        _schedule([1], seed=-1)
