@@ -212,3 +212,37 @@ def test_a_missing_file_names_its_neighbours(jsonl: Write) -> None:
 def test_a_file_with_only_blank_lines_has_no_rows(jsonl: Write) -> None:
     with pytest.raises(DataError, match="holds no rows"):
         load_file(jsonl("", ""))
+
+
+def test_fields_of_turns_that_are_not_used_are_said(jsonl: Write) -> None:
+    turns = [{"role": "user", "content": "q", "at": "noon"}, {"role": "assistant", "content": "a", "at": None, "n": 1}]
+    loaded = load_file(jsonl({"messages": turns, "id": 1}))
+    assert loaded.shape_reason == "every row has messages (not used: id, messages[].at, messages[].n)"
+
+
+def test_rows_of_preference_training_are_refused_unless_mapped(jsonl: Write) -> None:
+    path = jsonl({"prompt": "q", "completion": "a", "label": False})
+    with pytest.raises(DataError, match="bad answers would be learned"):
+        load_file(path)
+    assert load_file(path, mapping={"completion": "completion"}).num_rows == 1
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(jsonl: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = jsonl({"text": "a"}, {"text": "b"})
+    digests = iter(["before", "after"])
+    monkeypatch.setattr("luthier.data.formats.sha256_file", lambda _: next(digests))
+    with pytest.raises(DataError, match="was changed while it was read"):
+        load_file(path)
+
+
+@pytest.mark.shared_data
+def test_the_wikisql_rows_are_plain_text(shared_data: Path) -> None:
+    loaded = load_file(shared_data / "wikisql_mlx" / "train.jsonl")
+    assert (loaded.shape, loaded.num_rows) == ("text", 1_000)
+    assert "SELECT" in (loaded.examples[0].text or "")
+
+
+@pytest.mark.shared_data
+def test_preference_pairs_are_no_known_shape(shared_data: Path) -> None:
+    with pytest.raises(DataError, match="their fields are: chosen, rejected"):
+        load_file(shared_data / "hh_rlhf" / "test.jsonl.gz")

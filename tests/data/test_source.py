@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,14 @@ def test_extensions_in_capitals_are_the_same(tmp_path: Path) -> None:
     path = tmp_path / "A.JSONL"
     path.write_text(_ROW)
     assert load_file(path).num_rows == 1
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        load_file(tmp_path / "a.jsonl")
+
+
+def test_a_name_that_the_system_refuses_is_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        load_file(tmp_path / ("a" * 5_000 + ".jsonl"))

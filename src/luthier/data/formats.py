@@ -121,6 +121,8 @@ def _map_rows(
 def _example(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | None) -> Example:
     fields = renamed(row.fields, mapping) if mapping else row.fields
     value = _group_value(row.fields, group) if group is not None else None
+    if "completion" in mapping:  # said in so many words, so a column `label` is no reason to doubt it
+        fields = {name: inner for name, inner in fields.items() if name != "label"}
     if shape == "text":
         return Example(id=row.id, text=plain_text(fields), group=value)
     return Example(id=row.id, conversation=_CONVERSATIONS[shape](fields), group=value)

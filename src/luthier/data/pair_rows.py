@@ -19,7 +19,10 @@ def prompt_completion_conversation(fields: dict[str, Any]) -> Conversation:
     Assistant turns inside a prompt that is a list of messages are context (weight 0).
     """
     if isinstance(fields.get("label"), bool):
-        reason = "marks this as a row for preference training (KTO); as a plain pair, bad answers would be learned too"
+        reason = (
+            "marks this as a row for preference training (KTO): as plain pairs, bad answers would be learned too; "
+            "if that is meant, map the field: completion=completion"
+        )
         raise BadFieldError("label", fields["label"], reason)
     messages = with_system((*_prompt(fields), *_completion(fields)), fields.get("system"))
     check_learnable("completion", messages)

@@ -74,6 +74,12 @@ class _Turn:
 
 def _span(turn: _Turn, conversation: Conversation, text: str, template: Template) -> tuple[int, int]:
     is_last = turn.index == turn.num_messages - 1
+    if turn.index == 0 and template.kind == "chat":
+        raise turn.error(
+            "the conversation begins with an answer, and a chat template has no prompt for that",
+            text,
+            "put a user turn before it, or set weight 0 on it",
+        )
     before = template.render(conversation.up_to(turn.index), add_generation_prompt=True)
     through = text if is_last else template.render(conversation.up_to(turn.index + 1))
     if not text.startswith(through):

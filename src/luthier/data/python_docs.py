@@ -193,7 +193,8 @@ def _summary(docstring: str) -> str:
         raise _LeftOutError("summary too long")
     if sentence.casefold().startswith(_BOILERPLATE) or not sentence[0].isalpha() or sentence[-1] in ":,;([-":
         raise _LeftOutError("boilerplate or broken summary")
-    sentence = sentence[0].upper() + sentence[1:] if sentence.split()[0].islower() else sentence
+    if words[0].islower() and words[0].isalpha():
+        sentence = sentence[0].upper() + sentence[1:]
     return sentence if sentence[-1] in "!?" else sentence + "."
 
 

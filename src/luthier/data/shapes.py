@@ -26,6 +26,10 @@ OPTIONAL: dict[Shape, tuple[str, ...]] = {
     "text": (),
 }
 GROUP = "group"
+_TURN_LISTS = ("messages", "conversations", "prompt", "completion")
+_TURN_FIELDS = frozenset(
+    ("role", "content", "name", "tool_calls", "tool_call_id", "weight", "function_call", "from", "value")
+)
 MAPPABLE = tuple(dict.fromkeys([name for s in REQUIRED for name in (*REQUIRED[s], *OPTIONAL[s])] + [GROUP]))
 _ACCEPTED = "; ".join(f"{' + '.join(names)} ({shape})" for shape, names in REQUIRED.items())
 _NUM_FIELDS_SHOWN = 20
@@ -65,6 +69,7 @@ class ShapeDetector:
     num_rows: int = 0
     columns: dict[str, None] = field(default_factory=dict)
     _filled: dict[str, None] = field(default_factory=dict)
+    _unused_in_turns: dict[str, None] = field(default_factory=dict)
     _fits: list[Shape] = field(default_factory=list)
     _first_line: int = 0
     _mixed: tuple[RowProblem, Shape] | None = None
@@ -75,6 +80,7 @@ class ShapeDetector:
         self.columns.update(dict.fromkeys(row.fields))
         fields = renamed(row.fields, self.mapping) if self.mapping else row.fields
         self._filled.update((name, None) for name, value in fields.items() if value is not None)
+        self._look_into_turns(fields)
         fits = fitting_shapes(fields)
         if not fits or self._mixed is not None:
             return
@@ -88,6 +94,14 @@ class ShapeDetector:
         else:
             self._fits = both
 
+    def _look_into_turns(self, fields: Mapping[str, Any]) -> None:
+        for name in _TURN_LISTS:
+            turns = fields.get(name)
+            for turn in turns if isinstance(turns, list) else ():
+                if isinstance(turn, dict) and not turn.keys() <= _TURN_FIELDS:
+                    unused = [key for key, value in turn.items() if key not in _TURN_FIELDS and value is not None]
+                    self._unused_in_turns.update((f"{name}[].{key}", None) for key in unused)
+
     def decide(self, *, group: str | None) -> tuple[Shape, str]:
         """The shape, and one sentence why. Raises DataError where there is none or more than one."""
         self._check_columns_exist(group)
@@ -97,6 +111,7 @@ class ShapeDetector:
         said = f"the mapping names {' and '.join(mapped)}" if mapped else f"every row has {why}"
         used = {self.mapping.get(name, name) for name in (*REQUIRED[shape], *OPTIONAL[shape])} | {group}
         unused = [name for name in self.columns if name not in used]
+        unused += [name for name in self._unused_in_turns if name.split("[", 1)[0] in REQUIRED[shape]]
         return shape, said + (f" (not used: {_listed(unused)})" if unused else "")
 
     def _check_columns_exist(self, group: str | None) -> None:

@@ -92,17 +92,31 @@ def open_source(path: Path) -> Source:
 
 
 def _check_is_file(path: Path) -> None:
-    if path.is_dir():
+    try:
+        exists, is_folder, is_file = path.exists(), path.is_dir(), path.is_file()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if is_folder:
         raise DataError(
             f"{path} is a folder", expected="one data file", do=f"name one file in it, such as {path / 'train.jsonl'}"
         )
-    if not path.exists():
+    if not exists:
         near = _near_names(path)
         raise NotFoundError(
             f"no file {path}",
             expected="an existing data file" + (f"; nearest: {', '.join(near)}" if near else ""),
             do="check the path (a relative path in a recipe starts at the recipe's folder)",
         )
+    if not is_file:
+        raise DataError(
+            f"{path} is a pipe or a device", expected="a file on disk: it is read twice", do="write it to a file first"
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path} cannot be read: {error.strerror}", expected="a readable file", do="check the path and its permissions"
+    )
 
 
 def _near_names(path: Path) -> list[str]:
@@ -116,9 +130,7 @@ def _check_content(source: Source) -> None:
         with source.path.open("rb") as file:
             packed = file.read(16)
     except OSError as error:
-        raise DataError(
-            f"{source.path} cannot be read: {error.strerror}", expected="a readable file", do="check its permissions"
-        ) from error
+        raise _unreadable(source.path, error) from error
     if not packed:
         raise DataError(f"{source.name} is empty (0 bytes)", expected="at least one row", do="check how it was written")
     if source.is_gzip and not packed.startswith(b"\x1f\x8b"):
