@@ -1,1 +1,1 @@
-"""Placeholder, its owner writes this sentence."""
+"""Inference behind one door: every engine writes text and scores likelihoods through `core.ports.Engine`."""

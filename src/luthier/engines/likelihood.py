@@ -1,0 +1,96 @@
+"""How well a model predicts the learned tokens of an example: the body in batches, the head only where it counts.
+
+The head of a small model is a large part of its work (49,152 rows of logits a token), and a held-out row is mostly
+prompt. So the body runs over whole rows, and logits are made for the positions before a learned token only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import RequestError
+from luthier.core.ports import Score
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MAX_LOGIT_ROWS = 1024
+_PROBE_TOKENS = 4
+
+
+class Scorer:
+    """Scores examples with a causal language model in evaluation mode.
+
+    Raises:
+        RequestError: head(body(x)) is not what the whole model computes, even with the scalings that its config names.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, pad_id: int) -> None:
+        self._body: nn.Module = model.get_decoder()
+        self._head: nn.Module = model.get_output_embeddings()
+        self._pad_id = pad_id
+        self._device = model.device
+        config = model.config.get_text_config()
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        # Cohere multiplies by `logit_scale`, Granite divides by `logits_scaling`.
+        self._scale: float = (getattr(config, "logit_scale", None) or 1.0) / (
+            getattr(config, "logits_scaling", None) or 1.0
+        )
+        self._check(model)
+
+    @torch.inference_mode()
+    def score(self, examples: Sequence[TokenisedExample]) -> list[Score]:
+        """One score an example, in order. Rows are padded on the right: a causal model never looks there."""
+        width = max(example.num_tokens for example in examples)
+        tokens = torch.full((len(examples), width), self._pad_id)
+        learned = torch.zeros((len(examples), width), dtype=torch.bool)
+        for row, example in enumerate(examples):
+            tokens[row, : example.num_tokens] = torch.tensor(example.input_ids)
+            learned[row, : example.num_tokens] = torch.frombuffer(bytearray(example.loss_mask), dtype=torch.bool)
+        rows, places = learned.nonzero(as_tuple=True)
+        tokens = tokens.to(self._device)
+        hidden = self._body(input_ids=tokens, use_cache=False).last_hidden_state
+        nll, correct = self._judge(hidden[rows, places - 1], tokens[rows, places])
+        # In float64 and per row, so that a score does not depend on the batch it was made in.
+        sums = torch.zeros(len(examples), 2, dtype=torch.float64)
+        sums.index_add_(0, rows, torch.stack([nll, correct], 1))
+        return [
+            Score(nll_nats=float(total), num_tokens=example.num_trained_tokens, num_correct=int(hits))
+            for example, (total, hits) in zip(examples, sums.tolist(), strict=True)
+        ]
+
+    def _judge(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood and correctness of each target, both float64 [positions] on the CPU."""
+        nll, correct = [], []
+        for part, target in zip(torch.split(hidden, MAX_LOGIT_ROWS), torch.split(targets, MAX_LOGIT_ROWS), strict=True):
+            logits = self._logits(part)
+            nll.append(F.cross_entropy(logits, target, reduction="none"))
+            correct.append(logits.argmax(-1) == target)
+        return torch.cat(nll).double().cpu(), torch.cat(correct).double().cpu()
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """[positions, vocabulary] in float32, as the whole model would give them."""
+        logits: Tensor = self._head(hidden).float() * self._scale
+        if self._softcap is not None:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    @torch.inference_mode()
+    def _check(self, model: PreTrainedModel) -> None:
+        tokens = torch.arange(_PROBE_TOKENS, device=self._device)[None]
+        expected = model(input_ids=tokens, use_cache=False).logits.float()
+        ours = self._logits(self._body(input_ids=tokens, use_cache=False).last_hidden_state)
+        difference = float((ours - expected).abs().max())
+        # bfloat16 keeps 8 bits: what it rounds may differ by 2^-7 of the largest logit.
+        if not difference <= 2**-7 * float(expected.abs().max()) + 1e-6:
+            raise RequestError(
+                f"{type(model).__name__}: its logits differ by {difference:.3g} from head(body(tokens))",
+                expected="a model whose logits are its head, scaled or capped as its config says",
+                do="evaluate this model with text metrics only, or with another engine",
+            )

@@ -1,0 +1,133 @@
+import pytest
+import torch
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+from luthier.engines import decode
+from luthier.engines.decode import Decoder, Request
+from luthier.models.loading import load_model
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return load_model(tiny, dtype="float32", attention="sdpa")
+
+
+@pytest.fixture(scope="module")
+def sliding():
+    """A tiny Gemma 3: three of four layers see the last 16 tokens only."""
+    config = Gemma3TextConfig(
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=8,
+        sliding_window=16,
+        sliding_window_pattern=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return Gemma3ForCausalLM(config).eval()
+
+
+def plain(model, request, end_ids) -> list[int]:
+    """The definition: the whole text through the model for every new token."""
+    ids = list(request.ids)
+    for _ in range(request.max_new_tokens):
+        with torch.inference_mode():
+            token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+        if token in end_ids:
+            break
+        ids.append(token)
+    return ids[len(request.ids) :]
+
+
+def requests_of(lengths, *, prefix=(), limits=None, vocabulary=128, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    limits = limits or [12] * len(lengths)
+    return [
+        Request([*prefix, *torch.randint(3, vocabulary, (length,), generator=generator).tolist()], limit)
+        for length, limit in zip(lengths, limits, strict=True)
+    ]
+
+
+def run(decoder, requests, prefix=None):
+    done = []
+    written = decoder.run(requests, prefix, done.append)
+    assert sorted(done) == list(range(len(requests)))
+    return written
+
+
+@pytest.mark.parametrize("part_tokens", [2048, 40])
+def test_batches_write_what_the_definition_writes(model, monkeypatch, part_tokens):
+    monkeypatch.setattr(decode, "PREFILL_TOKENS", part_tokens)
+    requests = requests_of([30, 3, 17, 18, 1], limits=[12, 3, 20, 1, 9], vocabulary=384)
+    first = plain(model, requests[0], ())
+    end_ids = {first[5]}
+    written = run(Decoder(model, end_ids=end_ids, pad_id=0), requests)
+    for request, found in zip(requests, written, strict=True):
+        assert found.ids == plain(model, request, end_ids)
+        assert found.stopped == (len(found.ids) < request.max_new_tokens)
+    assert written[0].stopped
+
+
+@pytest.mark.parametrize("part_tokens", [2048, 40])
+def test_a_shared_prefix_changes_no_token_and_hardly_a_logit(model, monkeypatch, part_tokens):
+    monkeypatch.setattr(decode, "PREFILL_TOKENS", part_tokens)
+    prefix = requests_of([40], vocabulary=384, seed=1)[0].ids
+    requests = requests_of([9, 1, 30, 12], prefix=prefix, limits=[10, 3, 12, 6], vocabulary=384)
+    decoder = Decoder(model, end_ids=(), pad_id=0)
+    shared = decoder.prefill(prefix)
+    expected = [plain(model, request, ()) for request in requests]
+    assert [w.ids for w in run(decoder, requests, shared)] == expected
+    # The prefix is untouched, so that the next batch may start from it.
+    assert [w.ids for w in run(decoder, requests, shared)] == expected
+    batch, logits = decoder._start(requests, shared)
+    for place, row in enumerate(batch.rows):
+        with torch.inference_mode():
+            whole = model(input_ids=torch.tensor([list(requests[row].ids)])).logits[0, -1]
+        torch.testing.assert_close(logits[place], whole, atol=1e-4, rtol=0)
+
+
+def test_sliding_windows_are_kept_where_rows_outgrow_them(sliding):
+    decoder = Decoder(sliding, end_ids=(), pad_id=0)
+    requests = requests_of([30, 3, 14], limits=[12, 20, 9])
+    assert not decoder.fits_windows(17)
+    assert [w.ids for w in run(decoder, requests)] == [plain(sliding, request, ()) for request in requests]
+
+
+def test_sliding_windows_allow_a_shared_prefix_where_rows_fit(sliding):
+    decoder = Decoder(sliding, end_ids=(), pad_id=0)
+    prefix = requests_of([6], seed=2)[0].ids
+    requests = requests_of([4, 1], prefix=prefix, limits=[5, 6])
+    assert decoder.fits_windows(16)
+    written = run(decoder, requests, decoder.prefill(prefix))
+    assert [w.ids for w in written] == [plain(sliding, request, ()) for request in requests]
+
+
+def test_draws_follow_the_softmax(model):
+    ids = requests_of([5], vocabulary=384)[0].ids
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([ids])).logits[0, -1].float()
+    expected = torch.softmax(logits / 0.5, -1)
+    requests = [Request(ids, 1, temperature=0.5, seed=seed) for seed in range(600)]
+    drawn = torch.tensor([w.ids[0] for w in run(Decoder(model, end_ids=(), pad_id=0), requests)])
+    found = torch.bincount(drawn, minlength=384) / len(requests)
+    # The total variation distance of 600 draws from their own law stays well under 0.3 here; uniform is above 0.5.
+    assert float((found - expected).abs().sum() / 2) < 0.3
+
+
+def test_rows_that_finish_leave_the_batch(model, monkeypatch):
+    sizes = []
+    forward = Decoder._forward
+    monkeypatch.setattr(
+        Decoder, "_forward", lambda self, tokens, *rest: (sizes.append(len(tokens)), forward(self, tokens, *rest))[1]
+    )
+    run(Decoder(model, end_ids=(), pad_id=0), requests_of([5, 6, 7], limits=[1, 2, 4], vocabulary=384))
+    assert sizes == [3, 2, 1, 1]

@@ -1,0 +1,87 @@
+import math
+from array import array
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import RequestError
+from luthier.engines import likelihood
+from luthier.engines.likelihood import Scorer
+from luthier.models.loading import load_model
+
+
+@pytest.fixture
+def model(tiny):
+    return load_model(tiny, dtype="float32", attention="sdpa")
+
+
+def plain_score(model, example) -> tuple[float, int]:
+    ids = torch.tensor([list(example.input_ids)])
+    with torch.inference_mode():
+        logits = model(input_ids=ids).logits[0, :-1]
+    learned = torch.tensor(list(example.loss_mask[1:])).bool()
+    nll = F.cross_entropy(logits, ids[0, 1:], reduction="none")[learned]
+    return float(nll.double().sum()), int((logits.argmax(-1) == ids[0, 1:])[learned].sum())
+
+
+def test_it_agrees_with_the_plain_computation(model, examples):
+    for example, score in zip(examples, Scorer(model, pad_id=0).score(examples), strict=True):
+        nll, correct = plain_score(model, example)
+        assert score.nll_nats == pytest.approx(nll, rel=1e-5)
+        assert score.num_correct == correct
+
+
+def test_making_logits_in_chunks_changes_nothing(model, examples, monkeypatch):
+    whole = Scorer(model, pad_id=0).score(examples)
+    monkeypatch.setattr(likelihood, "MAX_LOGIT_ROWS", 5)
+    for one, other in zip(whole, Scorer(model, pad_id=0).score(examples), strict=True):
+        assert other.nll_nats == pytest.approx(one.nll_nats, rel=1e-6)
+        assert other.num_correct == one.num_correct
+
+
+def test_an_example_with_nothing_to_learn_scores_zero_over_zero(model):
+    (score,) = Scorer(model, pad_id=0).score([TokenisedExample("a:1", array("i", [5, 6, 7]), bytes(3))])
+    assert (score.nll_nats, score.num_tokens, score.num_correct) == (0.0, 0, 0)
+
+
+def test_a_random_model_hesitates_between_all_tokens(tiny, examples):
+    model = load_model(tiny, dtype="float32", attention="sdpa")
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    for score in Scorer(model, pad_id=0).score(examples):
+        assert score.nll_nats / score.num_tokens == pytest.approx(math.log(384), rel=1e-5)
+
+
+class _Scaled(torch.nn.Module):
+    """A head that does something to the logits outside of itself, as some models do in their forward."""
+
+    def __init__(self, model, change):
+        super().__init__()
+        self.model, self.change = model, change
+        self.config, self.device = model.config, model.device
+
+    def get_decoder(self):
+        return self.model.get_decoder()
+
+    def get_output_embeddings(self):
+        return self.model.get_output_embeddings()
+
+    def forward(self, **arguments):
+        output = self.model(**arguments)
+        output.logits = self.change(output.logits)
+        return output
+
+
+def test_capping_and_scaling_that_the_config_names_are_applied(model, examples):
+    model.config.final_logit_softcapping = 2.0
+    model.config.logit_scale = 0.5
+    capped = _Scaled(model, lambda logits: 2.0 * torch.tanh(logits * 0.5 / 2.0))
+    for example, score in zip(examples, Scorer(capped, pad_id=0).score(examples), strict=True):
+        assert score.nll_nats == pytest.approx(plain_score(capped, example)[0], rel=1e-5)
+
+
+def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused(model):
+    with pytest.raises(RequestError, match="logits differ"):
+        Scorer(_Scaled(model, lambda logits: logits * 3), pad_id=0)

@@ -1,0 +1,158 @@
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import RequestError
+from luthier.core.ports import Prompt, SilentProgress
+from luthier.engines.decode import Decoder
+from luthier.engines.transformers_engine import TransformersEngine
+from luthier.models.loading import load_model
+from luthier.testing.engine_contract import QUESTIONS, EngineContract, ask
+
+SILENT = SilentProgress()
+
+
+class TestContract(EngineContract):
+    @pytest.fixture
+    def engine(self, tiny):
+        return TransformersEngine.open(str(tiny), dtype="float32")
+
+
+class TestContractInSmallBatches(EngineContract):
+    @pytest.fixture
+    def engine(self, tiny):
+        return TransformersEngine.open(str(tiny), dtype="float32", batch_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny):
+    return TransformersEngine.open(str(tiny), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny, tmp_path_factory):
+    """An adapter that changes a lot: random B, where training starts from zero."""
+    folder = tmp_path_factory.mktemp("adapter")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = get_peft_model(
+            load_model(tiny, dtype="float32", attention="sdpa"),
+            LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
+        )
+    model.save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+def few_shot(question: str) -> Prompt:
+    shown = [("Which wood for the front?", "Spruce."), ("Which wood for the back?", "Maple."), ("And now?", "Done.")]
+    turns = [Message(role=role, content=text) for q, a in shown for role, text in (("user", q), ("assistant", a))]
+    return Prompt(
+        conversation=Conversation(messages=(*turns, Message(role="user", content=question))), max_new_tokens=8
+    )
+
+
+def test_a_long_common_beginning_is_computed_once_and_changes_nothing(engine, monkeypatch):
+    prompts = [few_shot(question) for question in QUESTIONS]
+    prefills = []
+    prefill = Decoder.prefill
+    monkeypatch.setattr(Decoder, "prefill", lambda self, ids: (prefills.append(len(ids)), prefill(self, ids))[1])
+    shared = engine.generate(prompts, SILENT)
+    assert len(prefills) == 1
+    assert prefills[0] >= 32
+    engine.share_prefix = False
+    try:
+        assert engine.generate(prompts, SILENT) == shared
+    finally:
+        engine.share_prefix = True
+    assert len(prefills) == 1
+
+
+def test_a_prompt_that_is_the_whole_common_beginning_still_gets_its_answer(engine):
+    prompts = [few_shot("Why?"), few_shot("Why?")]
+    one, other = engine.generate(prompts, SILENT)
+    assert one == other == engine.generate(prompts[:1], SILENT)[0]
+
+
+def test_an_adapter_is_used_for_text_and_for_scores(tiny, adapter, engine, examples):
+    tuned = TransformersEngine.open(str(tiny), adapter_path=str(adapter), dtype="float32")
+    prompts = [ask(question, max_new_tokens=8) for question in QUESTIONS]
+    assert tuned.generate(prompts, SILENT) != engine.generate(prompts, SILENT)
+    base_scores = engine.score(examples, SILENT)
+    tuned_scores = tuned.score(examples, SILENT)
+    merged = tuned._model.merge_and_unload()
+    for base, with_adapter, example in zip(base_scores, tuned_scores, examples, strict=True):
+        assert with_adapter.nll_nats != pytest.approx(base.nll_nats, rel=1e-3)
+        ids = torch.tensor([list(example.input_ids)])
+        with torch.inference_mode():
+            log_probabilities = torch.log_softmax(merged(input_ids=ids).logits[0, :-1], -1)
+        nll = -log_probabilities.gather(1, ids[0, 1:, None])[:, 0][torch.tensor(list(example.loss_mask[1:])).bool()]
+        assert with_adapter.nll_nats == pytest.approx(float(nll.sum()), rel=1e-4)
+
+
+def test_plain_text_prompts_go_in_as_they_are(engine):
+    (written,) = engine.generate([Prompt(text="The front is made of", max_new_tokens=3)], SILENT)
+    assert written.num_prompt_tokens == len(engine.template.encode("The front is made of")[0])
+
+
+def test_the_end_of_turn_is_not_part_of_the_text(engine, monkeypatch):
+    question = ask("Why?", max_new_tokens=8)
+    (free,) = engine.generate([question], SILENT)
+    ids, _ = engine.template.encode(engine.template.render(question.conversation, add_generation_prompt=True))
+    decoder = Decoder(engine._causal, end_ids=(), pad_id=0)
+    third = decoder.run([engine._request(question, 0)], None, lambda _: None)[0].ids[2]
+    monkeypatch.setattr(engine.template, "end_of_turn_ids", (third,))
+    (stopped,) = engine.generate([question], SILENT)
+    assert stopped.finish_reason == "stop"
+    assert stopped.num_new_tokens <= 2
+    assert free.text.startswith(stopped.text)
+    assert free.num_prompt_tokens == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (Prompt(), "neither"),
+        (Prompt(text="a", conversation=Conversation(messages=())), "both"),
+        (Prompt(text=""), "empty"),
+        (Prompt(text="word " * 200, max_new_tokens=400), "400"),
+        (Prompt(text="a", max_new_tokens=0), "max_new_tokens=0"),
+        (Prompt(text="a", temperature=-1.0), "temperature=-1"),
+    ],
+)
+def test_impossible_prompts_are_refused_by_number(engine, prompt, words):
+    with pytest.raises(RequestError, match="prompt 2") as caught:
+        engine.generate([Prompt(text="fine", max_new_tokens=1), prompt], SILENT)
+    assert words in caught.value.came
+
+
+def test_rows_that_the_model_cannot_read_are_refused_by_name(engine, examples):
+    from array import array
+
+    wrong = [
+        TokenisedExample("a:1", array("i", [1, 384]), bytes([0, 1])),
+        TokenisedExample("a:1", array("i", [1, -1]), bytes([0, 1])),
+        TokenisedExample("a:1", array("i", [1, 2]), bytes([1, 1])),
+        TokenisedExample("a:1", array("i", [1, 2]), bytes([1])),
+        TokenisedExample("a:1", array("i", []), b""),
+        TokenisedExample("a:1", array("i", [1] * 513), bytes([0] + [1] * 512)),
+    ]
+    for example in wrong:
+        with pytest.raises(RequestError, match="a:1"):
+            engine.score([*examples, example], SILENT)
+
+
+def test_a_closed_engine_refuses_and_bad_budgets_are_refused(tiny):
+    opened = TransformersEngine.open(str(tiny), dtype="float32")
+    opened.close()
+    with pytest.raises(RequestError, match="closed"):
+        opened.generate([ask("Why?")], SILENT)
+    with pytest.raises(RequestError, match="batch_tokens=0"):
+        TransformersEngine.open(str(tiny), dtype="float32", batch_tokens=0)
+
+
+def test_bfloat16_scores_stay_near_float32(tiny, engine, examples):
+    half = TransformersEngine.open(str(tiny), dtype="bfloat16")
+    for one, other in zip(half.score(examples, SILENT), engine.score(examples, SILENT), strict=True):
+        assert one.nll_nats == pytest.approx(other.nll_nats, rel=0.05)
