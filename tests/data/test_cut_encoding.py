@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 
 import pytest
-from tokenizers import normalizers, pre_tokenizers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
@@ -79,3 +82,65 @@ def test_a_tokenizer_that_changes_a_piece_when_encoded_apart_is_refused(spaced: 
     text = "Question: a\nAnswer: spruce<|im_end|>\n"
     with pytest.raises(TemplateError, match=r"encoded apart 'spruce.* becomes ' spruce"):
         encode_with_cuts(text, [text.index("spruce")], template)
+
+
+# --- a tokenizer of the SentencePiece kind: spaces written as a letter, BOS added by encode ---------------------
+
+_LINES = ["the front of a violin is spruce", "the back of a violin is maple", "USER: which wood ASSISTANT: spruce"] * 3
+
+
+@pytest.fixture(scope="module")
+def sentencepiece() -> ChatTemplate:
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
+    backend.decoder = decoders.Metaspace(prepend_scheme="first", split=True)
+    alphabet = [chr(code) for code in range(33, 127)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(_LINES, trainer)
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ 'USER: ' + m.content + ' ASSISTANT:' }}"
+        "{% else %}{{ ' ' + m.content + '</s>' }}{% endif %}{% endfor %}"
+    )
+    return ChatTemplate(tokenizer, "chat")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    words=st.lists(
+        st.lists(st.sampled_from(["the", "violin", "spruce", "is", "of", "a"]), min_size=1, max_size=5),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_sentencepiece_with_bos_is_learned_in_place(sentencepiece: ChatTemplate, words: list[list[str]]) -> None:
+    messages: list[Message] = []
+    for answer in words:
+        messages += [Message(role="user", content="which wood"), Message(role="assistant", content=" ".join(answer))]
+    conversation = Conversation(messages=tuple(messages))
+    made = tokenise(Example(id="r.jsonl:1", conversation=conversation), sentencepiece)
+    assert list(made.input_ids) == sentencepiece.encode(sentencepiece.render(conversation))[0]
+    assert list(made.input_ids).count(1) == 1
+    prompt, _ = sentencepiece.encode(sentencepiece.render(conversation.up_to(1), add_generation_prompt=True))
+    assert made.loss_mask.index(1) == len(prompt)
+    learned = [token for token, bit in zip(made.input_ids, made.loss_mask, strict=True) if bit]
+    assert decode(sentencepiece, learned).split() == "".join(f"{' '.join(a)}</s> " for a in words).split()
+
+
+def test_sentencepiece_cuts_without_a_second_bos_or_a_new_space(sentencepiece: ChatTemplate) -> None:
+    text = "<s>USER: which wood ASSISTANT: the spruce</s>"
+    border = text.index("spruce") + 2
+    ids, (mark,) = encode_with_cuts(text, [border], sentencepiece)
+    assert ids[:mark] == sentencepiece.encode(text[:border])[0]
+    assert ids != sentencepiece.encode(text)[0]
+    assert ids.count(1) == 1
+    assert decode(sentencepiece, ids) == decode(sentencepiece, sentencepiece.encode(text)[0])

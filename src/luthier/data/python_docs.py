@@ -31,7 +31,7 @@ _MAX_SOURCE_CHARACTERS = 1_500
 _MIN_WORDS, _MAX_WORDS = 3, 25
 _MAX_SAME_ANSWERS = 3
 _SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)\.(?=\s|$)")
-_SIGNATURE = re.compile(r"^[\w.]+\(|=>")
+_SIGNATURE = re.compile(r"^[\w.]+\(|=>| = ")
 _MARKUP = re.compile(r":[a-z]+:`~?\.?([^`]+)`|``?([^`]+)``?")
 _BOILERPLATE = ("see ", "internal", "todo", "deprecated", "for internal", "helper", "same as ", "as above", "xxx",
                 "like ", "ditto", "override", "implement", "undocumented", "not implemented")  # fmt: skip
