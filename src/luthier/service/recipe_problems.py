@@ -1,0 +1,160 @@
+"""What is wrong with a recipe, every place of it in words: where, what came, what was expected, what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from luthier.core.recipe import Recipe
+
+# What other tools call it, where the spelling gives no hint.
+_ELSEWHERE = {
+    "lr": "training.learning_rate",
+    "r": "method.rank",
+    "warmup_ratio": "training.warmup_fraction",
+    "max_seq_length": "training.max_length_tokens",
+    "max_grad_norm": "training.clip_gradient_norm",
+    "eval_file": "data.held_out",
+    "test": "data.held_out",
+}
+_MAX_SHOWN = 80
+
+
+def describe_problems(error: ValidationError, lines: Mapping[str, int], overridden: Sequence[str]) -> list[str]:
+    """One line a wrong place, in the order of the recipe's keys.
+
+    lines: dotted key -> line in the file. overridden: the dotted keys that came from `--set`.
+    """
+    expectations: dict[str, list[str]] = {}
+    came: dict[str, str] = {}
+    for problem in error.errors(include_url=False):
+        place, model, annotation = _locate(problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            came[place] = f"unknown key; {_nearest_key(place, model)}"
+            continue
+        if problem["type"] == "missing":
+            came[place] = "is missing"
+        else:
+            came.setdefault(place, f"has {_show(problem['input'])}")
+        expected = _expectation(problem, annotation)
+        if expected not in expectations.setdefault(place, []):
+            expectations[place].append(expected)
+    described = []
+    for place, words in came.items():
+        expected = f", expected {' or '.join(expectations[place])}" if place in expectations else ""
+        described.append(f"{_where(place, lines, overridden)}{place}: {words}{expected}")
+    return described
+
+
+def known_keys() -> list[str]:
+    """Every key that a recipe may have, dotted: `training.epochs`."""
+    return _keys_of(Recipe, "")
+
+
+def _keys_of(model: type[BaseModel], prefix: str) -> list[str]:
+    keys = []
+    for name, info in model.model_fields.items():
+        keys.append(f"{prefix}{name}")
+        if (inner := _inner_model(info.annotation)) is not None:
+            keys.extend(_keys_of(inner, f"{prefix}{name}."))
+    return keys
+
+
+def _locate(parts: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None, Any]:
+    """A place as pydantic tells it -> dotted key, the spec that holds it, and the type it should have.
+
+    Pydantic also names the branch of a union that failed ("str", "constrained-float"): these are no part of the place.
+    """
+    place, model, annotation = "", Recipe, None
+    holder: type[BaseModel] | None = Recipe
+    current: type[BaseModel] | None = model
+    for part in parts:
+        if current is not None:
+            place, holder = f"{place}.{part}" if place else str(part), current
+            annotation = current.model_fields[str(part)].annotation if part in current.model_fields else None
+            current = _inner_model(annotation)
+        elif isinstance(part, int):
+            place += f"[{part}]"
+        elif _has(annotation, dict):
+            place, annotation = f"{place}.{part}", None
+    return place, holder, annotation
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def _has(annotation: Any, kind: type) -> bool:
+    return any(get_origin(part) is kind for part in (annotation, *get_args(annotation)))
+
+
+def _nearest_key(place: str, model: type[BaseModel] | None) -> str:
+    prefix, _, name = place.rpartition(".")
+    siblings = list(model.model_fields) if model is not None else []
+    everywhere = known_keys()
+    by_name: dict[str, str] = {}
+    for key in everywhere:
+        by_name.setdefault(key.rpartition(".")[2], key)
+    if close := get_close_matches(name, siblings, n=1, cutoff=0.7):
+        nearest = f"{prefix}.{close[0]}" if prefix else close[0]
+    elif name in _ELSEWHERE:
+        nearest = _ELSEWHERE[name]
+    elif close := get_close_matches(name, list(by_name), n=1, cutoff=0.6):
+        nearest = by_name[close[0]]
+    else:
+        return f"known here: {', '.join(siblings)}"
+    return f"nearest known: {nearest}"
+
+
+def _expectation(problem: Any, annotation: Any) -> str:
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "string_type":
+            return "text"
+        case "float_type" | "float_parsing":
+            return "a number"
+        case "finite_number":
+            return "a finite number"
+        case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
+            return "a whole number"
+        case "bool_type":
+            return "true or false"
+        case "tuple_type":
+            return "a list"
+        case "dict_type":
+            return "a mapping of names to names"
+        case "greater_than":
+            return f"a number greater than {context['gt']:g}"
+        case "greater_than_equal":
+            return f"a number of at least {context['ge']:g}"
+        case "less_than":
+            return f"a number less than {context['lt']:,}"
+        case "less_than_equal":
+            return f"a number of at most {context['le']:,}"
+        case "literal_error":
+            return f"one of {context['expected'].replace(chr(39), '')}"
+        case "missing" | "model_type":
+            inner = _inner_model(annotation)
+            return f"a mapping with keys among {', '.join(inner.model_fields)}" if inner else "a value"
+        case _:
+            return str(problem["msg"])
+
+
+def _where(place: str, lines: Mapping[str, int], overridden: Sequence[str]) -> str:
+    key = place.partition("[")[0]
+    if any(key == asked or key.startswith(f"{asked}.") for asked in overridden):
+        return "--set "
+    if key in lines:
+        return f"line {lines[key]}, "
+    return "--set " if any(asked.startswith(f"{key}.") for asked in overridden) else ""
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
