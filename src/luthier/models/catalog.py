@@ -3,24 +3,59 @@
 from __future__ import annotations
 
 import difflib
+import os
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 import yaml
 
 from luthier.core.base_model import CatalogEntry
-from luthier.core.errors import NotFoundError
+from luthier.core.errors import NotFoundError, RequestError
 
-
-@cache
-def _catalog() -> tuple[CatalogEntry, ...]:
-    text = resources.files("luthier.models").joinpath("catalog.yaml").read_text(encoding="utf-8")
-    return tuple(CatalogEntry.model_validate(document) for document in yaml.safe_load(text))
+ENVIRONMENT = "LUTHIER_CATALOG"
 
 
 def entries() -> dict[str, CatalogEntry]:
-    """All entries by name, in the order of the catalogue."""
-    return {entry.name: entry for entry in _catalog()}
+    """All entries by name, in the order of the catalogue.
+
+    A YAML file of the same form may add entries: its path stands in the environment variable LUTHIER_CATALOG.
+
+    Raises:
+        RequestError: that file cannot be read, is not a catalogue, or takes a name that Luthier has already.
+    """
+    known = {entry.name: entry for entry in _built_in()}
+    own = os.environ.get(ENVIRONMENT)
+    if own:
+        for added in _read_own(Path(own)):
+            if added.name in known:
+                raise RequestError(
+                    f"{ENVIRONMENT}={own} has an entry {added.name!r}",
+                    expected="names that are not in the catalogue yet",
+                    do="give the entry another name",
+                )
+            known[added.name] = added
+    return known
+
+
+@cache
+def _built_in() -> tuple[CatalogEntry, ...]:
+    return _parse(resources.files("luthier.models").joinpath("catalog.yaml").read_text(encoding="utf-8"))
+
+
+def _read_own(file: Path) -> tuple[CatalogEntry, ...]:
+    try:
+        return _parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise RequestError(
+            f"{ENVIRONMENT}={file}: {error}",
+            expected="a YAML list of catalogue entries, as in luthier/models/catalog.yaml",
+            do=f"repair the file, or unset {ENVIRONMENT}",
+        ) from error
+
+
+def _parse(text: str) -> tuple[CatalogEntry, ...]:
+    return tuple(CatalogEntry.model_validate(document) for document in yaml.safe_load(text))
 
 
 def entry(name: str) -> CatalogEntry:

