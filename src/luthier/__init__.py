@@ -1,1 +1,103 @@
-"""Fine-tune language models on your own machine."""
+"""Fine-tune language models on your own machine, and get an honest answer to: was it worth it?
+
+    import luthier
+
+    run = luthier.train({"base_model": "smollm2-135m-instruct", "data": {"train": "rows.jsonl", "held_out": 0.1}})
+    run.verdict.headline
+
+`train`, `evaluate`, `plan` and `load_run` are the Python API; the command line is as thin over the same services.
+In a notebook progress and results draw themselves. Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from luthier.core.evaluation import Evaluation
+    from luthier.core.plan import Plan
+    from luthier.core.recipe import MetricName, Recipe
+    from luthier.python_api import Run
+
+__all__ = ["evaluate", "load_run", "plan", "train"]
+
+Home = str | Path | None
+
+
+def train(recipe: Recipe | Mapping[str, Any] | str | Path, *, home: Home = None) -> Run:
+    """Train a recipe (a mapping, a `Recipe`, or the path of a YAML or JSON file) and judge the result.
+
+    Relative data paths count from the recipe file's folder, or from the current one. home: where models, runs and the
+    database live; None takes LUTHIER_HOME, or `~/.luthier`. Raises the errors of `luthier.core.errors`.
+    """
+    from luthier import python_api
+
+    return python_api.train(recipe, home=home)
+
+
+def plan(recipe: Recipe | Mapping[str, Any] | str | Path, *, home: Home = None) -> Plan:
+    """The complete plan of a recipe: every value with its source. Reads and checks all rows, trains nothing."""
+    from luthier import python_api
+
+    return python_api.plan(recipe, home=home)
+
+
+def evaluate(
+    system: str,
+    *,
+    data: str | Path,
+    against: Sequence[str] = (),
+    few_shot: int = 0,
+    few_shot_from: str | Path | None = None,
+    metrics: Sequence[MetricName] = ("perplexity", "rouge", "bleu", "exact_match"),
+    max_new_tokens: int = 128,
+    max_samples: int | None = None,
+    allow_leakage: bool = False,
+    home: Home = None,
+) -> Evaluation:
+    """Judge a run id or a base model on held-out rows, against others, with 95% intervals and a verdict in words."""
+    from luthier import python_api
+
+    return python_api.evaluate(
+        system,
+        data=data,
+        against=against,
+        few_shot=few_shot,
+        few_shot_from=few_shot_from,
+        metrics=metrics,
+        max_new_tokens=max_new_tokens,
+        max_samples=max_samples,
+        allow_leakage=allow_leakage,
+        home=home,
+    )
+
+
+def load_run(run_id: str, *, home: Home = None) -> Run:
+    """A run as it was recorded: plan, events, evaluation, report."""
+    from luthier import python_api
+
+    return python_api.load_run(run_id, home=home)
+
+
+_CALLABLE: Final = {"train": train, "plan": plan, "evaluate": evaluate}
+
+
+class _Package(ModuleType):
+    """This package's own type, for one reason: `luthier.train` is both a function and a subpackage.
+
+    When Python imports the subpackage it puts the module where the function was. Here that module is made callable as
+    it arrives, so that `luthier.train(recipe)` and `luthier.train.loop` both hold (docs/decisions/0003).
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _CALLABLE and isinstance(value, ModuleType):
+            call = {"__call__": staticmethod(_CALLABLE[name])}
+            value.__class__ = type("CallablePackage", (ModuleType,), call)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -94,7 +94,7 @@ def test_a_half_written_one_is_invisible_and_swept_away(tmp_path: Path) -> None:
 def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd)))
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), real(fd)))
     store = CheckpointStore(tmp_path, 3)
     folder = save(store, 1)
     names = [Path(p).name for p in synced]

@@ -25,7 +25,7 @@ MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for kill -9: nothing after it runs."""
 
 
@@ -44,7 +44,7 @@ def run(
     def emit(event: Event) -> None:
         events.append(event)
         if isinstance(event, StepDone) and event.step == kill_at:
-            raise Killed
+            raise KilledError
 
     def stop() -> str | None:
         done = [e.step for e in events if isinstance(e, StepDone)]
@@ -135,7 +135,7 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
     plan = make_plan(dropout=0.2, precision=precision)
     undisturbed = make_model(plan)
     whole, whole_events = run(plan, undisturbed, tmp_path / "a", examples)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(plan, make_model(plan), tmp_path / "b", examples, kill_at=kill_at)
     resumed = make_model(plan)
     outcome, events = run(plan, resumed, tmp_path / "b", examples)
@@ -235,7 +235,7 @@ def test_a_broken_checkpoint_is_said_and_stepped_over(
     plan = make_plan()
     model = make_model(plan)
     run(plan, model, tmp_path / "a", examples)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(plan, make_model(plan), tmp_path / "b", examples, kill_at=5)
     newest = tmp_path / "b" / "step-00000004" / "weights.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])

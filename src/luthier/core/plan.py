@@ -33,12 +33,18 @@ class ModelPlan(Frozen):
 
 
 class DataPlan(Frozen):
-    """The splits as they were read. `validation` and `held_out` are None where the run has none."""
+    """The splits as they were read. `validation` and `held_out` are None where the run has none.
+
+    num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
+    prompt does. num_validation_leaked: validation rows that also stand in the training rows.
+    """
 
     train: DatasetProfile
     validation: DatasetProfile | None = None
     held_out: DatasetProfile | None = None
     num_leaked: int = 0
+    num_same_prompt: int = 0
+    num_validation_leaked: int = 0
 
 
 class MethodPlan(Frozen):

@@ -12,7 +12,8 @@ RunStatus = Literal["planned", "running", "paused", "succeeded", "failed"]
 class TrainResult(Frozen):
     """What the loop returns. Losses in nats a trained token, speeds over training steps only (no validation).
 
-    train_loss: mean over the trained tokens of all steps. num_tokens counts no padding.
+    train_loss: mean over the trained tokens of all steps. num_tokens counts no padding. adapter_path: the folder of the
+    trained outcome (a PEFT adapter, or a whole model after full fine-tuning); None while the run is not done.
     """
 
     status: RunStatus
@@ -31,8 +32,8 @@ class TrainResult(Frozen):
     examples_per_second: float
     seconds_per_step: float
     peak_memory_bytes: int
-    adapter_path: str
-    adapter_sha256: str
+    adapter_path: str | None
+    adapter_sha256: str | None
     warnings: tuple[str, ...] = ()
 
 

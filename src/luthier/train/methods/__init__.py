@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from luthier.core.errors import NotFoundError
 from luthier.core.plan import MethodPlan
@@ -22,6 +22,9 @@ BUILT_IN = {"full": "luthier.train.methods.full:Full", "lora": "luthier.train.me
 
 class Method(Protocol):
     """One way to train: prepares a loaded base model, and writes the outcome as files others can load."""
+
+    outcome_name: ClassVar[str]
+    """Folder name of what it saves: "adapter", or "model" where the outcome stands without its base."""
 
     def __init__(self, plan: MethodPlan) -> None: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -22,6 +23,8 @@ _TOKENIZER_FILES = (
 
 class Full:
     """Trains all weights; the outcome is a whole model folder of its own."""
+
+    outcome_name: ClassVar[str] = "model"
 
     def __init__(self, plan: MethodPlan) -> None:
         self.plan = plan

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -106,6 +106,8 @@ class _FusedForward:
 
 class Lora:
     """Trains a low-rank adapter; the base stays untouched."""
+
+    outcome_name: ClassVar[str] = "adapter"
 
     def __init__(self, plan: MethodPlan) -> None:
         self.plan = plan

@@ -1,0 +1,162 @@
+"""The Python API behind `import luthier`: the same services as the command line, with objects that draw themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from luthier.core.evaluation import Evaluation, Verdict
+from luthier.core.events import Event
+from luthier.core.plan import Plan
+from luthier.core.recipe import MetricName, Recipe
+from luthier.core.run import RunRecord
+from luthier.service.context import Context
+
+AnyRecipe = Recipe | Mapping[str, Any] | str | Path
+Home = str | Path | None
+
+
+class Run:
+    """One run, read from the store: what was planned, what happened, what came out."""
+
+    def __init__(
+        self, record: RunRecord, plan: Plan, events: Sequence[Event], evaluation: Evaluation | None, folder: Path
+    ) -> None:
+        self.record, self.plan, self.events, self.evaluation = record, plan, tuple(events), evaluation
+        self.folder = folder
+
+    @property
+    def run_id(self) -> str:
+        """The run's name."""
+        return self.record.run_id
+
+    @property
+    def status(self) -> str:
+        """planned, running, paused, succeeded or failed."""
+        return self.record.status
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The answer in words, where held-out rows were judged."""
+        return self.evaluation.verdict if self.evaluation else None
+
+    @property
+    def adapter_path(self) -> Path | None:
+        """The folder of the trained outcome, once there is one."""
+        result = self.record.result
+        return Path(result.adapter_path) if result and result.adapter_path else None
+
+    @property
+    def report_path(self) -> Path | None:
+        """The page that tells the whole story."""
+        return Path(self.record.report_path) if self.record.report_path else None
+
+    def __repr__(self) -> str:
+        words = f": {self.verdict.headline}" if self.verdict else ""
+        return f"<Run {self.run_id} {self.status} at step {self.record.step} of {self.record.num_steps}{words}>"
+
+    def _repr_html_(self) -> str:
+        """The run as a notebook shows it: verdict, key figures, the loss curve."""
+        from luthier.evaluate.report.charts import loss_chart
+        from luthier.evaluate.report.curves import curves
+
+        head = self.verdict.headline if self.verdict else f"{self.record.method} on {self.record.base_model}"
+        result = self.record.result
+        rows = [
+            ("run", self.run_id),
+            ("status", self.status),
+            ("steps", f"{self.record.step} of {self.record.num_steps}"),
+        ]
+        if result is not None:
+            rows += [
+                ("training loss", f"{result.train_loss:.4f} nats a token"),
+                ("speed", f"{result.tokens_per_second:,.0f} tokens/s"),
+                ("trained", f"{result.num_trainable_parameters:,} parameters ({result.trainable_fraction:.2%})"),
+            ]
+        if self.report_path is not None:
+            rows.append(("report", str(self.report_path)))
+        table = "".join(f"<tr><th scope='row'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows)
+        chart = loss_chart(curves(self.events)).svg if self.events else ""
+        return f"<h4>{escape(head)}</h4><table>{table}</table>{chart}"
+
+
+def train(recipe: AnyRecipe, *, home: Home = None) -> Run:
+    """See `luthier.train`."""
+    from luthier.service import training
+
+    with _open(home) as context:
+        asked, base_dir = _read(recipe)
+        outcome = training.train(context, asked, base_dir=base_dir)
+        return _load(context, outcome.record.run_id)
+
+
+def plan(recipe: AnyRecipe, *, home: Home = None) -> Plan:
+    """See `luthier.plan`."""
+    from luthier.service.plans import make_plan
+
+    with _open(home) as context:
+        asked, base_dir = _read(recipe)
+        return make_plan(context, asked, base_dir=base_dir)
+
+
+def evaluate(
+    system: str,
+    *,
+    data: str | Path,
+    against: Sequence[str],
+    few_shot: int,
+    few_shot_from: str | Path | None,
+    metrics: Sequence[MetricName],
+    max_new_tokens: int,
+    max_samples: int | None,
+    allow_leakage: bool,
+    home: Home,
+) -> Evaluation:
+    """See `luthier.evaluate`."""
+    from luthier.service import evaluations
+
+    with _open(home) as context:
+        return evaluations.evaluate(
+            context,
+            [system, *against],
+            data=Path(data),
+            few_shot=few_shot,
+            few_shot_from=Path(few_shot_from) if few_shot_from is not None else None,
+            metrics=metrics,
+            max_new_tokens=max_new_tokens,
+            max_samples=max_samples,
+            allow_leakage=allow_leakage,
+        )
+
+
+def load_run(run_id: str, *, home: Home = None) -> Run:
+    """See `luthier.load_run`."""
+    with _open(home) as context:
+        return _load(context, run_id)
+
+
+def _load(context: Context, run_id: str) -> Run:
+    record = context.runs.get(run_id)
+    evaluation = context.evaluations.get(record.evaluation_id) if record.evaluation_id else None
+    folder = context.settings.runs_folder / run_id
+    return Run(record, context.runs.plan(run_id), context.runs.events(run_id), evaluation, folder)
+
+
+def _open(home: Home) -> Context:
+    from luthier.cli.progress import RichProgress
+
+    return Context.open(Path(home) if home is not None else None, progress=RichProgress())
+
+
+def _read(recipe: AnyRecipe) -> tuple[Recipe, Path]:
+    """The recipe, and the folder that its relative paths count from."""
+    from luthier.service.recipes import load_recipe, recipe_from
+
+    if isinstance(recipe, Recipe):
+        return recipe, Path.cwd()
+    if isinstance(recipe, Mapping):
+        return recipe_from(recipe, base_dir=Path.cwd()), Path.cwd()
+    path = Path(recipe)
+    return load_recipe(path, ()), path.resolve().parent

@@ -1,0 +1,349 @@
+"""Use case: judge models and runs on held-out rows, side by side, with intervals and a verdict in words."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from luthier.core.conversation import Conversation
+from luthier.core.dataset import Example, TokenisedExample
+from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
+from luthier.core.evaluation import Evaluation
+from luthier.core.ids import is_id, new_id
+from luthier.core.ports import Prompt
+from luthier.core.recipe import MetricName
+from luthier.core.run import TrainResult
+from luthier.service.context import Context
+from luthier.service.plans import Prepared
+
+if TYPE_CHECKING:
+    from luthier.engines.transformers_engine import TransformersEngine
+    from luthier.evaluate.compare import SystemUnderTest
+
+Precision = Literal["float32", "bfloat16"]
+TemplateKind = Literal["auto", "chat", "plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One system to judge. `shots`: examples put before each prompt. `name` is what tables and verdict call it."""
+
+    name: str
+    model_name: str
+    model_path: str
+    adapter_path: str | None
+    template: TemplateKind
+    precision: Precision
+    device: str
+    shots: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The rows that candidates are judged on, and what is known against them."""
+
+    file: str
+    sha256: str
+    num_rows: int
+    examples: tuple[Example, ...]
+    num_leaked: int = 0
+    num_same_prompt: int = 0
+
+
+def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainResult) -> Evaluation:
+    """Base, base with few-shot examples, and the tuned model of a run, on the run's held-out rows."""
+    plan, held_out = prepared.plan, prepared.held_out
+    if held_out is None or result.adapter_path is None:
+        raise ConflictError(
+            f"run {run_id} has no held-out rows or no trained weights",
+            expected="a run that is done, of a recipe with data.held_out",
+            do="judge it with: luthier eval RUN --data held_out.jsonl",
+        )
+    base = Candidate(
+        name="base",
+        model_name=plan.base_model.name,
+        model_path=plan.base_model.path,
+        adapter_path=None,
+        template=plan.base_model.template,
+        precision=plan.training.precision,
+        device=plan.training.device,
+    )
+    candidates = [base]
+    if plan.evaluation.few_shot:
+        candidates.append(_with_shots(base, prepared.train.examples, plan.evaluation.few_shot, plan.training.seed))
+    candidates.append(_tuned("tuned", base, result.adapter_path, whole_model=plan.method.name == "full"))
+    rows = HeldOut(
+        file=held_out.profile.file,
+        sha256=held_out.profile.sha256,
+        num_rows=held_out.profile.num_rows,
+        examples=held_out.examples,
+        num_leaked=plan.data.num_leaked,
+        num_same_prompt=plan.data.num_same_prompt,
+    )
+    return _judge(
+        context,
+        candidates,
+        rows,
+        metrics=plan.evaluation.metrics,
+        max_new_tokens=plan.evaluation.max_new_tokens,
+        max_samples=plan.evaluation.max_samples,
+        run_id=run_id,
+    )
+
+
+def evaluate(
+    context: Context,
+    systems: Sequence[str],
+    *,
+    data: Path,
+    few_shot: int = 0,
+    few_shot_from: Path | None = None,
+    metrics: Sequence[MetricName] = ("perplexity", "rouge", "bleu", "exact_match"),
+    max_new_tokens: int = 128,
+    max_samples: int | None = None,
+    allow_leakage: bool = False,
+) -> Evaluation:
+    """Judge models and runs on the rows of a file.
+
+    systems: the candidate first, then what it is held against, each a base model's name or a run id. With `few_shot`,
+    the first base model among the others (or the base of the first run) is also judged with that many examples from
+    `few_shot_from` in its prompt.
+
+    Raises NotFoundError for an unknown model or run, DataError for wrong rows, LeakageError where held-out rows stand
+    in the training rows of a run (unless allowed, and then the verdict says so).
+    """
+    from luthier.data.formats import load_file
+
+    loaded = load_file(data)
+    resolved = [_candidate(context, name) for name in systems]
+    seen = _training_examples(context, systems)
+    num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
+    # The table reads from the plain to the tuned: what is judged stands last.
+    ordered = [*resolved[1:], resolved[0]]
+    if few_shot:
+        if few_shot_from is None:
+            raise RequestError(
+                f"--few-shot {few_shot} without rows to take them from",
+                expected="--few-shot-from FILE with rows that are not held out",
+                do="add --few-shot-from train.jsonl",
+            )
+        base = next((c for c in ordered if c.adapter_path is None), ordered[0])
+        pool = _not_held_out(load_file(few_shot_from).examples, loaded.examples)
+        ordered.insert(1 if len(ordered) > 1 else 0, _with_shots(base, pool, few_shot, seed=0))
+    rows = HeldOut(str(data), loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt)
+    run_id = systems[0] if is_id(systems[0], "run") else None
+    evaluation = _judge(
+        context,
+        ordered,
+        rows,
+        metrics=metrics,
+        max_new_tokens=max_new_tokens,
+        max_samples=max_samples or len(loaded.examples),
+        run_id=run_id,
+    )
+    context.evaluations.save(evaluation)
+    return evaluation
+
+
+def _judge(
+    context: Context,
+    candidates: Sequence[Candidate],
+    held_out: HeldOut,
+    *,
+    metrics: Sequence[MetricName],
+    max_new_tokens: int,
+    max_samples: int,
+    run_id: str | None,
+) -> Evaluation:
+    """Open each engine once, let `evaluate.compare` judge, and put the verdict into words."""
+    from luthier.evaluate.compare import judge, primary_metric, verdict
+
+    start = time.perf_counter()
+    examples = choose_samples(held_out.examples, max_samples)
+    engines: dict[tuple[str, str | None], TransformersEngine] = {}
+    with ExitStack() as stack:
+        systems = []
+        for candidate in candidates:
+            key = (candidate.model_path, candidate.adapter_path)
+            if key not in engines:
+                engines[key] = stack.enter_context(closing(_open(candidate)))
+            systems.append(_system(candidate, engines[key], examples, max_new_tokens))
+        results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
+    primary = primary_metric(metrics, [e.reference for e in examples])
+    words = None
+    if len(results) > 1:
+        words = verdict(
+            results,
+            comparisons,
+            primary=primary,
+            num_leaked=held_out.num_leaked,
+            num_same_prompt=held_out.num_same_prompt,
+            num_rows_in_file=len(held_out.examples),
+        )
+    return Evaluation(
+        evaluation_id=new_id("eval"),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        run_id=run_id,
+        held_out_file=held_out.file,
+        held_out_sha256=held_out.sha256,
+        num_rows=len(examples),
+        systems=results,
+        comparisons=comparisons,
+        verdict=words,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]:
+    """At most `num` examples, chosen by a hash of their content (the same ones on every machine), in file order."""
+    if len(examples) <= num:
+        return tuple(examples)
+
+    def key(example: Example) -> bytes:
+        return hashlib.sha256(example.model_dump_json(exclude={"id"}).encode()).digest()
+
+    chosen = {e.id for e in sorted(examples, key=key)[:num]}
+    return tuple(e for e in examples if e.id in chosen)
+
+
+def _open(candidate: Candidate) -> TransformersEngine:
+    from luthier.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine.open(
+        candidate.model_path,
+        adapter_path=candidate.adapter_path,
+        template=candidate.template,
+        dtype=candidate.precision,
+        device=candidate.device,
+    )
+
+
+def _system(
+    candidate: Candidate, engine: TransformersEngine, examples: Sequence[Example], max_new_tokens: int
+) -> SystemUnderTest:
+    """A candidate with its prompts, references and tokens. Shots are context: they are never scored."""
+    from luthier.data.loss_mask import tokenise
+    from luthier.evaluate.compare import SystemUnderTest
+    from luthier.evaluate.few_shot import with_shots
+
+    seen = [with_shots(e, candidate.shots) if candidate.shots else e for e in examples]
+    tokenised: tuple[TokenisedExample, ...] = tuple(tokenise(e, engine.template) for e in seen)
+    has_answers = all(e.prompt is not None and e.reference is not None for e in examples)
+    prompts = tuple(Prompt(conversation=e.prompt, max_new_tokens=max_new_tokens) for e in seen) if has_answers else ()
+    return SystemUnderTest(
+        name=candidate.name,
+        model=candidate.model_name,
+        adapter=candidate.adapter_path,
+        num_few_shot=len(candidate.shots),
+        engine=engine,
+        prompts=prompts,
+        references=tuple(e.reference or "" for e in examples) if has_answers else (),
+        row_ids=tuple(e.id for e in examples),
+        prompt_texts=tuple(_readable(e.prompt) for e in examples) if has_answers else (),
+        tokenised=tokenised,
+        num_bytes=tuple(e.learned_bytes for e in examples),
+    )
+
+
+def _readable(prompt: Conversation | None) -> str:
+    """A prompt as a person reads it: one turn alone as it is, several with their roles."""
+    messages = prompt.messages if prompt else ()
+    if len(messages) == 1:
+        return messages[0].content or ""
+    return "\n\n".join(f"[{m.role}] {m.content or ''}" for m in messages)
+
+
+def _with_shots(base: Candidate, pool: Sequence[Example], num: int, seed: int) -> Candidate:
+    from dataclasses import replace
+
+    from luthier.evaluate.few_shot import choose_shots
+
+    shots = choose_shots(pool, num, seed)
+    return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
+
+
+def _tuned(name: str, base: Candidate, outcome_path: str, *, whole_model: bool) -> Candidate:
+    from dataclasses import replace
+
+    if whole_model:
+        return replace(base, name=name, model_path=outcome_path)
+    return replace(base, name=name, adapter_path=outcome_path)
+
+
+def _candidate(context: Context, name: str) -> Candidate:
+    """A candidate from a run id or the name of a base model."""
+    from luthier.models import sources
+    from luthier.plan import hardware
+
+    if not is_id(name, "run"):
+        model, machine = sources.pull(name, context.home, context.progress), hardware.measure()
+        return Candidate(name, model.name, model.path, None, "auto", machine.precision, machine.device)
+    record, plan = context.runs.get(name), context.runs.plan(name)
+    if record.result is None or record.result.adapter_path is None:
+        raise ConflictError(
+            f"run {name} is {record.status} and has no trained weights yet",
+            expected="a run that has succeeded",
+            do=f"go on with it: luthier train --resume {name}",
+        )
+    model = sources.pull(plan.base_model.name, context.home, context.progress)
+    base = Candidate(
+        name, model.name, model.path, None, plan.base_model.template, plan.training.precision, plan.training.device
+    )
+    return _tuned(name, base, record.result.adapter_path, whole_model=plan.method.name == "full")
+
+
+def _training_examples(context: Context, systems: Sequence[str]) -> list[Example]:
+    """The rows that the runs among the systems were trained on, as far as their files are still there, unchanged."""
+    from luthier.core.digest import sha256_file
+    from luthier.service.plans import training_examples
+
+    found: list[Example] = []
+    for name in systems:
+        if not is_id(name, "run"):
+            continue
+        plan = context.runs.plan(name)
+        path = Path(plan.data.train.file)
+        if not path.is_file() or sha256_file(path) != plan.data.train.sha256:
+            raise ConflictError(
+                f"the training file {path} of run {name} is gone or has changed",
+                expected=f"content with digest {plan.data.train.sha256[:12]}: held-out rows are checked against it",
+                do="put the file back as it was",
+            )
+        found.extend(training_examples(plan.recipe))
+    return found
+
+
+def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool) -> tuple[int, int]:
+    from luthier.data.split import leaked_ids
+
+    found = leaked_ids(seen, held_out)
+    if found.exact and not allowed:
+        raise LeakageError(
+            f"{len(found.exact):,} of {len(held_out):,} held-out rows stand in the training rows of the run",
+            expected="rows that the model was not trained on",
+            do="take them out, or pass --allow-leakage (the verdict will say so)",
+            problems=found.exact,
+        )
+    return len(found.exact), len(found.same_prompt)
+
+
+def _not_held_out(pool: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
+    """Rows to take few-shot examples from: none that is judged, and none whose prompt is."""
+    from luthier.data.split import leaked_ids
+
+    found = leaked_ids(held_out, pool)
+    barred = {f"{p.file}:{p.line}" for p in (*found.exact, *found.same_prompt)}
+    left = tuple(e for e in pool if e.id not in barred)
+    if not left:
+        raise DataError(
+            "all rows of the few-shot file are held-out rows",
+            expected="rows that are not judged",
+            do="pass the training rows to --few-shot-from",
+        )
+    return left

@@ -1,0 +1,223 @@
+"""From a recipe to everything a run needs: model on disk, rows read, split, checked and tokenised, plan complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
+from luthier.core.errors import ConflictError, LeakageError, RecipeError
+from luthier.core.plan import DataPlan, Plan
+from luthier.core.recipe import Recipe
+from luthier.service.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.base_model import LocalModel
+    from luthier.data.formats import LoadedFile
+    from luthier.data.loss_mask import Tokenised
+    from luthier.models.chat_template import ChatTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSplit:
+    """One split, ready: the examples that are left and their tokens, in the same order."""
+
+    profile: DatasetProfile
+    examples: tuple[Example, ...]
+    tokenised: tuple[TokenisedExample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A recipe made ready to run."""
+
+    plan: Plan
+    model: LocalModel
+    template: ChatTemplate
+    train: PreparedSplit
+    validation: PreparedSplit | None
+    held_out: PreparedSplit | None
+
+
+def make_plan(context: Context, recipe: Recipe, *, base_dir: Path) -> Plan:
+    """The complete plan of a recipe. Reads and checks all rows, trains nothing. Raises what `prepare` raises."""
+    return prepare(context, recipe, base_dir=base_dir).plan
+
+
+def prepare(context: Context, recipe: Recipe, *, base_dir: Path) -> Prepared:
+    """Fetch the base model if need be, read and check the rows, resolve the plan.
+
+    Raises:
+        RecipeError: values that cannot go together. DataError: wrong rows. OverlongError: rows over the length.
+        LeakageError: held-out rows in the training data. TemplateError: a mask cannot be proved.
+        NotFoundError, ModelSourceError: no base model.
+    """
+    from luthier.models import sources
+    from luthier.models.chat_template import ChatTemplate
+    from luthier.models.structure import read_structure
+    from luthier.plan import hardware, resolve
+
+    model = sources.pull(recipe.base_model, context.home, context.progress)
+    template = ChatTemplate.load(model.path, recipe.data.template or "auto")
+    max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
+    loaded = _load_splits(recipe, base_dir)
+    splits = {
+        split: _tokenise(context, split, part, template, recipe, max_length, model.context_length_tokens)
+        for split, part in loaded.items()
+    }
+    data = _data_plan(recipe, splits)
+    plan = resolve.resolve(
+        recipe,
+        model=model,
+        template=template.kind,
+        template_sha256=template.sha256,
+        data=data,
+        structure=read_structure(model.path),
+        hardware=hardware.measure(),
+    )
+    return Prepared(plan, model, template, splits["train"], splits.get("validation"), splits.get("held_out"))
+
+
+def prepare_again(context: Context, plan: Plan) -> Prepared:
+    """The same run's material once more, for a resume. Raises ConflictError where model or rows are not the same."""
+    again = prepare(context, plan.recipe, base_dir=Path())
+    if again.model.sha256 != plan.base_model.sha256:
+        raise ConflictError(
+            f"base model {plan.base_model.name} now has digest {again.model.sha256[:12]}",
+            expected=f"{plan.base_model.sha256[:12]}, as when the run began",
+            do="start a new run: a resumed one would not be the run that was begun",
+        )
+    for split in ("train", "validation", "held_out"):
+        before, now = getattr(plan.data, split), getattr(again.plan.data, split)
+        if before is not None and (now is None or now.sha256 != before.sha256):
+            raise ConflictError(
+                f"{split} file {before.file} has changed since the run began",
+                expected=f"content with digest {before.sha256[:12]}",
+                do="put the file back as it was, or start a new run",
+            )
+    return Prepared(plan, again.model, again.template, again.train, again.validation, again.held_out)
+
+
+def training_examples(recipe: Recipe) -> tuple[Example, ...]:
+    """The training rows of a recipe with absolute paths, read anew and split as they were for training."""
+    return tuple(_load_splits(recipe, Path())["train"].examples)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The examples of one split, and the file they came from."""
+
+    source: LoadedFile
+    path: Path
+    examples: Sequence[Example]
+
+
+def _load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, _Part]:
+    """Read the files that the recipe names and take out of the training rows what it asks for as fractions."""
+    from luthier.data.formats import load_file
+    from luthier.data.split import split_by_fraction
+
+    asked: dict[Split, str | float | None] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
+    train_path = base_dir / recipe.data.train
+    train = load_file(train_path, mapping=recipe.data.map, group_by=recipe.data.group_by)
+    fractions = {split: value for split, value in asked.items() if isinstance(value, float)}
+    parts: dict[Split, Sequence[Example]] = {"train": train.examples}
+    if fractions:
+        seed = recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
+        parts = dict(
+            split_by_fraction(
+                train.examples,
+                validation=fractions.get("validation", 0.0),
+                held_out=fractions.get("held_out", 0.0),
+                seed=seed,
+            )
+        )
+    found = {split: _Part(train, train_path, examples) for split, examples in parts.items() if examples}
+    for split, value in asked.items():
+        if isinstance(value, str):
+            path = base_dir / value
+            loaded = load_file(path, mapping=recipe.data.map, group_by=recipe.data.group_by)
+            if loaded.shape == "text" or train.shape == "text":
+                _refuse_mixed(train, loaded)
+            found[split] = _Part(loaded, path, loaded.examples)
+    return found
+
+
+def _refuse_mixed(train: LoadedFile, other: LoadedFile) -> None:
+    if train.shape != other.shape:
+        raise RecipeError(
+            f"{train.file} holds {train.shape} rows, {other.file} {other.shape} rows",
+            expected="plain text in all files or in none",
+            do="give all splits the same kind of rows",
+        )
+
+
+def _tokenise(
+    context: Context,
+    split: Split,
+    part: _Part,
+    template: ChatTemplate,
+    recipe: Recipe,
+    max_length_tokens: int,
+    context_length_tokens: int,
+) -> PreparedSplit:
+    """Tokens and profile of one split.
+
+    Held-out rows are judged, not trained, so they may fill the whole context; they are never truncated, since a cut
+    answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
+    """
+    from luthier.data.loss_mask import tokenise_all
+
+    overlong = (recipe.training.overlong if recipe.training else None) or "error"
+    if split == "held_out":
+        max_length_tokens = context_length_tokens
+        overlong = "drop" if overlong == "truncate" else overlong
+    made: Tokenised = tokenise_all(
+        part.examples, template, max_length_tokens=max_length_tokens, overlong=overlong, progress=context.progress
+    )
+    by_id = {example.id: example for example in part.examples}
+    counts: dict[str, Any] = profile_tokens(made.examples)
+    profile = DatasetProfile(
+        split=split,
+        file=str(part.path),
+        sha256=part.source.sha256,
+        shape=part.source.shape,
+        shape_reason=part.source.shape_reason,
+        num_rows=len(part.examples),
+        num_dropped=len(made.dropped_ids),
+        dropped_ids=made.dropped_ids,
+        num_truncated=len(made.truncated_ids),
+        truncated_ids=made.truncated_ids,
+        **counts,
+    )
+    return PreparedSplit(profile, tuple(by_id[e.id] for e in made.examples), made.examples)
+
+
+def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
+    """The data part of the plan. Raises LeakageError for held-out rows in the training rows, unless that is allowed."""
+    from luthier.data.split import leaked_ids
+
+    train, validation, held_out = splits["train"], splits.get("validation"), splits.get("held_out")
+    num_leaked = num_same_prompt = num_validation_leaked = 0
+    if held_out is not None:
+        leakage = leaked_ids(train.examples, held_out.examples)
+        if leakage.exact and not recipe.data.allow_leakage:
+            raise LeakageError(
+                f"{len(leakage.exact):,} of {len(held_out.examples):,} held-out rows also stand in the training rows",
+                expected="no held-out row that the model is trained on: it would be judged on what it has seen",
+                do="take them out of one of the two files, or set data.allow_leakage: true (the verdict will say so)",
+                problems=leakage.exact,
+            )
+        num_leaked, num_same_prompt = len(leakage.exact), len(leakage.same_prompt)
+    if validation is not None:
+        num_validation_leaked = len(leaked_ids(train.examples, validation.examples).exact)
+    return DataPlan(
+        train=train.profile,
+        validation=validation.profile if validation else None,
+        held_out=held_out.profile if held_out else None,
+        num_leaked=num_leaked,
+        num_same_prompt=num_same_prompt,
+        num_validation_leaked=num_validation_leaked,
+    )

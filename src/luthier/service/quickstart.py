@@ -1,0 +1,137 @@
+"""Use case: the main job on real rows that every machine has, from nothing to a verdict.
+
+The rows are the functions of this machine's own Python standard library: source without its docstring in, the summary
+line of the docstring out. They are split by module, so that no module is on two sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.evaluation import Verdict
+from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+from luthier.service.context import Context
+from luthier.service.training import TrainOutcome, train
+
+BASE_MODEL = "smollm2-135m-instruct"
+_VALIDATION, _HELD_OUT, _SEED = 0.1, 0.15, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of the rows a quickstart uses; None means all of them."""
+
+    num_rows: int | None
+    epochs: float
+    max_samples: int
+
+
+QUICK = Size(num_rows=800, epochs=1.0, max_samples=60)
+FULL = Size(num_rows=None, epochs=2.0, max_samples=200)
+
+
+@dataclass(frozen=True, slots=True)
+class QuickstartData:
+    """The files that were written, and what was left out for which reason."""
+
+    folder: Path
+    num_rows: dict[str, int]
+    num_left_out: dict[str, int]
+    recipe_path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class QuickstartOutcome:
+    """What a quickstart ends with."""
+
+    data: QuickstartData
+    training: TrainOutcome
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The answer in words."""
+        return self.training.evaluation.verdict if self.training.evaluation else None
+
+    @property
+    def report_path(self) -> str | None:
+        """The page that tells the whole story."""
+        return self.training.record.report_path
+
+    @property
+    def next_commands(self) -> list[str]:
+        """Three commands to type next."""
+        run_id = self.training.record.run_id
+        held_out = self.data.folder / "held_out.jsonl"
+        return [
+            f"luthier runs show {run_id}",
+            f"luthier data preview {self.data.folder / 'train.jsonl'} --model {BASE_MODEL}",
+            f"luthier eval {run_id} --data {held_out} --against {BASE_MODEL}",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `luthier quickstart --json` ends with."""
+        return {
+            "data": {
+                "folder": str(self.data.folder),
+                "num_rows": self.data.num_rows,
+                "num_left_out": self.data.num_left_out,
+                "recipe": str(self.data.recipe_path),
+            },
+            "train": self.training.as_json(),
+            "next_commands": self.next_commands,
+        }
+
+
+def write_quickstart_data(context: Context, *, size: Size) -> QuickstartData:
+    """Build the rows from the standard library, split them by module, and write files and recipe into the home."""
+    from luthier.data.python_docs import build_python_docs, split_python_docs
+    from luthier.data.write_rows import write_rows
+
+    docs = build_python_docs(progress=context.progress, max_rows=size.num_rows)
+    parts = split_python_docs(docs.rows, validation=_VALIDATION, held_out=_HELD_OUT, seed=_SEED)
+    folder = context.home / "quickstart"
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {split: write_rows(rows, folder / f"{split}.jsonl") for split, rows in parts.items()}
+    recipe_path = folder / "recipe.yaml"
+    recipe_path.write_text(recipe_text(quickstart_recipe(size)), encoding="utf-8")
+    return QuickstartData(folder, dict(counts), dict(docs.num_left_out), recipe_path)
+
+
+def quickstart_recipe(size: Size) -> Recipe:
+    """The recipe of the quickstart: little is asked for, the plan fills in the rest."""
+    return Recipe(
+        base_model=BASE_MODEL,
+        data=DataRecipe(train="train.jsonl", validation="validation.jsonl", held_out="held_out.jsonl"),
+        method=MethodRecipe(name="lora"),
+        training=TrainingRecipe(epochs=size.epochs, max_length_tokens=1024, overlong="drop"),
+        evaluation=EvaluationRecipe(
+            metrics=("rouge", "perplexity", "bleu", "exact_match"),
+            few_shot=4,
+            max_new_tokens=40,
+            max_samples=size.max_samples,
+        ),
+    )
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as YAML, only what was asked."""
+    import yaml
+
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, width=120)
+
+
+def quickstart(context: Context, *, full: bool, show: ShowData | None = None) -> QuickstartOutcome:
+    """The whole way: rows, base model, plan, training, verdict, report.
+
+    show: called with the data and a preview of what will be trained, before anything is.
+    """
+    size = FULL if full else QUICK
+    data = write_quickstart_data(context, size=size)
+    if show is not None:
+        from luthier.service.datasets import preview
+
+        show(data, preview(context, data.folder / "train.jsonl", model=BASE_MODEL, num_rows=1))
+    outcome = train(context, quickstart_recipe(size), base_dir=data.folder)
+    return QuickstartOutcome(data, outcome)

@@ -1,0 +1,43 @@
+"""The machine is measured, and its limits respected."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from luthier.plan import hardware
+from luthier.plan.hardware import Hardware
+
+
+@pytest.fixture(scope="module")
+def machine() -> Hardware:
+    return hardware.measure()
+
+
+def test_figures_are_of_this_machine(machine: Hardware) -> None:
+    assert machine.num_cores >= 1
+    assert 0 < machine.memory_available_bytes <= machine.memory_bytes
+    assert machine.float32_gflops > 0
+    assert machine.cpu_name
+    assert machine.device in ("cpu", "cuda")
+
+
+def test_precision_follows_the_measurement(machine: Hardware) -> None:
+    wins = machine.bfloat16_gflops >= 1.2 * machine.float32_gflops
+    assert machine.precision == ("bfloat16" if wins else "float32")
+    assert "GFLOP/s" in machine.why
+
+
+@pytest.mark.parametrize(("half", "chosen"), [(500.0, "bfloat16"), (110.0, "float32"), (10.0, "float32")])
+def test_bfloat16_must_win_clearly(monkeypatch: pytest.MonkeyPatch, half: float, chosen: str) -> None:
+    rates = {torch.float32: 100.0, torch.bfloat16: half}
+    monkeypatch.setattr(hardware, "matrix_rate", lambda dtype, device: rates[dtype])
+    hardware.measure.cache_clear()
+    try:
+        assert hardware.measure().precision == chosen
+    finally:
+        hardware.measure.cache_clear()
+
+
+def test_measured_once_a_process(machine: Hardware) -> None:
+    assert hardware.measure() is hardware.measure()
