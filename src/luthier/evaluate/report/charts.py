@@ -1,0 +1,123 @@
+"""The curves of a run: loss, learning rate, gradient norm and speed, one small chart each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from luthier.evaluate.report.curves import Curves, Values, smooth, smooth_window
+from luthier.evaluate.report.figures import number, rough
+from luthier.evaluate.report.svg import BASE, MUTED, OTHERS, PAPER, TUNED, canvas, inline_svg
+
+_WIDTH: Final = 460
+_HEIGHT: Final = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture with its heading and the sentence below it."""
+
+    title: str
+    caption: str
+    svg: Markup
+
+
+def curve_charts(curves: Curves) -> list[Chart]:
+    """The four charts of a run; none where no step was finished."""
+    if not len(curves.steps):
+        return []
+    return [
+        loss_chart(curves),
+        _line_chart(curves, "learning-rate", "Learning rate", curves.learning_rate, OTHERS[0], smoothed=False),
+        _line_chart(curves, "gradient-norm", "Gradient norm", curves.gradient_norm, OTHERS[1], smoothed=True),
+        _line_chart(curves, "speed", "Tokens per second", curves.tokens_per_second, OTHERS[2], smoothed=True),
+    ]
+
+
+def loss_chart(curves: Curves) -> Chart:
+    """Training and validation loss in nats a trained token, the best step marked."""
+    with canvas(_WIDTH, _HEIGHT) as (figure, axes):
+        _line(axes, curves.steps, curves.loss, BASE, smoothed=True, label="training")
+        if len(curves.validation_steps):
+            axes.plot(
+                curves.validation_steps, curves.validation_loss, "-o", color=TUNED, lw=1.8, ms=4, label="validation"
+            )
+            _mark_best(axes, curves)
+        _finish(axes, curves)
+        axes.legend(frameon=False, loc="upper right", labelcolor=MUTED, handlelength=1.4, borderaxespad=0.1)
+        text = _loss_in_words(curves)
+        svg = inline_svg(figure, name="chart-loss", title="Loss", description=text)
+    return Chart("Loss, nats a trained token", f"{text} {_how_drawn(curves, smoothed=True)}".strip(), svg)
+
+
+def _mark_best(axes: Axes, curves: Curves) -> None:
+    at = np.flatnonzero(curves.validation_steps == curves.best_step)
+    if len(at):
+        point = (curves.validation_steps[at[0]], curves.validation_loss[at[0]])
+        axes.plot(*point, "o", ms=10, mfc="none", mec=TUNED, mew=1.6)
+        late = point[0] > 0.75 * curves.num_steps
+        axes.annotate(
+            f"best, step {curves.best_step:,}",
+            point,
+            xytext=(0, 11),
+            textcoords="offset points",
+            ha="right" if late else "center",
+            color=TUNED,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5},
+        )
+
+
+def _loss_in_words(curves: Curves) -> str:
+    text = f"Training loss went from {curves.loss[0]:.3f} to {curves.loss[-1]:.3f} in {curves.num_steps:,} steps."
+    if not len(curves.validation_steps):
+        return f"{text} There was no validation."
+    words = f"{text} Validation loss went from {curves.validation_loss[0]:.3f} to {curves.validation_loss[-1]:.3f}"
+    return f"{words}; its best was {curves.validation_loss.min():.3f}, at step {curves.best_step or 0:,}."
+
+
+def _line_chart(curves: Curves, name: str, title: str, values: Values, colour: str, *, smoothed: bool) -> Chart:
+    text = f"{title}: from {rough(values[0])} to {rough(values[-1])}, {_extremes(values)}."
+    with canvas(_WIDTH, _HEIGHT) as (figure, axes):
+        _line(axes, curves.steps, values, colour, smoothed=smoothed)
+        axes.set_ylim(bottom=0)
+        _finish(axes, curves)
+        svg = inline_svg(figure, name=f"chart-{name}", title=title, description=text)
+    return Chart(title, f"{text.removeprefix(f'{title}: ').capitalize()} {_how_drawn(curves, smoothed)}".strip(), svg)
+
+
+def _extremes(values: Values) -> str:
+    return f"lowest {rough(values.min())}, highest {rough(values.max())}"
+
+
+def _line(axes: Axes, steps: Values, values: Values, colour: str, *, smoothed: bool, label: str | None = None) -> None:
+    window = smooth_window(len(values)) if smoothed else 1
+    marker = "o" if len(values) < 12 else ""
+    if window > 1:
+        axes.plot(steps, values, color=colour, lw=0.8, alpha=0.45)
+        values = smooth(values, window)
+    axes.plot(steps, values, color=colour, lw=1.8, marker=marker, ms=3.5, label=label)
+
+
+def _finish(axes: Axes, curves: Curves) -> None:
+    axes.grid(axis="y")
+    axes.set_xlabel("step")
+    axes.set_xlim(0, max(curves.num_steps, 1) * 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 0)))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}" if value >= 1e-3 else f"{value:.2g}"))
+
+
+def _how_drawn(curves: Curves, smoothed: bool) -> str:
+    parts = []
+    if curves.steps_a_point > 1:
+        parts.append(f"Each point is the mean of {curves.steps_a_point} steps.")
+    window = smooth_window(len(curves.steps))
+    if smoothed and window > 1:
+        parts.append(f"Thick line: mean of {window} neighbouring points.")
+    return " ".join(parts)

@@ -1,0 +1,177 @@
+"""Key figures, what was trained and on what, and the warnings: facts of a run as rows for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from luthier.core.dataset import DatasetProfile
+from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
+from luthier.core.plan import DataPlan, Plan
+from luthier.core.run import RunRecord
+from luthier.evaluate.report import figures
+
+MAX_IDS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A name, its value, and a smaller note."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFacts:
+    """One row of the table of data. `remarks` say what was dropped or cut, by name."""
+
+    split: str
+    file: str
+    sha256: str
+    num_rows: str
+    num_examples: str
+    num_tokens: str
+    num_trained_tokens: str
+    num_dropped: str
+    num_truncated: str
+    remarks: tuple[str, ...]
+
+
+def key_figures(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[Fact]:
+    """The few numbers that one asks for first. A run without a result is summed up from its events."""
+    steps = list({e.step: e for e in events if isinstance(e, StepDone)}.values())
+    result = record.result
+    seconds = result.seconds if result else sum(e.seconds for e in steps)
+    tokens = result.num_tokens if result else sum(e.num_tokens for e in steps)
+    trained = result.num_trained_tokens if result else sum(e.num_trained_tokens for e in steps)
+    done = result.num_steps if result else record.step
+    step_seconds = sum(e.seconds for e in steps)
+    rate = result.tokens_per_second if result else tokens / step_seconds if step_seconds else 0.0
+    num_trainable = plan.method.num_trainable_parameters
+    share = result.trainable_fraction if result else num_trainable / plan.base_model.num_parameters
+    found = [
+        Fact("Training time", figures.duration(seconds), f"{done:,} of {plan.training.num_steps:,} steps"),
+        Fact("Speed", f"{figures.speed(rate)} tokens/s", _each_step(record)),
+        Fact("Trained tokens", figures.short_count(trained), f"of {figures.short_count(tokens)} tokens read"),
+        Fact("Trainable parameters", figures.short_count(num_trainable), f"{figures.percent(share)} of the model"),
+    ]
+    if result:
+        found.append(Fact("Peak memory", figures.size(result.peak_memory_bytes), "of the training process"))
+        each = f"{figures.speed(result.examples_per_second)} a second"
+        found.append(Fact("Examples seen", figures.count(result.num_examples), each))
+    return [*found, _loss(record, events, steps), Fact("Ended", record.status, record.stopped_because or "")]
+
+
+def _each_step(record: RunRecord) -> str:
+    return f"{figures.duration(record.result.seconds_per_step)} a step" if record.result else ""
+
+
+def _loss(record: RunRecord, events: Sequence[Event], steps: Sequence[StepDone]) -> Fact:
+    """The best validation loss and its step; without validation the training loss."""
+    validations = [e for e in events if isinstance(e, ValidationDone)]
+    result = record.result
+    if result and result.best_validation_loss is not None:
+        return Fact("Best validation loss", f"{result.best_validation_loss:.3f}", f"at step {result.best_step:,}")
+    if validations:
+        best = min(validations, key=lambda e: e.loss)
+        return Fact("Best validation loss", f"{best.loss:.3f}", f"at step {best.step:,}, so far")
+    if result:
+        return Fact("Training loss", f"{result.train_loss:.3f}", "mean over all steps; no validation rows")
+    if steps:
+        return Fact("Training loss", f"{steps[-1].loss:.3f}", f"at step {steps[-1].step:,}; no validation yet")
+    return Fact("Loss", "none", "no step was finished")
+
+
+def method_title(plan: Plan) -> str:
+    """The method in prose."""
+    return "full fine-tuning" if plan.method.name == "full" else "LoRA"
+
+
+def model_facts(record: RunRecord, plan: Plan, licence: str) -> list[Fact]:
+    """The base model, the method, and the digests by which both are known."""
+    model, method = plan.base_model, plan.method
+    found = [
+        Fact("Base model", model.name, f"{figures.short_count(model.num_parameters)} parameters"),
+        Fact("Licence", licence),
+        Fact("Digest of its weights", model.sha256, "SHA-256"),
+        Fact("Text around the turns", "chat template" if model.template == "chat" else "plain text"),
+    ]
+    note = "every weight moves"
+    if method.name == "lora":
+        note = f"rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout:g}, on {', '.join(method.targets)}"
+    found += [
+        Fact("Method", method_title(plan), note),
+        Fact("Objective", "SFT", "supervised fine-tuning on the answers"),
+    ]
+    if record.result and record.result.adapter_sha256 is not None:
+        name = "Digest of the model" if method.name == "full" else "Digest of the adapter"
+        found.append(Fact(name, record.result.adapter_sha256, "SHA-256"))
+    return [*found, Fact("Hash of the plan", record.plan_hash, "SHA-256 of all that decides what is trained")]
+
+
+def split_facts(plan: Plan) -> list[SplitFacts]:
+    """One row for each split that the run had."""
+    splits = (plan.data.train, plan.data.validation, plan.data.held_out)
+    return [_split(profile) for profile in splits if profile is not None]
+
+
+def _split(profile: DatasetProfile) -> SplitFacts:
+    remarks = []
+    if profile.num_dropped:
+        remarks.append(f"{profile.num_dropped:,} dropped: {_ids(profile.dropped_ids, profile.num_dropped)}")
+    if profile.num_truncated:
+        remarks.append(f"{profile.num_truncated:,} truncated: {_ids(profile.truncated_ids, profile.num_truncated)}")
+    return SplitFacts(
+        split=profile.split.replace("_", "-"),
+        file=Path(profile.file).name,
+        sha256=profile.sha256,
+        num_rows=figures.count(profile.num_rows),
+        num_examples=figures.count(profile.num_examples),
+        num_tokens=figures.count(profile.num_tokens),
+        num_trained_tokens=figures.count(profile.num_trained_tokens),
+        num_dropped=figures.count(profile.num_dropped),
+        num_truncated=figures.count(profile.num_truncated),
+        remarks=tuple(remarks),
+    )
+
+
+def _ids(ids: Sequence[str], num: int) -> str:
+    shown = ", ".join(ids[:MAX_IDS])
+    more = num - min(len(ids), MAX_IDS)
+    return f"{shown} and {more:,} more" if shown and more else shown or "(not named)"
+
+
+def warnings(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[tuple[str, str]]:
+    """(where, message) of everything a person should know: of the data, of the steps, of the result; none twice."""
+    found = dict.fromkeys(_leaks(plan.data), "data")
+    for event in events:
+        if isinstance(event, WarningRaised):
+            found.setdefault(event.message, f"step {event.step:,}")
+    for message in record.result.warnings if record.result else ():
+        if not any(message in known or known in message for known in found):
+            found[message] = "result"
+    return [(where, message) for message, where in found.items()]
+
+
+def _leaks(data: DataPlan) -> list[str]:
+    found = []
+    if data.num_leaked:
+        rows = _rows(data.num_leaked, "held-out")
+        found.append(f"{rows} also in the training data, so the verdict flatters the model.")
+    if data.num_same_prompt:
+        rows = _rows(data.num_same_prompt, "held-out")
+        found.append(f"{rows} in the training data with the same prompt and another answer.")
+    if data.num_validation_leaked:
+        rows = _rows(data.num_validation_leaked, "validation")
+        found.append(
+            f"{rows} also in the training data, so early stopping sees too late that rows are learned by heart."
+        )
+    return found
+
+
+def _rows(num: int, split: str) -> str:
+    return f"{num:,} {split} {'row stands' if num == 1 else 'rows stand'}"

@@ -1,0 +1,149 @@
+"""Numbers, times, sizes and names as a reader wants to see them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from luthier.core.evaluation import Metric
+
+MINUS: Final = "\N{MINUS SIGN}"
+THIN: Final = "\N{NARROW NO-BREAK SPACE}"
+NO_BREAK: Final = "\N{NO-BREAK SPACE}"
+_MAX_DECIMALS: Final = 5
+_METRIC_TITLES: Final[Mapping[str, str]] = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
+    "token_f1": "Token F1",
+}
+
+
+def metric_title(name: str) -> str:
+    """The name of a metric in prose: `rouge_l` is ROUGE-L, `exact_match` is Exact match."""
+    return _METRIC_TITLES.get(name, name.replace("_", " ").capitalize())
+
+
+def decimals_for(low: float, high: float) -> int:
+    """How many decimals an interval deserves: its width to two significant digits, 2 where it has no width."""
+    width = abs(high - low)
+    if width == 0:
+        return 2
+    return min(_MAX_DECIMALS, max(0, 1 - math.floor(math.log10(width))))
+
+
+def number(value: float, decimals: int) -> str:
+    """A number with thousands separators and a true minus sign; minus zero is zero."""
+    text = f"{value:,.{decimals}f}"
+    if text.startswith("-"):
+        text = text[1:] if float(text.replace(",", "")) == 0 else MINUS + text[1:]
+    return text
+
+
+def signed(value: float, decimals: int) -> str:
+    """A difference: always with its sign, zero without."""
+    text = number(value, decimals)
+    return text if text.startswith(MINUS) or float(text.replace(",", "")) == 0 else f"+{text}"
+
+
+def interval(low: float, high: float, decimals: int) -> str:
+    """A 95% interval in brackets."""
+    return f"[{number(low, decimals)}, {number(high, decimals)}]"
+
+
+def common_decimals(metrics: Sequence[Metric]) -> int:
+    """One number of decimals for a metric over several systems: what the narrowest interval deserves."""
+    return max((decimals_for(m.low, m.high) for m in metrics if m.low != m.high), default=2)
+
+
+def p_value(value: float) -> str:
+    """A p-value; below 0.001 only that."""
+    return f"<{NO_BREAK}0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def count(value: int) -> str:
+    """A whole number with thousands separators."""
+    return f"{value:,}"
+
+
+def short_count(value: float) -> str:
+    """A large number in three digits: 4.88 million."""
+    for limit, word in ((1e9, "billion"), (1e6, "million")):
+        if value >= limit:
+            return f"{value / limit:.3g}{NO_BREAK}{word}"
+    return f"{value:,.0f}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage with three significant digits."""
+    return f"{100 * fraction:.3g}{THIN}%"
+
+
+def speed(value: float) -> str:
+    """A rate: whole numbers from 100 on, three significant digits below."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def rough(value: float) -> str:
+    """Any number in three significant digits, without an exponent for the usual sizes."""
+    return (
+        number(value, 0)
+        if abs(value) >= 100
+        else f"{value:.3g}".replace("-", MINUS, 1)
+        if value < 0
+        else f"{value:.3g}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 0.8 s, 42 s, 6 min 12 s, 3 h 05 min."""
+    if seconds < 10:
+        return f"{seconds:.1f}{NO_BREAK}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}{NO_BREAK}s"
+    if whole < 3600:
+        return f"{whole // 60}{NO_BREAK}min {whole % 60:02d}{NO_BREAK}s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:,}{NO_BREAK}h {minutes % 60:02d}{NO_BREAK}min"
+
+
+def size(num_bytes: int) -> str:
+    """Bytes in the decimal unit that fits: 2.64 GB."""
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.3g}{NO_BREAK}{unit}"
+
+
+def when(iso: str) -> str:
+    """An ISO 8601 time as `25 November 2026, 09:30 UTC`."""
+    time = datetime.fromisoformat(iso)
+    zone = "UTC" if time.utcoffset() is None else time.strftime("%Z")
+    return f"{time.day} {time:%B %Y, %H:%M} {zone}"
+
+
+def short_digest(digest: str) -> str:
+    """The first twelve digits: enough to compare by eye."""
+    return digest[:12]
+
+
+def plain(value: Any) -> str:
+    """A value of the plan on one line."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value)
+    if isinstance(value, float):
+        return number(value, 0) if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value) or "none"
+    return str(value)

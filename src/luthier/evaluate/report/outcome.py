@@ -1,0 +1,108 @@
+"""The first thing on the page: how it ended, in a large sentence, whatever the end was."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from luthier.core.evaluation import Evaluation, Verdict
+from luthier.core.plan import Plan
+from luthier.core.run import RunRecord
+
+Tone = Literal["good", "bad", "open", "quiet"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A badge, the headline, what supports it, what limits it, and what can be typed next (text, command)."""
+
+    tone: Tone
+    badge: str
+    headline: str
+    details: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+    next_steps: tuple[tuple[str, str], ...] = ()
+
+
+def outcomes(record: RunRecord, plan: Plan, evaluation: Evaluation | None) -> list[Outcome]:
+    """What the page opens with: the verdict; before it, for a run that has not succeeded, in what state it is."""
+    found = []
+    if record.status != "succeeded":
+        found.append(_unfinished(record))
+    if evaluation is not None:
+        found.append(_judged(evaluation))
+    elif record.status == "succeeded":
+        found.append(_not_judged(record, plan))
+    return found
+
+
+def _judged(evaluation: Evaluation) -> Outcome:
+    verdict = evaluation.verdict
+    if verdict is not None:
+        return Outcome(_tone(verdict), verdict.word, verdict.headline, verdict.details, verdict.caveats)
+    num = len(evaluation.systems)
+    headline = f"Measured on {evaluation.num_rows:,} held-out rows, but without a verdict."
+    why = "A verdict needs at least two systems on the same rows." if num < 2 else "No comparison was asked for."
+    return Outcome("quiet", "no verdict", headline, (why,))
+
+
+def _tone(verdict: Verdict) -> Tone:
+    tones: dict[str, Tone] = {"better": "good", "worse": "bad", "not distinguishable": "open"}
+    return tones[verdict.word]
+
+
+def _not_judged(record: RunRecord, plan: Plan) -> Outcome:
+    held_out = plan.data.held_out
+    if held_out is None:
+        return Outcome(
+            "quiet",
+            "not judged",
+            "The model was trained, but nobody knows yet whether it is better.",
+            (
+                "The recipe names no held-out rows, so nothing was judged. "
+                "A falling loss is no proof of a better model.",
+            ),
+            next_steps=(
+                ("Judge it on rows that training has not seen:", eval_command(record, plan, "held_out.jsonl")),
+                ("Or let the next run keep rows back by itself:", "luthier train recipe.yaml --set data.held_out=0.1"),
+            ),
+        )
+    return Outcome(
+        "quiet",
+        "not judged",
+        "The model was trained, but has not been judged yet.",
+        (f"{held_out.num_rows:,} held-out rows are waiting in {Path(held_out.file).name}.",),
+        next_steps=(("Judge it:", eval_command(record, plan, held_out.file)),),
+    )
+
+
+def _unfinished(record: RunRecord) -> Outcome:
+    where = f"step {record.step:,} of {record.num_steps:,}"
+    because = () if not record.stopped_because else (f"Reason: {record.stopped_because}",)
+    again = ("Go on from its last checkpoint:", resume_command(record))
+    if record.status == "failed":
+        kept = "Checkpoints that were saved before are still there; nothing on this page is a finished result."
+        return Outcome("bad", "failed", f"This run failed at {where}.", (*because, kept), next_steps=(again,))
+    if record.status == "paused":
+        note = "No step is lost: going on gives the same model as a run that was never paused."
+        return Outcome("open", "paused", f"This run is paused at {where}.", (*because, note), next_steps=(again,))
+    if record.status == "running":
+        return Outcome("open", "running", f"This run is at {where} and not done yet.", because)
+    return Outcome("quiet", "planned", "This run has not started yet.", because)
+
+
+def resume_command(record: RunRecord) -> str:
+    """What continues this run."""
+    return shlex.join(["luthier", "train", "--resume", record.run_id])
+
+
+def eval_command(record: RunRecord, plan: Plan, held_out: str) -> str:
+    """What judges this run against its base model, with the few-shot examples of the plan."""
+    words: Sequence[str] = ["luthier", "eval", record.run_id, "--data", held_out, "--against", plan.base_model.name]
+    if plan.evaluation.few_shot:
+        shots = ["--few-shot", str(plan.evaluation.few_shot), "--few-shot-from", plan.data.train.file]
+        words = [*words, *shots]
+    return shlex.join(words)

@@ -1,0 +1,172 @@
+"""The HTML page: views of the documents put into the template, everything escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from luthier.core.evaluation import Evaluation
+from luthier.core.events import Event
+from luthier.core.plan import Plan
+from luthier.core.run import RunRecord
+from luthier.evaluate.report import facts, figures, reproduce
+from luthier.evaluate.report.charts import curve_charts
+from luthier.evaluate.report.curves import curves
+from luthier.evaluate.report.interval_chart import interval_charts, system_colours
+from luthier.evaluate.report.outcome import outcomes
+from luthier.evaluate.report.roles import roles
+from luthier.evaluate.report.samples import Choice, choose_samples
+from luthier.evaluate.report.svg import css_variable
+from luthier.evaluate.report.tables import differences, metric_rows
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+FOLD_LINES: Final = 14
+MAX_CHARACTERS: Final = 20_000
+
+MaskedExample = Sequence[tuple[str, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text of a model or a person: its start, and whether the rest is folded or left to report.json."""
+
+    start: str
+    whole: str
+    num_characters: int
+    num_left_out: int
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether the start is not the whole."""
+        return len(self.start) < len(self.whole)
+
+
+def fold(text: str, characters: int) -> Text:
+    """Text beyond about `characters` or 14 lines shows its start first; beyond 20,000 characters the rest is left out.
+
+    How much is left out stands in the result, and on the page.
+    """
+    whole = text[:MAX_CHARACTERS]
+    start = "\n".join(whole.split("\n")[:FOLD_LINES])[:characters]
+    if len(whole) - len(start) < characters // 4 and whole.count("\n") < FOLD_LINES * 5 // 4:
+        start = whole
+    return Text(start, whole, len(text), len(text) - len(whole))
+
+
+def render_page(
+    *,
+    record: RunRecord,
+    plan: Plan,
+    events: Sequence[Event],
+    evaluation: Evaluation | None,
+    versions: Mapping[str, str],
+    example: MaskedExample,
+    licence: str,
+) -> str:
+    """The page as one HTML document that refers to nothing outside itself."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"fold": fold, "plain": figures.plain, "short": figures.short_digest}
+    return environment.get_template("report.html.j2").render(
+        record=record,
+        plan=plan,
+        method=facts.method_title(plan),
+        when=figures.when(record.updated_at),
+        outcomes=outcomes(record, plan, evaluation),
+        key_figures=facts.key_figures(record, plan, events),
+        judged=_judged(evaluation, plan),
+        model_facts=facts.model_facts(record, plan, licence),
+        splits=facts.split_facts(plan),
+        example=fold_example(example),
+        curves=curve_charts(curves(events)),
+        warnings=facts.warnings(record, plan, events),
+        plan_rows=plan.values(),
+        recipe=reproduce.recipe_yaml(plan),
+        commands=reproduce.commands(record, plan),
+        repeatable=_repeatable(plan),
+        versions=dict(versions),
+    )
+
+
+def _judged(evaluation: Evaluation | None, plan: Plan) -> dict[str, Any] | None:
+    """Everything about the evaluation; None where nothing was judged."""
+    found = roles(evaluation) if evaluation is not None else None
+    if evaluation is None or found is None:
+        return None
+    choices = choose_samples(evaluation, found)
+    mine, others = differences(evaluation, found)
+    return {
+        "evaluation": evaluation,
+        "is_unseen": _is_unseen(evaluation, plan),
+        "held_out_name": Path(evaluation.held_out_file).name,
+        "duration": figures.duration(evaluation.seconds),
+        "roles": found,
+        "colours": {name: css_variable(c) for name, c in system_colours(evaluation, found).items()},
+        "metrics": metric_rows(evaluation),
+        "differences": mine,
+        "other_differences": others,
+        "charts": interval_charts(evaluation, found),
+        "choices": choices,
+        "samples_title": _samples_title(len(choices.chosen)),
+        "score_title": figures.metric_title(choices.metric) if choices.metric else "",
+        "groups": _groups(choices.chosen, choices.metric),
+        "cut_off": [(system.name, system.num_cut_off) for system in evaluation.systems if system.num_cut_off],
+    }
+
+
+def _is_unseen(evaluation: Evaluation, plan: Plan) -> bool:
+    """Whether it is known that training saw none of the rows: they are the plan's own, and none of those leaked."""
+    held_out = plan.data.held_out
+    return held_out is not None and held_out.sha256 == evaluation.held_out_sha256 and not plan.data.num_leaked
+
+
+def _repeatable(plan: Plan) -> str:
+    """How far the same inputs give the same model; accelerators add numbers up in an order that may change."""
+    exactly = "byte for byte" if plan.training.device == "cpu" else "up to rounding"
+    return f"The same recipe, data and versions on the same machine give the same model, {exactly}."
+
+
+def _samples_title(num: int) -> str:
+    words = {0: "No", 1: "One", 10: "Ten"}
+    return f"{words.get(num, str(num))} {'sample' if num == 1 else 'samples'}"
+
+
+def _groups(chosen: Sequence[Choice], metric: str | None) -> list[dict[str, Any]]:
+    """The chosen samples under three headings, numbered through."""
+    titles = {"best": "Best", "worst": "Worst", "random": "Random"}
+    numbered = [
+        {
+            "number": place,
+            "choice": choice,
+            "gain": None if choice.gain is None else figures.signed(choice.gain, 2),
+            "scores": [figures.number(s.scores[metric], 2) if metric else "" for _, s in choice.outputs],
+        }
+        for place, choice in enumerate(chosen, start=1)
+    ]
+    groups = []
+    for kind, title in titles.items():
+        members = [view for view, choice in zip(numbered, chosen, strict=True) if choice.kind == kind]
+        if members:
+            groups.append({"kind": kind, "title": title, "members": members})
+    return groups
+
+
+def fold_example(example: MaskedExample) -> list[tuple[str, bool]]:
+    """A masked example with neighbouring tokens of one kind joined, so that the page holds few elements."""
+    joined: list[tuple[str, bool]] = []
+    for text, learned in example:
+        if joined and joined[-1][1] == learned:
+            joined[-1] = (joined[-1][0] + text, learned)
+        else:
+            joined.append((text, learned))
+    return joined

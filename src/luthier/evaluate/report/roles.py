@@ -1,0 +1,40 @@
+"""Who is who in an evaluation: the system that was tuned, and the one it is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from luthier.core.evaluation import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Names of systems. `baseline` is None where there is only one system."""
+
+    candidate: str
+    baseline: str | None
+
+
+def roles(evaluation: Evaluation) -> Roles | None:
+    """The candidate and its baseline; None where no system was judged.
+
+    Candidate: the only system with an adapter; else the last one, since systems are listed baselines first.
+    Baseline: the first other system that gets no examples in its prompt; else the first other system.
+    """
+    systems = evaluation.systems
+    if not systems:
+        return None
+    adapted = [system for system in systems if system.adapter is not None]
+    candidate = adapted[0] if len(adapted) == 1 else systems[-1]
+    rest = [system for system in systems if system.name != candidate.name]
+    bare = [system for system in rest if system.num_few_shot == 0]
+    baseline = next(iter(bare or rest), None)
+    return Roles(candidate.name, baseline.name if baseline else None)
+
+
+def metric_names(evaluation: Evaluation) -> list[str]:
+    """All metrics that any system has: the verdict's metric first, the others as they come."""
+    names = dict.fromkeys(name for system in evaluation.systems for name in system.metrics)
+    if evaluation.verdict and evaluation.verdict.metric in names:
+        names = {evaluation.verdict.metric: None, **names}
+    return list(names)

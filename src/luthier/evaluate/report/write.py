@@ -1,0 +1,125 @@
+"""The report of a run: made in memory, written as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.errors import StorageFullError
+from luthier.core.evaluation import Evaluation
+from luthier.core.events import Event
+from luthier.core.plan import Plan
+from luthier.core.run import RunRecord
+from luthier.evaluate.report.page import MaskedExample, render_page
+from luthier.evaluate.report.roles import roles
+from luthier.evaluate.report.samples import choose_samples
+
+HTML_NAME: Final = "report.html"
+JSON_NAME: Final = "report.json"
+_FORMAT: Final = 1
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+def render_report(
+    *,
+    record: RunRecord,
+    plan: Plan,
+    events: Sequence[Event],
+    evaluation: Evaluation | None,
+    versions: Mapping[str, str],
+    example: MaskedExample = (),
+    licence: str = "not stated",
+) -> tuple[str, dict[str, Any]]:
+    """The report as an HTML page and as a JSON document.
+
+    versions: names of programs and of the machine, to what they are; shown as they come. example: one training example
+    as (text, learned) pieces. licence: of the base model. The same arguments give the same bytes.
+    """
+    page = render_page(
+        record=record,
+        plan=plan,
+        events=events,
+        evaluation=evaluation,
+        versions=versions,
+        example=example,
+        licence=licence,
+    )
+    document = {
+        "format": _FORMAT,
+        "run": record.model_dump(mode="json"),
+        "plan": plan.model_dump(mode="json"),
+        "events": [event.model_dump(mode="json") for event in events],
+        "evaluation": evaluation.model_dump(mode="json") if evaluation is not None else None,
+        "samples": _shown(evaluation),
+        "example": [{"text": text, "learned": learned} for text, learned in example],
+        "licence": licence,
+        "versions": dict(versions),
+    }
+    return page, document
+
+
+def write_report(
+    folder: Path,
+    *,
+    record: RunRecord,
+    plan: Plan,
+    events: Sequence[Event],
+    evaluation: Evaluation | None,
+    versions: Mapping[str, str],
+    example: MaskedExample = (),
+    licence: str = "not stated",
+) -> Path:
+    """Write report.html and report.json into `folder` (made if missing); returns the path of the page.
+
+    Each file appears whole or not at all; an older one is replaced. Arguments as in `render_report`.
+
+    Raises StorageFullError.
+    """
+    page, document = render_report(
+        record=record,
+        plan=plan,
+        events=events,
+        evaluation=evaluation,
+        versions=versions,
+        example=example,
+        licence=licence,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / JSON_NAME, json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    _replace(folder / HTML_NAME, page)
+    return folder / HTML_NAME
+
+
+def _shown(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    """Which samples the page shows and by what rule; the samples themselves stand in `evaluation`."""
+    found = roles(evaluation) if evaluation is not None else None
+    if evaluation is None or found is None:
+        return None
+    choices = choose_samples(evaluation, found)
+    chosen = [{"kind": choice.kind, "row_id": choice.row_id, "gain": choice.gain} for choice in choices.chosen]
+    return {"rule": choices.rule, "metric": choices.metric, "chosen": chosen}
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise StorageFullError(
+            f"no room left while writing {path}",
+            expected=f"about {len(text):,} bytes free for the report",
+            do="free some disk space, then write the report again",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
