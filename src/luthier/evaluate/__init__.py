@@ -1,1 +1,1 @@
-"""Placeholder, its owner writes this sentence."""
+"""Judging: metrics with intervals, systems side by side on the same held-out rows, and the verdict in words."""

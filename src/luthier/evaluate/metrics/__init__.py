@@ -1,1 +1,1 @@
-"""Placeholder, its owner writes this sentence."""
+"""Metrics, one file each: statistics a sample, and a formula over their sums."""

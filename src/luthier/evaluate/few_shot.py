@@ -1,0 +1,101 @@
+"""Few-shot examples: what a base model does when it is shown how, instead of being trained.
+
+That is the cheap alternative to fine-tuning, so a tuned model has to beat it, too.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.dataset import Example
+from luthier.core.digest import canonical_json, sha256_document
+from luthier.core.errors import RequestError
+
+_OPENING_ROLES = ("system", "developer")
+
+
+def choose_shots(
+    pool: Sequence[Example], num: int, seed: int, *, held_out: Sequence[Example] = ()
+) -> tuple[Example, ...]:
+    """Choose examples to show before a question; equal arguments give equal choices.
+
+    Taken from the shorter half of the pool (by characters of the conversation, so that several fit into a context and
+    the answers are still typical), at random but reproducibly: in the order of a hash of seed and content, so the
+    order of the pool plays no part. Only where that half is too small do longer ones follow, shortest first. Equal
+    conversations are taken once, and never one whose prompt is also asked in `held_out`.
+
+    Raises:
+        RequestError: fewer than `num` examples can be shown.
+    """
+    asked = {_prompt_key(example) for example in held_out}
+    usable: dict[str, Example] = {}
+    for example in pool:
+        if example.reference and _prompt_key(example) not in asked:
+            usable.setdefault(_key(example), example)
+    if num < 0 or len(usable) < num:
+        raise RequestError(
+            f"{num} few-shot examples asked, {len(usable)} of {len(pool)} rows can be shown",
+            expected="rows with a text answer, different from each other and from the held-out rows",
+            do="ask for fewer few-shot examples, or take them from a larger file",
+        )
+    sizes = {key: _num_characters(example) for key, example in usable.items()}
+    middle = statistics.median(sizes.values()) if sizes else 0
+    drawn = {key: sha256_document([seed, key]) for key in usable}
+    order = sorted(usable, key=lambda key: (max(sizes[key], middle), drawn[key]))
+    return tuple(usable[key] for key in order[:num])
+
+
+def with_shots(example: Example, shots: Sequence[Example]) -> Example:
+    """The example with the shots' turns after its own system prompt and before its first other turn.
+
+    Shots lose their own system prompts, and their assistant turns get weight 0: they are context, never scored, so
+    `reference`, `prompt` and `learned_bytes` still speak of the example's own answer.
+
+    Raises:
+        RequestError: the example or a shot is plain text, or the example is among the shots.
+    """
+    if not shots:
+        return example
+    conversation = _conversation(example)
+    if any(_key(shot) == _key(example) for shot in shots):
+        raise RequestError(
+            f"{example.id} is one of its own few-shot examples",
+            expected="shots from other rows: this one would show the model its answer",
+            do="choose the shots with held_out=the rows to be judged",
+        )
+    num_opening = 0
+    while num_opening < len(conversation.messages) and conversation.messages[num_opening].role in _OPENING_ROLES:
+        num_opening += 1
+    shown = [turn for shot in shots for turn in _shown_turns(shot)]
+    messages = (*conversation.messages[:num_opening], *shown, *conversation.messages[num_opening:])
+    return example.model_copy(update={"conversation": Conversation(messages=messages, tools=conversation.tools)})
+
+
+def _shown_turns(shot: Example) -> list[Message]:
+    turns = [message for message in _conversation(shot).messages if message.role not in _OPENING_ROLES]
+    return [turn.model_copy(update={"weight": 0}) if turn.role == "assistant" else turn for turn in turns]
+
+
+def _conversation(example: Example) -> Conversation:
+    if example.conversation is None:
+        raise RequestError(
+            f"{example.id} is plain text",
+            expected="a row with a prompt and an answer",
+            do="leave few-shot examples out for plain text",
+        )
+    return example.conversation
+
+
+def _num_characters(example: Example) -> int:
+    return sum(len(message.content or "") for message in _conversation(example).messages)
+
+
+def _key(example: Example) -> str:
+    return canonical_json(_conversation(example).model_dump(mode="json"))
+
+
+def _prompt_key(example: Example) -> str | None:
+    prompt = example.prompt
+    return None if prompt is None else canonical_json([m.model_dump(mode="json") for m in prompt.messages])

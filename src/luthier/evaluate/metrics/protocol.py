@@ -1,0 +1,63 @@
+"""What a metric is: statistics of each sample, and the formula that turns their sums into one figure.
+
+Every metric here is a function of sums: corpus BLEU of n-gram counts, perplexity of nats and tokens, a mean of values
+and ones. That is what makes the bootstrap exact and cheap: resampling rows is resampling their statistics, and the
+formula is applied to the sums of each resample (Koehn, "Statistical Significance Tests for Machine Translation
+Evaluation", 2004, does so for BLEU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.core.ports import Score
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """What one system did on the held-out rows, in order. Empty where no metric needs it.
+
+    outputs, references: texts. scores: likelihoods. num_bytes: UTF-8 bytes of what is scored, one a row.
+    """
+
+    outputs: Sequence[str] = ()
+    references: Sequence[str] = ()
+    scores: Sequence[Score] = ()
+    num_bytes: Sequence[int] = ()
+
+
+class MetricDefinition(Protocol):
+    """One figure. `has_sample_values`: the formula means something for a single sample too."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    needs: ClassVar[Literal["likelihood", "text"]]
+    has_sample_values: ClassVar[bool]
+
+    def statistics(self, observed: Observations) -> Array:
+        """Sufficient statistics of each sample: [num_samples, k]."""
+        ...
+
+    def aggregate(self, sums: Array) -> Array:
+        """The figure for sums of statistics over samples: [..., k] -> [...]."""
+        ...
+
+
+def mean_statistics(values: Sequence[float]) -> Array:
+    """Statistics of a plain mean: each value beside a one, [num_samples, 2]."""
+    return np.stack([np.asarray(values, dtype=np.float64), np.ones(len(values))], axis=1)
+
+
+def mean_of_sums(sums: Array) -> Array:
+    """The mean, from sums of what `mean_statistics` gives: [..., 2] -> [...]."""
+    result: Array = sums[..., 0] / sums[..., 1]
+    return result

@@ -1,0 +1,58 @@
+"""Which metrics there are. A table of "module:Class" strings is the door: built-ins and plug-ins use the same one.
+
+Entry points in the group `luthier.metrics` add to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from luthier.core.errors import NotFoundError
+from luthier.evaluate.metrics.protocol import MetricDefinition
+
+BUILT_IN = {
+    "perplexity": "luthier.evaluate.metrics.perplexity:Perplexity",
+    "bits_per_byte": "luthier.evaluate.metrics.bits_per_byte:BitsPerByte",
+    "bleu": "luthier.evaluate.metrics.bleu:Bleu",
+    "rouge_1": "luthier.evaluate.metrics.rouge:Rouge1",
+    "rouge_2": "luthier.evaluate.metrics.rouge:Rouge2",
+    "rouge_l": "luthier.evaluate.metrics.rouge:RougeL",
+    "chrf": "luthier.evaluate.metrics.chrf:Chrf",
+    "exact_match": "luthier.evaluate.metrics.exact_match:ExactMatch",
+    "exact_match_ignoring_case": "luthier.evaluate.metrics.exact_match:ExactMatchIgnoringCase",
+    "token_f1": "luthier.evaluate.metrics.token_f1:TokenF1",
+    "label_accuracy": "luthier.evaluate.metrics.label_accuracy:LabelAccuracy",
+}
+# A name in a recipe that stands for several figures.
+FAMILIES = {
+    "rouge": ("rouge_1", "rouge_2", "rouge_l"),
+    "exact_match": ("exact_match", "exact_match_ignoring_case"),
+}
+
+
+def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
+    """The metrics that these names stand for, in order, each once.
+
+    A family name stands for all its figures: `rouge` for rouge_1, rouge_2 and rouge_l.
+
+    Raises:
+        NotFoundError: no table knows a name.
+    """
+    table = {entry.name: entry.value for entry in entry_points(group="luthier.metrics")} | BUILT_IN
+    wanted = dict.fromkeys(figure for name in names for figure in FAMILIES.get(name, (name,)))
+    for name in wanted:
+        if name not in table:
+            raise NotFoundError(
+                f"metric {name!r}",
+                expected=f"one of {', '.join(sorted(set(table) | set(FAMILIES)))}",
+                do="correct the name, or install the package that brings it (entry point group luthier.metrics)",
+            )
+    return [_load(table[name]) for name in wanted]
+
+
+def _load(place: str) -> MetricDefinition:
+    module, _, attribute = place.partition(":")
+    metric: MetricDefinition = getattr(import_module(module), attribute)()
+    return metric

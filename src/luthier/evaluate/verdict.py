@@ -1,0 +1,164 @@
+"""The answer in words: is the candidate better than what costs less, by how much, how sure, and resting on what."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from luthier.core.errors import RequestError
+from luthier.core.evaluation import Comparison, SystemResult, Verdict, VerdictWord
+from luthier.evaluate.caveats import caveats
+from luthier.evaluate.metrics.registry import FAMILIES, load_metrics
+
+SHORT_REFERENCE_WORDS = 5
+# What to judge by where nothing speaks for an exact comparison: from the most to the least telling for free text.
+_PREFERENCE = (
+    *("rouge_l", "chrf", "bleu", "token_f1", "exact_match", "exact_match_ignoring_case"),
+    *("perplexity", "bits_per_byte"),
+)
+
+
+def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> str:
+    """The one figure that the verdict is about, fixed by this rule before any result is seen.
+
+    1. Rows without answers (plain text): perplexity if asked for, else bits per byte.
+    2. label_accuracy, if asked for: nobody asks for it unless answers are labels.
+    3. exact_match, if asked for and the answers are short (median of at most five words): then equal is what counts.
+    4. ROUGE-L, chrF, BLEU, token F1, exact match, perplexity, bits per byte: the first that was asked for.
+
+    Raises:
+        RequestError: no metric, or plain text and neither perplexity nor bits_per_byte among them.
+    """
+    asked = [figure for name in metrics for figure in FAMILIES.get(name, (name,))]
+    known = [reference for reference in references if reference is not None]
+    if not known:
+        order: tuple[str, ...] = ("perplexity", "bits_per_byte")
+    else:
+        are_short = statistics.median(len(text.split()) for text in known) <= SHORT_REFERENCE_WORDS
+        order = ("label_accuracy", *(("exact_match",) if are_short else ()), *_PREFERENCE, *asked)
+    for name in order:
+        if name in asked:
+            return name
+    raise RequestError(
+        f"metrics {list(metrics)}",
+        expected="at least one metric that these rows can be judged by",
+        do="for plain text ask for perplexity or bits_per_byte",
+    )
+
+
+def verdict(
+    results: Sequence[SystemResult],
+    comparisons: Sequence[Comparison],
+    *,
+    primary: str,
+    candidate: str | None = None,
+    num_leaked: int = 0,
+    num_same_prompt: int = 0,
+    num_rows_in_file: int | None = None,
+) -> Verdict:
+    """Put the comparisons of one candidate (by default the last system) into words.
+
+    "better": distinguishable and better than every baseline, few-shot too, since showing examples costs less than
+    training. "worse": distinguishable and worse than at least one. Else "not distinguishable". Where `primary` could
+    not be compared (perplexity of different tokenizers), bits per byte is judged by instead.
+
+    num_leaked: held-out rows that stand in the training rows. num_same_prompt: those whose prompt alone does.
+    num_rows_in_file: rows of the held-out file, where not all were judged.
+
+    Raises:
+        RequestError: there is nothing to hold the candidate against.
+    """
+    by_name = {result.name: result for result in results}
+    judged = by_name.get(candidate) if candidate is not None else (results[-1] if results else None)
+    own = [c for c in comparisons if judged is not None and c.candidate == judged.name]
+    compared = {c.metric for c in own}
+    metric = primary if primary in compared else "bits_per_byte"
+    found = [c for c in own if c.metric == metric]
+    if judged is None or not found:
+        raise RequestError(
+            f"candidate {candidate or 'none'}, metric {primary}, {len(own)} comparisons",
+            expected="a candidate among the systems, with an earlier system that can be compared by this metric",
+            do="name a baseline; for models with different tokenizers ask for bits_per_byte or a text metric",
+        )
+    return Verdict(
+        word=_overall(found),
+        metric=metric,
+        headline=_headline(judged, found, by_name),
+        details=tuple(_detail(c, judged, by_name) for c in own if c.metric != metric),
+        caveats=caveats(
+            judged,
+            results,
+            own,
+            metric,
+            num_leaked=num_leaked,
+            num_same_prompt=num_same_prompt,
+            num_rows_in_file=num_rows_in_file,
+        ),
+    )
+
+
+def _overall(comparisons: Sequence[Comparison]) -> VerdictWord:
+    words = {comparison.verdict for comparison in comparisons}
+    if "worse" in words:
+        return "worse"
+    return "better" if words == {"better"} else "not distinguishable"
+
+
+def _headline(judged: SystemResult, found: Sequence[Comparison], by_name: dict[str, SystemResult]) -> str:
+    metric = found[0].metric
+    title = _title(metric) if judged.metrics[metric].higher_is_better else f"{_title(metric)} (lower is better)"
+    clauses = []
+    for number, comparison in enumerate(found):
+        where = f" on {title}" if number == 0 else ""
+        clauses.append(
+            f"{_relation(comparison.verdict)} {_called(comparison.baseline)}{where}: "
+            f"{_figures(comparison, judged, by_name[comparison.baseline])}"
+        )
+    text = clauses[0]
+    for before, comparison, clause in zip(found, found[1:], clauses[1:], strict=False):
+        text += f", {'and' if comparison.verdict == before.verdict else 'but'} {clause}"
+    subject = _called(judged.name)
+    return f"{subject[:1].upper()}{subject[1:]} is {text}; {_rows(judged.num_samples)}."
+
+
+def _detail(comparison: Comparison, judged: SystemResult, by_name: dict[str, SystemResult]) -> str:
+    figures = _figures(comparison, judged, by_name[comparison.baseline])
+    title = _title(comparison.metric)
+    return f"{title[:1].upper()}{title[1:]}: {_relation(comparison.verdict)} {_called(comparison.baseline)}, {figures}."
+
+
+def _figures(comparison: Comparison, judged: SystemResult, baseline: SystemResult) -> str:
+    """`0.31 against 0.12 (+0.19, 95% interval 0.15 to 0.23)`, with as many decimals as the difference needs."""
+    largest = max(abs(comparison.difference), abs(comparison.low), abs(comparison.high))
+    decimals = min(4, max(1, 1 - math.floor(math.log10(largest)))) if largest > 0 else 2
+    value, against = judged.metrics[comparison.metric].value, baseline.metrics[comparison.metric].value
+    text = (
+        f"{value:.{decimals}f} against {against:.{decimals}f} ({comparison.difference:+.{decimals}f}, "
+        f"95% interval {comparison.low:.{decimals}f} to {comparison.high:.{decimals}f}"
+    )
+    if comparison.rows_needed is not None:
+        text += f"; about {_rounded(comparison.rows_needed)} held-out rows would settle a difference of this size"
+    return text + ")"
+
+
+def _relation(word: VerdictWord) -> str:
+    return "not distinguishable from" if word == "not distinguishable" else f"{word} than"
+
+
+def _called(name: str) -> str:
+    return {"base": "the base model", "tuned": "the tuned model"}.get(name, name)
+
+
+def _title(metric: str) -> str:
+    return load_metrics([metric])[0].title
+
+
+def _rows(number: int) -> str:
+    return "1 held-out row" if number == 1 else f"{number:,} held-out rows"
+
+
+def _rounded(number: int) -> str:
+    """Two digits are all that such an estimate can bear."""
+    digits = max(0, len(str(number)) - 2)
+    return f"{math.ceil(number / 10**digits) * 10**digits:,}"
