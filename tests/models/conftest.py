@@ -12,6 +12,8 @@ import yaml
 
 from luthier.core.base_model import Wheel
 from luthier.core.digest import sha256_file
+from luthier.core.ports import SilentProgress
+from luthier.models import sources
 from luthier.models.loading import load_model, load_tokenizer
 from luthier.testing.tiny import make_tiny_model
 
@@ -102,11 +104,12 @@ def wheel_name(requirement: str) -> str:
     return f"{project.replace('-', '_')}-{version}-py3-none-any.whl"
 
 
-def write_wheel(folder: Path, requirement: str, members: dict[str, bytes]) -> Path:
+def make_wheel(folder: Path, requirement: str, members: dict[str, bytes], requires: str | None = None) -> Path:
     """A wheel that pip accepts, with the members given."""
     project, version = requirement.split("==")
     info = f"{project.replace('-', '_')}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
+    metadata += f"Requires-Dist: {requires}\n" if requires else ""
     parts = {
         **members,
         f"{info}/METADATA": metadata.encode(),
@@ -121,8 +124,41 @@ def write_wheel(folder: Path, requirement: str, members: dict[str, bytes]) -> Pa
 
 
 @pytest.fixture
-def tiny_entry(tiny_gguf, tmp_path_factory, monkeypatch) -> tuple[str, LocalWheels]:
+def write_wheel() -> Callable[..., Path]:
+    return make_wheel
+
+
+@pytest.fixture
+def local_wheels(tmp_path) -> LocalWheels:
+    (tmp_path / "wheels").mkdir()
+    return LocalWheels(tmp_path / "wheels")
+
+
+@pytest.fixture
+def tiny_entry(tiny_entry_folder, monkeypatch) -> tuple[str, LocalWheels]:
     """A catalogue entry whose model comes in two wheels, and what fetches them."""
+    monkeypatch.setenv("LUTHIER_CATALOG", str(tiny_entry_folder / "catalog.yaml"))
+    return "tiny-test", LocalWheels(tiny_entry_folder)
+
+
+@pytest.fixture
+def pulled(tiny_entry, pulled_home, tmp_path) -> tuple[str, LocalWheels, Path]:
+    """The same, pulled already, in a home of the test's own."""
+    shutil.copytree(pulled_home, tmp_path / "pulled")
+    return *tiny_entry, tmp_path / "pulled"
+
+
+@pytest.fixture(scope="session")
+def pulled_home(tiny_entry_folder, tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("pulled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_CATALOG", str(tiny_entry_folder / "catalog.yaml"))
+        sources.pull("tiny-test", home, SilentProgress(), fetch_wheel=LocalWheels(tiny_entry_folder))
+    return home
+
+
+@pytest.fixture(scope="session")
+def tiny_entry_folder(tiny_gguf, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     content = tiny_gguf.read_bytes()
     half = len(content) // 2
@@ -130,7 +166,7 @@ def tiny_entry(tiny_gguf, tmp_path_factory, monkeypatch) -> tuple[str, LocalWhee
     documents = []
     for number, part in enumerate((content[:half], content[half:]), start=1):
         requirement, member = f"tiny-part{number}==1.0", f"tiny_part{number}/part"
-        file = write_wheel(folder, requirement, {member: part, **(licence if number == 1 else {})})
+        file = make_wheel(folder, requirement, {member: part, **(licence if number == 1 else {})})
         size = file.stat().st_size
         wheel = {"requirement": requirement, "sha256": sha256_file(file), "num_bytes": size, "member": member}
         documents.append(wheel)
@@ -147,5 +183,4 @@ def tiny_entry(tiny_gguf, tmp_path_factory, monkeypatch) -> tuple[str, LocalWhee
         "terms": [{**documents[0], "member": "tiny_part1/LICENSE"}],
     }
     (folder / "catalog.yaml").write_text(yaml.safe_dump([entry]))
-    monkeypatch.setenv("LUTHIER_CATALOG", str(folder / "catalog.yaml"))
-    return "tiny-test", LocalWheels(folder)
+    return folder

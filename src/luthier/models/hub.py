@@ -33,7 +33,6 @@ from luthier.models.weights import no_safetensors
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "LICENCE*", "NOTICE*", "README.md")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _NUM_ATTEMPTS = 5
-_CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30.0
 
 
@@ -125,26 +124,35 @@ def _weight_names(repo: str, names: list[str]) -> set[str]:
 
 
 def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTask) -> None:
+    """Fetch one file, going on after broken connections as long as each attempt brings more."""
     part = folder / f"{file.name}.part"
-    failures = 0
-    while True:
-        before = part.stat().st_size if part.exists() else 0
-        if before > file.num_bytes:
-            part.unlink()
-            task.advance(-before)
-            before = 0
-        if before == file.num_bytes and part.exists():
-            break
+    url = hf_hub_url(model.repo, file.name, revision=model.commit, endpoint=endpoint())
+    part.touch()
+    failures, best = 0, 0
+    while (size := part.stat().st_size) != file.num_bytes:
+        if size > file.num_bytes:  # not this file's content
+            part.write_bytes(b"")
+            task.advance(-size)
+            size = 0
+        error: Exception | None = None
         try:
-            _stream(hf_hub_url(model.repo, file.name, revision=model.commit, endpoint=endpoint()), part, before, task)
-        except (httpx2.TransportError, HfHubHTTPError, OfflineModeIsEnabled) as error:
-            after = part.stat().st_size if part.exists() else 0
-            failures = 0 if after > before else failures + 1
-            if failures >= _NUM_ATTEMPTS or not _is_passing(error):
-                raise _explained(model.repo, model.commit, error, file, after) from error
+            _stream(url, part, size, task)
+        except (httpx2.TransportError, HfHubHTTPError, OfflineModeIsEnabled) as caught:
+            error = caught
+        after = part.stat().st_size
+        failures = 0 if best < after <= file.num_bytes else failures + 1
+        best = max(best, min(after, file.num_bytes))
+        if failures >= _NUM_ATTEMPTS or (error is not None and not _is_passing(error)):
+            raise _explained(model.repo, model.commit, error or _WrongSizeError(after), file, after) from error
+        if failures or error is not None:
             time.sleep(min(2.0**failures, 30.0) / 2)
     _check(model, file, part, task)
     part.rename(folder / file.name)
+
+
+class _WrongSizeError(Exception):
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(f"the server keeps sending {num_bytes} bytes")
 
 
 def _stream(url: str, part: Path, start: int, task: ProgressTask) -> None:
@@ -157,8 +165,9 @@ def _stream(url: str, part: Path, start: int, task: ProgressTask) -> None:
         resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
         if start and not resumed:
             task.advance(-start)
-        with part.open("ab" if resumed else "wb") as out:
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+        # Written as it comes, in no buffer: what has arrived must be there for the next process, however this one ends.
+        with part.open("ab" if resumed else "wb", buffering=0) as out:
+            for chunk in response.iter_bytes():
                 out.write(chunk)
                 task.advance(len(chunk))
 

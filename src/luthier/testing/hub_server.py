@@ -1,0 +1,143 @@
+"""A small hub on 127.0.0.1 that speaks as much of the API as a pull needs, and can misbehave on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """What is served and how.
+
+    files: content by name. cut_after: drop the connection after so many bytes of a file, `num_cuts` times (-1: always).
+    stall: hang instead of dropping, until `released`; `stalled` is set then. served: content to send instead of what
+    the listing is made from. corrupt: files sent with a wrong bit.
+    status: files answered with that HTTP status. ignores_ranges: send every file from its beginning. requests: path and
+    Range header of every request that came.
+    """
+
+    files: dict[str, bytes]
+    repo: str = "org/tiny"
+    licence: str = "cc0-1.0"
+    cut_after: dict[str, int] = field(default_factory=dict)
+    num_cuts: int = 0
+    stall: bool = False
+    stalled: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+    served: dict[str, bytes] = field(default_factory=dict)
+    corrupt: set[str] = field(default_factory=set)
+    status: dict[str, int] = field(default_factory=dict)
+    ignores_ranges: bool = False
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+
+    def info(self) -> dict[str, Any]:
+        """The answer of /api/models/{repo}/revision/{revision}?blobs=true."""
+        siblings = []
+        for name, content in self.files.items():
+            git_id = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+            sibling: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git_id}
+            if name.endswith((".safetensors", ".bin")):
+                digest = hashlib.sha256(content).hexdigest()
+                sibling["lfs"] = {"size": len(content), "sha256": digest, "pointerSize": 134}
+            siblings.append(sibling)
+        return {
+            "id": self.repo,
+            "modelId": self.repo,
+            "sha": COMMIT,
+            "siblings": siblings,
+            "cardData": {"license": self.licence},
+            "tags": [],
+            "private": False,
+            "downloads": 0,
+        }
+
+
+@contextmanager
+def serving(hub: Hub) -> Iterator[str]:
+    """Serve the hub while the block runs; gives its address, to be set as HF_ENDPOINT."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        hub.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The files of a model folder, as a hub holds them."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            hub.requests.append((path, self.headers.get("Range")))
+            if path in (f"/api/models/{hub.repo}/revision/main", f"/api/models/{hub.repo}/revision/{COMMIT}"):
+                self.answer(200, json.dumps(hub.info()).encode(), {"Content-Type": "application/json"})
+            elif path.startswith(f"/api/models/{hub.repo}/revision/"):
+                self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+            elif path.startswith(f"/{hub.repo}/resolve/{COMMIT}/"):
+                self.file(path.removeprefix(f"/{hub.repo}/resolve/{COMMIT}/"))
+            else:
+                self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+
+        def file(self, name: str) -> None:
+            if status := hub.status.get(name):
+                self.answer(status, b"", {})
+                return
+            content = hub.served.get(name, hub.files[name])
+            if name in hub.corrupt:
+                content = bytes([content[0] ^ 1]) + content[1:]
+            start = 0
+            if (asked := self.headers.get("Range")) and not hub.ignores_ranges:
+                start = int(asked.removeprefix("bytes=").rstrip("-"))
+            rest = content[start:]
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(rest)))
+            self.send_header("X-Repo-Commit", COMMIT)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.end_headers()
+            cut = hub.cut_after.get(name)
+            if cut is None or hub.num_cuts == 0 or cut >= len(rest):
+                self.wfile.write(rest)
+                return
+            hub.num_cuts -= 1
+            self.wfile.write(rest[:cut])
+            self.wfile.flush()
+            if hub.stall:
+                hub.stalled.set()
+                hub.released.wait(120)
+            self.close_connection = True
+            self.connection.close()
+
+        def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+    return Handler
