@@ -1,1 +1,1 @@
-"""Placeholder, its owner writes this sentence."""
+"""The command line: one file a verb. Parses, calls the service, renders; heavy imports wait."""

@@ -1,0 +1,95 @@
+"""`luthier data`: what of a file will be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.cli.answer import Answer
+from luthier.cli.opening import open_context
+from luthier.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from luthier.service.datasets import DataPreview
+
+
+class TemplateChoice(StrEnum):
+    """How a conversation becomes text."""
+
+    AUTO = "auto"
+    CHAT = "chat"
+    PLAIN = "plain"
+
+
+def preview(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz.")],
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="The base model whose tokens to show.")],
+    num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="How many rows to show.")] = 3,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),
+    ] = None,
+    template: Annotated[
+        TemplateChoice, typer.Option("--template", help="auto: the model's chat template where it has one.")
+    ] = TemplateChoice.AUTO,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Show rows as the model gets them, token by token, with what will be learned marked."""
+    from luthier.service import datasets
+
+    fields = parse_mapping(mapping or ())
+    with open_context(home) as context:
+        found = datasets.preview(
+            context, file, model, num_rows=num_rows, mapping=fields or None, template=template.value
+        )
+    return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {"preview": preview}
+
+
+def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
+    """`prompt=question` -> {"prompt": "question"}. Raises RequestError."""
+    from luthier.core.errors import RequestError
+
+    fields: dict[str, str] = {}
+    for pair in pairs:
+        field, separator, name = pair.partition("=")
+        if not separator or not field or not name or field in fields:
+            raise RequestError(
+                f"--map {pair!r}" + (f" gives {field!r} a second time" if field in fields else ""),
+                expected="a field of Luthier's, an equals sign and a field of the file, each field once",
+                do="write for example: --map prompt=question --map completion=answer",
+            )
+        fields[field] = name
+    return fields
+
+
+def show_preview(console: Console, found: DataPreview) -> None:
+    """The rows with their tokens: learned ones in colour on a terminal, in brackets elsewhere."""
+    from rich.text import Text
+
+    from luthier.cli.console import visible
+    from luthier.cli.token_text import legend, token_text
+
+    console.print(
+        visible(f"{found.file}: {found.num_rows:,} rows, {found.shape}: {found.shape_reason}"), soft_wrap=True
+    )
+    console.print(f"tokens of {visible(found.model)}, {found.template} template", soft_wrap=True)
+    console.print(legend(console), soft_wrap=True)
+    for row in found.rows:
+        share = row.num_trained_tokens / row.num_tokens if row.num_tokens else 0.0
+        title = f"{visible(row.id)}: {row.num_tokens:,} tokens, {row.num_trained_tokens:,} learned ({share:.0%})"
+        console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
+        console.print(token_text(console, row.spans), soft_wrap=True)
+    if (left := found.num_rows - len(found.rows)) > 0:
+        console.print(f"\n... and {left:,} rows more", soft_wrap=True)

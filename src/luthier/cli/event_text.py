@@ -1,0 +1,29 @@
+"""The events of a run, one line each."""
+
+from __future__ import annotations
+
+from luthier.cli import figures
+from luthier.core.events import CheckpointSaved, Event, RunEnded, RunStarted, StepDone, ValidationDone, WarningRaised
+
+
+def event_text(event: Event) -> str:
+    """One line."""
+    match event:
+        case RunStarted():
+            begun = "started" if event.from_step == 0 else f"resumed after step {event.from_step:,}"
+            return f"{begun}, {event.num_steps:,} steps in all"
+        case StepDone():
+            return (
+                f"step {event.step:,}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
+                f"learning rate {event.learning_rate:.3g}  gradient {event.gradient_norm:.3g}  "
+                f"{event.num_tokens / max(event.seconds, 1e-9):,.0f} tokens/s"
+            )
+        case ValidationDone():
+            best = "  best so far" if event.is_best else ""
+            return f"step {event.step:,}  validation loss {event.loss:.4f}  accuracy {event.token_accuracy:.1%}{best}"
+        case CheckpointSaved():
+            return f"step {event.step:,}  checkpoint {event.path} ({figures.size(event.num_bytes)})"
+        case WarningRaised():
+            return f"step {event.step:,}  warning: {event.message}"
+        case RunEnded():
+            return f"step {event.step:,}  {event.status}: {event.reason}"

@@ -1,0 +1,56 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def count(number: int | float) -> str:
+    """`1,234`; from a million on `135.0M`."""
+    for limit, letter in ((1e9, "B"), (1e6, "M")):
+        if abs(number) >= limit:
+            return f"{number / limit:,.1f}{letter}"
+    return f"{number:,.0f}"
+
+
+def size(num_bytes: int) -> str:
+    """`3.5 GiB`, `98 MiB`, `12 KiB`, `5 B`."""
+    for limit, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if num_bytes >= limit:
+            amount = num_bytes / limit
+            return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
+    return f"{num_bytes} B"
+
+
+def duration(seconds: float) -> str:
+    """`0.25 s`, `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; a dash for none."""
+    return "-" if value is None else f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def plain(value: Any) -> str:
+    """A value of a plan or a result in one cell: lists by commas, whole numbers with separators, a dash for none."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={plain(item)}" for name, item in value.items())
+    return str(value)

@@ -1,0 +1,116 @@
+"""The entry point: `luthier VERB ...`. Turns every ending into an exit code and, under --json, into one document.
+
+0    done
+1    the work failed (or a bug, which alone shows a traceback)
+2    the request is wrong
+130  interrupted
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from luthier.cli import data, doctor, evaluate, models, plan, quickstart, runs, train
+from luthier.cli.answer import Answer
+from luthier.cli.endings import Ending, end_of
+
+
+def build_app() -> typer.Typer:
+    """The commands. Help is plain text: rich's would cost half of the time that a start may take."""
+    app = typer.Typer(
+        name="luthier",
+        help="Fine-tune language models on your own machine, and get an honest answer to: was it worth it?",
+        epilog="Start with `luthier quickstart`: no account, no GPU, under 8 minutes.",
+        rich_markup_mode=None,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_common)
+    app.command("quickstart", short_help="The whole way, on rows that every machine has.")(quickstart.quickstart)
+    app.command("train", short_help="Train a recipe, judge the outcome, write a report.")(train.train)
+    app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
+    app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
+    for name, verbs, text in (
+        ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
+        ("models", models.COMMANDS, "List, fetch, look at and remove base models."),
+        ("data", data.COMMANDS, "See what of a file will be trained."),
+    ):
+        group = typer.Typer(name=name, help=text, rich_markup_mode=None, no_args_is_help=True)
+        for verb, function in verbs.items():
+            group.command(verb)(function)
+        app.add_typer(group)
+    app.command("doctor", short_help="What this machine can do.")(doctor.doctor)
+    return app
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carry out one command line; returns the exit code."""
+    wants_json = _wants_json(arguments)
+    stdout = sys.stdout
+    # Whatever a library prints while we work, stdout carries the one document and nothing else.
+    quiet = contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext()
+    with quiet:
+        ending = _carry_out(arguments)
+    if wants_json:
+        ending.write_json(stdout)
+    else:
+        ending.write_text()
+    return ending.exit_code
+
+
+def run() -> None:
+    """What the installed script calls."""
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has gone: no one is left to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _carry_out(arguments: Sequence[str]) -> Ending:
+    command = typer.main.get_command(build_app())
+    try:
+        answer = command.main(args=list(arguments), prog_name="luthier", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last place that can tell
+        return end_of(error)
+    if isinstance(answer, Answer):
+        return Ending(answer.exit_code, answer=answer)
+    if answer == 130:  # typer's word for an interrupt
+        return end_of(KeyboardInterrupt())
+    return Ending(answer if isinstance(answer, int) else 0)
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    options = list(arguments)
+    if "--" in options:
+        options = options[: options.index("--")]
+    return "--json" in options and not {"--help", "--version"} & set(options)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"luthier {version('luthier')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+]
+
+
+def _common(version: VersionOption = False) -> None:
+    """Options of `luthier` itself; the help of the app says what it is."""

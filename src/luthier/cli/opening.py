@@ -1,0 +1,17 @@
+"""Open the home for a command, with progress on stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from luthier.service.context import Context
+
+
+def open_context(home: Path | None) -> Context:
+    """The context that a command works in; use it in a `with` block. Raises RequestError for an unusable home."""
+    from luthier.cli.progress import make_progress
+    from luthier.service.context import Context
+
+    return Context.open(home, progress=make_progress())

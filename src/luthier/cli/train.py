@@ -1,0 +1,97 @@
+"""`luthier train`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.cli.answer import Answer
+from luthier.cli.opening import open_context
+from luthier.cli.options import HomeOption, JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.service.training import TrainOutcome
+
+
+def train(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)] = None,
+    overrides: SetOption = None,
+    resume_id: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was paused, failed or killed.")
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Train a recipe, judge the outcome on held-out rows, and write a report.
+
+    Ctrl-C or SIGTERM ends the run as paused, with a checkpoint to resume from.
+    """
+    from luthier.core.errors import RequestError
+
+    if (recipe is None) == (resume_id is None) or (resume_id is not None and overrides):
+        came = "both a recipe and --resume" if recipe and resume_id else "neither a recipe nor --resume"
+        raise RequestError(
+            "--set with --resume: a run keeps the plan that it began with" if resume_id and not recipe else came,
+            expected="a recipe (with --set where you like), or --resume RUN alone",
+            do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
+        )
+    from luthier.service import training
+
+    if recipe is not None:
+        from luthier.service.recipes import load_recipe
+
+        asked = load_recipe(recipe, overrides or ())
+        with open_context(home) as context:
+            outcome = training.train(context, asked, base_dir=recipe.absolute().parent)
+    else:
+        with open_context(home) as context:
+            outcome = training.resume(context, str(resume_id))
+    exit_code = 1 if outcome.record.status == "failed" else 0
+    return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
+
+
+def show_outcome(console: Console, outcome: TrainOutcome) -> None:
+    """Summary, warnings, verdict, and where the report lies."""
+    from luthier.cli import figures
+    from luthier.cli.console import facts
+    from luthier.cli.verdict_text import print_warnings, show_evaluation
+
+    record, result = outcome.record, outcome.record.result
+    rows = [
+        ("run", record.run_id),
+        ("status", record.status + (f": {record.stopped_because}" if record.stopped_because else "")),
+        ("base model", record.base_model),
+        ("method", record.method),
+    ]
+    if result is not None:
+        rows += [
+            ("steps", f"{result.num_steps:,} in {figures.duration(result.seconds)}"),
+            (
+                "trained",
+                f"{result.num_trainable_parameters:,} parameters ({result.trainable_fraction:.2%}) on "
+                f"{result.num_trained_tokens:,} learned of {result.num_tokens:,} tokens",
+            ),
+            ("training loss", f"{figures.number(result.train_loss)} nats a learned token"),
+            ("best validation", f"{figures.number(result.best_validation_loss)} (step {result.best_step:,})"),
+            (
+                "speed",
+                f"{figures.number(result.tokens_per_second)} tokens/s, "
+                f"{figures.number(result.examples_per_second)} examples/s, "
+                f"{figures.duration(result.seconds_per_step)} a step",
+            ),
+            ("peak memory", figures.size(result.peak_memory_bytes)),
+        ]
+        if result.adapter_path is not None:
+            rows.append(("weights", result.adapter_path))
+    if record.report_path is not None:
+        rows.append(("report", record.report_path))
+    facts(console, rows)
+    print_warnings(console, outcome.warnings)
+    if outcome.evaluation is not None:
+        show_evaluation(console, outcome.evaluation)
+    if record.status == "paused":
+        console.print(f"\nGo on with it: luthier train --resume {record.run_id}", soft_wrap=True)

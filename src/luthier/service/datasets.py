@@ -1,0 +1,96 @@
+"""Data files: what of them a model will see and learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from luthier.core.errors import RequestError
+from luthier.service.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.dataset import Shape
+    from luthier.data.preview import Preview
+
+
+@dataclass(frozen=True, slots=True)
+class DataPreview:
+    """The first rows of a file as a model gets them. `num_rows` counts all rows of the file."""
+
+    file: str
+    model: str
+    template: Literal["chat", "plain"]
+    shape: Shape
+    shape_reason: str
+    num_rows: int
+    rows: tuple[Preview, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier data preview --json`.
+
+        Where several tokens share one character, its text stands at the first of them; the texts of a row joined are
+        the whole text.
+        """
+        return {
+            "file": self.file,
+            "model": self.model,
+            "template": self.template,
+            "shape": self.shape,
+            "shape_reason": self.shape_reason,
+            "num_rows": self.num_rows,
+            "rows": [_row_json(row) for row in self.rows],
+        }
+
+
+def preview(
+    context: Context,
+    file: Path,
+    model: str,
+    *,
+    num_rows: int = 3,
+    mapping: Mapping[str, str] | None = None,
+    template: Literal["auto", "chat", "plain"] = "auto",
+) -> DataPreview:
+    """What a model will see and learn of the first rows of a file. Pulls the model where it is not there yet.
+
+    Reads and checks the whole file. Raises NotFoundError (file, model), DataError (rows), TemplateError (no mask can
+    be proved), ModelSourceError (no model), RequestError (fewer rows asked for than one).
+    """
+    if num_rows < 1:
+        raise RequestError(f"num_rows={num_rows}", expected="at least 1", do="ask for one row or more")
+    from luthier.data.formats import load_file
+    from luthier.data.loss_mask import tokenise
+    from luthier.data.preview import preview as preview_example
+
+    loaded = load_file(file, mapping=dict(mapping) if mapping else None)
+    from luthier.models import sources
+    from luthier.models.chat_template import ChatTemplate
+
+    local = sources.pull(model, context.home, context.progress)
+    chat = ChatTemplate.load(local.path, template)
+    rows = tuple(preview_example(example, tokenise(example, chat), chat) for example in loaded.examples[:num_rows])
+    return DataPreview(
+        file=str(file),
+        model=local.name,
+        template=chat.kind,
+        shape=loaded.shape,
+        shape_reason=loaded.shape_reason,
+        num_rows=loaded.num_rows,
+        rows=rows,
+    )
+
+
+def _row_json(row: Preview) -> dict[str, Any]:
+    tokens = [
+        {"id": token, "text": span.text if index == 0 else "", "learned": span.learned}
+        for span in row.spans
+        for index, token in enumerate(span.token_ids)
+    ]
+    return {
+        "id": row.id,
+        "num_tokens": row.num_tokens,
+        "num_trained_tokens": row.num_trained_tokens,
+        "tokens": tokens,
+    }
