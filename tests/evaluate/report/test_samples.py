@@ -72,6 +72,18 @@ def test_without_scores_all_are_random_and_the_page_says_so(evaluation_of: Make)
     assert "all samples are random" in found.rule
 
 
+def test_a_row_without_a_score_is_neither_best_nor_worst_and_is_told_of(evaluation_of: Make) -> None:
+    evaluation = evaluation_of(40)
+    tuned = evaluation.systems[2]
+    bare = tuple(s.model_copy(update={"scores": {}}) if place < 30 else s for place, s in enumerate(tuned.samples))
+    changed = (*evaluation.systems[:2], tuned.model_copy(update={"samples": bare}))
+    found = chosen(evaluation.model_copy(update={"systems": changed}))
+    assert found.metric == "rouge_l"
+    assert "30 rows have no such score" in found.rule
+    assert len(found.chosen) == 10
+    assert all((c.gain is not None) for c in found.chosen if c.kind != "random")
+
+
 def test_one_system_alone_is_ranked_by_its_own_score(evaluation_of: Make) -> None:
     evaluation = evaluation_of(40)
     alone = evaluation.model_copy(update={"systems": evaluation.systems[2:], "comparisons": ()})

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from luthier.core.evaluation import Evaluation
+from luthier.core.evaluation import Evaluation, Sample
 from luthier.core.events import Event
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
@@ -141,6 +141,11 @@ def _samples_title(num: int) -> str:
     return f"{words.get(num, str(num))} {'sample' if num == 1 else 'samples'}"
 
 
+def _score(sample: Sample, metric: str | None) -> str:
+    score = None if metric is None else sample.scores.get(metric)
+    return "" if score is None else figures.number(score, 2)
+
+
 def _groups(chosen: Sequence[Choice], metric: str | None) -> list[dict[str, Any]]:
     """The chosen samples under three headings, numbered through."""
     titles = {"best": "Best", "worst": "Worst", "random": "Random"}
@@ -149,7 +154,7 @@ def _groups(chosen: Sequence[Choice], metric: str | None) -> list[dict[str, Any]
             "number": place,
             "choice": choice,
             "gain": None if choice.gain is None else figures.signed(choice.gain, 2),
-            "scores": [figures.number(s.scores[metric], 2) if metric else "" for _, s in choice.outputs],
+            "scores": [_score(sample, metric) for _, sample in choice.outputs],
         }
         for place, choice in enumerate(chosen, start=1)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -15,6 +15,7 @@ NUM_BEST: Final = 3
 NUM_WORST: Final = 3
 NUM_RANDOM: Final = 4
 
+BySystem = dict[str, dict[str, Sample]]
 Kind = Literal["best", "worst", "random"]
 
 
@@ -52,64 +53,58 @@ def choose_samples(evaluation: Evaluation, roles: Roles) -> Choices:
     if not candidate:
         return Choices("No system wrote text, so there are no samples to show.", None, (), 0)
     metric = _ranking_metric(evaluation, by_system, roles)
-    gains = _gains(evaluation, by_system, roles, metric)
-    rows = sorted(candidate, key=lambda row: (-gains.get(row, 0.0), _lot(evaluation, row)))
-    kinds = _kinds(evaluation, rows, ranked=metric is not None)
+    gains = _gains(evaluation, by_system, roles, metric) if metric is not None else {}
+    kinds = _kinds(evaluation, list(candidate), gains)
     chosen = tuple(_choice(evaluation, by_system, candidate[row], kind, gains.get(row)) for row, kind in kinds)
-    return Choices(_rule(evaluation, roles, metric, len(rows)), metric, chosen, len(rows))
+    rule = _rule(evaluation, roles, metric, len(candidate), len(candidate) - len(gains))
+    return Choices(rule, metric, chosen, len(candidate))
 
 
 def _lot(evaluation: Evaluation, row_id: str) -> str:
     return sha256_bytes(f"{evaluation.evaluation_id}\n{row_id}".encode())
 
 
-def _ranking_metric(evaluation: Evaluation, by_system: dict[str, dict[str, Sample]], roles: Roles) -> str | None:
-    sides = [by_system[name] for name in (roles.candidate, roles.baseline) if name is not None and name in by_system]
-    for name in metric_names(evaluation):
-        if all(name in sample.scores for side in sides for sample in side.values()):
-            return name
-    return None
+def _ranking_metric(evaluation: Evaluation, by_system: BySystem, roles: Roles) -> str | None:
+    names = metric_names(evaluation)
+    return next((name for name in names if _gains(evaluation, by_system, roles, name)), None)
 
 
-def _gains(
-    evaluation: Evaluation, by_system: dict[str, dict[str, Sample]], roles: Roles, metric: str | None
-) -> dict[str, float]:
-    if metric is None:
-        return {}
+def _gains(evaluation: Evaluation, by_system: BySystem, roles: Roles, metric: str) -> dict[str, float]:
+    """The gain of each row that both sides have a score for."""
     found = next(system.metrics[metric] for system in evaluation.systems if metric in system.metrics)
     sign = 1.0 if found.higher_is_better else -1.0
-    baseline = by_system.get(roles.baseline, {}) if roles.baseline is not None else {}
-    gains = {}
-    for row, sample in by_system[roles.candidate].items():
-        before = baseline[row].scores[metric] if row in baseline else 0.0
-        gains[row] = sign * (sample.scores[metric] - before)
-    return gains
+    before = _scores(by_system, roles.baseline, metric)
+    after = _scores(by_system, roles.candidate, metric)
+    if roles.baseline is None:
+        return {row: sign * score for row, score in after.items()}
+    return {row: sign * (score - before[row]) for row, score in after.items() if row in before}
 
 
-def _kinds(evaluation: Evaluation, rows: Sequence[str], *, ranked: bool) -> list[tuple[str, Kind]]:
-    """Which rows are shown, `rows` being sorted by gain: best first, then worst (worst first), then random ones."""
-    if not ranked:
-        drawn = sorted(rows, key=lambda row: _lot(evaluation, row))[: NUM_BEST + NUM_WORST + NUM_RANDOM]
-        return [(row, "random") for row in drawn]
-    num_best = min(NUM_BEST, (len(rows) + 1) // 2)
-    num_worst = min(NUM_WORST, len(rows) - num_best)
-    best, worst = rows[:num_best], rows[len(rows) - num_worst :]
-    rest = rows[num_best : len(rows) - num_worst]
-    drawn = sorted(rest, key=lambda row: _lot(evaluation, row))[:NUM_RANDOM]
+def _scores(by_system: BySystem, name: str | None, metric: str) -> dict[str, float]:
+    samples = by_system.get(name, {}) if name is not None else {}
+    return {row: sample.scores[metric] for row, sample in samples.items() if metric in sample.scores}
+
+
+def _kinds(evaluation: Evaluation, rows: Sequence[str], gains: Mapping[str, float]) -> list[tuple[str, Kind]]:
+    """Which rows are shown: best first, then worst (worst first), then random ones, scored or not."""
+    ranked = sorted(gains, key=lambda row: (-gains[row], _lot(evaluation, row)))
+    num_best = min(NUM_BEST, (len(ranked) + 1) // 2)
+    num_worst = min(NUM_WORST, len(ranked) - num_best)
+    best, worst = ranked[:num_best], ranked[len(ranked) - num_worst :]
+    rest = sorted(set(rows) - set(best) - set(worst), key=lambda row: _lot(evaluation, row))
+    num_random = NUM_RANDOM if ranked else NUM_BEST + NUM_WORST + NUM_RANDOM
     kinds: list[tuple[str, Kind]] = [(row, "best") for row in best]
     kinds += [(row, "worst") for row in reversed(worst)]
-    return kinds + [(row, "random") for row in drawn]
+    return kinds + [(row, "random") for row in rest[:num_random]]
 
 
-def _choice(
-    evaluation: Evaluation, by_system: dict[str, dict[str, Sample]], sample: Sample, kind: Kind, gain: float | None
-) -> Choice:
+def _choice(evaluation: Evaluation, by_system: BySystem, sample: Sample, kind: Kind, gain: float | None) -> Choice:
     row = sample.row_id
     outputs = tuple((s, by_system[s.name][row]) for s in evaluation.systems if row in by_system.get(s.name, {}))
     return Choice(kind, row, outputs[0][1].prompt, sample.reference, gain, outputs)
 
 
-def _rule(evaluation: Evaluation, roles: Roles, metric: str | None, num_rows: int) -> str:
+def _rule(evaluation: Evaluation, roles: Roles, metric: str | None, num_rows: int, num_unscored: int) -> str:
     how_drawn = f"drawn by the evaluation's id ({evaluation.evaluation_id}), not by hand"
     if metric is None:
         return f"No metric scores single rows here, so all samples are random, {how_drawn}."
@@ -117,9 +112,12 @@ def _rule(evaluation: Evaluation, roles: Roles, metric: str | None, num_rows: in
     if roles.baseline is not None:
         score = f"{score}, {roles.candidate} minus {roles.baseline}"
     words = f"Of {num_rows:,} held-out rows: the 3 best and the 3 worst by {score}, and 4 random ones of the rest."
-    unranked = (
-        ""
-        if evaluation.verdict is None or evaluation.verdict.metric == metric
-        else (f" ({metric_title(evaluation.verdict.metric)}, the metric of the verdict, has no score for single rows.)")
-    )
+    if num_rows <= NUM_BEST + NUM_WORST + NUM_RANDOM:
+        words = f"All {num_rows} held-out rows; best and worst are meant by {score}."
+    if num_unscored:
+        words = f"{words} {num_unscored:,} rows have no such score and stand among the random ones."
+    unranked = ""
+    if evaluation.verdict is not None and evaluation.verdict.metric != metric:
+        title = metric_title(evaluation.verdict.metric)
+        unranked = f" ({title}, the metric of the verdict, has no score for single rows.)"
     return f"{words} Ties and random rows are {how_drawn}.{unranked}"
