@@ -1,0 +1,71 @@
+# make quickstart   a virtual environment, Luthier in it, and the main job from rows to verdict (no account, no GPU)
+# make test         lint, types, layers and all tests
+# make drill        the slow fault drills
+# make lint         the first three of `make test` alone
+# make format       let ruff put the files in order
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+RESULTS := build/tests.xml
+
+.DELETE_ON_ERROR:
+.PHONY: quickstart test drill lint format clean
+
+quickstart: $(VENV)/installed
+	$(BIN)/luthier quickstart
+
+test: lint
+	@mkdir -p build
+	$(BIN)/python -m pytest -m "not drill" --junitxml=$(RESULTS)
+	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
+
+drill: $(VENV)/installed-test
+	@mkdir -p build
+	$(BIN)/python -m pytest -m drill --junitxml=$(RESULTS)
+	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build
+
+# Stamps: written after an install that went well, so that the next call does not install again. An install with the
+# test tools covers the plain one.
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/installed
+
+$(BIN)/python:
+	@$(PYTHON) -c "$$RIGHT_PYTHON"
+	$(PYTHON) -m venv $(VENV)
+
+# pytest ends with 0 when every test was skipped; here that counts as a failure.
+define SOME_TEST_RAN
+import sys, xml.etree.ElementTree as tree
+suites = tree.parse(sys.argv[1]).getroot().iter("testsuite")
+num_run = sum(int(suite.get("tests", 0)) - int(suite.get("skipped", 0)) for suite in suites)
+sys.exit(0 if num_run else "no test ran: expected at least one that was not skipped; see the reasons above")
+endef
+export SOME_TEST_RAN
+
+define RIGHT_PYTHON
+import sys
+here = ".".join(map(str, sys.version_info[:3]))
+fits = (3, 11) <= sys.version_info[:2] < (3, 14)
+sys.exit(None if fits else f"{sys.executable} is Python {here}; expected 3.11 to 3.13: make PYTHON=python3.12 ...")
+endef
+export RIGHT_PYTHON
