@@ -1,7 +1,7 @@
 """A matplotlib figure as SVG inside the page: themed by CSS, named for screen readers, repeatable byte for byte.
 
 Text stays text (`svg.fonttype` "none"), for three reasons: it takes the page's own system font, a screen reader and the
-browser's search can read it, and a chart is a third of the size it would have with outlines. Colours are drawn as
+browser's search can read it, and a chart takes a third to two thirds of the bytes. Colours are drawn as
 stand-ins and become CSS variables, so that one chart is right on a light page, on a dark one and on paper.
 """
 
