@@ -34,7 +34,7 @@ def main() -> None:
     pulled = run_json([*luthier_command(), "models", "pull", MODEL, "--home", str(home), "--json"], cwd=args.work)
     peer = [str(peer_python(args.work / "peer")), str(PEER), "--model", pulled.document["path"], "--train", str(file)]
     theirs = run_json(peer, cwd=args.work).document["losses"]
-    ours = _luthier(args.work, home, file)
+    ours = _luthier(home, file)
     quarter = max(1, len(ours) // 4)
     figures = {
         name: {"trl": _mean(t), "luthier": _mean(o), "relative_difference": _mean(o) / _mean(t) - 1}
@@ -48,7 +48,7 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _luthier(work: Path, home: Path, file: Path) -> list[float]:
+def _luthier(home: Path, file: Path) -> list[float]:
     import luthier
 
     training = {

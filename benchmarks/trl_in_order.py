@@ -1,4 +1,4 @@
-"""TRL's side of train_truth.py, run in an environment of its own: rows in the order given, every step's loss printed."""
+"""TRL's side of train_truth.py, run in an environment of its own: rows in the order given, each step's loss printed."""
 
 from __future__ import annotations
 

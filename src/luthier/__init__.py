@@ -12,7 +12,7 @@ In a notebook progress and results draw themselves. Nothing heavy is imported be
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -83,7 +83,7 @@ def load_run(run_id: str, *, home: Home = None) -> Run:
     return python_api.load_run(run_id, home=home)
 
 
-_CALLABLE: Final = {"train": train, "plan": plan, "evaluate": evaluate}
+_CALLABLE: Final[dict[str, Callable[..., Any]]] = {"train": train, "plan": plan, "evaluate": evaluate}
 
 
 class _Package(ModuleType):
@@ -95,8 +95,7 @@ class _Package(ModuleType):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _CALLABLE and isinstance(value, ModuleType):
-            call = {"__call__": staticmethod(_CALLABLE[name])}
-            value.__class__ = type("CallablePackage", (ModuleType,), call)
+            value.__class__ = type("CallablePackage", (ModuleType,), {"__call__": staticmethod(_CALLABLE[name])})
         super().__setattr__(name, value)
 
 

@@ -145,9 +145,9 @@ def _load(context: Context, run_id: str) -> Run:
 
 
 def _open(home: Home) -> Context:
-    from luthier.cli.progress import RichProgress
+    from luthier.cli.progress import make_progress
 
-    return Context.open(Path(home) if home is not None else None, progress=RichProgress())
+    return Context.open(Path(home) if home is not None else None, progress=make_progress())
 
 
 def _read(recipe: AnyRecipe) -> tuple[Recipe, Path]:

@@ -115,7 +115,7 @@ class Plan(Frozen):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all that decides what is trained: not reasons, not the wording of the recipe, not where files lie.
+        """SHA-256 over what decides the outcome: not reasons, not the recipe's wording, not where files lie.
 
         Files are in it by their digests.
         """

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from luthier.core.errors import ModelSourceError, NotFoundError
-from luthier.models.quiet import quiet_transformers
+from luthier.models.quiet import quiet_peft, quiet_transformers
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -99,7 +99,7 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftMode
             do="pass the adapter folder of a run, or save the adapter with safe_serialization=True",
         )
     try:
-        with quiet_transformers(), warnings.catch_warnings():
+        with quiet_transformers(), quiet_peft(), warnings.catch_warnings():
             # PEFT only warns when weights are missing, and would answer with a half-loaded adapter.
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             adapted: PeftModel = PeftModel.from_pretrained(

@@ -6,14 +6,18 @@ line of the docstring out. They are split by module, so that no module is on two
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.evaluation import Verdict
 from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.service.context import Context
 from luthier.service.training import TrainOutcome, train
+
+if TYPE_CHECKING:
+    from luthier.service.datasets import DataPreview
 
 BASE_MODEL = "smollm2-135m-instruct"
 _VALIDATION, _HELD_OUT, _SEED = 0.1, 0.15, 0
@@ -84,6 +88,9 @@ class QuickstartOutcome:
         }
 
 
+ShowData = Callable[[QuickstartData, "DataPreview"], None]
+
+
 def write_quickstart_data(context: Context, *, size: Size) -> QuickstartData:
     """Build the rows from the standard library, split them by module, and write files and recipe into the home."""
     from luthier.data.python_docs import build_python_docs, split_python_docs
@@ -96,7 +103,9 @@ def write_quickstart_data(context: Context, *, size: Size) -> QuickstartData:
     counts = {split: write_rows(rows, folder / f"{split}.jsonl") for split, rows in parts.items()}
     recipe_path = folder / "recipe.yaml"
     recipe_path.write_text(recipe_text(quickstart_recipe(size)), encoding="utf-8")
-    return QuickstartData(folder, dict(counts), dict(docs.num_left_out), recipe_path)
+    return QuickstartData(
+        folder, {str(split): num for split, num in counts.items()}, dict(docs.num_left_out), recipe_path
+    )
 
 
 def quickstart_recipe(size: Size) -> Recipe:
@@ -132,6 +141,6 @@ def quickstart(context: Context, *, full: bool, show: ShowData | None = None) ->
     if show is not None:
         from luthier.service.datasets import preview
 
-        show(data, preview(context, data.folder / "train.jsonl", model=BASE_MODEL, num_rows=1))
+        show(data, preview(context, data.folder / "train.jsonl", BASE_MODEL, num_rows=1))
     outcome = train(context, quickstart_recipe(size), base_dir=data.folder)
     return QuickstartOutcome(data, outcome)

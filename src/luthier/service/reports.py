@@ -9,24 +9,40 @@ from pathlib import Path
 from luthier.core.evaluation import Evaluation
 from luthier.core.run import RunRecord
 from luthier.service.context import Context
+from luthier.service.plans import Prepared
 
 _NAMED = ("luthier", "torch", "transformers", "peft", "safetensors", "sacrebleu", "rouge-score", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a figure depends on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _NAMED}
+    """Versions of what a figure depends on, and the machine that it was measured on."""
+    from luthier.plan import hardware
+
+    machine = hardware.measure()
+    return (
+        {"python": platform.python_version()}
+        | {name: version(name) for name in _NAMED}
+        | {
+            "machine": f"{machine.cpu_name}, {machine.num_cores} cores, {machine.memory_bytes / 2**30:.0f} GiB",
+            "matrix products": machine.why,
+        }
+    )
 
 
-def write_run_report(context: Context, record: RunRecord, evaluation: Evaluation | None) -> Path:
+def write_run_report(context: Context, record: RunRecord, prepared: Prepared, evaluation: Evaluation | None) -> Path:
     """Write `report.html` and `report.json` into the run's folder; returns the path of the page."""
+    from luthier.data.preview import preview
     from luthier.evaluate.report import write_report
 
+    first = prepared.train
+    shown = preview(first.examples[0], first.tokenised[0], prepared.template)
     return write_report(
         context.settings.runs_folder / record.run_id,
         record=record,
-        plan=context.runs.plan(record.run_id),
+        plan=prepared.plan,
         events=context.runs.events(record.run_id),
         evaluation=evaluation,
         versions=versions(),
+        example=tuple((span.text, span.learned) for span in shown.spans),
+        licence=prepared.model.licence,
     )

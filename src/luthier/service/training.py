@@ -18,7 +18,7 @@ from luthier.core.events import Event, RunEnded, RunStarted, StepDone, WarningRa
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
-from luthier.core.run import RunRecord, TrainResult
+from luthier.core.run import RunRecord, RunStatus, TrainResult
 from luthier.service.context import Context
 from luthier.service.plans import Prepared, prepare, prepare_again
 
@@ -115,31 +115,36 @@ def _held(context: Context, run_id: str) -> Iterator[None]:
 
 
 def _carry_out(context: Context, run_id: str, prepared: Prepared) -> TrainOutcome:
-    """Train, judge, report; the record in the store says at each moment how far it is."""
+    """Train, judge, report; the record in the store says at each moment how far it is, and at the end why it ended."""
     from luthier.service.evaluations import judge_run
     from luthier.service.reports import write_run_report
 
     warnings: list[str] = []
     try:
         result = _train(context, run_id, prepared, warnings)
-        context.runs.update(
-            run_id, status="paused" if result.status == "paused" else "running", stopped_because=result.stopped_because,
-            result=result,
-        )  # fmt: skip
         evaluation = None
         if result.status == "succeeded" and prepared.held_out is not None:
             evaluation = judge_run(context, run_id, prepared, result)
             context.evaluations.save(evaluation)
-            context.runs.update(run_id, evaluation_id=evaluation.evaluation_id)
-        # The report shows the run as done; the record says so only once the report is there.
-        record = context.runs.get(run_id).model_copy(update={"status": result.status})
-        report = write_run_report(context, record, evaluation)
-    except LuthierError as error:
-        context.runs.append(run_id, RunEnded(step=context.runs.get(run_id).step, status="failed", reason=error.came))
-        context.runs.update(run_id, status="failed", stopped_because=error.came)
+        _close(context, run_id, result.num_steps, result.status, result.stopped_because)
+        record = context.runs.update(
+            run_id, result=result, evaluation_id=evaluation.evaluation_id if evaluation else None
+        ).model_copy(update={"status": result.status})
+        report = write_run_report(context, record, prepared, evaluation)
+    except BaseException as error:
+        status: RunStatus = "failed" if isinstance(error, Exception) else "paused"
+        reason = error.came if isinstance(error, LuthierError) else repr(error)
+        _close(context, run_id, context.runs.get(run_id).step, status, reason)
+        context.runs.update(run_id, status=status)
         raise
-    context.runs.update(run_id, status=result.status, report_path=str(report))
-    return TrainOutcome(context.runs.get(run_id), prepared.plan, evaluation, tuple(warnings))
+    # Only now: a run that is said to be done has its weights, verdict and report on disk.
+    record = context.runs.update(run_id, status=result.status, report_path=str(report))
+    return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings))
+
+
+def _close(context: Context, run_id: str, step: int, status: RunStatus, reason: str) -> None:
+    context.runs.append(run_id, RunEnded(step=step, status=status, reason=reason))
+    context.runs.update(run_id, stopped_because=reason)
 
 
 def _train(context: Context, run_id: str, prepared: Prepared, warnings: list[str]) -> TrainResult:
@@ -207,6 +212,9 @@ def _result(
     state, path, digest = outcome.state, None, None
     if outcome.status == "succeeded":
         path, digest = save_outcome(model, Path(plan.base_model.path), run_folder(context, run_id))
+        for file in sorted(path.glob("*.safetensors")):
+            artifact = context.artifacts.put_file(file, model.method.outcome_name)
+            context.artifacts.link(run_id, f"{path.name}/{file.name}", artifact.sha256)
     seconds = max(state.seconds, 1e-9)
     return TrainResult(
         status=outcome.status,

@@ -8,7 +8,6 @@ every tool of the field can load it; the computation is ours, one fused function
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 
 from luthier.core.digest import sha256_file
 from luthier.core.plan import MethodPlan
+from luthier.models.quiet import quiet_peft
 
 _DROPOUT_STEPS = 1 << 16
 
@@ -122,9 +122,7 @@ class Lora:
             target_modules=list(self.plan.targets),
             task_type="CAUSAL_LM",
         )
-        with warnings.catch_warnings():
-            # peft 0.21 reads an attribute that transformers 5.24 has renamed; nothing a user can do about it
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        with quiet_peft():
             adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
         for layer in adapted.modules():
             if isinstance(layer, PeftLoraLinear):
