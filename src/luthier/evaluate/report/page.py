@@ -25,7 +25,9 @@ from luthier.evaluate.report.tables import differences, metric_rows
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 FOLD_LINES: Final = 14
-MAX_CHARACTERS: Final = 20_000
+MAX_CHARACTERS: Final = 6_000
+
+MAX_EXAMPLE_CHARACTERS: Final = 20_000
 
 MaskedExample = Sequence[tuple[str, bool]]
 
@@ -46,7 +48,7 @@ class Text:
 
 
 def fold(text: str, characters: int) -> Text:
-    """Text beyond about `characters` or 14 lines shows its start first; beyond 20,000 characters the rest is left out.
+    """Text beyond about `characters` or 14 lines shows its start first; beyond 6,000 the rest is left out.
 
     How much is left out stands in the result, and on the page.
     """
@@ -87,7 +89,8 @@ def render_page(
         judged=_judged(evaluation, plan),
         model_facts=facts.model_facts(record, plan, licence),
         splits=facts.split_facts(plan),
-        example=fold_example(example),
+        example=shown_example(example),
+        example_left_out=max(0, sum(len(text) for text, _ in example) - MAX_EXAMPLE_CHARACTERS),
         curves=curve_charts(curves(events)),
         warnings=facts.warnings(record, plan, events),
         plan_rows=plan.values(),
@@ -166,12 +169,15 @@ def _groups(chosen: Sequence[Choice], metric: str | None) -> list[dict[str, Any]
     return groups
 
 
-def fold_example(example: MaskedExample) -> list[tuple[str, bool]]:
-    """A masked example with neighbouring tokens of one kind joined, so that the page holds few elements."""
+def shown_example(example: MaskedExample) -> list[tuple[str, bool]]:
+    """The first 20,000 characters of a masked example, neighbouring tokens of one kind joined into one element."""
     joined: list[tuple[str, bool]] = []
-    for text, learned in example:
+    room = MAX_EXAMPLE_CHARACTERS
+    for whole, learned in example:
+        text = whole[:room]
+        room -= len(text)
         if joined and joined[-1][1] == learned:
             joined[-1] = (joined[-1][0] + text, learned)
-        else:
+        elif text:
             joined.append((text, learned))
     return joined
