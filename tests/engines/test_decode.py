@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from luthier.core.errors import DivergedError
 from luthier.engines import decode
 from luthier.engines.decode import Decoder, Request
 from luthier.models.loading import load_model
@@ -131,3 +132,11 @@ def test_rows_that_finish_leave_the_batch(model, monkeypatch):
     )
     run(Decoder(model, end_ids=(), pad_id=0), requests_of([5, 6, 7], limits=[1, 2, 4], vocabulary=384))
     assert sizes == [3, 2, 1, 1]
+
+
+def test_weights_that_are_not_numbers_are_an_error(tiny):
+    broken = load_model(tiny, dtype="float32", attention="sdpa")
+    with torch.no_grad():
+        broken.get_output_embeddings().weight[7] = float("nan")
+    with pytest.raises(DivergedError, match="not numbers"):
+        run(Decoder(broken, end_ids=(), pad_id=0), requests_of([5], vocabulary=384))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import RequestError
+from luthier.core.errors import DivergedError, RequestError
 from luthier.engines import likelihood
 from luthier.engines.likelihood import Scorer
 from luthier.models.loading import load_model
@@ -52,6 +52,16 @@ def test_a_random_model_hesitates_between_all_tokens(tiny, examples):
         model.get_output_embeddings().weight.zero_()
     for score in Scorer(model, pad_id=0).score(examples):
         assert score.nll_nats / score.num_tokens == pytest.approx(math.log(384), rel=1e-5)
+
+
+def test_weights_that_are_not_numbers_are_an_error_that_names_the_row(model, examples):
+    scorer = Scorer(model, pad_id=0)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[7] = float("nan")
+    with pytest.raises(DivergedError, match=r"rows\.jsonl:1"):
+        scorer.score(examples)
+    with pytest.raises(DivergedError, match="not a finite number"):
+        Scorer(model, pad_id=0)
 
 
 class _Scaled(torch.nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from luthier.core.errors import RequestError
+from luthier.core.errors import DivergedError, RequestError
 from luthier.engines.length_batches import length_batches
 from luthier.engines.roomy_cache import expanded, joined
 
@@ -120,6 +120,9 @@ class Decoder:
         """Continue one batch of prompts; `done` is called with the place of each prompt when it has finished.
 
         With a prefix, every prompt must begin with its tokens and have at least one more.
+
+        Raises:
+            DivergedError: the model's logits are NaN.
         """
         out = [Continuation() for _ in requests]
         generators = [_generator(request, self._model.device) for request in requests]
@@ -197,6 +200,13 @@ class Decoder:
         arguments: dict[str, Any] = {self._cache_argument: cache, "attention_mask": mask, "position_ids": positions}
         output = self._model(input_ids=tokens, use_cache=True, logits_to_keep=1, **arguments)
         logits: Tensor = output.logits[:, -1]
+        if logits.isnan().any():
+            # argmax would take one of them for the likeliest token, and write on as if nothing were wrong.
+            raise DivergedError(
+                f"{type(self._model).__name__} gives logits that are not numbers",
+                expected="finite logits",
+                do="the weights hold NaN or infinity: go back to an earlier checkpoint, or use float32",
+            )
         return logits
 
     def _new_cache(self) -> DynamicCache:

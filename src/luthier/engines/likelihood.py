@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import RequestError
+from luthier.core.errors import DivergedError, RequestError
 from luthier.core.ports import Score
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Scorer:
 
     Raises:
         RequestError: head(body(x)) is not what the whole model computes, even with the scalings that its config names.
+        DivergedError: its logits are not finite.
     """
 
     def __init__(self, model: PreTrainedModel, *, pad_id: int) -> None:
@@ -46,7 +47,11 @@ class Scorer:
 
     @torch.inference_mode()
     def score(self, examples: Sequence[TokenisedExample]) -> list[Score]:
-        """One score an example, in order. Rows are padded on the right: a causal model never looks there."""
+        """One score an example, in order. Rows are padded on the right: a causal model never looks there.
+
+        Raises:
+            DivergedError: a likelihood is NaN or infinite.
+        """
         width = max(example.num_tokens for example in examples)
         tokens = torch.full((len(examples), width), self._pad_id)
         learned = torch.zeros((len(examples), width), dtype=torch.bool)
@@ -57,6 +62,9 @@ class Scorer:
         tokens = tokens.to(self._device)
         hidden = self._body(input_ids=tokens, use_cache=False).last_hidden_state
         nll, correct = self._judge(hidden[rows, places - 1], tokens[rows, places])
+        if not nll.isfinite().all():
+            place = int(rows[(~nll.isfinite()).nonzero()[0, 0]])
+            raise _diverged(f"the likelihood of {examples[place].id}")
         # In float64 and per row, so that a score does not depend on the batch it was made in.
         sums = torch.zeros(len(examples), 2, dtype=torch.float64)
         sums.index_add_(0, rows, torch.stack([nll, correct], 1))
@@ -85,6 +93,8 @@ class Scorer:
     def _check(self, model: PreTrainedModel) -> None:
         tokens = torch.arange(_PROBE_TOKENS, device=self._device)[None]
         expected = model(input_ids=tokens, use_cache=False).logits.float()
+        if not expected.isfinite().all():
+            raise _diverged(f"a logit of {type(model).__name__}")
         ours = self._logits(self._body(input_ids=tokens, use_cache=False).last_hidden_state)
         difference = float((ours - expected).abs().max())
         # bfloat16 keeps 8 bits: what it rounds may differ by 2^-7 of the largest logit.
@@ -94,3 +104,11 @@ class Scorer:
                 expected="a model whose logits are its head, scaled or capped as its config says",
                 do="evaluate this model with text metrics only, or with another engine",
             )
+
+
+def _diverged(what: str) -> DivergedError:
+    return DivergedError(
+        f"{what} is not a finite number",
+        expected="finite logits",
+        do="the weights hold NaN or infinity: go back to an earlier checkpoint, or use float32",
+    )
