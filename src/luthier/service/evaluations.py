@@ -11,37 +11,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from luthier.core.conversation import Conversation
-from luthier.core.dataset import Example, TokenisedExample
+from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import is_id, new_id
-from luthier.core.ports import Prompt
 from luthier.core.recipe import MetricName
 from luthier.core.run import TrainResult
+from luthier.service.candidates import (
+    Candidate,
+    base_of,
+    find_candidate,
+    open_engine,
+    system_under_test,
+    tuned,
+    with_few_shot,
+)
 from luthier.service.context import Context
 from luthier.service.plans import Prepared
 
 if TYPE_CHECKING:
     from luthier.engines.transformers_engine import TransformersEngine
-    from luthier.evaluate.compare import SystemUnderTest
 
 Precision = Literal["float32", "bfloat16"]
 TemplateKind = Literal["auto", "chat", "plain"]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One system to judge. `shots`: examples put before each prompt. `name` is what tables and verdict call it."""
-
-    name: str
-    model_name: str
-    model_path: str
-    adapter_path: str | None
-    template: TemplateKind
-    precision: Precision
-    device: str
-    shots: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +57,11 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
             expected="a run that is done, of a recipe with data.held_out",
             do="judge it with: luthier eval RUN --data held_out.jsonl",
         )
-    base = Candidate(
-        name="base",
-        model_name=plan.base_model.name,
-        model_path=plan.base_model.path,
-        adapter_path=None,
-        template=plan.base_model.template,
-        precision=plan.training.precision,
-        device=plan.training.device,
-    )
+    base = base_of(plan, name="base", model_path=plan.base_model.path)
     candidates = [base]
     if plan.evaluation.few_shot:
-        candidates.append(_with_shots(base, prepared.train.examples, plan.evaluation.few_shot, plan.training.seed))
-    candidates.append(_tuned("tuned", base, result.adapter_path, whole_model=plan.method.name == "full"))
+        candidates.append(with_few_shot(base, prepared.train.examples, plan.evaluation.few_shot, plan.training.seed))
+    candidates.append(tuned("tuned", base, result.adapter_path, whole_model=plan.method.name == "full"))
     rows = HeldOut(
         file=held_out.profile.file,
         sha256=held_out.profile.sha256,
@@ -121,7 +105,7 @@ def evaluate(
     from luthier.data.formats import load_file
 
     loaded = load_file(data)
-    resolved = [_candidate(context, name) for name in systems]
+    resolved = [find_candidate(context, name) for name in systems]
     seen = _training_examples(context, systems)
     num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
     # The table reads from the plain to the tuned: what is judged stands last.
@@ -135,7 +119,7 @@ def evaluate(
             )
         base = next((c for c in ordered if c.adapter_path is None), ordered[0])
         pool = _not_held_out(load_file(few_shot_from).examples, loaded.examples)
-        ordered.insert(1 if len(ordered) > 1 else 0, _with_shots(base, pool, few_shot, seed=0))
+        ordered.insert(1 if len(ordered) > 1 else 0, with_few_shot(base, pool, few_shot, seed=0))
     rows = HeldOut(str(data), loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt)
     run_id = systems[0] if is_id(systems[0], "run") else None
     evaluation = _judge(
@@ -172,8 +156,8 @@ def _judge(
         for candidate in candidates:
             key = (candidate.model_path, candidate.adapter_path)
             if key not in engines:
-                engines[key] = stack.enter_context(closing(_open(candidate)))
-            systems.append(_system(candidate, engines[key], examples, max_new_tokens))
+                engines[key] = stack.enter_context(closing(open_engine(candidate)))
+            systems.append(system_under_test(candidate, engines[key], examples, max_new_tokens))
         results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
     words = None
@@ -210,92 +194,6 @@ def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]
 
     chosen = {e.id for e in sorted(examples, key=key)[:num]}
     return tuple(e for e in examples if e.id in chosen)
-
-
-def _open(candidate: Candidate) -> TransformersEngine:
-    from luthier.engines.transformers_engine import TransformersEngine
-
-    return TransformersEngine.open(
-        candidate.model_path,
-        adapter_path=candidate.adapter_path,
-        template=candidate.template,
-        dtype=candidate.precision,
-        device=candidate.device,
-    )
-
-
-def _system(
-    candidate: Candidate, engine: TransformersEngine, examples: Sequence[Example], max_new_tokens: int
-) -> SystemUnderTest:
-    """A candidate with its prompts, references and tokens. Shots are context: they are never scored."""
-    from luthier.data.loss_mask import tokenise
-    from luthier.evaluate.compare import SystemUnderTest
-    from luthier.evaluate.few_shot import with_shots
-
-    seen = [with_shots(e, candidate.shots) if candidate.shots else e for e in examples]
-    tokenised: tuple[TokenisedExample, ...] = tuple(tokenise(e, engine.template) for e in seen)
-    has_answers = all(e.prompt is not None and e.reference is not None for e in examples)
-    prompts = tuple(Prompt(conversation=e.prompt, max_new_tokens=max_new_tokens) for e in seen) if has_answers else ()
-    return SystemUnderTest(
-        name=candidate.name,
-        model=candidate.model_name,
-        adapter=candidate.adapter_path,
-        num_few_shot=len(candidate.shots),
-        engine=engine,
-        prompts=prompts,
-        references=tuple(e.reference or "" for e in examples) if has_answers else (),
-        row_ids=tuple(e.id for e in examples),
-        prompt_texts=tuple(_readable(e.prompt) for e in examples) if has_answers else (),
-        tokenised=tokenised,
-        num_bytes=tuple(e.learned_bytes for e in examples),
-    )
-
-
-def _readable(prompt: Conversation | None) -> str:
-    """A prompt as a person reads it: one turn alone as it is, several with their roles."""
-    messages = prompt.messages if prompt else ()
-    if len(messages) == 1:
-        return messages[0].content or ""
-    return "\n\n".join(f"[{m.role}] {m.content or ''}" for m in messages)
-
-
-def _with_shots(base: Candidate, pool: Sequence[Example], num: int, seed: int) -> Candidate:
-    from dataclasses import replace
-
-    from luthier.evaluate.few_shot import choose_shots
-
-    shots = choose_shots(pool, num, seed)
-    return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
-
-
-def _tuned(name: str, base: Candidate, outcome_path: str, *, whole_model: bool) -> Candidate:
-    from dataclasses import replace
-
-    if whole_model:
-        return replace(base, name=name, model_path=outcome_path)
-    return replace(base, name=name, adapter_path=outcome_path)
-
-
-def _candidate(context: Context, name: str) -> Candidate:
-    """A candidate from a run id or the name of a base model."""
-    from luthier.models import sources
-    from luthier.plan import hardware
-
-    if not is_id(name, "run"):
-        model, machine = sources.pull(name, context.home, context.progress), hardware.measure()
-        return Candidate(name, model.name, model.path, None, "auto", machine.precision, machine.device)
-    record, plan = context.runs.get(name), context.runs.plan(name)
-    if record.result is None or record.result.adapter_path is None:
-        raise ConflictError(
-            f"run {name} is {record.status} and has no trained weights yet",
-            expected="a run that has succeeded",
-            do=f"go on with it: luthier train --resume {name}",
-        )
-    model = sources.pull(plan.base_model.name, context.home, context.progress)
-    base = Candidate(
-        name, model.name, model.path, None, plan.base_model.template, plan.training.precision, plan.training.device
-    )
-    return _tuned(name, base, record.result.adapter_path, whole_model=plan.method.name == "full")
 
 
 def _training_examples(context: Context, systems: Sequence[str]) -> list[Example]:

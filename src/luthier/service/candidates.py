@@ -1,0 +1,156 @@
+"""Who is judged: base models, runs and few-shot baselines, and each as `evaluate.compare` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from luthier.core.conversation import Conversation
+from luthier.core.dataset import Example, TokenisedExample
+from luthier.core.errors import ConflictError
+from luthier.core.ids import is_id
+from luthier.core.plan import Plan
+from luthier.core.ports import Prompt
+from luthier.service.context import Context
+
+if TYPE_CHECKING:
+    from luthier.engines.transformers_engine import TransformersEngine
+    from luthier.evaluate.compare import SystemUnderTest
+
+Precision = Literal["float32", "bfloat16"]
+TemplateKind = Literal["auto", "chat", "plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One system to judge. `shots`: examples put before each prompt. `name` is what tables and verdict call it."""
+
+    name: str
+    model_name: str
+    model_path: str
+    adapter_path: str | None
+    template: TemplateKind
+    precision: Precision
+    device: str
+    context_length_tokens: int
+    shots: tuple[Example, ...] = ()
+
+
+def base_of(plan: Plan, *, name: str, model_path: str) -> Candidate:
+    """The base model of a plan, run as the plan trains it."""
+    return Candidate(
+        name=name,
+        model_name=plan.base_model.name,
+        model_path=model_path,
+        adapter_path=None,
+        template=plan.base_model.template,
+        precision=plan.training.precision,
+        device=plan.training.device,
+        context_length_tokens=plan.base_model.context_length_tokens,
+    )
+
+
+def with_few_shot(base: Candidate, pool: Sequence[Example], num: int, seed: int) -> Candidate:
+    """The same model with `num` examples from the pool before each prompt."""
+    from luthier.evaluate.few_shot import choose_shots
+
+    shots = choose_shots(pool, num, seed)
+    return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
+
+
+def tuned(name: str, base: Candidate, outcome_path: str, *, whole_model: bool) -> Candidate:
+    """What training made of a base: an adapter on it, or a model of its own."""
+    if whole_model:
+        return replace(base, name=name, model_path=outcome_path)
+    return replace(base, name=name, adapter_path=outcome_path)
+
+
+def find_candidate(context: Context, name: str) -> Candidate:
+    """A candidate from a run id or the name of a base model."""
+    from luthier.models import sources
+    from luthier.plan import hardware
+
+    if not is_id(name, "run"):
+        model, machine = sources.pull(name, context.home, context.progress), hardware.measure()
+        return Candidate(
+            name, model.name, model.path, None, "auto", machine.precision, machine.device, model.context_length_tokens
+        )
+    record, plan = context.runs.get(name), context.runs.plan(name)
+    if record.result is None or record.result.adapter_path is None:
+        raise ConflictError(
+            f"run {name} is {record.status} and has no trained weights yet",
+            expected="a run that has succeeded",
+            do=f"go on with it: luthier train --resume {name}",
+        )
+    model = sources.pull(plan.base_model.name, context.home, context.progress)
+    base = base_of(plan, name=name, model_path=model.path)
+    return tuned(name, base, record.result.adapter_path, whole_model=plan.method.name == "full")
+
+
+def open_engine(candidate: Candidate) -> TransformersEngine:
+    """The engine that runs a candidate."""
+    from luthier.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine.open(
+        candidate.model_path,
+        adapter_path=candidate.adapter_path,
+        template=candidate.template,
+        dtype=candidate.precision,
+        device=candidate.device,
+    )
+
+
+def system_under_test(
+    candidate: Candidate, engine: TransformersEngine, examples: Sequence[Example], max_new_tokens: int
+) -> SystemUnderTest:
+    """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
+
+    Where the longest row does not fit into the context with all shots, fewer are used, and the name says how many. An
+    answer ends where the context does.
+    """
+    from luthier.data.loss_mask import tokenise
+    from luthier.evaluate.compare import SystemUnderTest
+    from luthier.evaluate.few_shot import with_shots
+
+    shots, name = candidate.shots, candidate.name
+    while True:
+        seen = [with_shots(e, shots) if shots else e for e in examples]
+        tokenised = tuple(tokenise(e, engine.template) for e in seen)
+        if not shots or max(t.num_tokens for t in tokenised) <= candidate.context_length_tokens:
+            break
+        shots = shots[:-1]
+        name = f"{candidate.name} ({len(shots)} fit)"
+    has_answers = all(e.prompt is not None and e.reference is not None for e in examples)
+    room = [min(max_new_tokens, candidate.context_length_tokens - _prompt_tokens(t)) for t in tokenised]
+    prompts = (
+        tuple(Prompt(conversation=e.prompt, max_new_tokens=n) for e, n in zip(seen, room, strict=True))
+        if has_answers
+        else ()
+    )
+    return SystemUnderTest(
+        name=name,
+        model=candidate.model_name,
+        adapter=candidate.adapter_path,
+        num_few_shot=len(shots),
+        engine=engine,
+        prompts=prompts,
+        references=tuple(e.reference or "" for e in examples) if has_answers else (),
+        row_ids=tuple(e.id for e in examples),
+        prompt_texts=tuple(_readable(e.prompt) for e in examples) if has_answers else (),
+        tokenised=tokenised,
+        num_bytes=tuple(e.learned_bytes for e in examples),
+    )
+
+
+def _prompt_tokens(tokenised: TokenisedExample) -> int:
+    """Tokens before the last learned turn: where its part of the mask begins."""
+    return tokenised.loss_mask.rfind(b"\x00\x01") + 1
+
+
+def _readable(prompt: Conversation | None) -> str:
+    """A prompt as a person reads it: one turn alone as it is, several with their roles."""
+    messages = prompt.messages if prompt else ()
+    if len(messages) == 1:
+        return messages[0].content or ""
+    return "\n\n".join(f"[{m.role}] {m.content or ''}" for m in messages)

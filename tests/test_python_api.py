@@ -1,0 +1,87 @@
+"""`import luthier`: typed functions, thin over the services, that load nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import luthier
+from luthier.core.errors import NotFoundError, RecipeError
+
+
+def rows(file: Path, start: int, stop: int) -> Path:
+    lines = [{"prompt": f"Count from {n}.", "completion": f"{n}, {n + 1}, {n + 2}"} for n in range(start, stop)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_model: Path) -> dict[str, object]:
+    return {
+        "base_model": str(tiny_model),
+        "data": {
+            "train": str(rows(tmp_path / "train.jsonl", 0, 24)),
+            "held_out": str(rows(tmp_path / "test.jsonl", 90, 96)),
+        },
+        "method": {"name": "lora", "rank": 4},
+        "training": {"max_steps": 3, "global_batch_size": 8, "precision": "float32"},
+        "evaluation": {"few_shot": 1, "max_new_tokens": 6},
+    }
+
+
+def test_plan_train_evaluate_load(recipe: dict[str, object], tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    plan = luthier.plan(recipe, home=home)
+    run = luthier.train(recipe, home=home)
+    assert run.plan.hash == plan.hash
+    assert run.status == "succeeded"
+    assert run.verdict is not None
+    assert run.adapter_path is not None
+    assert run.adapter_path.is_dir()
+    again = luthier.load_run(run.run_id, home=home)
+    assert again.record == run.record
+    base = str(recipe["base_model"])
+    judged = luthier.evaluate(run.run_id, data=tmp_path / "test.jsonl", against=[base], max_new_tokens=6, home=home)
+    assert [s.adapter is None for s in judged.systems] == [True, False]
+    assert judged.systems[-1].metrics == run.evaluation.systems[-1].metrics  # type: ignore[union-attr]
+
+
+def test_a_run_draws_itself(recipe: dict[str, object], tmp_path: Path) -> None:
+    run = luthier.train(recipe, home=tmp_path / "home")
+    page = run._repr_html_()
+    assert run.run_id in page
+    assert "<svg" in page
+    assert run.verdict is not None
+    assert run.verdict.headline[:20] in page
+    assert run.run_id in repr(run)
+
+
+def test_names_stay_functions_when_the_packages_are_imported() -> None:
+    import luthier.evaluate.compare
+    import luthier.plan.resolve
+    import luthier.train.loop
+
+    assert callable(luthier.train)
+    assert callable(luthier.plan)
+    assert callable(luthier.evaluate)
+    assert callable(luthier.train.loop.train)
+
+
+def test_wrong_recipes_are_refused(recipe: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"trainning[\s\S]*training"):
+        luthier.plan(recipe | {"trainning": {"epochs": 1}}, home=tmp_path / "home")
+    with pytest.raises(NotFoundError):
+        luthier.train(tmp_path / "none.yaml", home=tmp_path / "home")
+    with pytest.raises(NotFoundError):
+        luthier.load_run("run-20260101-000000-abcdef", home=tmp_path / "home")
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    heavy = ["torch", "transformers", "polars", "pydantic", "sqlalchemy", "matplotlib", "numpy"]
+    code = f"import luthier, sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
