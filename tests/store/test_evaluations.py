@@ -7,53 +7,19 @@ from collections.abc import Callable
 import pytest
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.evaluation import Comparison, Evaluation, Metric, Sample, SystemResult, Verdict
+from luthier.core.evaluation import Evaluation
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.store.database import Database
 from luthier.store.evaluations import EvaluationStore
 from luthier.store.runs import RunStore
+from luthier.testing.records import make_evaluation
 
 RUN = "run-20261125-093000-aaaaaa"
 
 
 def evaluation(evaluation_id: str = "eval-20261125-093000-aaaaaa", run_id: str | None = None) -> Evaluation:
-    sample = Sample(
-        row_id="t.jsonl:1",
-        prompt="p",
-        reference="r",
-        output="o",
-        num_new_tokens=1,
-        finish_reason="stop",
-        scores={"x": 1},
-    )
-    metric = Metric(value=0.5, low=0.25, high=0.75, unit="fraction", higher_is_better=True)
-    system = SystemResult(
-        name="base", model="tiny", num_samples=1, metrics={"exact_match": metric}, samples=(sample,), seconds=1.0
-    )
-    comparison = Comparison(
-        baseline="base",
-        candidate="tuned",
-        metric="exact_match",
-        difference=0.1,
-        low=-0.1,
-        high=0.3,
-        p_value=0.2,
-        verdict="not distinguishable",
-        rows_needed=400,
-    )
-    return Evaluation(
-        evaluation_id=evaluation_id,
-        created_at="2026-11-25T09:30:00+00:00",
-        run_id=run_id,
-        held_out_file="t.jsonl",
-        held_out_sha256="0" * 64,
-        num_rows=1,
-        systems=(system,),
-        comparisons=(comparison,),
-        verdict=Verdict(word="not distinguishable", metric="exact_match", headline="Cannot tell."),
-        seconds=2.0,
-    )
+    return make_evaluation(evaluation_id, run_id=run_id)
 
 
 @pytest.fixture

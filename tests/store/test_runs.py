@@ -9,27 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, StepDone, ValidationDone, WarningRaised
+from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, TrainResult
 from luthier.store.runs import RunStore
+from luthier.testing.records import make_step as step
 
 RUN = "run-20261125-093000-aaaaaa"
 MakeRecord = Callable[..., RunRecord]
-
-
-def step(number: int, loss: float = 1.0) -> StepDone:
-    return StepDone(
-        step=number,
-        epoch=number / 5,
-        loss=loss,
-        learning_rate=1e-4,
-        gradient_norm=0.5,
-        num_tokens=100,
-        num_trained_tokens=40,
-        seconds=0.25,
-    )
 
 
 @pytest.fixture

@@ -1,0 +1,59 @@
+"""Previews of rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.core.errors import DataError, NotFoundError, RequestError
+from luthier.service import datasets
+from luthier.service.context import Context
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    rows = [{"question": f"Which {n}?", "answer": f"This 日本 {n}."} for n in range(5)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+MAPPING = {"prompt": "question", "completion": "answer"}
+
+
+def test_the_texts_of_the_tokens_joined_are_the_text(context: Context, tiny_model: Path, file: Path) -> None:
+    found = datasets.preview(context, file, str(tiny_model), num_rows=2, mapping=MAPPING).as_json()
+    assert (found["num_rows"], len(found["rows"]), found["template"]) == (5, 2, "chat")
+    for number, row in enumerate(found["rows"]):
+        learned = "".join(token["text"] for token in row["tokens"] if token["learned"])
+        assert learned == f"This 日本 {number}.<|im_end|>\n"
+        text = "".join(token["text"] for token in row["tokens"])
+        assert text == (
+            f"<|im_start|>user\nWhich {number}?<|im_end|>\n<|im_start|>assistant\nThis 日本 {number}.<|im_end|>\n"
+        )
+        assert len(row["tokens"]) == row["num_tokens"]
+        assert sum(token["learned"] for token in row["tokens"]) == row["num_trained_tokens"]
+        assert all(isinstance(token["id"], int) for token in row["tokens"])
+
+
+def test_more_rows_than_there_are_is_all_of_them(context: Context, tiny_model: Path, file: Path) -> None:
+    assert len(datasets.preview(context, file, str(tiny_model), num_rows=99, mapping=MAPPING).rows) == 5
+
+
+def test_the_template_can_be_chosen(context: Context, tiny_model: Path, file: Path) -> None:
+    found = datasets.preview(context, file, str(tiny_model), num_rows=1, mapping=MAPPING, template="plain")
+    assert found.template == "plain"
+    assert "<|im_start|>" not in found.rows[0].text
+
+
+def test_what_is_wrong_is_said_before_a_model_is_fetched(context: Context, tmp_path: Path, file: Path) -> None:
+    with pytest.raises(NotFoundError, match="no file"):
+        datasets.preview(context, tmp_path / "none.jsonl", "no-such-model")
+    with pytest.raises(DataError):
+        datasets.preview(context, file, "no-such-model")
+    with pytest.raises(RequestError, match="num_rows=0"):
+        datasets.preview(context, file, "no-such-model", num_rows=0)
+    with pytest.raises(NotFoundError, match="no-such-model"):
+        datasets.preview(context, file, "no-such-model", mapping=MAPPING)
