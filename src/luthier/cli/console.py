@@ -59,9 +59,15 @@ def _picture(character: str) -> str:
     return "\u2421" if code == 0x7F else "\ufffd" if 0x80 <= code < 0xA0 else character
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would leave with exit code 1; `cli.main.run` knows better."""
+        raise BrokenPipeError
+
+
 def _console(*, is_stderr: bool) -> Console:
     file = sys.stderr if is_stderr else sys.stdout
-    console = Console(file=file, markup=False, emoji=False, highlight=False)
+    console = _Console(file=file, markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console

@@ -92,4 +92,4 @@ def show_preview(console: Console, found: DataPreview) -> None:
         console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
         console.print(token_text(console, row.spans), soft_wrap=True)
     if (left := found.num_rows - len(found.rows)) > 0:
-        console.print(f"\n... and {left:,} rows more", soft_wrap=True)
+        console.print(f"\n... and {left:,} more {'row' if left == 1 else 'rows'}", soft_wrap=True)

@@ -83,6 +83,8 @@ def _carry_out(arguments: Sequence[str]) -> Ending:
     command = typer.main.get_command(build_app())
     try:
         answer = command.main(args=list(arguments), prog_name="luthier", standalone_mode=False)
+    except BrokenPipeError:
+        raise
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last place that can tell
         return end_of(error)
     if isinstance(answer, Answer):

@@ -1,0 +1,60 @@
+"""`luthier data`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.cli.data import parse_mapping
+from luthier.core.errors import RequestError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Why {n}?", "answer": f"So [b]{n}."}) + "\n" for n in range(4)))
+    return path
+
+
+def test_preview_marks_what_is_learned(luthier, file: Path, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+    arguments = (
+        "data",
+        "preview",
+        file,
+        "--model",
+        tiny_model,
+        "--map",
+        "prompt=question",
+        "--map",
+        "completion=answer",
+    )
+    text = luthier(*arguments, "--num-rows", 1).out
+    assert "[[" in text.split("assistant\n")[1]
+    assert "So" in text.replace("|", "")
+    assert "[b]0." in text.replace("|", "")
+    assert "... and 3 more rows" in text
+    document = luthier(*arguments, "--json").document
+    assert len(document["rows"]) == 3
+    assert set(document) == {"file", "model", "template", "shape", "shape_reason", "num_rows", "rows"}
+    assert set(document["rows"][0]["tokens"][0]) == {"id", "text", "learned"}
+
+
+def test_bad_rows_are_told_with_their_places(luthier, file: Path, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+    with file.open("a") as rows:
+        rows.write("not json\n")
+    done = luthier("data", "preview", file, "--model", tiny_model, "--map", "prompt=question", "--json")
+    assert done.code == 2
+    assert done.document["error"]["problems"][0]["line"] == 5
+    assert "rows.jsonl:5" in done.err
+
+
+@pytest.mark.parametrize("pairs", [["prompt"], ["=x"], ["prompt="], ["prompt=a", "prompt=b"]])
+def test_a_wrong_mapping(pairs: list[str]) -> None:
+    with pytest.raises(RequestError, match="--map"):
+        parse_mapping(pairs)
+
+
+def test_a_field_may_have_an_equals_sign() -> None:
+    assert parse_mapping(["prompt=a=b"]) == {"prompt": "a=b"}

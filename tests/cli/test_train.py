@@ -1,0 +1,75 @@
+"""`luthier train` and `luthier plan`, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_model: Path) -> Path:
+    rows = [
+        {"messages": [{"role": "user", "content": f"After {n}?"}, {"role": "assistant", "content": f"Comes {n + 1}."}]}
+        for n in range(12)
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"base_model: {tiny_model}\ndata: {{train: train.jsonl}}\nmethod: {{name: lora, rank: 2}}\n"
+        "training: {max_steps: 2, global_batch_size: 4, learning_rate: 1e-3, precision: float32, num_threads: 1}\n"
+    )
+    return path
+
+
+def test_plan_then_train_then_look(luthier, recipe: Path) -> None:  # type: ignore[no-untyped-def]
+    plan = luthier("plan", recipe, "--set", "training.seed=7", "--json")
+    assert plan.code == 0, plan.err
+    values = {row["name"]: row for row in plan.document["values"]}
+    assert values["training.seed"] | {"why": ""} == {"name": "training.seed", "value": 7, "source": "asked", "why": ""}
+    assert "training.seed" in luthier("plan", recipe).out
+
+    done = luthier("train", recipe, "--json")
+    assert done.code == 0, done.err
+    document = done.document
+    assert document["status"] == "succeeded"
+    assert document["num_steps"] == 2
+    assert Path(document["adapter_path"]).exists()
+    assert Path(document["report_path"]).exists()
+    listed = luthier("runs", "list", "--json").document
+    assert [(one["run_id"], one["status"]) for one in listed] == [(document["run_id"], "succeeded")]
+    again = luthier("train", "--resume", document["run_id"])
+    assert again.code == 2
+    assert "has succeeded already" in again.err
+
+
+def test_the_summary_is_for_people(luthier, recipe: Path) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("train", recipe)
+    assert done.code == 0, done.err
+    for words in ("succeeded", "training loss", "tokens/s", "peak memory", "report"):
+        assert words in done.out
+    assert "\x1b" not in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "neither a recipe nor --resume"),
+        (["r.yaml", "--resume", "run-1"], "both a recipe and --resume"),
+        (["--resume", "run-1", "--set", "a=1"], "a run keeps the plan that it began with"),
+        (["none.yaml"], "no recipe"),
+        (["--resume", "run-1"], "no run 'run-1'"),
+    ],
+)
+def test_wrong_requests(luthier, arguments: list[str], words: str) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("train", *arguments, "--json")
+    assert done.code == 2
+    assert words in done.document["error"]["came"]
+
+
+def test_a_wrong_recipe_names_every_place(luthier, recipe: Path) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("plan", recipe, "--set", "training.epohcs=1", "--set", "method.rank=-1", "--json")
+    assert done.code == 2
+    assert "nearest known: training.epochs" in done.document["error"]["came"]
+    assert "method.rank: has -1" in done.document["error"]["came"]
