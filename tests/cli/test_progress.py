@@ -53,17 +53,45 @@ def test_a_task_that_fails_is_not_said_to_be_done() -> None:
     assert out.getvalue().splitlines()[-1].startswith("Pulling: 0 B, stopped")
 
 
+def test_a_short_task_within_another_is_not_told_a_long_one_is() -> None:
+    out, clock = io.StringIO(), Clock()
+    progress = LineProgress(Console(file=out, width=200), clock)
+    with progress.task("Training", 2, "steps"):
+        with progress.task("Validating", 2, "batches") as short:
+            clock.now += 1
+            short.advance()
+        with progress.task("Judging", 2, "rows") as long:
+            clock.now += 11
+            long.advance()
+    titles = [line.partition(":")[0] for line in out.getvalue().splitlines()]
+    assert titles == ["Training", "Judging", "Judging", "Training"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ((120, 400, "steps", 2.125), "120/400 steps (30%), 2.125 steps/s"),
         ((5, None, "rows", None), "5 rows"),
+        ((5, None, "batch", None), "5 batches"),
+        ((5, None, "step", None), "5 steps"),
         ((1 << 20, 4 << 20, "bytes", 1 << 19), "1.0 MiB/4.0 MiB (25%), 512 KiB/s"),
         ((0, 0, "rows", None), "0/0 rows"),
     ],
 )
 def test_amounts(arguments: tuple[float, float | None, str, float | None], text: str) -> None:
     assert amount(*arguments) == text
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_bar_is_one_line_whatever_the_width(width: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width, markup=False, _environ={"TERM": "xterm"})
+    with BarProgress(console).task("Training", total=1000, unit="step", done=100) as task:
+        task.note("loss 6.3701  9,733 tokens/s, and more that does not fit where there is little room")
+        task.advance(100)
+    lines = [line for line in out.getvalue().splitlines() if "200/1,000 steps (20%)" in line]
+    assert "/s" in lines[-1]
+    assert "left" in lines[-1]
 
 
 def test_bars_nest_and_the_outermost_stays() -> None:

@@ -10,6 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from luthier.cli import figures
@@ -17,6 +18,7 @@ from luthier.cli.console import is_terminal, stderr_console
 from luthier.core.ports import Progress, ProgressTask
 
 _SECONDS_BETWEEN_LINES = 10.0
+_WIDE_COLUMNS = 120
 
 
 def make_progress() -> Progress:
@@ -29,16 +31,22 @@ class BarProgress:
     """Bars. A task within another one goes away when it is done, the outermost stays to be read."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = RichProgress(
+        is_wide = console.width >= _WIDE_COLUMNS
+        columns = [
             SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            _AmountColumn(),
-            TimeElapsedColumn(),
-            _RemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False, style="cyan"),
-            console=console,
-        )
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=30 if is_wide else 10),
+            _AmountColumn(table_column=Column(no_wrap=True)),
+            *([TimeElapsedColumn()] if is_wide else []),
+            _RemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn(
+                "{task.fields[note]}",
+                markup=False,
+                style="cyan",
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
+        ]
+        self._bars = RichProgress(*columns, console=console, expand=True)
         self._num_open = 0
 
     def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
@@ -116,10 +124,10 @@ def _rate(task: Task) -> float | None:
 
 
 class LineProgress:
-    """Lines: the first, one every few seconds, and the last."""
+    """Lines: the first, one every few seconds, and the last. A task within another is told only if it is long."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self.console, self.clock = console, clock
+        self.console, self.clock, self.num_open = console, clock, 0
 
     def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
         """A task told in lines."""
@@ -130,25 +138,30 @@ class _Lines:
     def __init__(self, display: LineProgress, title: str, total: float | None, unit: str, done: float) -> None:
         self._display, self._title, self._total, self._unit = display, title, total, unit
         self._done = self._begun_at = done
-        self._note = ""
+        self._note, self._is_told = "", True
         self._start = self._last = 0.0
 
     def __enter__(self) -> Self:
         self._start = self._last = self._display.clock()
-        self._write("", with_note=False)
+        self._is_told = self._display.num_open == 0
+        self._display.num_open += 1
+        if self._is_told:
+            self._write("")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._display.num_open -= 1
         seconds = self._display.clock() - self._start
-        self._write(f", {'done' if error is None else 'stopped'} after {figures.duration(seconds)}")
+        if self._is_told:
+            self._write(f", {'done' if error is None else 'stopped'} after {figures.duration(seconds)}")
 
     def advance(self, amount: float = 1) -> None:
         self._done += amount
         now = self._display.clock()
         if now - self._last >= _SECONDS_BETWEEN_LINES:
-            self._last = now
+            self._last, self._is_told = now, True
             rate = self._rate()
             left = (self._total - self._done) / rate if self._total is not None and rate else None
             self._write(f", {figures.duration(left)} left" if left is not None and left > 0 else "")
@@ -160,8 +173,8 @@ class _Lines:
         seconds, made = self._display.clock() - self._start, self._done - self._begun_at
         return made / seconds if seconds > 0 and made else None
 
-    def _write(self, end: str, *, with_note: bool = True) -> None:
-        note = f"  {self._note}" if self._note and with_note else ""
+    def _write(self, end: str) -> None:
+        note = f"  {self._note}" if self._note else ""
         self._display.console.print(
             f"{self._title}: {amount(self._done, self._total, self._unit, self._rate())}{end}{note}", soft_wrap=True
         )
@@ -170,7 +183,7 @@ class _Lines:
 def amount(done: float, total: float | None, unit: str, rate: float | None) -> str:
     """`120/400 steps (30%), 2.1 steps/s`; sizes and rates of bytes in their own units."""
     is_bytes = unit in ("byte", "bytes", "B")
-    name = "" if is_bytes else f" {unit}"
+    name = "" if is_bytes else f" {_plural(unit)}"
 
     def show(value: float) -> str:
         return figures.size(int(value)) if is_bytes else figures.count(value)
@@ -181,3 +194,7 @@ def amount(done: float, total: float | None, unit: str, rate: float | None) -> s
     if rate is not None:
         text += f", {figures.size(int(rate)) if is_bytes else figures.number(rate)}{name}/s"
     return text
+
+
+def _plural(unit: str) -> str:
+    return unit if unit.endswith("s") else f"{unit}es" if unit.endswith("ch") else f"{unit}s"

@@ -92,6 +92,6 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
     facts(console, rows)
     print_warnings(console, outcome.warnings)
     if outcome.evaluation is not None:
-        show_evaluation(console, outcome.evaluation)
+        show_evaluation(console, outcome.evaluation, only_candidate=outcome.evaluation.systems[-1].name)
     if record.status == "paused":
         console.print(f"\nGo on with it: luthier train --resume {record.run_id}", soft_wrap=True)

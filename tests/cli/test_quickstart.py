@@ -1,0 +1,52 @@
+"""`luthier quickstart`, short of the work itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.run import RunStatus
+from luthier.data.preview import Preview, Span
+from luthier.service import quickstart
+from luthier.service.datasets import DataPreview
+from luthier.service.training import TrainOutcome
+from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result
+
+
+def fake(folder: Path, status: RunStatus) -> Callable[..., quickstart.QuickstartOutcome]:
+    def work(_: object, *, full: bool, show: Callable[[Any, Any], None]) -> quickstart.QuickstartOutcome:
+        rows = {"train": 700, "validation": 80} if not full else {"train": 7000}
+        data = quickstart.QuickstartData(folder, rows, {"too long": 3}, folder / "recipe.yaml")
+        row = Preview("train.jsonl:1", (Span("in", False, (1,)), Span("out", True, (2,))), 2, 1, 0)
+        show(data, DataPreview("train.jsonl", "tiny", "chat", "chat", "every row has messages", 700, (row,)))
+        record = make_record(status=status, result=make_result())
+        outcome = TrainOutcome(record, make_plan(), make_evaluation(run_id=RUN_ID), ("validation rises",))
+        return quickstart.QuickstartOutcome(data, outcome)
+
+    return work
+
+
+def test_it_shows_what_will_be_trained_the_verdict_and_what_to_type_next(  # type: ignore[no-untyped-def]
+    luthier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quickstart, "quickstart", fake(tmp_path, "succeeded"))
+    done = luthier("quickstart")
+    assert done.code == 0
+    assert "in[[out]]" in done.err
+    assert "rows: train 700, validation 80" in done.err
+    for words in ("Verdict: not distinguishable", "warning: validation rises", "Next:", f"luthier runs show {RUN_ID}"):
+        assert words in done.out
+    told = luthier("quickstart", "--full", "--json")
+    assert told.document["train"]["run_id"] == RUN_ID
+    assert len(told.document["next_commands"]) == 3
+    assert "train 7,000" in told.err
+
+
+def test_a_run_that_failed_is_exit_code_1(luthier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(quickstart, "quickstart", fake(tmp_path, "failed"))
+    done = luthier("quickstart", "--json")
+    assert done.code == 1
+    assert done.document["train"]["status"]
