@@ -258,6 +258,8 @@ def test_divergence_fails_the_run_with_the_last_good_checkpoint(
         run(context, make_recipe())
     record = context.runs.list()[0]
     assert (record.status, record.step) == ("failed", 2)
+    assert record.report_path is not None
+    assert "failed" in Path(record.report_path).read_text(encoding="utf-8")
 
 
 class Child:

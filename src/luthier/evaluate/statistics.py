@@ -140,7 +140,7 @@ def rows_needed(difference: float, standard_error: float, num_rows: int) -> int 
     """
     if difference == 0 or standard_error == 0:
         return None
-    factor = norm.ppf(1 - (1 - LEVEL) / 2) + norm.ppf(POWER)
+    factor = float(norm.ppf(1 - (1 - LEVEL) / 2) + norm.ppf(POWER))
     needed = num_rows * (factor * standard_error / difference) ** 2
     return max(num_rows + 1, math.ceil(needed))
 

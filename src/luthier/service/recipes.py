@@ -32,7 +32,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     document = read_recipe_file(path)
     keys = dict(document.keys)
     overridden = [_override(keys, override) for override in overrides]
-    return _with_absolute_paths(_check(str(path), keys, document.lines, overridden), path.absolute().parent)
+    return with_absolute_paths(_check(str(path), keys, document.lines, overridden), path.absolute().parent)
 
 
 def recipe_from(document: Mapping[str, Any], *, base_dir: Path) -> Recipe:
@@ -40,7 +40,7 @@ def recipe_from(document: Mapping[str, Any], *, base_dir: Path) -> Recipe:
 
     Raises RecipeError as `load_recipe` does.
     """
-    return _with_absolute_paths(_check("", document, {}, ()), base_dir.absolute())
+    return with_absolute_paths(_check("", document, {}, ()), base_dir.absolute())
 
 
 def _check(name: str, keys: Mapping[str, Any], lines: Mapping[str, int], overridden: Sequence[str]) -> Recipe:
@@ -89,7 +89,8 @@ def _override(keys: dict[str, Any], override: str) -> str:
     return ".".join(parts)
 
 
-def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with paths counted from `folder` made absolute, so that a resume finds its files from anywhere."""
     data = recipe.data
     changed = DataRecipe(
         **data.model_dump(exclude={"train", "validation", "held_out"}),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import ConflictError, LuthierError
+from luthier.core.errors import ConflictError, LuthierError, StorageFullError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event, RunEnded, RunStarted, StepDone, WarningRaised
 from luthier.core.ids import new_id
@@ -21,6 +21,7 @@ from luthier.core.recipe import Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult
 from luthier.service.context import Context
 from luthier.service.plans import Prepared, prepare, prepare_again
+from luthier.service.recipes import with_absolute_paths
 
 if TYPE_CHECKING:
     from luthier.train.loop import LoopOutcome
@@ -64,7 +65,7 @@ def train(context: Context, recipe: Recipe, *, base_dir: Path) -> TrainOutcome:
     Relative paths in the recipe count from `base_dir`. SIGTERM and SIGINT end the run as `paused`, with a checkpoint.
     Raises what `service.plans.prepare` raises before anything is trained; then DivergedError, StorageFullError.
     """
-    prepared = prepare(context, _absolute(recipe, base_dir), base_dir=Path())
+    prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path())
     run_id, now = new_id("run"), datetime.now(UTC).isoformat(timespec="seconds")
     record = RunRecord(
         run_id=run_id,
@@ -135,7 +136,11 @@ def _carry_out(context: Context, run_id: str, prepared: Prepared) -> TrainOutcom
         status: RunStatus = "failed" if isinstance(error, Exception) else "paused"
         reason = error.came if isinstance(error, LuthierError) else repr(error)
         _close(context, run_id, context.runs.get(run_id).step, status, reason)
-        context.runs.update(run_id, status=status)
+        record = context.runs.update(run_id, status=status)
+        if isinstance(error, LuthierError):
+            with suppress(StorageFullError):  # the disk may be what the run failed of
+                report = write_run_report(context, record, prepared, None)
+                context.runs.update(run_id, report_path=str(report))
         raise
     # Only now: a run that is said to be done has its weights, verdict and report on disk.
     record = context.runs.update(run_id, status=result.status, report_path=str(report))
@@ -306,17 +311,3 @@ def _stop_signals() -> Iterator[Callable[[], str | None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _absolute(recipe: Recipe, base_dir: Path) -> Recipe:
-    """The recipe with all paths made absolute, so that a resume finds the files from anywhere."""
-    data = recipe.data
-    places = {
-        split: str((base_dir / value).resolve())
-        for split in ("train", "validation", "held_out")
-        if isinstance(value := getattr(data, split), str)
-    }
-    name = recipe.base_model
-    if (base_dir / name).exists():
-        name = str((base_dir / name).resolve())
-    return recipe.model_copy(update={"data": data.model_copy(update=places), "base_model": name})
