@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
-from luthier.core.errors import ConflictError, RequestError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, WorkError
 from luthier.store.database import Database
 
 WRITER = """
@@ -211,3 +212,26 @@ def test_a_killed_writer_leaves_a_whole_database(tmp_path, runs, record, plan) -
     with closing(sqlite3.connect(tmp_path / "luthier.db")) as plain:
         assert plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert plain.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("database disk image is malformed", WorkError),
+        ("database or disk is full", StorageFullError),
+        ("attempt to write a readonly database", RequestError),
+        ("unable to open database file", RequestError),
+        ("database is locked", ConflictError),
+        ("disk I/O error", WorkError),
+    ],
+)
+def test_what_sqlite_says_is_told_in_our_words(database: Database, words: str, kind: type[LuthierError]) -> None:
+    with pytest.raises(kind) as caught, database.read():
+        raise OperationalError("SELECT 1", {}, sqlite3.OperationalError(words))
+    assert database.name in caught.value.came
+    assert caught.value.do
+
+
+def test_a_bug_of_ours_stays_a_bug(database: Database) -> None:
+    with pytest.raises(OperationalError, match="no such table"), database.read() as connection:
+        connection.execute(text("SELECT * FROM nothing"))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect, text
 
+from luthier.store import schema
 from luthier.store.database import Database
 from luthier.store.schema import MIGRATIONS
 from luthier.store.tables import SCHEMA_VERSION, metadata
@@ -33,3 +37,20 @@ def test_the_version_of_the_code_is_the_one_head() -> None:
     assert script.get_heads() == [SCHEMA_VERSION]
     for revision in script.walk_revisions():
         assert Path(revision.path).stem.startswith(f"v{revision.revision}_")
+
+
+def test_a_migration_that_breaks_off_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = schema._migrate
+
+    def break_off(connection: Connection) -> None:
+        whole(connection)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "_migrate", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            Database.open(tmp_path / "luthier.db")
+    with closing(sqlite3.connect(tmp_path / "luthier.db")) as plain:
+        assert plain.execute("SELECT name FROM sqlite_master").fetchall() == []
+    with Database.open(tmp_path / "luthier.db") as database, database.read() as connection:
+        assert connection.execute(text("SELECT count(*) FROM runs")).scalar() == 0
