@@ -234,4 +234,4 @@ def test_what_sqlite_says_is_told_in_our_words(database: Database, words: str, k
 
 def test_a_bug_of_ours_stays_a_bug(database: Database) -> None:
     with pytest.raises(OperationalError, match="no such table"), database.read() as connection:
-        connection.execute(text("SELECT * FROM nothing"))
+        connection.execute(text("SELECT * FROM no_table"))
