@@ -48,10 +48,12 @@ TUNED = system("tuned", adapter="a", rouge_l=0.31)
 def test_better_than_one_baseline():
     said = verdict([BASE, TUNED], [compared(BASE, TUNED, "better")], primary="rouge_l")
     assert said.word == "better"
-    assert said.headline == (
-        "The tuned model is better than the base model on ROUGE-L: 0.31 against 0.12 "
-        "(+0.19, 95% interval 0.15 to 0.23); 100 held-out rows."
+    assert said.headline == "The tuned model is better than the base model, by ROUGE-L."
+    assert said.details == (
+        "Better than the base model: ROUGE-L 0.31 against 0.12 "
+        "(+0.19, 95% interval 0.15 to 0.23, p = 0.010; 100 held-out rows).",
     )
+    assert said.num_primary_details == 1
 
 
 def test_better_than_both():
@@ -61,38 +63,45 @@ def test_better_than_both():
         primary="rouge_l",
     )
     assert said.word == "better"
-    assert "better than the base model on ROUGE-L: 0.31 against 0.12" in said.headline
-    assert "and better than base + 4 examples: 0.31 against 0.18" in said.headline
+    assert said.num_primary_details == 2
+    assert said.details[0].startswith("Better than the base model: ROUGE-L 0.31 against 0.12")
+    assert said.details[1].startswith("Better than the base model with 4 examples in its prompt: ROUGE-L 0.31 against")
 
 
 @pytest.mark.parametrize("word", ["worse", "not distinguishable"])
 def test_beating_only_one_is_said_plainly_and_is_not_better(word):
     strong = system("base + 4 examples", shots=4, rouge_l=0.33)
+    needed = 1234 if word == "not distinguishable" else None
     said = verdict(
         [BASE, strong, TUNED],
-        [compared(BASE, TUNED, "better"), compared(strong, TUNED, word, rows_needed=1234)],
+        [compared(BASE, TUNED, "better"), compared(strong, TUNED, word, rows_needed=needed)],
         primary="rouge_l",
     )
     assert said.word == word
     assert "better than the base model" in said.headline
-    assert f"but {word}" in said.headline
-    assert "about 1,300 held-out rows would settle a difference of this size" in said.headline
+    assert f", but {'worse than' if word == 'worse' else 'not clearly different from'} it with" in said.headline
+    assert said.details[1].startswith(f"{word.capitalize()} ")
+    settles = "about 1,300 held-out rows would settle a difference of this size"
+    assert (settles in said.details[1]) == (word == "not distinguishable")
 
 
 def test_lower_is_better_is_said():
     base, tuned = system("base", perplexity=20.3), system("tuned", perplexity=12.1)
     said = verdict([base, tuned], [compared(base, tuned, "better", "perplexity", half=1)], primary="perplexity")
-    assert "perplexity (lower is better): 12.1 against 20.3 (-8.2, 95% interval -9.2 to -7.2)" in said.headline
+    assert said.headline == "The tuned model is better than the base model, by perplexity."
+    assert (
+        "perplexity 12.1 against 20.3 (lower is better; -8.2, 95% interval -9.2 to -7.2, p = 0.010" in said.details[0]
+    )
 
 
-def test_the_other_metrics_stand_in_the_details():
+def test_the_other_metrics_stand_behind_the_primary_one():
     base, tuned = system("base", rouge_l=0.1, bleu=3.0), system("tuned", rouge_l=0.3, bleu=9.5)
     said = verdict(
         [base, tuned],
         [compared(base, tuned, "better"), compared(base, tuned, "better", "bleu", half=2)],
         primary="rouge_l",
     )
-    assert said.details == ("BLEU: better than the base model, 9.5 against 3.0 (+6.5, 95% interval 4.5 to 8.5).",)
+    assert said.details[1:] == ("BLEU says the same.",)
     assert any("2 metrics were looked at" in caveat for caveat in said.caveats)
 
 
@@ -143,7 +152,7 @@ def test_perplexity_and_text_that_disagree_are_said():
 def test_a_named_candidate_is_judged_and_an_unknown_one_refused():
     comparisons = [compared(BASE, SHOTS, "better"), compared(BASE, TUNED, "better")]
     said = verdict([BASE, SHOTS, TUNED], comparisons, primary="rouge_l", candidate="base + 4 examples")
-    assert said.headline.startswith("Base + 4 examples is better than the base model")
+    assert said.headline == ("The base model with 4 examples in its prompt is better than the base model, by ROUGE-L.")
     with pytest.raises(RequestError, match="nobody"):
         verdict([BASE, TUNED], comparisons, primary="rouge_l", candidate="nobody")
     with pytest.raises(RequestError, match="0 comparisons"):

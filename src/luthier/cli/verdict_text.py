@@ -27,19 +27,22 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_candidate:
     chosen = [one for one in evaluation.comparisons if only_candidate in (None, one.candidate)]
     if chosen:
         console.print(_comparisons_table(chosen))
-    for system in evaluation.systems:
+    if evaluation.verdict is not None:
+        console.print(verdict_panel(console, evaluation.verdict))
+        return
+    for system in evaluation.systems:  # where there is a verdict, its caveats say so
         if system.num_cut_off:
             cut = f"{system.num_cut_off:,} of {system.num_samples:,} outputs were cut off at the token limit"
             console.print(f"{visible(system.name)}: {cut}", soft_wrap=True)
-    if evaluation.verdict is not None:
-        console.print(verdict_panel(console, evaluation.verdict))
 
 
 def verdict_panel(console: Console, verdict: Verdict) -> Panel:
-    """The answer in words, with what it rests on. Its details stand in the table of comparisons."""
-    text = Text(visible(verdict.headline), style="bold")
+    """The answer in words: headline, the figures behind it, caveats. The other metrics stand in the tables."""
+    text = Text.assemble((visible(verdict.headline), "bold"))
+    for line in verdict.details[: verdict.num_primary_details]:
+        text.append(f"\n{visible(line)}")
     for line in verdict.caveats:
-        text.append(f"\nbut: {visible(line)}", style="not bold yellow")
+        text.append(f"\nbut: {visible(line)}", style="yellow")
     width = min(console.width, _PANEL_WIDTH)
     shape = box.ROUNDED if console.encoding.lower().startswith("utf") else box.ASCII
     return Panel(text, title=f"Verdict: {verdict.word}", border_style=_STYLES[verdict.word], width=width, box=shape)

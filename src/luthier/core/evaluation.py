@@ -66,12 +66,16 @@ class Comparison(Frozen):
 
 
 class Verdict(Frozen):
-    """The answer in words. `headline` is one sentence; `caveats` say what it rests on and what it does not."""
+    """The answer in words. `headline` is one sentence; `caveats` say what it rests on and what it does not.
+
+    details: the figures behind the headline in the first `num_primary_details` of them, then what other metrics say.
+    """
 
     word: VerdictWord
     metric: str
     headline: str
     details: tuple[str, ...] = ()
+    num_primary_details: int = 0
     caveats: tuple[str, ...] = ()
 
 

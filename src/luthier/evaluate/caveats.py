@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.evaluate.metrics.registry import load_metrics
+from luthier.evaluate.names import held_out_rows, metric_title
 
 FEW_ROWS = 30
 
@@ -29,12 +29,12 @@ def caveats(
     if num_leaked:
         stand = "stands" if num_leaked == 1 else "stand"
         found.append(
-            f"{_rows(num_leaked)} also {stand} in the training rows: the tuned model has seen the answers, "
+            f"{held_out_rows(num_leaked)} also {stand} in the training rows: the tuned model has seen the answers, "
             "so its figures are too good."
         )
     if num_same_prompt:
         asks = "asks" if num_same_prompt == 1 else "ask"
-        found.append(f"{_rows(num_same_prompt)} {asks} what a training row asks, with another answer.")
+        found.append(f"{held_out_rows(num_same_prompt)} {asks} what a training row asks, with another answer.")
     if num_rows == 1:
         found.append("There is one held-out row: no interval can be estimated from it.")
     elif num_rows < FEW_ROWS:
@@ -50,8 +50,8 @@ def caveats(
         found.append(f"Not compared, because the systems cut text into different tokens: {', '.join(missing)}.")
     if len(metrics) > 1:
         found.append(
-            f"{len(metrics)} metrics were looked at. The verdict is about {_title(metric)}, chosen by rule beforehand; "
-            "each of the others looks different by mere luck 1 time in 20."
+            f"{len(metrics)} metrics were looked at. The verdict is about {metric_title(metric)}, chosen by rule "
+            "beforehand; each of the others looks different by mere luck 1 time in 20."
         )
     return tuple(found)
 
@@ -73,7 +73,8 @@ def _disagreement(comparisons: Sequence[Comparison]) -> list[str]:
         if likely.metric != "perplexity" or likely.verdict == "not distinguishable":
             continue
         opposite = "worse" if likely.verdict == "better" else "better"
-        others = [_title(c.metric) for c in comparisons if c.baseline == likely.baseline and c.verdict == opposite]
+        same = [c for c in comparisons if c.baseline == likely.baseline]
+        others = [metric_title(c.metric) for c in same if c.verdict == opposite]
         if others:
             found.append(
                 f"Against {likely.baseline} perplexity is {likely.verdict} but {', '.join(others)} {opposite}: "
@@ -81,11 +82,3 @@ def _disagreement(comparisons: Sequence[Comparison]) -> list[str]:
                 "Read the samples."
             )
     return found
-
-
-def _title(metric: str) -> str:
-    return load_metrics([metric])[0].title
-
-
-def _rows(number: int) -> str:
-    return "1 held-out row" if number == 1 else f"{number:,} held-out rows"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, SystemResult, Verdict, VerdictWord
 from luthier.evaluate.caveats import caveats
-from luthier.evaluate.metrics.registry import FAMILIES, load_metrics
+from luthier.evaluate.details import further_details, primary_details
+from luthier.evaluate.headline import headline
+from luthier.evaluate.metrics.registry import FAMILIES
 
 SHORT_REFERENCE_WORDS = 5
 # What to judge by where nothing speaks for an exact comparison: from the most to the least telling for free text.
@@ -81,11 +82,13 @@ def verdict(
             expected="a candidate among the systems, with an earlier system that can be compared by this metric",
             do="name a baseline; for models with different tokenizers ask for bits_per_byte or a text metric",
         )
+    figures = primary_details(judged, found, results)
     return Verdict(
         word=_overall(found),
         metric=metric,
-        headline=_headline(judged, found, by_name),
-        details=tuple(_detail(c, judged, by_name) for c in own if c.metric != metric),
+        headline=headline(judged, found, results),
+        details=(*figures, *further_details(own, found, results)),
+        num_primary_details=len(figures),
         caveats=caveats(
             judged,
             results,
@@ -103,62 +106,3 @@ def _overall(comparisons: Sequence[Comparison]) -> VerdictWord:
     if "worse" in words:
         return "worse"
     return "better" if words == {"better"} else "not distinguishable"
-
-
-def _headline(judged: SystemResult, found: Sequence[Comparison], by_name: dict[str, SystemResult]) -> str:
-    metric = found[0].metric
-    title = _title(metric) if judged.metrics[metric].higher_is_better else f"{_title(metric)} (lower is better)"
-    clauses = []
-    for number, comparison in enumerate(found):
-        where = f" on {title}" if number == 0 else ""
-        clauses.append(
-            f"{_relation(comparison.verdict)} {_called(comparison.baseline)}{where}: "
-            f"{_figures(comparison, judged, by_name[comparison.baseline])}"
-        )
-    text = clauses[0]
-    for before, comparison, clause in zip(found, found[1:], clauses[1:], strict=False):
-        text += f", {'and' if comparison.verdict == before.verdict else 'but'} {clause}"
-    subject = _called(judged.name)
-    return f"{subject[:1].upper()}{subject[1:]} is {text}; {_rows(judged.num_samples)}."
-
-
-def _detail(comparison: Comparison, judged: SystemResult, by_name: dict[str, SystemResult]) -> str:
-    figures = _figures(comparison, judged, by_name[comparison.baseline])
-    title = _title(comparison.metric)
-    return f"{title[:1].upper()}{title[1:]}: {_relation(comparison.verdict)} {_called(comparison.baseline)}, {figures}."
-
-
-def _figures(comparison: Comparison, judged: SystemResult, baseline: SystemResult) -> str:
-    """`0.31 against 0.12 (+0.19, 95% interval 0.15 to 0.23)`, with as many decimals as the difference needs."""
-    largest = max(abs(comparison.difference), abs(comparison.low), abs(comparison.high))
-    decimals = min(4, max(1, 1 - math.floor(math.log10(largest)))) if largest > 0 else 2
-    value, against = judged.metrics[comparison.metric].value, baseline.metrics[comparison.metric].value
-    text = (
-        f"{value:.{decimals}f} against {against:.{decimals}f} ({comparison.difference:+.{decimals}f}, "
-        f"95% interval {comparison.low:.{decimals}f} to {comparison.high:.{decimals}f}"
-    )
-    if comparison.rows_needed is not None:
-        text += f"; about {_rounded(comparison.rows_needed)} held-out rows would settle a difference of this size"
-    return text + ")"
-
-
-def _relation(word: VerdictWord) -> str:
-    return "not distinguishable from" if word == "not distinguishable" else f"{word} than"
-
-
-def _called(name: str) -> str:
-    return {"base": "the base model", "tuned": "the tuned model"}.get(name, name)
-
-
-def _title(metric: str) -> str:
-    return load_metrics([metric])[0].title
-
-
-def _rows(number: int) -> str:
-    return "1 held-out row" if number == 1 else f"{number:,} held-out rows"
-
-
-def _rounded(number: int) -> str:
-    """Two digits are all that such an estimate can bear."""
-    digits = max(0, len(str(number)) - 2)
-    return f"{math.ceil(number / 10**digits) * 10**digits:,}"

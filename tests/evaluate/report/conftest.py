@@ -334,13 +334,16 @@ def make_evaluation(num_rows: int = 200, **changes: Any) -> Evaluation:
             word="better",
             metric="rouge_l",
             headline=(
-                "The tuned model is better than the base model on ROUGE-L: 0.35 against 0.12 "
-                f"(+0.23, 95% interval 0.20 to 0.26, {num_rows} held-out rows)."
+                "The tuned model is better than smollm2-135m-instruct and better than it with 4 examples, by ROUGE-L."
             ),
             details=(
-                "It also beats the base model with 4 examples in its prompt: 0.35 against 0.20 (+0.14).",
-                "Perplexity, BLEU and exact match point the same way.",
+                "Better than smollm2-135m-instruct: ROUGE-L 0.35 against 0.12 "
+                f"(+0.23, 95% interval 0.18 to 0.28, p < 0.001; {num_rows} held-out rows).",
+                "Better than smollm2-135m-instruct with 4 examples in its prompt: ROUGE-L 0.35 against 0.20 "
+                f"(+0.14, 95% interval 0.11 to 0.17, p < 0.001; {num_rows} held-out rows).",
+                "BLEU, exact match and perplexity say the same.",
             ),
+            num_primary_details=2,
             caveats=(
                 "40 answers of the base model were cut off at 64 new tokens.",
                 "Four metrics were looked at; the verdict rests on ROUGE-L alone.",

@@ -11,6 +11,7 @@ from luthier.evaluate.report import page
 from luthier.evaluate.report.write import render_report
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
+ALL_ZERO = {"value": 0.0, "low": 0.0, "high": 0.0}
 LOADING = {"src", "href", "srcset", "data", "poster", "action", "xlink:href", "background"}
 
 
@@ -118,6 +119,34 @@ def test_the_verdict_comes_first_with_its_support_and_caveats(documents: Any) ->
     verdict = documents.evaluation.verdict
     places = [text.index(part) for part in (verdict.headline, *verdict.details, *verdict.caveats, "Training time")]
     assert places == sorted(places)
+
+
+def test_the_figures_behind_the_verdict_stand_apart_from_the_other_metrics(documents: Any) -> None:
+    html = render(documents)
+    verdict = documents.evaluation.verdict
+    opening = html[html.index('<div class="support">') : html.index("</section>")]
+    large, small = re.findall(r"<p>(.*?)</p>", opening), re.findall(r'<p class="small">(.*?)</p>', opening)
+    assert [html_of.replace("&lt;", "<") for html_of in large] == list(verdict.details[:2])
+    assert small == list(verdict.details[2:])
+    assert "By the other metrics" in opening
+    assert "By the other metrics" not in render(documents.but(evaluation=None))
+
+
+def test_a_metric_without_any_difference_has_no_chart_and_the_page_says_so(
+    documents: Any, evaluation_of: Callable[..., Any]
+) -> None:
+    evaluation = evaluation_of(30)
+    systems = tuple(
+        s.model_copy(
+            update={"metrics": s.metrics | {"exact_match": s.metrics["exact_match"].model_copy(update=ALL_ZERO)}}
+        )
+        for s in evaluation.systems
+    )
+    html = render(documents.but(evaluation=evaluation.model_copy(update={"systems": systems})))
+    assert "No chart for exact match: all systems have the same figures." in words(html)
+    assert "chart-metric-exact_match" not in html
+    assert "chart-metric-rouge_l" in html
+    assert "No chart for" not in words(render(documents))
 
 
 def test_sections_come_in_the_order_a_reader_asks(documents: Any) -> None:

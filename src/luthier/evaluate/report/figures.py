@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from luthier.core.evaluation import Metric
+from luthier.evaluate import names
 
 MINUS: Final = "\N{MINUS SIGN}"
 THIN: Final = "\N{NARROW NO-BREAK SPACE}"
 NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 _MAX_DECIMALS: Final = 5
-_METRIC_TITLES: Final[Mapping[str, str]] = {
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "rouge_1": "ROUGE-1",
-    "rouge_2": "ROUGE-2",
-    "rouge_l": "ROUGE-L",
-    "token_f1": "Token F1",
-}
 
 
 def metric_title(name: str) -> str:
-    """The name of a metric in prose: `rouge_l` is ROUGE-L, `exact_match` is Exact match."""
-    return _METRIC_TITLES.get(name, name.replace("_", " ").capitalize())
+    """The name of a metric as a heading: `rouge_l` is ROUGE-L, `exact_match` is Exact match."""
+    return names.start(names.metric_title(name))
 
 
 def decimals_for(low: float, high: float) -> int:

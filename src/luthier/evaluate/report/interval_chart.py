@@ -21,8 +21,20 @@ _NAME_WIDTH: Final = 22
 
 
 def interval_charts(evaluation: Evaluation, roles: Roles) -> list[Chart]:
-    """One chart for each metric, in the order of the metrics."""
-    return [_chart(evaluation, roles, name) for name in metric_names(evaluation)]
+    """One chart for each metric in which there is something to see, in the order of the metrics."""
+    nothing = without_chart(evaluation)
+    return [_chart(evaluation, roles, name) for name in metric_names(evaluation) if name not in nothing]
+
+
+def without_chart(evaluation: Evaluation) -> list[str]:
+    """Metrics whose chart would show nothing: every system has the same value and interval."""
+    found = []
+    for name in metric_names(evaluation):
+        metrics = [system.metrics[name] for system in evaluation.systems if name in system.metrics]
+        figures = {(metric.value, metric.low, metric.high) for metric in metrics}
+        if len(figures) == 1 and (len(metrics) > 1 or metrics[0].low == metrics[0].high):
+            found.append(name)
+    return found
 
 
 def system_colours(evaluation: Evaluation, roles: Roles) -> dict[str, str]:

@@ -17,12 +17,13 @@ Tone = Literal["good", "bad", "open", "quiet"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A badge, the headline, what supports it, what limits it, and what can be typed next (text, command)."""
+    """A badge, the headline, what it rests on, what else was found, what limits it, and next steps (text, command)."""
 
     tone: Tone
     badge: str
     headline: str
     details: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
     next_steps: tuple[tuple[str, str], ...] = ()
 
@@ -42,10 +43,15 @@ def outcomes(record: RunRecord, plan: Plan, evaluation: Evaluation | None) -> li
 def _judged(evaluation: Evaluation) -> Outcome:
     verdict = evaluation.verdict
     if verdict is not None:
-        return Outcome(_tone(verdict), verdict.word, verdict.headline, verdict.details, verdict.caveats)
-    num = len(evaluation.systems)
+        num = verdict.num_primary_details
+        details, further = verdict.details[:num], verdict.details[num:]
+        return Outcome(_tone(verdict), verdict.word, verdict.headline, details, further, verdict.caveats)
     headline = f"Measured on {evaluation.num_rows:,} held-out rows, but without a verdict."
-    why = "A verdict needs at least two systems on the same rows." if num < 2 else "No comparison was asked for."
+    why = (
+        "A verdict needs at least two systems on the same rows."
+        if len(evaluation.systems) < 2
+        else "No comparison was asked for."
+    )
     return Outcome("quiet", "no verdict", headline, (why,))
 
 

@@ -13,10 +13,11 @@ from luthier.core.evaluation import Evaluation, Sample
 from luthier.core.events import Event
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
+from luthier.evaluate.names import listed, metric_title
 from luthier.evaluate.report import facts, figures, reproduce
 from luthier.evaluate.report.charts import curve_charts
 from luthier.evaluate.report.curves import curves
-from luthier.evaluate.report.interval_chart import interval_charts, system_colours
+from luthier.evaluate.report.interval_chart import interval_charts, system_colours, without_chart
 from luthier.evaluate.report.outcome import outcomes
 from luthier.evaluate.report.roles import roles
 from luthier.evaluate.report.samples import Choice, choose_samples
@@ -119,12 +120,22 @@ def _judged(evaluation: Evaluation | None, plan: Plan) -> dict[str, Any] | None:
         "differences": mine,
         "other_differences": others,
         "charts": interval_charts(evaluation, found),
+        "without_chart": _without_chart(evaluation),
         "choices": choices,
         "samples_title": _samples_title(len(choices.chosen)),
         "score_title": figures.metric_title(choices.metric) if choices.metric else "",
         "groups": _groups(choices.chosen, choices.metric),
         "cut_off": [(system.name, system.num_cut_off) for system in evaluation.systems if system.num_cut_off],
     }
+
+
+def _without_chart(evaluation: Evaluation) -> str:
+    """Says which metrics have no chart, and why; empty where all have one."""
+    found = without_chart(evaluation)
+    if not found:
+        return ""
+    same = "all systems have the same figures" if len(evaluation.systems) > 1 else "its interval has no width"
+    return f"No chart for {listed([metric_title(name) for name in found])}: {same}."
 
 
 def _is_unseen(evaluation: Evaluation, plan: Plan) -> bool:

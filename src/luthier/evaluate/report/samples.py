@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from luthier.core.digest import sha256_bytes
 from luthier.core.evaluation import Evaluation, Sample, SystemResult
-from luthier.evaluate.report.figures import metric_title
+from luthier.evaluate.names import metric_title, start
 from luthier.evaluate.report.roles import Roles, metric_names
 
 NUM_BEST: Final = 3
@@ -118,6 +118,6 @@ def _rule(evaluation: Evaluation, roles: Roles, metric: str | None, num_rows: in
         words = f"{words} {num_unscored:,} rows have no such score and stand among the random ones."
     unranked = ""
     if evaluation.verdict is not None and evaluation.verdict.metric != metric:
-        title = metric_title(evaluation.verdict.metric)
+        title = start(metric_title(evaluation.verdict.metric))
         unranked = f" ({title}, the metric of the verdict, has no score for single rows.)"
     return f"{words} Ties and random rows are {how_drawn}.{unranked}"
