@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from luthier.core.plan import Plan
 from luthier.core.run import RunStatus
 from luthier.data.preview import Preview, Span
 from luthier.service import quickstart
@@ -17,11 +18,14 @@ from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_rec
 
 
 def fake(folder: Path, status: RunStatus) -> Callable[..., quickstart.QuickstartOutcome]:
-    def work(_: object, *, full: bool, show: Callable[[Any, Any], None]) -> quickstart.QuickstartOutcome:
+    def work(
+        _: object, *, full: bool, show: Callable[[Any, Any], None], show_plan: Callable[[str, Plan], None]
+    ) -> quickstart.QuickstartOutcome:
         rows = {"train": 700, "validation": 80} if not full else {"train": 7000}
         data = quickstart.QuickstartData(folder, rows, {"too long": 3}, folder / "recipe.yaml")
         row = Preview("train.jsonl:1", (Span("in", False, (1,)), Span("out", True, (2,))), 2, 1, 0)
         show(data, DataPreview("train.jsonl", "tiny", "chat", "chat", "every row has messages", 700, (row,)))
+        show_plan(RUN_ID, make_plan())
         record = make_record(status=status, result=make_result())
         outcome = TrainOutcome(record, make_plan(), make_evaluation(run_id=RUN_ID), ("validation rises",))
         return quickstart.QuickstartOutcome(data, outcome)
@@ -37,6 +41,7 @@ def test_it_shows_what_will_be_trained_the_verdict_and_what_to_type_next(  # typ
     assert done.code == 0
     assert "in[[out]]" in done.err
     assert "rows: train 700, validation 80" in done.err
+    assert f"run {RUN_ID}, plan " in done.err
     for words in ("Verdict: not distinguishable", "warning: validation rises", "Next:", f"luthier runs show {RUN_ID}"):
         assert words in done.out
     told = luthier("quickstart", "--full", "--json")

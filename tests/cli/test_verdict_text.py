@@ -26,7 +26,7 @@ def test_headline_its_figures_and_caveats_are_shown_and_the_other_metrics_are_le
         update={"details": ("against the base", "against 4 examples", "by BLEU"), "num_primary_details": 2}
     )
     text = shown(evaluation.model_copy(update={"verdict": verdict}))
-    parts = ["Verdict: not distinguishable", "Cannot tell.", "against the base", "against 4 examples", "but: few rows"]
+    parts = ["Verdict: not distinguishable", "Cannot tell.", "against the base", "against 4 examples", "Note: few rows"]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     assert "by BLEU" not in text

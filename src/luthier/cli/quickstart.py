@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,12 +27,13 @@ def quickstart(
 
     Needs no account, no GPU and no hub; under 8 minutes on two cores.
     """
+    from luthier.cli.plan_text import show_plan
     from luthier.service import quickstart as service
 
     with open_context(home) as context:
-        outcome = service.quickstart(context, full=full, show=_show_data)
+        outcome = service.quickstart(context, full=full, show=_show_data, show_plan=show_plan)
     exit_code = 1 if outcome.training.record.status == "failed" else 0
-    return Answer(as_json, outcome.as_json(), lambda console: _show(console, outcome), exit_code)
+    return Answer(as_json, outcome.as_json(), lambda console: _show(console, outcome, home), exit_code)
 
 
 def _show_data(data: QuickstartData, found: DataPreview) -> None:
@@ -45,10 +47,10 @@ def _show_data(data: QuickstartData, found: DataPreview) -> None:
     show_preview(console, found)
 
 
-def _show(console: Console, outcome: QuickstartOutcome) -> None:
+def _show(console: Console, outcome: QuickstartOutcome, home: Path | None) -> None:
     from luthier.cli.train import show_outcome
 
     show_outcome(console, outcome.training)
     console.print("\nNext:", soft_wrap=True)
     for command in outcome.next_commands:
-        console.print(f"  {command}", soft_wrap=True)
+        console.print(f"  {command}{f' --home {home}' if home else ''}", soft_wrap=True)

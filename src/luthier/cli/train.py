@@ -14,6 +14,7 @@ from luthier.cli.options import HomeOption, JsonOption, SetOption
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from luthier.core.run import TrainResult
     from luthier.service.training import TrainOutcome
 
 
@@ -39,6 +40,7 @@ def train(
             expected="a recipe (with --set where you like), or --resume RUN alone",
             do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
         )
+    from luthier.cli.plan_text import show_plan
     from luthier.service import training
 
     if recipe is not None:
@@ -46,7 +48,7 @@ def train(
 
         asked = load_recipe(recipe, overrides or ())
         with open_context(home) as context:
-            outcome = training.train(context, asked, base_dir=recipe.absolute().parent)
+            outcome = training.train(context, asked, base_dir=recipe.absolute().parent, show_plan=show_plan)
     else:
         with open_context(home) as context:
             outcome = training.resume(context, str(resume_id))
@@ -76,7 +78,7 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
                 f"{result.num_trained_tokens:,} learned of {result.num_tokens:,} tokens",
             ),
             ("training loss", f"{figures.number(result.train_loss)} nats a learned token"),
-            ("best validation", f"{figures.number(result.best_validation_loss)} (step {result.best_step:,})"),
+            ("best validation", _best_validation(result)),
             (
                 "speed",
                 f"{figures.number(result.tokens_per_second)} tokens/s, "
@@ -92,6 +94,14 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
     facts(console, rows)
     print_warnings(console, outcome.warnings)
     if outcome.evaluation is not None:
-        show_evaluation(console, outcome.evaluation, only_candidate=outcome.evaluation.systems[-1].name)
+        show_evaluation(console, outcome.evaluation, only_what_decides=True)
     if record.status == "paused":
         console.print(f"\nGo on with it: luthier train --resume {record.run_id}", soft_wrap=True)
+
+
+def _best_validation(result: TrainResult) -> str:
+    from luthier.cli import figures
+
+    if result.best_validation_loss is None:
+        return "none: the recipe names no validation rows"
+    return f"{figures.number(result.best_validation_loss)} nats a learned token (step {result.best_step:,})"

@@ -18,13 +18,18 @@ _STYLES = {"better": "green", "worse": "red", "not distinguishable": "yellow"}
 _PANEL_WIDTH = 100
 
 
-def show_evaluation(console: Console, evaluation: Evaluation, *, only_candidate: str | None = None) -> None:
+def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decides: bool = False) -> None:
     """Metrics of all systems with their 95% intervals, the comparisons, and the verdict.
 
-    only_candidate: leave out the comparisons of other systems with each other.
+    only_what_decides: leave out the comparisons that the verdict does not rest on.
     """
     console.print(_metrics_table(evaluation))
-    chosen = [one for one in evaluation.comparisons if only_candidate in (None, one.candidate)]
+    verdict, judged = evaluation.verdict, evaluation.systems[-1].name
+    chosen = [
+        one
+        for one in evaluation.comparisons
+        if not only_what_decides or verdict is None or (one.candidate, one.metric) == (judged, verdict.metric)
+    ]
     if chosen:
         console.print(_comparisons_table(chosen))
     if evaluation.verdict is not None:
@@ -42,7 +47,7 @@ def verdict_panel(console: Console, verdict: Verdict) -> Panel:
     for line in verdict.details[: verdict.num_primary_details]:
         text.append(f"\n{visible(line)}")
     for line in verdict.caveats:
-        text.append(f"\nbut: {visible(line)}", style="yellow")
+        text.append(f"\nNote: {visible(line)}", style="yellow")
     width = min(console.width, _PANEL_WIDTH)
     shape = box.ROUNDED if console.encoding.lower().startswith("utf") else box.ASCII
     return Panel(text, title=f"Verdict: {verdict.word}", border_style=_STYLES[verdict.word], width=width, box=shape)

@@ -77,6 +77,7 @@ def metadata(gguf: Path, key: str) -> str | None:
 
 
 def unreadable(gguf: Path, error: Exception) -> ModelSourceError:
+    """The error of a GGUF file that could not be read."""
     return ModelSourceError(
         f"{gguf} cannot be read: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
         expected="a whole GGUF file of an architecture that transformers can de-quantise",

@@ -12,7 +12,6 @@ from luthier.core.base_model import LocalModel
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ModelSourceError
 from luthier.core.frozen import Frozen
-from luthier.models.chat_template import ChatTemplate
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LARGEST_HEADER_BYTES = 100_000_000  # The format's own limit (safetensors README, "Format").
@@ -182,6 +181,8 @@ def describe(
             expected="the config of a decoder-only language model",
             do="choose another model: Luthier trains causal language models",
         )
+    from luthier.models.chat_template import ChatTemplate  # brings torch, which listing models does not need
+
     template = ChatTemplate.load(folder)  # one that cannot end a turn is found now, not in a training run
     return LocalModel(
         name=name,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.evaluation import Verdict
 from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.service.context import Context
-from luthier.service.training import TrainOutcome, train
+from luthier.service.training import ShowPlan, TrainOutcome, train
 
 if TYPE_CHECKING:
     from luthier.service.datasets import DataPreview
@@ -131,10 +131,13 @@ def recipe_text(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, width=120)
 
 
-def quickstart(context: Context, *, full: bool, show: ShowData | None = None) -> QuickstartOutcome:
+def quickstart(
+    context: Context, *, full: bool, show: ShowData | None = None, show_plan: ShowPlan | None = None
+) -> QuickstartOutcome:
     """The whole way: rows, base model, plan, training, verdict, report.
 
-    show: called with the data and a preview of what will be trained, before anything is.
+    show: called with the data and a preview of what will be trained, before anything is. show_plan: called with run id
+    and plan.
     """
     size = FULL if full else QUICK
     data = write_quickstart_data(context, size=size)
@@ -142,5 +145,5 @@ def quickstart(context: Context, *, full: bool, show: ShowData | None = None) ->
         from luthier.service.datasets import preview
 
         show(data, preview(context, data.folder / "train.jsonl", BASE_MODEL, num_rows=1))
-    outcome = train(context, quickstart_recipe(size), base_dir=data.folder)
+    outcome = train(context, quickstart_recipe(size), base_dir=data.folder, show_plan=show_plan)
     return QuickstartOutcome(data, outcome)

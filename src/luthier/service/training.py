@@ -59,10 +59,14 @@ class TrainOutcome:
         return document
 
 
-def train(context: Context, recipe: Recipe, *, base_dir: Path) -> TrainOutcome:
+ShowPlan = Callable[[str, Plan], None]
+
+
+def train(context: Context, recipe: Recipe, *, base_dir: Path, show_plan: ShowPlan | None = None) -> TrainOutcome:
     """Train a recipe from its start.
 
-    Relative paths in the recipe count from `base_dir`. SIGTERM and SIGINT end the run as `paused`, with a checkpoint.
+    Relative paths in the recipe count from `base_dir`. show_plan: called with run id and plan before anything
+    is trained. SIGTERM and SIGINT end the run as `paused`, with a checkpoint.
     Raises what `service.plans.prepare` raises before anything is trained; then DivergedError, StorageFullError.
     """
     prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path())
@@ -79,6 +83,8 @@ def train(context: Context, recipe: Recipe, *, base_dir: Path) -> TrainOutcome:
     )
     with _held(context, run_id):
         context.runs.create(record, prepared.plan)
+        if show_plan is not None:
+            show_plan(run_id, prepared.plan)
         return _carry_out(context, run_id, prepared)
 
 
@@ -164,7 +170,6 @@ def _train(context: Context, run_id: str, prepared: Prepared, warnings: list[str
 
     plan, training = prepared.plan, prepared.plan.training
     torch.set_num_threads(training.num_threads)
-    memory.keep_freed_memory()
     memory.forget_peak()
     emit = _recorder(context, run_id, warnings)
     schedule = StepSchedule(

@@ -36,11 +36,10 @@ QUESTIONS = (
 SILENT = SilentProgress()
 
 
-def ask(question: str, **settings: float) -> Prompt:
+def ask(question: str, *, max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0) -> Prompt:
     """A prompt with one user turn."""
-    return Prompt.model_validate(
-        {"conversation": Conversation(messages=(Message(role="user", content=question),)), **settings}
-    )
+    conversation = Conversation(messages=(Message(role="user", content=question),))
+    return Prompt(conversation=conversation, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
 
 
 class CountingProgress:

@@ -1,29 +1,12 @@
-"""The process's own memory: its peak, and an allocator that does not give back what the next step asks for again."""
+"""The process's own memory: its peak since a moment of our choosing."""
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import sys
 from pathlib import Path
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _CLEAR_PEAK = "5"
-
-
-def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed blocks instead of returning them to the system; True where that worked.
-
-    A training step frees and asks for the same megabytes over and over. By default each large block is mapped anew and
-    zeroed by the kernel, a tenth of the step's time. Where the C library is another one, nothing is changed.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
-        return False
-    limit = 2**31 - 1
-    return bool(library.mallopt(_M_MMAP_THRESHOLD, limit)) and bool(library.mallopt(_M_TRIM_THRESHOLD, limit))
 
 
 def forget_peak() -> None:

@@ -1,0 +1,37 @@
+"""A plan in a few lines, shown before anything is trained; the whole of it is in `luthier plan` and in the report."""
+
+from __future__ import annotations
+
+from luthier.cli import figures
+from luthier.core.plan import Plan
+
+
+def show_plan(run_id: str, plan: Plan) -> None:
+    """Print the plan of a run on stderr, where the progress goes."""
+    from luthier.cli.console import stderr_console
+
+    console = stderr_console()
+    for line in plan_lines(run_id, plan):
+        console.print(line, soft_wrap=True)
+
+
+def plan_lines(run_id: str, plan: Plan) -> list[str]:
+    """Run, rows, what is trained, how long, how precise and how it is judged: one line each."""
+    training, method, data = plan.training, plan.method, plan.data
+    splits = {"train": data.train, "validation": data.validation, "held-out": data.held_out}
+    rows = ", ".join(
+        f"{name} {found.num_examples:,} ({figures.count(found.num_tokens)} tokens)" if found else f"{name} none"
+        for name, found in splits.items()
+    )
+    share = method.num_trainable_parameters / plan.base_model.num_parameters
+    what = f"rank {method.rank} on {', '.join(method.targets)}" if method.targets else "every weight"
+    judged = f"{', '.join(plan.evaluation.metrics)}" if data.held_out else "nothing: the recipe names no held-out rows"
+    return [
+        f"run {run_id}, plan {plan.hash[:12]}",
+        f"  rows       {rows}",
+        f"  method     {method.name}, {what}: {method.num_trainable_parameters:,} parameters, {share:.2%} of the base",
+        f"  training   {training.num_steps:,} steps of {training.global_batch_size} examples, peak learning rate "
+        f"{training.learning_rate:g} ({training.schedule})",
+        f"  precision  {training.precision}: {plan.sources['training.precision'].why}",
+        f"  judged by  {judged}",
+    ]
