@@ -53,13 +53,16 @@ def evaluate(
     against: Sequence[str] = (),
     few_shot: int = 0,
     few_shot_from: str | Path | None = None,
-    metrics: Sequence[MetricName] = ("perplexity", "rouge", "bleu", "exact_match"),
+    metrics: Sequence[MetricName] | None = None,
     max_new_tokens: int = 128,
     max_samples: int | None = None,
     allow_leakage: bool = False,
     home: Home = None,
 ) -> Evaluation:
-    """Judge a run id or a base model on held-out rows, against others, with 95% intervals and a verdict in words."""
+    """Judge a run id or a base model on held-out rows, against others, with 95% intervals and a verdict in words.
+
+    metrics: None takes those that the rows can be judged by: text and likelihood, of plain text likelihood alone.
+    """
     from luthier import python_api
 
     return python_api.evaluate(

@@ -108,7 +108,7 @@ def evaluate(
     against: Sequence[str],
     few_shot: int,
     few_shot_from: str | Path | None,
-    metrics: Sequence[MetricName],
+    metrics: Sequence[MetricName] | None,
     max_new_tokens: int,
     max_samples: int | None,
     allow_leakage: bool,

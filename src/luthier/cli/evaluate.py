@@ -35,8 +35,13 @@ def evaluate(
         Path | None, typer.Option("--few-shot-from", metavar="FILE", help="Where those examples are taken from.")
     ] = None,
     metrics: Annotated[
-        str, typer.Option("--metrics", metavar="A,B", help="What to measure.")
-    ] = "perplexity,rouge,bleu,exact_match",
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="A,B",
+            help="What to measure; by default perplexity, rouge, bleu and exact_match, of plain text likelihood alone.",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut outputs off.")] = 128,
     max_samples: Annotated[
         int | None,
@@ -51,7 +56,7 @@ def evaluate(
     """Judge a model or a run on held-out rows, against others on the same rows, with intervals and a verdict."""
     from luthier.service import evaluations
 
-    chosen = parse_metrics(metrics)
+    chosen = parse_metrics(metrics) if metrics is not None else None
     with open_context(home) as context:
         found = evaluations.evaluate(
             context,

@@ -29,11 +29,7 @@ def choose_shots(
     Raises:
         RequestError: fewer than `num` examples can be shown.
     """
-    asked = {_prompt_key(example) for example in held_out}
-    usable: dict[str, Example] = {}
-    for example in pool:
-        if example.reference and _prompt_key(example) not in asked:
-            usable.setdefault(_key(example), example)
+    usable = _usable(pool, held_out)
     if num < 0 or len(usable) < num:
         raise RequestError(
             f"{num} few-shot examples asked, {len(usable)} of {len(pool)} rows can be shown",
@@ -45,6 +41,11 @@ def choose_shots(
     drawn = {key: sha256_document([seed, key]) for key in usable}
     order = sorted(usable, key=lambda key: (max(sizes[key], middle), drawn[key]))
     return tuple(usable[key] for key in order[:num])
+
+
+def num_usable(pool: Sequence[Example], *, held_out: Sequence[Example] = ()) -> int:
+    """How many examples `choose_shots` could give."""
+    return len(_usable(pool, held_out))
 
 
 def with_shots(example: Example, shots: Sequence[Example]) -> Example:
@@ -71,6 +72,15 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Example:
     shown = [turn for shot in shots for turn in _shown_turns(shot)]
     messages = (*conversation.messages[:num_opening], *shown, *conversation.messages[num_opening:])
     return example.model_copy(update={"conversation": Conversation(messages=messages, tools=conversation.tools)})
+
+
+def _usable(pool: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Example]:
+    asked = {_prompt_key(example) for example in held_out}
+    usable: dict[str, Example] = {}
+    for example in pool:
+        if example.reference and _prompt_key(example) not in asked:
+            usable.setdefault(_key(example), example)
+    return usable
 
 
 def _shown_turns(shot: Example) -> list[Message]:

@@ -23,6 +23,10 @@ PATIENCE: Final = (3, "three validations in a row without a new best are no acci
 NUM_VALIDATIONS: Final = 10
 SEED: Final = (0, "any number; the same seed gives the same run")
 METRICS: Final = (("perplexity", "rouge", "bleu", "exact_match"), "likelihood, overlap and equality, side by side")
+LIKELIHOOD_METRICS: Final = (
+    ("perplexity", "bits_per_byte"),
+    "not every held-out row has a prompt and an answer in words, only a likelihood",
+)
 FEW_SHOT: Final = (4, "the plain alternative to tuning: a few examples in the prompt")
 MAX_NEW_TOKENS: Final = (128, "longer answers are cut and counted as cut")
 MAX_SAMPLES: Final = (200, "keeps judging to minutes on a CPU; raise it to narrow the intervals")

@@ -67,8 +67,14 @@ def resolve(
     data: DataPlan,
     structure: Structure,
     hardware: Hardware,
+    has_text_answers: bool = True,
+    num_shots: int | None = None,
 ) -> Plan:
-    """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together."""
+    """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together.
+
+    has_text_answers: whether the rows that are judged have prompts and answers in words. num_shots: training rows that
+    could be few-shot examples; None where that is not known.
+    """
     sources = _Sources()
     sources.note("base_model.name", "asked", "in the recipe")
     sources.note("base_model.sha256", "measured", "digest of the weight files")
@@ -96,7 +102,7 @@ def resolve(
         method=method,
         objective=ObjectivePlan(name="sft"),
         training=training,
-        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, sources),
+        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, has_text_answers, num_shots, sources),
         sources=sources.found,
     )
 
@@ -234,18 +240,23 @@ def _refuse_without_validation(name: str, value: int | None) -> None:
         )
 
 
-def _evaluation(r: EvaluationRecipe, data: DataPlan, sources: _Sources) -> EvaluationPlan:
+def _evaluation(
+    r: EvaluationRecipe, data: DataPlan, has_text_answers: bool, num_shots: int | None, sources: _Sources
+) -> EvaluationPlan:
     pick = sources.pick
     few_shot = pick("evaluation.few_shot", r.few_shot, defaults.FEW_SHOT)
     samples = pick("evaluation.max_samples", r.max_samples, defaults.MAX_SAMPLES)
-    metrics = pick("evaluation.metrics", r.metrics, defaults.METRICS)
     plain = data.train.shape == "text"
-    if plain and r.metrics is None:
-        metrics = ("perplexity", "bits_per_byte")
-        sources.note("evaluation.metrics", "derived", "plain text has no prompt and answer, only a likelihood")
-    if plain and not r.few_shot:
+    usual = defaults.METRICS if has_text_answers and not plain else defaults.LIKELIHOOD_METRICS
+    metrics = pick("evaluation.metrics", r.metrics, usual)
+    if r.metrics is None and usual is defaults.LIKELIHOOD_METRICS:
+        sources.note("evaluation.metrics", "derived", usual[1])
+    if r.few_shot is None and plain:
         few_shot = 0
         sources.note("evaluation.few_shot", "derived", "plain text has no prompt to put examples into")
+    elif r.few_shot is None and num_shots is not None and num_shots < few_shot:
+        few_shot = num_shots
+        sources.note("evaluation.few_shot", "derived", f"only {num_shots} training rows can be shown as examples")
     return EvaluationPlan(
         metrics=metrics,
         few_shot=few_shot,

@@ -51,11 +51,13 @@ def base_of(plan: Plan, *, name: str, model_path: str) -> Candidate:
     )
 
 
-def with_few_shot(base: Candidate, pool: Sequence[Example], num: int, seed: int) -> Candidate:
-    """The same model with `num` examples from the pool before each prompt."""
+def with_few_shot(
+    base: Candidate, pool: Sequence[Example], num: int, seed: int, *, held_out: Sequence[Example]
+) -> Candidate:
+    """The same model with `num` examples from the pool before each prompt, none of them asked in the held-out rows."""
     from luthier.evaluate.few_shot import choose_shots
 
-    shots = choose_shots(pool, num, seed)
+    shots = choose_shots(pool, num, seed, held_out=held_out)
     return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
 
 

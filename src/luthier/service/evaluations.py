@@ -27,6 +27,7 @@ from luthier.service.candidates import (
     with_few_shot,
 )
 from luthier.service.context import Context
+from luthier.service.judgeable import check_few_shot, check_metrics, usual_metrics
 from luthier.service.plans import Prepared
 
 if TYPE_CHECKING:
@@ -60,7 +61,11 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
     base = base_of(plan, name="base", model_path=plan.base_model.path)
     candidates = [base]
     if plan.evaluation.few_shot:
-        candidates.append(with_few_shot(base, prepared.train.examples, plan.evaluation.few_shot, plan.training.seed))
+        candidates.append(
+            with_few_shot(
+                base, prepared.train.examples, plan.evaluation.few_shot, plan.training.seed, held_out=held_out.examples
+            )
+        )
     candidates.append(tuned("tuned", base, result.adapter_path, whole_model=plan.method.name == "full"))
     rows = HeldOut(
         file=held_out.profile.file,
@@ -88,7 +93,7 @@ def evaluate(
     data: Path,
     few_shot: int = 0,
     few_shot_from: Path | None = None,
-    metrics: Sequence[MetricName] = ("perplexity", "rouge", "bleu", "exact_match"),
+    metrics: Sequence[MetricName] | None = None,
     max_new_tokens: int = 128,
     max_samples: int | None = None,
     allow_leakage: bool = False,
@@ -97,36 +102,41 @@ def evaluate(
 
     systems: the candidate first, then what it is held against, each a base model's name or a run id. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
-    `few_shot_from` in its prompt.
+    `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
 
-    Raises NotFoundError for an unknown model or run, DataError for wrong rows, LeakageError where held-out rows stand
+    Raises RequestError for metrics or few-shot examples that the rows have no place for, OverlongError for rows over
+    a context, NotFoundError for an unknown model or run, DataError for wrong rows, LeakageError where held-out rows stand
     in the training rows of a run (unless allowed, and then the verdict says so).
     """
     from luthier.data.formats import load_file
 
+    if few_shot and few_shot_from is None:
+        raise RequestError(
+            f"--few-shot {few_shot} without rows to take them from",
+            expected="--few-shot-from FILE with rows that are not held out",
+            do="add --few-shot-from train.jsonl",
+        )
     loaded = load_file(data)
+    chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
+    check_metrics(chosen, loaded.examples)
     resolved = [find_candidate(context, name) for name in systems]
     seen = _training_examples(context, systems)
     num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
     # The table reads from the plain to the tuned: what is judged stands last.
     ordered = [*resolved[1:], resolved[0]]
-    if few_shot:
-        if few_shot_from is None:
-            raise RequestError(
-                f"--few-shot {few_shot} without rows to take them from",
-                expected="--few-shot-from FILE with rows that are not held out",
-                do="add --few-shot-from train.jsonl",
-            )
+    if few_shot and few_shot_from is not None:
         base = next((c for c in ordered if c.adapter_path is None), ordered[0])
         pool = _not_held_out(load_file(few_shot_from).examples, loaded.examples)
-        ordered.insert(1 if len(ordered) > 1 else 0, with_few_shot(base, pool, few_shot, seed=0))
+        check_few_shot(few_shot, pool, loaded.examples)
+        shown = with_few_shot(base, pool, few_shot, seed=0, held_out=loaded.examples)
+        ordered.insert(1 if len(ordered) > 1 else 0, shown)
     rows = HeldOut(str(data), loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt)
     run_id = systems[0] if is_id(systems[0], "run") else None
     evaluation = _judge(
         context,
         ordered,
         rows,
-        metrics=metrics,
+        metrics=chosen,
         max_new_tokens=max_new_tokens,
         max_samples=max_samples or len(loaded.examples),
         run_id=run_id,

@@ -12,6 +12,7 @@ from luthier.core.errors import ConflictError, LeakageError, RecipeError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
 from luthier.service.context import Context
+from luthier.service.judgeable import check_few_shot, check_metrics, have_text_answers
 
 if TYPE_CHECKING:
     from luthier.core.base_model import LocalModel
@@ -50,10 +51,11 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path) -> Prepared:
     """Fetch the base model if need be, read and check the rows, resolve the plan.
 
     Raises:
-        RecipeError: values that cannot go together. DataError: wrong rows. OverlongError: rows over the length.
+        RecipeError, RequestError: values that cannot go together or do not fit the rows. DataError: wrong rows. OverlongError: rows over the length.
         LeakageError: held-out rows in the training data. TemplateError: a mask cannot be proved.
         NotFoundError, ModelSourceError: no base model.
     """
+    from luthier.evaluate.few_shot import num_usable
     from luthier.models import sources
     from luthier.models.chat_template import ChatTemplate
     from luthier.models.structure import read_structure
@@ -68,6 +70,7 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path) -> Prepared:
         for split, part in loaded.items()
     }
     data = _data_plan(recipe, splits)
+    judged = splits["held_out"].examples if "held_out" in splits else ()
     plan = resolve.resolve(
         recipe,
         model=model,
@@ -76,7 +79,12 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path) -> Prepared:
         data=data,
         structure=read_structure(model.path),
         hardware=hardware.measure(),
+        has_text_answers=have_text_answers(judged),
+        num_shots=num_usable(splits["train"].examples, held_out=judged),
     )
+    if judged:
+        check_metrics(plan.evaluation.metrics, judged)
+        check_few_shot(plan.evaluation.few_shot, splits["train"].examples, judged)
     return Prepared(plan, model, template, splits["train"], splits.get("validation"), splits.get("held_out"))
 
 

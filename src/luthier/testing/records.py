@@ -96,7 +96,7 @@ def make_profile(sha256: str = "2" * 64) -> DatasetProfile:
 
 
 def make_plan(*, learning_rate: float = 2e-4, train_sha256: str = "2" * 64, model_sha256: str = "3" * 64) -> Plan:
-    """A plan of ten steps with two of its sources."""
+    """A plan of ten steps with three of its sources."""
     model = ModelPlan(
         name="tiny",
         path="/models/tiny",
@@ -144,6 +144,7 @@ def make_plan(*, learning_rate: float = 2e-4, train_sha256: str = "2" * 64, mode
         sources={
             "training.learning_rate": ValueSource(source="asked", why="the recipe says so"),
             "training.epochs": ValueSource(source="default", why="enough for most"),
+            "training.precision": ValueSource(source="measured", why="bfloat16 was faster"),
         },
     )
 
