@@ -13,6 +13,7 @@ from luthier.core.ids import is_id
 from luthier.core.plan import Plan
 from luthier.core.ports import Prompt
 from luthier.service.context import Context
+from luthier.service.judgeable import check_lengths, have_text_answers
 
 if TYPE_CHECKING:
     from luthier.engines.transformers_engine import TransformersEngine
@@ -109,7 +110,7 @@ def system_under_test(
     """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
 
     Where the longest row does not fit into the context with all shots, fewer are used, and the name says how many. An
-    answer ends where the context does.
+    answer ends where the context does. Raises OverlongError for a row that does not fit without shots.
     """
     from luthier.data.loss_mask import tokenise
     from luthier.evaluate.compare import SystemUnderTest
@@ -123,7 +124,8 @@ def system_under_test(
             break
         shots = shots[:-1]
         name = f"{candidate.name} ({len(shots)} fit)"
-    has_answers = all(e.prompt is not None and e.reference is not None for e in examples)
+    check_lengths(tokenised, candidate.context_length_tokens, model=candidate.model_name)
+    has_answers = have_text_answers(examples)
     room = [min(max_new_tokens, candidate.context_length_tokens - _prompt_tokens(t)) for t in tokenised]
     prompts = (
         tuple(Prompt(conversation=e.prompt, max_new_tokens=n) for e, n in zip(seen, room, strict=True))

@@ -104,9 +104,9 @@ def evaluate(
     the first base model among the others (or the base of the first run) is also judged with that many examples from
     `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
 
-    Raises RequestError for metrics or few-shot examples that the rows have no place for, OverlongError for rows over
-    a context, NotFoundError for an unknown model or run, DataError for wrong rows, LeakageError where held-out rows stand
-    in the training rows of a run (unless allowed, and then the verdict says so).
+    Raises RequestError for metrics or few-shot examples that the rows have no place for, DataError for wrong rows,
+    OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where held-out rows
+    stand in the training rows of a run (unless allowed, and then the verdict says so).
     """
     from luthier.data.formats import load_file
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.dataset import Example, TokenisedExample
-from luthier.core.errors import OverlongError, RequestError, RowProblem
+from luthier.core.errors import OverlongError, RequestError
 from luthier.core.recipe import MetricName
 
 
@@ -56,14 +56,12 @@ def check_lengths(examples: Sequence[TokenisedExample], context_length_tokens: i
     too_long = [e for e in examples if e.num_tokens > context_length_tokens]
     if not too_long:
         return
+    from luthier.data.row_problem import problem_of
+
     reason = f"is longer than the context of {context_length_tokens:,} tokens"
-    problems = []
-    for example in too_long:
-        file, _, line = example.id.rpartition(":")
-        problems.append(RowProblem(file, int(line), "", f"{example.num_tokens:,} tokens", reason))
     raise OverlongError(
         f"{len(too_long):,} of {len(examples):,} held-out rows do not fit into the context of {model}",
         expected=f"at most {context_length_tokens:,} tokens a row",
         do="take these rows out, or judge models with a longer context",
-        problems=problems,
+        problems=[problem_of(e.id, value=f"{e.num_tokens:,} tokens", reason=reason) for e in too_long],
     )

@@ -51,7 +51,8 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path) -> Prepared:
     """Fetch the base model if need be, read and check the rows, resolve the plan.
 
     Raises:
-        RecipeError, RequestError: values that cannot go together or do not fit the rows. DataError: wrong rows. OverlongError: rows over the length.
+        RecipeError, RequestError: values that cannot go together or do not fit the rows.
+        DataError: wrong rows. OverlongError: rows over the length.
         LeakageError: held-out rows in the training data. TemplateError: a mask cannot be proved.
         NotFoundError, ModelSourceError: no base model.
     """
