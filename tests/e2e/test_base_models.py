@@ -1,13 +1,10 @@
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from luthier.core.base_model import LocalModel
 from luthier.core.conversation import Conversation, Message
-from luthier.core.ports import SilentProgress
 from luthier.models import sources
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import load_model
@@ -20,25 +17,13 @@ QUESTION = Conversation(messages=(Message(role="user", content="What is the capi
 EMBEDDING_SHA256 = "0c8d76d0178f771e989a41b5965b452b7ccc0ef6c36d3d73b77e643dbe23264b"
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    """One home for all end-to-end tests where LUTHIER_TEST_HOME names one, so that the model is fetched once."""
-    shared = os.environ.get("LUTHIER_TEST_HOME")
-    return Path(shared) if shared else tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def model(home) -> LocalModel:
-    return sources.pull(NAME, home, SilentProgress())
-
-
-def test_the_base_model_is_what_the_catalogue_says(model, home):
+def test_the_base_model_is_what_the_catalogue_says(model, model_home):
     assert (model.num_parameters, model.num_embedding_parameters) == (134_515_008, 28_311_552)
     assert (model.context_length_tokens, model.vocabulary_size) == (8192, 49_152)
     assert (model.licence, model.has_chat_template) == ("Apache-2.0", True)
     assert "Apache License" in (Path(model.path) / "LICENSE").read_text()
     sources.verify(model)
-    assert sources.find(NAME, home) == model
+    assert sources.find(NAME, model_home) == model
 
 
 def test_it_answers_in_english_and_stops(model):

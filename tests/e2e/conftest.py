@@ -1,0 +1,65 @@
+"""The real base model, fetched once a session, and the command line in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.base_model import LocalModel
+from luthier.core.ports import SilentProgress
+from luthier.models import sources
+
+NAME = "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="session")
+def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that holds the base model. LUTHIER_TEST_HOME names one that outlives the session."""
+    shared = os.environ.get("LUTHIER_TEST_HOME")
+    return Path(shared) if shared else tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def model(model_home: Path) -> LocalModel:
+    """SmolLM2-135M-Instruct out of the catalogue."""
+    return sources.pull(NAME, model_home, SilentProgress())
+
+
+@pytest.fixture(scope="session")
+def run_home(model: LocalModel, model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home for runs that goes with the session; its base models are those of `model_home`."""
+    home = tmp_path_factory.mktemp("runs-home")
+    (home / "models").symlink_to(model_home / "models")
+    return home
+
+
+@pytest.fixture(scope="session")
+def start(run_home: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts `luthier ... --json` as a user's shell would."""
+
+    def begin(*arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "luthier", *map(str, arguments), "--json", "--home", str(run_home)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def luthier(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Any]:
+    """Carries out `luthier ... --json` to its end; returns the one document on stdout."""
+
+    def run(*arguments: object) -> Any:
+        process = start(*arguments)
+        out, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
+        assert "Traceback" not in errors
+        return json.loads(out)
+
+    return run
