@@ -19,6 +19,7 @@ import typer
 from luthier.cli import data, doctor, evaluate, models, plan, quickstart, runs, train
 from luthier.cli.answer import Answer
 from luthier.cli.endings import Ending, end_of
+from luthier.core.threads import wait_briefly
 
 
 def build_app() -> typer.Typer:
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> None:
     """What the installed script calls."""
+    wait_briefly()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
