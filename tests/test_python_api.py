@@ -50,6 +50,28 @@ def test_plan_train_evaluate_load(recipe: dict[str, object], tmp_path: Path) -> 
     assert judged.systems[-1].metrics == run.evaluation.systems[-1].metrics  # type: ignore[union-attr]
 
 
+def test_evaluate_maps_fields_and_puts_the_shots_before_the_base_of_the_run(
+    recipe: dict[str, object], tmp_path: Path
+) -> None:
+    run = luthier.train(recipe, home=tmp_path / "home")
+    renamed = [{"q": f"Count from {n}.", "a": f"{n}, {n + 1}, {n + 2}"} for n in range(200, 206)]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(line) + "\n" for line in renamed), encoding="utf-8")
+    shots = [{"q": f"Count from {n}.", "a": f"{n}, {n + 1}, {n + 2}"} for n in range(300, 304)]
+    (tmp_path / "shots.jsonl").write_text("".join(json.dumps(line) + "\n" for line in shots), encoding="utf-8")
+    judged = luthier.evaluate(
+        run.run_id,
+        data=tmp_path / "other.jsonl",
+        few_shot=2,
+        few_shot_from=tmp_path / "shots.jsonl",
+        mapping={"prompt": "q", "completion": "a"},
+        max_new_tokens=6,
+        home=tmp_path / "home",
+    )
+    assert [s.num_few_shot for s in judged.systems] == [2, 0]
+    assert [s.adapter is None for s in judged.systems] == [True, False]
+    assert judged.systems[0].name.startswith(str(recipe["base_model"]))
+
+
 def test_a_run_draws_itself(recipe: dict[str, object], tmp_path: Path) -> None:
     run = luthier.train(recipe, home=tmp_path / "home")
     page = run._repr_html_()

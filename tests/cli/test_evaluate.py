@@ -23,7 +23,7 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
     monkeypatch.setattr(evaluations, "evaluate", evaluate)
     arguments = ["eval", "run-1", "--data", "t.jsonl", "--against", "a", "--against", "b", "--few-shot", "4"]
     arguments += ["--few-shot-from", "train.jsonl", "--metrics", "bleu,rouge", "--max-new-tokens", "9"]
-    arguments += ["--max-samples", "7", "--allow-leakage"]
+    arguments += ["--max-samples", "7", "--allow-leakage", "--map", "prompt=question"]
     document = luthier(*arguments, "--json").document
     assert asked == {
         "systems": ["run-1", "a", "b"],
@@ -31,6 +31,7 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
         "few_shot": 4,
         "few_shot_from": Path("train.jsonl"),
         "metrics": ["bleu", "rouge"],
+        "mapping": {"prompt": "question"},
         "max_new_tokens": 9,
         "max_samples": 7,
         "allow_leakage": True,

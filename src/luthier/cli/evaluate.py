@@ -42,6 +42,10 @@ def evaluate(
             help="What to measure; by default perplexity, rouge, bleu and exact_match, of plain text likelihood alone.",
         ),
     ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut outputs off.")] = 128,
     max_samples: Annotated[
         int | None,
@@ -54,6 +58,7 @@ def evaluate(
     home: HomeOption = None,
 ) -> Answer:
     """Judge a model or a run on held-out rows, against others on the same rows, with intervals and a verdict."""
+    from luthier.cli.data import parse_mapping
     from luthier.service import evaluations
 
     chosen = parse_metrics(metrics) if metrics is not None else None
@@ -65,6 +70,7 @@ def evaluate(
             few_shot=few_shot,
             few_shot_from=few_shot_from,
             metrics=chosen,
+            mapping=parse_mapping(mapping or ()) or None,
             max_new_tokens=max_new_tokens,
             max_samples=max_samples,
             allow_leakage=allow_leakage,

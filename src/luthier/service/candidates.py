@@ -38,6 +38,15 @@ class Candidate:
     shots: tuple[Example, ...] = ()
 
 
+def find_base(context: Context, run_id: str) -> Candidate:
+    """The base model that a run was tuned from, by its own name."""
+    from luthier.models import sources
+
+    plan = context.runs.plan(run_id)
+    model = sources.pull(plan.base_model.name, context.home, context.progress)
+    return base_of(plan, name=plan.base_model.name, model_path=model.path)
+
+
 def base_of(plan: Plan, *, name: str, model_path: str) -> Candidate:
     """The base model of a plan, run as the plan trains it."""
     return Candidate(
@@ -79,15 +88,14 @@ def find_candidate(context: Context, name: str) -> Candidate:
         return Candidate(
             name, model.name, model.path, None, "auto", machine.precision, machine.device, model.context_length_tokens
         )
-    record, plan = context.runs.get(name), context.runs.plan(name)
+    record = context.runs.get(name)
     if record.result is None or record.result.adapter_path is None:
         raise ConflictError(
             f"run {name} is {record.status} and has no trained weights yet",
             expected="a run that has succeeded",
             do=f"go on with it: luthier train --resume {name}",
         )
-    model = sources.pull(plan.base_model.name, context.home, context.progress)
-    base = base_of(plan, name=name, model_path=model.path)
+    base, plan = find_base(context, name), context.runs.plan(name)
     return tuned(name, base, record.result.adapter_path, whole_model=plan.method.name == "full")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from luthier.core.run import TrainResult
 from luthier.service.candidates import (
     Candidate,
     base_of,
+    find_base,
     find_candidate,
     open_engine,
     system_under_test,
@@ -94,6 +95,7 @@ def evaluate(
     few_shot: int = 0,
     few_shot_from: Path | None = None,
     metrics: Sequence[MetricName] | None = None,
+    mapping: Mapping[str, str] | None = None,
     max_new_tokens: int = 128,
     max_samples: int | None = None,
     allow_leakage: bool = False,
@@ -103,6 +105,7 @@ def evaluate(
     systems: the candidate first, then what it is held against, each a base model's name or a run id. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
     `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
+    mapping: field of the shape to field of the files, as data.map in a recipe.
 
     Raises RequestError for metrics or few-shot examples that the rows have no place for, DataError for wrong rows,
     OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where held-out rows
@@ -116,7 +119,8 @@ def evaluate(
             expected="--few-shot-from FILE with rows that are not held out",
             do="add --few-shot-from train.jsonl",
         )
-    loaded = load_file(data)
+    fields = dict(mapping) if mapping else None
+    loaded = load_file(data, mapping=fields)
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
     check_metrics(chosen, loaded.examples)
     resolved = [find_candidate(context, name) for name in systems]
@@ -125,11 +129,11 @@ def evaluate(
     # The table reads from the plain to the tuned: what is judged stands last.
     ordered = [*resolved[1:], resolved[0]]
     if few_shot and few_shot_from is not None:
-        base = next((c for c in ordered if c.adapter_path is None), ordered[0])
-        pool = _not_held_out(load_file(few_shot_from).examples, loaded.examples)
+        base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
+        pool = _not_held_out(load_file(few_shot_from, mapping=fields).examples, loaded.examples)
         check_few_shot(few_shot, pool, loaded.examples)
         shown = with_few_shot(base, pool, few_shot, seed=0, held_out=loaded.examples)
-        ordered.insert(1 if len(ordered) > 1 else 0, shown)
+        ordered.insert(len(ordered) - 1, shown)
     rows = HeldOut(str(data), loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt)
     run_id = systems[0] if is_id(systems[0], "run") else None
     evaluation = _judge(
