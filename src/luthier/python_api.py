@@ -143,7 +143,7 @@ def load_run(run_id: str, *, home: Home = None) -> Run:
 def _load(context: Context, run_id: str) -> Run:
     record = context.runs.get(run_id)
     evaluation = context.evaluations.get(record.evaluation_id) if record.evaluation_id else None
-    folder = context.settings.runs_folder / run_id
+    folder = context.settings.run_folder(run_id)
     return Run(record, context.runs.plan(run_id), context.runs.events(run_id), evaluation, folder)
 
 

@@ -37,7 +37,7 @@ def write_run_report(context: Context, record: RunRecord, prepared: Prepared, ev
     first = prepared.train
     shown = preview(first.examples[0], first.tokenised[0], prepared.template)
     return write_report(
-        context.settings.runs_folder / record.run_id,
+        context.settings.run_folder(record.run_id),
         record=record,
         plan=prepared.plan,
         events=context.runs.events(record.run_id),

@@ -183,7 +183,7 @@ def _view(context: Context, record: RunRecord) -> RunView:
 def _is_active(context: Context, run_id: str) -> bool:
     from luthier.store.file_lock import is_held
 
-    return is_held(context.settings.runs_folder / run_id / "lock")
+    return is_held(context.settings.run_folder(run_id) / "lock")
 
 
 def _last_evaluation(context: Context, run_id: str) -> Evaluation | None:

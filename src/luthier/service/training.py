@@ -106,17 +106,12 @@ def resume(context: Context, run_id: str) -> TrainOutcome:
         return _carry_out(context, run_id, prepared)
 
 
-def run_folder(context: Context, run_id: str) -> Path:
-    """The folder of a run under the home."""
-    return context.settings.runs_folder / run_id
-
-
 @contextmanager
 def _held(context: Context, run_id: str) -> Iterator[None]:
     """No two processes on one run; the lock goes when its holder dies, however it dies."""
     from luthier.store.file_lock import file_lock
 
-    lock = run_folder(context, run_id) / "lock"
+    lock = context.settings.run_folder(run_id) / "lock"
     with file_lock(lock, what=f"run {run_id}", timeout_seconds=_LOCK_SECONDS):
         yield
 
@@ -188,7 +183,7 @@ def _train(context: Context, run_id: str, prepared: Prepared, warnings: list[str
             prepared.train.tokenised,
             _validation_batches(prepared),
             schedule,
-            CheckpointStore(run_folder(context, run_id) / "checkpoints", training.keep_checkpoints),
+            CheckpointStore(context.settings.run_folder(run_id) / "checkpoints", training.keep_checkpoints),
             emit=emit,
             stop_requested=stop_requested,
             progress=context.progress,
@@ -221,7 +216,7 @@ def _result(
 
     state, path, digest = outcome.state, None, None
     if outcome.status == "succeeded":
-        path, digest = save_outcome(model, Path(plan.base_model.path), run_folder(context, run_id))
+        path, digest = save_outcome(model, Path(plan.base_model.path), context.settings.run_folder(run_id))
         for file in sorted(path.glob("*.safetensors")):
             artifact = context.artifacts.put_file(file, model.method.outcome_name)
             context.artifacts.link(run_id, f"{path.name}/{file.name}", artifact.sha256)
