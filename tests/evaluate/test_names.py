@@ -2,7 +2,7 @@ import pytest
 
 from luthier.core.evaluation import SystemResult
 from luthier.evaluate.metrics.registry import BUILT_IN, load_metrics
-from luthier.evaluate.names import listed, metric_title, start, system_title
+from luthier.evaluate.names import listed, metric_heading, metric_title, start, system_title
 
 
 def system(name, *, model="m", shots=0, adapter=None):
@@ -36,3 +36,10 @@ def test_few_shot_systems_are_named_after_their_model():
 @pytest.mark.parametrize(("words", "said"), [("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")])
 def test_lists(words, said):
     assert listed(list(words)) == said
+
+
+def test_a_metric_as_a_heading_begins_with_a_capital() -> None:
+    assert metric_heading("rouge_l") == "ROUGE-L"
+    assert metric_heading("exact_match_ignoring_case") == "Exact match ignoring case"
+    assert metric_heading("chrf") == "chrF"
+    assert metric_heading("token_f1") == "Token F1"

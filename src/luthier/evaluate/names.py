@@ -22,6 +22,11 @@ def metric_title(name: str) -> str:
         return name.replace("_", " ")
 
 
+def metric_heading(name: str) -> str:
+    """The name of a metric as a heading: `rouge_l` is ROUGE-L, `exact_match` is Exact match."""
+    return start(metric_title(name))
+
+
 def start(text: str) -> str:
     """The same text at the start of a sentence; a word that brings its own capitals (chrF) keeps them."""
     first = text.split(" ", 1)[0]

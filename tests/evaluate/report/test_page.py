@@ -9,6 +9,7 @@ import pytest
 
 from luthier.evaluate.report import page
 from luthier.evaluate.report.write import render_report
+from luthier.reporting.page import TEMPLATES
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 ALL_ZERO = {"value": 0.0, "low": 0.0, "high": 0.0}
@@ -298,7 +299,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_text_has_the_contrast_of_wcag_aa_on_light_and_dark() -> None:
-    css = (page.TEMPLATES / "style.css").read_text(encoding="utf-8")
+    css = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     light, dark = (
         dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6});", part)) for part in css.split("@media screen")[:2]
     )

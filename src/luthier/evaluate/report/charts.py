@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from luthier.evaluate.report.curves import Curves, Values, smooth, smooth_window
-from luthier.evaluate.report.figures import number, rough
-from luthier.evaluate.report.svg import BASE, MUTED, OTHERS, PAPER, TUNED, canvas, inline_svg
+from luthier.reporting.figures import number, rough
+from luthier.reporting.page import Chart
+from luthier.reporting.svg import BASE, MUTED, OTHERS, PAPER, TUNED, canvas, inline_svg
 
 _WIDTH: Final = 460
 _HEIGHT: Final = 250
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A picture with its heading and the sentence below it."""
-
-    title: str
-    caption: str
-    svg: Markup
 
 
 def curve_charts(curves: Curves) -> list[Chart]:

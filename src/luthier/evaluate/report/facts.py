@@ -11,7 +11,7 @@ from luthier.core.dataset import DatasetProfile
 from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.run import RunRecord
-from luthier.evaluate.report import figures
+from luthier.reporting import figures
 
 MAX_IDS: Final = 12
 

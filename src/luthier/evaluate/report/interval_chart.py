@@ -9,10 +9,11 @@ from typing import Final
 from matplotlib.ticker import MaxNLocator
 
 from luthier.core.evaluation import Evaluation, SystemResult
-from luthier.evaluate.report.charts import Chart
-from luthier.evaluate.report.figures import common_decimals, interval, metric_title, number
+from luthier.evaluate.names import metric_heading
 from luthier.evaluate.report.roles import Roles, metric_names
-from luthier.evaluate.report.svg import BASE, INK, OTHERS, TUNED, canvas, inline_svg
+from luthier.reporting.figures import common_decimals, interval, number
+from luthier.reporting.page import Chart
+from luthier.reporting.svg import BASE, INK, OTHERS, TUNED, canvas, inline_svg
 
 _WIDTH: Final = 460
 _HEIGHT_A_SYSTEM: Final = 34
@@ -78,10 +79,10 @@ def _chart(evaluation: Evaluation, roles: Roles, metric: str) -> Chart:
         svg = inline_svg(
             figure,
             name=f"chart-metric-{metric}",
-            title=f"{metric_title(metric)} of each system",
+            title=f"{metric_heading(metric)} of each system",
             description=_in_words(systems, metric, direction, decimals),
         )
-    return Chart(metric_title(metric), f"{first.unit}, {direction}", svg)
+    return Chart(metric_heading(metric), f"{first.unit}, {direction}", svg)
 
 
 def _short_name(name: str) -> str:
@@ -93,4 +94,4 @@ def _short_name(name: str) -> str:
 def _in_words(systems: Sequence[SystemResult], metric: str, direction: str, decimals: int) -> str:
     found = [(system.name, system.metrics[metric]) for system in systems]
     parts = [f"{name} {number(m.value, decimals)} {interval(m.low, m.high, decimals)}" for name, m in found]
-    return f"{metric_title(metric)}, {direction}, with 95% intervals: {'; '.join(parts)}."
+    return f"{metric_heading(metric)}, {direction}, with 95% intervals: {'; '.join(parts)}."

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from luthier.core.evaluation import Evaluation, Sample
 from luthier.core.events import Event
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
-from luthier.evaluate.names import listed, metric_title
-from luthier.evaluate.report import facts, figures, reproduce
+from luthier.evaluate.names import listed, metric_heading, metric_title
+from luthier.evaluate.report import facts, reproduce
 from luthier.evaluate.report.charts import curve_charts
 from luthier.evaluate.report.curves import curves
 from luthier.evaluate.report.interval_chart import interval_charts, system_colours, without_chart
 from luthier.evaluate.report.outcome import outcomes
 from luthier.evaluate.report.roles import roles
 from luthier.evaluate.report.samples import Choice, choose_samples
-from luthier.evaluate.report.svg import css_variable
 from luthier.evaluate.report.tables import differences, metric_rows
+from luthier.reporting import figures
+from luthier.reporting.page import page_environment
+from luthier.reporting.svg import css_variable
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 FOLD_LINES: Final = 14
@@ -71,14 +71,7 @@ def render_page(
     licence: str,
 ) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_environment(TEMPLATES)
     environment.filters |= {"fold": fold, "plain": figures.plain, "short": figures.short_digest}
     return environment.get_template("report.html.j2").render(
         record=record,
@@ -123,7 +116,7 @@ def _judged(evaluation: Evaluation | None, plan: Plan) -> dict[str, Any] | None:
         "without_chart": _without_chart(evaluation),
         "choices": choices,
         "samples_title": _samples_title(len(choices.chosen)),
-        "score_title": figures.metric_title(choices.metric) if choices.metric else "",
+        "score_title": metric_heading(choices.metric) if choices.metric else "",
         "groups": _groups(choices.chosen, choices.metric),
         "cut_off": [(system.name, system.num_cut_off) for system in evaluation.systems if system.num_cut_off],
     }

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luthier.core.evaluation import Comparison, Evaluation, Metric
-from luthier.evaluate.report import figures
+from luthier.evaluate.names import metric_heading
 from luthier.evaluate.report.roles import Roles, metric_names
+from luthier.reporting import figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def metric_rows(evaluation: Evaluation) -> list[MetricRow]:
         decimals = figures.common_decimals([metric for metric in found if metric is not None])
         cells = [_cell(metric, decimals) for metric in found]
         primary = evaluation.verdict is not None and evaluation.verdict.metric == name
-        rows.append(MetricRow(figures.metric_title(name), first.unit, first.higher_is_better, primary, tuple(cells)))
+        rows.append(MetricRow(metric_heading(name), first.unit, first.higher_is_better, primary, tuple(cells)))
     return rows
 
 
@@ -83,7 +84,7 @@ def _difference(comparison: Comparison) -> DifferenceRow:
     decimals = figures.decimals_for(comparison.low, comparison.high)
     low, high = figures.signed(comparison.low, decimals), figures.signed(comparison.high, decimals)
     return DifferenceRow(
-        title=figures.metric_title(comparison.metric),
+        title=metric_heading(comparison.metric),
         difference=figures.signed(comparison.difference, decimals),
         interval=f"[{low}, {high}]",
         p_value=figures.p_value(comparison.p_value),

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.errors import StorageFullError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event
 from luthier.core.plan import Plan
@@ -18,11 +14,11 @@ from luthier.core.run import RunRecord
 from luthier.evaluate.report.page import MaskedExample, render_page
 from luthier.evaluate.report.roles import roles
 from luthier.evaluate.report.samples import choose_samples
+from luthier.reporting.page import replace_text
 
 HTML_NAME: Final = "report.html"
 JSON_NAME: Final = "report.json"
 _FORMAT: Final = 1
-_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def render_report(
@@ -90,8 +86,8 @@ def write_report(
         licence=licence,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / JSON_NAME, json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-    _replace(folder / HTML_NAME, page)
+    replace_text(folder / JSON_NAME, json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    replace_text(folder / HTML_NAME, page)
     return folder / HTML_NAME
 
 
@@ -103,23 +99,3 @@ def _shown(evaluation: Evaluation | None) -> dict[str, Any] | None:
     choices = choose_samples(evaluation, found)
     chosen = [{"kind": choice.kind, "row_id": choice.row_id, "gain": choice.gain} for choice in choices.chosen]
     return {"rule": choices.rule, "metric": choices.metric, "chosen": chosen}
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        raise StorageFullError(
-            f"no room left while writing {path}",
-            expected=f"about {len(text):,} bytes free for the report",
-            do="free some disk space, then write the report again",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

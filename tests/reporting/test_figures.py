@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.evaluation import Metric
-from luthier.evaluate.report import figures
+from luthier.reporting import figures
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,6 @@ def test_values_of_the_plan(value: object, text: str) -> None:
 
 
 def test_names_and_times() -> None:
-    assert figures.metric_title("rouge_l") == "ROUGE-L"
-    assert figures.metric_title("exact_match_ignoring_case") == "Exact match ignoring case"
-    assert figures.metric_title("chrf") == "chrF"
-    assert figures.metric_title("token_f1") == "Token F1"
     assert figures.when("2026-11-25T09:30:00+00:00") == "25 November 2026, 09:30 UTC"
     assert figures.when("2026-11-25T09:30:00") == "25 November 2026, 09:30 UTC"
     assert figures.rough(1056.2) == "1,056"

@@ -8,17 +8,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from luthier.core.evaluation import Metric
-from luthier.evaluate import names
 
 MINUS: Final = "\N{MINUS SIGN}"
 THIN: Final = "\N{NARROW NO-BREAK SPACE}"
 NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 _MAX_DECIMALS: Final = 5
-
-
-def metric_title(name: str) -> str:
-    """The name of a metric as a heading: `rouge_l` is ROUGE-L, `exact_match` is Exact match."""
-    return names.start(names.metric_title(name))
 
 
 def decimals_for(low: float, high: float) -> int:

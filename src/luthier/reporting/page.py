@@ -1,0 +1,63 @@
+"""A report page: the template environment, a chart with its words, and the way onto the disk, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from luthier.core.errors import StorageFullError
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture with its heading and the sentence below it."""
+
+    title: str
+    caption: str
+    svg: Markup
+
+
+def page_environment(templates: Path) -> Environment:
+    """Templates of a report: its own folder first, then what all share (`style.css`). Everything is escaped."""
+    return Environment(
+        loader=FileSystemLoader([templates, TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8) so that it appears whole or not at all; an older one is replaced.
+
+    Raises StorageFullError.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise StorageFullError(
+            f"no room left while writing {path}",
+            expected=f"about {len(text):,} bytes free for it",
+            do="free some disk space, then write it again",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
