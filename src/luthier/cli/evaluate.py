@@ -58,7 +58,7 @@ def evaluate(
     home: HomeOption = None,
 ) -> Answer:
     """Judge a model or a run on held-out rows, against others on the same rows, with intervals and a verdict."""
-    from luthier.cli.data import parse_mapping
+    from luthier.cli.options import parse_mapping
     from luthier.service import evaluations
 
     chosen = parse_metrics(metrics) if metrics is not None else None

@@ -41,7 +41,7 @@ def build_app() -> typer.Typer:
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
         ("models", models.COMMANDS, "List, fetch, look at and remove base models."),
-        ("data", data.COMMANDS, "See what of a file will be trained."),
+        ("data", data.COMMANDS, "Documents in; rows looked at, checked, repaired, split and described."),
     ):
         group = typer.Typer(name=name, help=text, rich_markup_mode=None, no_args_is_help=True)
         for verb, function in verbs.items():

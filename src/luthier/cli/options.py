@@ -1,7 +1,8 @@
-"""The options that every command takes."""
+"""The options that many commands take."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,3 +19,24 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Set one value of the recipe, as training.epochs=3. Repeatable.", metavar="KEY=VALUE"),
 ]
+MappingOption = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),
+]
+
+
+def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
+    """`prompt=question` -> {"prompt": "question"}. Raises RequestError."""
+    from luthier.core.errors import RequestError
+
+    fields: dict[str, str] = {}
+    for pair in pairs:
+        field, separator, name = pair.partition("=")
+        if not separator or not field or not name or field in fields:
+            raise RequestError(
+                f"--map {pair!r}" + (f" gives {field!r} a second time" if field in fields else ""),
+                expected="a field of Luthier's, an equals sign and a field of the file, each field once",
+                do="write for example: --map prompt=question --map completion=answer",
+            )
+        fields[field] = name
+    return fields

@@ -39,7 +39,7 @@ def quickstart(
 def _show_data(data: QuickstartData, found: DataPreview) -> None:
     """What will be trained, shown before it is: on stderr, since it is part of the progress."""
     from luthier.cli.console import stderr_console
-    from luthier.cli.data import show_preview
+    from luthier.cli.data.preview import show_preview
 
     console = stderr_console()
     counts = ", ".join(f"{split} {number:,}" for split, number in data.num_rows.items())

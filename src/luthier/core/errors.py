@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 class LuthierError(Exception):
@@ -57,13 +57,17 @@ class RecipeError(RequestError):
 
 @dataclass(frozen=True, slots=True)
 class RowProblem:
-    """One bad place in a data file. `line` counts from 1 and is the row number where a format has no lines."""
+    """One bad place in a data file. `line` counts from 1 and is the row number where a format has no lines.
+
+    kind: "encoding" where the bytes are no UTF-8 text, "schema" for all else.
+    """
 
     file: str
     line: int
     field: str
     value: str
     reason: str
+    kind: Literal["schema", "encoding"] = "schema"
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file

@@ -18,18 +18,11 @@ from luthier.core.errors import DataError, RowProblem
 from luthier.data.bad_field import ABSENT, BadFieldError, shorten
 from luthier.data.chat_rows import chat_conversation
 from luthier.data.pair_rows import alpaca_conversation, plain_text, prompt_completion_conversation
-from luthier.data.read_json import read_json, read_jsonl
-from luthier.data.read_table import read_csv, read_parquet
+from luthier.data.rows import read_rows
 from luthier.data.shapes import GROUP, ShapeDetector, check_mapping, renamed
 from luthier.data.sharegpt_rows import sharegpt_conversation
-from luthier.data.source import Format, Source, open_source
+from luthier.data.source import open_source
 
-_READERS: dict[Format, Callable[[Source], Iterator[Row | RowProblem]]] = {
-    "jsonl": read_jsonl,
-    "json": read_json,
-    "csv": read_csv,
-    "parquet": read_parquet,
-}
 _CONVERSATIONS: dict[Shape, Callable[[dict[str, Any]], Conversation]] = {
     "chat": chat_conversation,
     "sharegpt": sharegpt_conversation,
@@ -69,11 +62,10 @@ def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: st
     group = _group_field(mapping, group_by)
     source = open_source(path)
     sha256 = sha256_file(path)
-    read = _READERS[source.format]
 
     detector = ShapeDetector(source.name, mapping)
     unreadable = []
-    for row in read(source):
+    for row in read_rows(source):
         if isinstance(row, Row):
             detector.add(row)
         else:
@@ -90,7 +82,7 @@ def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: st
             raise _wrong_rows(source.name, [*unreadable, *error.problems], num_rows) from error
         raise
 
-    examples, problems = _map_rows(read(source), shape, mapping, group)
+    examples, problems = _map_rows(read_rows(source), shape, mapping, group)
     if problems:
         raise _wrong_rows(source.name, problems, num_rows)
     if len(examples) != num_rows or sha256_file(path) != sha256:
@@ -111,14 +103,20 @@ def _map_rows(
             problems.append(row)
             continue
         try:
-            examples.append(_example(row, shape, mapping, group))
+            examples.append(example_of(row, shape, mapping, group))
         except BadFieldError as error:
-            field = _name_in_file(error.field, mapping)
-            problems.append(RowProblem(row.file, row.line, field, shorten(error.value), error.reason))
+            problems.append(problem_in(row, error, mapping))
     return examples, problems
 
 
-def _example(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | None) -> Example:
+def problem_in(row: Row, error: BadFieldError, mapping: Mapping[str, str]) -> RowProblem:
+    """What is wrong with a row that cannot be mapped; the field goes by the name that the file gives it."""
+    field = _name_in_file(error.field, mapping)
+    return RowProblem(row.file, row.line, field, shorten(error.value), error.reason)
+
+
+def example_of(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | None) -> Example:
+    """Map one row. mapping: as in `load_file`. group: the field that keeps rows together. Raises BadFieldError."""
     fields = renamed(row.fields, mapping) if mapping else row.fields
     value = _group_value(row.fields, group) if group is not None else None
     if "completion" in mapping:  # said in so many words, so a column `label` is no reason to doubt it

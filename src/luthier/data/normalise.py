@@ -19,8 +19,13 @@ def normalised(text: str) -> str:
 def content_key(example: Example) -> str:
     """Digest of what an example says, whatever its id and group: every turn with its role, or the text."""
     if example.conversation is None:
-        return _digest(["text", normalised(example.text or "")])
+        return normalised_digest(example.text or "")
     return _digest(_turns(example.conversation))
+
+
+def normalised_digest(text: str) -> str:
+    """Digest of a text after normalisation, for rows that are not mapped to a shape."""
+    return _digest(["text", normalised(text)])
 
 
 def prompt_key(example: Example) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
 from luthier.data.bad_field import name_of_type, shorten
+from luthier.data.bounded_lines import bounded_lines, too_long
 from luthier.data.shapes import fitting_shapes
 from luthier.data.source import Source
 from luthier.data.strict_json import StrictJsonError, strict_loads
@@ -19,11 +20,14 @@ def read_jsonl(source: Source) -> Iterator[Row | RowProblem]:
     """One Row or RowProblem for each line that is not blank. A UTF-8 byte order mark is no part of the text."""
     offset = 0
     with source.open() as file:
-        for number, line in enumerate(file, start=1):
+        for number, (line, length) in enumerate(bounded_lines(file), start=1):
             body = line.removeprefix(_BOM) if number == 1 else line
-            if body.strip():
+            if length > len(line):
+                start = shorten(line[:200].decode("utf-8", "replace"))
+                yield RowProblem(source.name, number, "", start, too_long(length))
+            elif body.strip():
                 yield _read_line(source.name, number, body, offset + len(line) - len(body))
-            offset += len(line)
+            offset += length
 
 
 def _read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowProblem:
@@ -32,7 +36,7 @@ def _read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowPro
     except UnicodeDecodeError as error:
         return undecodable(file, number, line, error.start, offset)
     if "\0" in text:
-        return RowProblem(file, number, "", "", f"byte {offset + line.index(0)} of the file is NUL: binary or damaged")
+        return RowProblem(file, number, "", "", nul_at(offset + line.index(0)), "encoding")
     try:
         value = strict_loads(text.rstrip("\r\n"))
     except StrictJsonError as error:
@@ -53,7 +57,13 @@ def undecodable(file: str, line: int, data: bytes, start: int, offset: int) -> R
         shorten(near),
         f"byte {offset + start} of the file (0x{data[start]:02x}) is not UTF-8; the text is shown as Latin-1: "
         "if it reads right, convert the file with iconv -f LATIN1 -t UTF-8",
+        "encoding",
     )
+
+
+def nul_at(offset: int) -> str:
+    """What is wrong with a text that has a NUL byte, as the reason of a RowProblem."""
+    return f"byte {offset} of the file is NUL: binary or damaged"
 
 
 def _excerpt(text: str, column: int) -> str:

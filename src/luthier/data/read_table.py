@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
 from luthier.data.bad_field import shorten
-from luthier.data.read_json import undecodable
+from luthier.data.bounded_lines import bounded_lines, too_long
+from luthier.data.read_json import nul_at, undecodable
 from luthier.data.source import Source
 
 _MAX_CELL_CHARACTERS = 2**31 - 1
@@ -30,14 +31,20 @@ class _TextLines:
         self.problems: list[RowProblem] = []
 
     def __iter__(self) -> Iterator[str]:
-        for line in self._file:
+        for line, length in bounded_lines(self._file):
             self._number += 1
+            if length > len(line):
+                raise DataError(
+                    f"line {self._number} of {self._name} {too_long(length)}",
+                    expected="CSV records of a usual size",
+                    do="check for a quote that is never closed, or write the file as JSONL or Parquet",
+                )
             if self._number == 1:
                 self._offset = len(line) - len(line.removeprefix(b"\xef\xbb\xbf"))
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if 0 in line:
-                reason = f"byte {self._offset + line.index(0)} of the file is NUL: binary or damaged"
-                self.problems.append(RowProblem(self._name, self._number, "", "", reason))
+                reason = nul_at(self._offset + line.index(0))
+                self.problems.append(RowProblem(self._name, self._number, "", "", reason, "encoding"))
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -70,7 +77,7 @@ def read_csv(source: Source) -> Iterator[Row | RowProblem]:
             if problems:
                 first = problems[0]
                 reason = f"{first.reason} (line {first.line} of the file)"
-                yield RowProblem(source.name, number, first.field, first.value, reason)
+                yield RowProblem(source.name, number, first.field, first.value, reason, first.kind)
             elif isinstance(record, csv.Error):
                 yield RowProblem(source.name, number, "", "", f"is not CSV: {record} {where}")
             elif len(record) != len(header):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.cli.data import parse_mapping
+from luthier.cli.options import parse_mapping
 from luthier.core.errors import RequestError
 
 

@@ -1,8 +1,7 @@
-"""`luthier data`: what of a file will be trained."""
+"""`luthier data preview`: what of a file will be trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +10,9 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption
+from luthier.cli.options import HomeOption, JsonOption, MappingOption, parse_mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rich.console import Console
 
     from luthier.service.datasets import DataPreview
@@ -33,10 +30,7 @@ def preview(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz.")],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The base model whose tokens to show.")],
     num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="How many rows to show.")] = 3,
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),
-    ] = None,
+    mapping: MappingOption = None,
     template: Annotated[
         TemplateChoice, typer.Option("--template", help="auto: the model's chat template where it has one.")
     ] = TemplateChoice.AUTO,
@@ -52,26 +46,6 @@ def preview(
             context, file, model, num_rows=num_rows, mapping=fields or None, template=template.value
         )
     return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
-
-
-COMMANDS: dict[str, Callable[..., Answer]] = {"preview": preview}
-
-
-def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
-    """`prompt=question` -> {"prompt": "question"}. Raises RequestError."""
-    from luthier.core.errors import RequestError
-
-    fields: dict[str, str] = {}
-    for pair in pairs:
-        field, separator, name = pair.partition("=")
-        if not separator or not field or not name or field in fields:
-            raise RequestError(
-                f"--map {pair!r}" + (f" gives {field!r} a second time" if field in fields else ""),
-                expected="a field of Luthier's, an equals sign and a field of the file, each field once",
-                do="write for example: --map prompt=question --map completion=answer",
-            )
-        fields[field] = name
-    return fields
 
 
 def show_preview(console: Console, found: DataPreview) -> None:

@@ -1,0 +1,72 @@
+"""What an audit finds in a data file: findings, and a grade with its reasons."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from luthier.core.dataset import Shape
+from luthier.core.frozen import Frozen
+
+Severity = Literal["error", "warning", "info"]
+Grade = Literal["A", "B", "C", "D", "F"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+
+
+class FindingExample(Frozen):
+    """One place that a person can look at. `row` is the row's id (`name.jsonl:17`), `note` what is wrong there."""
+
+    row: str
+    excerpt: str
+    note: str = ""
+
+
+class Finding(Frozen):
+    """One thing that a check found.
+
+    check: id of the check. count: how many rows it is about (0 where it is about the file as a whole). fraction: count
+    over all rows of the file. message: one sentence with the figures and their units. fix: what to do. details: further
+    figures of this check, JSON values only. lines: every row it is about, by line (row number where the format has no
+    lines), ascending; these are the rows that `data repair` removes or changes, so of duplicates the one that is
+    kept is not among them.
+    """
+
+    check: str
+    severity: Severity
+    count: int
+    fraction: float
+    message: str
+    fix: str
+    examples: tuple[FindingExample, ...] = ()
+    details: dict[str, Any] = Field(default_factory=dict)
+    lines: tuple[int, ...] = Field(default=(), exclude=True, repr=False)
+
+
+class Audit(Frozen):
+    """The outcome of all checks on one file.
+
+    grade: A (nothing but notes) to F (must not be trained on); grade_reasons: why it is not better, worst first.
+    skipped: check -> why it could not be run (no held-out file, no model). profile: what the file holds, for the report
+    and the card: JSON values only.
+    """
+
+    file: str
+    sha256: str
+    num_bytes: int
+    num_rows: int
+    shape: Shape | None
+    shape_reason: str
+    model: str | None
+    against: str | None
+    grade: Grade
+    grade_reasons: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    checks: tuple[str, ...]
+    skipped: dict[str, str]
+    profile: dict[str, Any]
+
+    def worst(self) -> Severity | None:
+        """The gravest severity among the findings; None where there is none."""
+        found = {finding.severity for finding in self.findings}
+        return next((severity for severity in SEVERITIES if severity in found), None)
