@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from luthier.cli.answer import Answer
-from luthier.cli.data import preview
+from luthier.cli.data import audit, preview
 
 COMMANDS: dict[str, Callable[..., Answer]] = {
     "preview": preview.preview,
+    "audit": audit.audit,
 }
