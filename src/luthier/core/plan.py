@@ -82,6 +82,7 @@ class TrainingPlan(Frozen):
     order: OrderName
     precision: Literal["float32", "bfloat16"]
     attention: Literal["by_length", "sdpa"]
+    gradient_checkpointing: bool = False
     device: str
     validate_every_steps: int
     checkpoint_every_steps: int

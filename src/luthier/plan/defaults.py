@@ -16,6 +16,10 @@ WARMUP_FRACTION: Final = (0.03, "the first updates of Adam rest on few gradients
 WEIGHT_DECAY: Final = (0.0, "with an adapter, rank and dropout already hold the weights back")
 CLIP_GRADIENT_NORM: Final = (1.0, "one strange batch cannot throw the weights far")
 OVERLONG: Final = ("error", "rows are never cut or left out unless you say so")
+GRADIENT_CHECKPOINTING: Final = (
+    False,
+    "recomputing activations saves memory, and costs about a third more time",
+)
 ORDER: Final = ("by_length", "rows of like length share a step: little padding; order stays random between steps")
 CHECKPOINT_EVERY_STEPS: Final = (50, "a kill costs at most this many steps")
 KEEP_CHECKPOINTS: Final = (2, "the last and the one before, in case the last is damaged; the best is kept besides")

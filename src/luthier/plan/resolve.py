@@ -177,6 +177,9 @@ def _training(
         order=pick("training.order", r.order, defaults.ORDER),
         precision=precision,
         attention=attention,
+        gradient_checkpointing=pick(
+            "training.gradient_checkpointing", r.gradient_checkpointing, defaults.GRADIENT_CHECKPOINTING
+        ),
         device=hardware.device,
         validate_every_steps=_validate_every(r, steps, data.validation, sources),
         checkpoint_every_steps=pick(

@@ -61,7 +61,15 @@ def collate(examples: Sequence[TokenisedExample], pad_id: int, device: str) -> M
 class TrainableModel:
     """Base model, method and loss in one; everything that the loop needs to know of a model."""
 
-    def __init__(self, base: PreTrainedModel, method: Method, seed: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        method: Method,
+        seed: int,
+        device: str = "cpu",
+        *,
+        gradient_checkpointing: bool = False,
+    ) -> None:
         _refuse_unknown_heads(base)
         base.config._attn_implementation = attention.install()
         base.config.use_cache = False
@@ -70,6 +78,8 @@ class TrainableModel:
         self.head: Tensor = base.get_output_embeddings().weight
         self.module: nn.Module = method.prepare(base, seed)
         self.replaced: Counter[str] = kernels.install(self.module.eval())
+        if gradient_checkpointing:
+            _recompute_layers(base)
         self.pad_id = int(base.config.pad_token_id or 0)
 
     @classmethod
@@ -78,7 +88,13 @@ class TrainableModel:
         base = load_model(
             plan.base_model.path, dtype=plan.training.precision, attention="sdpa", device=plan.training.device
         )
-        return cls(base, load_method(plan.method), plan.training.seed, plan.training.device)
+        return cls(
+            base,
+            load_method(plan.method),
+            plan.training.seed,
+            plan.training.device,
+            gradient_checkpointing=plan.training.gradient_checkpointing,
+        )
 
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
@@ -95,6 +111,22 @@ class TrainableModel:
     def num_trainable_parameters(self) -> int:
         """Parameters that the optimizer changes."""
         return sum(p.numel() for p in self.module.parameters() if p.requires_grad)
+
+
+def _recompute_layers(base: PreTrainedModel) -> None:
+    """Keep only the input of each layer and compute the rest again on the way back, with the same random numbers.
+
+    Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 4.1.
+    """
+    if not base.supports_gradient_checkpointing:
+        raise RequestError(
+            f"training.gradient_checkpointing with {type(base).__name__}, whose layers cannot be computed again",
+            expected="a model that transformers can checkpoint",
+            do="set training.gradient_checkpointing: false",
+        )
+    # older transformers know only the second name, newer ones warn of it
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _refuse_unknown_heads(base: PreTrainedModel) -> None:
