@@ -1,0 +1,111 @@
+"""What a run will cost, before it is run: time, memory, energy, money; each with its interval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.core.frozen import Frozen
+
+
+class Estimate(Frozen):
+    """A predicted figure and the range in which it is expected to lie, in the unit that the name of its field says."""
+
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> Estimate:
+        """The estimate in another unit or for another number; factor is 0 or more."""
+        return Estimate(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
+    def plus(self, other: Estimate) -> Estimate:
+        """The sum, its ends added: right where both err in the same direction, wide where they do not."""
+        return Estimate(value=self.value + other.value, low=self.low + other.low, high=self.high + other.high)
+
+
+class Device(Frozen):
+    """One kind of accelerator (or this machine's CPU), as many as the run has.
+
+    Rates of one device: dense products in TFLOP/s (a multiply-add counts as two), memory traffic in GB/s, link between
+    devices in GB/s (0 where there is none), memory in bytes, power in watts at the board. source: where the figures come
+    from; "measured" for this machine.
+    """
+
+    name: str
+    title: str
+    num_devices: int
+    memory_bytes: int
+    bfloat16_tflops: float
+    float32_tflops: float
+    memory_gb_per_second: float
+    link_gb_per_second: float
+    power_watts: float
+    is_cpu: bool
+    source: str
+
+
+class MemoryPrediction(Frozen):
+    """Peak memory of one device, part by part, in bytes. The parts add up to `total_bytes.value`.
+
+    weights: the base as it is held. adapters, gradients, optimizer: what is trained, its fp32 masters and moments.
+    activations: kept for the way back, largest micro-batch. logits: of the learned tokens. generation: cache while
+    judging. runtime: libraries, context, allocator overhead.
+    """
+
+    weights_bytes: float
+    adapters_bytes: float
+    gradients_bytes: float
+    optimizer_bytes: float
+    activations_bytes: float
+    logits_bytes: float
+    generation_bytes: float
+    runtime_bytes: float
+    total_bytes: Estimate
+
+    def parts(self) -> dict[str, float]:
+        """Each part by its name, in bytes, the largest first."""
+        named = {name.removesuffix("_bytes"): value for name, value in self if name != "total_bytes"}
+        return dict(sorted(named.items(), key=lambda item: -item[1]))
+
+
+class Prediction(Frozen):
+    """What one plan takes on one device. usd and energy are None where no price or power is known; `notes` say why.
+
+    hours: training with its validations and checkpoints, without judging. calibrated: whether a probe on this very
+    device stands behind it.
+    """
+
+    device: Device
+    step_seconds: Estimate
+    num_steps: int
+    hours: Estimate
+    peak_memory: MemoryPrediction
+    fits: bool
+    usd: Estimate | None
+    energy_kwh: Estimate | None
+    calibrated: bool
+    flops_per_step: float
+    tokens_per_second: Estimate
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """`predicted` of `luthier plan --json`: each figure with `_low` and `_high` beside it."""
+        document: dict[str, Any] = {"device": self.device.model_dump(mode="json"), "num_steps": self.num_steps}
+        figures = {
+            "step_seconds": self.step_seconds,
+            "hours": self.hours,
+            "peak_memory_bytes": self.peak_memory.total_bytes,
+            "tokens_per_second": self.tokens_per_second,
+            "usd": self.usd,
+            "energy_kwh": self.energy_kwh,
+        }
+        for name, estimate in figures.items():
+            for suffix, end in (("", "value"), ("_low", "low"), ("_high", "high")):
+                document[name + suffix] = None if estimate is None else getattr(estimate, end)
+        return document | {
+            "fits": self.fits,
+            "calibrated": self.calibrated,
+            "flops_per_step": self.flops_per_step,
+            "peak_memory_parts_bytes": self.peak_memory.parts(),
+            "notes": list(self.notes),
+        }
