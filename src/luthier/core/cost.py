@@ -27,7 +27,7 @@ class Device(Frozen):
     """One kind of accelerator (or this machine's CPU), as many as the run has.
 
     Rates of one device: dense products in TFLOP/s (a multiply-add counts as two), memory traffic in GB/s, link between
-    devices in GB/s (0 where there is none), memory in bytes, power in watts at the board. source: where the figures come
+    devices in GB/s (0 where there is none), memory in bytes, power in watts at the board. source: where figures come
     from; "measured" for this machine.
     """
 
