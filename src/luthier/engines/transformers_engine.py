@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import RequestError
+from luthier.core.errors import OverlongError, RequestError
 from luthier.core.ports import Generation, Progress, Prompt, Score
 from luthier.engines.decode import Continuation, Decoder, Request
 from luthier.engines.length_batches import common_prefix_length, length_batches
@@ -83,7 +83,7 @@ class TransformersEngine:
         at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums.
 
         Raises:
-            RequestError: a prompt is empty, or with its new tokens longer than the model's context.
+            RequestError: a prompt is empty. OverlongError: with its new tokens it is longer than the model's context.
         """
         requests = [self._request(prompt, number) for number, prompt in enumerate(prompts)]
         if not requests:
@@ -153,7 +153,7 @@ class TransformersEngine:
         if not ids:
             raise RequestError(f"prompt {number + 1} is empty", expected="at least one token", do="remove the prompt")
         if len(ids) + prompt.max_new_tokens > self._context_tokens:
-            raise RequestError(
+            raise OverlongError(
                 f"prompt {number + 1} has {len(ids)} tokens and may add {prompt.max_new_tokens}: "
                 f"{len(ids) + prompt.max_new_tokens} together",
                 expected=f"at most {self._context_tokens}, the context of the model",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from luthier.store.artifacts import ArtifactStore
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
+    from luthier.store.generations import GenerationStore
     from luthier.store.runs import RunStore
 
 
@@ -63,6 +64,13 @@ class Context:
         from luthier.store.evaluations import EvaluationStore
 
         return EvaluationStore(self.database)
+
+    @cached_property
+    def generations(self) -> GenerationStore:
+        """What engines wrote in this home, so that the same request is never paid for twice."""
+        from luthier.store.generations import GenerationStore
+
+        return GenerationStore(self.database)
 
     @cached_property
     def artifacts(self) -> ArtifactStore:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import Column, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
 
 # The newest migration. A test holds that this is the head of migrations/ and that the tables below are what it makes.
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 
 metadata = MetaData(
     naming_convention={
@@ -91,4 +91,13 @@ artifact_links = Table(
     Column("name", String(200), primary_key=True),
     Column("sha256", String(64), ForeignKey("artifacts.sha256"), nullable=False),
     Index(None, "sha256"),
+)
+
+generations = Table(
+    "generations",
+    metadata,
+    Column("key", String(64), primary_key=True),  # SHA-256 over engine and prompt
+    Column("engine", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("created_at", String(40), nullable=False),
 )

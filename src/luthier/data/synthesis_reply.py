@@ -1,0 +1,184 @@
+"""Read what a teacher or a judge replied: JSON with or without fences and prose, or labelled lines."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from luthier.data.bad_field import BadFieldError, check_text, name_of_type
+from luthier.data.synthesis_prompts import KEYS, Kind
+
+# Each "{" may begin the object, and each is tried; replies are short, so that more are rubbish.
+_MAX_BRACES: Final = 64
+_OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "question": ("q",),
+    "answer": ("a",),
+    "instruction": ("prompt", "task"),
+    "response": ("completion", "output", "answer"),
+}
+_THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+_OPEN_THOUGHT = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What may become a row. is_open: nothing in the reply said where the completion ends."""
+
+    prompt: str
+    completion: str
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unparsable:
+    """Why no pair could be taken out of a reply."""
+
+    reason: str
+
+
+class _DuplicateKeyError(ValueError):
+    pass
+
+
+def parse_pair(reply: str, kind: Kind) -> Pair | Unparsable:
+    """The pair in a teacher's reply; never raises, whatever the reply.
+
+    Tried in this order: the first JSON object with both keys (in code fences, in a list, with prose around, with line
+    breaks inside of strings); lines that begin with `Question:` and `Answer:` (or `Q:` and `A:`, `Instruction:` and
+    `Response:`; bold too). Thoughts in <think> tags are left out.
+    """
+    text = _THOUGHT.sub("", reply).strip()
+    if not text:
+        return Unparsable("the reply is empty")
+    if _OPEN_THOUGHT.search(text):
+        return Unparsable("the reply ends within its thoughts")
+    found = _from_json(text, kind) or _from_labels(text, kind)
+    if found is None:
+        asked, answered = KEYS[kind]
+        return Unparsable(f'neither a JSON object with "{asked}" and "{answered}" nor lines with these labels')
+    return found
+
+
+def parse_verdict(reply: str) -> bool | None:
+    """A judge's yes (True) or no (False); None for everything else, such as both words or none at the beginning."""
+    text = _THOUGHT.sub("", reply).strip()
+    words = [word.casefold() for word in _WORD.findall(text)]
+    if not words or words[0] not in ("yes", "no") or {"yes", "no"} <= set(words):
+        return None
+    return words[0] == "yes"
+
+
+def _from_json(text: str, kind: Kind) -> Pair | Unparsable | None:
+    """The pair of the first object that has both keys; None where there is no such object."""
+    for document in _objects(text):
+        fields = {str(name).strip().casefold(): value for name, value in document.items()}
+        values = [_named(fields, key) for key in KEYS[kind]]
+        if None in values:
+            continue
+        return _pair([(key, value[0]) for key, value in zip(KEYS[kind], values, strict=True) if value is not None])
+    return None
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    # Numbers stay as they were written: 1.50 is no 1.5 in a price.
+    decoder = json.JSONDecoder(
+        strict=False,
+        object_pairs_hook=_without_duplicates,
+        parse_float=str,
+        parse_int=str,
+        parse_constant=_no_constant,
+    )
+    position, num_tried = text.find("{"), 0
+    while position >= 0 and num_tried < _MAX_BRACES:
+        num_tried += 1
+        try:
+            document, end = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            end = position + 1
+        else:
+            if isinstance(document, dict):
+                yield document
+                yield from _inner(document)
+        position = text.find("{", end)
+
+
+def _inner(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Objects one level down: {"pair": {...}}, {"pairs": [{...}]}."""
+    for value in document.values():
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict):
+                yield inner
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise _DuplicateKeyError("a key stands twice, and only one value could be kept")
+    return made
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _named(fields: Mapping[str, Any], key: str) -> tuple[Any] | None:
+    """The value under a key or another name for it, in a tuple, since it may itself be null; None where absent."""
+    return next(((fields[name],) for name in (key, *_OTHER_NAMES[key]) if name in fields), None)
+
+
+def _pair(values: list[tuple[str, Any]], *, is_open: bool = False) -> Pair | Unparsable:
+    texts = []
+    for key, value in values:
+        try:
+            text = check_text(key, value).strip()
+        except BadFieldError as error:
+            reason = error.reason if isinstance(value, str) else f"is {name_of_type(value)} where text is expected"
+            return Unparsable(f"the {key} {reason}")
+        if not text:
+            return Unparsable(f"the {key} is empty")
+        texts.append(text)
+    return Pair(texts[0], texts[1], is_open)
+
+
+def _from_labels(text: str, kind: Kind) -> Pair | Unparsable | None:
+    """The first labelled question with the labelled answer after it, which ends at the next label or with the text."""
+    asked, answered = KEYS[kind]
+    labels = [(m.start(), m.end(), _label_of(m[1], kind)) for m in _label_pattern(kind).finditer(text)]
+    for place, (_, end, label) in enumerate(labels[:-1]):
+        following, begin, next_label = labels[place + 1]
+        if label != asked or next_label != answered:
+            continue
+        is_last = place + 2 == len(labels)
+        stop = len(text) if is_last else labels[place + 2][0]
+        parts = [text[end:following], text[begin:stop]]
+        return _pair([(asked, _bare(parts[0])), (answered, _bare(parts[1]))], is_open=is_last)
+    return None
+
+
+def _label_pattern(kind: Kind) -> re.Pattern[str]:
+    names = "|".join(name for key in KEYS[kind] for name in (key, *_OTHER_NAMES[key]))
+    return re.compile(
+        rf'^[ \t]*(?:[-*#>]+[ \t]*|\d+[.)][ \t]*)?[*_"]{{0,3}}({names})(?:[ \t]*\d+)?[*_"]{{0,3}}[ \t]*[:：][*_]{{0,3}}',
+        re.IGNORECASE | re.MULTILINE,
+    )
+
+
+def _label_of(name: str, kind: Kind) -> str:
+    return next(key for key in KEYS[kind] if name.casefold() in (key, *_OTHER_NAMES[key]))
+
+
+def _bare(text: str) -> str:
+    """Without the rests of broken JSON and of a code fence around it."""
+    text = text.strip()
+    if text.count("```") % 2:
+        text = text.removesuffix("```").strip()
+    if text.endswith("}") and text.count("}") > text.count("{"):
+        text = text.removesuffix("}").strip()
+    if text.startswith('"'):
+        text = text.removesuffix(",").strip()
+        text = text[1:-1].strip() if len(text) > 1 and text.endswith('"') else text
+    return text

@@ -1,0 +1,121 @@
+"""A small server on 127.0.0.1 that speaks OpenAI's completions API from a script, and can misbehave on demand."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One answer that is no completion. status 0: drop the connection. body: sent as it is, a document as JSON."""
+
+    status: int
+    body: str | Mapping[str, Any] = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class OpenAIServer:
+    """What is answered and how.
+
+    answer: text for the content of the last message, or for the prompt of a completion; a word is a token.
+    troubles: come first, one a request, in the order in which requests come. refuse: a Trouble for a body that must
+    never succeed, or None. key: what must stand in the Authorization header, where it is not None. hold: requests wait
+    until it is set. requests: path and body of every request; authorizations: their headers; most_at_once: how many
+    were open together.
+    """
+
+    answer: Callable[[str], str] = lambda asked: f"You said {asked}"
+    troubles: list[Trouble] = field(default_factory=list)
+    refuse: Callable[[Mapping[str, Any]], Trouble | None] = lambda _: None
+    key: str | None = None
+    usage: bool = True
+    hold: threading.Event | None = None
+    requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
+    most_at_once: int = 0
+    _open: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def respond(self, path: str, body: dict[str, Any], authorization: str | None) -> Trouble:
+        """The answer to one request; a completion is a Trouble with status 200."""
+        with self._lock:
+            self.requests.append((path, body))
+            self.authorizations.append(authorization)
+            self._open += 1
+            self.most_at_once = max(self.most_at_once, self._open)
+            trouble = self.troubles.pop(0) if self.troubles else None
+        try:
+            if self.hold is not None:
+                self.hold.wait(60)
+            if trouble is not None:
+                return trouble
+            if self.key is not None and authorization != f"Bearer {self.key}":
+                words = f"Incorrect API key provided: {(authorization or '').removeprefix('Bearer ')}"
+                return Trouble(401, {"error": {"message": words, "code": "invalid_api_key"}})
+            return self.refuse(body) or self._completion(path, body)
+        finally:
+            with self._lock:
+                self._open -= 1
+
+    def _completion(self, path: str, body: Mapping[str, Any]) -> Trouble:
+        if path not in ("/v1/chat/completions", "/v1/completions"):
+            return Trouble(404, {"detail": "Not Found"})
+        is_chat = path.endswith("chat/completions")
+        asked = body["messages"][-1]["content"] if is_chat else body["prompt"]
+        limit = body.get("max_tokens", body.get("max_completion_tokens"))
+        words = self.answer(asked).split(" ")
+        text, reason = " ".join(words[:limit]), "length" if limit is not None and len(words) > limit else "stop"
+        choice = {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
+        document: dict[str, Any] = {"choices": [{"index": 0, "finish_reason": reason, **choice}]}
+        if self.usage:
+            counts = {"prompt_tokens": len(asked.split()), "completion_tokens": len(words[:limit])}
+            document["usage"] = counts
+        return Trouble(200, document)
+
+
+@contextmanager
+def serving(server: OpenAIServer) -> Iterator[str]:
+    """Serve while the block runs; gives the URL, up to and with /v1."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
+    http.daemon_threads = True
+    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{http.server_address[1]}/v1"
+    finally:
+        if server.hold is not None:
+            server.hold.set()
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            made = server.respond(self.path, body, self.headers.get("Authorization"))
+            if made.status == 0:
+                self.close_connection = True
+                self.connection.close()
+                return
+            content = (made.body if isinstance(made.body, str) else json.dumps(made.body)).encode()
+            self.send_response(made.status)
+            for name, value in {"Content-Length": str(len(content)), **made.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+    return Handler
