@@ -1,0 +1,83 @@
+"""Floating-point operations of a training step, from the architecture; a multiply-add counts as two.
+
+Kaplan et al., 2020, arXiv:2001.08361, section 2.1: 2 N forward and 4 N backward a token. A frozen base needs no
+gradient of its weights, which leaves 2 N + 2 N, and its adapters 6 times their own parameters. Experts count as far as
+a token meets them; padding counts, since it is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from luthier.plan.activations import uses_unfused_attention
+from luthier.plan.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class StepFlops:
+    """Operations of one optimizer step on all devices together. matrices: layers, adapters and head."""
+
+    matrices: float
+    attention: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.matrices + self.attention
+
+
+def step_flops(workload: Workload) -> StepFlops:
+    """Forward and backward of one global batch, recomputation included."""
+    b = workload.batches
+    per_token = layers_flops(workload)
+    head = head_flops(workload)
+    at_head = b.num_learned if workload.loss == "learned_chunks" else b.num_computed
+    return StepFlops(
+        matrices=b.num_computed * per_token + at_head * head,
+        attention=b.num_computed * attention_flops(workload, b.length),
+    )
+
+
+def validation_flops(workload: Workload) -> float:
+    """One pass forward over the validation rows."""
+    s, b = workload.structure, workload.batches
+    forward = 2.0 * s.num_active_parameters + 2.0 * _adapter_parameters(workload)
+    learned = b.num_learned / max(1.0, b.num_computed)
+    return workload.num_validation_tokens * (forward + learned * 2.0 * s.head_parameters)
+
+
+def layers_flops(workload: Workload) -> float:
+    """A token's operations in the matrices of all layers, there and back."""
+    count, adapters = workload.structure.num_active_parameters, _adapter_parameters(workload)
+    passes = 6.0 if workload.method == "full" else 4.0
+    again = 2.0 * (count + adapters) if workload.gradient_checkpointing else 0.0
+    return passes * count + 6.0 * adapters + again
+
+
+def head_flops(workload: Workload) -> float:
+    """A token's operations in the output head, there and back."""
+    return (6.0 if workload.method == "full" else 4.0) * workload.structure.head_parameters
+
+
+def attention_flops(workload: Workload, length: float) -> float:
+    """A token's operations in queries x keys and probabilities x values, there and back, in rows of that length.
+
+    Unfused: every pair is computed, twice as much on the way back. Fused (Dao, 2023, arXiv:2307.08691, section 4.1):
+    pairs ahead are skipped, and the way back computes the scores once more.
+    """
+    s = workload.structure
+    unfused = uses_unfused_attention(workload, int(length))
+    back = 2.0 if unfused else 2.5
+    again = 1.0 if workload.gradient_checkpointing else 0.0
+    whole = s.num_layers - s.num_windowed_layers
+    if unfused:
+        pairs = s.num_layers * length
+    else:
+        window = min(length, float(s.sliding_window or length))
+        # a row of T tokens that look back w at most has T w - w^2 / 2 pairs
+        pairs = whole * length / 2 + s.num_windowed_layers * (window - window**2 / (2 * length))
+    return 4.0 * s.num_heads * s.head_size * pairs * (1.0 + back + again)
+
+
+def _adapter_parameters(workload: Workload) -> float:
+    return 0.0 if workload.method == "full" else float(workload.num_trainable)

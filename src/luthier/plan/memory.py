@@ -1,0 +1,132 @@
+"""Peak memory of one device, part by part.
+
+Weights, gradients and optimizer state: Rajbhandari et al., 2020, "ZeRO: Memory Optimizations Toward Training Trillion
+Parameter Models", arXiv:1910.02054, section 3, with the bytes that this project's optimizer really holds. Activations:
+plan/activations.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.cost import Device, Estimate, MemoryPrediction
+from luthier.plan import activations
+from luthier.plan.workload import BYTES, Workload
+
+if TYPE_CHECKING:
+    from luthier.plan.calibration import Calibration
+
+_FP32: Final = 4.0
+# Resident size of a process that has imported what a run needs, before a model is loaded (measured: docs/log.md).
+_CPU_RUNTIME_BYTES: Final = 0.62e9
+# Context, libraries and their workspaces on an accelerator.
+_GPU_RUNTIME_BYTES: Final = 0.7e9
+# What the allocators hold beyond what is asked of them, as a share of the part that comes and goes.
+_CPU_SLACK, _CPU_SLACK_HIGH = 0.10, 0.90
+_GPU_SLACK, _GPU_SLACK_HIGH = 0.06, 0.30
+_LOW_SHARE: Final = 0.85
+
+
+def predict_memory(workload: Workload, device: Device, calibration: Calibration | None = None) -> MemoryPrediction:
+    """Peak memory on one of the devices. Under `fsdp` weights, gradients and optimizer are spread over all of them."""
+    shards = device.num_devices if workload.sharding == "fsdp" else 1
+    weights = _weights(workload) / shards + _gathered(workload, shards)
+    adapters = _adapters(workload) / shards
+    masters, moments, sums, narrow = _optimizer(workload)
+    optimizer, gradients = (masters + moments) / shards, sums / shards
+    kept, logits = activations.kept_bytes(workload), activations.logits_bytes(workload)
+    backward = activations.backward_bytes(workload)
+    # Three moments compete: the loss on top of all that was kept, the start of the way back, and its end, where
+    # activations are gone but every gradient is there.
+    at_loss, going_back, at_end = kept + logits, kept + backward, narrow / shards + backward
+    peak = max(at_loss, going_back, at_end)
+    logits_part = logits if peak == at_loss else 0.0
+    narrow_part = narrow / shards if peak == at_end else 0.0
+    activation_part = peak - logits_part - narrow_part
+    factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
+    slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
+    activation_part, logits_part = activation_part * factor, logits_part * factor
+    runtime = max(0.0, _runtime(device) + offset) + slack * (activation_part + logits_part)
+    gradients += narrow_part
+    held = weights + adapters + optimizer + gradients
+    training = held + activation_part + logits_part + runtime
+    loading = _loading(workload, device) + _runtime(device)
+    runtime += max(0.0, loading - training)
+    training = max(training, loading)
+    generation = max(0.0, weights + adapters + _generation(workload) + _runtime(device) - training)
+    total = training + generation
+    return MemoryPrediction(
+        weights_bytes=weights,
+        adapters_bytes=adapters,
+        gradients_bytes=gradients,
+        optimizer_bytes=optimizer,
+        activations_bytes=activation_part,
+        logits_bytes=logits_part,
+        generation_bytes=generation,
+        runtime_bytes=runtime,
+        total_bytes=_interval(total, held, activation_part + logits_part, device, calibration),
+    )
+
+
+def memory_terms(workload: Workload, device: Device) -> tuple[float, float, float]:
+    """Uncalibrated: bytes that are certain, bytes that grow with the batch, bytes of the runtime."""
+    found = predict_memory(workload, device)
+    growing = found.activations_bytes + found.logits_bytes
+    runtime = _runtime(device)
+    return found.total_bytes.value - growing - found.runtime_bytes, growing, runtime
+
+
+def _interval(total: float, held: float, growing: float, device: Device, calibration: Calibration | None) -> Estimate:
+    if calibration is not None:
+        spread = calibration.memory_spread
+        return Estimate(value=total, low=total * (1 - spread), high=total * (1 + spread))
+    more = _CPU_SLACK_HIGH if device.is_cpu else _GPU_SLACK_HIGH
+    high = total + more * growing + 0.03 * held + 0.25 * _runtime(device)
+    return Estimate(value=total, low=max(held, total * _LOW_SHARE), high=high)
+
+
+def _weights(workload: Workload) -> float:
+    """The base as it is held; NF4 packs the matrices of the layers only, the rest stays as it computes."""
+    s = workload.structure
+    if workload.base != "nf4":
+        return s.num_parameters * BYTES[workload.base]
+    return s.num_matrix_parameters * BYTES["nf4"] + (s.num_parameters - s.num_matrix_parameters) * BYTES["bfloat16"]
+
+
+def _gathered(workload: Workload, shards: int) -> float:
+    """Two layers whole (one computes, one is on its way) and the embeddings, where the rest is spread over devices."""
+    if shards == 1:
+        return 0.0
+    s = workload.structure
+    return (2 * s.num_matrix_parameters / s.num_layers + s.head_parameters) * BYTES[workload.compute]
+
+
+def _adapters(workload: Workload) -> float:
+    return 0.0 if workload.method == "full" else workload.num_trainable * BYTES[workload.adapters]
+
+
+def _optimizer(workload: Workload) -> tuple[float, float, float, float]:
+    """Bytes of masters, moments, summed gradients, and the gradients of one backward pass as they come."""
+    count, own = workload.num_trainable, BYTES[workload.compute if workload.method == "full" else workload.adapters]
+    in_flight = 0.0 if workload.optimizer_in_backward else count * own
+    extra = 3 * _FP32 * count if workload.method == "adalora" else 0.0  # importances and their averages
+    if workload.optimizer == "master_adamw":
+        return count * _FP32, count * 2 * _FP32 + extra, count * _FP32, in_flight
+    moments = {"adamw": 2 * own, "adamw_8bit": 2.0, "paged_adamw_8bit": 0.0}[workload.optimizer]
+    return 0.0, count * moments + extra, 0.0, in_flight
+
+
+def _generation(workload: Workload) -> float:
+    """Keys and values of all layers for the rows that are answered at one time."""
+    s = workload.structure
+    per_token = 2 * s.num_layers * s.num_kv_heads * s.head_size * workload.element_bytes
+    return workload.generation_rows * workload.generation_length * per_token
+
+
+def _loading(workload: Workload, device: Device) -> float:
+    """While a base is read on a CPU, the mapped file and the weights made of it stand side by side."""
+    return 2.0 * _weights(workload) if device.is_cpu else _weights(workload)
+
+
+def _runtime(device: Device) -> float:
+    return _CPU_RUNTIME_BYTES if device.is_cpu else _GPU_RUNTIME_BYTES

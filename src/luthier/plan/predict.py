@@ -1,0 +1,97 @@
+"""Everything together: what a workload takes on a device, as one `Prediction` with an interval on each figure."""
+
+from __future__ import annotations
+
+from luthier.core.cost import Device, Estimate, MemoryPrediction, Prediction
+from luthier.core.errors import RequestError
+from luthier.plan import flops, speed
+from luthier.plan.calibration import Calibration
+from luthier.plan.memory import predict_memory
+from luthier.plan.workload import Workload
+
+# Room that is left for what else runs on the device.
+_USABLE_SHARE = 0.95
+# Share of the board's power that training draws on average, and what the building adds to it for cooling and
+# conversion (the Uptime Institute's survey of 2024 found a mean power usage effectiveness of 1.56).
+_POWER_SHARE = Estimate(value=0.8, low=0.6, high=1.0)
+_POWER_USAGE_EFFECTIVENESS = Estimate(value=1.3, low=1.1, high=1.6)
+_CHECKPOINT_GB_PER_SECOND = 0.5
+
+
+def predict(
+    workload: Workload,
+    device: Device,
+    *,
+    calibration: Calibration | None = None,
+    usd_per_hour: Estimate | None = None,
+) -> Prediction:
+    """Time, memory, energy and money of a run.
+
+    usd_per_hour: of one device. Raises RequestError for a calibration of another device.
+    """
+    if calibration is not None and calibration.device != device.title:
+        raise RequestError(
+            f"a calibration of {calibration.device} for {device.title}",
+            expected="one that was measured on the very device",
+            do="probe on that device, or predict without a calibration",
+        )
+    step = speed.step_seconds(workload, device, calibration)
+    memory = predict_memory(workload, device, calibration)
+    hours = _hours(workload, step)
+    per_second = workload.batches.num_tokens
+    notes = _notes(workload, device, memory, calibration)
+    return Prediction(
+        device=device,
+        step_seconds=step,
+        num_steps=workload.num_steps,
+        hours=hours,
+        peak_memory=memory,
+        fits=fits(memory, device),
+        usd=None if usd_per_hour is None else _product(hours, usd_per_hour).times(device.num_devices),
+        energy_kwh=_energy(hours, device),
+        calibrated=calibration is not None,
+        flops_per_step=flops.step_flops(workload).total,
+        tokens_per_second=Estimate(
+            value=per_second / step.value, low=per_second / step.high, high=per_second / step.low
+        ),
+        notes=notes if usd_per_hour is not None else (*notes, "no price is known for this device"),
+    )
+
+
+def fits(memory: MemoryPrediction, device: Device) -> bool:
+    """Whether the expected peak stays below the device's memory, less a twentieth for what else is there."""
+    return memory.total_bytes.value <= _USABLE_SHARE * device.memory_bytes
+
+
+def _hours(workload: Workload, step: Estimate) -> Estimate:
+    """Steps, validations and checkpoints; judging is not in it."""
+    validation = speed.validation_seconds(workload, step).times(workload.num_validations)
+    saved = workload.num_trainable * 12.0 / 1e9 / _CHECKPOINT_GB_PER_SECOND * workload.num_checkpoints
+    checkpoints = Estimate(value=saved, low=saved / 3, high=saved * 3)
+    return step.times(workload.num_steps).plus(validation).plus(checkpoints).times(1 / 3600)
+
+
+def _energy(hours: Estimate, device: Device) -> Estimate | None:
+    if device.power_watts <= 0:
+        return None
+    at_board = _product(hours, _POWER_SHARE).times(device.power_watts * device.num_devices / 1000)
+    return _product(at_board, _POWER_USAGE_EFFECTIVENESS)
+
+
+def _product(one: Estimate, other: Estimate) -> Estimate:
+    return Estimate(value=one.value * other.value, low=one.low * other.low, high=one.high * other.high)
+
+
+def _notes(
+    workload: Workload, device: Device, memory: MemoryPrediction, calibration: Calibration | None
+) -> tuple[str, ...]:
+    notes = []
+    if calibration is None:
+        notes.append("no probe has run on this device: rates are tabled, intervals wide")
+    if fits(memory, device) and memory.total_bytes.high > device.memory_bytes:
+        notes.append("fits as expected, but the upper end of the interval does not")
+    if device.is_cpu:
+        notes.append("the CPU's power is assumed from its cores, not measured")
+    if workload.sharding != "none":
+        notes.append("more than one device: link time is added to computing time, as if nothing overlapped")
+    return tuple(notes)

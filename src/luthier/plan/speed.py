@@ -1,0 +1,132 @@
+"""Time of a step: few terms, each from the workload and the device, each with one factor.
+
+    seconds = f_products  * FLOPs of matrices / rate
+            + f_attention * FLOPs of attention / rate
+            + f_traffic   * bytes that elementwise work moves / bandwidth
+            + f_calls     * calls of a layer
+            + f_optimizer * bytes that the optimizer moves / bandwidth
+            + f_link      * bytes between devices / link
+
+The roofline model (Williams et al., 2009, doi:10.1145/1498765.1498785) with the two roofs added up, since training
+alternates between them. Factors are one per class of device, never per figure; benchmarks/published_figures.py shows
+how far they are off, and a calibration replaces them by this very machine's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.cost import Device, Estimate
+from luthier.plan import activations, flops
+from luthier.plan.devices import Family, family_of
+from luthier.plan.workload import BYTES, Workload
+
+if TYPE_CHECKING:
+    from luthier.plan.calibration import Calibration
+
+# Share of the data sheet's rate (measured rate on a CPU) that large products reach in training.
+PRODUCT_UTILISATION: Final[dict[Family, float]] = {
+    "cpu": 0.70,
+    "small": 0.60,
+    "consumer": 0.80,
+    "workstation": 0.60,
+    "datacentre": 0.68,
+    "hopper": 0.60,
+}
+# Attention's products are small, and softmax stands between them.
+_ATTENTION_SHARE: Final = 0.5
+_BANDWIDTH_SHARE: Final = 0.7
+# Each kept tensor is written, read on the way back, and met by a gradient of its size that is written and read.
+_PASSES_FUSED: Final = 4.0
+_PASSES_PLAIN: Final = 6.0
+_PASSES_COMPILED: Final = 3.0
+_CALL_SECONDS: Final = {"cpu": 2e-4, "gpu": 1.2e-3, "compiled": 4e-4}
+# NF4 weights are unpacked to bf16 before every product: read packed, written and read unpacked.
+_UNPACK_BYTES: Final = 4.5
+TIME_SPREAD: Final = {"cpu": 0.5, "gpu": 0.45}
+
+
+def time_terms(workload: Workload, device: Device) -> dict[str, float]:
+    """Ideal seconds of each term for one step, before any factor; `calls` is a number of calls."""
+    s, b = workload.structure, workload.batches
+    count = float(device.num_devices)
+    tflops = device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops
+    work = flops.step_flops(workload)
+    passes = 4.0 if workload.gradient_checkpointing else 3.0
+    bandwidth = device.memory_gb_per_second * 1e9
+    micro_batches = max(1.0, b.num_micro_batches / count)
+    return {
+        "products": work.matrices / count / (tflops * 1e12),
+        "attention": work.attention / count / (tflops * 1e12),
+        "traffic": (_traffic_bytes(workload) / count + micro_batches * _unpacked_bytes(workload)) / bandwidth,
+        "calls": micro_batches * s.num_layers * passes / 3.0,
+        "optimizer": _optimizer_bytes(workload, device.num_devices) / bandwidth,
+        "link": _link_seconds(workload, device, micro_batches),
+    }
+
+
+def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
+    """The factors of a device that no probe has run on."""
+    utilisation = PRODUCT_UTILISATION[family_of(device)]
+    kind = "cpu" if device.is_cpu else "compiled" if workload.is_compiled else "gpu"
+    return {
+        "products": 1.0 / utilisation,
+        "attention": 1.0 / (utilisation * _ATTENTION_SHARE),
+        "traffic": 1.0 / _BANDWIDTH_SHARE,
+        "calls": _CALL_SECONDS[kind],
+        "optimizer": 1.0 / _BANDWIDTH_SHARE,
+        "link": 1.0,
+    }
+
+
+def step_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
+    """Seconds of one optimizer step, with the interval that the factors' own scatter leaves."""
+    factors = calibration.factors if calibration else prior_factors(device, workload)
+    terms = time_terms(workload, device)
+    value = sum(factors[name] * seconds for name, seconds in terms.items())
+    spread = calibration.time_spread if calibration else TIME_SPREAD["cpu" if device.is_cpu else "gpu"]
+    return Estimate(value=value, low=value / (1 + spread), high=value * (1 + spread))
+
+
+def validation_seconds(workload: Workload, step: Estimate) -> Estimate:
+    """Seconds of one validation: forward only, at the pace that a training step has for its own operations."""
+    ratio = flops.validation_flops(workload) / max(1.0, flops.step_flops(workload).total)
+    return step.times(ratio)
+
+
+def _traffic_bytes(workload: Workload) -> float:
+    """Bytes that norms, activations, softmax and residuals move in a step, all devices together."""
+    b = workload.batches
+    kept = activations.layer_count(workload, max(1, int(b.length))).kept
+    passes = _PASSES_FUSED if workload.has_fused_kernels else _PASSES_PLAIN
+    if workload.is_compiled:
+        passes = _PASSES_COMPILED
+    if workload.gradient_checkpointing:
+        passes += passes / 4
+    return b.num_computed * workload.structure.num_layers * kept * passes
+
+
+def _unpacked_bytes(workload: Workload) -> float:
+    """Bytes that a micro-batch moves to unpack a quantised base, once a pass."""
+    if workload.base != "nf4":
+        return 0.0
+    passes = 3.0 if workload.gradient_checkpointing else 2.0
+    return passes * workload.structure.num_matrix_parameters * _UNPACK_BYTES
+
+
+def _optimizer_bytes(workload: Workload, num_devices: int) -> float:
+    """Moments, masters and gradients are read and written once a step, and gradients added up each micro-batch."""
+    spread = num_devices if workload.sharding == "fsdp" else 1
+    return workload.num_trainable * 2.0 * 20.0 / spread
+
+
+def _link_seconds(workload: Workload, device: Device, micro_batches: float) -> float:
+    """Gradients are summed over devices once a step (ring: twice their size); FSDP gathers weights in every pass."""
+    if device.num_devices == 1 or not device.link_gb_per_second:
+        return 0.0
+    share = (device.num_devices - 1) / device.num_devices
+    moved = 2.0 * share * workload.num_trainable * BYTES[workload.adapters]
+    if workload.sharding == "fsdp":
+        passes = 3.0 if workload.gradient_checkpointing else 2.0
+        moved += micro_batches * passes * share * workload.structure.num_parameters * BYTES[workload.base]
+    return moved / (device.link_gb_per_second * 1e9)

@@ -1,0 +1,261 @@
+"""What a run asks of a machine, in the numbers that memory and time are computed from; nothing of data or files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from luthier.core.cost import Device
+from luthier.core.errors import RecipeError
+from luthier.core.plan import Plan
+from luthier.models.structure import LinearLayer, Structure
+from luthier.plan import defaults
+from luthier.plan.adapter import resolve_targets
+
+WorkMethod = Literal["full", "lora", "adalora", "qlora"]
+Stored = Literal["float32", "bfloat16", "nf4"]
+Compute = Literal["float32", "bfloat16"]
+OptimizerKind = Literal["master_adamw", "adamw", "adamw_8bit", "paged_adamw_8bit"]
+AttentionKind = Literal["by_length", "flash", "eager"]
+LossKind = Literal["learned_chunks", "all_chunks", "all", "fused"]
+Sharding = Literal["none", "ddp", "fsdp"]
+
+BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "nf4": 0.516}
+"""Bytes a weight. nf4: 4 bits and 0.127 of doubly quantised scales (QLoRA, Dettmers et al., 2023, section 3)."""
+
+UNFUSED_MAX_TOKENS: Final = 512
+"""Rows of at most this many tokens take unfused attention on a CPU (train/attention.py; a test holds them equal)."""
+
+ADALORA_START: Final = 1.5
+"""AdaLoRA begins with half as many ranks again as it ends with (Zhang et al., 2023, arXiv:2303.10512, section 4.1)."""
+
+MAX_TOKENS: Final = 1 << 31
+_PADDING = {"by_length": 0.06, "shuffled": 0.35, "as_given": 0.35}
+_PADDING_HEADROOM = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """How the rows of a run fall into steps and micro-batches, on average over the run; per step where not said else.
+
+    peak_rows, peak_length: rows and padded length of the largest micro-batch. num_tokens counts no padding;
+    num_computed counts it. length: padded length of a row, weighted by its tokens. num_micro_batches: of all devices
+    together. num_learned: tokens that a loss is computed at.
+    """
+
+    peak_rows: int
+    peak_length: int
+    num_tokens: float
+    num_computed: float
+    num_learned: float
+    num_micro_batches: float
+    length: float
+
+    def __post_init__(self) -> None:
+        size = self.peak_rows * self.peak_length
+        if self.peak_rows < 1 or self.peak_length < 1 or size > MAX_TOKENS:
+            raise RecipeError(
+                f"a micro-batch of {self.peak_rows:,} rows of {self.peak_length:,} tokens",
+                expected=f"at least one row of one token, and at most {MAX_TOKENS:,} tokens in all",
+                do="correct training.micro_batch_tokens, training.global_batch_size or the lengths",
+            )
+
+    @property
+    def peak_tokens(self) -> int:
+        """Tokens of the largest micro-batch, padding included."""
+        return self.peak_rows * self.peak_length
+
+
+def batches_of(steps: Iterable[Sequence[Sequence[int]]], *, learned_fraction: float) -> Batches:
+    """The exact batches of a schedule: for each step its micro-batches, for each of these the lengths of its rows.
+
+    learned_fraction: learned tokens as a share of all tokens. Raises RecipeError where there is no row.
+    """
+    tokens = computed = weighted = 0.0
+    peak, num_steps, num_micro = (1, 0), 0, 0
+    for micro_batches in steps:
+        num_steps += 1
+        for lengths in micro_batches:
+            longest = max(lengths)
+            size = longest * len(lengths)
+            num_micro, tokens, computed = num_micro + 1, tokens + sum(lengths), computed + size
+            weighted += size * longest
+            if size > peak[0] * peak[1]:
+                peak = (len(lengths), longest)
+    if not computed:
+        raise RecipeError("a schedule without rows", expected="at least one", do="check the training data")
+    return Batches(
+        peak_rows=peak[0],
+        peak_length=peak[1],
+        num_tokens=tokens / num_steps,
+        num_computed=computed / num_steps,
+        num_learned=tokens * learned_fraction / num_steps,
+        num_micro_batches=num_micro / num_steps,
+        length=weighted / computed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One run as the cost model sees it. Per device where `sharding` spreads it.
+
+    compute: precision of products and activations. base, adapters: how frozen and trained weights are held on the
+    device. has_fused_kernels: whether normalisation and gate keep no more than this project's kernels keep.
+    optimizer_in_backward: gradients are used up as they come, never all held. keeps_checkpoints_on_host: the inputs of
+    recomputed layers are kept in the host's memory. num_validation_tokens: computed, of one validation.
+    """
+
+    structure: Structure
+    method: WorkMethod
+    rank: int
+    targets: tuple[str, ...]
+    dropout: float
+    compute: Compute
+    base: Stored
+    adapters: Compute
+    optimizer: OptimizerKind
+    batches: Batches
+    attention: AttentionKind
+    loss: LossKind
+    gradient_checkpointing: bool
+    num_steps: int
+    has_fused_kernels: bool = True
+    is_compiled: bool = False
+    optimizer_in_backward: bool = False
+    keeps_checkpoints_on_host: bool = False
+    sharding: Sharding = "none"
+    num_validations: int = 0
+    num_validation_tokens: float = 0.0
+    num_checkpoints: int = 0
+    generation_rows: int = 0
+    generation_length: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("num_steps", self.num_steps, 1), ("rank", self.rank, 0)):
+            if value < least:
+                raise RecipeError(f"{name} is {value}", expected=f"{least} or more", do="correct the recipe")
+
+    @property
+    def targeted(self) -> tuple[LinearLayer, ...]:
+        """The matrices that carry an adapter; none for full fine-tuning."""
+        if self.method == "full":
+            return ()
+        return tuple(
+            layer
+            for layer in self.structure.linear_layers
+            if any(layer.name == t or layer.name.endswith(f".{t}") for t in self.targets)
+        )
+
+    @property
+    def adapter_rank(self) -> int:
+        """Rank that is held and computed: AdaLoRA's starting rank is larger than its final one."""
+        return math.ceil(self.rank * ADALORA_START) if self.method == "adalora" else self.rank
+
+    @property
+    def num_trainable(self) -> int:
+        """Parameters that the optimizer changes."""
+        if self.method == "full":
+            return self.structure.num_parameters
+        extra = 1 if self.method == "adalora" else 0  # a singular value for each rank
+        return sum(self.adapter_rank * (x.num_inputs + x.num_outputs + extra) for x in self.targeted)
+
+    @property
+    def element_bytes(self) -> float:
+        """Bytes of one element of an activation."""
+        return BYTES[self.compute]
+
+
+def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Batches | None = None) -> Workload:
+    """The run of a plan on a device, as this project's own loop would carry it out there.
+
+    batches: the exact ones (`batches_of`) where the schedule is known; else they are derived from the data's profile.
+    On another kind of device than the plan was made for, precision and micro-batch are what would be chosen there.
+    """
+    training, rows = plan.training, plan.data.train
+    compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else _precision(device)
+    return Workload(
+        structure=structure,
+        method=plan.method.name,
+        rank=plan.method.rank,
+        targets=plan.method.targets,
+        dropout=plan.method.dropout,
+        compute=compute,
+        base=compute,
+        adapters=compute,
+        optimizer="master_adamw",
+        batches=batches or _derived_batches(plan, device),
+        attention="by_length" if device.is_cpu else "flash",
+        loss="learned_chunks",
+        gradient_checkpointing=training.gradient_checkpointing,
+        num_steps=training.num_steps,
+        sharding="none" if device.num_devices == 1 else "ddp",
+        num_validations=_num_validations(plan),
+        num_validation_tokens=plan.data.validation.num_tokens * 1.05 if plan.data.validation else 0.0,
+        num_checkpoints=max(1, training.num_steps // training.checkpoint_every_steps),
+        generation_rows=8 if plan.data.held_out else 0,
+        generation_length=rows.max_tokens + plan.evaluation.max_new_tokens,
+    )
+
+
+def with_method(workload: Workload, method: WorkMethod, *, rank: int = defaults.LORA_RANK[0]) -> Workload:
+    """The same run by another method, with adapters on every matrix where there were none."""
+    if method == "full":
+        return replace(workload, method="full", rank=0, targets=(), dropout=0.0, base=workload.compute)
+    targets = workload.targets or resolve_targets(workload.structure, "all-linear")
+    return replace(
+        workload,
+        method=method,
+        rank=workload.rank or rank,
+        targets=targets,
+        dropout=workload.dropout if workload.rank else defaults.LORA_DROPOUT[0],
+        base="nf4" if method == "qlora" else workload.compute,
+    )
+
+
+def with_micro_batch(workload: Workload, rows: int, length: int) -> Workload:
+    """The same steps cut into micro-batches of at most that many rows of at most that many tokens."""
+    old = workload.batches
+    share = rows * length / old.peak_tokens
+    batches = replace(
+        old,
+        peak_rows=rows,
+        peak_length=length,
+        num_micro_batches=max(old.num_micro_batches, old.num_micro_batches / share if share < 1 else 1.0),
+        length=min(old.length, length),
+    )
+    return replace(workload, batches=batches)
+
+
+def _precision(device: Device) -> Compute:
+    return "bfloat16" if not device.is_cpu or device.bfloat16_tflops > 1.2 * device.float32_tflops else "float32"
+
+
+def _derived_batches(plan: Plan, device: Device) -> Batches:
+    training, rows = plan.training, plan.data.train
+    budget = training.micro_batch_tokens
+    if plan.sources["training.micro_batch_tokens"].source == "default":
+        usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
+        budget = max(usual, rows.max_tokens)
+    per_step = min(training.global_batch_size, rows.num_examples)
+    longest = max(2, rows.max_tokens)
+    length = min(longest, rows.mean_tokens / (1 - _PADDING[training.order]))
+    in_one = max(1, min(per_step, int(budget // max(length, 1))))
+    peak_rows = max(1, min(per_step, budget // longest))
+    # shorter rows fill the budget better than the longest do: the peak is the budget where a step holds that much
+    peak_length = max(longest, int(min(budget, per_step * longest) / peak_rows * _PADDING_HEADROOM))
+    return Batches(
+        peak_rows=peak_rows,
+        peak_length=min(peak_length, max(longest, budget // peak_rows)),
+        num_tokens=per_step * rows.mean_tokens,
+        num_computed=per_step * length,
+        num_learned=per_step * rows.num_trained_tokens / max(1, rows.num_examples),
+        num_micro_batches=math.ceil(per_step / in_one),
+        length=length,
+    )
+
+
+def _num_validations(plan: Plan) -> int:
+    every = plan.training.validate_every_steps
+    return math.ceil(plan.training.num_steps / every) if plan.data.validation and every else 0
