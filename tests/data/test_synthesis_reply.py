@@ -22,6 +22,7 @@ GOOD = '{"question": "Which wood?", "answer": "Spruce."}'
         '{"pairs": [{"Question": "Which wood?", "ANSWER": "Spruce."}]}',
         '{"pair": {"q": " Which wood? ", "a": "Spruce.\\n"}}',
         f'<think>Maybe {{"question": "x", "answer": "y"}}?</think>\n{GOOD}',
+        f"so the question is this.</think>\n{GOOD}",
         f'{{"broken": {GOOD}',
         f'{{"question": "No answer"}} {GOOD}',
         f'{{"question": "a", "question": "b", "answer": "c"}} {GOOD}',
@@ -84,9 +85,9 @@ def test_what_is_no_pair_says_why(reply: str, reason: str) -> None:
 
 
 PIECES = st.sampled_from(
-    ["{", "}", "[", "]", '"', '"question"', '"answer"', ":", ",", "Q:", "A:", "\n", "```", "<think>", "</think>", "x", "1e9",
-     "NaN", "\\ud800", "\ud800", "**", " "]
-)  # fmt: skip
+    [*'{}[]":,x', *('"question"', '"answer"', "Q:", "A:", "\n", "```", "<think>", "</think>", "1e9", "NaN", "**", " ")]
+    + ["\\ud800", "\ud800"]
+)
 
 
 @given(st.one_of(st.text(), st.lists(PIECES, max_size=60).map("".join)), st.sampled_from(["qa", "instruction"]))
@@ -110,7 +111,7 @@ WORDS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(st
 @given(WORDS, WORDS, st.sampled_from(["{}", "```json\n{}\n```", "Well:\n{}\nDone.", "[{}]"]))
 def test_every_json_pair_comes_back(question: str, answer: str, around: str) -> None:
     document = json.dumps({"question": question, "answer": answer})
-    if "<think" in document.lower() or "<reasoning" in document.lower():
+    if "think" in document.lower() or "reasoning" in document.lower():
         return
     assert parse_pair(around.replace("{}", document), "qa") == Pair(question.strip(), answer.strip())
 

@@ -14,22 +14,24 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Final, Literal
 
-STOP_WORDS: Final = frozenset(
-    """a about above after again against all also although am an and any are as at be because been before being below
-    between both but by can could did do does doing down during each either few for from further had has have having he
-    her here hers herself him himself his how however i if in into is it its itself just may me might more most must my
-    myself neither no nor not of off on once only or other our ours out over own per same shall she should since so
-    some such than that the their theirs them themselves then there therefore these they this those though through thus
-    to too under until up upon us very was we were what when where whether which while who whom whose why will with
-    within without would yes yet you your yours""".split()
+_STOP_TEXT: Final = """
+a about above after again against all also although am an and any are as at be because been before being below
+between both but by can could did do does doing down during each either few for from further had has have having he
+her here hers herself him himself his how however i if in into is it its itself just may me might more most must my
+myself neither no nor not of off on once only or other our ours out over own per same shall she should since so
+some such than that the their theirs them themselves then there therefore these they this those though through thus
+to too under until up upon us very was we were what when where whether which while who whom whose why will with
+within without would yes yet you your yours
+"""
+STOP_WORDS: Final = frozenset(_STOP_TEXT.split())
+_UNITS: Final = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
 )
-_NUMBER_WORDS: Final = {
-    word: str(number)
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-} | {"thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90"}
+_TENS: Final = "twenty thirty forty fifty sixty seventy eighty ninety"
+_NUMBER_WORDS: Final = {word: str(number) for number, word in enumerate(_UNITS.split())} | {
+    word: str(10 * number) for number, word in enumerate(_TENS.split(), start=2)
+}
 # Scripts without spaces between words: each sign is taken as a word.
 _SIGNS: Final = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(
@@ -38,7 +40,7 @@ _TOKEN = re.compile(
 )
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _SENTENCE_END: Final = '.!?:;\n\u2022*-"\u201c\u00bb('
-_VERBS_AFTER_NAMES: Final = frozenset("is was has had were are".split())
+_VERBS_AFTER_NAMES: Final = frozenset(("is", "was", "has", "had", "were", "are"))
 
 
 @dataclass(frozen=True, slots=True)

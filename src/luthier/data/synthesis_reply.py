@@ -20,6 +20,8 @@ _OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "response": ("completion", "output", "answer"),
 }
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+# Some templates write the opening tag themselves, so that a reply has the closing one alone.
+_REST_OF_THOUGHT = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
 _OPEN_THOUGHT = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -51,7 +53,7 @@ def parse_pair(reply: str, kind: Kind) -> Pair | Unparsable:
     breaks inside of strings); lines that begin with `Question:` and `Answer:` (or `Q:` and `A:`, `Instruction:` and
     `Response:`; bold too). Thoughts in <think> tags are left out.
     """
-    text = _THOUGHT.sub("", reply).strip()
+    text = _without_thoughts(reply)
     if not text:
         return Unparsable("the reply is empty")
     if _OPEN_THOUGHT.search(text):
@@ -65,11 +67,15 @@ def parse_pair(reply: str, kind: Kind) -> Pair | Unparsable:
 
 def parse_verdict(reply: str) -> bool | None:
     """A judge's yes (True) or no (False); None for everything else, such as both words or none at the beginning."""
-    text = _THOUGHT.sub("", reply).strip()
-    words = [word.casefold() for word in _WORD.findall(text)]
+    text = _without_thoughts(reply)
+    words: list[str] = [word.casefold() for word in _WORD.findall(text)]
     if not words or words[0] not in ("yes", "no") or {"yes", "no"} <= set(words):
         return None
     return words[0] == "yes"
+
+
+def _without_thoughts(reply: str) -> str:
+    return _REST_OF_THOUGHT.sub("", _THOUGHT.sub("", reply)).strip()
 
 
 def _from_json(text: str, kind: Kind) -> Pair | Unparsable | None:
@@ -161,10 +167,10 @@ def _from_labels(text: str, kind: Kind) -> Pair | Unparsable | None:
 
 def _label_pattern(kind: Kind) -> re.Pattern[str]:
     names = "|".join(name for key in KEYS[kind] for name in (key, *_OTHER_NAMES[key]))
-    return re.compile(
-        rf'^[ \t]*(?:[-*#>]+[ \t]*|\d+[.)][ \t]*)?[*_"]{{0,3}}({names})(?:[ \t]*\d+)?[*_"]{{0,3}}[ \t]*[:：][*_]{{0,3}}',
-        re.IGNORECASE | re.MULTILINE,
-    )
+    bullet = r"[ \t]*(?:[-*#>]+[ \t]*|\d+[.)][ \t]*)?"
+    mark = r'[*_"]{0,3}'
+    label = rf"^{bullet}{mark}({names})(?:[ \t]*\d+)?{mark}[ \t]*[:：][*_]{{0,3}}"
+    return re.compile(label, re.IGNORECASE | re.MULTILINE)
 
 
 def _label_of(name: str, kind: Kind) -> str:

@@ -85,7 +85,7 @@ def attempts(
     options: SynthesisOptions,
     progress: Progress,
     *,
-    batch_done: Callable[[int], None] = lambda num_passages: None,
+    batch_done: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Attempt]:
     """Every pair that was asked for, kept or refused, in the order of the passages; at least one for each passage.
 
