@@ -44,16 +44,17 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 def _add_paragraph(text: str, start: int, end: int, is_fenced: bool, spans: list[tuple[int, int]]) -> bool:
     """Append the sentences of one paragraph; returns whether a fenced block is open at its end."""
     cuts = {start, end}
-    line, code = start, []
+    line, was_fence = start, False
+    code: list[tuple[int, int]] = []
     while line < end:
         newline = text.find("\n", line, end)
         stop = end if newline < 0 else newline
         is_fence = _FENCE.match(text, line, stop) is not None
-        if line > start and (is_fenced or is_fence or _OWN_LINE.match(text, line, stop)):
+        if line > start and (is_fenced or is_fence or was_fence or _OWN_LINE.match(text, line, stop)):
             cuts.add(line)
         if is_fenced or is_fence:
             code.append((line, stop))
-        is_fenced ^= is_fence
+        is_fenced, was_fence = is_fenced ^ is_fence, is_fence
         line = stop + 1
     for match in _END.finditer(text, start, end):
         if match.end() < end and _ends_sentence(text, match) and not _is_within(match.end(), code):
