@@ -1,0 +1,93 @@
+"""py3langid's model on many texts at once: its walk over bytes as array operations, several times as fast."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from scipy.sparse import csr_array
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A finite automaton that finds byte n-grams, and a naive Bayes over them.
+
+    moves: state row * 256 + byte -> next state. offsets: state -> its row * 256. features: state -> the feature found
+    there, or -1. weights: features x classes. priors: by class. names: by class; a language may be several classes.
+    """
+
+    moves: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int32]
+    features: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+    priors: npt.NDArray[np.float32]
+    names: tuple[str, ...]
+
+    def classify(self, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """For each text the likeliest language and its probability, as `LanguageIdentifier.classify` gives them."""
+        data = [_bytes_of(text) for text in texts]
+        lengths = np.fromiter(map(len, data), dtype=np.int64, count=len(data))
+        counts = self._counts(data, lengths)
+        scores = counts @ self.weights + self.priors
+        scores /= np.sqrt(np.maximum(lengths, 1))[:, None]
+        scores[np.diff(counts.indptr) == 0] = 0.0  # nothing found: all languages alike
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+        best = self._merged(scores)
+        return [(self.names[place], float(scores[row, place])) for row, place in enumerate(best)]
+
+    def _counts(self, data: list[bytes], lengths: npt.NDArray[np.int64]) -> csr_array:
+        """log(1 + how often), texts x features. All texts take a step at a time, the longest ones last."""
+        order = np.argsort(-lengths, kind="stable")
+        longest = int(lengths.max(initial=0))
+        padded = b"".join(data[row].ljust(longest, b"\0") for row in order)
+        letters = np.frombuffer(padded, dtype=np.uint8).reshape(len(data), longest).T.astype(np.int32)
+        num_active = np.searchsorted(-lengths[order], -np.arange(longest), side="left")
+        states = np.zeros(len(data), dtype=np.int32)
+        found_rows, found_features = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        for step in range(longest):
+            num = num_active[step]
+            states = self.moves[self.offsets[states[:num]] + letters[step, :num]]
+            features = self.features[states]
+            hits = np.flatnonzero(features >= 0)
+            found_rows.append(order[hits])
+            found_features.append(features[hits].astype(np.int64))
+        num_features = len(self.weights)
+        keys = np.concatenate(found_rows) * num_features + np.concatenate(found_features)
+        unique, counts = np.unique(keys, return_counts=True)
+        starts = np.searchsorted(unique, np.arange(len(data) + 1) * num_features)
+        values = np.log1p(counts.astype(np.float32))
+        return csr_array((values, unique % num_features, starts), shape=(len(data), num_features))
+
+    def _merged(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+        """Add up the classes of one language in its first, in place; the place of the best."""
+        first: dict[str, int] = {}
+        for place, name in enumerate(self.names):
+            if (kept := first.setdefault(name, place)) != place:
+                scores[:, kept] += scores[:, place]
+                scores[:, place] = 0.0
+        best: npt.NDArray[np.intp] = scores.argmax(axis=1)
+        return best
+
+
+def load_language_model() -> LanguageModel:
+    """The model that lies in the package py3langid (142 classes; takes about half a second and 100 MB)."""
+    found = LanguageIdentifier.from_model_file(MODEL_FILE)
+    return LanguageModel(
+        moves=np.asarray(found.tk_nextmove, dtype=np.int32),
+        offsets=np.asarray(found.tk_row, dtype=np.int32) << 8,
+        features=np.asarray(found.tk_output, dtype=np.int32),
+        weights=np.asarray(found.nb_ptc, dtype=np.float32),
+        priors=np.asarray(found.nb_pc, dtype=np.float32),
+        names=tuple(found.nb_classes),
+    )
+
+
+def _bytes_of(text: str) -> bytes:
+    if text.isupper():
+        text = text.lower()
+    return unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")
