@@ -182,7 +182,7 @@ def _regions(xy: Floats, words: Sequence[Sequence[str]], seed: int) -> tuple[Reg
         inside = np.flatnonzero(members == cluster)
         if len(inside) < _MIN_REGION_ROWS:
             continue
-        here = Counter(word for position in inside for word in set(words[position]))
+        here = Counter(word for position in inside.tolist() for word in set(words[position]))
         outside = max(len(xy) - len(inside), 1)
         scores = {
             word: (count / len(inside)) * math.log((count / len(inside) + 0.01) / (rest / outside + 0.01))
@@ -215,4 +215,5 @@ def _clusters(xy: Floats, num: int, seed: int) -> Integers:
         if np.allclose(moved, centres):
             break
         centres = moved
-    return members.astype(np.int64)
+    found: Integers = members.astype(np.int64)
+    return found

@@ -117,7 +117,7 @@ def test_a_finding_shows_rows_share_interval_examples_and_a_command_for_this_fil
     assert "31 rows, 12.9" in text
     assert "95% interval [1.03" in text  # Wilson, 3 of 100
     assert text.count("95% interval") == 1
-    assert f"luthier data repair {table.path} -o clean.jsonl --only near_duplicate" in text
+    assert f"luthier data repair {table.path} -o messages.clean.jsonl --only near_duplicate" in text
     assert "messages.jsonl:3" in text
     assert "3 more examples" in text
     assert "3,000 more characters are left out here." in text  # 9,000 of which 6,000 are on the page
@@ -142,17 +142,18 @@ def test_limits_of_length_and_the_context_of_the_model_are_marked(
 
     tokens = table.frame["text"].str.len_chars().cast(pl.UInt32)
     counted = with_rows(table, table.frame.with_columns(num_tokens=tokens))
-    finding = Finding(
-        check="length",
-        severity="info",
-        count=1,
-        fraction=0.01,
-        message="One is long.",
-        fix="Read it.",
-        details={"low_limit": 80, "high_limit": 400.0, "context_tokens": 512},
-    )
-    html = render_audit(audit_of(counted, [finding]), counted, versions={})
-    for mark in ("short from, 80", "long from, 400", "context, 512", "Length of rows in tokens"):
+    details = [
+        ("length", {"sort": "distribution", "unit": "tokens"}),
+        ("length", {"sort": "short", "limit": 80}),
+        ("length", {"sort": "long", "limit": 400.0}),
+        ("over_context", {"context_tokens": 512}),
+    ]
+    findings = [
+        Finding(check=check, severity="info", count=1, fraction=0.01, message="m", fix="f", details=inner)
+        for check, inner in details
+    ]
+    html = render_audit(audit_of(counted, findings), counted, versions={})
+    for mark in ("short under, 80", "long over, 400", "context, 512", "Length of rows in tokens"):
         assert mark in words(html)
 
 
@@ -210,7 +211,7 @@ def test_details_of_unexpected_form_break_nothing(table: AuditTable, audit_of: C
         {},
         {"counts": None, "clusters": None, "kind": None},
         {"counts": {"a": "x"}, "clusters": [1, {}, {"lines": "x"}], "sample_size": True},
-        {"counts": {}, "clusters": [], "low_limit": "x", "context_tokens": None, "sample_size": 0},
+        {"counts": {}, "clusters": [], "sort": "long", "limit": "x", "context_tokens": None, "sample_size": 0},
     ]
     for details in odd:
         findings = [

@@ -14,11 +14,7 @@ from luthier.data.audit.table import AuditTable
 from luthier.reporting.page import Chart
 from luthier.reporting.svg import BASE, OTHERS, TUNED
 
-_LIMITS: Final = {
-    "context_tokens": "context",
-    "low_limit": "short from",
-    "high_limit": "long from",
-}
+_OUTLIERS: Final = {"short": "short under", "long": "long over"}
 
 
 def audit_charts(audit: Audit, table: AuditTable) -> list[Chart]:
@@ -47,12 +43,14 @@ def _lengths(audit: Audit, table: AuditTable) -> Chart | None:
     if not lengths.any():
         return None
     limits: dict[str, float] = {}
-    for check in ("length", "over_context"):
-        for finding in _found(audit, check):
-            for key, name in _LIMITS.items():
-                value = finding.details.get(key)
-                if isinstance(value, int | float) and (in_tokens or key != "context_tokens"):
-                    limits.setdefault(name, float(value))
+    for finding in _found(audit, "length"):
+        name, limit = _OUTLIERS.get(str(finding.details.get("sort"))), finding.details.get("limit")
+        if name is not None and isinstance(limit, int | float):
+            limits[name] = float(limit)
+    for finding in _found(audit, "over_context") if in_tokens else ():
+        context = finding.details.get("context_tokens")
+        if isinstance(context, int):
+            limits["context"] = float(context)
     return length_chart(lengths, "tokens" if in_tokens else "characters", limits)
 
 
@@ -61,7 +59,7 @@ def _labels(audit: Audit) -> Chart | None:
     num_labels = audit.profile.get("num_labels", len(labels))
     for finding in _found(audit, "label_imbalance") if not labels else ():
         labels = _counts(finding.details.get("counts"))
-        num_labels = finding.details.get("num_labels", len(labels))
+        num_labels = finding.details.get("num_classes", len(labels))
     if not labels:
         return None
     return bar_chart(
@@ -78,7 +76,7 @@ def _labels(audit: Audit) -> Chart | None:
 def _languages(audit: Audit) -> Chart | None:
     for finding in _found(audit, "language"):
         languages = _counts(finding.details.get("counts"))
-        if not languages:
+        if not languages or finding.details.get("sort", "mix") != "mix":
             continue
         unknown = finding.details.get("undetermined")
         num_unknown = unknown if isinstance(unknown, int) else 0
@@ -99,7 +97,7 @@ def _languages(audit: Audit) -> Chart | None:
 
 def _clusters(audit: Audit) -> Chart | None:
     for finding in _found(audit, "near_duplicate"):
-        clusters = finding.details.get("clusters", finding.details.get("largest_clusters"))
+        clusters = finding.details.get("clusters")
         sizes = [cluster for cluster in map(_cluster, clusters if isinstance(clusters, list) else []) if cluster]
         if not sizes:
             continue
@@ -122,7 +120,7 @@ def _cluster(cluster: Any) -> tuple[str, int] | None:
     if not isinstance(cluster, Mapping):
         return None
     lines = cluster.get("lines")
-    size = cluster.get("size", cluster.get("num_rows", len(lines) if isinstance(lines, list) else None))
+    size = cluster.get("size", len(lines) if isinstance(lines, list) else None)
     if not isinstance(size, int):
         return None
     name = cluster.get("excerpt") or (f"line {lines[0]}" if isinstance(lines, list) and lines else "")
@@ -131,13 +129,11 @@ def _cluster(cluster: Any) -> tuple[str, int] | None:
 
 def _personal_data(audit: Audit) -> Chart | None:
     kinds: dict[str, int] = {}
-    for check in ("personal_data", "secret"):
-        for finding in _found(audit, check):
-            kind = finding.details.get("kind")
-            if isinstance(kind, str):
-                kinds[kind] = kinds.get(kind, 0) + finding.count
-            elif check == "secret":
-                kinds["secret"] = kinds.get("secret", 0) + finding.count
+    for finding in _found(audit, "personal_data"):
+        kind = str(finding.details.get("kind", "personal data"))
+        kinds[kind] = kinds.get(kind, 0) + finding.count
+    for finding in _found(audit, "secret"):
+        kinds["secret"] = kinds.get("secret", 0) + finding.count
     counts = [(kind.replace("_", " "), value) for kind, value in kinds.items() if value]
     if not counts:
         return None

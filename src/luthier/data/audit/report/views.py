@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ FOLD_CHARACTERS: Final = 480
 MAX_CHARACTERS: Final = 6_000
 _Z: Final = 1.959963984540054
 _NUM_DETAILS: Final = 16
-_COMMAND: Final = re.compile(r"`(luthier [^`]+)`")
+_REPAIR: Final = "luthier data repair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,11 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class FindingView:
-    """One finding as a card. `pieces` of the fix: (text, is code). share: empty where it is about the whole file."""
+    """One finding as a card.
+
+    pieces: of the fix, as (text, is code). command: repairs its rows; empty where `data repair` would change none.
+    share: empty where it is about the whole file.
+    """
 
     anchor: str
     finding: Finding
@@ -52,7 +55,7 @@ class FindingView:
     share: str
     interval: str
     pieces: tuple[tuple[str, bool], ...]
-    commands: tuple[str, ...]
+    command: str
     examples: tuple[FindingExample, ...]
     more_examples: tuple[FindingExample, ...]
     details: tuple[tuple[str, str], ...]
@@ -135,7 +138,6 @@ def finding_views(audit: Audit) -> list[FindingView]:
 def _view(anchor: str, finding: Finding, audit: Audit) -> FindingView:
     kind = finding.details.get("kind", finding.details.get("sort"))
     title = finding.check.replace("_", " ") + (f": {str(kind).replace('_', ' ')}" if isinstance(kind, str) else "")
-    commands = tuple(_with_file(command, audit.file) for command in _COMMAND.findall(finding.fix))
     return FindingView(
         anchor=anchor,
         finding=finding,
@@ -145,7 +147,7 @@ def _view(anchor: str, finding: Finding, audit: Audit) -> FindingView:
         share=figures.percent(finding.fraction) if finding.count else "",
         interval=estimate_interval(finding),
         pieces=_pieces(finding.fix),
-        commands=tuple(dict.fromkeys(commands)),
+        command=repair_command(audit, finding.check) if _REPAIR in finding.fix and finding.lines else "",
         examples=finding.examples[:NUM_OPEN_EXAMPLES],
         more_examples=finding.examples[NUM_OPEN_EXAMPLES:],
         details=_details(finding),
@@ -175,8 +177,13 @@ def _pieces(fix: str) -> tuple[tuple[str, bool], ...]:
     return tuple((part, index % 2 == 1) for index, part in enumerate(parts) if part)
 
 
-def _with_file(command: str, file: str) -> str:
-    return re.sub(r"\bFILE\b", lambda _: shlex.quote(file), command)
+def repair_command(audit: Audit, check: str | None = None) -> str:
+    """The command line that repairs the file: what one check found, or all that can be repaired."""
+    clean = f"{Path(audit.file).name.split('.', 1)[0] or 'rows'}.clean.jsonl"
+    words = [*_REPAIR.split(), audit.file, "-o", clean, *(["--only", check] if check else [])]
+    if audit.against and check in (None, "contamination"):
+        words += ["--against", audit.against]
+    return shlex.join(words)
 
 
 def _details(finding: Finding) -> tuple[tuple[str, str], ...]:
@@ -213,16 +220,10 @@ def clean_checks(audit: Audit) -> list[str]:
 
 def again(audit: Audit, html: str = "report.html") -> Sequence[tuple[str, str]]:
     """Commands for what comes next: (note, command line)."""
-    file = shlex.quote(audit.file)
-    options = f" --against {shlex.quote(audit.against)}" if audit.against else ""
-    options += f" --model {shlex.quote(audit.model)}" if audit.model else ""
-    clean = shlex.quote(f"{_stem(audit.file)}.clean.jsonl")
+    words = ["luthier", "data", "audit", audit.file]
+    words += ["--against", audit.against] if audit.against else []
+    words += ["--model", audit.model] if audit.model else []
     return (
-        ("Repair what can be repaired, every row listed with its reason", f"luthier data repair {file} -o {clean}"),
-        ("Make this page again", f"luthier data audit {file}{options} --html {html}"),
+        ("Repair what can be repaired, every row listed with its reason", repair_command(audit)),
+        ("Make this page again", shlex.join([*words, "--html", html])),
     )
-
-
-def _stem(file: str) -> str:
-    name = Path(file).name
-    return name.split(".", 1)[0] or name
