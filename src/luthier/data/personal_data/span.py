@@ -1,0 +1,25 @@
+"""One piece of a text that a finder recognised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["email", "phone", "card", "iban", "ssn", "ip_address", "street", "name"]
+
+KINDS: Final[tuple[Kind, ...]] = ("email", "iban", "card", "ssn", "ip_address", "phone", "street", "name")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The value `text[start:end]`.
+
+    is_reserved: of the right form, but set aside for documentation, tests or masks, so it reaches nobody. Such a span
+    is not reported; it only keeps other finders off its characters.
+    """
+
+    start: int
+    end: int
+    kind: Kind
+    value: str
+    is_reserved: bool = False
