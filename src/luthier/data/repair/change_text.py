@@ -1,0 +1,77 @@
+"""Change the strings of a row, also inside JSON that is written as a string, so that it stays valid JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from luthier.data.provenance import PROVENANCE
+from luthier.data.strict_json import StrictJsonError, strict_loads
+
+# A text -> the changed text, and how many times what was done.
+Change = Callable[[str], tuple[str, Counter[Any]]]
+_LITERAL: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_DIGEST: Final = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})")
+
+
+def change_row(fields: Mapping[str, Any], change: Change) -> tuple[dict[str, Any], Counter[Any]]:
+    """A row with every string in it changed, fields in their order, and what was done.
+
+    Names of fields stay, and so do digests in the provenance: they name a document and hold no text.
+    """
+    done: Counter[Any] = Counter()
+    changed = {
+        name: _change_value(value, change, done, is_provenance=name == PROVENANCE) for name, value in fields.items()
+    }
+    return changed, done
+
+
+def _change_value(value: Any, change: Change, done: Counter[Any], *, is_provenance: bool) -> Any:
+    if isinstance(value, str):
+        if is_provenance and _DIGEST.fullmatch(value):
+            return value
+        text, what = change_text(value, change)
+        done.update(what)
+        return text
+    if isinstance(value, dict):
+        inner = value.items()
+        return {name: _change_value(one, change, done, is_provenance=is_provenance) for name, one in inner}
+    if isinstance(value, list):
+        return [_change_value(one, change, done, is_provenance=is_provenance) for one in value]
+    return value
+
+
+def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
+    """One string changed. A string that is a JSON object or array, as the arguments of a tool call, stays one.
+
+    Of such a string, first each string literal in it is changed by itself, since escapes hide where a value begins;
+    then the whole, since a name beside a value may tell what it is, unless that would break it.
+    """
+    if not _is_json(text):
+        return change(text)
+    done: Counter[Any] = Counter()
+
+    def literal(match: re.Match[str]) -> str:
+        before = json.loads(match[0], strict=False)
+        after, what = change_text(before, change)
+        done.update(what)
+        return match[0] if after == before else json.dumps(after, ensure_ascii=False)
+
+    inside = _LITERAL.sub(literal, text)
+    if not _is_json(inside):
+        return text, Counter()
+    whole, what = change(inside)
+    return (whole, done + what) if _is_json(whole) else (inside, done)
+
+
+def _is_json(text: str) -> bool:
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        strict_loads(text)
+    except StrictJsonError:
+        return False
+    return True

@@ -1,0 +1,90 @@
+"""Repairs of data files: what an audit finds is changed or removed, and every row's fate is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.service.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class RepairOptions:
+    """What a repair is told beside the files.
+
+    only: ids of repairs, those that are safe for every file where None. skip: ids to leave out. against: the held-out
+    file, for contamination. model: the base model whose tokens count. mapping: as for training. force: replace an
+    earlier repair.
+    """
+
+    only: tuple[str, ...] | None = None
+    skip: tuple[str, ...] | None = None
+    against: Path | None = None
+    model: str | None = None
+    mapping: Mapping[str, str] | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenRepair:
+    """A repair that was written."""
+
+    output: Path
+    manifest: Path
+    summary: Path
+    document: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier data repair --json`: the summary, and where the files lie."""
+        paths = {"output": self.output, "manifest": self.manifest, "summary": self.summary}
+        return {**self.document, "paths": {name: str(path) for name, path in paths.items()}}
+
+
+def repair(context: Context, file: Path, output: Path, options: RepairOptions | None = None) -> WrittenRepair:
+    """Repair a file into another one; the original stays as it is.
+
+    Raises NotFoundError (file, model, repair), DataError (the file as a whole cannot be read, or no row is left),
+    RequestError (options that do not go together, an output that is the input), ConflictError (the output is there),
+    ModelSourceError (no model).
+    """
+    from luthier.data.audit.request import AuditRequest
+    from luthier.data.audit.table import build_table
+    from luthier.data.repair.actions import choose_actions
+    from luthier.data.repair.request import RepairRequest
+    from luthier.data.repair.run import check_repair_output, repair_file
+
+    options = options or RepairOptions()
+    actions = choose_actions(options.only, options.skip, has_held_out=options.against is not None)
+    inputs = [file] if options.against is None else [file, options.against]
+    check_repair_output(output, *inputs, force=options.force)
+    model = counter = None
+    if options.model is not None:
+        from luthier.models import sources
+        from luthier.models.token_counter import token_counter
+
+        model = sources.pull(options.model, context.home, context.progress)
+        counter = token_counter(Path(model.path))
+    table = build_table(file, mapping=options.mapping, count_tokens=counter, progress=context.progress)
+    held_out = None
+    if options.against is not None:
+        held_out = build_table(options.against, mapping=options.mapping, progress=context.progress)
+    audit = AuditRequest(
+        table=table,
+        held_out=held_out,
+        model=model.name if model else None,
+        context_tokens=model.context_length_tokens if model else None,
+        progress=context.progress,
+    )
+    made = repair_file(
+        RepairRequest(
+            output=output,
+            actions=actions,
+            audit=audit,
+            mapping=dict(options.mapping or {}),
+            count_tokens=counter,
+            force=options.force,
+        )
+    )
+    return WrittenRepair(made.output, made.manifest, made.summary, made.document)

@@ -1,0 +1,98 @@
+"""Which rows go, and for which rows they go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.errors import RequestError
+
+Write = Callable[..., Path]
+LONG = " ".join(f"word{n}" for n in range(60))
+
+
+def pair(prompt: str, completion: str, **more: Any) -> dict[str, Any]:
+    return {"prompt": prompt, "completion": completion, **more}
+
+
+def test_of_copies_the_first_stays(jsonl: Write, make: Any) -> None:
+    made = make(jsonl(pair("A?", "one"), pair("b?", "two"), pair("a? ", "One"), pair("A?", "one")))
+    assert made.fate == {1: "kept", 2: "kept", 3: "removed", 4: "removed"}
+    assert made.reasons[3] == ["exact_duplicate: says the same as rows.jsonl:1"]
+
+
+def test_of_near_duplicates_the_first_stays_and_is_named(jsonl: Write, make: Any) -> None:
+    made = make(jsonl({"text": f"{LONG} a"}, {"text": "quite another text"}, {"text": f"{LONG} b"}))
+    assert made.fate == {1: "kept", 2: "kept", 3: "removed"}
+    assert made.reasons[3] == ["near_duplicate: near-duplicate (Jaccard 0.97) of rows.jsonl:1"]
+
+
+def test_a_near_duplicate_with_another_answer_stays_but_its_own_copies_go(jsonl: Write, make: Any) -> None:
+    file = jsonl(
+        pair(f"{LONG} how many?", "12"), pair(f"{LONG} how much?", "5 kg"), pair(f"{LONG} how often?", "5 kg"),
+        pair(f"{LONG} how many!", "12"), pair("What is this?", "that"),
+    )  # fmt: skip
+    made = make(file)
+    assert made.fate == {1: "kept", 2: "kept", 3: "removed", 4: "removed", 5: "kept"}
+    assert "of rows.jsonl:2" in made.reasons[3][0]
+    assert "of rows.jsonl:1" in made.reasons[4][0]
+
+
+def test_a_duplicate_never_goes_for_a_row_that_goes_itself(jsonl: Write, make: Any) -> None:
+    """The first of the copies has no answer to its conflict, so the second one is not its copy any more."""
+    loop = "and so on and on again " * 30
+    made = make(jsonl(pair(f"{LONG} a", loop), pair(f"{LONG} b", "fine"), pair("c?", "other")))
+    assert made.fate == {1: "removed", 2: "kept", 3: "kept"}
+    assert made.reasons[1] == ["repeated_completion: its completion goes round in a loop"]
+
+
+def test_rows_that_become_copies_by_a_change_are_removed(jsonl: Write, make: Any) -> None:
+    made = make(jsonl(pair("What?", "Café au lait"), pair("What?", "CafÃ© au lait"), pair("else?", "no")))
+    assert made.fate == {1: "kept", 2: "removed", 3: "kept"}
+    assert made.reasons[2] == ["exact_duplicate: says the same as rows.jsonl:1", "encoding: mojibake undone"]
+
+
+def test_the_minority_of_a_prompt_goes_and_all_where_there_is_none(jsonl: Write, make: Any) -> None:
+    file = jsonl(
+        pair("two?", "2"),
+        pair("two?", " 2"),
+        pair("two?", "3"),
+        pair("three?", "3"),
+        pair("three?", "4"),
+        pair("x?", "y"),
+    )  # fmt: skip
+    made = make(file, only=["conflicting_completion"])
+    assert made.fate == {1: "kept", 2: "kept", 3: "removed", 4: "removed", 5: "removed", 6: "kept"}
+    assert "rows.jsonl:1 otherwise than 2 of its 3 rows do" in made.reasons[3][0]
+    assert "rows.jsonl:5 otherwise, and no answer has a majority" in made.reasons[4][0]
+    assert make(file, output=file.with_name("b.jsonl")).fate[3] == "kept"  # not unasked
+
+
+def test_contamination_goes_from_training(jsonl: Write, make: Any) -> None:
+    held_out = jsonl(
+        pair("held one?", "yes it is"), pair(f"{LONG} held", "near"), pair("shared prompt?", "a"), name="held.jsonl"
+    )
+    file = jsonl(
+        pair("Held  one?", "Yes it is"), pair(f"{LONG} kept", "near"), pair("shared prompt?", "b"), pair("own?", "c")
+    )
+    made = make(file, against=held_out)
+    assert made.fate == {1: "removed", 2: "removed", 3: "kept", 4: "kept"}
+    assert made.reasons[1][0] == "contamination: says the same as a row of the held-out file, held.jsonl:1"
+    assert any("nearly the same as a row of the held-out file" in reason for reason in made.reasons[2])
+    everything = make(file, against=held_out, only=["contamination_all"], output=file.with_name("c.jsonl"))
+    assert everything.fate == {1: "removed", 2: "removed", 3: "removed", 4: "kept"}
+    assert "contamination_all: has a prompt of the held-out file" in everything.reasons[3]
+
+
+def test_refusals_go_only_when_asked(jsonl: Write, make: Any) -> None:
+    file = jsonl(pair("a?", "As an AI language model, I cannot say."), pair("b?", "Blue."))
+    assert make(file).fate == {1: "kept", 2: "kept"}
+    assert make(file, only=["refusal"], output=file.with_name("b.jsonl")).fate == {1: "removed", 2: "kept"}
+
+
+def test_a_check_that_was_asked_for_and_cannot_run_is_told(jsonl: Write, make: Any) -> None:
+    with pytest.raises(RequestError, match="over_context cannot be repaired"):
+        make(jsonl(pair("a?", "b")), only=["over_context"])
