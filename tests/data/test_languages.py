@@ -42,8 +42,16 @@ def test_clear_sentences_are_told() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [None, "", "OK", "Yes, it is.", "12 345 678 90 12 345 678 90 (3.5%)", "https://example.org/a/very/long/address/of/a/page", '{"a_b": [1, 2], "c_d": {"e_f": null}, "g_h": true}'],
-)  # fmt: skip
+    [
+        None,
+        "",
+        "OK",
+        "Yes, it is.",
+        "12 345 678 90 12 345 678 90 (3.5%)",
+        "https://example.org/a/very/long/address/of/a/page",
+        '{"a_b": [1, 2], "c_d": {"e_f": null}, "g_h": true}',
+    ],
+)
 def test_what_is_no_sentence_is_undetermined(text: str | None) -> None:
     found = languages(pl.Series([text], dtype=pl.String))
     assert found["language"].to_list() == [UNDETERMINED]

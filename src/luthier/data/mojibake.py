@@ -11,6 +11,7 @@ mojibake whose bytes were lost on the way.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 # What Windows-1252 shows for the bytes 0x80 to 0x9F; the five bytes that it leaves open are control characters.
@@ -20,6 +21,7 @@ _BYTE_OF: Final = {ord(character): 0x80 + place for place, character in enumerat
 _CONTINUED: Final = "\u0080-\u00bf" + "".join(sorted(set(_WINDOWS_1252) - {chr(code) for code in range(0x80, 0xA0)}))
 # Of these, what stands behind a letter in real text: closing quotes, dashes, marks and the no-break space.
 _COMMON: Final = frozenset("‘’“”‚„‹›«»…–—•™®°²³ªº\u00a0")
+_BEYOND_ASCII: Final = re.compile("[^\\x00-\\x7f]{2,}")
 _SEQUENCE: Final = re.compile(
     f"(?P<latin>[ÂÃÄÅ][{_CONTINUED}])"
     f"|(?P<script>(?:[ÎÏ][{_CONTINUED}]){{2,}}|(?:[ÐÑ][{_CONTINUED}]){{2,}}|(?:[Ö×][{_CONTINUED}]){{2,}}"
@@ -40,7 +42,7 @@ def undo_mojibake(text: str) -> str:
     try:
         return _read_again(text)
     except UnicodeError:  # parts of the text were always right
-        return _SEQUENCE.sub(_turned_back, text)
+        return _turned_back_in_places(text)
 
 
 def has_mojibake(text: str) -> bool:
@@ -50,8 +52,22 @@ def has_mojibake(text: str) -> bool:
 
 def mojibake_at(text: str) -> int:
     """Where the first plausible sequence begins, in characters; -1 where there is none."""
-    found = () if text.isascii() else _SEQUENCE.finditer(text)
-    return next((each.start() for each in found if _turned_back(each) != each.group()), -1)
+    return next((each.start() for each in _sequences(text) if _turned_back(each) != each.group()), -1)
+
+
+def _sequences(text: str) -> Iterator[re.Match[str]]:
+    """Everything that may be mojibake; only runs of characters beyond ASCII are searched, since these are rare."""
+    if not text.isascii():
+        for run in _BEYOND_ASCII.finditer(text):
+            yield from _SEQUENCE.finditer(text, run.start(), run.end())
+
+
+def _turned_back_in_places(text: str) -> str:
+    parts, done = [], 0
+    for found in _sequences(text):
+        parts += [text[done : found.start()], _turned_back(found)]
+        done = found.end()
+    return "".join([*parts, text[done:]])
 
 
 def _read_again(text: str) -> str:

@@ -80,9 +80,11 @@ def about_file(
 
 def excerpt(text: str, around: int = 0) -> str:
     """At most 240 characters of a text, around the character at `around`; what is left out shows as an ellipsis."""
-    start = max(0, min(around - EXCERPT_CHARACTERS // 3, len(text) - EXCERPT_CHARACTERS))
-    piece = text[start : start + EXCERPT_CHARACTERS]
-    return ("…" if start else "") + piece + ("…" if start + EXCERPT_CHARACTERS < len(text) else "")
+    if len(text) <= EXCERPT_CHARACTERS:
+        return text
+    shown = EXCERPT_CHARACTERS - 2
+    start = max(0, min(around - shown // 3, len(text) - shown))
+    return ("…" if start else "") + text[start : start + shown] + ("…" if start + shown < len(text) else "")
 
 
 def rows(num: int) -> str:

@@ -1,0 +1,44 @@
+"""A finding about records that never came into the frame: they are named by line, with field and reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from luthier.core.audit import Finding, FindingExample
+from luthier.core.errors import RowProblem
+from luthier.data.audit.finding import NUM_EXAMPLES
+from luthier.data.audit.table import AuditTable
+
+
+def problem_finding(
+    table: AuditTable,
+    check: str,
+    problems: Sequence[RowProblem],
+    *,
+    message: Callable[[int], str],
+    fix: str,
+    details: Mapping[str, Any],
+) -> Finding:
+    """An error about the rows of these problems, each row counted once. message: count of rows -> sentence."""
+    first = {problem.line: problem for problem in reversed(problems)}
+    lines = sorted(first)
+    examples = tuple(
+        FindingExample(row=table.id_of(line), excerpt=first[line].value, note=_note(first[line]))
+        for line in lines[:NUM_EXAMPLES]
+    )
+    return Finding(
+        check=check,
+        severity="error",
+        count=len(lines),
+        fraction=min(1.0, len(lines) / table.num_rows),
+        message=message(len(lines)),
+        fix=fix,
+        examples=examples,
+        details=dict(details),
+        lines=tuple(lines),
+    )
+
+
+def _note(problem: RowProblem) -> str:
+    return f"field {problem.field!r} {problem.reason}" if problem.field else problem.reason

@@ -1,0 +1,42 @@
+"""Answers that say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from luthier.data.audit.empty_completion import check
+from luthier.data.audit.request import AuditRequest
+
+GOOD = [f"A real answer, number {at}." for at in range(30)]
+
+
+@pytest.mark.parametrize(
+    "text", ["N/A", "none", "TBD", "...", "…", "[todo]", "  -  ", "***null***", "Lorem ipsum.", "\u200b-"]
+)
+def test_placeholders_are_found(pairs: Callable[..., AuditRequest], text: str) -> None:
+    (finding,) = check(pairs(*GOOD, text))
+    assert finding.lines == (31,)
+    assert finding.details == {"num_empty": 0, "num_placeholders": 1}
+
+
+@pytest.mark.parametrize(
+    "text", ["No", "0", "42", "None of them.", "[]", "{}", ":-)", "???", "Unknown to me, sorry", "好", "x"]
+)
+def test_short_answers_are_answers(pairs: Callable[..., AuditRequest], text: str) -> None:
+    assert check(pairs(*GOOD, text)) == []
+
+
+def test_empty_texts_and_invisible_ones_are_found(audited: Callable[..., AuditRequest]) -> None:
+    (finding,) = check(audited({"text": " \n\u00a0"}, {"text": "\u200b\ufeff"}, {"text": "a"}))
+    assert (finding.details["num_empty"], finding.severity, finding.lines) == (2, "error", (1, 2))
+
+
+def test_few_of_them_are_a_warning(pairs: Callable[..., AuditRequest]) -> None:
+    (finding,) = check(pairs(*(f"Answer {at}." for at in range(150)), "tbd"))
+    assert finding.severity == "warning"
+
+
+def test_a_class_may_be_called_none(pairs: Callable[..., AuditRequest]) -> None:
+    assert check(pairs(*["none", "spam", "ham"] * 10)) == []
