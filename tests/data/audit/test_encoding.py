@@ -10,6 +10,7 @@ import pytest
 from luthier.core.audit import Finding
 from luthier.data.audit.encoding import check
 from luthier.data.audit.request import AuditRequest
+from luthier.data.audit.schema import check as check_schema
 from luthier.data.audit.table import build_table
 from luthier.data.clean_text import clean_text
 
@@ -64,3 +65,12 @@ def test_bytes_that_are_no_utf8_are_an_error(tmp_path: Path) -> None:
 def test_the_place_is_shown_in_a_row_of_ten_million_characters(audited: Callable[..., AuditRequest]) -> None:
     findings = check(audited({"text": "word " * 2_000_000 + "CafÃ©"}, {"text": "b"}, {"text": "c"}))
     assert "CafÃ©" in of_sort(findings, "mojibake").examples[0].excerpt
+
+
+def test_half_of_a_surrogate_pair_is_an_error_of_encoding(audited: Callable[..., AuditRequest]) -> None:
+    request = audited({"text": "a"}, '{"text": "b\\ud800"}')
+    findings = check(request)
+    assert [(finding.details["sort"], finding.lines) for finding in findings if finding.severity == "error"] == [
+        ("not_utf8", (2,))
+    ]
+    assert check_schema(request) == []

@@ -13,7 +13,7 @@ import polars as pl
 
 from luthier.core.audit import Finding
 from luthier.data.audit.finding import about_rows, excerpt, rows
-from luthier.data.audit.problems import problem_finding
+from luthier.data.audit.problems import is_about_encoding, problem_finding
 from luthier.data.audit.request import AuditRequest
 from luthier.data.audit.table import AuditTable
 from luthier.data.clean_text import CONTROL, has_control
@@ -32,7 +32,7 @@ def check(request: AuditRequest) -> list[Finding]:
 
 
 def _not_utf8(table: AuditTable) -> Iterator[Finding]:
-    problems = [problem for problem in table.problems if problem.kind == "encoding"]
+    problems = [problem for problem in table.problems if is_about_encoding(problem)]
     if problems:
         yield problem_finding(
             table,

@@ -11,6 +11,11 @@ from luthier.data.audit.finding import NUM_EXAMPLES
 from luthier.data.audit.table import AuditTable
 
 
+def is_about_encoding(problem: RowProblem) -> bool:
+    """Whether a problem is damaged text: bytes that are no UTF-8, or half of a surrogate pair."""
+    return problem.kind == "encoding" or "surrogate pair" in problem.reason
+
+
 def problem_finding(
     table: AuditTable,
     check: str,

@@ -14,7 +14,7 @@ import polars as pl
 from luthier.core.audit import Finding, FindingExample
 from luthier.core.errors import DataError
 from luthier.data.audit.finding import about_file, about_rows, rows
-from luthier.data.audit.problems import problem_finding
+from luthier.data.audit.problems import is_about_encoding, problem_finding
 from luthier.data.audit.request import AuditRequest
 from luthier.data.audit.table import AuditTable
 
@@ -30,7 +30,7 @@ def check(request: AuditRequest) -> list[Finding]:
 def _findings(table: AuditTable) -> Iterator[Finding]:
     if table.shape_problem is not None:
         yield _no_shape(table.shape_problem, table)
-    problems = [problem for problem in table.problems if problem.kind == "schema"]
+    problems = [problem for problem in table.problems if not is_about_encoding(problem)]
     if problems:
         places = Counter(problem.field or "the record" for problem in problems)
         what = ", ".join(f"{field} ({num:,})" for field, num in places.most_common(3))

@@ -194,11 +194,18 @@ def _batches(
 
 def _line(row: Row, example: Example | None, group_by: str | None) -> tuple[Any, ...]:
     text, prompt, completion = (
-        _texts(example) if example is not None else ("\n".join(strings_in(row.fields)), None, None)
+        _texts(example) if example is not None else (_storable("\n".join(strings_in(row.fields))) or "", None, None)
     )
     keys = (content_key(example), prompt_key(example)) if example is not None else (normalised_digest(text), None)
     origin = (source_of(row.fields, group_by), label_of(row.fields), row_id_of(row.fields))
-    return (row.line, text, prompt, completion, *keys, *origin, None)
+    return (row.line, text, prompt, completion, *keys, *map(_storable, origin), None)
+
+
+def _storable(text: str | None) -> str | None:
+    """The text with U+FFFD for halves of surrogate pairs, which no frame and no file can hold."""
+    if text is None or text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _texts(example: Example) -> tuple[str, str | None, str | None]:
