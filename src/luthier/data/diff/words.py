@@ -1,0 +1,123 @@
+"""What changed inside a row, word by word."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Sign = Literal["=", "-", "+"]
+_PIECE: Final = re.compile(r"\s+|\w+|[^\w\s]")
+_MAX_PIECES: Final = 2_000
+_ABSENT: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One place of a row that is not as it was. old, new: None where it was not, or is no more, there.
+
+    spans: (sign, text): "=" in both, "-" only in the old, "+" only in the new; the texts of "=" and "-" joined are the
+    old value, those of "=" and "+" the new one.
+    """
+
+    field: str
+    old: str | None
+    new: str | None
+    spans: tuple[tuple[Sign, str], ...]
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[FieldChange]:
+    """The places in which two rows differ, in the order of the old row, then those that only the new one has."""
+    before, after = dict(_places(old)), dict(_places(new))
+    found = []
+    for place in dict.fromkeys([*before, *after]):
+        one, two = before.get(place, _ABSENT), after.get(place, _ABSENT)
+        if one is _ABSENT or two is _ABSENT or type(one) is not type(two) or one != two:
+            a, b = (None if value is _ABSENT else _text(value) for value in (one, two))
+            found.append(FieldChange(place, a, b, word_diff(a or "", b or "")))
+    return found
+
+
+def word_diff(old: str, new: str) -> tuple[tuple[Sign, str], ...]:
+    """The shortest-looking way from one text to the other in whole words.
+
+    What both begin and end with is taken off first; if more than 2,000 words and marks are left on a side, they count
+    as replaced as a whole, since the search is quadratic.
+    """
+    a, b = _PIECE.findall(old), _PIECE.findall(new)
+    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    most = min(len(a), len(b)) - start
+    end = next((i for i in range(most) if a[-1 - i] != b[-1 - i]), most)
+    middle_a, middle_b = a[start : len(a) - end], b[start : len(b) - end]
+    spans: list[tuple[Sign, str]] = [("=", "".join(a[:start]))]
+    if max(len(middle_a), len(middle_b)) > _MAX_PIECES:
+        spans += [("-", "".join(middle_a)), ("+", "".join(middle_b))]
+    else:
+        for tag, i, j, k, m in difflib.SequenceMatcher(None, middle_a, middle_b, autojunk=False).get_opcodes():
+            if tag == "equal":
+                spans.append(("=", "".join(middle_a[i:j])))
+            else:
+                spans += [("-", "".join(middle_a[i:j])), ("+", "".join(middle_b[k:m]))]
+    spans.append(("=", "".join(a[len(a) - end :])))
+    return tuple(span for span in _joined(spans) if span[1])
+
+
+def shortened(spans: Sequence[tuple[Sign, str]], around: int) -> tuple[tuple[Sign, str], ...]:
+    """The same with unchanged text far from a change left out: `around` characters stay on either side."""
+    made: list[tuple[Sign, str]] = []
+    for index, (sign, text) in enumerate(spans):
+        first, last = index == 0, index == len(spans) - 1
+        head, tail = (0 if first else around), (0 if last else around)
+        if sign == "=" and len(text) > head + tail + 3:
+            text = f"{text[:head]} … {text[len(text) - tail :]}"
+        elif sign != "=" and len(text) > 8 * around:
+            text = f"{text[: 8 * around]}… ({len(text) - 8 * around:,} more characters)"
+        made.append((sign, text))
+    return tuple(made)
+
+
+def _joined(spans: Sequence[tuple[Sign, str]]) -> Iterator[tuple[Sign, str]]:
+    """Neighbours of one sign become one; a lone white space between two changes is part of them."""
+    held: dict[Sign, str] = {"-": "", "+": ""}
+    equal = ""
+    for sign, text in spans:
+        if not text:
+            continue
+        if sign == "=":
+            equal += text
+            continue
+        if equal and equal.isspace() and (held["-"] or held["+"]):
+            held = {mark: held[mark] + equal for mark in held}
+        elif equal:
+            yield from _released(held)
+            held = {"-": "", "+": ""}
+            yield "=", equal
+        equal = ""
+        held[sign] += text
+    yield from _released(held)
+    if equal:
+        yield "=", equal
+
+
+def _released(held: Mapping[Sign, str]) -> Iterator[tuple[Sign, str]]:
+    yield "-", held["-"]
+    yield "+", held["+"]
+
+
+def _places(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Each plain value inside a row under its path, as `messages[1].content`; empty objects and lists too."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _places(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and value:
+        for index, inner in enumerate(value):
+            yield from _places(inner, f"{name}[{index}]")
+    elif name:
+        yield name, value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=repr)
