@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from luthier.cli.answer import Answer
-from luthier.cli.data import audit, card, preview, repair, split, synthesise
+from luthier.cli.data import audit, card, diff, ingest, preview, repair, split, synthesise
 
 COMMANDS: dict[str, Callable[..., Answer]] = {
+    "ingest": ingest.ingest,
     "preview": preview.preview,
     "audit": audit.audit,
     "card": card.card,
+    "diff": diff.diff,
     "repair": repair.repair,
     "split": split.split,
     "synthesise": synthesise.synthesise,

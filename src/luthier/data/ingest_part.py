@@ -1,0 +1,101 @@
+"""The rows of one document on the disk, until all documents are done: what a killed ingest goes on from.
+
+A part is a file named by the digest of all that its rows depend on: the document's name and bytes, the settings, and
+the versions of what reads it. Its first line is a header, the rest are the rows as they will stand in the output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from luthier.core.digest import sha256_bytes, sha256_document
+
+_FORMAT = 1
+_LIBRARIES = ("markitdown", "trafilatura", "pypdfium2", "openpyxl", "mammoth", "python-pptx")
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """What the rows depend on, besides the documents.
+
+    tokenizer: folder of the model whose tokens are counted, None for words. tokenizer_sha256: of its tokenizer.json.
+    """
+
+    chunk_tokens: int
+    overlap_tokens: int
+    licence: str | None
+    tokenizer: str | None
+    tokenizer_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartHeader:
+    """What is known of the rows of one document. sha256: of the document's bytes. body_sha256: of the rows."""
+
+    sha256: str
+    reader: str
+    num_rows: int
+    num_tokens: int
+    warnings: tuple[str, ...]
+    body_sha256: str
+
+
+def part_name(name: str, sha256: str, reader: str, settings: IngestSettings) -> str:
+    """The name of the part of a document."""
+    depends_on = {
+        "format": _FORMAT,
+        "name": name,
+        "sha256": sha256,
+        "reader": reader,
+        "chunk": [settings.chunk_tokens, settings.overlap_tokens],
+        "licence": settings.licence,
+        "tokenizer": settings.tokenizer_sha256,
+        "libraries": {library: version(library) for library in _LIBRARIES},
+    }
+    return f"{sha256_document(depends_on)}.part"
+
+
+def write_part(
+    path: Path, rows: Sequence[Mapping[str, Any]], *, sha256: str, reader: str, num_tokens: int, warnings: Sequence[str]
+) -> PartHeader:
+    """Write a part so that it is either whole or not there."""
+    body = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
+    header = PartHeader(sha256, reader, len(rows), num_tokens, tuple(warnings), sha256_bytes(body))
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(json.dumps(header_json(header)).encode() + b"\n")
+            file.write(body)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return header
+
+
+def read_part(path: Path) -> PartHeader | None:
+    """The header of a part that is there and whole, else None."""
+    try:
+        first, body = path.read_bytes().split(b"\n", 1)
+        document = json.loads(first)
+        header = PartHeader(**{**document, "warnings": tuple(document["warnings"])})
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or cut short when the power went
+        return None
+    return header if sha256_bytes(body) == header.body_sha256 else None
+
+
+def header_json(header: PartHeader) -> dict[str, Any]:
+    """The header as a JSON document."""
+    return {
+        "sha256": header.sha256,
+        "reader": header.reader,
+        "num_rows": header.num_rows,
+        "num_tokens": header.num_tokens,
+        "warnings": list(header.warnings),
+        "body_sha256": header.body_sha256,
+    }
