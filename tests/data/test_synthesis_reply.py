@@ -76,6 +76,7 @@ def test_numbers_stay_as_they_were_written() -> None:
         ('{"question": "a", "question": "b", "answer": "c"}', "neither a JSON object"),
         ("Answer: Spruce.\nQuestion: Which?", "neither a JSON object"),
         ("Q:\nA: x", "the question is empty"),
+        ('{"question": "...", "answer": "..."}', "the question is '...'"),
     ],
 )
 def test_what_is_no_pair_says_why(reply: str, reason: str) -> None:
@@ -84,10 +85,8 @@ def test_what_is_no_pair_says_why(reply: str, reason: str) -> None:
     assert reason in found.reason
 
 
-PIECES = st.sampled_from(
-    [*'{}[]":,x', *('"question"', '"answer"', "Q:", "A:", "\n", "```", "<think>", "</think>", "1e9", "NaN", "**", " ")]
-    + ["\\ud800", "\ud800"]
-)
+SIGNS = [*'{}[]":,x', '"question"', '"answer"', "Q:", "A:", "\n", "```", "<think>", "</think>", "1e9", "NaN", "**", " "]
+PIECES = st.sampled_from([*SIGNS, "\\ud800", "\ud800"])
 
 
 @given(st.one_of(st.text(), st.lists(PIECES, max_size=60).map("".join)), st.sampled_from(["qa", "instruction"]))
@@ -105,7 +104,9 @@ def test_deep_nesting_ends_soon() -> None:
     assert isinstance(parse_pair("{" * 100_000, "qa"), Unparsable)
 
 
-WORDS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)
+WORDS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(
+    lambda text: text.strip() not in ("", "...", "\u2026")
+)
 
 
 @given(WORDS, WORDS, st.sampled_from(["{}", "```json\n{}\n```", "Well:\n{}\nDone.", "[{}]"]))

@@ -125,7 +125,7 @@ def test_a_second_pair_is_asked_for_with_the_first_in_view() -> None:
     made = run(reply, pairs_per_passage=2)
     assert [one.prompt for one in made] == ["Which wood?", "Where?"]
     assert "something else" not in asked[0]
-    assert asked[1].rsplit("something else", 1)[1].startswith(" than these: Which wood?")
+    assert asked[1].rsplit("something else", 1)[1].startswith(" than these: Which wood?\n")
 
 
 def test_asking_again_where_nothing_can_change_is_left_out() -> None:

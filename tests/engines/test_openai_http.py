@@ -200,6 +200,18 @@ def test_answers_are_handed_over_as_they_come(url, server):
     assert kept == ["You said 0", "You said 1", "You said 2"]
 
 
+def test_what_is_under_way_when_another_fails_is_handed_over_too(url, server):
+    server.hold = threading.Event()
+    server.troubles = [Trouble(400, "no")]
+    kept = []
+    engine = OpenAIHttpEngine(url, "m", concurrency=4, keep=lambda prompt, made: kept.append(made.text))
+    threading.Timer(0.3, server.hold.set).start()
+    with pytest.raises(RequestError, match="400"):
+        engine.generate(asked([str(n) for n in range(9)]), SILENT)
+    engine.close()
+    assert len(kept) == len(server.requests) - 1 >= 3
+
+
 def test_long_pauses_are_told(engine, server):
     said = []
 

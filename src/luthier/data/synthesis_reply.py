@@ -13,6 +13,7 @@ from luthier.data.synthesis_prompts import KEYS, Kind
 
 # Each "{" may begin the object, and each is tried; replies are short, so that more are rubbish.
 _MAX_BRACES: Final = 64
+_PLACEHOLDERS: Final = ("...", "\u2026")
 _OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "question": ("q",),
     "answer": ("a",),
@@ -146,6 +147,8 @@ def _pair(values: list[tuple[str, Any]], *, is_open: bool = False) -> Pair | Unp
             return Unparsable(f"the {key} {reason}")
         if not text:
             return Unparsable(f"the {key} is empty")
+        if text in _PLACEHOLDERS:
+            return Unparsable(f"the {key} is {text!r}, as in the form that was asked for")
         texts.append(text)
     return Pair(texts[0], texts[1], is_open)
 

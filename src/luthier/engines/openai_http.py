@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import httpx2
@@ -28,6 +28,9 @@ NUM_ATTEMPTS: Final = 6
 _CONNECT_SECONDS: Final = 15.0
 
 Keep = Callable[[Prompt, Generation], None]
+# Path, document and limit of a request; the name of the limit is put in when it is sent.
+_Body = tuple[str, dict[str, Any], int]
+_Ask = Callable[[str, dict[str, Any], int, threading.Event, Callable[[str], None]], Generation]
 
 
 class OpenAIHttpEngine:
@@ -84,42 +87,26 @@ class OpenAIHttpEngine:
         """
         self._check_open()
         bodies = [self._body(prompt, number) for number, prompt in enumerate(prompts)]
-        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for number in range(len(bodies)):
-            todo.put(number)
-        done: queue.SimpleQueue[tuple[int, Generation | BaseException | str]] = queue.SimpleQueue()
-        stop = threading.Event()
-
-        def work() -> None:
-            while not stop.is_set():
-                try:
-                    number = todo.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    done.put((number, self._ask(*bodies[number], stop, lambda words: done.put((-1, words)))))
-                except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-                    done.put((number, error))
-
-        # Daemons, so that an interrupted program need not wait for a slow server.
-        for _ in range(min(self._concurrency, len(bodies))):
-            threading.Thread(target=work, daemon=True).start()
+        work = _Work(bodies, min(self._concurrency, len(bodies)), self._ask)
         found: dict[int, Generation] = {}
+        failure: BaseException | None = None
         try:
             with progress.task("Writing answers", len(prompts), "answers") as task:
-                while len(found) < len(prompts):
-                    number, came = done.get()
+                # After a failure nothing new is asked, but what is under way, and will be billed, is waited for.
+                for number, came in work.results():
                     if isinstance(came, str):
                         task.note(came)
                     elif isinstance(came, BaseException):
-                        raise came
+                        failure = failure or came
                     else:
                         found[number] = came
                         if self._keep is not None:
                             self._keep(prompts[number], came)
                         task.advance()
+                if failure is not None:
+                    raise failure
         finally:
-            stop.set()
+            work.stop.set()
         return [found[number] for number in range(len(prompts))]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
@@ -141,8 +128,7 @@ class OpenAIHttpEngine:
             raise RequestError("a closed engine", expected="an open one", do="open the engine again")
         return self._client
 
-    def _body(self, prompt: Prompt, number: int) -> tuple[str, dict[str, Any], int]:
-        """Path, document and limit of the request; the limit's name is put in when it is sent."""
+    def _body(self, prompt: Prompt, number: int) -> _Body:
         if (prompt.conversation is None) == (prompt.text is None):
             raise RequestError(
                 f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
@@ -214,6 +200,47 @@ class OpenAIHttpEngine:
             do="check that the server runs at this address and is not overloaded, then start again: "
             "what was answered so far is not asked again",
         )
+
+
+class _Work:
+    """Requests on worker threads. `stop`, set by a failure or the caller: nothing new is begun, and pauses end."""
+
+    def __init__(self, bodies: Sequence[_Body], num_threads: int, ask: _Ask) -> None:
+        self.stop = threading.Event()
+        self._bodies, self._ask, self._num_threads = bodies, ask, num_threads
+        self._todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[int, Generation | BaseException | str | None]] = queue.SimpleQueue()
+        for number in range(len(bodies)):
+            self._todo.put(number)
+
+    def results(self) -> Iterator[tuple[int, Generation | BaseException | str]]:
+        """Number of the request and what came, or words to show; ends when no thread is at work."""
+        # Daemons, so that an interrupted program need not wait for a slow server.
+        for _ in range(self._num_threads):
+            threading.Thread(target=self._run, daemon=True).start()
+        num_working = self._num_threads
+        while num_working:
+            number, came = self._done.get()
+            if came is None:
+                num_working -= 1
+            else:
+                yield number, came
+
+    def _run(self) -> None:
+        while not self.stop.is_set():
+            try:
+                number = self._todo.get_nowait()
+            except queue.Empty:
+                break
+            try:
+                self._done.put((number, self._ask(*self._bodies[number], self.stop, self._say)))
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                self._done.put((number, error))
+                self.stop.set()
+        self._done.put((-1, None))
+
+    def _say(self, words: str) -> None:
+        self._done.put((-1, words))
 
 
 def _headers(key: str) -> Mapping[str, str]:
