@@ -64,7 +64,7 @@ def _stock_answers(table: AuditTable) -> Iterator[Finding]:
         positions,
         message=f"{rows(len(positions))} with an answer that {FEWEST_PROMPTS} or more different prompts get "
         f"({groups.height:,} such answers; the most frequent one answers {groups['prompts'][0]:,} prompts)",
-        fix="write answers of their own, or keep a few of each: luthier data repair keeps the first",
+        fix="write answers of their own, or keep a few of each; it may also be right that they answer alike",
         notes={at: f"the answer to {prompts_of[at]:,} different prompts" for at in shown},
         excerpts={at: frame["completion"][at] for at in shown},
         details={"sort": "stock_answer", "num_answers": groups.height, "top": top},
