@@ -75,7 +75,7 @@ def _page(pages: list[tuple[int, int | None]], part: Chunk) -> int | None:
 class _Reader:
     def __init__(self, parts: Path, settings: IngestSettings) -> None:
         self._parts, self._settings = parts, settings
-        self._count = count_words
+        self._count: CountTokens = count_words
         if settings.tokenizer is not None:
             from luthier.models.token_counter import token_counter
 

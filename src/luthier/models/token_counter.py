@@ -39,7 +39,8 @@ def _load(folder: Path) -> Tokenizer:
     if not file.is_file():
         from luthier.models.loading import load_tokenizer  # brings torch; only for folders of an older make
 
-        return load_tokenizer(folder).backend_tokenizer
+        rebuilt: Tokenizer = load_tokenizer(folder).backend_tokenizer
+        return rebuilt
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class IngestOutcome:
-    """What was made of documents. `unit`: what lengths are counted in. `outcome`: the file with each document's fate."""
+    """What was made of documents. `unit`: what lengths are counted in. `outcome`: file with each document's fate."""
 
     output: Path
     outcome: Path
