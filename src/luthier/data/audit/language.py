@@ -83,7 +83,7 @@ def _strays(table: AuditTable, answers: pl.DataFrame) -> Iterator[Finding]:
         positions,
         message=f"{rows(len(positions))} in a language that few rows are in: "
         + ", ".join(f"{language} ({num:,})" for language, num in list(strays.items())[:5]),
-        fix="remove them (luthier data repair --only language), or add more rows in these languages if the model is to answer in them",
+        fix="remove them (luthier data repair --only language), or add rows in these languages if they are wanted",
         notes={at: f"{answers['language'][at]} ({answers['probability'][at]:.0%} sure)" for at in positions[:5]},
         excerpts={at: learned(table.frame[at])[0] for at in positions[:5]},
         details={"sort": "stray", "counts": strays},

@@ -44,7 +44,7 @@ _SORTS: Final[dict[str, tuple[Severity, str, str, str]]] = {
         "warning",
         _OVERRIDE,
         "with an attempt to override a model's instructions",
-        "check these rows; remove them (luthier data repair --only prompt_injection) unless they are there to teach resistance",
+        "remove these rows (data repair --only prompt_injection) unless they are there to teach resistance",
     ),
     "system_marker": (
         "warning",

@@ -64,7 +64,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
             "warning",
             positions,
             message=f"{rows(len(positions))} with a boilerplate refusal",
-            fix="write real answers, or remove these rows (data repair --only refusal), unless the model is to refuse so",
+            fix="write real answers, or remove the rows (data repair --only refusal), unless the model is to refuse so",
             notes={at: str(phrases[place]) for place, at in enumerate(positions[:5])},
             excerpts={at: excerpt(table.frame["completion"][at]) for at in positions[:5]},
             details={"phrases": {str(phrase): int(num) for phrase, num in counted.iter_rows()}},

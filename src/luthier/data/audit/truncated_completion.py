@@ -57,7 +57,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
             positions,
             message=f"{rows(len(positions))} with an answer that seems to stop before its end: "
             + ", ".join(f"{num:,} {_REASONS[name]}" for name, num in reasons.items()),
-            fix="generate or fetch these answers again without the limit, or remove them: data repair --only truncated_completion",
+            fix="fetch these answers again without the limit, or remove them: data repair --only truncated_completion",
             notes=notes,
             excerpts={at: _end_of(table.frame["completion"][at]) for at in positions[:5]},
             details={"reasons": reasons},
