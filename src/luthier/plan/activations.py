@@ -71,7 +71,8 @@ def logits_bytes(workload: Workload) -> float:
     if workload.loss == "learned_chunks":
         learned = batches.peak_tokens * min(1.0, batches.num_learned / max(1.0, batches.num_tokens))
         head = s.head_parameters * (_FP32 + e) if workload.method == "full" else 0.0
-        return min(max(learned, 1.0), CHUNK_ROWS) * one + learned * s.hidden_size * e + head
+        hidden = (2 * learned + batches.peak_tokens) * s.hidden_size * e  # chosen rows, their gradient, all rows
+        return min(max(learned, 1.0), CHUNK_ROWS) * one + hidden + head
     if workload.loss == "all_chunks":  # all logits as computed, one piece of them in fp32 with its gradient
         return batches.peak_tokens * s.vocabulary_size * (e + 2 * _FP32 / _NUM_CHUNKS_OF_ALL)
     # logits as computed, their fp32 copy, and its gradient
@@ -91,8 +92,9 @@ def _norm_kept(workload: Workload, width: float) -> float:
     """Of one normalisation: x / rms in the activations' own precision, or x in fp32 where the plain module runs."""
     if workload.has_fused_kernels and workload.structure.has_plain_rms_norm:
         return width * workload.element_bytes + _FP32
-    trained = width * workload.element_bytes if workload.method == "full" else 0.0
-    return width * _FP32 + _FP32 + trained
+    # Trained, its own weight wants what it is multiplied with: rounded in w * x / rms, in fp32 in (1 + w) * x / rms.
+    wanted = workload.element_bytes if workload.structure.has_plain_rms_norm else _FP32
+    return width * _FP32 + _FP32 + (width * wanted if workload.method == "full" else 0.0)
 
 
 def _norms(workload: Workload) -> float:
@@ -101,7 +103,7 @@ def _norms(workload: Workload) -> float:
     if s.has_head_norms:
         heads = s.num_heads + s.num_kv_heads
         kept += heads * _norm_kept(workload, s.head_size)
-    outputs = _keeps_input(workload, "q_proj", "k_proj", "v_proj", "qkv_proj")
+    outputs = int(_keeps_input(workload, "q_proj", "k_proj", "v_proj", "qkv_proj"))
     outputs += _keeps_input(workload, "gate_proj", "up_proj", "gate_up_proj")
     return kept + outputs * s.hidden_size * e
 
@@ -126,13 +128,13 @@ def _attention(workload: Workload, length: int) -> float:
 def _mlp(workload: Workload) -> float:
     """Gate and up, the activated gate where no kernel computes it again, and the input of the last matrix."""
     s, e = workload.structure, workload.element_bytes
-    width = s.intermediate_size * max(1, s.num_active_experts)
+    if s.num_experts:  # plain modules: also what each expert is given, and what it answers, to be weighed
+        return s.num_active_experts * (4 * s.intermediate_size + 2 * s.hidden_size) * e
     product = 1 if _keeps_input(workload, "down_proj", "fc2", "c_proj", "dense_4h_to_h") else 0
     if not s.is_gated:
-        return (1 + product) * width * e
+        return (1 + product) * s.intermediate_size * e
     tensors = 2 if workload.has_fused_kernels and s.is_silu_gated else 3
-    routed = s.hidden_size * s.num_active_experts if s.num_experts else 0
-    return ((tensors + product) * width + routed) * e
+    return (tensors + product) * s.intermediate_size * e
 
 
 def _thin(workload: Workload) -> float:
@@ -151,9 +153,7 @@ def _transient(workload: Workload, length: int) -> float:
     s, e = workload.structure, workload.element_bytes
     width = s.intermediate_size * max(1, s.num_active_experts)
     mlp = (4 if s.is_gated else 2) * width * e
-    if workload.method != "full" and workload.dropout and workload.has_fused_kernels:
-        mlp += 2 * width * e  # the mask, drawn again, and the input under it
     norm = 3 * s.hidden_size * _FP32
     unfused = uses_unfused_attention(workload, length)
     attention = (2 * s.num_heads * length if unfused else 3 * s.num_heads * s.head_size) * e
-    return max(mlp, norm, attention) + 2 * s.hidden_size * e
+    return max(mlp, norm, attention) + s.hidden_size * e

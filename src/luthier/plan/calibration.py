@@ -33,7 +33,7 @@ LEAST_MEMORY_SPREAD: Final = 0.06
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A workload that really ran: mean seconds a step (the first, which warms up, left out) and peak memory in bytes."""
+    """A workload that really ran: mean seconds a step (without the first, which warms up) and peak memory in bytes."""
 
     workload: Workload
     step_seconds: float

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from luthier.plan.activations import uses_unfused_attention
 from luthier.plan.workload import Workload
 
+_FIRST = ("q_proj", "k_proj", "v_proj")
+
 
 @dataclass(frozen=True, slots=True)
 class StepFlops:
@@ -29,11 +31,9 @@ class StepFlops:
 def step_flops(workload: Workload) -> StepFlops:
     """Forward and backward of one global batch, recomputation included."""
     b = workload.batches
-    per_token = layers_flops(workload)
-    head = head_flops(workload)
     at_head = b.num_learned if workload.loss == "learned_chunks" else b.num_computed
     return StepFlops(
-        matrices=b.num_computed * per_token + at_head * head,
+        matrices=b.num_computed * layers_flops(workload) + at_head * head_flops(workload),
         attention=b.num_computed * attention_flops(workload, b.length),
     )
 
@@ -50,8 +50,24 @@ def layers_flops(workload: Workload) -> float:
     """A token's operations in the matrices of all layers, there and back."""
     count, adapters = workload.structure.num_active_parameters, _adapter_parameters(workload)
     passes = 6.0 if workload.method == "full" else 4.0
-    again = 2.0 * (count + adapters) if workload.gradient_checkpointing else 0.0
-    return passes * count + 6.0 * adapters + again
+    again = 2.0 * (count + adapters) - _not_again(workload) if workload.gradient_checkpointing else 0.0
+    return passes * count + 6.0 * adapters + again - _nothing_below(workload)
+
+
+def _nothing_below(workload: Workload) -> float:
+    """What the first layer's adapters save: below queries, keys and values nothing is trained, so no gradient goes."""
+    first = [layer for layer in workload.targeted if ".layers.0." in f".{layer.name}" and layer.kind in _FIRST]
+    return sum(
+        2.0 * (layer.num_inputs * layer.num_outputs + workload.adapter_rank * layer.num_inputs) for layer in first
+    )
+
+
+def _not_again(workload: Workload) -> float:
+    """The last product of a layer, which is not computed again unless its adapter or a norm keeps something of it."""
+    s = workload.structure
+    if s.num_experts or s.num_norms > 2 or any(layer.kind == "down_proj" for layer in workload.targeted):
+        return 0.0
+    return 2.0 * s.num_layers * s.hidden_size * s.intermediate_size
 
 
 def head_flops(workload: Workload) -> float:
