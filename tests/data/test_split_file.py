@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,29 @@ def test_csv_and_nested_parquet_become_jsonl(tmp_path: Path) -> None:
 def test_the_folder_by_default() -> None:
     assert default_folder(Path("a/rows.v2.jsonl.gz")) == Path("a/rows.v2-split")
     assert default_folder(Path("rows.csv")) == Path("rows-split")
+
+
+def test_a_group_can_be_said_by_the_mapping_but_not_twice(jsonl: Write, tmp_path: Path) -> None:
+    file = jsonl(*(pair(n, doc=n % 20, other=n) for n in range(100)))
+    made = split_file(SplitRequest(file, tmp_path / "out", mapping={"group": "doc"}), near_groups=alone)
+    assert (made.document["grouped_by"], made.document["num_groups"]) == ("doc", 20)
+    with pytest.raises(DataError, match="asked for twice"):
+        split_file(SplitRequest(file, tmp_path / "two", mapping={"group": "doc"}, group_by="other"), near_groups=alone)
+
+
+def test_rows_of_no_known_shape_are_split_by_all_their_texts(jsonl: Write, tmp_path: Path) -> None:
+    file = jsonl(*({"foo": f"bar {n % 25}", "n": n} for n in range(50)))
+    made = split_file(SplitRequest(file, tmp_path / "out"), near_groups=alone)
+    assert (made.document["shape"], made.document["num_groups"], made.proof.exact) == (None, 25, 0)
+    assert any("fit no shape" in warning for warning in made.document["warnings"])
+
+
+def test_values_that_json_does_not_have_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    rows = [{**pair(n), "day": date(2026, 1, 1 + n), "raw": b"x" if n == 3 else None} for n in range(20)]
+    pl.DataFrame(rows).write_parquet(file)
+    with pytest.raises(DataError, match=r"1 of 20 rows(.|\n)*rows\.parquet:4: cannot be written as JSON: raw bytes"):
+        split_file(SplitRequest(file, tmp_path / "out"), near_groups=alone)
+    pl.DataFrame(rows).drop("raw").write_parquet(file)
+    made = split_file(SplitRequest(file, tmp_path / "out"), near_groups=alone)
+    assert {**pair(3), "day": "2026-01-04"} in [json.loads(row) for part in lines(made).values() for row in part]

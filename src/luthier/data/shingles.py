@@ -44,8 +44,9 @@ class Shingles:
         made = np.zeros(len(self.sizes), dtype=np.uint64)
         for start in range(0, len(made), _BLOCK_TEXTS):  # in blocks, since the sums need as much memory as the hashes
             offsets = self.offsets[start : start + _BLOCK_TEXTS + 1]
-            block = mixed(self.hashes[offsets[0] : offsets[-1]])
-            sums = np.concatenate((np.zeros(1, dtype=np.uint64), np.cumsum(block, dtype=np.uint64)))
+            block = self.hashes[offsets[0] : offsets[-1]]
+            squares = block * (block | np.uint64(1))  # 64 bits of 52
+            sums = np.concatenate((np.zeros(1, dtype=np.uint64), np.cumsum(squares, dtype=np.uint64)))
             at = offsets - offsets[0]
             made[start : start + len(at) - 1] = mixed(sums[at[1:]] - sums[at[:-1]] + np.diff(at).astype(np.uint64))
         return made
@@ -68,7 +69,8 @@ def shingles_of(texts: pl.Series, progress: Progress | None = None) -> Shingles:
 def spans(starts: I64, sizes: I64) -> I64:
     """start, start + 1, ..., start + size - 1 of each span, one behind the other."""
     before = np.cumsum(sizes) - sizes
-    return np.arange(int(sizes.sum()), dtype=np.int64) + np.repeat(starts - before, sizes)
+    found: I64 = np.arange(int(sizes.sum()), dtype=np.int64) + np.repeat(starts - before, sizes)
+    return found
 
 
 def _block(block: Words) -> tuple[U64, I64]:

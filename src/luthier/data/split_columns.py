@@ -68,7 +68,11 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
                 do=f"did you mean {near[0]!r}?" if near else "name one of these fields",
             )
     if problems:
-        raise _wrong(table, problems, "every row with a plain value in the fields to group and stratify by")
+        raise _wrong(
+            table,
+            problems,
+            "rows that can be written as JSON, with a plain value in the fields to group and stratify by",
+        )
     _say_grouping(columns, request)
     return columns
 

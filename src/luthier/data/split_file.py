@@ -18,13 +18,14 @@ from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError
 from luthier.core.ports import Progress, SilentProgress
 from luthier.data.audit.table import AuditTable, build_table
+from luthier.data.near_duplicates import near_duplicate_groups
 from luthier.data.outputs import check_free, check_outputs, publish, working_folder
 from luthier.data.records import read_records
 from luthier.data.source import open_source
 from luthier.data.split_columns import SplitColumns, check_readable, read_columns
 from luthier.data.split_groups import SIDES, check_fractions, majority, sides_of, united
 from luthier.data.split_proof import SplitProof, prove
-from luthier.data.split_request import NearGroups, SplitRequest
+from luthier.data.split_request import NearGroups, SplitRequest, with_mapped_group
 from luthier.data.split_summary import split_summary
 
 SUMMARY: Final = "split.json"
@@ -40,7 +41,7 @@ class FileSplit:
 
 
 def split_file(
-    request: SplitRequest, *, progress: Progress | None = None, near_groups: NearGroups | None = None
+    request: SplitRequest, *, progress: Progress | None = None, near_groups: NearGroups = near_duplicate_groups
 ) -> FileSplit:
     """Write train.jsonl, validation.jsonl, held_out.jsonl (a fraction of 0 writes none) and split.json into a folder.
 
@@ -53,6 +54,7 @@ def split_file(
     groups), ConflictError (an earlier split is there), RequestError (an output is the input), LeakageError (the proof
     failed: nothing was written).
     """
+    request = with_mapped_group(request)
     check_fractions(validation=request.validation, held_out=request.held_out)
     if request.validation + request.held_out == 0:
         raise DataError(
@@ -63,7 +65,6 @@ def split_file(
     finals: dict[Split, Path] = {side: request.folder / f"{side}.jsonl" for side in SIDES}
     summary = request.folder / SUMMARY
     progress = progress or SilentProgress()
-    near_groups = near_groups or _near_groups()
     source = open_source(request.file)
     check_outputs([*finals.values(), summary], [request.file])
     check_free([summary], force=request.force)
@@ -98,12 +99,6 @@ def split_file(
         for path in stale:  # of an earlier split, so it would leak into this one
             path.unlink()
     return FileSplit(request.folder, document, proof)
-
-
-def _near_groups() -> NearGroups:
-    from luthier.data.near_duplicates import near_duplicate_groups
-
-    return near_duplicate_groups
 
 
 def _component_names(table: AuditTable, groups: list[str | None], near: npt.NDArray[np.int64] | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from luthier.core.errors import DataError
 from luthier.core.ports import Progress
 from luthier.data.provenance import PROVENANCE, source_of
+from luthier.data.shapes import GROUP
 
 NO_GROUPS: Final = "none"
 SOURCE: Final = "source"
@@ -32,7 +34,8 @@ class SplitRequest:
     together; "source" is the source document (`provenance.file`, or a field such as `source`); "none" groups by
     nothing; None groups by `provenance.file` where rows have it. stratify_by: the field of whose values each side has
     its share. near_threshold: exact Jaccard over word 3-shingles from which two rows stay on one side; None searches
-    for none. mapping: as for training. force: replace what an earlier split has left in the folder.
+    for none. mapping: as for training; its `group` is another way to say group_by. force: replace what an earlier
+    split has left in the folder.
     """
 
     file: Path
@@ -63,3 +66,17 @@ def group_of(fields: Mapping[str, Any], group_by: str | None) -> str | None:
         provenance = fields.get(PROVENANCE)
         return source_of({PROVENANCE: provenance}) if isinstance(provenance, dict) else None
     return source_of(fields) if group_by == SOURCE else source_of(fields, group_by)
+
+
+def with_mapped_group(request: SplitRequest) -> SplitRequest:
+    """The request grouped by what its mapping calls `group`. Raises DataError where two groups are asked for."""
+    mapped = (request.mapping or {}).get(GROUP)
+    if mapped is None or mapped == request.group_by:
+        return request
+    if request.group_by is not None:
+        raise DataError(
+            f"the group is asked for twice: group={mapped!r} in the mapping and group_by={request.group_by!r}",
+            expected="one field that keeps rows together",
+            do="remove one of the two",
+        )
+    return replace(request, group_by=mapped)

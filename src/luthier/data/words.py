@@ -23,9 +23,11 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
 BLOCK_TEXTS: Final = 4_096
-_BLOCK_CHARACTERS: Final = 2_000_000
-_PRIME: Final = 0x9E3779B97F4A7C15 | 1
-_INVERSE: Final = pow(_PRIME, -1, 2**64)
+_BLOCK_BYTES: Final = 200_000
+_SPREAD: Final = 0x9E3779B97F4A7C15
+# Beyond this code Unicode has no letters (15.1: the last is U+323AF), only variation selectors and private use.
+_NUM_CODES: Final = 0x32401
+_MASKS: Final = np.array([2 ** (8 * size) - 1 for size in range(9)], dtype=np.uint64)
 _SPACE, _LETTER, _ALONE = 0, 1, 2
 # Scripts that put no space between words: each of their characters counts as a word.
 _UNSPACED: Final = (
@@ -37,7 +39,7 @@ _UNSPACED: Final = (
     (0x3400, 0x4DBF),  # CJK ideographs
     (0x4E00, 0x9FFF),
     (0xF900, 0xFAFF),
-    (0x20000, 0x3FFFF),
+    (0x20000, 0x323FF),
 )
 
 
@@ -56,15 +58,17 @@ class Words:
 
 
 def word_blocks(texts: pl.Series, progress: Progress | None = None, title: str = "read words") -> Iterator[Words]:
-    """The words of all texts in blocks of at most 4,096 texts and about two million characters.
+    """The words of all texts in blocks of at most 4,096 texts and about 200,000 bytes, which stay in the cache.
 
     A word is a run of letters, digits and marks after `normalise.normalised` (so case, white space and punctuation do
     not count); a character of a script without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) is a word of its
     own. A null counts as an empty text.
     """
+    if texts.null_count():
+        texts = texts.fill_null("")
     with (progress or SilentProgress()).task(title, len(texts), "row") as task:
         for start, stop in _bounds(texts):
-            yield _words(start, texts.slice(start, stop - start).fill_null("").to_list())
+            yield _words(start, texts.slice(start, stop - start).to_list())
             task.advance(stop - start)
 
 
@@ -76,12 +80,12 @@ def mixed(values: U64) -> U64:
 
 
 def _bounds(texts: pl.Series) -> Iterator[tuple[int, int]]:
-    sizes = texts.str.len_bytes().fill_null(0).to_numpy()
+    sizes = texts.str.len_bytes().to_numpy()
     ends = np.cumsum(sizes, dtype=np.int64)
     start = 0
     while start < len(texts):
         before = int(ends[start - 1]) if start else 0
-        stop = int(np.searchsorted(ends, before + _BLOCK_CHARACTERS, side="right"))
+        stop = int(np.searchsorted(ends, before + _BLOCK_BYTES, side="right"))
         stop = min(max(stop, start + 1), start + BLOCK_TEXTS, len(texts))
         yield start, stop
         start = stop
@@ -91,68 +95,61 @@ def _words(start: int, texts: list[str]) -> Words:
     folded = [text.lower() if text.isascii() else normalised(text) for text in texts]
     lengths = np.fromiter(map(len, folded), dtype=np.int64, count=len(folded))
     joined = "\n".join(folded)
-    if joined.isascii():
-        codes: npt.NDArray[np.integer] = np.frombuffer(joined.encode("ascii"), dtype=np.uint8)
-        classes, values = _ascii()
+    encoded = joined.encode()
+    codes: npt.NDArray[np.integer] = np.frombuffer(encoded, dtype=np.uint8)
+    if is_ascii := len(encoded) == len(joined):
+        classes = _classes(128).take(codes, mode="clip")
     else:
         codes = np.frombuffer(joined.encode("utf-32-le"), dtype="<u4")
-        classes, values = _unicode()
-    starts, ends = _word_bounds(classes[codes])
-    hashes = _hashes(values[codes], starts, ends)
-    text_ends = np.cumsum(lengths + 1)
-    counts = np.diff(np.searchsorted(starts, text_ends), prepend=0)
-    return Words(start, hashes, counts.astype(np.int64))
+        classes = _classes(_NUM_CODES).take(codes, mode="clip")
+    starts, ends = _word_bounds(classes)
+    counts = np.diff(np.searchsorted(starts, np.cumsum(lengths + 1)), prepend=0)
+    if not is_ascii:
+        starts, ends = _in_bytes(codes, starts, ends)
+    return Words(start, _hashes(encoded, starts, ends), counts.astype(np.int64))
 
 
 def _word_bounds(classes: npt.NDArray[np.uint8]) -> tuple[I64, I64]:
     """Where words start, and one past where they end."""
-    before = np.concatenate(([np.uint8(_SPACE)], classes[:-1]))
-    is_start = (classes == _ALONE) | ((classes == _LETTER) & (before != _LETTER))
-    after = np.concatenate((classes[1:], [np.uint8(_SPACE)]))
-    is_end = (classes == _ALONE) | ((classes == _LETTER) & (after != _LETTER))
-    return np.flatnonzero(is_start), np.flatnonzero(is_end) + 1
+    is_letter = np.zeros(len(classes) + 2, dtype=bool)
+    np.equal(classes, _LETTER, out=is_letter[1:-1])
+    edges = np.flatnonzero(is_letter[1:] != is_letter[:-1])
+    starts, ends = edges[::2], edges[1::2]
+    alone = np.flatnonzero(classes == _ALONE)
+    if len(alone):
+        starts, ends = np.sort(np.concatenate((starts, alone))), np.sort(np.concatenate((ends, alone + 1)))
+    return starts, ends
 
 
-def _hashes(values: U64, starts: I64, ends: I64) -> U64:
-    """Polynomial hash of each word modulo 2^64, from prefix sums: no loop over words or characters."""
-    prefix = np.zeros(len(values) + 1, dtype=np.uint64)
-    np.cumsum(values * _powers(_PRIME, len(values)), out=prefix[1:])
-    return mixed((prefix[ends] - prefix[starts]) * _powers(_INVERSE, len(values) + 1)[starts])
+def _in_bytes(codes: npt.NDArray[np.integer], starts: I64, ends: I64) -> tuple[I64, I64]:
+    """Places of characters as places in the UTF-8 bytes of the same text."""
+    wide = np.flatnonzero(codes >= 0x80)
+    extra = 1 + (codes[wide] >= 0x800).astype(np.int64) + (codes[wide] >= 0x10000)
+    before = np.concatenate(([0], np.cumsum(extra)))
+    return starts + before[np.searchsorted(wide, starts)], ends + before[np.searchsorted(wide, ends)]
 
 
-def _powers(base: int, count: int) -> U64:
-    most = _BLOCK_CHARACTERS + BLOCK_TEXTS + 1
-    return _kept_powers(base, most)[:count] if count <= most else _made_powers(base, count)
+def _hashes(encoded: bytes, starts: I64, ends: I64) -> U64:
+    """The hash of the UTF-8 bytes of each word, eight bytes of all words at a time."""
+    padded = encoded + bytes(8)
+    # The eight bytes from each place on, as one number: a view that overlaps itself.
+    eights = np.ndarray((len(encoded) + 1,), dtype="<u8", buffer=padded, strides=(1,))
+    hashes = (ends - starts).astype(np.uint64) * np.uint64(_SPREAD)
+    some, at, left = np.arange(len(starts)), starts, ends - starts
+    while len(some):
+        chunk = eights.take(at) & _MASKS.take(np.minimum(left, 8))
+        hashes[some] = mixed((hashes[some] ^ chunk) * np.uint64(_SPREAD))
+        more = np.flatnonzero(left > 8)
+        some, at, left = some[more], at[more] + 8, left[more] - 8
+    return hashes
 
 
 @cache
-def _kept_powers(base: int, count: int) -> U64:
-    return _made_powers(base, count)
-
-
-def _made_powers(base: int, count: int) -> U64:
-    factors = np.full(count, base, dtype=np.uint64)
-    factors[:1] = 1
-    return np.multiply.accumulate(factors)
-
-
-@cache
-def _ascii() -> tuple[npt.NDArray[np.uint8], U64]:
-    return _classes(128), _values(128)
-
-
-@cache
-def _unicode() -> tuple[npt.NDArray[np.uint8], U64]:
-    return _classes(0x110000), _values(0x110000)
-
-
 def _classes(count: int) -> npt.NDArray[np.uint8]:
+    """What each code is: no part of a word, a letter (or digit or mark), or a word alone. The last one ends no word."""
     categories = map(unicodedata.category, map(chr, range(count)))
     classes = np.fromiter((category[0] in "LNM" for category in categories), dtype=np.uint8, count=count)
     for first, last in _UNSPACED:
         classes[first : last + 1][classes[first : last + 1] == _LETTER] = _ALONE
+    classes[-1] = _SPACE
     return classes
-
-
-def _values(count: int) -> U64:
-    return mixed(np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_PRIME))

@@ -16,9 +16,7 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_card_and_croissant_are_written_and_what_is_unknown_is_said(
-    luthier: Any, rows: Path, tmp_path: Path
-) -> None:
+def test_a_card_and_croissant_are_written_and_what_is_unknown_is_said(luthier: Any, rows: Path, tmp_path: Path) -> None:
     output = tmp_path / "out" / "README.md"
     done = luthier("data", "card", rows, "-o", output, "--licence", "cc0-1.0", "--language", "en", "--json")
     assert done.code == 0, done.err

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from luthier.engines.openai_http import DEFAULT_CONCURRENCY
 from luthier.testing.openai_server import OpenAIServer, serving
 
 KEY = "sk-never-to-be-seen"
@@ -49,3 +54,34 @@ def test_a_wrong_key_stands_nowhere(luthier, rows: Path, tmp_path: Path, monkeyp
     assert KEY not in done.out + done.err
     for file in (tmp_path / "home").rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
+
+
+def test_a_kill_loses_only_what_was_under_way(luthier, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """SIGKILL in the middle of the first batch: the next run asks for the rest, and never twice for what was kept."""
+    texts = [f"The front of instrument {n} is spruce." for n in range(30)]
+    rows, output = tmp_path / "rows.jsonl", tmp_path / "pairs.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+    def answer(asked: str) -> str:
+        time.sleep(0.05)
+        number = asked.split("instrument ")[1].split(" ")[0]
+        return json.dumps({"question": f"What is the front of instrument {number}?", "answer": "The front is spruce."})
+
+    server = OpenAIServer(answer=answer)
+    with serving(server) as url:
+        arguments = ["data", "synthesise", str(rows), "--teacher", f"{url}#m", "-o", str(output), "--json"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "luthier", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while len(server.requests) < 20 and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not output.exists()
+        num_before = len(server.requests)
+        document = luthier(*arguments).document
+    usage = document["teacher_usage"]
+    assert document["num_pairs"] == 30
+    assert usage["num_cached_requests"] >= num_before - 2 * DEFAULT_CONCURRENCY > 0
+    assert usage["num_requests"] + usage["num_cached_requests"] == 30
+    assert len(server.requests) - num_before == usage["num_requests"]

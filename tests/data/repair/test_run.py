@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,19 @@ def test_a_file_that_changes_meanwhile_is_noticed(
     with pytest.raises(DataError, match="was changed while it was read"):
         make(file)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_values_that_json_does_not_have(tmp_path: Path, make: Any) -> None:
+    file = tmp_path / "r.parquet"
+    rows = [{**pair(f"q{n}?", f"a{n}"), "day": date(2026, 1, 1 + n), "raw": b"x" if n else None} for n in range(2)]
+    pl.DataFrame(rows).write_parquet(file)
+    made = make(file)
+    assert made.rows == [{**pair("q0?", "a0"), "day": "2026-01-01", "raw": None}]
+    assert made.reasons == {2: ["schema: cannot be written as JSON: raw bytes (bytes) is no JSON value"]}
+
+
+def test_rows_of_mixed_shapes_stay_and_are_told(jsonl: Write, make: Any) -> None:
+    chat = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}
+    made = make(jsonl(pair("a?", "x"), chat, chat))
+    assert made.fate == {1: "kept", 2: "kept", 3: "removed"}
+    assert [left["check"] for left in made.repaired.document["left"]] == ["schema"]

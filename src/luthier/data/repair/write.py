@@ -54,7 +54,11 @@ def write_rows_and_manifest(
     Raises DataError where no row is left.
     """
     fates, table = Fates(), request.audit.table
-    with rows.open("wb") as output, manifest.open("w", encoding="utf-8", newline="\n") as fates_file:
+    with (
+        rows.open("wb") as output,
+        manifest.open("w", encoding="utf-8", newline="\n") as fates_file,
+        request.audit.progress.task("write rows", table.num_rows, "row") as task,
+    ):
         for line, before, after in _pairs(request, changed):
             notes = [*removed.get(line, []), *changed.changed.get(line, [])]
             fate = "removed" if line in removed else "changed" if notes else "kept"
@@ -63,6 +67,7 @@ def write_rows_and_manifest(
                 output.write(after + b"\n")
                 output_line = fates.num_kept + fates.num_changed + 1
             _count(fates, fate, notes)
+            task.advance()
             _write_fate(
                 fates_file,
                 {"line": line, "row": table.id_of(line), "fate": fate},
