@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.dataset import TokenisedExample
-from luthier.data.shared_prefix import LEAST_TOKENS, common_tokens, find_families, shareable_tokens
+from luthier.data.shared_prefix import LEAST_TOKENS, MICRO_BATCH_TOKENS, common_tokens, find_families, shareable_tokens
 
 
 def example(ids: list[int], first_learned: int | None = None) -> TokenisedExample:
@@ -42,7 +42,7 @@ def test_two_prompts_are_two_families_and_strangers_belong_to_none() -> None:
 
 
 def test_a_longer_beginning_of_fewer_is_taken_where_it_saves_more() -> None:
-    """All share 20 tokens, each half 20 or 200 more: 20 * (16 - 1) = 300 a step against 2 * 220 * 7 for the halves."""
+    """All share 20 tokens, each half 20 or 200 more: 20 * 15 - 64 a step against 2 * (220 * 7 - 64) for the halves."""
     header, halves = drawn(20, 0), [drawn(200, 1), drawn(200, 2)]
     rows = [example([*header, *halves[n % 2], n], 220) for n in range(16)]
     assert set(find_families(rows, global_batch_size=16).prefix_tokens.tolist()) == {220}
@@ -97,7 +97,7 @@ def test_families_are_what_they_say(rows: list[TokenisedExample], size: int) -> 
         members = np.flatnonzero(found.families == number)
         (length,) = set(found.prefix_tokens[members].tolist())
         assert LEAST_TOKENS <= length <= common_tokens([rows[i] for i in members])
-        assert length * (len(members) * size / len(rows) - 1) > 0
+        assert length * (len(members) * size / len(rows) - 1) > MICRO_BATCH_TOKENS
     assert (found.prefix_tokens[found.families < 0] == 0).all()
 
 
@@ -107,7 +107,8 @@ def test_no_single_family_saves_more(rows: list[TokenisedExample], size: int) ->
     found = find_families(rows, global_batch_size=size)
 
     def saved(members: list[int], length: int) -> float:
-        return length * (len(members) * size / len(rows) - 1) if length >= LEAST_TOKENS and len(members) > 1 else 0.0
+        is_group = length >= LEAST_TOKENS and len(members) > 1
+        return length * (len(members) * size / len(rows) - 1) - MICRO_BATCH_TOKENS if is_group else 0.0
 
     numbers = range(found.num_families)
     groups = [np.flatnonzero(found.families == n).tolist() for n in numbers]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.dataset import TokenisedExample
+from luthier.core.events import StepDone, ValidationDone
 from luthier.core.plan import Plan
+from luthier.core.ports import SilentProgress
 from luthier.train.attention import causal_attention
+from luthier.train.checkpoint import CheckpointStore
+from luthier.train.loop import train
 from luthier.train.model import TrainableModel, collate
 from luthier.train.prefix_attention import PrefixLayout
 
@@ -122,3 +127,44 @@ def test_rows_that_do_not_begin_alike_are_refused() -> None:
     rows = [*family(2, 5), *family(1, 5, seed=1)]
     with pytest.raises(ValueError, match=r"row:0 does not begin with the 5 tokens"):
         collate(rows, 0, "cpu", num_prefix_tokens=5)
+
+
+class SharedSchedule:
+    """All rows in every step, in one micro-batch, with or without a shared beginning."""
+
+    def __init__(self, num: int, num_shared: int) -> None:
+        self.num, self.num_shared = num, num_shared
+
+    def step(self, step: int) -> tuple[tuple[int, ...], ...]:
+        return (tuple(range(self.num)),)
+
+    def shared_tokens(self, micro_batch: Sequence[int]) -> int:
+        return self.num_shared
+
+    def epoch_of(self, step: int) -> float:
+        return float(step)
+
+
+def test_a_whole_run_learns_the_same(
+    make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel], tmp_path: Path
+) -> None:
+    rows, plan, events = family(6, num_shared=17), make_plan(num_steps=4), []
+    losses: dict[int, list[float]] = {}
+    for num_shared in (0, 17):
+        events.clear()
+        train(
+            plan,
+            make_model(plan),
+            rows,
+            [(rows, num_shared)],
+            SharedSchedule(6, num_shared),
+            CheckpointStore(tmp_path / str(num_shared), 2),
+            emit=events.append,
+            stop_requested=lambda: None,
+            progress=SilentProgress(),
+        )
+        losses[num_shared] = [e.loss for e in events if isinstance(e, StepDone | ValidationDone)]
+        tokens = {e.num_tokens for e in events if isinstance(e, StepDone)}
+        assert tokens == {sum(row.num_tokens for row in rows)}
+    assert losses[17] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[0][-1] < losses[0][0]

@@ -19,6 +19,9 @@ from luthier.core.dataset import TokenisedExample
 LEAST_TOKENS: Final = 16
 """Shorter beginnings are not worth the second attention product."""
 
+MICRO_BATCH_TOKENS: Final = 64
+"""What one micro-batch more costs, in tokens: thinner products, one more call of every layer (docs/log.md)."""
+
 I64 = NDArray[np.int64]
 
 
@@ -68,8 +71,8 @@ def find_families(examples: Sequence[TokenisedExample], *, global_batch_size: in
     Sorted by their tokens, examples that begin alike stand side by side, and the common beginnings of neighbours span a
     tree of nested groups (an LCP interval tree: Abouelhoda, Kurtz & Ohlebusch, 2004, doi:10.1016/S1570-8667(03)00065-0,
     section 2). A group of m of the n examples with P common tokens saves P * (m * global_batch_size / n - 1) tokens a
-    step; each node of the tree either is one family or leaves it to its parts, whichever saves more. Linear time after
-    sorting.
+    step, and costs a micro-batch of its own (64 tokens' worth); each node of the tree either is one family or leaves it
+    to its parts, whichever saves more. Linear time after sorting.
     """
     num = len(examples)
     shareable = [shareable_tokens(e) for e in examples]
@@ -124,7 +127,7 @@ def _best_groups(common: Sequence[int], per_example: float) -> list[tuple[int, i
 
 def _closed(node: _Node, stop: int, per_example: float) -> _Node:
     """The node with the better of two: one family, or the families of its parts."""
-    saved = node.length * ((stop - node.start) * per_example - 1)
+    saved = node.length * ((stop - node.start) * per_example - 1) - MICRO_BATCH_TOKENS
     if node.length >= LEAST_TOKENS and saved > node.saved:
         node.saved, node.groups = saved, [(node.start, stop, node.length)]
     return node
