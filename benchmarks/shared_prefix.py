@@ -3,10 +3,10 @@
 
     python benchmarks/shared_prefix.py [--pairs 3] [--num-examples 64] [--without-trl]
 
-Rows are functions of this machine's standard library behind one made-up system prompt: about 250 tokens of prompt and 90 of the
-rest. Each round runs TRL (tuned setting), Luthier with `training.shared_prefix: false` and with `true`, each in a fresh
-process: rank 16, alpha 32, no dropout, all linear layers, batch 16 (TRL: 8), one epoch. Speed is examples a second of
-training; memory is the largest resident size of the whole process. Prints one JSON document.
+Rows are functions of this machine's standard library behind one made-up system prompt: about 250 tokens of prompt and
+90 of the rest. Each round runs TRL (tuned setting), Luthier with `training.shared_prefix: false` and with `true`, each
+in a fresh process: rank 16, alpha 32, no dropout, all linear layers, batch 16 (TRL: 8), one epoch. Speed is
+examples a second of training; memory is the largest resident size of the whole process. Prints one JSON document.
 """
 
 from __future__ import annotations

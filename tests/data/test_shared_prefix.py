@@ -42,7 +42,7 @@ def test_two_prompts_are_two_families_and_strangers_belong_to_none() -> None:
 
 
 def test_a_longer_beginning_of_fewer_is_taken_where_it_saves_more() -> None:
-    """All share 20 tokens, each half 20 or 200 more: 20 * 15 - 100 a step against 2 * (220 * 7 - 100) for the halves."""
+    """All share 20 tokens, halves 20 or 200 more: 20 * 15 - 100 a step against 2 * (220 * 7 - 100) for the halves."""
     header, halves = drawn(20, 0), [drawn(200, 1), drawn(200, 2)]
     rows = [example([*header, *halves[n % 2], n], 220) for n in range(16)]
     assert set(find_families(rows, global_batch_size=16).prefix_tokens.tolist()) == {220}

@@ -71,8 +71,8 @@ def find_families(examples: Sequence[TokenisedExample], *, global_batch_size: in
     Sorted by their tokens, examples that begin alike stand side by side, and the common beginnings of neighbours span a
     tree of nested groups (an LCP interval tree: Abouelhoda, Kurtz & Ohlebusch, 2004, doi:10.1016/S1570-8667(03)00065-0,
     section 2). A group of m of the n examples with P common tokens saves P * (m * global_batch_size / n - 1) tokens a
-    step, and costs a micro-batch of its own (100 tokens' worth); each node of the tree either is one family or leaves it
-    to its parts, whichever saves more. Linear time after sorting.
+    step, and costs a micro-batch of its own (100 tokens' worth); each node of the tree is one family or leaves it to
+    its parts, whichever saves more. Linear time after sorting.
     """
     num = len(examples)
     shareable = [shareable_tokens(e) for e in examples]

@@ -23,8 +23,7 @@ from luthier.service.plans import Prepared, prepare, prepare_again
 from luthier.service.recipes import with_absolute_paths
 
 if TYPE_CHECKING:
-    from luthier.data.batches import StepSchedule
-    from luthier.train.loop import LoopOutcome, ValidationBatch
+    from luthier.train.loop import LoopOutcome
     from luthier.train.model import TrainableModel
 
 _LOCK_SECONDS = 1.0
@@ -157,6 +156,7 @@ def _train(context: Context, run_id: str, prepared: Prepared, warnings: list[str
     """The training itself, with the process made ready for it."""
     import torch
 
+    from luthier.service import schedules
     from luthier.train import memory
     from luthier.train.checkpoint import CheckpointStore
     from luthier.train.loop import train as train_loop
@@ -168,14 +168,14 @@ def _train(context: Context, run_id: str, prepared: Prepared, warnings: list[str
     emit = _recorder(context, run_id, warnings)
     model = TrainableModel.load(plan)
     shares = _shares_prefix(plan, model, emit)
-    schedule = _schedule(prepared, shares_prefix=shares)
+    schedule = schedules.of_training(prepared, shares_prefix=shares)
     _warn_of_the_data(plan, emit)
     with _stop_signals() as stop_requested:
         outcome = train_loop(
             plan,
             model,
             prepared.train.tokenised,
-            _validation_batches(prepared, shares_prefix=shares),
+            schedules.of_validation(prepared, shares_prefix=shares),
             schedule,
             CheckpointStore(context.settings.run_folder(run_id) / "checkpoints", training.keep_checkpoints),
             emit=emit,
@@ -197,40 +197,6 @@ def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], No
     )
     emit(WarningRaised(step=0, code="no_shared_prefix", message=message))
     return False
-
-
-def _schedule(prepared: Prepared, *, shares_prefix: bool) -> StepSchedule:
-    from luthier.data.batches import StepSchedule
-    from luthier.data.shared_prefix import find_families
-
-    training, rows = prepared.plan.training, prepared.train.tokenised
-    return StepSchedule(
-        [e.num_tokens for e in rows],
-        global_batch_size=training.global_batch_size,
-        micro_batch_tokens=training.micro_batch_tokens,
-        order=training.order,
-        seed=training.seed,
-        families=find_families(rows, global_batch_size=training.global_batch_size) if shares_prefix else None,
-    )
-
-
-def _validation_batches(prepared: Prepared, *, shares_prefix: bool) -> list[ValidationBatch]:
-    """The validation split in micro-batches: one step that holds them all, cut as training steps are cut."""
-    from luthier.data.batches import StepSchedule
-    from luthier.data.shared_prefix import find_families
-
-    if prepared.validation is None:
-        return []
-    rows = prepared.validation.tokenised
-    whole = StepSchedule(
-        [e.num_tokens for e in rows],
-        global_batch_size=len(rows),
-        micro_batch_tokens=prepared.plan.training.micro_batch_tokens,
-        order="as_given",
-        seed=0,
-        families=find_families(rows, global_batch_size=len(rows)) if shares_prefix else None,
-    )
-    return [([rows[i] for i in batch], whole.shared_tokens(batch)) for batch in whole.step(0)]
 
 
 def _result(
