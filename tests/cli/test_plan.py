@@ -47,9 +47,7 @@ def test_the_document_has_values_with_sources_and_figures_with_ends(luthier: Lut
 
 
 def test_the_hash_is_the_same_on_whatever_device_and_at_whatever_price(luthier: Luthier, recipe: Path) -> None:
-    hashes = {
-        luthier("plan", recipe, "--json", *more).document["hash"] for more in ((), ("--on", "h100"), ("--spot",))
-    }
+    hashes = {luthier("plan", recipe, "--json", *more).document["hash"] for more in ((), ("--on", "h100"), ("--spot",))}
     assert len(hashes) == 1
 
 
@@ -71,12 +69,6 @@ def test_a_person_reads_memory_time_money_power_people_and_room(luthier: Luthier
         "note: starting a machine",
     ):
         assert words in done.out
-
-
-def test_what_does_not_fit_is_told_with_what_would(luthier: Luthier, recipe: Path) -> None:
-    sizes = ("training.global_batch_size=24", "training.micro_batch_tokens=100000")
-    done = luthier("plan", recipe, "--on", "t4", *(part for size in sizes for part in ("--set", size)))
-    assert "of 16 GiB: fits" in done.out  # a tiny model fits anywhere
 
 
 def test_the_users_prices_are_taken(luthier: Luthier, recipe: Path, tmp_path: Path) -> None:

@@ -19,9 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_memory_chart_names_every_part_and_the_device(tmp_path: Path) -> None:
-    quote = make_quote(
-        run_of, accelerator(24), longest_tokens=1000, num_rows=1, num_tokens=1, prices=load_prices()
-    )
+    quote = make_quote(run_of, accelerator(24), longest_tokens=1000, num_rows=1, num_tokens=1, prices=load_prices())
     path = tmp_path / "memory.svg"
     write_memory_chart(path, quote)
     root = ET.fromstring(path.read_text(encoding="utf-8"))

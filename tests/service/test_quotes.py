@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from luthier.core.cost import Quote
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
 from luthier.data.batches import StepSchedule
@@ -24,6 +26,7 @@ from luthier.service.quotes import (
     workloads_of,
 )
 from luthier.service.recipes import load_recipe
+from luthier.service.training import train
 
 MakeRecipe = Callable[..., Path]
 
@@ -152,3 +155,22 @@ def test_a_machine_that_nobody_knows_is_no_reason_to_fail(
 
     monkeypatch.setattr(devices, "this_machine", refuse)
     assert keep_quote(context, new_id("run"), prepared) == "no prediction: this machine's accelerator 'Abacus'"
+
+
+def test_training_tells_its_quote_first_and_the_report_sets_it_beside_what_came(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    recipe, told = make_recipe(), []
+    outcome = train(
+        context,
+        load_recipe(recipe),
+        base_dir=recipe.parent,
+        show_plan=lambda run_id, plan, quote: told.append((run_id, plan, quote)),
+    )
+    [(run_id, plan, quote)] = told
+    assert isinstance(quote, Quote)
+    assert kept_quote(context, run_id) == quote
+    assert quote.prediction.num_steps == plan.training.num_steps
+    assert plan == outcome.plan
+    document = json.loads(Path(str(outcome.record.report_path)).with_suffix(".json").read_text(encoding="utf-8"))
+    assert document["predicted"] == json.loads(json.dumps(quote.as_json()))
