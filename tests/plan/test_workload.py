@@ -31,6 +31,15 @@ def test_exact_batches_by_hand() -> None:
     assert found.other_peaks == ()
 
 
+def test_a_shared_beginning_is_computed_once() -> None:
+    found = batches_of([[[10, 8, 6], [4]]], learned_fraction=0.25, shared=[[4, 0]])
+    assert found.num_tokens == 28
+    assert found.num_computed == 4 + 3 * 6 + 4
+    assert found.peak_rows == 3
+    assert found.peak_length == 8  # 22 tokens in three rows
+    assert found.length == (22 * 10 + 4 * 4) / 26
+
+
 def test_micro_batches_of_fewer_tokens_in_longer_rows_are_kept_beside_the_largest() -> None:
     found = batches_of([[[5] * 8], [[9] * 4], [[30]], [[8] * 4], [[7] * 3]], learned_fraction=1.0)
     assert (found.peak_rows, found.peak_length) == (8, 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Final, Literal
 
 from luthier.core.cost import Device
@@ -69,22 +70,29 @@ class Batches:
         return self.peak_rows * self.peak_length
 
 
-def batches_of(steps: Iterable[Sequence[Sequence[int]]], *, learned_fraction: float) -> Batches:
+def batches_of(
+    steps: Iterable[Sequence[Sequence[int]]],
+    *,
+    learned_fraction: float,
+    shared: Iterable[Sequence[int]] | None = None,
+) -> Batches:
     """The exact batches of a schedule: for each step its micro-batches, for each of these the lengths of its rows.
 
-    learned_fraction: learned tokens as a share of all tokens. Raises RecipeError where there is no row.
+    learned_fraction: learned tokens as a share of all tokens. shared: for each step and micro-batch the tokens of a
+    common beginning, which is computed once; None where nothing is shared. Raises RecipeError where there is no row.
     """
     tokens = computed = weighted = 0.0
     shapes: set[tuple[int, int]] = set()
     num_steps = num_micro = 0
-    for micro_batches in steps:
+    beginnings = repeat(repeat(0)) if shared is None else shared
+    for micro_batches, prefixes in zip(steps, beginnings, strict=False):
         num_steps += 1
-        for lengths in micro_batches:
+        for lengths, prefix in zip(micro_batches, prefixes, strict=False):
             longest = max(lengths)
-            size = longest * len(lengths)
+            size = prefix + (longest - prefix) * len(lengths)
             num_micro, tokens, computed = num_micro + 1, tokens + sum(lengths), computed + size
             weighted += size * longest
-            shapes.add((len(lengths), longest))
+            shapes.add((len(lengths), math.ceil(size / len(lengths))))
     if not computed:
         raise RecipeError("a schedule without rows", expected="at least one", do="check the training data")
     peak, *others = _largest(shapes)
