@@ -1,0 +1,177 @@
+"""Yes, no or open, by a rule that is fixed before any figure is seen; and the words for it.
+
+no      the chance that it pays is under 50%; or an alternative is worth more in over half of the draws; or the budget
+        is overrun in over half of them
+yes     it pays in at least 90% of the draws, is worth more than each alternative in at least 90%, and keeps the budget
+        in at least 90%
+open    anything between
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from luthier.core.worth import Case
+from luthier.core.worth_result import Answer, Bar, BreakEven, Part, Priced
+from luthier.plan.worth import words
+
+SURE: Final = 0.9
+EVEN: Final = 0.5
+_NUM_PARTS: Final = 2
+
+
+def decide(tuned: Priced, alternatives: Sequence[Priced], within_budget: float | None) -> Answer:
+    """The answer by the rule above."""
+    chances = [tuned.probability_pays, *([] if within_budget is None else [within_budget])]
+    chances += [way.probability_tuned_is_worth_more or 0.0 for way in alternatives]
+    if min(chances) < EVEN:
+        return "no"
+    return "yes" if min(chances) >= SURE else "open"
+
+
+def headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[Priced], within: float | None) -> str:
+    """The answer in one sentence, with the figure that decides."""
+    value = f"{_money(tuned.value.typical, case)} in {_horizon(case)}"
+    if answer == "yes":
+        back = words.months(tuned.payback_months.typical)
+        soon = "at once" if back.startswith("0 ") else f"after {back}"
+        return f"Yes: it is worth {value}, and what was spent is back {soon}."
+    if answer == "open":
+        return f"Not settled: {_doubt(tuned, alternatives, within)}."
+    if case.calls.per_month.high == 0:
+        return "No: there are no calls, so nothing can come back."
+    if tuned.probability_pays < EVEN:
+        return f"No: {_loss(case, tuned)}"
+    if within is not None and within < EVEN:
+        spent, budget = _money(tuned.once.typical, case), case.budget
+        return f"No: it would pay, but costs {spent} before it is in use; the budget is {_budget(budget, case)}."
+    rival = _rival(alternatives)
+    better = _money(rival.value.typical, case)
+    if tuned.value.typical > rival.value.typical:
+        return f"No: {words.MIDDLE[rival.name]} is worth more in over half of the draws."
+    return f"No: it is worth {value}, and {words.MIDDLE[rival.name]} is worth {better}."
+
+
+def reasons(
+    answer: Answer,
+    case: Case,
+    tuned: Priced,
+    alternatives: Sequence[Priced],
+    *,
+    monthly: Sequence[Part],
+    once: Sequence[Part],
+) -> tuple[str, ...]:
+    """Why: what a month brings and costs, what is spent once, how likely it pays, and what plainer ways are worth."""
+    found = [_each_month(case, tuned, monthly), _spent(case, tuned, once)]
+    low, high = (_money(end, case) for end in (tuned.value.low, tuned.value.high))
+    found.append(
+        f"It pays within {_horizon(case)} with a probability of {words.probability(tuned.probability_pays)}; "
+        f"95% of the draws are worth {low} to {high}."
+    )
+    if case.months_until_launch.typical >= case.horizon_months:
+        found.append(
+            f"It is in use after {words.months(case.months_until_launch.typical)}: nothing can come back in "
+            f"{_horizon(case)}."
+        )
+    if tuned.gain.low <= 0 < tuned.gain.high:
+        low, high = words.points(tuned.gain.low), words.points(tuned.gain.high)
+        found.append(f"That it is more accurate at all is not certain: {low} to {high}.")
+    for way in alternatives:
+        chance = words.probability(way.probability_tuned_is_worth_more or 0.0)
+        found.append(
+            f"{_start(words.MIDDLE[way.name])}: worth {_money(way.value.typical, case)}; the tuned model is worth more "
+            f"with a probability of {chance}."
+        )
+    if not alternatives and answer != "no":
+        found.append("No plainer way was priced, so it is held against doing nothing alone.")
+    return tuple(found)
+
+
+def changes(answer: Answer, turning: Sequence[BreakEven], tornado: Sequence[Bar]) -> tuple[str, ...]:
+    """What would have to be different, one thing at a time; of an open answer first what it hangs on most."""
+    found = [one.sentence for one in turning]
+    if answer == "open" and tornado:
+        found.insert(0, f"Know this better first, it moves the value most: {tornado[0].title}.")
+    return tuple(found)
+
+
+def _loss(case: Case, tuned: Priced) -> str:
+    if tuned.per_month.typical <= 0:
+        each = _money(-tuned.per_month.typical, case)
+        lost = "brings nothing" if tuned.per_month.typical == 0 else f"costs {each} more than it brings"
+        return f"each month {lost}, so what is spent never comes back."
+    if tuned.value.typical <= 0:
+        back = words.months(tuned.payback_months.typical)
+        return (
+            f"it takes {back} until what is spent is back, and {_horizon(case)} were asked about; "
+            f"{_money(-tuned.value.typical, case)} are lost by then."
+        )
+    return (
+        f"at typical values it is worth {_money(tuned.value.typical, case)}, but it pays in only "
+        f"{words.probability(tuned.probability_pays)} of the draws."
+    )
+
+
+def _doubt(tuned: Priced, alternatives: Sequence[Priced], within: float | None) -> str:
+    if tuned.probability_pays < SURE:
+        return f"it pays with a probability of {words.probability(tuned.probability_pays)}, and {SURE:.0%} were asked"
+    rival = _rival(alternatives) if alternatives else None
+    chance = rival.probability_tuned_is_worth_more if rival else None
+    if rival is not None and chance is not None and chance < SURE:
+        return (
+            f"it pays, but is worth more than {words.MIDDLE[rival.name]} with a probability of only "
+            f"{words.probability(chance)}"
+        )
+    return f"it pays, but keeps the budget with a probability of only {words.probability(within or 0.0)}"
+
+
+def _rival(alternatives: Sequence[Priced]) -> Priced:
+    return min(alternatives, key=lambda way: way.probability_tuned_is_worth_more or 0.0)
+
+
+def _each_month(case: Case, tuned: Priced, parts: Sequence[Part]) -> str:
+    brings = [part for part in parts if part.amount.typical > 0]
+    costs = [part for part in parts if part.amount.typical < 0]
+    sums = [
+        f"{verb} {' and '.join(_named(part, case) for part in _largest(some))}"
+        for verb, some in (("brings", brings), ("costs", costs))
+        if some
+    ]
+    left = _money(tuned.per_month.typical, case)
+    return f"Each month it {' and '.join(sums) if sums else 'brings and costs nothing'}: {left} are left."
+
+
+def _spent(case: Case, tuned: Priced, parts: Sequence[Part]) -> str:
+    if tuned.once.typical == 0:
+        return "Nothing has to be spent before it is in use."
+    most = [part for part in _largest(parts) if part.amount.typical > 0]
+    named = " and ".join(_named(part, case) for part in most)
+    return f"Before it is in use {_money(tuned.once.typical, case)} are spent, most of it for {named}."
+
+
+def _largest(parts: Sequence[Part]) -> list[Part]:
+    return sorted(parts, key=lambda part: -abs(part.amount.typical))[:_NUM_PARTS]
+
+
+def _named(part: Part, case: Case) -> str:
+    title = part.title
+    if part.name == "serving":
+        title = "cheaper serving" if part.amount.typical > 0 else "dearer serving"
+    return f"{title} ({_money(abs(part.amount.typical), case)})"
+
+
+def _money(value: float, case: Case) -> str:
+    return words.money(value, case.currency)
+
+
+def _budget(budget: object, case: Case) -> str:
+    return _money(getattr(budget, "typical", 0.0), case)
+
+
+def _horizon(case: Case) -> str:
+    return words.months(float(case.horizon_months))
+
+
+def _start(text: str) -> str:
+    return text[:1].upper() + text[1:]
