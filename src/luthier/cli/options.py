@@ -19,6 +19,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Set one value of the recipe, as training.epochs=3. Repeatable.", metavar="KEY=VALUE"),
 ]
+PricesOption = Annotated[
+    Path | None,
+    typer.Option("--prices", help="Your own prices, in the form that docs/cost.md shows.", metavar="FILE"),
+]
 MappingOption = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),
