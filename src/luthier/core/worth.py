@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from luthier.core.cost import Market
 from luthier.core.frozen import Frozen
 
-Market = Literal["on_demand", "spot"]
 JudgedAs = Literal["base", "few_shot"]
 AlternativeName = Literal["better_prompt", "few_shot", "bigger_model"]
 
@@ -28,7 +28,7 @@ class Range(Frozen):
     least: ClassVar[float] = -math.inf
     most: ClassVar[float] = math.inf
     may_be_least: ClassVar[bool] = True
-    _FORM: ClassVar[str] = "a number, or low, typical and high"
+    form: ClassVar[str] = "a number, or low, typical and high"
 
     @classmethod
     def exactly(cls, value: float) -> Self:
@@ -46,7 +46,7 @@ class Range(Frozen):
         if isinstance(given, cls | dict):
             return given
         if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
-            raise PydanticCustomError("range", "{form}", {"form": cls._FORM})
+            raise PydanticCustomError("range", "{form}", {"form": cls.form})
         return {"low": float(given), "typical": float(given), "high": float(given)}
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from luthier.core.frozen import Frozen
 from luthier.core.worth import Case, MeasuredGains
 
 Answer = Literal["yes", "no", "open"]
-Kind = Literal["money", "share", "number"]
+Kind = Literal["money", "share", "gain", "number"]
 
 
 class Spread(Frozen):

@@ -115,7 +115,9 @@ def _loss(case: Case, tuned: Priced) -> str:
 
 def _doubt(tuned: Priced, alternatives: Sequence[Priced], within: float | None) -> str:
     if tuned.probability_pays < SURE:
-        return f"it pays with a probability of {words.probability(tuned.probability_pays)}, and {SURE:.0%} were asked"
+        return (
+            f"it pays with a probability of {words.probability(tuned.probability_pays)}, where {SURE:.0%} is asked for"
+        )
     rival = _rival(alternatives) if alternatives else None
     chance = rival.probability_tuned_is_worth_more if rival else None
     if rival is not None and chance is not None and chance < SURE:

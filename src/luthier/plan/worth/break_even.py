@@ -60,7 +60,7 @@ def break_evens(economy: Economy, values: Values, months: float) -> tuple[BreakE
     ahead = float(flow.value(months)) - target
     most = float(flow.spent) + ahead
     found = [
-        _one("gain", "accuracy gain", "share", float(flow.gain), None if np.isnan(gain) else gain, True, against),
+        _one("gain", "accuracy gain", "gain", float(flow.gain), None if np.isnan(gain) else gain, True, against),
         _moved(CALLS, "calls a month", "number", values, advantage(CALLS), against),
         _moved(VALUE, "value of one more correct answer", "money", values, advantage(VALUE), against),
         _one("once", "what is spent once", "money", float(flow.spent), most if most >= 0 else None, False, against),
@@ -107,7 +107,7 @@ def _one(
 
 def _sentence(found: BreakEven, currency: str) -> str:
     """`An accuracy gain of at least +8.3 points (now +3 points).`"""
-    now = words.points(found.now) if found.name == "gain" else words.of_kind(found.now, found.kind, currency)
+    now = words.of_kind(found.now, found.kind, currency)
     if found.needed is None:
         nothing = {
             "gain": "No accuracy gain would do it: more correct answers are worth nothing here.",
@@ -117,9 +117,8 @@ def _sentence(found: BreakEven, currency: str) -> str:
         }
         return nothing[found.name]
     if found.name == "gain":
-        needed = words.points(found.needed)
         beyond = " That is more than there is to gain." if found.needed > 1 else ""
-        return f"An accuracy gain of at least {needed} (now {now}).{beyond}"
+        return f"An accuracy gain of at least {words.points(found.needed)} (now {now}).{beyond}"
     needed = words.of_kind(found.needed, found.kind, currency)
     bound = "at least" if found.at_least else "at most"
     openings = {

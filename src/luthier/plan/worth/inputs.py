@@ -112,11 +112,13 @@ def _title(title: str, key: str) -> str:
 
 
 def _kind(value: Range) -> Kind:
-    return "money" if isinstance(value, Money) else "share" if isinstance(value, Share | Gain) else "number"
+    if isinstance(value, Money):
+        return "money"
+    return "gain" if isinstance(value, Gain) else "share" if isinstance(value, Share) else "number"
 
 
 def _measured(key: str, title: str, found: Measured, measured: MeasuredGains) -> Input:
-    kind: Kind = "share" if measured.is_share_of_correct else "number"
+    kind: Kind = "gain" if measured.is_share_of_correct else "number"
     # The interval of a bootstrap need not hold the value itself.
     ends = Range(low=min(found.low, found.value), typical=found.value, high=max(found.high, found.value))
     return Input(key, title, kind, ends, is_measured=True)

@@ -184,7 +184,11 @@ def _months(exact: Flow, drawn: Flow, case: Case) -> tuple[Month, ...]:
 
 
 def _histogram(values: Array) -> Histogram:
-    counts, edges = np.histogram(values, bins=_NUM_BINS)
+    low, high = float(values.min()), float(values.max())
+    step = (high - low) / _NUM_BINS
+    # Where some draws pay and others do not, 0 is an edge: no bin holds both kinds.
+    around_zero = step * np.arange(math.floor(low / step), math.ceil(high / step) + 1) if low < 0 < high else None
+    counts, edges = np.histogram(values, bins=_NUM_BINS if around_zero is None else around_zero)
     return Histogram(edges=tuple(float(edge) for edge in edges), counts=tuple(int(count) for count in counts))
 
 

@@ -59,4 +59,12 @@ def months(value: float | None) -> str:
 
 def of_kind(value: float, kind: Kind, currency: str) -> str:
     """A figure as its kind is written."""
-    return {"money": money(value, currency), "share": share(value), "number": three_digits(value)}[kind]
+    match kind:
+        case "money":
+            return money(value, currency)
+        case "share":
+            return share(value)
+        case "gain":
+            return points(value)
+        case "number":
+            return three_digits(value)
