@@ -14,7 +14,7 @@ from luthier.cli.options import HomeOption, JsonOption, PricesOption, SetOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.cost import Bill, Option
+    from luthier.core.cost import Option, Quote
     from luthier.core.plan import Plan
 
 
@@ -41,11 +41,11 @@ def plan(
 ) -> Answer:
     """Read and check all rows, and print the complete plan: every value, where it comes from, and why.
 
-    Below it the bill: memory, time, money and energy, each with the range in which it is expected to lie.
+    Below it the quote: memory, time, money and energy, each with the range in which it is expected to lie.
     """
     from luthier.core.cost import Market
     from luthier.plan.prices import load_prices
-    from luthier.service import bills
+    from luthier.service import quotes
     from luthier.service.plans import prepare
     from luthier.service.recipes import load_recipe
 
@@ -57,16 +57,16 @@ def plan(
     market: Market = "spot" if is_spot else "on_demand"
     table, asked = load_prices(prices), load_recipe(recipe, overrides or ())
     for name in names:
-        table.usd_per_hour(bills.device_for(name).name, market=market)
+        table.usd_per_hour(quotes.device_for(name).name, market=market)
     options: tuple[Option, ...] = ()
     with open_context(home) as context:
         prepared = prepare(context, asked, base_dir=recipe.absolute().parent)
         if is_compared:
-            options = bills.compare_options(
+            options = quotes.compare_options(
                 context, prepared, on=names, prices=table, market=market, is_probed=is_probed
             )
             is_probed = False
-        bill = bills.bill_of(
+        quote = quotes.quote_of(
             context,
             prepared,
             on=names[0] if names else None,
@@ -75,13 +75,13 @@ def plan(
             is_probed=is_probed,
         )
     if chart is not None:
-        _draw(chart, bill, options)
+        _draw(chart, quote, options)
     made = prepared.plan
-    document: dict[str, Any] = {"hash": made.hash, "values": made.values(), "predicted": bill.as_json()}
+    document: dict[str, Any] = {"hash": made.hash, "values": made.values(), "predicted": quote.as_json()}
     if is_compared:
         document["comparison"] = [option.as_json() for option in options]
     document["plan"] = made.model_dump(mode="json")
-    return Answer(as_json, document, lambda console: _show(console, made, bill, options, chart))
+    return Answer(as_json, document, lambda console: _show(console, made, quote, options, chart))
 
 
 def _names(on: list[str] | None, is_compared: bool) -> list[str]:
@@ -97,23 +97,23 @@ def _names(on: list[str] | None, is_compared: bool) -> list[str]:
     return names
 
 
-def _draw(path: Path, bill: Bill, options: tuple[Option, ...]) -> None:
-    from luthier.plan.bill_chart import write_memory_chart, write_options_chart
+def _draw(path: Path, quote: Quote, options: tuple[Option, ...]) -> None:
+    from luthier.plan.quote_chart import write_memory_chart, write_options_chart
 
     if options:
         write_options_chart(path, options)
     else:
-        write_memory_chart(path, bill)
+        write_memory_chart(path, quote)
 
 
-def _show(console: Console, made: Plan, bill: Bill, options: tuple[Option, ...], chart: Path | None) -> None:
-    from luthier.cli.bill_text import show_bill, show_options
+def _show(console: Console, made: Plan, quote: Quote, options: tuple[Option, ...], chart: Path | None) -> None:
+    from luthier.cli.quote_text import show_options, show_quote
 
     if options:
         show_options(console, options)
     else:
         _show_values(console, made)
-        show_bill(console, bill)
+        show_quote(console, quote)
     if chart is not None:
         console.print(f"chart {chart}", soft_wrap=True)
     console.print(f"plan {made.hash}", soft_wrap=True)

@@ -233,7 +233,7 @@ class Option(Frozen):
         return {"method": self.method, "needs": self.needs} | figures | {"fits": self.fits}
 
 
-class Bill(Frozen):
+class Quote(Frozen):
     """All that one run is expected to cost on one device, before it is run.
 
     hours_by_part: of steps, validations and checkpoints. usd_per_hour: of one device, with the origin and the date of

@@ -21,9 +21,11 @@ from luthier.core.recipe import Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult
 from luthier.service.context import Context
 from luthier.service.plans import Prepared, prepare, prepare_again
+from luthier.service.quotes import keep_quote
 from luthier.service.recipes import with_absolute_paths
 
 if TYPE_CHECKING:
+    from luthier.core.cost import Quote
     from luthier.train.loop import LoopOutcome
     from luthier.train.model import TrainableModel
 
@@ -59,14 +61,15 @@ class TrainOutcome:
         return document
 
 
-ShowPlan = Callable[[str, Plan], None]
+ShowPlan = Callable[[str, Plan, "Quote | str"], None]
 
 
 def train(context: Context, recipe: Recipe, *, base_dir: Path, show_plan: ShowPlan | None = None) -> TrainOutcome:
     """Train a recipe from its start.
 
-    Relative paths in the recipe count from `base_dir`. show_plan: called with run id and plan before anything
-    is trained. SIGTERM and SIGINT end the run as `paused`, with a checkpoint.
+    Relative paths in the recipe count from `base_dir`. show_plan: called before anything is trained, with run id, plan,
+    and what it is predicted to take (or why that is not known). SIGTERM and SIGINT end the run as `paused`, with a
+    checkpoint.
     Raises what `service.plans.prepare` raises before anything is trained; then DivergedError, StorageFullError.
     """
     prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path())
@@ -83,8 +86,9 @@ def train(context: Context, recipe: Recipe, *, base_dir: Path, show_plan: ShowPl
     )
     with _held(context, run_id):
         context.runs.create(record, prepared.plan)
+        quote = keep_quote(context, run_id, prepared)
         if show_plan is not None:
-            show_plan(run_id, prepared.plan)
+            show_plan(run_id, prepared.plan, quote)
         return _carry_out(context, run_id, prepared)
 
 

@@ -1,17 +1,17 @@
-"""The bill of a run on one device: the prediction, its price, people's work, what fits, and what would make it fit."""
+"""The quote of a run on one device: the prediction, its price, people's work, what fits, and what would make it fit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.core.cost import Bill, Device, Market, Prediction, PriceTable
+from luthier.core.cost import Device, Market, Prediction, PriceTable, Quote
 from luthier.plan.calibration import Calibration
 from luthier.plan.changes import WorkloadOn, cheapest_changes, words_of
 from luthier.plan.fit import made_to_fit, room
 from luthier.plan.predict import hours_by_part, predict
 
 
-def make_bill(
+def make_quote(
     workload_on: WorkloadOn,
     device: Device,
     *,
@@ -24,7 +24,7 @@ def make_bill(
     calibration: Calibration | None = None,
     takes_what_fits: bool = False,
     notes: Sequence[str] = (),
-) -> Bill:
+) -> Quote:
     """All that a run is expected to cost on a device.
 
     num_rows: of all splits, for people's work. num_tokens: that training reads. other_devices: where else it might run.
@@ -49,7 +49,7 @@ def make_bill(
             notes = (*notes, f"does not fit as it is: predicted with {words_of(way)}")
     made = predict(workload, device, calibration=calibration, usd_per_hour=price)
     entry = prices.devices[device.name]
-    return Bill(
+    return Quote(
         prediction=_with_notes(made, notes),
         hours_by_part=hours_by_part(workload, made.step_seconds),
         market=market,

@@ -1,13 +1,12 @@
-"""Use case: the bill of a recipe before it is run, on this machine or on any device of the table."""
+"""Use case: the quote of a recipe before it is run, on this machine or on any device of the table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.cost import Bill, Device, Market, Option, PriceTable
-from luthier.core.errors import LuthierError, RequestError
+from luthier.core.cost import Device, Market, Option, PriceTable, Quote
+from luthier.core.errors import RequestError
 from luthier.service.context import Context
 from luthier.service.plans import Prepared
 
@@ -16,10 +15,10 @@ if TYPE_CHECKING:
     from luthier.plan.workload import Batches, Workload
 
 _MOST_STEPS_LOOKED_AT = 2000
-BILL_NAME = "bill.json"
+QUOTE_NAME = "quote.json"
 
 
-def bill_of(
+def quote_of(
     context: Context,
     prepared: Prepared,
     *,
@@ -27,7 +26,7 @@ def bill_of(
     prices: PriceTable | None = None,
     market: Market = "on_demand",
     is_probed: bool = False,
-) -> Bill:
+) -> Quote:
     """What a prepared recipe comes to.
 
     on: `cpu` or NAME[:COUNT]; None is this machine. prices: None takes the table that is shipped. is_probed: run a few
@@ -36,9 +35,9 @@ def bill_of(
     Raises RequestError for an unknown device, a device without a price, more devices than a step has rows, and a probe
     of another device; WorkError where a probe fails.
     """
-    from luthier.plan.bill import make_bill
     from luthier.plan.devices import alternatives_to
     from luthier.plan.prices import load_prices
+    from luthier.plan.quote import make_quote
 
     device, notes = device_for(on), list[str]()
     if is_probed and not _is_here(device):
@@ -46,7 +45,7 @@ def bill_of(
     calibration = _calibration(context, prepared, device, is_probed, notes.append)
     data = prepared.plan.data
     splits = (data.train, data.validation, data.held_out)
-    return make_bill(
+    return make_quote(
         workloads_of(prepared),
         device,
         longest_tokens=max(row.num_tokens for row in prepared.train.tokenised),
@@ -148,28 +147,29 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
     return batches_of(steps, learned_fraction=learned)
 
 
-def write_bill(folder: Path, bill: Bill) -> None:
-    """Keep the bill beside a run, so that its report can show what was predicted. Raises StorageFullError."""
+def keep_quote(context: Context, run_id: str, prepared: Prepared) -> Quote | str:
+    """The quote of a run on this machine, kept in its folder for the report; or why there is none.
+
+    A run must not fail of its quote: a device that the table lacks has none. Raises StorageFullError.
+    """
     from luthier.reporting.page import replace_text
 
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / BILL_NAME, bill.model_dump_json(indent=1) + "\n")
-
-
-def read_bill(folder: Path) -> Bill | None:
-    """The bill that was kept beside a run; None where there is none that can be read."""
     try:
-        return Bill.model_validate_json((folder / BILL_NAME).read_bytes())
+        quote = quote_of(context, prepared)
+    except RequestError as error:
+        return f"no prediction: {error.came}"
+    folder = context.settings.run_folder(run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / QUOTE_NAME, quote.model_dump_json(indent=1) + "\n")
+    return quote
+
+
+def kept_quote(context: Context, run_id: str) -> Quote | None:
+    """The quote that was kept for a run; None where there is none that can be read."""
+    try:
+        return Quote.model_validate_json((context.settings.run_folder(run_id) / QUOTE_NAME).read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def bill_or_reason(context: Context, prepared: Prepared) -> Bill | str:
-    """The bill on this machine, or in one line why there is none: a run must not fail of it."""
-    try:
-        return bill_of(context, prepared)
-    except LuthierError as error:
-        return f"no bill: {error.came}"
 
 
 def _micro_batch_tokens(prepared: Prepared, device: Device) -> int:
