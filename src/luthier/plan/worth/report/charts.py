@@ -52,7 +52,8 @@ def tornado_chart(result: WorthResult) -> Chart:
         rest = f" The {len(bars)} widest of {len(result.tornado)} are drawn." if len(result.tornado) > len(bars) else ""
         text = (
             f"What matters most is {most.title}: between its low and its high the value goes from {low} to {high}, all "
-            f"else typical. Grey: the input at its low; coloured: at its high. The line stands at {words.money(typical, currency)}, all typical.{rest}"
+            f"else typical. Grey: the input at its low; coloured: at its high. The line stands at "
+            f"{words.money(typical, currency)}, all typical.{rest}"
         )
         svg = inline_svg(figure, name="chart-tornado", title="What it hangs on", description=text)
     return Chart("What it hangs on", text, svg)
