@@ -47,9 +47,9 @@ def quoted(record: RunRecord, events: Sequence[Event], quote: Quote | None) -> Q
     an_hour = quote.usd_per_hour.value * made.device.num_devices
     usd = (result.seconds + validating) / 3600 * an_hour if result is not None else None
     rows = [
-        _row("A step", made.step_seconds, _of(result, "seconds_per_step"), figures.duration),
-        _row("All steps", parts["steps"].times(3600), _of(result, "seconds"), figures.duration, stopped),
-        _row("Validations", parts["validations"].times(3600), validating, figures.duration, stopped),
+        _row("A step", made.step_seconds, _of(result, "seconds_per_step"), _time),
+        _row("All steps", parts["steps"].times(3600), _of(result, "seconds"), _time, stopped),
+        _row("Validations", parts["validations"].times(3600), validating if result else None, _time, stopped),
         _row("Tokens a second", made.tokens_per_second, _of(result, "tokens_per_second"), figures.speed),
         _row("Peak memory", made.peak_memory.total_bytes, _of(result, "peak_memory_bytes"), _size),
     ]
@@ -86,6 +86,10 @@ def _row(
         measured=NOT_MEASURED if measured is None else form(measured),
         where=where,
     )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 1 else figures.duration(seconds)
 
 
 def _size(num_bytes: float) -> str:
