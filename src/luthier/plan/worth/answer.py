@@ -114,18 +114,15 @@ def _loss(case: Case, tuned: Priced) -> str:
 
 
 def _doubt(tuned: Priced, alternatives: Sequence[Priced], within: float | None) -> str:
-    if tuned.probability_pays < SURE:
-        return (
-            f"it pays with a probability of {words.probability(tuned.probability_pays)}, where {SURE:.0%} is asked for"
-        )
-    rival = _rival(alternatives) if alternatives else None
-    chance = rival.probability_tuned_is_worth_more if rival else None
-    if rival is not None and chance is not None and chance < SURE:
-        return (
-            f"it pays, but is worth more than {words.MIDDLE[rival.name]} with a probability of only "
-            f"{words.probability(chance)}"
-        )
-    return f"it pays, but keeps the budget with a probability of only {words.probability(within or 0.0)}"
+    """The least sure of the things that a yes needs."""
+    asked = f"where {SURE:.0%} is asked for"
+    doubts = [(tuned.probability_pays, "it pays")]
+    for way in alternatives:
+        doubts.append((way.probability_tuned_is_worth_more or 0.0, f"it is worth more than {words.MIDDLE[way.name]}"))
+    if within is not None:
+        doubts.append((within, "it keeps the budget"))
+    chance, what = min(doubts)
+    return f"{what} with a probability of {words.probability(chance)}, {asked}"
 
 
 def _rival(alternatives: Sequence[Priced]) -> Priced:

@@ -87,7 +87,7 @@ def test_answer_first_then_pictures_ways_money_inputs_and_limits(result: WorthRe
         "Money over time",
         "How the draws fall",
         "Plainer ways, priced beside it",
-        "Doing nothing",
+        "Tuned worth more",
         "Not priced",
         "Where the money goes",
         "Every input",
