@@ -132,13 +132,9 @@ def _rival(alternatives: Sequence[Priced]) -> Priced:
 def _each_month(case: Case, tuned: Priced, parts: Sequence[Part]) -> str:
     brings = [part for part in parts if part.amount.typical > 0]
     costs = [part for part in parts if part.amount.typical < 0]
-    sums = [
-        f"{verb} {' and '.join(_named(part, case) for part in _largest(some))}"
-        for verb, some in (("brings", brings), ("costs", costs))
-        if some
-    ]
+    sums = [f"{verb} {_listed(some, case)}" for verb, some in (("brings", brings), ("costs", costs)) if some]
     left = _money(tuned.per_month.typical, case)
-    return f"Each month it {' and '.join(sums) if sums else 'brings and costs nothing'}: {left} are left."
+    return f"Each month it {', and it '.join(sums) if sums else 'brings and costs nothing'}: {left} are left."
 
 
 def _spent(case: Case, tuned: Priced, parts: Sequence[Part]) -> str:
@@ -151,6 +147,15 @@ def _spent(case: Case, tuned: Priced, parts: Sequence[Part]) -> str:
 
 def _largest(parts: Sequence[Part]) -> list[Part]:
     return sorted(parts, key=lambda part: -abs(part.amount.typical))[:_NUM_PARTS]
+
+
+def _listed(parts: Sequence[Part], case: Case) -> str:
+    """The largest parts with their sums, and the sum of the others, so that a reader can add them up."""
+    shown = _largest(parts)
+    others = sum(abs(part.amount.typical) for part in parts if part not in shown)
+    rest = [f"other things ({_money(others, case)})"] if others else []
+    *first, last = [*(_named(part, case) for part in shown), *rest]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _named(part: Part, case: Case) -> str:
