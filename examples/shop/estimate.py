@@ -80,9 +80,8 @@ def _product(name: str, amount: Range, price: Range, how: str) -> Line:
     return Line(name, low, typical, high, how)
 
 
-def report() -> Iterator[str]:
+def report(found: Quote) -> Iterator[str]:
     """The whole comparison, line by line."""
-    found = quote()
     prediction = found.prediction
     hours, rate = prediction.hours, load_prices().usd_per_hour(DEVICE)
     yield from shape_lines()
@@ -106,4 +105,4 @@ def report() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(report()))
+    print("\n".join(report(quote())))

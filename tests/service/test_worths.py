@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.cost import Estimate
-from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, Metric, SystemResult, Verdict
 from luthier.plan.prices import load_prices
 from luthier.service.context import Context
@@ -29,11 +29,6 @@ training: {device: a100-80g, hours: 2, num_devices: 4}
 alternatives: {few_shot: {extra_prompt_tokens: 400}}
 """
 ASSUMED = CASE.replace("tuned: {", "tuned: {gain: 0.1, ").replace("few_shot: {", "few_shot: {gain: 0.02, ")
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Context:
-    return Context.open(tmp_path / "home")
 
 
 @pytest.fixture
@@ -246,3 +241,40 @@ def test_the_page_never_goes_over_the_case(context: Context, write: Any, tmp_pat
     assert found.report is not None
     assert found.as_json()["report"] == str(found.report)
     assert found.report.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_the_tokens_of_the_examples_are_those_that_the_models_own_template_writes(
+    context: Context, write: Any, make_recipe: Any, tiny_model: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    from luthier.evaluate.few_shot import choose_shots
+    from luthier.service.plans import prepare_again
+    from luthier.service.recipes import load_recipe
+    from luthier.service.training import train
+
+    recipe = make_recipe()
+    done = train(context, load_recipe(recipe), base_dir=recipe.parent)
+    text = CASE.replace("alternatives: {few_shot: {extra_prompt_tokens: 400}}\n", "verdict: {metric: exact_match}\n")
+    found = weigh(context, write(text), verdict=done.record.run_id).result
+    assert found.measured is not None
+    prepared = prepare_again(context, done.plan)
+    assert prepared.held_out is not None
+    shots = choose_shots(prepared.train.examples, 2, done.plan.training.seed, held_out=prepared.held_out.examples)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+
+    def count(messages: list[dict[str, str | None]]) -> int:
+        return len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+
+    def turns(example: Any) -> list[dict[str, str | None]]:
+        return [{"role": m.role, "content": m.content} for m in example.conversation.messages]
+
+    shown = [turn for shot in shots for turn in turns(shot)]
+    added = [count([*shown, *turns(row)]) - count(turns(row)) for row in prepared.held_out.examples]
+    assert found.measured.shot_tokens == pytest.approx(sum(added) / len(added))
+    assert found.alternatives[0].name == "few_shot"
+
+    (recipe.parent / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    with pytest.raises(ConflictError, match="cannot be found again") as caught:
+        weigh(context, write(text), verdict=done.record.run_id)
+    assert "alternatives.few_shot.extra_prompt_tokens" in caught.value.do
