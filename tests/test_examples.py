@@ -50,10 +50,11 @@ def test_a_recipe_of_a_worked_case_loads(name: str) -> None:
     assert load_recipe(EXAMPLES / name / "recipe.yaml").base_model in catalog.entries()
 
 
-def test_the_measured_case_of_the_law_firm_needs_a_verdict(context: Context) -> None:
-    assert load_case(EXAMPLES / "law_firm" / "case_measured.yaml").tuned.gain is None
+@pytest.mark.parametrize("name", ["shop", "law_firm"])
+def test_a_measured_case_needs_a_verdict(context: Context, name: str) -> None:
+    assert load_case(EXAMPLES / name / "case_measured.yaml").tuned.gain is None
     with pytest.raises(RequestError, match="no gain of the tuned model is given"):
-        weigh(context, EXAMPLES / "law_firm" / "case_measured.yaml")
+        weigh(context, EXAMPLES / name / "case_measured.yaml")
 
 
 def test_the_shops_estimate_stands_beside_the_guides_figures() -> None:
@@ -123,3 +124,19 @@ def test_the_law_firms_documents_go_all_the_way_to_a_preview(
     learned = "".join(span.text for span in row.spans if span.learned)
     assert sides["train"][0]["completion"] in learned
     assert sides["train"][0]["prompt"] not in learned
+
+
+def test_the_case_of_the_reference_page_has_an_answer(context: Context, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "worth.md").read_text(encoding="utf-8")
+    (tmp_path / "case.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    assert weigh(context, tmp_path / "case.yaml").result.answer in ("yes", "no", "open")
+
+
+def test_every_key_of_a_case_is_on_the_reference_page() -> None:
+    from luthier.core.worth import Case
+    from luthier.service.recipe_problems import known_keys
+
+    page = (ROOT / "docs" / "worth.md").read_text(encoding="utf-8")
+    for key in known_keys(Case):
+        name = key.rpartition(".")[2]
+        assert name in ("low", "typical", "high") or f"`{name}`" in page, f"docs/worth.md does not name {key}"
