@@ -44,8 +44,8 @@ def headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[P
     if tuned.probability_pays < EVEN:
         return f"No: {_loss(case, tuned)}"
     if within is not None and within < EVEN:
-        spent, budget = _money(tuned.once.typical, case), case.budget
-        return f"No: it would pay, but costs {spent} before it is in use; the budget is {_budget(budget, case)}."
+        spent, budget = _money(tuned.once.typical, case), _money(case.budget.typical if case.budget else 0.0, case)
+        return f"No: it would pay, but costs {spent} before it is in use; the budget is {budget}."
     rival = _rival(alternatives)
     better = _money(rival.value.typical, case)
     if tuned.value.typical > rival.value.typical:
@@ -167,10 +167,6 @@ def _named(part: Part, case: Case) -> str:
 
 def _money(value: float, case: Case) -> str:
     return words.money(value, case.currency)
-
-
-def _budget(budget: object, case: Case) -> str:
-    return _money(getattr(budget, "typical", 0.0), case)
 
 
 def _horizon(case: Case) -> str:
