@@ -133,8 +133,9 @@ def _each_month(case: Case, tuned: Priced, parts: Sequence[Part]) -> str:
     brings = [part for part in parts if part.amount.typical > 0]
     costs = [part for part in parts if part.amount.typical < 0]
     sums = [f"{verb} {_listed(some, case)}" for verb, some in (("brings", brings), ("costs", costs)) if some]
-    left = _money(tuned.per_month.typical, case)
-    return f"Each month it {', and it '.join(sums) if sums else 'brings and costs nothing'}: {left} are left."
+    left = _money(abs(tuned.per_month.typical), case)
+    end = "are left" if tuned.per_month.typical >= 0 else "are lost"
+    return f"Each month it {', and it '.join(sums) if sums else 'brings and costs nothing'}: {left} {end}."
 
 
 def _spent(case: Case, tuned: Priced, parts: Sequence[Part]) -> str:
@@ -159,9 +160,9 @@ def _listed(parts: Sequence[Part], case: Case) -> str:
 
 
 def _named(part: Part, case: Case) -> str:
-    title = part.title
-    if part.name == "serving":
-        title = "cheaper serving" if part.amount.typical > 0 else "dearer serving"
+    signed = {"serving": ("cheaper serving", "dearer serving"), "answers": (part.title, "fewer correct answers")}
+    better, worse = signed.get(part.name, (part.title, part.title))
+    title = better if part.amount.typical > 0 else worse
     return f"{title} ({_money(abs(part.amount.typical), case)})"
 
 
