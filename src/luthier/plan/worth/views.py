@@ -55,7 +55,11 @@ def key_figures(result: WorthResult) -> list[Fact]:
     return [
         Fact(f"Worth in {horizon}", words.money(tuned.value.typical, currency), _money_interval(tuned.value, currency)),
         Fact("Paid back after", words.months(tuned.payback_months.typical), _months_interval(tuned.payback_months)),
-        Fact("Break-even accuracy gain", _gain(result.break_even_gain.typical), f"to match doing nothing; {now} in this case"),
+        Fact(
+            "Break-even accuracy gain",
+            _gain(result.break_even_gain.typical),
+            f"to match doing nothing; {now} in this case",
+        ),
         Fact("Pays with a probability of", words.probability(tuned.probability_pays), f"{result.num_draws:,} draws"),
     ]
 
