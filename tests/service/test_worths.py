@@ -224,7 +224,7 @@ def test_points_of_another_metric_count_by_what_the_case_says(context: Context, 
     save(context, evaluation(metric="rouge_l"))
     found = weigh(context, write(CASE + "verdict: {correct_per_point: 0.5}\n"), verdict=RUN_ID).result
     assert found.tuned.gain.typical == pytest.approx(0.06)
-    assert any("one point more of it is 0.5 more correct answers" in note for note in found.notes)
+    assert any("where it rises by 1, 0.5 more of the answers" in note for note in found.notes)
 
 
 def test_a_run_that_was_never_judged(context: Context, write: Any) -> None:

@@ -26,8 +26,8 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
     if case.verdict.correct_per_point is not None:
         point = case.verdict.correct_per_point.typical
         yield (
-            f"{measured.metric_title} is no share of correct answers: by the case, one point more of it is "
-            f"{point:g} more correct answers a call."
+            f"{measured.metric_title} is no share of correct answers: by the case, where it rises by 1, {point:g} more "
+            f"of the answers are correct."
         )
     yield from measured.notes
 
