@@ -28,6 +28,8 @@ from luthier.service.quotes import (
 from luthier.service.recipes import load_recipe
 from luthier.service.training import train
 
+from .conftest import chat_row, write_rows
+
 MakeRecipe = Callable[..., Path]
 
 
@@ -40,7 +42,8 @@ def ready(context: Context, recipe: Path, *overrides: str) -> Prepared:
     return prepare(context, load_recipe(recipe, overrides), base_dir=recipe.parent)
 
 
-def test_batches_are_those_that_training_takes(prepared: Prepared) -> None:
+def test_batches_are_those_that_training_takes(context: Context, make_recipe: MakeRecipe) -> None:
+    prepared = ready(context, make_recipe(), "training.shared_prefix=false")
     rows = prepared.train.tokenised
     schedule = StepSchedule(
         [row.num_tokens for row in rows], global_batch_size=8, micro_batch_tokens=100, order="by_length", seed=0
@@ -52,6 +55,23 @@ def test_batches_are_those_that_training_takes(prepared: Prepared) -> None:
     assert found.num_micro_batches == len(padded) / len(steps)
     assert found.num_computed == sum(padded) / len(steps)
     assert found.peak_tokens == max(padded) <= 100
+
+
+def test_a_beginning_that_is_shared_is_computed_once_in_each_micro_batch(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe()
+    system = {"role": "system", "content": "Count on by one. Answer in one sentence, and with nothing else."}
+    rows = [{"messages": [system, *chat_row(number)["messages"]]} for number in range(40)]
+    write_rows(recipe.parent / "train.jsonl", rows)
+    plain, shared = (
+        exact_batches(ready(context, recipe, f"training.shared_prefix={word}"), micro_batch_tokens=100_000)
+        for word in ("false", "true")
+    )
+    assert plain.num_tokens == shared.num_tokens
+    saved = (plain.num_computed - shared.num_computed) / 7  # eight rows a step, the beginning once in place of eight
+    assert saved >= 16
+    assert saved == pytest.approx(round(saved))
 
 
 def test_devices_share_the_rows_of_a_step(prepared: Prepared) -> None:
