@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
@@ -112,16 +113,18 @@ class Plan(Frozen):
     objective: ObjectivePlan
     training: TrainingPlan
     evaluation: EvaluationPlan
+    budget: BudgetPlan | None = None
     sources: dict[str, ValueSource]
 
     @property
     def hash(self) -> str:
-        """SHA-256 over what decides the outcome: not reasons, not the recipe's wording, not where files lie.
+        """SHA-256 over what decides the outcome: not reasons, not the recipe's wording, not where files lie, not
+        the budget, which changes when a run stops and not what it trains.
 
         Files are in it by their digests.
         """
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
-        excluded: Any = {"sources": True, "recipe": True, "base_model": {"path", "name"}, "data": splits}
+        excluded: Any = {"sources": True, "recipe": True, "budget": True, "base_model": {"path", "name"}, "data": splits}
         return sha256_document(self.model_dump(mode="json", exclude=excluded))
 
     def values(self) -> list[dict[str, Any]]:

@@ -88,6 +88,15 @@ class EvaluationRecipe(Frozen):
     max_samples: Annotated[int, Field(ge=1)] | None = None
 
 
+class BudgetRecipe(Frozen):
+    """What the run may cost at most; at the first cap that is met it pauses, with a checkpoint to go on from."""
+
+    hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    energy_kwh: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
 class Recipe(Frozen):
     """The whole of what was asked. Paths are relative to the recipe file until they are resolved."""
 
@@ -97,3 +106,4 @@ class Recipe(Frozen):
     objective: ObjectiveRecipe | None = None
     training: TrainingRecipe | None = None
     evaluation: EvaluationRecipe | None = None
+    budget: BudgetRecipe | None = None
