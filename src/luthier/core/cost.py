@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import date
+from difflib import get_close_matches
+from typing import Any, Literal
 
+from luthier.core.errors import RequestError
 from luthier.core.frozen import Frozen
+
+Market = Literal["on_demand", "spot"]
+PriceBasis = Literal["list_prices", "typical_range", "assumption", "own"]
+PersonKind = Literal["data_preparation", "annotation", "review"]
 
 
 class Estimate(Frozen):
@@ -21,6 +28,10 @@ class Estimate(Frozen):
     def plus(self, other: Estimate) -> Estimate:
         """The sum, its ends added: right where both err in the same direction, wide where they do not."""
         return Estimate(value=self.value + other.value, low=self.low + other.low, high=self.high + other.high)
+
+    def by(self, other: Estimate) -> Estimate:
+        """The product, low end by low end and high end by high end: as wide as it can be."""
+        return Estimate(value=self.value * other.value, low=self.low * other.low, high=self.high * other.high)
 
 
 class Device(Frozen):
@@ -42,6 +53,75 @@ class Device(Frozen):
     power_watts: float
     is_cpu: bool
     source: str
+
+
+class DevicePrice(Frozen):
+    """What one device costs an hour in USD, on each market where it can be had.
+
+    basis: what stands behind it: public list prices, a range that is usual, an assumption, or the user's own figure.
+    """
+
+    on_demand: Estimate | None
+    spot: Estimate | None
+    basis: PriceBasis
+    source: str
+    as_of: date
+
+
+class PeopleRate(Frozen):
+    """What one kind of human work costs. Hours are `fixed_hours` and `minutes_per_row` for a share of the rows."""
+
+    usd_per_hour: Estimate
+    fixed_hours: Estimate
+    minutes_per_row: Estimate
+    rows_fraction: Estimate
+    basis: PriceBasis
+    source: str
+
+
+class PeopleCost(Frozen):
+    """Human work for one data set: hours, and USD at its rate."""
+
+    kind: PersonKind
+    hours: Estimate
+    usd: Estimate
+
+
+class PriceTable(Frozen):
+    """Prices of one date: devices by name, people by kind, and power for machines of one's own."""
+
+    as_of: date
+    devices: dict[str, DevicePrice]
+    people: dict[PersonKind, PeopleRate]
+    electricity_usd_per_kwh: Estimate
+
+    def usd_per_hour(self, device_name: str, *, market: Market = "on_demand") -> Estimate:
+        """The price of one device for an hour. Raises RequestError where the table has none, with the nearest name."""
+        entry = self.devices.get(device_name)
+        if entry is None:
+            near = get_close_matches(device_name, self.devices, n=3, cutoff=0.5)
+            raise RequestError(
+                f"no price for device {device_name!r}",
+                expected=f"one of {', '.join(self.devices)}",
+                do=f"did you mean {' or '.join(near)}?" if near else "add it under `devices` in a file for --prices",
+            )
+        price = entry.on_demand if market == "on_demand" else entry.spot
+        if price is None:
+            other = "on_demand" if market == "spot" else "spot"
+            raise RequestError(
+                f"no {market} price for device {device_name!r}, only {other}",
+                expected=f"`{market}` in its entry",
+                do=f"add devices.{device_name}.{market} to the file of --prices, or plan with the {other} price",
+            )
+        return price
+
+    def people_cost(self, num_rows: int) -> tuple[PeopleCost, ...]:
+        """Hours and USD of human work, each kind, for a data set of that many rows."""
+        found = []
+        for kind, rate in self.people.items():
+            hours = rate.fixed_hours.plus(rate.minutes_per_row.by(rate.rows_fraction).times(num_rows / 60))
+            found.append(PeopleCost(kind=kind, hours=hours, usd=hours.by(rate.usd_per_hour)))
+        return tuple(found)
 
 
 class MemoryPrediction(Frozen):
