@@ -124,7 +124,13 @@ class Plan(Frozen):
         Files are in it by their digests.
         """
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
-        excluded: Any = {"sources": True, "recipe": True, "budget": True, "base_model": {"path", "name"}, "data": splits}
+        excluded: Any = {
+            "sources": True,
+            "recipe": True,
+            "budget": True,
+            "base_model": {"path", "name"},
+            "data": splits,
+        }
         return sha256_document(self.model_dump(mode="json", exclude=excluded))
 
     def values(self) -> list[dict[str, Any]]:
