@@ -180,8 +180,7 @@ class Prediction(Frozen):
             "energy_kwh": self.energy_kwh,
         }
         for name, estimate in figures.items():
-            for suffix, end in (("", "value"), ("_low", "low"), ("_high", "high")):
-                document[name + suffix] = None if estimate is None else getattr(estimate, end)
+            document |= spread_out(name, estimate)
         return document | {
             "fits": self.fits,
             "calibrated": self.calibrated,
@@ -189,3 +188,102 @@ class Prediction(Frozen):
             "peak_memory_parts_bytes": self.peak_memory.parts(),
             "notes": list(self.notes),
         }
+
+
+class Room(Frozen):
+    """How much of a run fits on one device at one time; 0 where not even one row does.
+
+    micro_batch_rows: the most rows of `length_tokens` (the run's longest row). longest_row_tokens: the longest row
+    that fits when it stands alone, whatever context the model was made for.
+    """
+
+    micro_batch_rows: int
+    length_tokens: int
+    longest_row_tokens: int
+
+
+class Change(Frozen):
+    """One way to make a run fit. ask: the option of the command line that does it; empty where none does it yet."""
+
+    kind: Literal["micro_batch", "checkpointing", "sharding", "method", "device"]
+    words: str
+    ask: str
+    hours: Estimate
+    usd: Estimate | None
+    peak_memory_bytes: Estimate
+
+
+class Option(Frozen):
+    """One method on one device, as `luthier plan --compare` lists it.
+
+    needs: what was changed so that it fits; empty where nothing had to be. fits: whether it does at all, even so.
+    The figures are those of the changed run, or of the run as it is where nothing makes it fit.
+    """
+
+    method: str
+    device: str
+    fits: bool
+    needs: str
+    prediction: Prediction
+
+    def as_json(self) -> dict[str, Any]:
+        """One row of `comparison` in `luthier plan --json`."""
+        device = self.prediction.device
+        figures = self.prediction.as_json() | {"device": self.device, "num_devices": device.num_devices}
+        return {"method": self.method, "needs": self.needs} | figures | {"fits": self.fits}
+
+
+class Bill(Frozen):
+    """All that one run is expected to cost on one device, before it is run.
+
+    usd_per_hour: of one device, with the origin and the date of that price. electricity_usd: what power costs where
+    the device is one's own; it is part of the price where the device is rented. people: human work for all rows, by
+    assumed rates, never part of `prediction.usd`. room: what fits; changes: what would make it fit, cheapest first,
+    where it does not.
+    """
+
+    prediction: Prediction
+    market: Market
+    usd_per_hour: Estimate
+    price_basis: PriceBasis
+    price_source: str
+    price_as_of: date
+    electricity_usd: Estimate | None
+    people: tuple[PeopleCost, ...]
+    num_rows: int
+    num_tokens: int
+    room: Room
+    changes: tuple[Change, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """`predicted` of `luthier plan --json`: each figure with `_low` and `_high` beside it."""
+        document = self.prediction.as_json()
+        document |= spread_out("electricity_usd", self.electricity_usd)
+        document |= spread_out("usd_per_device_hour", self.usd_per_hour)
+        return document | {
+            "market": self.market,
+            "price_basis": self.price_basis,
+            "price_source": self.price_source,
+            "price_as_of": self.price_as_of.isoformat(),
+            "num_rows": self.num_rows,
+            "num_tokens": self.num_tokens,
+            "people": [
+                {"kind": work.kind} | spread_out("hours", work.hours) | spread_out("usd", work.usd)
+                for work in self.people
+            ],
+            "room": self.room.model_dump(mode="json"),
+            "changes": [
+                {"kind": change.kind, "words": change.words, "ask": change.ask}
+                | spread_out("hours", change.hours)
+                | spread_out("usd", change.usd)
+                | spread_out("peak_memory_bytes", change.peak_memory_bytes)
+                for change in self.changes
+            ],
+        }
+
+
+def spread_out(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """An estimate as three entries of a flat document: `name`, `name_low` and `name_high`; None where there is none."""
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
