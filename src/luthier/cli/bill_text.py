@@ -13,7 +13,9 @@ def bill_line(bill: Bill) -> str:
     parts = [_hours(bill, done)]
     for unit, now, end in (("USD", bill.usd, bill.final_usd), ("kWh", bill.energy_kwh, bill.final_energy_kwh)):
         if now is not None and end is not None:
-            parts.append(f"{_between(now)} {unit}" if done else f"{figures.number(now.value)} of {_between(end)} {unit}")
+            parts.append(
+                f"{_between(now)} {unit}" if done else f"{figures.number(now.value)} of {_between(end)} {unit}"
+            )
     lost = f"; {figures.duration(bill.interrupted_hours * 3600)} of it lost to kills" if bill.interrupted_hours else ""
     return f"spent {', '.join(parts)}{lost}"
 

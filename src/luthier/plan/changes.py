@@ -11,7 +11,7 @@ from luthier.core.recipe import MethodName
 from luthier.plan.calibration import Calibration
 from luthier.plan.fit import Fitted, made_to_fit, ways_to_fit
 from luthier.plan.predict import predict
-from luthier.plan.workload import WorkMethod, Workload, with_method
+from luthier.plan.workload import Workload, WorkMethod, with_method
 
 WorkloadOn = Callable[[Device], Workload]
 """The run as it would be carried out on a device: precision, micro-batches and sharding are that device's."""

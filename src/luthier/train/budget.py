@@ -22,6 +22,7 @@ from luthier.train.pace import Action
 LimitName = Literal["hours", "usd", "tokens", "energy_kwh"]
 
 _WORDS: Final[dict[LimitName, str]] = {"hours": "hours", "usd": "USD", "tokens": "tokens", "energy_kwh": "kWh"}
+_NEXT: Final[dict[Action, str]] = {"step": "the next step and its checkpoint", "validation": "the next validation"}
 # A validation is a forward pass over its rows: at most half of what a step takes for as many tokens.
 _FORWARD_SHARE: Final = 0.5
 
@@ -70,8 +71,7 @@ def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: fl
         if limit.left(spent) >= needed and limit.left(spent) > 0:
             continue
         unit, used = _WORDS[limit.name], limit.cap - limit.left(spent)
-        what = "step and its checkpoint" if action == "step" else action
-        need = f"; the next {what} should take {needed:.3g}" if needed else ""
+        need = f"; {_NEXT.get(action, action)} should take {needed:.3g}" if needed else ""
         return f"budget of {_amount(limit.cap)} {unit}: {_amount(used)} {unit} spent{need}"
     return None
 
@@ -176,6 +176,25 @@ class Meter:
         }
         return known.get(action, 0.0)
 
+    def refuses_to_go_on(self, *, training_is_done: bool) -> str | None:
+        """Why a new process would be for nothing: it would load the model, and then not even begin."""
+        first = self.budget.first if self.budget else None
+        action: Action = "judging" if training_is_done else "step"
+        tokens = 0 if training_is_done or first is None else round(first.step_tokens)
+        seconds = sum(self.expected_seconds(name, 0) for name in ("preparing", "loading"))
+        seconds += self.expected_seconds(action, tokens)
+        seconds += 0.0 if training_is_done else self.expected_seconds("checkpoint", 0)
+        return refusal(self.budget, self.spent, action, seconds, tokens)
+
+    def overrun(self) -> str | None:
+        """Which cap is used up by now, in words; None where all have something left."""
+        return refusal(self.budget, self.spent, "judging", 0.0, 0)
+
+    def larger_caps(self) -> dict[LimitName, float]:
+        """For each cap that is nine tenths used up, twice as much of it."""
+        spent = self.spent
+        return {limit.name: 2 * limit.cap for limit in limits(self.budget) if limit.left(spent) < 0.1 * limit.cap}
+
     def at_least(self, seconds: float, tokens: int) -> bool:
         """Make sure that what the surviving history took is counted; False where the ledger had lost some of it."""
         enough = self._settled.seconds >= 0.999 * seconds and self._settled.tokens >= tokens
@@ -206,9 +225,12 @@ class Meter:
         )
 
     def close(self) -> None:
-        """Settle; nothing is under way any more."""
-        self._settle()
+        """Settle; nothing is under way any more. What was cut short is paid, but tells nothing of the next one."""
+        action, tokens, _ = self._doing or (None, 0, 0.0)
         self._doing = None
+        self._settle()
+        if action == "step":
+            self._settled = self._settled.model_copy(update={"tokens": self._settled.tokens + tokens})
         self._note(None, 0.0, 0)
         self._ledger.close()
 

@@ -25,10 +25,11 @@ _LEAST_SPREAD: Final = 0.02
 
 
 class Pace(Frozen):
-    """What actions have taken so far. tokens, seconds, squares (seconds^2 / tokens) and weights: fading sums over steps.
+    """What actions have taken so far. tokens, seconds, squares (seconds^2 / tokens), weights: fading sums over steps.
 
     num_steps: steps measured; the first one warms up and is forgotten once there is a second.
-    others: seconds of each other kind of action, the newest weighing half.
+    others: seconds of each other kind of action, the newest weighing half; of judging, which may be cut short, the
+    most.
     """
 
     num_steps: int = 0
@@ -56,7 +57,7 @@ class Pace(Frozen):
     def after(self, action: Action, seconds: float) -> Pace:
         """The pace with one more action that is not a step."""
         before = self.others.get(action, seconds)
-        mixed = _NEWEST * seconds + (1 - _NEWEST) * before
+        mixed = max(before, seconds) if action == "judging" else _NEWEST * seconds + (1 - _NEWEST) * before
         return self.model_copy(update={"others": {**self.others, action: mixed}})
 
     @property
