@@ -21,7 +21,7 @@ from luthier.train.pace import Action
 
 LimitName = Literal["hours", "usd", "tokens", "energy_kwh"]
 
-_WORDS: Final[dict[LimitName, str]] = {"hours": "hours", "usd": "USD", "tokens": "tokens", "energy_kwh": "kWh"}
+_WORDS: Final[dict[LimitName, str]] = {"hours": "h", "usd": "USD", "tokens": "tokens", "energy_kwh": "kWh"}
 _NEXT: Final[dict[Action, str]] = {"step": "the next step and its checkpoint", "validation": "the next validation"}
 # A validation is a forward pass over its rows: at most half of what a step takes for as many tokens.
 _FORWARD_SHARE: Final = 0.5
@@ -90,25 +90,31 @@ class Remaining:
     num_checkpoints: int
 
 
-def remaining(plan: Plan, step: int, num_tokens: int) -> Remaining:
-    """What is left after `step` steps with `num_tokens` tokens, if the run goes to its last step."""
+def remaining(plan: Plan, step: int, num_tokens: int, *, has_just_ended: bool = False) -> Remaining:
+    """What is left after `step` steps with `num_tokens` tokens, if the run goes to its last step.
+
+    has_just_ended: the validation and the checkpoint after this very step are still to come.
+    """
     p = plan.training
     mean = plan.data.train.num_tokens / p.num_steps_per_epoch
     left = p.num_steps - step
-    every = p.validate_every_steps
-    validations = p.num_steps // every - step // every + bool(p.num_steps % every) if every and left else 0
+    every, after = p.validate_every_steps, step - 1 if has_just_ended else step
+    validations = p.num_steps // every - after // every if every else 0
+    if every and p.num_steps % every and after < p.num_steps:
+        validations += 1  # the last step is always validated
     return Remaining(
         num_steps=left,
         # an epoch's tokens are known to the last one, a step's are not: short ones now mean long ones later
         num_tokens=max(mean * p.num_steps - num_tokens, 0.25 * mean * left),
         num_validations=validations,
-        num_checkpoints=p.num_steps // p.checkpoint_every_steps - step // p.checkpoint_every_steps,
+        num_checkpoints=p.num_steps // p.checkpoint_every_steps - after // p.checkpoint_every_steps,
     )
 
 
 def in_short(bill: Bill) -> str:
     """The bill beside a progress bar: time and money so far, and what they are expected to come to."""
-    text = f"{figures.duration(bill.hours * 3600)} of about {figures.duration(bill.final_hours.value * 3600)}"
+    now, end = (figures.duration(hours * 3600) for hours in (bill.hours, bill.final_hours.value))
+    text = f"{now} of about {end}".replace(figures.NO_BREAK, " ")
     if bill.usd is not None and bill.final_usd is not None:
         text += f", {bill.usd.value:.2g} of {bill.final_usd.value:.2g} USD"
     return text
@@ -137,8 +143,13 @@ class Meter:
 
     @property
     def spent(self) -> Spent:
-        """What is spent up to this moment."""
-        return self._settled.model_copy(update={"seconds": self._settled.seconds + self._clock() - self._since})
+        """What is spent up to this moment; a step's tokens are as soon as it begins."""
+        action, tokens, _ = self._doing or (None, 0, 0.0)
+        more = {
+            "seconds": self._settled.seconds + self._clock() - self._since,
+            "tokens": self._settled.tokens + (tokens if action == "step" else 0),
+        }
+        return self._settled.model_copy(update=more)
 
     def begin(self, action: Action, tokens: int = 0) -> None:
         """Settle what went before, and note that this begins. Raises StorageFullError where that cannot be noted."""

@@ -135,7 +135,7 @@ def train(
                 raise _diverged(event, state.step, p.learning_rate)
             emit(event)
             bar.advance()
-            bill = meter.bill(remaining(plan, state.step, state.num_tokens))
+            bill = meter.bill(remaining(plan, state.step, state.num_tokens, has_just_ended=True))
             bar.note(f"loss {event.loss:.3f}  {event.num_tokens / event.seconds:,.0f} tokens/s  {in_short(bill)}")
             if state.step % max(1, p.num_steps // _BILLS_A_RUN) == 0:
                 emit(BillUpdated(step=state.step, bill=bill))
