@@ -15,7 +15,7 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe
 from luthier.models.structure import Structure
-from luthier.plan.budget import budget_sources, checked, resolve_budget
+from luthier.plan.budget import budget_of_unknown_device, budget_sources, checked, resolve_budget
 from luthier.plan.predict import predict
 from luthier.plan.prices import load_prices
 from luthier.plan.workload import Workload, workload_of
@@ -124,3 +124,12 @@ def test_the_budget_is_in_the_plan_but_not_in_its_hash(make_plan: MakePlan, work
     without = capped.model_dump(mode="json")
     del without["budget"]  # a plan of before there were budgets
     assert Plan.model_validate(without).budget is None
+
+
+def test_on_a_device_that_nobody_knows_hours_and_tokens_can_be_capped() -> None:
+    made = budget_of_unknown_device(BudgetRecipe(hours=2.0), "an unknown accelerator", step_tokens=50.0)
+    assert (made.hours, made.usd_per_hour, made.watts) == (2.0, None, None)
+    with pytest.raises(RecipeError, match=r"budget.usd is 1, but an unknown accelerator"):
+        budget_of_unknown_device(BudgetRecipe(usd=1.0), "an unknown accelerator", step_tokens=50.0)
+    with pytest.raises(RecipeError, match="the first step alone should take 50"):
+        budget_of_unknown_device(BudgetRecipe(tokens=49), "an unknown accelerator", step_tokens=50.0)

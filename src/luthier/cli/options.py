@@ -37,9 +37,7 @@ BudgetKwhOption = Annotated[
 ]
 PricesOption = Annotated[
     Path | None,
-    typer.Option(
-        "--prices", metavar="FILE", help="Prices that replace entries of the built-in table.", show_default=False
-    ),
+    typer.Option("--prices", help="Your own prices, in the form that docs/cost.md shows.", metavar="FILE"),
 ]
 MappingOption = Annotated[
     list[str] | None,

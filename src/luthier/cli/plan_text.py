@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from luthier.cli import figures
 from luthier.cli.bill_text import budget_lines
+from luthier.cli.quote_text import quote_lines
+from luthier.core.cost import Quote
 from luthier.core.plan import Plan
 
 
-def show_plan(run_id: str, plan: Plan) -> None:
-    """Print the plan of a run on stderr, where the progress goes."""
+def show_plan(run_id: str, plan: Plan, quote: Quote | str) -> None:
+    """Print the plan of a run and what it is predicted to take on stderr, where the progress goes."""
     from luthier.cli.console import stderr_console
 
     console = stderr_console()
-    for line in plan_lines(run_id, plan):
+    for line in [*plan_lines(run_id, plan), *quote_lines(quote)]:
         console.print(line, soft_wrap=True)
 
 

@@ -233,16 +233,18 @@ class Option(Frozen):
         return {"method": self.method, "needs": self.needs} | figures | {"fits": self.fits}
 
 
-class Bill(Frozen):
+class Quote(Frozen):
     """All that one run is expected to cost on one device, before it is run.
 
-    usd_per_hour: of one device, with the origin and the date of that price. electricity_usd: what power costs where
+    hours_by_part: of steps, validations and checkpoints. usd_per_hour: of one device, with the origin and the date of
+    that price. electricity_usd: what power costs where
     the device is one's own; it is part of the price where the device is rented. people: human work for all rows, by
     assumed rates, never part of `prediction.usd`. room: what fits; changes: what would make it fit, cheapest first,
     where it does not.
     """
 
     prediction: Prediction
+    hours_by_part: dict[str, Estimate]
     market: Market
     usd_per_hour: Estimate
     price_basis: PriceBasis
@@ -258,6 +260,8 @@ class Bill(Frozen):
     def as_json(self) -> dict[str, Any]:
         """`predicted` of `luthier plan --json`: each figure with `_low` and `_high` beside it."""
         document = self.prediction.as_json()
+        for name, hours in self.hours_by_part.items():
+            document |= spread_out(f"{name}_hours", hours)
         document |= spread_out("electricity_usd", self.electricity_usd)
         document |= spread_out("usd_per_device_hour", self.usd_per_hour)
         return document | {
@@ -267,19 +271,25 @@ class Bill(Frozen):
             "price_as_of": self.price_as_of.isoformat(),
             "num_rows": self.num_rows,
             "num_tokens": self.num_tokens,
-            "people": [
-                {"kind": work.kind} | spread_out("hours", work.hours) | spread_out("usd", work.usd)
-                for work in self.people
-            ],
+            "people": [_work_as_json(work) for work in self.people],
             "room": self.room.model_dump(mode="json"),
-            "changes": [
-                {"kind": change.kind, "words": change.words, "ask": change.ask}
-                | spread_out("hours", change.hours)
-                | spread_out("usd", change.usd)
-                | spread_out("peak_memory_bytes", change.peak_memory_bytes)
-                for change in self.changes
-            ],
+            "changes": [_change_as_json(change) for change in self.changes],
         }
+
+
+def _work_as_json(work: PeopleCost) -> dict[str, Any]:
+    return {"kind": work.kind, **spread_out("hours", work.hours), **spread_out("usd", work.usd)}
+
+
+def _change_as_json(change: Change) -> dict[str, Any]:
+    return {
+        "kind": change.kind,
+        "words": change.words,
+        "ask": change.ask,
+        **spread_out("hours", change.hours),
+        **spread_out("usd", change.usd),
+        **spread_out("peak_memory_bytes", change.peak_memory_bytes),
+    }
 
 
 def spread_out(name: str, estimate: Estimate | None) -> dict[str, float | None]:

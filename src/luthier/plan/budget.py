@@ -59,6 +59,29 @@ def resolve_budget(
     )
 
 
+def budget_of_unknown_device(asked: BudgetRecipe | None, why: str, *, step_tokens: float) -> BudgetPlan:
+    """The budget on a machine that the table of devices lacks: hours and tokens can be capped, money and energy not.
+
+    why: what is not known, in words. step_tokens: of the mean step. Raises RecipeError as `resolve_budget` does.
+    """
+    caps = asked or BudgetRecipe()
+    zero = Estimate(value=0.0, low=0.0, high=0.0)
+    first = FirstActions(
+        step_seconds=zero, step_tokens=step_tokens, validation_seconds=0.0, checkpoint_seconds=0.0, loading_seconds=0.0
+    )
+    return checked(
+        BudgetPlan(
+            **caps.model_dump(),
+            device="this machine",
+            usd_per_hour=None,
+            price_source=why,
+            watts=None,
+            watts_source=why,
+            first=first,
+        )
+    )
+
+
 def checked(budget: BudgetPlan) -> BudgetPlan:
     """The budget as it is given, if its caps can be kept. Raises RecipeError as `resolve_budget` does."""
     if budget.usd is not None and budget.usd_per_hour is None:

@@ -22,8 +22,12 @@ METHOD_TITLES: Final[dict[WorkMethod, str]] = {
     "adalora": "AdaLoRA",
     "qlora": "QLoRA (4-bit base)",
 }
-# From the one that needs most memory to the one that needs least; AdaLoRA needs more than LoRA, so it helps nobody.
-_DOWNWARDS: Final[tuple[WorkMethod, ...]] = ("full", "adalora", "lora", "qlora")
+_LESS: Final[dict[WorkMethod, tuple[WorkMethod, ...]]] = {
+    "full": ("lora", "qlora"),
+    "adalora": ("lora", "qlora"),
+    "lora": ("qlora",),
+    "qlora": (),
+}
 _NUM_DEVICES_SHOWN: Final = 3
 _WORDS: Final = {
     "micro_batch": "micro-batches of at most {tokens:,} tokens",
@@ -52,18 +56,16 @@ def cheapest_changes(
     if ways and not ways[0].changes:
         return ()
     found = [_change(way, device, prices, market, calibration) for way in ways]
-    for method in _DOWNWARDS[_DOWNWARDS.index(workload.method) + 1 :]:
+    for method in _LESS[workload.method]:
         changed = with_method(workload, method)
         way = made_to_fit(changed, device, longest_tokens=longest_tokens, calibration=calibration)
         if way is not None:
             found.append(_change(way, device, prices, market, calibration, method=method))
-    elsewhere = [
-        _change(way, other, prices, market, None, is_elsewhere=True)
-        for other in other_devices
-        if not other.is_cpu
-        and (other.name, other.num_devices) != (device.name, device.num_devices)
-        and (way := made_to_fit(workload_on(other), other, longest_tokens=longest_tokens)) is not None
-    ]
+    elsewhere = []
+    for other in other_devices:
+        way = _fitted_on(workload_on, other, longest_tokens)
+        if way is not None and (other.name, other.num_devices) != (device.name, device.num_devices):
+            elsewhere.append(_change(way, other, prices, market, None, is_elsewhere=True))
     elsewhere.sort(key=lambda change: (change.usd is None, change.usd.value if change.usd else change.hours.value))
     return (*found, *elsewhere[:_NUM_DEVICES_SHOWN])
 
@@ -71,6 +73,14 @@ def cheapest_changes(
 def words_of(way: Fitted) -> str:
     """What was changed so that a run fits, in words; empty where nothing was."""
     return " and ".join(_WORDS[name].format(tokens=way.micro_batch_tokens) for name in way.changes)
+
+
+def _fitted_on(workload_on: WorkloadOn, device: Device, longest_tokens: int) -> Fitted | None:
+    try:
+        workload = workload_on(device)
+    except RequestError:  # fewer rows a step than devices
+        return None
+    return made_to_fit(workload, device, longest_tokens=longest_tokens)
 
 
 def _change(

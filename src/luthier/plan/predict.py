@@ -63,12 +63,18 @@ def fits(memory: MemoryPrediction, device: Device) -> bool:
     return memory.total_bytes.value <= _USABLE_SHARE * device.memory_bytes
 
 
-def _hours(workload: Workload, step: Estimate) -> Estimate:
-    """Steps, validations and checkpoints; judging is not in it."""
+def hours_by_part(workload: Workload, step: Estimate) -> dict[str, Estimate]:
+    """Hours of steps, of validations and of writing checkpoints; judging is not in it. step: seconds of one."""
     validation = speed.validation_seconds(workload, step).times(workload.num_validations)
     saved = checkpoint_seconds(workload) * workload.num_checkpoints
     checkpoints = Estimate(value=saved, low=saved / 3, high=saved * 3)
-    return step.times(workload.num_steps).plus(validation).plus(checkpoints).times(1 / 3600)
+    parts = {"steps": step.times(workload.num_steps), "validations": validation, "checkpoints": checkpoints}
+    return {name: seconds.times(1 / 3600) for name, seconds in parts.items()}
+
+
+def _hours(workload: Workload, step: Estimate) -> Estimate:
+    parts = hours_by_part(workload, step)
+    return parts["steps"].plus(parts["validations"]).plus(parts["checkpoints"])
 
 
 def checkpoint_seconds(workload: Workload) -> float:

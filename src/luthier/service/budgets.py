@@ -63,16 +63,21 @@ def with_budget(context: Context, plan: Plan, asked: BudgetRecipe | None, prices
     """The plan with these caps and the rates of this machine. Raises what `plan.budget.resolve_budget` raises."""
     from luthier.models.structure import read_structure
     from luthier.plan import hardware
-    from luthier.plan.budget import resolve_budget
+    from luthier.plan.budget import budget_of_unknown_device, resolve_budget
     from luthier.plan.devices import this_machine
     from luthier.plan.prices import load_prices
     from luthier.plan.workload import workload_of
     from luthier.service.probes import stored
 
-    device = this_machine(hardware.measure())
+    table = load_prices(prices)
+    try:
+        device = this_machine(hardware.measure())
+    except RequestError as error:  # no run fails of what nobody asked
+        mean = plan.data.train.num_tokens / plan.training.num_steps_per_epoch
+        return _with(plan, budget_of_unknown_device(asked, error.came, step_tokens=mean))
     workload = workload_of(plan, read_structure(plan.base_model.path), device)
     calibration = stored(context, device, plan)
-    return _with(plan, resolve_budget(asked, workload, device, load_prices(prices), calibration=calibration))
+    return _with(plan, resolve_budget(asked, workload, device, table, calibration=calibration))
 
 
 def with_larger_budget(context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None) -> Plan:

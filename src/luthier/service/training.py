@@ -22,10 +22,12 @@ from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_
 from luthier.service.context import Context
 from luthier.service.data_warnings import warn_of_the_data
 from luthier.service.plans import Prepared, prepare, prepare_again
+from luthier.service.quotes import keep_quote
 from luthier.service.recipes import with_absolute_paths
 from luthier.service.stop_signals import stop_signals
 
 if TYPE_CHECKING:
+    from luthier.core.cost import Quote
     from luthier.train.budget import Meter
     from luthier.train.loop import LoopOutcome
     from luthier.train.model import TrainableModel
@@ -69,7 +71,7 @@ class TrainOutcome:
         return document
 
 
-ShowPlan = Callable[[str, Plan], None]
+ShowPlan = Callable[[str, Plan, "Quote | str"], None]
 
 
 def train(
@@ -78,8 +80,8 @@ def train(
     """Train a recipe from its start.
 
     Relative paths in the recipe count from `base_dir`. prices: a file whose entries replace those of the price table.
-    show_plan: called with run id and plan before anything
-    is trained. SIGTERM, SIGINT and the budget end the run as `paused`, with a checkpoint.
+    show_plan: called before anything is trained, with run id, plan, and what it is predicted to take (or why that is
+    not known). SIGTERM, SIGINT and the budget end the run as `paused`, with a checkpoint.
     Raises what `service.plans.prepare` raises before anything is trained; then DivergedError, StorageFullError.
     """
     began = time.perf_counter()
@@ -97,8 +99,9 @@ def train(
     )
     with _held(context, run_id):
         context.runs.create(record, prepared.plan)
+        quote = keep_quote(context, run_id, prepared, prices)
         if show_plan is not None:
-            show_plan(run_id, prepared.plan)
+            show_plan(run_id, prepared.plan, quote)
         folder = context.settings.run_folder(run_id)
         with metered(folder, prepared.plan, seconds_before=time.perf_counter() - began) as meter:
             return _carry_out(context, run_id, prepared, meter)
