@@ -84,7 +84,7 @@ def test_a_budget_pauses_says_how_to_go_on_and_ends_well(luthier, recipe: Path) 
         (["--budget-tokens", "0"], "--budget-tokens 0"),
         (["--budget-hours", "1e-12"], "the first step alone"),
         (["--budget-tokens", "3"], "the first step alone"),
-        (["--budget-hours", "soon"], "soon"),
+        (["--budget-hours", "soon"], "valid number"),
         (["--prices", "nowhere.yaml"], "no price file nowhere.yaml"),
     ],
 )

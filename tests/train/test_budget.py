@@ -64,7 +64,8 @@ def test_caps_are_counted_at_the_upper_end_of_their_rates() -> None:
 def test_a_refusal_begins_with_budget_and_says_cap_spent_and_need(cap: dict[str, Any], words: str) -> None:
     reason = refusal(budget(**cap), Spent(seconds=3599.0, tokens=1000), "step", 2.0, 50)
     assert reason is not None
-    assert reason.startswith(words)
+    assert reason.words.startswith(words)
+    assert [reason.limit] == list(cap)
 
 
 def test_what_just_fits_may_begin() -> None:
@@ -202,11 +203,15 @@ def test_what_remains_is_counted_from_the_plan(make_plan: Callable[..., Plan]) -
     assert remaining(plan, 4, round(10 * mean)).num_tokens == pytest.approx(0.25 * mean * 6)
 
 
-def test_larger_caps_are_offered_for_those_that_are_nearly_used_up() -> None:
+def test_the_meter_remembers_which_cap_it_refused_for() -> None:
     clock = Clock()
     meter = Meter(budget(hours=1.0, usd=100.0, tokens=1000), clock=clock)
-    clock.now += 3500
-    assert meter.larger_caps() == {"hours": 2.0}
+    assert meter.refuses("step", 100) is None
+    assert meter.refused_by is None
+    clock.now += 3599
+    assert meter.refuses("step", 100) is not None
+    assert meter.refused_by == "hours"
+    assert Meter(budget(tokens=10), clock=clock).overrun() is None
 
 
 def test_limits_are_plain_sums() -> None:

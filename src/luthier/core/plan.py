@@ -37,7 +37,8 @@ class DataPlan(Frozen):
     """The splits as they were read. `validation` and `held_out` are None where the run has none.
 
     num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
-    prompt does. num_validation_leaked: validation rows that also stand in the training rows.
+    prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
+    training rows that is used, None for all.
     """
 
     train: DatasetProfile
@@ -46,6 +47,7 @@ class DataPlan(Frozen):
     num_leaked: int = 0
     num_same_prompt: int = 0
     num_validation_leaked: int = 0
+    part: tuple[float, float] | None = None
 
 
 class MethodPlan(Frozen):
@@ -124,6 +126,8 @@ class Plan(Frozen):
         Files are in it by their digests.
         """
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
+        if self.data.part is None:  # plans of before there were parts keep their hash
+            splits["part"] = True
         excluded: Any = {
             "sources": True,
             "recipe": True,

@@ -128,9 +128,9 @@ def refuse_spent(run_id: str, meter: Meter, *, training_is_done: bool) -> None:
 
 
 def how_to_go_on(run_id: str, meter: Meter) -> str:
-    """The command that goes on with a paused run: with twice as much of each cap that is nearly used up."""
-    flags = " ".join(f"{FLAGS[name]} {amount:g}" for name, amount in meter.larger_caps().items())
-    return f"luthier train --resume {run_id} {flags}".rstrip()
+    """The command that goes on with a paused run: with twice as much of the cap that stopped it, if one did."""
+    command, name = f"luthier train --resume {run_id}", meter.refused_by
+    return command if name is None else f"{command} {FLAGS[name]} {2 * getattr(meter.budget, name):.12g}"
 
 
 def judge_within(

@@ -131,6 +131,7 @@ class _Part:
 def _load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, _Part]:
     """Read the files that the recipe names and take out of the training rows what it asks for as fractions."""
     from luthier.data.formats import load_file
+    from luthier.data.part import part_of
     from luthier.data.split import split_by_fraction
 
     asked: dict[Split, str | float | None] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
@@ -148,6 +149,8 @@ def _load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, _Part]:
                 seed=seed,
             )
         )
+    if recipe.data.part is not None:
+        parts["train"] = part_of(parts["train"], recipe.data.part)
     found = {split: _Part(train, train_path, examples) for split, examples in parts.items() if examples}
     for split, value in asked.items():
         if isinstance(value, str):
@@ -234,4 +237,5 @@ def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
         num_leaked=num_leaked,
         num_same_prompt=num_same_prompt,
         num_validation_leaked=num_validation_leaked,
+        part=recipe.data.part,
     )

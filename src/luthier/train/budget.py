@@ -64,15 +64,23 @@ def limits(budget: BudgetPlan | None) -> tuple[Limit, ...]:
     return tuple(found)
 
 
-def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: float, tokens: int) -> str | None:
-    """Why an action that should take that much may not begin, in words that start with "budget"; None where it may."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something may not begin: which cap, and in words that start with "budget"."""
+
+    limit: LimitName
+    words: str
+
+
+def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: float, tokens: int) -> Refusal | None:
+    """Why an action that should take that much may not begin; None where it may."""
     for limit in limits(budget):
         needed = limit.used(seconds, tokens)
         if limit.left(spent) >= needed and limit.left(spent) > 0:
             continue
         unit, used = _WORDS[limit.name], limit.cap - limit.left(spent)
         need = f"; {_NEXT.get(action, action)} should take {needed:.3g}" if needed else ""
-        return f"budget of {_amount(limit.cap)} {unit}: {_amount(used)} {unit} spent{need}"
+        return Refusal(limit.name, f"budget of {_amount(limit.cap)} {unit}: {_amount(used)} {unit} spent{need}")
     return None
 
 
@@ -123,7 +131,8 @@ def in_short(bill: Bill) -> str:
 class Meter:
     """Watches what a run spends. `begin` says what begins now; all time until the next `begin` belongs to it.
 
-    seconds_before: spent in this process before there was a ledger. clock: seconds that only grow.
+    seconds_before: spent in this process before there was a ledger. clock: seconds that only grow. refused_by: the cap
+    that something was refused for; None as long as there was none.
     """
 
     def __init__(
@@ -135,6 +144,7 @@ class Meter:
         seconds_before: float = 0.0,
     ) -> None:
         self.budget, self._clock = budget, clock
+        self.refused_by: LimitName | None = None
         self._ledger = ledger or Ledger(None)
         last = self._ledger.last()
         self._settled, self._pace = last.settled(), last.pace
@@ -161,7 +171,7 @@ class Meter:
     def refuses(self, action: Action, tokens: int = 0, *, num_checkpoints: int = 0) -> str | None:
         """Why this may not begin now, or None. num_checkpoints: those that must follow, so that nothing is lost."""
         seconds = self.expected_seconds(action, tokens) + num_checkpoints * self.expected_seconds("checkpoint", 0)
-        return refusal(self.budget, self.spent, action, seconds, tokens if action == "step" else 0)
+        return self._ask(action, seconds, tokens if action == "step" else 0)
 
     def expected_seconds(self, action: Action, tokens: int) -> float:
         """What an action should take, from those before it; from the plan where there was none.
@@ -195,16 +205,11 @@ class Meter:
         seconds = sum(self.expected_seconds(name, 0) for name in ("preparing", "loading"))
         seconds += self.expected_seconds(action, tokens)
         seconds += 0.0 if training_is_done else self.expected_seconds("checkpoint", 0)
-        return refusal(self.budget, self.spent, action, seconds, tokens)
+        return self._ask(action, seconds, tokens)
 
     def overrun(self) -> str | None:
         """Which cap is used up by now, in words; None where all have something left."""
-        return refusal(self.budget, self.spent, "judging", 0.0, 0)
-
-    def larger_caps(self) -> dict[LimitName, float]:
-        """For each cap that is nine tenths used up, twice as much of it."""
-        spent = self.spent
-        return {limit.name: 2 * limit.cap for limit in limits(self.budget) if limit.left(spent) < 0.1 * limit.cap}
+        return self._ask("judging", 0.0, 0)
 
     def at_least(self, seconds: float, tokens: int) -> bool:
         """Make sure that what the surviving history took is counted; False where the ledger had lost some of it."""
@@ -244,6 +249,13 @@ class Meter:
             self._settled = self._settled.model_copy(update={"tokens": self._settled.tokens + tokens})
         self._note(None, 0.0, 0)
         self._ledger.close()
+
+    def _ask(self, action: Action, seconds: float, tokens: int) -> str | None:
+        refused = refusal(self.budget, self.spent, action, seconds, tokens)
+        if refused is None:
+            return None
+        self.refused_by = refused.limit
+        return refused.words
 
     def _ahead(self, ahead: Remaining) -> Estimate:
         """Seconds of what is ahead. Of the validations some will be a new best and save a checkpoint: half, or none."""
