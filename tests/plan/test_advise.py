@@ -108,6 +108,7 @@ def test_adalora_only_for_small_ranks_and_many_steps() -> None:
     assert advised(asked_rank=4, num_steps=999).method == "lora"
     assert advised(asked_rank=16, num_steps=5000).method == "lora"
     assert advised(asked_rank=4, num_steps=5000, without=("adalora",)).method == "lora"
+    assert advised(asked_rank=4, num_steps=5000, num_learned_tokens=400_001).method == "lora", "too much for rank 4"
 
 
 def test_a_method_over_the_budget_is_not_recommended() -> None:

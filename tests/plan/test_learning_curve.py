@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 
+from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
-from luthier.core.learning_curve import CurvePoint
+from luthier.core.learning_curve import CurvePoint, LearningCurve
 from luthier.plan.learning_curve import curve_band, fit_power_law
+from luthier.plan.learning_curve_chart import write_learning_curve_chart
 
 SIZES = (125, 125, 125, 250, 250, 500, 1000)
 
@@ -113,7 +116,9 @@ def test_enough_rows_is_where_twice_as_many_buy_less_than_a_hundredth() -> None:
     assert law(before) - law(2 * before) > 0.0095 * law(before)
 
 
-@pytest.mark.parametrize("sizes", [(), (10,), (10, 20, 40), (10, 10, 10, 20), (10, 10, 20, 20, 20)])
+@pytest.mark.parametrize(
+    "sizes", [(), (10,), (10, 20, 40), (10, 10, 10, 20), (10, 10, 20, 20, 20), (60, 61, 60, 122, 121)]
+)
 def test_too_few_points_or_sizes_are_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(RequestError, match=r"points of \d sizes[\s\S]*three unknowns"):
         fit_power_law(points(lambda n: 1.0 + 1 / n, sizes))
@@ -132,3 +137,19 @@ def test_the_band_holds_the_curve() -> None:
     assert np.all(low <= middle)
     assert np.all(middle <= high)
     assert high[2] - low[2] > high[1] - low[1]
+
+
+def test_the_chart_is_written_with_and_without_a_law(tmp_path: Path) -> None:
+    made = points(lambda n: 0.5 + 3.0 * n**-0.4, (60, 61, 61, 122, 121, 243, 486), noise=0.01)
+    curve = LearningCurve(
+        points=tuple(made), fit=fit_power_law(made), planned_hours=Estimate(value=1, low=1, high=1), spent_hours=1.0,
+        cap_hours=None, num_validation_rows=8, paused_because=None, notes=(),
+    )  # fmt: skip
+    write_learning_curve_chart(tmp_path / "curve.svg", curve)
+    svg = (tmp_path / "curve.svg").read_text(encoding="utf-8")
+    for text in ("61", "122", "243", "486", "972", "1,944", "expected beyond", "training rows"):
+        assert f">{text}</text>" in svg
+    assert ">60</text>" not in svg, "two labels on one place"
+    without = curve.model_copy(update={"points": curve.points[:2], "fit": None})
+    write_learning_curve_chart(tmp_path / "points.png", without)
+    assert (tmp_path / "points.png").read_bytes().startswith(b"\x89PNG")

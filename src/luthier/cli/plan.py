@@ -35,6 +35,16 @@ def plan(
     is_compared: Annotated[bool, typer.Option("--compare", help="Every method on every device, side by side.")] = False,
     is_spot: Annotated[bool, typer.Option("--spot", help="Prices of devices that may be taken away.")] = False,
     is_advised: Annotated[bool, typer.Option("--advise", help="Which method to take on this device, and why.")] = False,
+    is_curved: Annotated[
+        bool,
+        typer.Option(
+            "--learning-curve", help="Train on shares of the rows (kept as runs) and tell what more rows would buy."
+        ),
+    ] = False,
+    budget_hours: Annotated[
+        float | None,
+        typer.Option("--budget-hours", metavar="H", help="With --learning-curve: hours for all of its runs together."),
+    ] = None,
     chart: Annotated[
         Path | None, typer.Option("--chart", metavar="FILE", help="Draw it: a file that ends in .svg or .png.")
     ] = None,
@@ -56,6 +66,12 @@ def plan(
         from luthier.reporting.chart_file import check_chart_path
 
         check_chart_path(chart)
+    if is_curved:
+        from luthier.cli.learning_curve_text import learning_curve_answer
+
+        alone = not (on or is_probed or is_compared or is_spot or is_advised)
+        return learning_curve_answer(recipe, overrides or (), budget_hours, prices, chart, as_json, home, alone=alone)
+    _refuse_budget_alone(budget_hours)
     market: Market = "spot" if is_spot else "on_demand"
     table, asked = load_prices(prices), load_recipe(recipe, overrides or ())
     for name in names:
@@ -104,6 +120,17 @@ def _names(on: list[str] | None, is_compared: bool) -> list[str]:
             do="add --compare",
         )
     return names
+
+
+def _refuse_budget_alone(budget_hours: float | None) -> None:
+    from luthier.core.errors import RequestError
+
+    if budget_hours is not None:
+        raise RequestError(
+            "--budget-hours without --learning-curve: a plan spends nothing",
+            expected="--learning-curve, or a cap for the run itself",
+            do=f"add --learning-curve, or plan with --set budget.hours={budget_hours:g}",
+        )
 
 
 def _draw(path: Path, quote: Quote, options: tuple[Option, ...]) -> None:

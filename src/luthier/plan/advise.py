@@ -116,10 +116,14 @@ def _choose(
         reasons.append("full fine-tuning would learn more, but it does not fit into this device and budget")
     if data.num_examples < FEW_ROWS and "full" in usable:
         reasons.append(f"full fine-tuning would fit, but learns {data.num_examples:,} rows by heart and forgets more")
-    small = data.asked_rank is not None and data.asked_rank <= _SMALL_RANK
-    if fits_adapter and small and data.num_steps >= _ADALORA_STEPS and "adalora" in usable:
-        reasons.append(f"rank {data.asked_rank} is small and {data.num_steps:,} steps are many: AdaLoRA moves ranks")
-        return "adalora", [*reasons, "to the matrices that need them"]
+    rank_asked = data.asked_rank or 0
+    holds = data.num_learned_tokens <= rank_asked * data.parameters_per_rank
+    if rank_asked <= _SMALL_RANK and holds and data.num_steps >= _ADALORA_STEPS and "adalora" in usable:
+        reasons.append(
+            f"rank {rank_asked} is small and {data.num_steps:,} steps are many: AdaLoRA moves ranks to the matrices "
+            "that need them"
+        )
+        return "adalora", reasons
     if "lora" in usable:
         if options["lora"].needs:
             reasons.append(f"LoRA needs {options['lora'].needs} to fit, which changes memory and time, not the result")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ _LITTLE: Final = 0.01
 """Twice the rows for less than a hundredth of the loss: enough of them."""
 _MOST_TIMES: Final = 1024
 _UNCLEAR_RATIO: Final = 4.0
+_SAME_SIZE: Final = 1.05
 
 Floats = NDArray[np.float64]
 _Law = tuple[float, float, float]
@@ -85,10 +87,10 @@ def _bootstrap(sizes: Floats, losses: Floats, seed: int) -> tuple[_Law, tuple[Fl
 
 
 def _check(points: Sequence[CurvePoint]) -> None:
-    sizes = {point.num_rows for point in points}
-    if len(points) < LEAST_POINTS or len(sizes) < LEAST_SIZES:
+    num_sizes = len(set(_alike(_arrays(points)[0]).tolist()))
+    if len(points) < LEAST_POINTS or num_sizes < LEAST_SIZES:
         raise RequestError(
-            f"{len(points)} points of {len(sizes)} sizes",
+            f"{len(points)} points of {num_sizes} sizes",
             expected=f"at least {LEAST_POINTS} points of {LEAST_SIZES} sizes: a power law has three unknowns",
             do="let more of the runs come to their end",
         )
@@ -152,7 +154,8 @@ def _steps(rows: int) -> tuple[int, int, int]:
 
 def _judged(sizes: Floats, losses: Floats, noise: float, gains: Sequence[Gain], rows: int) -> tuple[Word, str]:
     """Whether the law is good to act on, and if not, why."""
-    first, last = losses[sizes == sizes.min()], losses[sizes == sizes.max()]
+    alike = _alike(sizes)
+    first, last = losses[alike == 0], losses[alike == alike.max()]
     fall = float(first.mean() - last.mean())
     of_two_means = math.sqrt(1 / len(first) + 1 / len(last))
     doubt = float(t.ppf(0.975, len(sizes) - _NUM_UNKNOWNS)) * noise * of_two_means
@@ -182,12 +185,24 @@ def _judged(sizes: Floats, losses: Floats, noise: float, gains: Sequence[Gain], 
     )
 
 
+def _alike(sizes: Floats) -> NDArray[np.int64]:
+    """Which sizes are one but for rounding: a number for each, the same for sizes within a twentieth of each other."""
+    order = np.argsort(sizes, kind="stable")
+    numbers = np.zeros(len(sizes), dtype=np.int64)
+    number = 0
+    for before, index in pairwise(order):
+        number += int(sizes[index] > _SAME_SIZE * sizes[before])
+        numbers[index] = number
+    return numbers
+
+
 def _between_repeats(sizes: Floats, losses: Floats) -> float:
     """How far a run may lie from others of its size at 95%; infinite where no size has two."""
-    freedom = len(sizes) - len(np.unique(sizes))
+    alike = _alike(sizes)
+    freedom = len(sizes) - len(np.unique(alike))
     if not freedom:
         return math.inf
-    squares = sum(float(np.sum((losses[sizes == n] - losses[sizes == n].mean()) ** 2)) for n in np.unique(sizes))
+    squares = sum(float(np.sum((losses[alike == n] - losses[alike == n].mean()) ** 2)) for n in np.unique(alike))
     return float(t.ppf(0.975, freedom)) * math.sqrt(squares / freedom)
 
 

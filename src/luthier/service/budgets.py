@@ -31,6 +31,10 @@ FLAGS: Mapping[str, str] = {
 }
 
 
+class BudgetTooSmallError(RequestError):
+    """What is left of a budget does not cover what comes next."""
+
+
 class BudgetSpentError(Exception):
     """The budget ran out in the middle of something that may be stopped at any moment; `reason` says which cap."""
 
@@ -117,10 +121,10 @@ def metered(folder: Path, plan: Plan, *, seconds_before: float = 0.0) -> Iterato
 
 
 def refuse_spent(run_id: str, meter: Meter, *, training_is_done: bool) -> None:
-    """Raise RequestError where a run that is to go on has nothing left to go on with."""
+    """Raise BudgetTooSmallError where a run that is to go on has nothing left to go on with."""
     reason = meter.refuses_to_go_on(training_is_done=training_is_done)
     if reason is not None:
-        raise RequestError(
+        raise BudgetTooSmallError(
             f"run {run_id}: {reason}",
             expected="a cap with room for what comes next",
             do=f"go on with a larger one: {how_to_go_on(run_id, meter)}",

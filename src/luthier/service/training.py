@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,21 @@ def train(
     """
     began = time.perf_counter()
     prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
+    return train_prepared(context, prepared, began=began, prices=prices, show_plan=show_plan)
+
+
+def train_prepared(
+    context: Context,
+    prepared: Prepared,
+    *,
+    began: float,
+    prices: Path | None = None,
+    show_plan: ShowPlan | None = None,
+) -> TrainOutcome:
+    """Train what is ready, as `train` does; it is judged where `prepared` holds held-out rows.
+
+    began: when the work on it began, by `time.perf_counter`; from then on time is paid.
+    """
     run_id, now = new_id("run"), datetime.now(UTC).isoformat(timespec="seconds")
     record = RunRecord(
         run_id=run_id,
@@ -108,12 +123,17 @@ def train(
 
 
 def resume(
-    context: Context, run_id: str, *, budget: BudgetRecipe | None = None, prices: Path | None = None
+    context: Context,
+    run_id: str,
+    *,
+    budget: BudgetRecipe | None = None,
+    prices: Path | None = None,
+    is_judged: bool = True,
 ) -> TrainOutcome:
     """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
 
     budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
-    run keeps the rates that it has.
+    run keeps the rates that it has. is_judged: false leaves the held-out rows alone.
 
     Raises NotFoundError for an unknown run, ConflictError where it is done, in another process's hands, or where its
     base model or rows have changed, RequestError where its budget leaves nothing to go on with.
@@ -132,6 +152,8 @@ def resume(
             refuse_spent(run_id, meter, training_is_done=is_trained)
             meter.begin("preparing")
             prepared = prepare_again(context, plan)
+            if not is_judged:
+                prepared = replace(prepared, held_out=None)
             context.runs.set_budget(run_id, plan)
             return _carry_out(context, run_id, prepared, meter)
 
