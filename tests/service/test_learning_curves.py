@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_a_run_that_a_cap_has_paused_is_gone_on_with(
     paused = context.runs.list()[0]
     assert (paused.status, paused.step) == ("paused", 1)
     curve = curve_of(context, recipe, hours=2.0)
-    assert [point.run_id for point in curve.points][0] == paused.run_id
+    assert curve.points[0].run_id == paused.run_id
     assert len(curve.points) == 2
 
 
@@ -140,4 +141,4 @@ def test_parts_are_nested_and_repeats_share_no_row() -> None:
     assert [end for _, end in nested] == [0.125, 0.25, 0.5, 1.0]
     for size in (0.125, 0.25):
         alike = sorted(part for part in PARTS if part[1] - part[0] == size)
-        assert all(one[1] <= other[0] for one, other in zip(alike, alike[1:], strict=False))
+        assert all(one[1] <= other[0] for one, other in pairwise(alike))
