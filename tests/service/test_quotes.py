@@ -84,7 +84,8 @@ def test_devices_share_the_rows_of_a_step(prepared: Prepared) -> None:
 def test_an_absurd_micro_batch_is_no_more_than_the_step(context: Context, make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
     for size in ("1", "1000000000000"):
-        made = ready(context, recipe, f"training.micro_batch_tokens={size}", "training.global_batch_size=1000000")
+        sizes = (f"training.micro_batch_tokens={size}", "training.global_batch_size=1000000")
+        made = ready(context, recipe, *sizes, "training.shared_prefix=false")
         batches = workloads_of(made)(device_for("h100")).batches
         assert batches.num_tokens == made.plan.data.train.num_tokens
         assert batches.peak_rows == (1 if size == "1" else 40)
