@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from luthier.cli import figures
+from luthier.cli.bill_text import budget_lines
 from luthier.cli.quote_text import quote_lines
 from luthier.core.cost import Quote
 from luthier.core.plan import Plan
@@ -36,4 +37,5 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         f"{training.learning_rate:g} ({training.schedule})",
         f"  precision  {training.precision}: {plan.sources['training.precision'].why}",
         f"  judged by  {judged}",
+        *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from luthier.core.dataset import Overlong
 from luthier.core.frozen import Frozen
@@ -27,15 +27,27 @@ OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class DataRecipe(Frozen):
-    """Which rows. `validation` and `held_out` are a file, or a fraction to take out of `train`."""
+    """Which rows. `validation` and `held_out` are a file, or a fraction to take out of `train`.
+
+    part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
+    begin at the same place hold one another, parts that do not overlap share no row.
+    """
 
     train: str
     validation: str | OpenFraction | None = None
     held_out: str | OpenFraction | None = None
     map: dict[str, str] | None = None
     group_by: str | None = None
+    part: tuple[Fraction, Annotated[float, Field(gt=0.0, le=1.0)]] | None = None
     template: TemplateName | None = None
     allow_leakage: bool | None = None
+
+    @field_validator("part")
+    @classmethod
+    def _goes_forward(cls, part: tuple[float, float] | None) -> tuple[float, float] | None:
+        if part is not None and part[0] >= part[1]:
+            raise ValueError("a share from a smaller to a larger number, such as [0, 0.25]")
+        return part
 
 
 class MethodRecipe(Frozen):
@@ -89,6 +101,15 @@ class EvaluationRecipe(Frozen):
     max_samples: Annotated[int, Field(ge=1)] | None = None
 
 
+class BudgetRecipe(Frozen):
+    """What the run may cost at most; at the first cap that is met it pauses, with a checkpoint to go on from."""
+
+    hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    energy_kwh: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
 class Recipe(Frozen):
     """The whole of what was asked. Paths are relative to the recipe file until they are resolved."""
 
@@ -98,3 +119,4 @@ class Recipe(Frozen):
     objective: ObjectiveRecipe | None = None
     training: TrainingRecipe | None = None
     evaluation: EvaluationRecipe | None = None
+    budget: BudgetRecipe | None = None

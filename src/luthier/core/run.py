@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from luthier.core.budget import Bill
 from luthier.core.frozen import Frozen
 
 RunStatus = Literal["planned", "running", "paused", "succeeded", "failed"]
@@ -13,7 +14,8 @@ class TrainResult(Frozen):
     """What the loop returns. Losses in nats a trained token, speeds over training steps only (no validation).
 
     train_loss: mean over the trained tokens of all steps. num_tokens counts no padding. adapter_path: the folder of the
-    trained outcome (a PEFT adapter, or a whole model after full fine-tuning); None while the run is not done.
+    trained outcome (a PEFT adapter, or a whole model after full fine-tuning); None while the run is not done. bill: of
+    all processes of the run, judging included, without writing the report; None for runs of before it was kept.
     """
 
     status: RunStatus
@@ -35,6 +37,7 @@ class TrainResult(Frozen):
     adapter_path: str | None
     adapter_sha256: str | None
     warnings: tuple[str, ...] = ()
+    bill: Bill | None = None
 
 
 class RunRecord(Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.cost import Device, Market, Option, PriceTable, Quote
@@ -145,15 +146,18 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
     )
 
 
-def keep_quote(context: Context, run_id: str, prepared: Prepared) -> Quote | str:
+def keep_quote(context: Context, run_id: str, prepared: Prepared, prices: Path | None = None) -> Quote | str:
     """The quote of a run on this machine, kept in its folder for the report; or why there is none.
+
+    prices: a file whose entries replace those of the table that is shipped.
 
     A run must not fail of its quote: a device that the table lacks has none. Raises StorageFullError.
     """
+    from luthier.plan.prices import load_prices
     from luthier.reporting.page import replace_text
 
     try:
-        quote = quote_of(context, prepared)
+        quote = quote_of(context, prepared, prices=load_prices(prices))
     except RequestError as error:
         return f"no prediction: {error.came}"
     folder = context.settings.run_folder(run_id)

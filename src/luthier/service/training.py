@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,19 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event, RunEnded, RunStarted, StepDone, WarningRaised
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
-from luthier.core.recipe import Recipe
+from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult
+from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_spent, with_larger_budget
 from luthier.service.context import Context
+from luthier.service.data_warnings import warn_of_the_data
 from luthier.service.plans import Prepared, prepare, prepare_again
 from luthier.service.quotes import keep_quote
 from luthier.service.recipes import with_absolute_paths
+from luthier.service.stop_signals import stop_signals
 
 if TYPE_CHECKING:
     from luthier.core.cost import Quote
+    from luthier.train.budget import Meter
     from luthier.train.loop import LoopOutcome
     from luthier.train.model import TrainableModel
 
@@ -33,12 +36,16 @@ _LOCK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class TrainOutcome:
-    """A run that has ended for now: its record, its plan, and the evaluation where held-out rows were given."""
+    """A run that has ended for now: its record, its plan, and the evaluation where held-out rows were given.
+
+    go_on: the command that goes on with it, where it is paused.
+    """
 
     record: RunRecord
     plan: Plan
     evaluation: Evaluation | None
     warnings: tuple[str, ...]
+    go_on: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The document that `luthier train --json` ends with; units are in the names."""
@@ -55,6 +62,9 @@ class TrainOutcome:
         if result is not None:
             document |= result.model_dump(mode="json")
         document["warnings"] = list(self.warnings)
+        document["go_on"] = self.go_on
+        if self.plan.budget is not None:
+            document["budget"] = self.plan.budget.model_dump(mode="json", exclude={"first"})
         if self.evaluation is not None and self.evaluation.verdict is not None:
             document["verdict"] = self.evaluation.verdict.model_dump(mode="json")
         return document
@@ -63,15 +73,33 @@ class TrainOutcome:
 ShowPlan = Callable[[str, Plan, "Quote | str"], None]
 
 
-def train(context: Context, recipe: Recipe, *, base_dir: Path, show_plan: ShowPlan | None = None) -> TrainOutcome:
+def train(
+    context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None, show_plan: ShowPlan | None = None
+) -> TrainOutcome:
     """Train a recipe from its start.
 
-    Relative paths in the recipe count from `base_dir`. show_plan: called before anything is trained, with run id, plan,
-    and what it is predicted to take (or why that is not known). SIGTERM and SIGINT end the run as `paused`, with a
-    checkpoint.
+    Relative paths in the recipe count from `base_dir`. prices: a file whose entries replace those of the price table.
+    show_plan: called before anything is trained, with run id, plan, and what it is predicted to take (or why that is
+    not known). SIGTERM, SIGINT and the budget end the run as `paused`, with a checkpoint.
     Raises what `service.plans.prepare` raises before anything is trained; then DivergedError, StorageFullError.
     """
-    prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path())
+    began = time.perf_counter()
+    prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
+    return train_prepared(context, prepared, began=began, prices=prices, show_plan=show_plan)
+
+
+def train_prepared(
+    context: Context,
+    prepared: Prepared,
+    *,
+    began: float,
+    prices: Path | None = None,
+    show_plan: ShowPlan | None = None,
+) -> TrainOutcome:
+    """Train what is ready, as `train` does; it is judged where `prepared` holds held-out rows.
+
+    began: when the work on it began, by `time.perf_counter`; from then on time is paid.
+    """
     run_id, now = new_id("run"), datetime.now(UTC).isoformat(timespec="seconds")
     record = RunRecord(
         run_id=run_id,
@@ -85,17 +113,29 @@ def train(context: Context, recipe: Recipe, *, base_dir: Path, show_plan: ShowPl
     )
     with _held(context, run_id):
         context.runs.create(record, prepared.plan)
-        quote = keep_quote(context, run_id, prepared)
+        quote = keep_quote(context, run_id, prepared, prices)
         if show_plan is not None:
             show_plan(run_id, prepared.plan, quote)
-        return _carry_out(context, run_id, prepared)
+        folder = context.settings.run_folder(run_id)
+        with metered(folder, prepared.plan, seconds_before=time.perf_counter() - began) as meter:
+            return _carry_out(context, run_id, prepared, meter)
 
 
-def resume(context: Context, run_id: str) -> TrainOutcome:
+def resume(
+    context: Context,
+    run_id: str,
+    *,
+    budget: BudgetRecipe | None = None,
+    prices: Path | None = None,
+    is_judged: bool = True,
+) -> TrainOutcome:
     """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
 
+    budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
+    run keeps the rates that it has. is_judged: false leaves the held-out rows alone.
+
     Raises NotFoundError for an unknown run, ConflictError where it is done, in another process's hands, or where its
-    base model or rows have changed.
+    base model or rows have changed, RequestError where its budget leaves nothing to go on with.
     """
     record = context.runs.get(run_id)
     with _held(context, run_id):
@@ -105,8 +145,16 @@ def resume(context: Context, run_id: str) -> TrainOutcome:
                 expected="a run that was paused, failed or killed",
                 do=f"look at it with: luthier runs show {run_id}",
             )
-        prepared = prepare_again(context, context.runs.plan(run_id))
-        return _carry_out(context, run_id, prepared)
+        plan = with_larger_budget(context, context.runs.plan(run_id), budget, prices)
+        with metered(context.settings.run_folder(run_id), plan) as meter:
+            is_trained = record.result is not None and record.result.adapter_path is not None
+            refuse_spent(run_id, meter, training_is_done=is_trained)
+            meter.begin("preparing")
+            prepared = prepare_again(context, plan)
+            if not is_judged:
+                prepared = replace(prepared, held_out=None)
+            context.runs.set_budget(run_id, plan)
+            return _carry_out(context, run_id, prepared, meter)
 
 
 @contextmanager
@@ -119,18 +167,21 @@ def _held(context: Context, run_id: str) -> Iterator[None]:
         yield
 
 
-def _carry_out(context: Context, run_id: str, prepared: Prepared) -> TrainOutcome:
+def _carry_out(context: Context, run_id: str, prepared: Prepared, meter: Meter) -> TrainOutcome:
     """Train, judge, report; the record in the store says at each moment how far it is, and at the end why it ended."""
-    from luthier.service.evaluations import judge_run
     from luthier.service.reports import write_run_report
+    from luthier.train.budget import remaining
 
     warnings: list[str] = []
     try:
-        result = _train(context, run_id, prepared, warnings)
+        result = _train(context, run_id, prepared, meter, warnings)
         evaluation = None
         if result.status == "succeeded" and prepared.held_out is not None:
-            evaluation = judge_run(context, run_id, prepared, result)
-            context.evaluations.save(evaluation)
+            evaluation, result = judge_within(context, run_id, prepared, result, meter)
+        meter.begin("reporting")
+        done = result.num_steps if result.adapter_path is None else prepared.plan.training.num_steps
+        bill = meter.bill(remaining(prepared.plan, done, result.num_tokens))
+        result = result.model_copy(update={"bill": bill})
         _close(context, run_id, result.num_steps, result.status, result.stopped_because)
         record = context.runs.update(
             run_id, result=result, evaluation_id=evaluation.evaluation_id if evaluation else None
@@ -148,7 +199,8 @@ def _carry_out(context: Context, run_id: str, prepared: Prepared) -> TrainOutcom
         raise
     # Only now: a run that is said to be done has its weights, verdict and report on disk.
     record = context.runs.update(run_id, status=result.status, report_path=str(report))
-    return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings))
+    go_on = how_to_go_on(run_id, meter) if result.status == "paused" else None
+    return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings), go_on)
 
 
 def _close(context: Context, run_id: str, step: int, status: RunStatus, reason: str) -> None:
@@ -156,7 +208,7 @@ def _close(context: Context, run_id: str, step: int, status: RunStatus, reason: 
     context.runs.update(run_id, stopped_because=reason)
 
 
-def _train(context: Context, run_id: str, prepared: Prepared, warnings: list[str]) -> TrainResult:
+def _train(context: Context, run_id: str, prepared: Prepared, meter: Meter, warnings: list[str]) -> TrainResult:
     """The training itself, with the process made ready for it."""
     import torch
 
@@ -170,11 +222,12 @@ def _train(context: Context, run_id: str, prepared: Prepared, warnings: list[str
     torch.set_num_threads(training.num_threads)
     memory.forget_peak()
     emit = _recorder(context, run_id, warnings)
+    meter.begin("loading")
     model = TrainableModel.load(plan)
     shares = _shares_prefix(plan, model, emit)
     schedule = schedules.of_training(prepared, shares_prefix=shares)
-    _warn_of_the_data(plan, emit)
-    with _stop_signals() as stop_requested:
+    warn_of_the_data(plan, emit)
+    with stop_signals() as stop_requested:
         outcome = train_loop(
             plan,
             model,
@@ -185,7 +238,9 @@ def _train(context: Context, run_id: str, prepared: Prepared, warnings: list[str
             emit=emit,
             stop_requested=stop_requested,
             progress=context.progress,
+            meter=meter,
         )
+    meter.begin("saving")
     return _result(context, run_id, plan, model, outcome, memory.peak_memory_bytes())
 
 
@@ -255,54 +310,3 @@ def _recorder(context: Context, run_id: str, warnings: list[str]) -> Callable[[E
             warnings.append(event.message)
 
     return emit
-
-
-def _warn_of_the_data(plan: Plan, emit: Callable[[Event], None]) -> None:
-    """What a person should know of the rows before the first step; the report shows it, too."""
-    data, found = plan.data, []
-    for profile in filter(None, (data.train, data.validation, data.held_out)):
-        if profile.num_dropped:
-            found.append((f"dropped_{profile.split}", f"{profile.num_dropped:,} {profile.split} rows were dropped"))
-        if profile.num_truncated:
-            cut = (
-                f"{profile.num_truncated:,} {profile.split} rows were cut at {plan.training.max_length_tokens:,} tokens"
-            )
-            found.append((f"truncated_{profile.split}", cut))
-    if data.num_leaked:
-        found.append(("leakage", f"{data.num_leaked:,} held-out rows also stand in the training rows"))
-    if data.num_same_prompt:
-        message = f"{data.num_same_prompt:,} held-out rows have the prompt of a training row, with another answer"
-        found.append(("same_prompt", message))
-    if data.num_validation_leaked:
-        message = (
-            f"{data.num_validation_leaked:,} validation rows also stand in the training rows: early stopping is blind"
-        )
-        found.append(("validation_leakage", message))
-    for code, message in found:
-        emit(WarningRaised(step=0, code=code, message=message))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], str | None]]:
-    """Turns SIGTERM and SIGINT into a wish that the loop asks for after each step; a second SIGINT interrupts at once.
-
-    In a thread other than the main one (a notebook's, a server's) signals are not ours to take.
-    """
-    wish: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def note(number: int, _frame: object) -> None:
-        wish.append(f"{signal.Signals(number).name} received")
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: wish[0] if wish else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
