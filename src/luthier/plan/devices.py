@@ -70,6 +70,26 @@ def device_of(text: str, hardware: Hardware) -> Device:
     )
 
 
+def this_machine(hardware: Hardware) -> Device:
+    """The device that a run on this machine uses: one accelerator where there is one, else the CPU.
+
+    An accelerator is found in the table by the name that its driver gives. Raises RequestError where it is not there.
+    """
+    if hardware.device == "cpu":
+        return _this_cpu(hardware)
+    told = re.sub(r"[^a-z0-9]", "", hardware.accelerators[0].lower())
+    spelled = {re.sub(r"[^a-z0-9]", "", name): name for name in (*_table(), *_aliases())}
+    # the longest that fits: an L40S is no L4, and an A100 of 40 GB no other
+    fitting = [short for short in spelled if re.search(f"{short.replace('a100', 'a100.*')}(gb|$|[^0-9])", told)]
+    if not fitting:
+        raise RequestError(
+            f"this machine's accelerator {hardware.accelerators[0]!r}",
+            expected=f"one of {', '.join(_table())}",
+            do="name the nearest of these with --on",
+        )
+    return device_of(spelled[max(fitting, key=len)], hardware)
+
+
 def family_of(device: Device) -> Family:
     """The class of a device, by which utilisations are tabled; an accelerator that the table lacks is `datacentre`."""
     if device.is_cpu:

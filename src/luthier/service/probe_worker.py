@@ -1,0 +1,146 @@
+"""The process that a probe runs in: real training steps of given shapes, on made-up tokens, timed and weighed.
+
+Reads one JSON document from stdin: `plan`, and `steps` (micro-batches of rows, each its tokens and how many of them are
+learned). Writes "step" after each step and at the end one JSON document: `step_seconds`, and `peak_memory_bytes`
+counted as a run's are.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import LuthierError
+
+if TYPE_CHECKING:
+    from luthier.core.dataset import TokenisedExample
+    from luthier.core.events import Event
+    from luthier.core.plan import Plan
+
+_SEED = 0
+
+
+def main() -> None:
+    """Answer the request on stdin. Errors that Luthier raises on purpose are answered, too."""
+    request = json.loads(sys.stdin.read())
+    try:
+        answer = run(request["plan"], request["steps"])
+    except LuthierError as error:
+        answer = {"error": error.as_json()}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def run(plan_document: dict[str, Any], steps: list[list[list[list[int]]]]) -> dict[str, Any]:
+    """Train the steps by the plan's settings; returns seconds of each and the peak of memory in bytes."""
+    from luthier.core.threads import wait_briefly
+
+    wait_briefly()
+    import torch
+
+    from luthier.core.plan import Plan
+    from luthier.core.ports import SilentProgress
+    from luthier.train import memory
+    from luthier.train.checkpoint import CheckpointStore
+    from luthier.train.loop import train
+    from luthier.train.model import TrainableModel
+
+    _load_what_a_run_loads()
+    plan = _shortened(Plan.model_validate(plan_document), len(steps))
+    torch.set_num_threads(plan.training.num_threads)
+    memory.forget_peak()
+    model = TrainableModel.load(plan)
+    examples, schedule = _made_up(steps, int(model.head.shape[0]))
+    seconds: list[float] = []
+
+    class NoCheckpoints(CheckpointStore):
+        """A probe starts anew and leaves nothing behind."""
+
+        def latest(self) -> tuple[None, list[str]]:
+            return None, []
+
+        def save(self, state: Any, weights: Any, moments: Any) -> tuple[Path, int]:  # noqa: ARG002
+            return self.folder, 0
+
+    def note(event: Event) -> None:
+        if event.kind == "step":
+            seconds.append(event.seconds)
+            sys.stdout.write("step\n")
+            sys.stdout.flush()
+
+    train(
+        plan,
+        model,
+        examples,
+        [],
+        schedule,
+        NoCheckpoints(Path(), 1),
+        emit=note,
+        stop_requested=lambda: None,
+        progress=SilentProgress(),
+    )
+    return {"step_seconds": seconds, "peak_memory_bytes": _peak(plan)}
+
+
+def _peak(plan: Plan) -> int:
+    import torch
+
+    from luthier.train import memory
+
+    if plan.training.device == "cpu":
+        return memory.peak_memory_bytes()
+    return int(torch.cuda.max_memory_reserved())
+
+
+def _load_what_a_run_loads() -> None:
+    """A run's process has read rows and opened its database before it trains: that is part of its memory."""
+    from importlib import import_module
+
+    for name in ("data.formats", "data.loss_mask", "data.split", "evaluate.few_shot", "models.sources", "store.runs"):
+        import_module(f"luthier.{name}")
+
+
+def _shortened(plan: Plan, num_steps: int) -> Plan:
+    after = {"num_steps": num_steps, "num_warmup_steps": 0, "validate_every_steps": 0, "early_stopping_patience": 0}
+    return plan.model_copy(update={"training": plan.training.model_copy(update=after)})
+
+
+class _Given:
+    """A schedule whose steps are given, micro-batch by micro-batch, as indices of examples."""
+
+    def __init__(self, steps: list[tuple[tuple[int, ...], ...]]) -> None:
+        self._steps = steps
+
+    def step(self, step: int) -> tuple[tuple[int, ...], ...]:
+        return self._steps[step]
+
+    def epoch_of(self, step: int) -> float:
+        return step / len(self._steps)
+
+
+def _made_up(steps: list[list[list[list[int]]]], vocabulary: int) -> tuple[list[TokenisedExample], _Given]:
+    """Rows of random tokens, the last of each learned, as many as asked for."""
+    import random
+    from array import array
+
+    from luthier.core.dataset import TokenisedExample
+
+    draw = random.Random(_SEED)  # noqa: S311 - no secret
+    examples: list[TokenisedExample] = []
+    made = []
+    for step in steps:
+        batches = []
+        for batch in step:
+            first = len(examples)
+            for num_tokens, num_learned in batch:
+                ids = array("i", (draw.randrange(vocabulary) for _ in range(num_tokens)))
+                mask = bytes(num_tokens - num_learned) + b"\x01" * num_learned
+                examples.append(TokenisedExample(id=f"probe:{len(examples)}", input_ids=ids, loss_mask=mask))
+            batches.append(tuple(range(first, len(examples))))
+        made.append(tuple(batches))
+    return examples, _Given(made)
+
+
+if __name__ == "__main__":
+    main()
