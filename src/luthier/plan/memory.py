@@ -38,10 +38,14 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     backward = activations.backward_bytes(workload)
     # Three moments compete: the loss on top of all that was kept, the start of the way back, and its end, where
     # activations are gone but every gradient is there.
-    at_loss, going_back, at_end = kept + logits, kept + backward, narrow / shards + backward
+    head = workload.structure.head_parameters * workload.element_bytes if workload.method == "full" else 0.0
+    at_loss, going_back = kept + logits, kept + backward + head
+    # The embeddings' own gradient comes last of all; tied, it is added to the head's.
+    is_tied = workload.structure.ties_embeddings
+    at_end = max(narrow / shards + backward - (0.0 if is_tied else head), narrow / shards + (head if is_tied else 0.0))
     peak = max(at_loss, going_back, at_end)
     logits_part = logits if peak == at_loss else 0.0
-    narrow_part = narrow / shards if peak == at_end else 0.0
+    narrow_part = min(narrow / shards, peak) if peak == at_end else 0.0
     activation_part = peak - logits_part - narrow_part
     factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
     slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
