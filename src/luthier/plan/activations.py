@@ -103,8 +103,11 @@ def _keeps_input(workload: Workload, *kinds: str) -> bool:
 
 
 def _norm_kept(workload: Workload, width: float) -> float:
-    """Of one normalisation: x / rms in the activations' own precision, or x in fp32 where the plain module runs."""
-    if workload.has_fused_kernels and workload.structure.has_plain_rms_norm:
+    """Of one normalisation: x / rms in the activations' own precision, or x in fp32 where the plain module runs.
+
+    A compiler computes elementwise work again, as our kernels do, rather than keep it.
+    """
+    if workload.is_compiled or (workload.has_fused_kernels and workload.structure.has_plain_rms_norm):
         return width * workload.element_bytes + _FP32
     # Trained, its own weight wants what it is multiplied with: rounded in w * x / rms, in fp32 in (1 + w) * x / rms.
     wanted = workload.element_bytes if workload.structure.has_plain_rms_norm else _FP32
@@ -162,8 +165,8 @@ def _mlp(workload: Workload) -> float:
     product = 1 if _keeps_input(workload, *_LAST_OF_MLP) else 0
     if not s.is_gated:
         return (1 + product) * s.intermediate_size * e
-    is_fused = workload.has_fused_kernels and s.is_silu_gated
-    if any(layer.kind == "gate_up_proj" for layer in s.linear_layers):
+    is_fused = workload.is_compiled or (workload.has_fused_kernels and s.is_silu_gated)
+    if not workload.is_compiled and any(layer.kind == "gate_up_proj" for layer in s.linear_layers):
         is_fused = False  # one product of both is cut in two: no kernel of ours stands there
     tensors = 2 if is_fused else 3
     return (tensors + product) * s.intermediate_size * e
