@@ -108,6 +108,14 @@ def test_a_device_that_is_not_here_can_be_quoted(context: Context, prepared: Pre
     assert quote.prediction.usd is not None
 
 
+def test_tokens_are_those_of_the_steps_that_are_made(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe()
+    whole = ready(context, recipe)
+    assert quote_of(context, whole).num_tokens == 2 * whole.plan.data.train.num_tokens
+    fewer = quote_of(context, ready(context, recipe, "training.max_steps=5"))
+    assert fewer.num_tokens == whole.plan.data.train.num_tokens
+
+
 def test_more_devices_than_rows_in_a_step_are_refused(context: Context, prepared: Prepared) -> None:
     with pytest.raises(RequestError, match="8 rows a step on 9 devices"):
         quote_of(context, prepared, on="h100:9")

@@ -44,14 +44,14 @@ def quote_of(
     if is_probed and not _is_here(device):
         raise _not_here(str(on))
     calibration = _calibration(context, prepared, device, is_probed, notes.append)
-    data = prepared.plan.data
+    data, workload_on = prepared.plan.data, workloads_of(prepared)
     splits = (data.train, data.validation, data.held_out)
     return make_quote(
-        workloads_of(prepared),
+        workload_on,
         device,
         longest_tokens=max(row.num_tokens for row in prepared.train.tokenised),
         num_rows=sum(split.num_examples for split in splits if split is not None),
-        num_tokens=round(prepared.plan.training.epochs * data.train.num_tokens),
+        num_tokens=round(prepared.plan.training.num_steps * workload_on(device).batches.num_tokens),
         prices=prices if prices is not None else load_prices(),
         market=market,
         calibration=calibration,
