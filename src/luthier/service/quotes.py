@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.cost import Device, Market, Option, PriceTable, Quote
-from luthier.core.errors import RequestError
+from luthier.core.errors import RequestError, StorageFullError
 from luthier.service.context import Context
 from luthier.service.plans import Prepared
 
@@ -151,7 +152,7 @@ def keep_quote(context: Context, run_id: str, prepared: Prepared, prices: Path |
 
     prices: a file whose entries replace those of the table that is shipped.
 
-    A run must not fail of its quote: a device that the table lacks has none. Raises StorageFullError.
+    A run must not fail of its quote: a device that the table lacks has none.
     """
     from luthier.plan.prices import load_prices
     from luthier.reporting.page import replace_text
@@ -162,7 +163,8 @@ def keep_quote(context: Context, run_id: str, prepared: Prepared, prices: Path |
         return f"no prediction: {error.came}"
     folder = context.settings.run_folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / QUOTE_NAME, quote.model_dump_json(indent=1) + "\n")
+    with suppress(StorageFullError):  # the run's own first file tells of it, and closes its record
+        replace_text(folder / QUOTE_NAME, quote.model_dump_json(indent=1) + "\n")
     return quote
 
 
