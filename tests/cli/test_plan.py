@@ -71,12 +71,6 @@ def test_a_person_reads_memory_time_money_power_people_and_room(luthier: Luthier
         assert words in done.out
 
 
-def test_what_does_not_fit_is_told_with_what_would(luthier: Luthier, recipe: Path) -> None:
-    sizes = ("training.global_batch_size=24", "training.micro_batch_tokens=100000")
-    done = luthier("plan", recipe, "--on", "t4", *(part for size in sizes for part in ("--set", size)))
-    assert "of 16 GiB: fits" in done.out  # a tiny model fits anywhere
-
-
 def test_the_users_prices_are_taken(luthier: Luthier, recipe: Path, tmp_path: Path) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text("as_of: 2027-01-31\ndevices: {h100: {on_demand: 1000}}\n", encoding="utf-8")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from luthier.core.cost import Quote
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
 from luthier.data.batches import StepSchedule
@@ -24,6 +26,9 @@ from luthier.service.quotes import (
     workloads_of,
 )
 from luthier.service.recipes import load_recipe
+from luthier.service.training import train
+
+from .conftest import chat_row, write_rows
 
 MakeRecipe = Callable[..., Path]
 
@@ -37,7 +42,8 @@ def ready(context: Context, recipe: Path, *overrides: str) -> Prepared:
     return prepare(context, load_recipe(recipe, overrides), base_dir=recipe.parent)
 
 
-def test_batches_are_those_that_training_takes(prepared: Prepared) -> None:
+def test_batches_are_those_that_training_takes(context: Context, make_recipe: MakeRecipe) -> None:
+    prepared = ready(context, make_recipe(), "training.shared_prefix=false")
     rows = prepared.train.tokenised
     schedule = StepSchedule(
         [row.num_tokens for row in rows], global_batch_size=8, micro_batch_tokens=100, order="by_length", seed=0
@@ -49,6 +55,23 @@ def test_batches_are_those_that_training_takes(prepared: Prepared) -> None:
     assert found.num_micro_batches == len(padded) / len(steps)
     assert found.num_computed == sum(padded) / len(steps)
     assert found.peak_tokens == max(padded) <= 100
+
+
+def test_a_beginning_that_is_shared_is_computed_once_in_each_micro_batch(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe()
+    system = {"role": "system", "content": "Count on by one. Answer in one sentence, and with nothing else."}
+    rows = [{"messages": [system, *chat_row(number)["messages"]]} for number in range(40)]
+    write_rows(recipe.parent / "train.jsonl", rows)
+    plain, shared = (
+        exact_batches(ready(context, recipe, f"training.shared_prefix={word}"), micro_batch_tokens=100_000)
+        for word in ("false", "true")
+    )
+    assert plain.num_tokens == shared.num_tokens
+    saved = (plain.num_computed - shared.num_computed) / 7  # eight rows a step, the beginning once in place of eight
+    assert saved >= 16
+    assert saved == pytest.approx(round(saved))
 
 
 def test_devices_share_the_rows_of_a_step(prepared: Prepared) -> None:
@@ -152,3 +175,22 @@ def test_a_machine_that_nobody_knows_is_no_reason_to_fail(
 
     monkeypatch.setattr(devices, "this_machine", refuse)
     assert keep_quote(context, new_id("run"), prepared) == "no prediction: this machine's accelerator 'Abacus'"
+
+
+def test_training_tells_its_quote_first_and_the_report_sets_it_beside_what_came(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    recipe, told = make_recipe(), []
+    outcome = train(
+        context,
+        load_recipe(recipe),
+        base_dir=recipe.parent,
+        show_plan=lambda run_id, plan, quote: told.append((run_id, plan, quote)),
+    )
+    [(run_id, plan, quote)] = told
+    assert isinstance(quote, Quote)
+    assert kept_quote(context, run_id) == quote
+    assert quote.prediction.num_steps == plan.training.num_steps
+    assert plan == outcome.plan
+    document = json.loads(Path(str(outcome.record.report_path)).with_suffix(".json").read_text(encoding="utf-8"))
+    assert document["predicted"] == json.loads(json.dumps(quote.as_json()))

@@ -41,7 +41,7 @@ class World:
             num_steps=12, num_steps_per_epoch=6, validate_every_steps=4, checkpoint_every_steps=5, dropout=0.2
         )
         self.make_model, self.folder, self.noise = make_model, folder, noise
-        self.examples, self.validation = random_examples(24, seed=1), [random_examples(6, seed=2)]
+        self.examples, self.validation = random_examples(24, seed=1), [(random_examples(6, seed=2), 0)]
         self.clock, self.draw = Clock(), random.Random(3)
         self.events: list[Event] = []
         self.longest_step = 0.0

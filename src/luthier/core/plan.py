@@ -86,6 +86,7 @@ class TrainingPlan(Frozen):
     precision: Literal["float32", "bfloat16"]
     attention: Literal["by_length", "sdpa"]
     gradient_checkpointing: bool = False
+    shared_prefix: bool = False
     device: str
     validate_every_steps: int
     checkpoint_every_steps: int

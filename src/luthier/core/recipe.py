@@ -83,6 +83,7 @@ class TrainingRecipe(Frozen):
     order: OrderName | None = None
     precision: PrecisionName | None = None
     gradient_checkpointing: bool | None = None
+    shared_prefix: bool | None = None
     validate_every_steps: Annotated[int, Field(ge=1)] | None = None
     checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
     keep_checkpoints: Annotated[int, Field(ge=1)] | None = None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NUM_TIMED_STEPS = 3
 _NUM_LOOKED_AT = 2000
 _SHOWN_LINES = 8
+_LENGTH_THAT_DOUBLES = 1024
 
 Tell = Callable[[str], None]
 ProbeStep = Sequence[Sequence[tuple[int, int]]]
@@ -105,7 +106,7 @@ def probe_steps(prepared: Prepared) -> list[ProbeStep]:
     ]
     by_size = sorted(made, key=lambda step: sum(_size(batch) for batch in step))
     timed = [by_size[(2 * i + 1) * count // (2 * NUM_TIMED_STEPS)] for i in range(NUM_TIMED_STEPS)]
-    return [max(made, key=lambda step: max(_size(batch) for batch in step)), *timed]
+    return [max(made, key=lambda step: max(_weight(batch) for batch in step)), *timed]
 
 
 def measure(
@@ -125,7 +126,7 @@ def measure(
     tokens = sum(row[0] for step in timed for batch in step for row in batch)
     batches = batches_of(lengths[1:], learned_fraction=learned / tokens)
     whole = batches_of(lengths, learned_fraction=learned / tokens)
-    batches = replace(batches, peak_rows=whole.peak_rows, peak_length=whole.peak_length)
+    batches = replace(batches, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
     work = replace(workload_of(plan, structure, device, batches=batches), num_steps=len(steps), generation_rows=0)
     seconds = answer["step_seconds"][1:]
     return Measurement(
@@ -136,6 +137,11 @@ def measure(
 def _size(batch: Sequence[tuple[int, int]]) -> int:
     """Positions that a micro-batch computes, padding included."""
     return len(batch) * max(row[0] for row in batch)
+
+
+def _weight(batch: Sequence[tuple[int, int]]) -> float:
+    """By what micro-batches are ranked in memory: attention's part grows with the length of the rows, too."""
+    return _size(batch) * (1.0 + max(row[0] for row in batch) / _LENGTH_THAT_DOUBLES)
 
 
 def _run_child(plan: Plan, steps: Sequence[ProbeStep], progress: Progress) -> dict[str, Any]:

@@ -127,25 +127,23 @@ def workloads_of(prepared: Prepared) -> Callable[[Device], Workload]:
 
 def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: int = 1) -> Batches:
     """The batches of the run's own schedule, up to its first 2,000 steps; devices share the rows of a step evenly."""
-    from luthier.data.batches import StepSchedule
     from luthier.plan.workload import batches_of
+    from luthier.service import schedules
 
     training, rows = prepared.plan.training, prepared.train.tokenised
-    lengths = [row.num_tokens for row in rows]
-    schedule = StepSchedule(
-        lengths,
-        global_batch_size=training.global_batch_size,
-        micro_batch_tokens=micro_batch_tokens,
-        order=training.order,
-        seed=training.seed,
+    schedule = schedules.of_training(
+        prepared, shares_prefix=training.shared_prefix, micro_batch_tokens=micro_batch_tokens
     )
     steps = []
     for number in range(min(training.num_steps, _MOST_STEPS_LOOKED_AT)):
-        batches = [[lengths[i] for i in batch] for batch in schedule.step(number)]
-        share = -(-sum(len(batch) for batch in batches) // num_devices)
+        batches = schedule.step(number)
+        share = -(-sum(map(len, batches)) // num_devices)
         steps.append([batch[i : i + share] for batch in batches for i in range(0, len(batch), share)])
-    learned = sum(row.num_trained_tokens for row in rows) / sum(lengths)
-    return batches_of(steps, learned_fraction=learned)
+    return batches_of(
+        [[[rows[i].num_tokens for i in batch] for batch in step] for step in steps],
+        learned_fraction=sum(row.num_trained_tokens for row in rows) / sum(row.num_tokens for row in rows),
+        shared=[[schedule.shared_tokens(batch) for batch in step] for step in steps],
+    )
 
 
 def keep_quote(context: Context, run_id: str, prepared: Prepared, prices: Path | None = None) -> Quote | str:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, LuthierError, StorageFullError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event, RunEnded, RunStarted, StepDone, WarningRaised
@@ -213,7 +212,7 @@ def _train(context: Context, run_id: str, prepared: Prepared, meter: Meter, warn
     """The training itself, with the process made ready for it."""
     import torch
 
-    from luthier.data.batches import StepSchedule
+    from luthier.service import schedules
     from luthier.train import memory
     from luthier.train.checkpoint import CheckpointStore
     from luthier.train.loop import train as train_loop
@@ -223,22 +222,17 @@ def _train(context: Context, run_id: str, prepared: Prepared, meter: Meter, warn
     torch.set_num_threads(training.num_threads)
     memory.forget_peak()
     emit = _recorder(context, run_id, warnings)
-    schedule = StepSchedule(
-        [e.num_tokens for e in prepared.train.tokenised],
-        global_batch_size=training.global_batch_size,
-        micro_batch_tokens=training.micro_batch_tokens,
-        order=training.order,
-        seed=training.seed,
-    )
     meter.begin("loading")
     model = TrainableModel.load(plan)
+    shares = _shares_prefix(plan, model, emit)
+    schedule = schedules.of_training(prepared, shares_prefix=shares)
     warn_of_the_data(plan, emit)
     with stop_signals() as stop_requested:
         outcome = train_loop(
             plan,
             model,
             prepared.train.tokenised,
-            _validation_batches(prepared),
+            schedules.of_validation(prepared, shares_prefix=shares),
             schedule,
             CheckpointStore(context.settings.run_folder(run_id) / "checkpoints", training.keep_checkpoints),
             emit=emit,
@@ -250,21 +244,18 @@ def _train(context: Context, run_id: str, prepared: Prepared, meter: Meter, warn
     return _result(context, run_id, plan, model, outcome, memory.peak_memory_bytes())
 
 
-def _validation_batches(prepared: Prepared) -> list[list[TokenisedExample]]:
-    """The validation split in micro-batches: one step that holds them all, cut as training steps are cut."""
-    from luthier.data.batches import StepSchedule
-
-    if prepared.validation is None:
-        return []
-    rows = prepared.validation.tokenised
-    whole = StepSchedule(
-        [e.num_tokens for e in rows],
-        global_batch_size=len(rows),
-        micro_batch_tokens=prepared.plan.training.micro_batch_tokens,
-        order="as_given",
-        seed=0,
+def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:
+    """Whether common beginnings are computed once: asked for, and the model proves to compute the same with them."""
+    if not plan.training.shared_prefix:
+        return False
+    if model.can_share_prefix():
+        return True
+    message = (
+        f"{type(model.base).__name__} computes something else when a beginning is shared, so none is: "
+        "training takes as long as without training.shared_prefix"
     )
-    return [[rows[i] for i in batch] for batch in whole.step(0)]
+    emit(WarningRaised(step=0, code="no_shared_prefix", message=message))
+    return False
 
 
 def _result(

@@ -41,12 +41,18 @@ _BILLS_A_RUN = 20
 _LEDGER_LOST = "no whole record of what this run has spent: of its earlier time only that of the steps it kept counts"
 
 StopRequest = Callable[[], str | None]
+ValidationBatch = tuple[Sequence[TokenisedExample], int]
+"""A ready-made micro-batch, and how many tokens its examples share at their start."""
 
 
 class StepSchedule(Protocol):
-    """Which examples make up a step: micro-batches of indices, a function of (seed, step) alone."""
+    """Which examples make up a step: micro-batches of indices, a function of (seed, step) alone.
+
+    shared_tokens: how many tokens the examples of a micro-batch begin with in common, to be computed once.
+    """
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
+    def shared_tokens(self, micro_batch: Sequence[int]) -> int: ...
     def epoch_of(self, step: int) -> float: ...
 
 
@@ -61,7 +67,7 @@ def train(
     plan: Plan,
     model: TrainableModel,
     examples: Sequence[TokenisedExample],
-    validation: Sequence[Sequence[TokenisedExample]],
+    validation: Sequence[ValidationBatch],
     schedule: StepSchedule,
     checkpoints: CheckpointStore,
     *,
@@ -94,7 +100,7 @@ def train(
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
     status: RunStatus = "succeeded"
     reason = f"all {p.num_steps} steps done"
-    num_validation_tokens = sum(e.num_tokens for micro_batch in validation for e in micro_batch)
+    num_validation_tokens = sum(e.num_tokens for micro_batch, _ in validation for e in micro_batch)
 
     def save() -> None:
         nonlocal saved
@@ -194,12 +200,13 @@ def _one_step(
     """
     start, p = time.perf_counter(), plan.training
     torch.manual_seed((p.seed * _SEED_STRIDE + state.step) % 2**63)
-    micro_batches = [[examples[i] for i in indices] for indices in schedule.step(state.step)]
-    num_trained = sum(e.num_trained_tokens for batch in micro_batches for e in batch)
+    indices = schedule.step(state.step)
+    micro_batches = [([examples[i] for i in batch], schedule.shared_tokens(batch)) for batch in indices]
+    num_trained = sum(e.num_trained_tokens for batch, _ in micro_batches for e in batch)
     num_tokens, loss_sum = 0, 0.0
     model.module.train()
-    for micro_batch in micro_batches:
-        batch = collate(micro_batch, model.pad_id, model.device)
+    for micro_batch, num_shared in micro_batches:
+        batch = collate(micro_batch, model.pad_id, model.device, num_prefix_tokens=num_shared)
         total, _ = model.loss_sum(batch)
         (total / num_trained).backward()
         optimizer.collect()
@@ -230,7 +237,7 @@ def _one_step(
         "loss_sum": state.loss_sum + loss_sum,
         "num_tokens": state.num_tokens + num_tokens,
         "num_trained_tokens": state.num_trained_tokens + num_trained,
-        "num_examples": state.num_examples + sum(map(len, micro_batches)),
+        "num_examples": state.num_examples + sum(map(len, indices)),
         "window_loss_sum": state.window_loss_sum + loss_sum,
         "window_trained_tokens": state.window_trained_tokens + num_trained,
         "seconds": state.seconds + seconds,
@@ -240,15 +247,15 @@ def _one_step(
 
 @torch.no_grad()
 def _validate(
-    model: TrainableModel, validation: Sequence[Sequence[TokenisedExample]], state: LoopState, progress: Progress
+    model: TrainableModel, validation: Sequence[ValidationBatch], state: LoopState, progress: Progress
 ) -> tuple[LoopState, ValidationDone]:
     """Loss over the whole validation split, and the state with the watch moved on."""
     start = time.perf_counter()
     model.module.eval()
     loss_sum, num_correct, num_trained = 0.0, 0, 0
     with progress.task("validating", len(validation), "batch") as bar:
-        for micro_batch in validation:
-            batch: MicroBatch = collate(micro_batch, model.pad_id, model.device)
+        for micro_batch, num_shared in validation:
+            batch: MicroBatch = collate(micro_batch, model.pad_id, model.device, num_prefix_tokens=num_shared)
             total, correct = model.loss_sum(batch)
             loss_sum, num_correct = loss_sum + total.item(), num_correct + int(correct)
             num_trained += batch.num_trained_tokens

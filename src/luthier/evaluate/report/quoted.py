@@ -49,7 +49,7 @@ def quoted(record: RunRecord, events: Sequence[Event], quote: Quote | None) -> Q
     rows = [
         _row("A step", made.step_seconds, _of(result, "seconds_per_step"), _time),
         _row("All steps", parts["steps"].times(3600), _of(result, "seconds"), _time, stopped),
-        _row("Validations", parts["validations"].times(3600), validating, _time, stopped),
+        _row("Validations", parts["validations"].times(3600), validating if result else None, _time, stopped),
         _row("Tokens a second", made.tokens_per_second, _of(result, "tokens_per_second"), figures.speed),
         _row("Peak memory", made.peak_memory.total_bytes, _of(result, "peak_memory_bytes"), _size),
     ]

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 
 from luthier.core.audit import Audit
 from luthier.data.audit.report.bars import page_canvas, short_name
-from luthier.data.audit.report.visible import visible
 from luthier.data.audit.table import AuditTable
 from luthier.data.prompt_map import PromptMap, prompt_map
 from luthier.reporting.figures import count, percent
 from luthier.reporting.page import Chart
 from luthier.reporting.svg import BASE, INK, MUTED, OTHERS, PAPER, TUNED, inline_svg
+from luthier.reporting.visible import visible
 
 _COPIES: Final = ("exact_duplicate", "near_duplicate")
 _MIN_POINTS: Final = 3
