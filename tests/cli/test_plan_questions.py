@@ -35,7 +35,7 @@ def test_advice_stands_in_the_document_and_in_the_text(luthier, recipe: Path) ->
         (["--budget-hours", "2"], "--budget-hours without --learning-curve"),
         (["--learning-curve", "--budget-hours", "0"], "--budget-hours 0"),
         (["--learning-curve", "--chart", "curve.gif"], "curve.gif"),
-        (["--learning-curve"], "12 training rows: the smallest run would have"),
+        (["--learning-curve"], "11 training rows: the smallest run would have"),
     ],
 )
 def test_wrong_questions(luthier, recipe: Path, flags: list[str], words: str) -> None:  # type: ignore[no-untyped-def]

@@ -23,7 +23,7 @@ def bill_line(bill: Bill) -> str:
 def budget_lines(budget: BudgetPlan) -> list[str]:
     """The caps of a run and the rates that they are counted at; nothing where there is no cap."""
     caps = [
-        f"{figures.number(value)} {unit}"
+        f"{figures.plain(value)} {unit}"
         for value, unit in (
             (budget.hours, "hours"),
             (budget.usd, "USD"),

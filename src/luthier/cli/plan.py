@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,44 +12,59 @@ import typer
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
 from luthier.cli.options import HomeOption, JsonOption, PricesOption, SetOption
+from luthier.cli.plan_options import (
+    AdvisedOption,
+    ChartOption,
+    ComparedOption,
+    CurvedOption,
+    CurveHoursOption,
+    OnOption,
+    ProbedOption,
+    SpotOption,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.advice import Advice
-    from luthier.core.cost import Option, Quote
+    from luthier.core.cost import Market, Option, Quote
     from luthier.core.plan import Plan
+    from luthier.service.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """All that was asked of a recipe before it is run."""
+
+    plan: Plan
+    quote: Quote
+    options: tuple[Option, ...]
+    advice: Advice | None
+    chart: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier plan --json`."""
+        document: dict[str, Any] = {"hash": self.plan.hash, "values": self.plan.values()}
+        document["predicted"] = self.quote.as_json()
+        if self.options:
+            document["comparison"] = [option.as_json() for option in self.options]
+        if self.advice is not None:
+            document["advice"] = self.advice.as_json()
+        return document | {"plan": self.plan.model_dump(mode="json")}
 
 
 def plan(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML or JSON.")],
     overrides: SetOption = None,
-    on: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--on", metavar="DEVICE", help="Plan for cpu, or NAME[:COUNT] as a100-80g:4. With --compare, repeatable."
-        ),
-    ] = None,
-    is_probed: Annotated[
-        bool, typer.Option("--probe", help="Run a few real steps on this machine first, and predict by them.")
-    ] = False,
+    on: OnOption = None,
+    is_probed: ProbedOption = False,
     prices: PricesOption = None,
-    is_compared: Annotated[bool, typer.Option("--compare", help="Every method on every device, side by side.")] = False,
-    is_spot: Annotated[bool, typer.Option("--spot", help="Prices of devices that may be taken away.")] = False,
-    is_advised: Annotated[bool, typer.Option("--advise", help="Which method to take on this device, and why.")] = False,
-    is_curved: Annotated[
-        bool,
-        typer.Option(
-            "--learning-curve", help="Train on shares of the rows (kept as runs) and tell what more rows would buy."
-        ),
-    ] = False,
-    budget_hours: Annotated[
-        float | None,
-        typer.Option("--budget-hours", metavar="H", help="With --learning-curve: hours for all of its runs together."),
-    ] = None,
-    chart: Annotated[
-        Path | None, typer.Option("--chart", metavar="FILE", help="Draw it: a file that ends in .svg or .png.")
-    ] = None,
+    is_compared: ComparedOption = False,
+    is_spot: SpotOption = False,
+    is_advised: AdvisedOption = False,
+    is_curved: CurvedOption = False,
+    budget_hours: CurveHoursOption = None,
+    chart: ChartOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -55,12 +72,6 @@ def plan(
 
     Below it the quote: memory, time, money and energy, each with the range in which it is expected to lie.
     """
-    from luthier.core.cost import Market
-    from luthier.plan.prices import load_prices
-    from luthier.service import quotes
-    from luthier.service.plans import prepare
-    from luthier.service.recipes import load_recipe
-
     names = _names(on, is_compared)
     if chart is not None:
         from luthier.reporting.chart_file import check_chart_path
@@ -72,41 +83,56 @@ def plan(
         alone = not (on or is_probed or is_compared or is_spot or is_advised)
         return learning_curve_answer(recipe, overrides or (), budget_hours, prices, chart, as_json, home, alone=alone)
     _refuse_budget_alone(budget_hours)
-    market: Market = "spot" if is_spot else "on_demand"
-    table, asked = load_prices(prices), load_recipe(recipe, overrides or ())
+    with open_context(home) as context:
+        made = _make(
+            context,
+            recipe,
+            overrides or (),
+            names=names,
+            prices=prices,
+            market="spot" if is_spot else "on_demand",
+            is_probed=is_probed,
+            is_compared=is_compared,
+            is_advised=is_advised,
+            chart=chart,
+        )
+    if chart is not None:
+        _draw(chart, made.quote, made.options)
+    return Answer(as_json, made.as_json(), lambda console: _show(console, made))
+
+
+def _make(
+    context: Context,
+    recipe: Path,
+    overrides: Sequence[str],
+    *,
+    names: Sequence[str],
+    prices: Path | None,
+    market: Market,
+    is_probed: bool,
+    is_compared: bool,
+    is_advised: bool,
+    chart: Path | None,
+) -> _Made:
+    from luthier.plan.prices import load_prices
+    from luthier.service import quotes
+    from luthier.service.advice import advise
+    from luthier.service.plans import prepare
+    from luthier.service.recipes import load_recipe
+
+    table, asked = load_prices(prices), load_recipe(recipe, overrides)
     for name in names:
         table.usd_per_hour(quotes.device_for(name).name, market=market)
+    prepared = prepare(context, asked, base_dir=recipe.absolute().parent, prices=prices)
     options: tuple[Option, ...] = ()
-    advice: Advice | None = None
-    with open_context(home) as context:
-        prepared = prepare(context, asked, base_dir=recipe.absolute().parent, prices=prices)
-        if is_compared:
-            options = quotes.compare_options(
-                context, prepared, on=names, prices=table, market=market, is_probed=is_probed
-            )
-            is_probed = False
-        quote = quotes.quote_of(
-            context,
-            prepared,
-            on=names[0] if names else None,
-            prices=table,
-            market=market,
-            is_probed=is_probed,
-        )
-        if is_advised:
-            from luthier.service.advice import advise
-
-            advice = advise(context, prepared, on=names[0] if names else None, prices=table)
-    if chart is not None:
-        _draw(chart, quote, options)
-    made = prepared.plan
-    document: dict[str, Any] = {"hash": made.hash, "values": made.values(), "predicted": quote.as_json()}
     if is_compared:
-        document["comparison"] = [option.as_json() for option in options]
-    if advice is not None:
-        document["advice"] = advice.as_json()
-    document["plan"] = made.model_dump(mode="json")
-    return Answer(as_json, document, lambda console: _show(console, made, quote, options, advice, chart))
+        options = quotes.compare_options(context, prepared, on=names, prices=table, market=market, is_probed=is_probed)
+    first = names[0] if names else None
+    quote = quotes.quote_of(
+        context, prepared, on=first, prices=table, market=market, is_probed=is_probed and not is_compared
+    )
+    advice = advise(context, prepared, on=first, prices=table) if is_advised else None
+    return _Made(prepared.plan, quote, options, advice, chart)
 
 
 def _names(on: list[str] | None, is_compared: bool) -> list[str]:
@@ -142,28 +168,20 @@ def _draw(path: Path, quote: Quote, options: tuple[Option, ...]) -> None:
         write_memory_chart(path, quote)
 
 
-def _show(
-    console: Console,
-    made: Plan,
-    quote: Quote,
-    options: tuple[Option, ...],
-    advice: Advice | None,
-    chart: Path | None,
-) -> None:
+def _show(console: Console, made: _Made) -> None:
+    from luthier.cli.advice_text import show_advice
     from luthier.cli.quote_text import show_options, show_quote
 
-    if options:
-        show_options(console, options)
+    if made.options:
+        show_options(console, made.options)
     else:
-        _show_values(console, made)
-        show_quote(console, quote)
-    if advice is not None:
-        from luthier.cli.advice_text import show_advice
-
-        show_advice(console, advice)
-    if chart is not None:
-        console.print(f"chart {chart}", soft_wrap=True)
-    console.print(f"plan {made.hash}", soft_wrap=True)
+        _show_values(console, made.plan)
+        show_quote(console, made.quote)
+    if made.advice is not None:
+        show_advice(console, made.advice)
+    if made.chart is not None:
+        console.print(f"chart {made.chart}", soft_wrap=True)
+    console.print(f"plan {made.plan.hash}", soft_wrap=True)
 
 
 def _show_values(console: Console, made: Plan) -> None:
