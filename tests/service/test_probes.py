@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,7 @@ def test_a_probe_measures_keeps_and_is_found_again(context: Context, prepared: P
     assert kept.step_seconds > 0
     # a process with torch in it, not this one with all that tests have loaded
     assert 50 << 20 < kept.peak_memory_bytes < 4 << 30
-
-
-def test_a_second_probe_of_the_same_plan_takes_the_place_of_the_first(context: Context, prepared: Prepared) -> None:
-    probes.probe(context, prepared)
-    assert probes.probe(context, prepared).num_measurements == 1
-
-
-def test_another_precision_or_number_of_threads_is_another_machine(context: Context, prepared: Prepared) -> None:
-    device = this_machine(hardware.measure())
-    probes.probe(context, prepared)
+    # another precision or number of threads is another machine
     for change in ({"precision": "bfloat16"}, {"num_threads": 3}):
         training = prepared.plan.training.model_copy(update=change)
         other = prepared.plan.model_copy(update={"training": training})
@@ -106,6 +98,21 @@ def test_a_spoilt_or_foreign_file_is_told_and_ignored(
         store.read(key)
     store.add(key, [_measurement(prepared)])
     assert len(store.read(key)) == 1
+
+
+def test_a_second_measurement_of_the_same_workload_takes_the_place_of_the_first(
+    context: Context, prepared: Prepared
+) -> None:
+    store = ProbeStore(context.settings.probes_folder)
+    key = probes.key_of(this_machine(hardware.measure()), prepared.plan)
+    first = _measurement(prepared)
+    assert store.add(key, [first]) == (first,)
+    second = replace(first, step_seconds=0.7)
+    assert store.add(key, [second]) == (second,)
+    longer = [replace(first, workload=replace(first.workload, num_steps=n)) for n in range(100, 130)]
+    assert store.add(key, longer)[-1] == longer[-1]
+    assert len(store.read(key)) < len(longer)  # the oldest give way
+    assert not list(store.folder.glob(".*"))
 
 
 def test_a_probe_whose_process_fails_says_why(context: Context, prepared: Prepared, tmp_path: Path) -> None:

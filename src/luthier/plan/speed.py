@@ -25,9 +25,10 @@ from luthier.plan.workload import BYTES, Workload
 if TYPE_CHECKING:
     from luthier.plan.calibration import Calibration
 
-# Share of the data sheet's rate (measured rate on a CPU) that large products reach in training.
+# Share of the data sheet's rate (measured rate on a CPU) that large products reach in training. On CPUs 0.3 (with AMX)
+# to 0.6 (with AVX512) was seen: docs/log.md.
 PRODUCT_UTILISATION: Final[dict[Family, float]] = {
-    "cpu": 0.70,
+    "cpu": 0.45,
     "small": 0.60,
     "consumer": 0.80,
     "workstation": 0.60,
@@ -36,7 +37,7 @@ PRODUCT_UTILISATION: Final[dict[Family, float]] = {
 }
 # Attention's products are small, and softmax stands between them. On a CPU torch's fused kernel is slower still.
 _ATTENTION_SHARE: Final = 0.5
-_FUSED_SHARE: Final = {"cpu": 0.15, "gpu": 0.5}
+_FUSED_SHARE: Final = {"cpu": 0.3, "gpu": 0.5}
 # An input that is drawn for, there and back: random words, their signs spread to a mask, and the input laid under it.
 _DROPOUT_BYTES: Final = 14.0
 _BANDWIDTH_SHARE: Final = 0.7
@@ -47,7 +48,7 @@ _PASSES_COMPILED: Final = 3.0
 _CALL_SECONDS: Final = {"cpu": 2e-4, "gpu": 1.2e-3, "compiled": 4e-4}
 # NF4 weights are unpacked to bf16 before every product: read packed, written and read unpacked.
 _UNPACK_BYTES: Final = 4.5
-TIME_SPREAD: Final = {"cpu": 0.5, "gpu": 0.45}
+TIME_SPREAD: Final = {"cpu": 0.6, "gpu": 0.45}
 
 
 def time_terms(workload: Workload, device: Device) -> dict[str, float]:
