@@ -1,4 +1,4 @@
-"""What the package reads at run time is in the wheel, too: files that are no Python have a pattern in pyproject.toml."""
+"""What the package reads at run time is in the wheel: files that are no Python have a pattern in pyproject.toml."""
 
 from __future__ import annotations
 
