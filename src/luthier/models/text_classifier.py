@@ -27,7 +27,8 @@ def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> Tex
 
     toxic_label: the label of the model that means toxic; where None, the labels whose names say so (toxic, hate,
     offensive ...). Labels that exclude each other are summed; of labels that do not (multi-label models, and models
-    with a single output) the largest counts. A text is cut to the tokens that the model can see, at most 512.
+    with a single output) the largest counts. A text is cut to the tokens that the model can see, at most 512; one
+    without any token is not toxic: 0.
 
     Raises:
         NotFoundError: no such folder.
@@ -61,11 +62,15 @@ def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> Tex
                 max_length=most_tokens,
                 return_tensors="pt",
             )
-            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            seen = batch["attention_mask"].any(-1)  # a text without a token is nothing to judge, so it keeps its 0
+            if not seen.any():
+                continue
+            inputs = {name: batch[name][seen] for name in ("input_ids", "attention_mask")}
             with torch.inference_mode():
                 logits = model(**inputs).logits.float()
             scores = logits.sigmoid()[:, toxic].amax(-1) if is_multi_label else logits.softmax(-1)[:, toxic].sum(-1)
-            for place, score in zip(places, scores.clamp(0, 1).tolist(), strict=True):
+            judged = [place for place, is_seen in zip(places, seen.tolist(), strict=True) if is_seen]
+            for place, score in zip(judged, scores.clamp(0, 1).tolist(), strict=True):
                 found[place] = score
         return found
 
