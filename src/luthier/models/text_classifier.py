@@ -27,8 +27,7 @@ def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> Tex
 
     toxic_label: the label of the model that means toxic; where None, the labels whose names say so (toxic, hate,
     offensive ...). Labels that exclude each other are summed; of labels that do not (multi-label models, and models
-    with a single output) the largest counts. A text is cut to the tokens that the model can see, at most 512; one
-    without any token is not toxic: 0.
+    with a single output) the largest counts. A text is cut to the tokens that the model can see, at most 512.
 
     Raises:
         NotFoundError: no such folder.
@@ -55,22 +54,14 @@ def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> Tex
         found = [0.0] * len(texts)
         for start in range(0, len(order), _BATCH_TEXTS):
             places = order[start : start + _BATCH_TEXTS]
-            batch = tokenizer(
-                [texts[place][:_MOST_CHARACTERS] for place in places],
-                padding=True,
-                truncation=True,
-                max_length=most_tokens,
-                return_tensors="pt",
-            )
-            seen = batch["attention_mask"].any(-1)  # a text without a token is nothing to judge, so it keeps its 0
-            if not seen.any():
-                continue
-            inputs = {name: batch[name][seen] for name in ("input_ids", "attention_mask")}
+            cut = [texts[place][:_MOST_CHARACTERS] for place in places]
+            ids = tokenizer(cut, truncation=True, max_length=most_tokens)["input_ids"]
+            # A text without any token is judged as one padding token, alone or in company.
+            inputs = tokenizer.pad({"input_ids": [row or [tokenizer.pad_token_id] for row in ids]}, return_tensors="pt")
             with torch.inference_mode():
-                logits = model(**inputs).logits.float()
+                logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()
             scores = logits.sigmoid()[:, toxic].amax(-1) if is_multi_label else logits.softmax(-1)[:, toxic].sum(-1)
-            judged = [place for place, is_seen in zip(places, seen.tolist(), strict=True) if is_seen]
-            for place, score in zip(judged, scores.clamp(0, 1).tolist(), strict=True):
+            for place, score in zip(places, scores.clamp(0, 1).tolist(), strict=True):
                 found[place] = score
         return found
 
