@@ -12,6 +12,7 @@ from luthier.core.events import Event
 from luthier.core.plan import Plan
 from luthier.core.recipe import MetricName, Recipe
 from luthier.core.run import RunRecord
+from luthier.core.kernel_cache import keep_few_kernels
 from luthier.core.threads import wait_briefly
 from luthier.service.context import Context
 
@@ -151,6 +152,7 @@ def _open(home: Home) -> Context:
     from luthier.cli.progress import make_progress
 
     wait_briefly()  # has an effect where torch is not loaded yet
+    keep_few_kernels()  # the same
     return Context.open(Path(home) if home is not None else None, progress=make_progress())
 
 
