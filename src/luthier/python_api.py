@@ -9,10 +9,10 @@ from typing import Any
 
 from luthier.core.evaluation import Evaluation, Verdict
 from luthier.core.events import Event
+from luthier.core.kernel_cache import keep_few_kernels
 from luthier.core.plan import Plan
 from luthier.core.recipe import MetricName, Recipe
 from luthier.core.run import RunRecord
-from luthier.core.kernel_cache import keep_few_kernels
 from luthier.core.threads import wait_briefly
 from luthier.service.context import Context
 

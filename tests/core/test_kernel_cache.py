@@ -50,4 +50,4 @@ def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_does_not_grow_with_every_new_shape() -> None:
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
     # 500 kernels of 0.6 MB would be 300 MB
-    assert int(done.stdout) < 120e6
+    assert int(done.stdout) < 150e6
