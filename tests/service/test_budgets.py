@@ -21,7 +21,7 @@ from luthier.service.training import TrainOutcome, resume, train
 from luthier.train.budget import Meter
 from luthier.train.ledger import LEDGER, Ledger
 
-from .test_training import SLOW, Child, _after, _same_story
+from .test_training import SLOW, Child, _same_story
 
 MakeRecipe = Callable[..., Path]
 
