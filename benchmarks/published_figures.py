@@ -53,9 +53,10 @@ def main() -> None:
     rows = compare()
     document = {"benchmark": "published_figures", "summary": summary(rows), "figures": rows}
     if args.plot:
-        from accuracy_chart import draw_published
+        from accuracy_chart import draw
 
-        draw_published(rows, args.plot)
+        kinds = {"tokens_per_second": ("tokens a second", "published"), "memory": ("peak memory", "published")}
+        draw(rows, kinds, args.plot, allowed=MEDIAN_ALLOWED)
     print(json.dumps(document | {"machine": describe()}, indent=2))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,17 @@ from luthier.service.recipes import load_recipe
 @pytest.fixture
 def prepared(context: Context, make_recipe: Callable[..., Path]) -> Prepared:
     path = make_recipe()
+    system = {"role": "system", "content": "You are a helpful assistant. Answer in one short sentence, and honestly."}
+    rows = [
+        [
+            system,
+            {"role": "user", "content": f"Count to {n}."},
+            {"role": "assistant", "content": "One, two. " * (1 + n % 7)},
+        ]
+        for n in range(40)
+    ]
+    text = "".join(json.dumps({"messages": row}) + "\n" for row in rows)
+    (path.parent / "train.jsonl").write_text(text, encoding="utf-8")
     return prepare(context, load_recipe(path), base_dir=path.parent)
 
 
@@ -43,16 +55,7 @@ def test_a_probe_measures_keeps_and_is_found_again(context: Context, prepared: P
     assert kept.step_seconds > 0
     # a process with torch in it, not this one with all that tests have loaded
     assert 50 << 20 < kept.peak_memory_bytes < 4 << 30
-
-
-def test_a_second_probe_of_the_same_plan_takes_the_place_of_the_first(context: Context, prepared: Prepared) -> None:
-    probes.probe(context, prepared)
-    assert probes.probe(context, prepared).num_measurements == 1
-
-
-def test_another_precision_or_number_of_threads_is_another_machine(context: Context, prepared: Prepared) -> None:
-    device = this_machine(hardware.measure())
-    probes.probe(context, prepared)
+    # another precision or number of threads is another machine
     for change in ({"precision": "bfloat16"}, {"num_threads": 3}):
         training = prepared.plan.training.model_copy(update=change)
         other = prepared.plan.model_copy(update={"training": training})
@@ -60,15 +63,18 @@ def test_another_precision_or_number_of_threads_is_another_machine(context: Cont
 
 
 def test_the_steps_of_a_probe_are_the_plans_own(prepared: Prepared) -> None:
-    steps = probes.probe_steps(prepared)
-    assert len(steps) == 1 + probes.NUM_TIMED_STEPS
     rows = [(row.num_tokens, row.num_trained_tokens) for row in prepared.train.tokenised]
-    for step in steps:
-        probed = [row for batch in step for row in batch]
-        assert len(probed) <= prepared.plan.training.global_batch_size
-        assert all(row in rows for row in probed)
-    largest = max(row[0] for row in rows) * prepared.plan.training.global_batch_size
-    assert max(len(batch) * max(r[0] for r in batch) for batch in steps[0]) <= largest
+    training = prepared.plan.training
+    for shares_prefix in (False, True):
+        steps = probes.probe_steps(prepared, shares_prefix=shares_prefix)
+        assert len(steps) == 1 + probes.NUM_TIMED_STEPS
+        for step in steps:
+            probed = [row for batch in step for row in batch.rows]
+            assert len(probed) == training.global_batch_size
+            assert all(row in rows for row in probed)
+            assert all(batch.num_computed <= training.micro_batch_tokens for batch in step)
+        # every row begins with the same system turn
+        assert shares_prefix == any(batch.num_shared_tokens for step in steps for batch in step)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +114,21 @@ def test_a_spoilt_or_foreign_file_is_told_and_ignored(
     assert len(store.read(key)) == 1
 
 
+def test_a_second_measurement_of_the_same_workload_takes_the_place_of_the_first(
+    context: Context, prepared: Prepared
+) -> None:
+    store = ProbeStore(context.settings.probes_folder)
+    key = probes.key_of(this_machine(hardware.measure()), prepared.plan)
+    first = _measurement(prepared)
+    assert store.add(key, [first]) == (first,)
+    second = replace(first, step_seconds=0.7)
+    assert store.add(key, [second]) == (second,)
+    longer = [replace(first, workload=replace(first.workload, num_steps=n)) for n in range(100, 130)]
+    assert store.add(key, longer)[-1] == longer[-1]
+    assert len(store.read(key)) < len(longer)  # the oldest give way
+    assert not list(store.folder.glob(".*"))
+
+
 def test_a_probe_whose_process_fails_says_why(context: Context, prepared: Prepared, tmp_path: Path) -> None:
     model = prepared.plan.base_model.model_copy(update={"path": str(tmp_path / "nothing")})
     plan = prepared.plan.model_copy(update={"base_model": model})
@@ -116,7 +137,7 @@ def test_a_probe_whose_process_fails_says_why(context: Context, prepared: Prepar
             plan,
             read_structure(prepared.model.path),
             this_machine(hardware.measure()),
-            probes.probe_steps(prepared),
+            probes.probe_steps(prepared, shares_prefix=False),
             context.progress,
         )
     assert not list(context.settings.probes_folder.glob("*"))

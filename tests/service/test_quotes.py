@@ -84,7 +84,8 @@ def test_devices_share_the_rows_of_a_step(prepared: Prepared) -> None:
 def test_an_absurd_micro_batch_is_no_more_than_the_step(context: Context, make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
     for size in ("1", "1000000000000"):
-        made = ready(context, recipe, f"training.micro_batch_tokens={size}", "training.global_batch_size=1000000")
+        sizes = (f"training.micro_batch_tokens={size}", "training.global_batch_size=1000000")
+        made = ready(context, recipe, *sizes, "training.shared_prefix=false")
         batches = workloads_of(made)(device_for("h100")).batches
         assert batches.num_tokens == made.plan.data.train.num_tokens
         assert batches.peak_rows == (1 if size == "1" else 40)
@@ -105,6 +106,14 @@ def test_a_device_that_is_not_here_can_be_quoted(context: Context, prepared: Pre
     quote = quote_of(context, prepared, on=name)
     assert quote.prediction.device.name == name.partition(":")[0]
     assert quote.prediction.usd is not None
+
+
+def test_tokens_are_those_of_the_steps_that_are_made(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe()
+    whole = ready(context, recipe)
+    assert quote_of(context, whole).num_tokens == 2 * whole.plan.data.train.num_tokens
+    fewer = quote_of(context, ready(context, recipe, "training.max_steps=5"))
+    assert fewer.num_tokens == whole.plan.data.train.num_tokens
 
 
 def test_more_devices_than_rows_in_a_step_are_refused(context: Context, prepared: Prepared) -> None:
@@ -155,12 +164,11 @@ def test_options_are_of_this_machine_and_the_table_or_of_those_that_are_named(
 
 
 def test_the_quote_is_kept_beside_the_run_and_the_plan_does_not_know_it(context: Context, prepared: Prepared) -> None:
-    run_id, before = new_id("run"), prepared.plan.hash
+    run_id, before = new_id("run"), prepared.plan.model_dump_json()
     assert kept_quote(context, run_id) is None
     quote = keep_quote(context, run_id, prepared)
     assert kept_quote(context, run_id) == quote
-    assert prepared.plan.hash == before
-    assert "usd" not in prepared.plan.model_dump_json()
+    assert prepared.plan.model_dump_json() == before
     (context.settings.run_folder(run_id) / QUOTE_NAME).write_text("{", encoding="utf-8")
     assert kept_quote(context, run_id) is None
 

@@ -28,8 +28,8 @@ _ROUTE_BYTES: Final = 4 * 8.0 + 2 * 4.0
 class LayerCount:
     """Bytes a token of one layer.
 
-    kept: for the way back. transient: the most that is held besides, on the way back; the MLP goes back first, so what it
-    kept is gone when attention's gradients come.
+    kept: for the way back. transient: the most that is held besides, on the way back; the MLP goes back first, so what
+    it kept is gone when attention's gradients come.
     """
 
     kept: float

@@ -41,9 +41,10 @@ _PADDING_HEADROOM = 1.0
 class Batches:
     """How the rows of a run fall into steps and micro-batches, on average over the run; per step where not said else.
 
-    peak_rows, peak_length: rows and padded length of the largest micro-batch; other_peaks: of those with fewer tokens in
-    longer rows, which may take more memory. num_tokens counts no padding; num_computed counts it. length: padded length of a row, weighted by its tokens. num_micro_batches: of all devices
-    together. num_learned: tokens that a loss is computed at.
+    peak_rows, peak_length: rows and padded length of the largest micro-batch; other_peaks: of those with fewer tokens
+    in longer rows, which may take more memory. num_tokens counts no padding; num_computed counts it. length: padded
+    length of a row, weighted by its tokens. num_micro_batches: of all devices together. num_learned: tokens that a loss
+    is computed at.
     """
 
     peak_rows: int

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.cost import Device, Market, Option, PriceTable, Quote
-from luthier.core.errors import RequestError
+from luthier.core.errors import RequestError, StorageFullError
 from luthier.service.context import Context
 from luthier.service.plans import Prepared
 
@@ -44,14 +45,14 @@ def quote_of(
     if is_probed and not _is_here(device):
         raise _not_here(str(on))
     calibration = _calibration(context, prepared, device, is_probed, notes.append)
-    data = prepared.plan.data
+    data, workload_on = prepared.plan.data, workloads_of(prepared)
     splits = (data.train, data.validation, data.held_out)
     return make_quote(
-        workloads_of(prepared),
+        workload_on,
         device,
         longest_tokens=max(row.num_tokens for row in prepared.train.tokenised),
         num_rows=sum(split.num_examples for split in splits if split is not None),
-        num_tokens=round(prepared.plan.training.epochs * data.train.num_tokens),
+        num_tokens=round(prepared.plan.training.num_steps * workload_on(device).batches.num_tokens),
         prices=prices if prices is not None else load_prices(),
         market=market,
         calibration=calibration,
@@ -151,7 +152,7 @@ def keep_quote(context: Context, run_id: str, prepared: Prepared, prices: Path |
 
     prices: a file whose entries replace those of the table that is shipped.
 
-    A run must not fail of its quote: a device that the table lacks has none. Raises StorageFullError.
+    A run must not fail of its quote: a device that the table lacks has none.
     """
     from luthier.plan.prices import load_prices
     from luthier.reporting.page import replace_text
@@ -162,7 +163,8 @@ def keep_quote(context: Context, run_id: str, prepared: Prepared, prices: Path |
         return f"no prediction: {error.came}"
     folder = context.settings.run_folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / QUOTE_NAME, quote.model_dump_json(indent=1) + "\n")
+    with suppress(StorageFullError):  # the run's own first file tells of it, and closes its record
+        replace_text(folder / QUOTE_NAME, quote.model_dump_json(indent=1) + "\n")
     return quote
 
 
