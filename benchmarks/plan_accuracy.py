@@ -50,6 +50,7 @@ class Configuration:
     checkpointing: bool = False
     micro_batch_tokens: int | None = None
     targets: str = "all-linear"
+    shared_prefix: bool = False
 
 
 CONFIGURATIONS = (
@@ -72,6 +73,8 @@ CONFIGURATIONS = (
     Configuration("full-short-16-recomputed", "full", "short", 16, checkpointing=True),
     Configuration("full-long-8", "full", "long", 8),
     Configuration("full-text1024-2", "full", "text", 2),
+    Configuration("lora16-short-16-shared", "lora", "short", 16, shared_prefix=True),
+    Configuration("lora16-long-8-shared-dropout", "lora", "long", 8, dropout=0.1, shared_prefix=True),
 )
 
 
@@ -147,9 +150,11 @@ def _make_rows(configuration: Configuration, args: argparse.Namespace) -> None:
 
 def _measure(configuration: Configuration, work: Path) -> dict[str, Any]:
     """One run in this very process: seconds of each step, its rows, and the peak of memory."""
+    from luthier.core.kernel_cache import keep_few_kernels
     from luthier.core.threads import wait_briefly
 
     wait_briefly()
+    keep_few_kernels()
     from luthier.core.events import StepDone
     from luthier.plan import hardware
     from luthier.plan.devices import this_machine
@@ -181,7 +186,7 @@ def _measure(configuration: Configuration, work: Path) -> dict[str, Any]:
         "configuration": asdict(configuration),
         "plan": prepared.plan.model_dump(mode="json"),
         "device": this_machine(hardware.measure()).model_dump(mode="json"),
-        "steps": _shapes(prepared),
+        **_shapes(prepared),
         "step_seconds": [round(e.seconds, 4) for e in events if isinstance(e, StepDone)],
         "peak_memory_bytes": outcome.record.result.peak_memory_bytes,
         "others_fractions": [round(fraction, 3) for fraction in others],
@@ -207,22 +212,17 @@ class _Neighbours:
         return fraction
 
 
-def _shapes(prepared: Any) -> list[list[list[tuple[int, int]]]]:
-    """Of each step its micro-batches: tokens and learned tokens of each row."""
-    from luthier.data.batches import StepSchedule
+def _shapes(prepared: Any) -> dict[str, Any]:
+    """Of each step its micro-batches: tokens and learned tokens of each row, and the tokens that rows share."""
+    from luthier.service import schedules
 
     rows, training = prepared.train.tokenised, prepared.plan.training
-    schedule = StepSchedule(
-        [row.num_tokens for row in rows],
-        global_batch_size=training.global_batch_size,
-        micro_batch_tokens=training.micro_batch_tokens,
-        order=training.order,
-        seed=training.seed,
-    )
-    return [
-        [[(rows[i].num_tokens, rows[i].num_trained_tokens) for i in batch] for batch in schedule.step(step)]
-        for step in range(training.num_steps)
-    ]
+    schedule = schedules.of_training(prepared, shares_prefix=training.shared_prefix)
+    made = [schedule.step(step) for step in range(training.num_steps)]
+    return {
+        "steps": [[[(rows[i].num_tokens, rows[i].num_trained_tokens) for i in b] for b in step] for step in made],
+        "shared": [[schedule.shared_tokens(batch) for batch in step] for step in made],
+    }
 
 
 def _recipe(c: Configuration) -> str:
@@ -232,7 +232,7 @@ def _recipe(c: Configuration) -> str:
     micro = "" if c.micro_batch_tokens is None else f", micro_batch_tokens: {c.micro_batch_tokens}"
     training = (
         f"max_steps: {NUM_STEPS}, global_batch_size: {c.batch}, max_length_tokens: {c.length}, overlong: truncate, "
-        f"gradient_checkpointing: {str(c.checkpointing).lower()}{micro}"
+        f"gradient_checkpointing: {str(c.checkpointing).lower()}, shared_prefix: {str(c.shared_prefix).lower()}{micro}"
     )
     return (
         f"base_model: {MODEL}\ndata: {{train: accuracy-{c.rows}.jsonl}}\nmethod: {method}\ntraining: {{{training}}}\n"

@@ -41,11 +41,16 @@ def report(measured: list[dict[str, Any]]) -> dict[str, Any]:
 def _measurement(one: dict[str, Any], device: Device) -> Measurement:
     plan, steps = Plan.model_validate(one["plan"]), one["steps"]
     lengths = [[[row[0] for row in batch] for batch in step] for step in steps]
-    sizes = [sum(len(batch) * max(batch) for batch in step) for step in lengths]
+    shared = one["shared"]
+    sizes = [
+        sum(prefix + len(batch) * (max(batch) - prefix) for batch, prefix in zip(step, prefixes, strict=True))
+        for step, prefixes in zip(lengths, shared, strict=True)
+    ]
     pace = statistics.median(t / size for t, size in zip(one["step_seconds"][1:], sizes[1:], strict=True))
     rows = [row for step in steps[1:] for batch in step for row in batch]
     learned = sum(row[1] for row in rows) / sum(row[0] for row in rows)
-    timed, whole = (batches_of(part, learned_fraction=learned) for part in (lengths[1:], lengths))
+    timed = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:])
+    whole = batches_of(lengths, learned_fraction=learned, shared=shared)
     batches = replace(timed, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
     work = workload_of(plan, read_structure(plan.base_model.path), device, batches=batches)
     return Measurement(work, pace * statistics.mean(sizes[1:]), one["peak_memory_bytes"])

@@ -26,6 +26,17 @@ from luthier.service.recipes import load_recipe
 @pytest.fixture
 def prepared(context: Context, make_recipe: Callable[..., Path]) -> Prepared:
     path = make_recipe()
+    system = {"role": "system", "content": "You are a helpful assistant. Answer in one short sentence, and honestly."}
+    rows = [
+        [
+            system,
+            {"role": "user", "content": f"Count to {n}."},
+            {"role": "assistant", "content": "One, two. " * (1 + n % 7)},
+        ]
+        for n in range(40)
+    ]
+    text = "".join(json.dumps({"messages": row}) + "\n" for row in rows)
+    (path.parent / "train.jsonl").write_text(text, encoding="utf-8")
     return prepare(context, load_recipe(path), base_dir=path.parent)
 
 
@@ -52,15 +63,18 @@ def test_a_probe_measures_keeps_and_is_found_again(context: Context, prepared: P
 
 
 def test_the_steps_of_a_probe_are_the_plans_own(prepared: Prepared) -> None:
-    steps = probes.probe_steps(prepared)
-    assert len(steps) == 1 + probes.NUM_TIMED_STEPS
     rows = [(row.num_tokens, row.num_trained_tokens) for row in prepared.train.tokenised]
-    for step in steps:
-        probed = [row for batch in step for row in batch]
-        assert len(probed) <= prepared.plan.training.global_batch_size
-        assert all(row in rows for row in probed)
-    largest = max(row[0] for row in rows) * prepared.plan.training.global_batch_size
-    assert max(len(batch) * max(r[0] for r in batch) for batch in steps[0]) <= largest
+    training = prepared.plan.training
+    for shares_prefix in (False, True):
+        steps = probes.probe_steps(prepared, shares_prefix=shares_prefix)
+        assert len(steps) == 1 + probes.NUM_TIMED_STEPS
+        for step in steps:
+            probed = [row for batch in step for row in batch.rows]
+            assert len(probed) == training.global_batch_size
+            assert all(row in rows for row in probed)
+            assert all(batch.num_computed <= training.micro_batch_tokens for batch in step)
+        # every row begins with the same system turn
+        assert shares_prefix == any(batch.num_shared_tokens for step in steps for batch in step)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +137,7 @@ def test_a_probe_whose_process_fails_says_why(context: Context, prepared: Prepar
             plan,
             read_structure(prepared.model.path),
             this_machine(hardware.measure()),
-            probes.probe_steps(prepared),
+            probes.probe_steps(prepared, shares_prefix=False),
             context.progress,
         )
     assert not list(context.settings.probes_folder.glob("*"))

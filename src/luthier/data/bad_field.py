@@ -19,8 +19,8 @@ class BadFieldError(Exception):
 class EmptyAnswerError(BadFieldError):
     """What is to be learned is there and is empty: no fault of the format, so that an audit can tell the two apart."""
 
-    def __init__(self, field: str, value: Any) -> None:
-        super().__init__(field, value, "is an empty answer: nothing to learn")
+    def __init__(self, field: str, value: Any, what: str = "an empty answer") -> None:
+        super().__init__(field, value, f"is {what}: nothing to learn")
 
 
 class _Absent:

@@ -99,5 +99,5 @@ def plain_text(fields: dict[str, Any]) -> str:
     """The text of a plain-text row. Raises BadFieldError where it is empty."""
     text = require_text(fields, "text")
     if not text.strip():
-        raise EmptyAnswerError("text", text)
+        raise EmptyAnswerError("text", text, "empty")
     return text

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import WorkError
 from luthier.core.plan import Plan
@@ -33,8 +33,26 @@ _SHOWN_LINES = 8
 _LENGTH_THAT_DOUBLES = 1024
 
 Tell = Callable[[str], None]
-ProbeStep = Sequence[Sequence[tuple[int, int]]]
-"""One step as its micro-batches; of each row its tokens and how many of them are learned."""
+
+
+class ProbeBatch(NamedTuple):
+    """A micro-batch. num_shared_tokens: of the beginning that its rows have in common; rows: tokens, learned tokens."""
+
+    num_shared_tokens: int
+    rows: tuple[tuple[int, int], ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest row."""
+        return max(row[0] for row in self.rows)
+
+    @property
+    def num_computed(self) -> int:
+        """Positions that are computed, padding included and the common beginning once."""
+        return self.num_shared_tokens + len(self.rows) * (self.longest - self.num_shared_tokens)
+
+
+ProbeStep = Sequence[ProbeBatch]
 
 
 def probe(context: Context, prepared: Prepared) -> Calibration:
@@ -49,9 +67,14 @@ def probe(context: Context, prepared: Prepared) -> Calibration:
     from luthier.plan import calibration, hardware
     from luthier.plan.devices import this_machine
 
-    device = this_machine(hardware.measure())
-    steps = probe_steps(prepared)
-    measured = measure(prepared.plan, read_structure(prepared.model.path), device, steps, context.progress)
+    device, structure = this_machine(hardware.measure()), read_structure(prepared.model.path)
+    shares = prepared.plan.training.shared_prefix
+    try:
+        steps = probe_steps(prepared, shares_prefix=shares)
+        measured = measure(prepared.plan, structure, device, steps, context.progress)
+    except _NothingSharedError:
+        steps = probe_steps(prepared, shares_prefix=False)
+        measured = measure(prepared.plan, structure, device, steps, context.progress)
     store = ProbeStore(context.settings.probes_folder)
     return calibration.fit(device, store.add(key_of(device, prepared.plan), [measured]))
 
@@ -87,26 +110,25 @@ def key_of(device: Device, plan: Plan) -> ProbeKey:
     )
 
 
-def probe_steps(prepared: Prepared) -> list[ProbeStep]:
+def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
     """The step with the run's largest micro-batch, then the run's smaller, middle and larger ones, to be timed."""
-    from luthier.data.batches import StepSchedule
+    from luthier.service import schedules
 
-    rows, training = prepared.train.tokenised, prepared.plan.training
-    schedule = StepSchedule(
-        [row.num_tokens for row in rows],
-        global_batch_size=training.global_batch_size,
-        micro_batch_tokens=training.micro_batch_tokens,
-        order=training.order,
-        seed=training.seed,
-    )
-    count = min(training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
+    rows = prepared.train.tokenised
+    schedule = schedules.of_training(prepared, shares_prefix=shares_prefix)
+    count = min(prepared.plan.training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
     made: list[ProbeStep] = [
-        [[(rows[i].num_tokens, rows[i].num_trained_tokens) for i in batch] for batch in schedule.step(step)]
+        [
+            ProbeBatch(
+                schedule.shared_tokens(batch), tuple((rows[i].num_tokens, rows[i].num_trained_tokens) for i in batch)
+            )
+            for batch in schedule.step(step)
+        ]
         for step in range(count)
     ]
-    by_size = sorted(made, key=lambda step: sum(_size(batch) for batch in step))
+    by_size = sorted(made, key=lambda step: sum(batch.num_computed for batch in step))
     timed = [by_size[(2 * i + 1) * count // (2 * NUM_TIMED_STEPS)] for i in range(NUM_TIMED_STEPS)]
-    return [max(made, key=lambda step: max(_weight(batch) for batch in step)), *timed]
+    return [max(made, key=lambda step: max(map(_weight, step))), *timed]
 
 
 def measure(
@@ -120,12 +142,12 @@ def measure(
     from luthier.plan.workload import batches_of, workload_of
 
     answer = _run_child(plan, steps, progress)
-    timed = steps[1:]
-    lengths = [[[row[0] for row in batch] for batch in step] for step in steps]
-    learned = sum(row[1] for step in timed for batch in step for row in batch)
-    tokens = sum(row[0] for step in timed for batch in step for row in batch)
-    batches = batches_of(lengths[1:], learned_fraction=learned / tokens)
-    whole = batches_of(lengths, learned_fraction=learned / tokens)
+    lengths = [[[row[0] for row in batch.rows] for batch in step] for step in steps]
+    shared = [[batch.num_shared_tokens for batch in step] for step in steps]
+    rows = [row for step in steps[1:] for batch in step for row in batch.rows]
+    learned = sum(row[1] for row in rows) / sum(row[0] for row in rows)
+    batches = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:])
+    whole = batches_of(lengths, learned_fraction=learned, shared=shared)
     batches = replace(batches, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
     work = replace(workload_of(plan, structure, device, batches=batches), num_steps=len(steps), generation_rows=0)
     seconds = answer["step_seconds"][1:]
@@ -134,14 +156,13 @@ def measure(
     )
 
 
-def _size(batch: Sequence[tuple[int, int]]) -> int:
-    """Positions that a micro-batch computes, padding included."""
-    return len(batch) * max(row[0] for row in batch)
-
-
-def _weight(batch: Sequence[tuple[int, int]]) -> float:
+def _weight(batch: ProbeBatch) -> float:
     """By what micro-batches are ranked in memory: attention's part grows with the length of the rows, too."""
-    return _size(batch) * (1.0 + max(row[0] for row in batch) / _LENGTH_THAT_DOUBLES)
+    return batch.num_computed * (1.0 + batch.longest / _LENGTH_THAT_DOUBLES)
+
+
+class _NothingSharedError(Exception):
+    """The model computes something else where a beginning is shared: a run of it shares none."""
 
 
 def _run_child(plan: Plan, steps: Sequence[ProbeStep], progress: Progress) -> dict[str, Any]:
@@ -172,6 +193,8 @@ def _run_child(plan: Plan, steps: Sequence[ProbeStep], progress: Progress) -> di
         said = log.read().decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]
     if child.returncode != 0 or answer is None or "error" in answer:
         raise _failed(child.returncode, answer, said)
+    if answer["shares_nothing"]:
+        raise _NothingSharedError
     return answer
 
 
