@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.cli import figures
-from luthier.core.plan import Plan
+from luthier.core.plan import MethodPlan, Plan
 
 
 def show_plan(run_id: str, plan: Plan) -> None:
@@ -24,7 +24,7 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         for name, found in splits.items()
     )
     share = method.num_trainable_parameters / plan.base_model.num_parameters
-    what = f"rank {method.rank} on {', '.join(method.targets)}" if method.targets else "every weight"
+    what = _what_is_trained(method)
     judged = f"{', '.join(plan.evaluation.metrics)}" if data.held_out else "nothing: the recipe names no held-out rows"
     return [
         f"run {run_id}, plan {plan.hash[:12]}",
@@ -35,3 +35,15 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         f"  precision  {training.precision}: {plan.sources['training.precision'].why}",
         f"  judged by  {judged}",
     ]
+
+
+def _what_is_trained(method: MethodPlan) -> str:
+    if method.num_virtual_tokens:
+        return f"{method.num_virtual_tokens} virtual tokens"
+    if not method.targets:
+        return "every weight"
+    rank = f"rank {method.rank} " if method.rank else ""
+    if method.target_rank:
+        rank = f"rank {method.rank} falling to {method.target_rank} on average "
+    held = f" over a base in {method.quantisation}" if method.quantisation else ""
+    return f"{rank}on {method.places}{held}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from luthier.core.frozen import Frozen
 
 RunStatus = Literal["planned", "running", "paused", "succeeded", "failed"]
@@ -13,7 +15,8 @@ class TrainResult(Frozen):
     """What the loop returns. Losses in nats a trained token, speeds over training steps only (no validation).
 
     train_loss: mean over the trained tokens of all steps. num_tokens counts no padding. adapter_path: the folder of the
-    trained outcome (a PEFT adapter, or a whole model after full fine-tuning); None while the run is not done.
+    trained outcome (a PEFT adapter, or a whole model after full fine-tuning); None while the run is not done. ranks: of
+    each matrix by its module name, where the method has found them.
     """
 
     status: RunStatus
@@ -35,6 +38,7 @@ class TrainResult(Frozen):
     adapter_path: str | None
     adapter_sha256: str | None
     warnings: tuple[str, ...] = ()
+    ranks: dict[str, int] = Field(default_factory=dict)
 
 
 class RunRecord(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +28,17 @@ class LinearLayer:
     def kind(self) -> str:
         """The last part of the name, the same in every block: `q_proj`, `down_proj`."""
         return self.name.rpartition(".")[2]
+
+    @property
+    def layer(self) -> int | None:
+        """The number of the block that it lies in, from 0: the first number in its name. None outside the blocks."""
+        found = re.search(r"\.(\d+)\.", self.name)
+        return int(found[1]) if found else None
+
+    @property
+    def full_rank(self) -> int:
+        """The smaller of its sides: no product of thin matrices can have a higher rank here."""
+        return min(self.num_inputs, self.num_outputs)
 
 
 @dataclass(frozen=True, slots=True)

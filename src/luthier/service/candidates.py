@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from luthier.core.conversation import Conversation
@@ -71,9 +72,9 @@ def with_few_shot(
     return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
 
 
-def tuned(name: str, base: Candidate, outcome_path: str, *, whole_model: bool) -> Candidate:
-    """What training made of a base: an adapter on it, or a model of its own."""
-    if whole_model:
+def tuned(name: str, base: Candidate, outcome_path: str) -> Candidate:
+    """What training made of a base: an adapter on it, or, where its folder is called `model`, a model of its own."""
+    if Path(outcome_path).name == "model":
         return replace(base, name=name, model_path=outcome_path)
     return replace(base, name=name, adapter_path=outcome_path)
 
@@ -95,8 +96,7 @@ def find_candidate(context: Context, name: str) -> Candidate:
             expected="a run that has succeeded",
             do=f"go on with it: luthier train --resume {name}",
         )
-    base, plan = find_base(context, name), context.runs.plan(name)
-    return tuned(name, base, record.result.adapter_path, whole_model=plan.method.name == "full")
+    return tuned(name, find_base(context, name), record.result.adapter_path)
 
 
 def open_engine(candidate: Candidate) -> TransformersEngine:

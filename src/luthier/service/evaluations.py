@@ -67,7 +67,7 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
                 base, prepared.train.examples, plan.evaluation.few_shot, plan.training.seed, held_out=held_out.examples
             )
         )
-    candidates.append(tuned("tuned", base, result.adapter_path, whole_model=plan.method.name == "full"))
+    candidates.append(tuned("tuned", base, result.adapter_path))
     rows = HeldOut(
         file=held_out.profile.file,
         sha256=held_out.profile.sha256,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -74,14 +75,14 @@ def train(
     the weights of the step before are in a checkpoint then. Raises CheckpointError for checkpoints of another plan.
     """
     p = plan.training
-    optimizer = MasterAdamW(model.module, p)
+    optimizer = MasterAdamW(model.module, p, model.method.rate_factor)
     warnings: list[str] = []
 
     def warn(step: int, code: str, message: str) -> None:
         warnings.append(message)
         emit(WarningRaised(step=step, code=code, message=message))
 
-    state = _resume(plan, optimizer, checkpoints, warn)
+    state = _resume(plan, model, optimizer, checkpoints, warn)
     saved_step = state.step
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
     status: RunStatus = "succeeded"
@@ -89,7 +90,9 @@ def train(
 
     def save() -> None:
         nonlocal saved_step
-        path, num_bytes = checkpoints.save(state, optimizer.weight_state(), optimizer.moment_state())
+        path, num_bytes = checkpoints.save(
+            state, optimizer.weight_state(), optimizer.moment_state(), model.method.state()
+        )
         saved_step = state.step
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
@@ -120,16 +123,23 @@ def train(
                 save()
     if saved_step != state.step:
         save()
-    if status == "succeeded" and validation and state.early_stopping.best_step != state.step:
-        optimizer.load_weights(checkpoints.load(state.early_stopping.best_step).weights)
+    watch = state.early_stopping
+    if status == "succeeded" and watch.best_loss is not None and watch.best_step != state.step:
+        best = checkpoints.load(watch.best_step)
+        optimizer.load_weights(best.weights)
+        model.method.load_state(best.method)
     emit(RunEnded(step=state.step, status=status, reason=reason))
     return LoopOutcome(state, status, reason, warnings)
 
 
 def _resume(
-    plan: Plan, optimizer: MasterAdamW, checkpoints: CheckpointStore, warn: Callable[[int, str, str], None]
+    plan: Plan,
+    model: TrainableModel,
+    optimizer: MasterAdamW,
+    checkpoints: CheckpointStore,
+    warn: Callable[[int, str, str], None],
 ) -> LoopState:
-    """Load the newest whole checkpoint into the optimizer, or make the state of a fresh start."""
+    """Load the newest whole checkpoint into optimizer and method, or make the state of a fresh start."""
     checkpoint, broken = checkpoints.latest()
     step = 0 if checkpoint is None else checkpoint.state.step
     for message in broken:
@@ -139,6 +149,7 @@ def _resume(
         return LoopState(plan_hash=plan.hash, early_stopping=watch)
     _refuse_foreign(checkpoint, plan)
     optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
+    model.method.load_state(checkpoint.method)
     return checkpoint.state
 
 
@@ -178,13 +189,14 @@ def _one_step(
         optimizer.collect()
         loss_sum += total.item()
         num_tokens += batch.num_tokens
+    model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
     norm, loss = optimizer.gradient_norm(), loss_sum / num_trained
     rate = 0.0
     if finite := math.isfinite(norm) and math.isfinite(loss):
         factor = learning_rate_factor(
             state.step, num_steps=p.num_steps, num_warmup_steps=p.num_warmup_steps, schedule=p.schedule
         )
-        rate = optimizer.step(norm, factor)
+        rate = optimizer.step(norm, factor, partial(model.method.after_step, state.step + 1))
     seconds = time.perf_counter() - start
     event = StepDone.model_construct(
         step=state.step + 1,
@@ -227,7 +239,9 @@ def _validate(
             num_trained += batch.num_trained_tokens
             bar.advance()
     loss = loss_sum / num_trained
-    watch = state.early_stopping.after(state.step, loss, state.window_loss_sum / state.window_trained_tokens)
+    watch = state.early_stopping
+    if model.method.may_be_outcome(state.step):
+        watch = watch.after(state.step, loss, state.window_loss_sum / state.window_trained_tokens)
     event = ValidationDone(
         step=state.step,
         loss=loss,

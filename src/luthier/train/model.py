@@ -16,7 +16,8 @@ from luthier.core.errors import RequestError
 from luthier.core.plan import Plan
 from luthier.models.loading import load_model
 from luthier.train import attention, kernels
-from luthier.train.methods import Method, load_method
+from luthier.train.methods.protocol import Method
+from luthier.train.methods.registry import load_method
 from luthier.train.objectives.sft import cross_entropy_sum
 
 
@@ -99,7 +100,7 @@ class TrainableModel:
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
         positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)[None]
-        hidden = self.body(input_ids=batch.input_ids, position_ids=positions, use_cache=False).last_hidden_state
+        hidden = self.method.hidden(self.body, batch.input_ids, positions)
         return cross_entropy_sum(hidden.flatten(0, 1)[batch.rows], self.head, batch.targets)
 
     @property
