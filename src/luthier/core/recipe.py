@@ -15,7 +15,7 @@ from luthier.core.dataset import Overlong
 from luthier.core.frozen import Frozen
 
 METHODS: Final = (
-    "full", "lora", "rslora", "dora", "loraplus", "pissa", "olora", "adalora",
+    "full", "lora", "rslora", "dora", "loraplus", "pissa", "olora", "adalora", "qlora", "ia3", "prompt_tuning",
 )  # fmt: skip
 METHOD_ENTRY_POINTS: Final = "luthier.methods"
 """The group of entry points by which another package adds methods of its own."""

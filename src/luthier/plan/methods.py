@@ -14,14 +14,11 @@ from typing import Any, Final
 from luthier.core.errors import NotFoundError
 from luthier.core.plan import MethodPlan
 from luthier.core.recipe import METHOD_ENTRY_POINTS, METHODS
-from luthier.models.structure import LinearLayer, Structure
+from luthier.models.structure import FEED_FORWARD_OUTPUTS, LinearLayer, Structure
 from luthier.plan import defaults
 
 Setting = tuple[Any, str]
 Count = Callable[[Structure, Sequence[LinearLayer], MethodPlan], int]
-
-FEED_FORWARD_OUTPUTS: Final = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "wo", "w2")
-"""Names of the last matrix of an MLP: IA3 scales its inputs, the activations; of others it scales the outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +67,7 @@ def _adalora(structure: Structure, layers: Sequence[LinearLayer], method: Method
 
 
 def _ia3(_: Structure, layers: Sequence[LinearLayer], __: MethodPlan) -> int:
+    # the inputs of an MLP's last matrix are scaled, the outputs of all others
     return sum(x.num_inputs if x.kind in FEED_FORWARD_OUTPUTS else x.num_outputs for x in layers)
 
 

@@ -22,14 +22,30 @@ from luthier.models.structure import Structure
 from luthier.plan import defaults
 from luthier.plan.hardware import Hardware
 from luthier.plan.methods import rules_of
-from luthier.plan.resolve_method import resolve_method, with_schedule
+from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.plan.sources import Sources as _Sources
 
 _SECTIONS = tuple(Plan.model_fields)
 
 
+def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:
+    """The longest row that fits into the model's context: all of it, less the prompt that prompt tuning puts ahead."""
+    room = context_length_tokens - virtual_tokens(recipe.method)
+    if room < 2:
+        raise RecipeError(
+            f"method.num_virtual_tokens is {virtual_tokens(recipe.method)} in a context of {context_length_tokens:,}",
+            expected="room for a text behind the trained prompt",
+            do="lower method.num_virtual_tokens",
+        )
+    return room
+
+
 def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
-    """The longest row that training takes: asked, or the model's context. Raises RecipeError beyond the context."""
+    """The longest row that training takes: asked, or what the model's context has room for.
+
+    Raises RecipeError beyond the context.
+    """
+    context_length_tokens = room_tokens(recipe, context_length_tokens)
     asked = recipe.training.max_length_tokens if recipe.training else None
     if asked is not None and asked > context_length_tokens:
         raise RecipeError(

@@ -8,9 +8,9 @@ from typing import Any, Final
 from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan, Source
 from luthier.core.recipe import MethodRecipe
-from luthier.models.structure import LinearLayer, Structure
+from luthier.models.structure import FEED_FORWARD_OUTPUTS, LinearLayer, Structure
 from luthier.plan.adapter import refuse_rank, resolve_targets, targeted
-from luthier.plan.methods import FEED_FORWARD_OUTPUTS, MethodRules, rules_of
+from luthier.plan.methods import MethodRules, rules_of
 from luthier.plan.quantisation import choose_quantisation
 from luthier.plan.sources import Sources
 
@@ -74,6 +74,13 @@ def with_schedule(method: MethodPlan, recipe: MethodRecipe | None, num_steps: in
     return method.model_copy(
         update={"warmup_steps": warmup, "last_reallocation_step": last, "reallocate_every_steps": every}
     )
+
+
+def virtual_tokens(recipe: MethodRecipe | None) -> int:
+    """How many trained tokens stand before each text; 0 for methods without such a prompt."""
+    if recipe is None or "num_virtual_tokens" not in rules_of(recipe.name).settings:
+        return 0
+    return int(recipe.num_virtual_tokens or rules_of(recipe.name).settings["num_virtual_tokens"][0])
 
 
 class _Picker:

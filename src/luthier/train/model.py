@@ -15,6 +15,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.plan import Plan
 from luthier.models.loading import load_model
+from luthier.models.quantised import num_parameters
 from luthier.train import attention, kernels
 from luthier.train.methods.protocol import Method
 from luthier.train.methods.registry import load_method
@@ -87,7 +88,11 @@ class TrainableModel:
     def load(cls, plan: Plan) -> TrainableModel:
         """The model of a plan, from its local folder."""
         base = load_model(
-            plan.base_model.path, dtype=plan.training.precision, attention="sdpa", device=plan.training.device
+            plan.base_model.path,
+            dtype=plan.training.precision,
+            attention="sdpa",
+            device=plan.training.device,
+            quantisation=plan.method.quantisation,
         )
         return cls(
             base,
@@ -106,7 +111,7 @@ class TrainableModel:
     @property
     def num_parameters(self) -> int:
         """All parameters, adapter included, tied ones once."""
-        return sum(p.numel() for p in self.module.parameters())
+        return num_parameters(self.module)
 
     @property
     def num_trainable_parameters(self) -> int:

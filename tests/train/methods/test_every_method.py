@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import Plan
 from luthier.core.recipe import METHODS
+from luthier.models.loading import load_model
+from luthier.models.quantised import PackedLinear
 from luthier.train.model import TrainableModel
 from luthier.train.outcome import save_outcome
 
@@ -78,14 +80,13 @@ def test_peft_loads_the_outcome_on_the_original_base_and_gives_the_same_logits(
     model = trained(plan, make_model, tmp_path, examples)
     folder, _ = save_outcome(model, Path(plan.base_model.path), tmp_path)
     assert sorted(f.name for f in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
-    base = AutoModelForCausalLM.from_pretrained(plan.base_model.path, dtype=torch.float32)
+    base = load_model(plan.base_model.path, dtype="float32", attention="sdpa", quantisation=plan.method.quantisation)
     with torch.no_grad():
         before = base(IDS).logits
         after = PeftModel.from_pretrained(base, str(folder))(IDS).logits[:, -IDS.shape[1] :]
     expected = logits_of(model)
     tolerance = 2e-5 * float(expected.abs().max())
-    if plan.method.quantisation is None:
-        torch.testing.assert_close(after, expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(after, expected, atol=tolerance, rtol=0)
     assert float((expected - before).abs().max()) > 100 * tolerance, "the run must have changed something"
 
 
@@ -118,7 +119,9 @@ def test_it_learns(
     plan = make_plan(method, num_steps=50, learning_rate=rate, checkpoint_every_steps=50)
     _, events = run(plan, make_model(plan), tmp_path, examples, with_validation=False)
     losses = [e.loss for e in events if e.kind == "step"]
-    assert sum(losses[-5:]) < (0.9 if method in ("ia3", "prompt_tuning") else 0.7) * sum(losses[:5])
+    # a random model has little that factors or a prompt could bring out
+    share = {"ia3": 0.9, "prompt_tuning": 0.95}.get(method, 0.7)
+    assert sum(losses[-5:]) < share * sum(losses[:5])
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
@@ -135,4 +138,10 @@ def test_the_base_is_left_as_it_was(
             if candidate in original and parameter.is_floating_point():
                 assert torch.equal(parameter, original[candidate]), name
                 found += 1
-    assert found >= 10
+    packed = {name: layer for name, layer in model.module.named_modules() if isinstance(layer, PackedLinear)}
+    for name, layer in packed.items():
+        plain = name.replace("base_model.model.", "").replace(".base_layer", "")
+        source = torch.nn.Linear(layer.in_features, layer.out_features, bias=False)
+        source.weight.data = original[f"{plain}.weight"]
+        assert torch.equal(type(layer)(source).weight, layer.weight), name
+    assert found + len(packed) >= 10

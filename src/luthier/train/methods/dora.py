@@ -40,8 +40,9 @@ class _RowLengthForward(AdaptedForward):
 
     def __init__(self, layer: PeftLoraLinear, probability: float) -> None:
         super().__init__(layer, probability)
+        self.matrix: Tensor = layer.get_base_layer().weight
         self.length = layer.lora_magnitude_vector[ADAPTER].weight
-        self.squares = self.base.float().square().sum(1)
+        self.squares = self.matrix.float().square().sum(1)
         self.norm, self.norm_of = torch.empty(0), (-1, -1)
 
     @torch.no_grad()
@@ -54,16 +55,16 @@ class _RowLengthForward(AdaptedForward):
         versions = (self.a._version, self.b._version)
         if versions != self.norm_of:
             a, b, s = self.a.float(), self.b.float(), self.scale
-            along = (self.base @ self.a.t()).float()
+            along = (self.matrix @ self.a.t()).float()
             squares = self.squares + (b * (2 * s * along + s * s * (b @ (a @ a.t())))).sum(1)
-            norm = squares.clamp_min(0).sqrt().to(self.base.dtype)
+            norm = squares.clamp_min(0).sqrt().to(self.matrix.dtype)
             # a row of zeros has no direction: its length of zero keeps it zero
             self.norm, self.norm_of = norm.clamp_min(torch.finfo(norm.dtype).tiny), versions
         return self.norm
 
     def __call__(self, x: Tensor) -> Tensor:
         dropout, scale = self.draw()
-        product = LoraProduct.apply(x, self.base, None, self.a, self.b, dropout, scale)
+        product = LoraProduct.apply(x, self.matrix, None, self.a, self.b, dropout, scale)
         out: Tensor = RowScale.apply(product, self.length, self.current_norm())
         return out if self.bias is None else out + self.bias
 

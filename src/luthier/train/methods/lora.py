@@ -15,9 +15,10 @@ from peft.tuners.lora import Linear as PeftLoraLinear
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from luthier.models.quantised import PackedLinear
 from luthier.models.quiet import quiet_peft
 from luthier.train.dropout import Dropout
-from luthier.train.low_rank import LoraProduct
+from luthier.train.low_rank import LoraProduct, PackedMatrix
 from luthier.train.methods.adapter_files import adapter_tensors, write_adapter
 from luthier.train.methods.protocol import PlainMethod
 
@@ -30,7 +31,7 @@ class AdaptedForward:
     def __init__(self, layer: PeftLoraLinear, probability: float) -> None:
         self.layer, self.probability = layer, probability
         base = layer.get_base_layer()
-        self.base: Tensor = base.weight
+        self.base: Tensor | PackedMatrix = base if isinstance(base, PackedLinear) else base.weight
         self.bias: Tensor | None = base.bias
         self.a, self.b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         self.scale = float(layer.scaling[ADAPTER])

@@ -22,6 +22,9 @@ BUILT_IN = {
     "pissa": "luthier.train.methods.pissa:Pissa",
     "olora": "luthier.train.methods.olora:OLora",
     "adalora": "luthier.train.methods.adalora:AdaLora",
+    "qlora": "luthier.train.methods.qlora:QLora",
+    "ia3": "luthier.train.methods.ia3:Ia3",
+    "prompt_tuning": "luthier.train.methods.prompt_tuning:PromptTuning",
 }
 
 
