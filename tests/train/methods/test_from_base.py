@@ -98,9 +98,13 @@ def test_the_outcome_is_a_plain_adapter_of_twice_the_rank(
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 16.0, True)
     base = AutoModelForCausalLM.from_pretrained(plan.base_model.path, dtype=torch.bfloat16)
+    wide = AutoModelForCausalLM.from_pretrained(plan.base_model.path, dtype=torch.bfloat16).float()
     loaded = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False)
     model.module.eval()
     with torch.no_grad():
         one, other = model.module(IDS).logits.float(), loaded(IDS).logits.float()
-    # the base was never rounded anew: what is left is the order in which bf16 products are summed up
-    assert float((one - other).abs().mean()) < 1e-2 * float(other.abs().mean())
+    # the base was never rounded anew: ours is as near to the adapter in fp32 as PEFT's is, within bf16's own noise
+    with torch.no_grad():
+        exact = PeftModel.from_pretrained(wide, str(folder))(IDS).logits
+    noise = float((other - exact).abs().mean())
+    assert float((one - exact).abs().mean()) < 1.3 * noise
