@@ -171,7 +171,8 @@ def _personal(rng: random.Random) -> str:
     return rng.choice(
         [
             f"Write to {name}{number}@mail-{rng.choice(SLOTS['thing'])}.com if you want mine.",
-            f"Call me on +1 (212) 555-01{rng.randrange(100):02d} for details.",
+            # not 555-01xx: numbers that are kept free for fiction reach nobody, and are no finding
+            f"Call me on +1 (212) 736-{rng.randrange(10_000):04d} for details.",
             f"I paid with card {card[:4]} {card[4:8]} {card[8:12]} {card[12:]} and was charged twice.",
             f"My router at 84.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(1, 255)} blocked it at first.",
         ]

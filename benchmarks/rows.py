@@ -40,3 +40,22 @@ def write_jsonl(rows: Iterable[Row], file: Path) -> Path:
 
 def _chat(question: str, answer: str) -> Row:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def text_rows(num: int, seed: int = 0, num_characters: int = 6000) -> list[Row]:
+    """Plain text, all of it learned: functions of the standard library, put together until a row is long enough."""
+    from luthier.core.ports import SilentProgress
+    from luthier.data.python_docs import build_python_docs
+
+    found = build_python_docs(progress=SilentProgress()).rows
+    texts = [row["messages"][0]["content"] for row in found]
+    random.Random(seed).shuffle(texts)
+    rows, current = [], ""
+    for text in texts:
+        current += f"{text}\n\n"
+        if len(current) >= num_characters:
+            rows.append({"text": current})
+            current = ""
+        if len(rows) == num:
+            break
+    return rows

@@ -42,7 +42,8 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
 
     walk(app, "luthier")
     assert sorted(leaves) == [
-        "luthier data preview",
+        *(f"luthier data {verb}" for verb in ("audit", "card", "diff", "ingest", "preview", "repair", "split")),
+        "luthier data synthesise",
         "luthier doctor",
         "luthier eval",
         "luthier models list",
@@ -57,6 +58,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier runs show",
         "luthier runs watch",
         "luthier train",
+        "luthier worth",
     ]
 
 

@@ -19,13 +19,13 @@ from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_rec
 
 def fake(folder: Path, status: RunStatus) -> Callable[..., quickstart.QuickstartOutcome]:
     def work(
-        _: object, *, full: bool, show: Callable[[Any, Any], None], show_plan: Callable[[str, Plan], None]
+        _: object, *, full: bool, show: Callable[[Any, Any], None], show_plan: Callable[[str, Plan, str], None]
     ) -> quickstart.QuickstartOutcome:
         rows = {"train": 700, "validation": 80} if not full else {"train": 7000}
         data = quickstart.QuickstartData(folder, rows, {"too long": 3}, folder / "recipe.yaml")
         row = Preview("train.jsonl:1", (Span("in", False, (1,)), Span("out", True, (2,))), 2, 1, 0)
         show(data, DataPreview("train.jsonl", "tiny", "chat", "chat", "every row has messages", 700, (row,)))
-        show_plan(RUN_ID, make_plan())
+        show_plan(RUN_ID, make_plan(), "no prediction: a test")
         record = make_record(status=status, result=make_result())
         outcome = TrainOutcome(record, make_plan(), make_evaluation(run_id=RUN_ID), ("validation rises",))
         return quickstart.QuickstartOutcome(data, outcome)

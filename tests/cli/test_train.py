@@ -52,6 +52,52 @@ def test_the_summary_is_for_people(luthier, recipe: Path) -> None:  # type: igno
     assert "\x1b" not in done.out + done.err
 
 
+def test_a_budget_pauses_says_how_to_go_on_and_ends_well(luthier, recipe: Path) -> None:  # type: ignore[no-untyped-def]
+    free = luthier("train", recipe, "--json").document
+    half = str(free["num_tokens"] * 3 // 4)
+    paused = luthier("train", recipe, "--budget-tokens", half, "--budget-hours", "9", "--json")
+    assert paused.code == 0
+    document = paused.document
+    assert (document["status"], document["num_steps"]) == ("paused", 1)
+    assert document["stopped_because"].startswith(f"budget of {half} tokens")
+    assert (document["budget"]["tokens"], document["budget"]["hours"]) == (int(half), 9.0)
+    again = luthier("train", "--resume", document["run_id"], "--json")
+    assert again.code == 2
+    assert "budget of" in again.document["error"]["came"]
+    shown = luthier("runs", "show", document["run_id"])
+    assert "spent" in shown.out
+    done = luthier("train", "--resume", document["run_id"], "--budget-tokens", "100000")
+    assert done.code == 0, done.err
+    assert "at most 9 hours, 100,000 tokens" in done.out
+    assert "USD" in done.out
+    shown = luthier("runs", "show", document["run_id"], "--json").document
+    assert shown["result"]["adapter_sha256"] == free["adapter_sha256"]
+    assert shown["bill"]["hours"] == shown["result"]["bill"]["hours"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--budget-hours", "0"], "--budget-hours 0"),
+        (["--budget-usd", "-2"], "--budget-usd -2"),
+        (["--budget-kwh", "nan"], "--budget-kwh nan"),
+        (["--budget-tokens", "0"], "--budget-tokens 0"),
+        (["--budget-hours", "1e-12"], "the first step alone"),
+        (["--budget-tokens", "3"], "the first step alone"),
+        (["--budget-hours", "soon"], "valid number"),
+        (["--prices", "nowhere.yaml"], "no price file nowhere.yaml"),
+    ],
+)
+def test_wrong_budgets(luthier, recipe: Path, flags: list[str], words: str) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("train", recipe, *flags, "--json")
+    assert done.code == 2
+    error = done.document["error"]
+    assert words in error["came"]
+    assert error["expected"]
+    assert error["do"]
+    assert luthier("runs", "list", "--json").document == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

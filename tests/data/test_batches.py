@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import OrderName
 from luthier.data.batches import StepSchedule
+from luthier.data.shared_prefix import Families
 
 _ORDERS: list[OrderName] = ["by_length", "shuffled", "as_given"]
 
@@ -115,3 +117,46 @@ def test_wrong_arguments_are_refused() -> None:
         _schedule([1], size=0)
     with pytest.raises(RecipeError, match="seed is -1"):
         _schedule([1], seed=-1)
+
+
+@_settings
+@given(
+    st.lists(st.tuples(st.integers(1, 200), st.integers(-1, 2)), min_size=1, max_size=80),
+    st.integers(1, 20),
+    st.integers(1, 500),
+    st.sampled_from(_ORDERS),
+)
+def test_families_change_the_micro_batches_and_not_the_steps(
+    rows: list[tuple[int, int]], size: int, tokens: int, order: OrderName
+) -> None:
+    """Each micro-batch is of one family and keeps the budget, its beginning counted once."""
+    of_family = np.array([family for _, family in rows])
+    prefix = np.where(of_family >= 0, 20 + 10 * of_family, 0)
+    lengths = [own + int(shared) for (own, _), shared in zip(rows, prefix, strict=True)]
+    plain = _schedule(lengths, size=size, tokens=tokens, order=order)
+    shared = StepSchedule(
+        lengths,
+        global_batch_size=size,
+        micro_batch_tokens=tokens,
+        order=order,
+        seed=0,
+        families=Families(of_family, prefix),
+    )
+    for step in range(plain.num_steps_per_epoch):
+        assert sorted(_examples(shared, step)) == sorted(_examples(plain, step))
+        for micro_batch in shared.step(step):
+            (family,) = {int(of_family[i]) for i in micro_batch}
+            beginning = shared.shared_tokens(micro_batch)
+            assert beginning == (prefix[micro_batch[0]] if len(micro_batch) > 1 and family >= 0 else 0)
+            computed = beginning + sum(max(lengths[i] for i in micro_batch) - beginning for _ in micro_batch)
+            assert len(micro_batch) == 1 or computed <= tokens
+
+
+def test_a_shared_beginning_makes_room_for_more_rows() -> None:
+    families = Families(np.zeros(16, dtype=np.int64), np.full(16, 250))
+    schedule = StepSchedule(
+        [340] * 16, global_batch_size=16, micro_batch_tokens=1700, order="as_given", seed=0, families=families
+    )
+    assert [len(micro_batch) for micro_batch in schedule.step(0)] == [16]  # 250 + 16 * 90 = 1,690
+    assert [len(micro_batch) for micro_batch in _schedule([340] * 16, size=16, tokens=1700).step(0)] == [5, 5, 5, 1]
+    assert schedule.padding_fraction() == 0

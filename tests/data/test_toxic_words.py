@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import string
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.toxic_words import CLASSES, english, read_words
+from luthier.data.toxic_words import _EVASIONS, CLASSES, _folded, english, read_words
 
 
 def kinds(text: str) -> list[str]:
@@ -68,6 +70,16 @@ def test_the_list_has_all_classes_and_no_entry_twice() -> None:
 def test_the_quick_test_of_a_column_misses_nothing(text: str) -> None:
     if english().find(text):
         assert english().may_be_in(pl.Series([text])).all()
+
+
+def test_letters_of_other_alphabets_that_look_the_same_are_seen_and_pass_the_quick_test() -> None:
+    texts = ["𝐒𝐇𝐈𝐓", "ｓｈｉｔ", "šhît", "ſhit", "SHIT"]
+    assert [kinds(text) for text in texts] == [["profanity"]] * 5
+    assert english().may_be_in(pl.Series(texts)).all()
+    letters = [chr(code) for code in range(128, sys.maxunicode) if not 0xD800 <= code < 0xE000]
+    folded = [letter for letter in letters if letter.isalpha() and set(_folded(letter)) & set(string.ascii_lowercase)]
+    assert len(folded) > 1_000
+    assert pl.Series(folded).str.contains(_EVASIONS).all()
 
 
 def test_another_list_can_be_read(tmp_path: Path) -> None:

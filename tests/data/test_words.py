@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,3 +61,11 @@ def test_blocks_hold_all_texts_in_order_whatever_their_size() -> None:
     texts = ["x " * 1_500_000, "a", "y" * 3_000_000, *["b c"] * 9_000]
     counts = np.concatenate([block.counts for block in word_blocks(pl.Series(texts))])
     assert counts.tolist() == [1_500_000, 1, 1, *[2] * 9_000]
+
+
+@pytest.mark.parametrize("length", [255, 256, 257, 10_000_000])
+def test_a_word_however_long_is_told_from_its_neighbours_and_read_in_one_go(length: int) -> None:
+    word = "7" * length
+    first, second, third = words_of(f"see {word} there", word[:-1] + "8", word)
+    assert (len(first), len(second)) == (3, 1)
+    assert third == [first[1]] != second

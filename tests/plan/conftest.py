@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier.core.base_model import LocalModel
+from luthier.core.cost import Device
 from luthier.core.dataset import DatasetProfile
-from luthier.core.plan import DataPlan, Plan
+from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.recipe import Recipe
 from luthier.models.structure import Structure, read_structure
+from luthier.plan.adapter import resolve_targets
 from luthier.plan.hardware import Hardware
 from luthier.plan.resolve import resolve
+from luthier.plan.workload import Batches, Workload
+from luthier.train.methods.registry import load_method
+from luthier.train.model import TrainableModel
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +92,123 @@ def make_plan(structure: Structure) -> Callable[..., Plan]:
         )
 
     return make
+
+
+_SMALL: dict[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_EXPERTS = {"num_experts_per_tok": 2, "experts_implementation": "grouped_mm"}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama", "tie_word_embeddings": True},
+    "llama_untied": {"model_type": "llama"},
+    "gemma3": {"model_type": "gemma3_text", "head_dim": 16, "sliding_window": 32},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3", "head_dim": 32},
+    "phi3": {"model_type": "phi3"},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4} | _EXPERTS,
+    "qwen3_moe": {"model_type": "qwen3_moe", "head_dim": 16, "num_experts": 4, "moe_intermediate_size": 32} | _EXPERTS,
+}
+
+
+@pytest.fixture(scope="session")
+def architecture() -> Callable[..., dict[str, Any]]:
+    """The config of a small model of a named architecture, with changes."""
+    return lambda name, **changes: _SMALL | ARCHITECTURES[name] | changes
+
+
+@pytest.fixture(scope="session")
+def make_workload() -> Callable[..., Workload]:
+    """One micro-batch of `rows` rows of `length` tokens, none of them padding, half of them learned unless said."""
+
+    def make(
+        structure: Structure,
+        method: str = "lora",
+        *,
+        rows: int = 4,
+        length: int = 48,
+        learned: float = 0.5,
+        rank: int = 4,
+        targets: str | tuple[str, ...] = "all-linear",
+        **changes: Any,
+    ) -> Workload:
+        tokens = float(rows * length)
+        batches = Batches(
+            peak_rows=rows,
+            peak_length=length,
+            num_tokens=tokens,
+            num_computed=tokens,
+            num_learned=tokens * learned,
+            num_micro_batches=1,
+            length=length,
+        )
+        is_full = method == "full"
+        values: dict[str, Any] = {
+            "structure": structure,
+            "method": method,
+            "rank": 0 if is_full else rank,
+            "targets": () if is_full else resolve_targets(structure, targets),
+            "dropout": 0.0,
+            "compute": "bfloat16",
+            "base": "bfloat16",
+            "adapters": "bfloat16",
+            "optimizer": "master_adamw",
+            "batches": batches,
+            "attention": "by_length",
+            "loss": "learned_chunks",
+            "gradient_checkpointing": False,
+            "num_steps": 10,
+        }
+        return Workload(**(values | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model(architecture: Callable[..., dict[str, Any]]) -> Callable[..., TrainableModel]:
+    """The model that a workload describes, with random weights, made ready for training as a run makes it."""
+
+    def make(config: dict[str, Any], workload: Workload) -> TrainableModel:
+        entries = dict(config)
+        made = AutoConfig.for_model(entries.pop("model_type"), **entries)
+        torch.manual_seed(0)
+        base = AutoModelForCausalLM.from_config(made).to(getattr(torch, workload.compute)).eval()
+        method = MethodPlan(
+            name=workload.method,  # type: ignore[arg-type]
+            rank=workload.rank,
+            alpha=8.0,
+            dropout=workload.dropout,
+            targets=workload.targets,
+            num_trainable_parameters=workload.num_trainable,
+        )
+        model = TrainableModel(base, load_method(method), 0, gradient_checkpointing=workload.gradient_checkpointing)
+        model.module.train()
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def device() -> Device:
+    """A CPU with round figures."""
+    return Device(
+        name="cpu",
+        title="a processor, 2 threads",
+        num_devices=1,
+        memory_bytes=8 << 30,
+        bfloat16_tflops=1.0,
+        float32_tflops=0.25,
+        memory_gb_per_second=20.0,
+        link_gb_per_second=0.0,
+        power_watts=16.0,
+        is_cpu=True,
+        source="made by a test",
+    )

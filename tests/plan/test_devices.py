@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import RequestError
-from luthier.plan.devices import device_names, device_of, family_of
+from luthier.plan.devices import device_names, device_of, family_of, this_machine
 from luthier.plan.hardware import Hardware
 
 
@@ -68,3 +68,31 @@ def test_an_unknown_device_is_refused_with_the_nearest_name() -> None:
 def test_text_that_names_no_device_is_refused(text: str) -> None:
     with pytest.raises(RequestError):
         device_of(text, machine())
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100-80g"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40g"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA RTX A6000", "rtx-a6000"),
+        ("AMD Instinct MI300X", "mi300x"),
+    ],
+)
+def test_this_machines_accelerator_is_found_by_the_name_that_its_driver_gives(told: str, name: str) -> None:
+    assert this_machine(machine(device="cuda", accelerators=(told,))).name == name
+
+
+def test_without_an_accelerator_this_machine_is_its_cpu() -> None:
+    assert this_machine(machine()).is_cpu
+
+
+def test_an_accelerator_that_the_table_lacks_is_refused_by_name() -> None:
+    with pytest.raises(RequestError, match="GeForce 8800"):
+        this_machine(machine(device="cuda", accelerators=("NVIDIA GeForce 8800 GTX",)))

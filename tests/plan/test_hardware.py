@@ -41,3 +41,9 @@ def test_bfloat16_must_win_clearly(monkeypatch: pytest.MonkeyPatch, half: float,
 
 def test_measured_once_a_process(machine: Hardware) -> None:
     assert hardware.measure() is hardware.measure()
+
+
+def test_a_machine_so_busy_that_the_time_is_over_at_once_is_still_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: float(next(clock)))
+    assert hardware.matrix_rate(torch.float32, "cpu") > 0

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from luthier.core.budget import BudgetPlan, FirstActions
+from luthier.core.cost import Estimate
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.ids import new_id
@@ -170,3 +172,19 @@ def test_events_are_a_map_from_step_to_the_last_that_came(
         runs.append(run_id, step(number, loss))
     last = dict(numbers)
     assert [(e.step, e.loss) for e in runs.events(run_id)] == sorted(last.items())  # type: ignore[union-attr]
+
+
+def test_a_budget_can_be_replaced_and_nothing_else_of_a_plan(runs: RunStore, run: str, plan: Plan) -> None:
+    one = Estimate(value=1.0, low=1.0, high=1.0)
+    first = FirstActions(
+        step_seconds=one, step_tokens=1.0, validation_seconds=1.0, checkpoint_seconds=1.0, loading_seconds=1.0
+    )
+    budget = BudgetPlan(
+        hours=3.0, device="cpu", usd_per_hour=one, price_source="", watts=None, watts_source="", first=first
+    )
+    runs.set_budget(run, plan.model_copy(update={"budget": budget}))
+    assert runs.plan(run) == plan.model_copy(update={"budget": budget})
+    other = plan.model_copy(update={"training": plan.training.model_copy(update={"learning_rate": 0.5})})
+    with pytest.raises(ConflictError, match="another plan"):
+        runs.set_budget(run, other)
+    assert runs.plan(run).budget == budget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,9 @@ class FixedSchedule:
         start = step * self.size
         indices = [i % self.num for i in range(start, start + self.size)]
         return tuple(tuple(indices[i : i + self.micro]) for i in range(0, self.size, self.micro))
+
+    def shared_tokens(self, micro_batch: Sequence[int]) -> int:
+        return 0
 
     def epoch_of(self, step: int) -> float:
         return step * self.size / self.num

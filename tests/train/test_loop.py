@@ -50,7 +50,7 @@ def run(
         done = [e.step for e in events if isinstance(e, StepDone)]
         return "asked to" if pause_at is not None and done and done[-1] >= pause_at else None
 
-    validation = [random_examples(6, seed=2)] if with_validation else []
+    validation = [(random_examples(6, seed=2), 0)] if with_validation else []
     outcome = train(
         plan,
         model,

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from luthier.cli import figures
-from luthier.core.events import CheckpointSaved, Event, RunEnded, RunStarted, StepDone, ValidationDone, WarningRaised
+from luthier.cli.bill_text import bill_line
+from luthier.core.events import (
+    BillUpdated,
+    CheckpointSaved,
+    Event,
+    RunEnded,
+    RunStarted,
+    StepDone,
+    ValidationDone,
+    WarningRaised,
+)
 
 
 def event_text(event: Event) -> str:
@@ -25,5 +35,7 @@ def event_text(event: Event) -> str:
             return f"step {event.step:,}  checkpoint {event.path} ({figures.size(event.num_bytes)})"
         case WarningRaised():
             return f"step {event.step:,}  warning: {event.message}"
+        case BillUpdated():
+            return f"step {event.step:,}  {bill_line(event.bill)}"
         case RunEnded():
             return f"step {event.step:,}  {event.status}: {event.reason}"

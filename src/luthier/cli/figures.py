@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.core.cost import Estimate
+
+_LEAST = 0.0001
 
 
 def count(number: int | float) -> str:
@@ -32,6 +38,31 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def usd(amount: float) -> str:
+    """`<0.0001 USD`, `0.0034 USD`, `0.23 USD`, `18.78 USD`, `8,000 USD`: cents where they count."""
+    if 0 < amount < _LEAST:
+        return f"<{_LEAST} USD"
+    return f"{amount:,.0f} USD" if amount >= 100 else f"{amount:.2f} USD" if amount >= 0.1 else f"{amount:.2g} USD"
+
+
+def between(estimate: Estimate, form: Callable[[float], str]) -> str:
+    """`42 s (30 s to 1 min 02 s)`: an estimate with its range, each figure in the given form; an exact one alone."""
+    value, low, high = form(estimate.value), form(estimate.low), form(estimate.high)
+    if low == value == high:
+        return value
+    unit = value.rpartition(" ")[2]
+    if all(text.endswith(f" {unit}") and text.count(" ") == 1 for text in (value, low, high)):
+        low = low.removesuffix(f" {unit}")
+    return f"{value} ({low} to {high})"
+
+
+def short(value: float) -> str:
+    """Two significant digits below ten, whole numbers from there on: `<0.0001`, `0.034`, `2.4`, `18`, `1,234`."""
+    if 0 < value < _LEAST:
+        return f"<{_LEAST}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def number(value: float | None) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.cli import data, doctor, evaluate, models, plan, quickstart, runs, train
+from luthier.cli import data, doctor, evaluate, models, plan, quickstart, runs, train, worth
 from luthier.cli.answer import Answer
 from luthier.cli.endings import Ending, end_of
 from luthier.core.threads import wait_briefly
@@ -37,6 +37,7 @@ def build_app() -> typer.Typer:
     app.command("quickstart", short_help="The whole way, on rows that every machine has.")(quickstart.quickstart)
     app.command("train", short_help="Train a recipe, judge the outcome, write a report.")(train.train)
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
+    app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),

@@ -19,6 +19,26 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Set one value of the recipe, as training.epochs=3. Repeatable.", metavar="KEY=VALUE"),
 ]
+BudgetHoursOption = Annotated[
+    float | None,
+    typer.Option("--budget-hours", metavar="H", help="Pause when this many hours are spent.", show_default=False),
+]
+BudgetUsdOption = Annotated[
+    float | None,
+    typer.Option("--budget-usd", metavar="USD", help="Pause when this much money is spent.", show_default=False),
+]
+BudgetTokensOption = Annotated[
+    int | None,
+    typer.Option("--budget-tokens", metavar="N", help="Pause when this many tokens are trained.", show_default=False),
+]
+BudgetKwhOption = Annotated[
+    float | None,
+    typer.Option("--budget-kwh", metavar="KWH", help="Pause when this much energy is used.", show_default=False),
+]
+PricesOption = Annotated[
+    Path | None,
+    typer.Option("--prices", help="Your own prices, in the form that docs/cost.md shows.", metavar="FILE"),
+]
 MappingOption = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),

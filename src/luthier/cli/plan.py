@@ -1,40 +1,190 @@
-"""`luthier plan`: what a recipe comes to."""
+"""`luthier plan`: what a recipe comes to, and what it will cost."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption, SetOption
+from luthier.cli.options import HomeOption, JsonOption, PricesOption, SetOption
+from luthier.cli.plan_options import (
+    AdvisedOption,
+    ChartOption,
+    ComparedOption,
+    CurvedOption,
+    CurveHoursOption,
+    OnOption,
+    ProbedOption,
+    SpotOption,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from luthier.core.advice import Advice
+    from luthier.core.cost import Market, Option, Quote
     from luthier.core.plan import Plan
+    from luthier.service.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """All that was asked of a recipe before it is run."""
+
+    plan: Plan
+    quote: Quote
+    options: tuple[Option, ...]
+    advice: Advice | None
+    chart: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier plan --json`."""
+        document: dict[str, Any] = {"hash": self.plan.hash, "values": self.plan.values()}
+        document["predicted"] = self.quote.as_json()
+        if self.options:
+            document["comparison"] = [option.as_json() for option in self.options]
+        if self.advice is not None:
+            document["advice"] = self.advice.as_json()
+        return document | {"plan": self.plan.model_dump(mode="json")}
 
 
 def plan(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML or JSON.")],
     overrides: SetOption = None,
+    on: OnOption = None,
+    is_probed: ProbedOption = False,
+    prices: PricesOption = None,
+    is_compared: ComparedOption = False,
+    is_spot: SpotOption = False,
+    is_advised: AdvisedOption = False,
+    is_curved: CurvedOption = False,
+    budget_hours: CurveHoursOption = None,
+    chart: ChartOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Read and check all rows, and print the complete plan: every value, where it comes from, and why."""
-    from luthier.service.plans import make_plan
+    """Read and check all rows, and print the complete plan: every value, where it comes from, and why.
+
+    Below it the quote: memory, time, money and energy, each with the range in which it is expected to lie.
+    """
+    names = _names(on, is_compared)
+    if chart is not None:
+        from luthier.reporting.chart_file import check_chart_path
+
+        check_chart_path(chart)
+    if is_curved:
+        from luthier.cli.learning_curve_text import learning_curve_answer
+
+        alone = not (on or is_probed or is_compared or is_spot or is_advised)
+        return learning_curve_answer(recipe, overrides or (), budget_hours, prices, chart, as_json, home, alone=alone)
+    _refuse_budget_alone(budget_hours)
+    with open_context(home) as context:
+        made = _make(
+            context,
+            recipe,
+            overrides or (),
+            names=names,
+            prices=prices,
+            market="spot" if is_spot else "on_demand",
+            is_probed=is_probed,
+            is_compared=is_compared,
+            is_advised=is_advised,
+            chart=chart,
+        )
+    if chart is not None:
+        _draw(chart, made.quote, made.options)
+    return Answer(as_json, made.as_json(), lambda console: _show(console, made))
+
+
+def _make(
+    context: Context,
+    recipe: Path,
+    overrides: Sequence[str],
+    *,
+    names: Sequence[str],
+    prices: Path | None,
+    market: Market,
+    is_probed: bool,
+    is_compared: bool,
+    is_advised: bool,
+    chart: Path | None,
+) -> _Made:
+    from luthier.plan.prices import load_prices
+    from luthier.service import quotes
+    from luthier.service.advice import advise
+    from luthier.service.plans import prepare
     from luthier.service.recipes import load_recipe
 
-    asked = load_recipe(recipe, overrides or ())
-    with open_context(home) as context:
-        made = make_plan(context, asked, base_dir=recipe.absolute().parent)
-    document = {"hash": made.hash, "values": made.values(), "plan": made.model_dump(mode="json")}
-    return Answer(as_json, document, lambda console: _show(console, made))
+    table, asked = load_prices(prices), load_recipe(recipe, overrides)
+    for name in names:
+        table.usd_per_hour(quotes.device_for(name).name, market=market)
+    prepared = prepare(context, asked, base_dir=recipe.absolute().parent, prices=prices)
+    options: tuple[Option, ...] = ()
+    if is_compared:
+        options = quotes.compare_options(context, prepared, on=names, prices=table, market=market, is_probed=is_probed)
+    first = names[0] if names else None
+    quote = quotes.quote_of(
+        context, prepared, on=first, prices=table, market=market, is_probed=is_probed and not is_compared
+    )
+    advice = advise(context, prepared, on=first, prices=table) if is_advised else None
+    return _Made(prepared.plan, quote, options, advice, chart)
 
 
-def _show(console: Console, made: Plan) -> None:
+def _names(on: list[str] | None, is_compared: bool) -> list[str]:
+    from luthier.core.errors import RequestError
+
+    names = on or []
+    if len(names) > 1 and not is_compared:
+        raise RequestError(
+            f"--on {len(names)} times: {', '.join(names)}",
+            expected="one device, or more of them with --compare",
+            do="add --compare",
+        )
+    return names
+
+
+def _refuse_budget_alone(budget_hours: float | None) -> None:
+    from luthier.core.errors import RequestError
+
+    if budget_hours is not None:
+        raise RequestError(
+            "--budget-hours without --learning-curve: a plan spends nothing",
+            expected="--learning-curve, or a cap for the run itself",
+            do=f"add --learning-curve, or plan with --set budget.hours={budget_hours:g}",
+        )
+
+
+def _draw(path: Path, quote: Quote, options: tuple[Option, ...]) -> None:
+    from luthier.plan.quote_chart import write_memory_chart, write_options_chart
+
+    if options:
+        write_options_chart(path, options)
+    else:
+        write_memory_chart(path, quote)
+
+
+def _show(console: Console, made: _Made) -> None:
+    from luthier.cli.advice_text import show_advice
+    from luthier.cli.quote_text import show_options, show_quote
+
+    if made.options:
+        show_options(console, made.options)
+    else:
+        _show_values(console, made.plan)
+        show_quote(console, made.quote)
+    if made.advice is not None:
+        show_advice(console, made.advice)
+    if made.chart is not None:
+        console.print(f"chart {made.chart}", soft_wrap=True)
+    console.print(f"plan {made.plan.hash}", soft_wrap=True)
+
+
+def _show_values(console: Console, made: Plan) -> None:
     from luthier.cli import figures
     from luthier.cli.console import make_table, visible
 
@@ -42,4 +192,3 @@ def _show(console: Console, made: Plan) -> None:
     for row in made.values():
         table.add_row(row["name"], visible(figures.plain(row["value"])), row["source"], visible(row["why"]))
     console.print(table)
-    console.print(f"plan {made.hash}", soft_wrap=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from luthier.cli import figures
+from luthier.cli.bill_text import budget_lines
+from luthier.cli.quote_text import quote_lines
+from luthier.core.cost import Quote
 from luthier.core.plan import MethodPlan, Plan
 
 
-def show_plan(run_id: str, plan: Plan) -> None:
-    """Print the plan of a run on stderr, where the progress goes."""
+def show_plan(run_id: str, plan: Plan, quote: Quote | str) -> None:
+    """Print the plan of a run and what it is predicted to take on stderr, where the progress goes."""
     from luthier.cli.console import stderr_console
 
     console = stderr_console()
-    for line in plan_lines(run_id, plan):
+    for line in [*plan_lines(run_id, plan), *quote_lines(quote)]:
         console.print(line, soft_wrap=True)
 
 
@@ -34,6 +37,7 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         f"{training.learning_rate:g} ({training.schedule})",
         f"  precision  {training.precision}: {plan.sources['training.precision'].why}",
         f"  judged by  {judged}",
+        *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
     ]
 
 

@@ -132,6 +132,7 @@ def _show_all(console: Console, views: list[RunView]) -> None:
 
 def _show_one(console: Console, details: RunDetails) -> None:
     from luthier.cli import figures
+    from luthier.cli.bill_text import bill_line
     from luthier.cli.console import facts, make_table, visible
     from luthier.cli.event_text import event_text
     from luthier.cli.verdict_text import print_warnings, show_evaluation
@@ -155,8 +156,10 @@ def _show_one(console: Console, details: RunDetails) -> None:
     if details.last_validation is not None:
         rows.append(("last validation", event_text(details.last_validation)))
     if result is not None:
-        results = result.model_dump(mode="json", exclude={"status", "stopped_because", "warnings", "num_steps"})
+        results = result.model_dump(mode="json", exclude={"status", "stopped_because", "warnings", "num_steps", "bill"})
         rows += [(name, figures.plain(value)) for name, value in results.items()]
+    if details.bill is not None:
+        rows.append(("bill", bill_line(details.bill)))
     facts(console, rows)
     print_warnings(console, details.warnings)
     table = make_table(["plan", "value", "source"], num_text_columns=3)

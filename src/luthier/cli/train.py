@@ -9,7 +9,16 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption, SetOption
+from luthier.cli.options import (
+    BudgetHoursOption,
+    BudgetKwhOption,
+    BudgetTokensOption,
+    BudgetUsdOption,
+    HomeOption,
+    JsonOption,
+    PricesOption,
+    SetOption,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,12 +33,18 @@ def train(
     resume_id: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was paused, failed or killed.")
     ] = None,
+    budget_hours: BudgetHoursOption = None,
+    budget_usd: BudgetUsdOption = None,
+    budget_tokens: BudgetTokensOption = None,
+    budget_kwh: BudgetKwhOption = None,
+    prices: PricesOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
     """Train a recipe, judge the outcome on held-out rows, and write a report.
 
-    Ctrl-C or SIGTERM ends the run as paused, with a checkpoint to resume from.
+    Ctrl-C, SIGTERM or a spent budget ends the run as paused, with a checkpoint to resume from. With --resume a budget
+    replaces the run's own; it counts from the run's very beginning, judging included.
     """
     from luthier.core.errors import RequestError
 
@@ -37,21 +52,26 @@ def train(
         came = "both a recipe and --resume" if recipe and resume_id else "neither a recipe nor --resume"
         raise RequestError(
             "--set with --resume: a run keeps the plan that it began with" if resume_id and not recipe else came,
-            expected="a recipe (with --set where you like), or --resume RUN alone",
+            expected="a recipe (with --set where you like), or --resume RUN (with a budget where you like)",
             do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
         )
     from luthier.cli.plan_text import show_plan
     from luthier.service import training
+    from luthier.service.budgets import asked_budget, merged
 
+    budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
     if recipe is not None:
         from luthier.service.recipes import load_recipe
 
         asked = load_recipe(recipe, overrides or ())
+        asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
         with open_context(home) as context:
-            outcome = training.train(context, asked, base_dir=recipe.absolute().parent, show_plan=show_plan)
+            outcome = training.train(
+                context, asked, base_dir=recipe.absolute().parent, prices=prices, show_plan=show_plan
+            )
     else:
         with open_context(home) as context:
-            outcome = training.resume(context, str(resume_id))
+            outcome = training.resume(context, str(resume_id), budget=budget, prices=prices)
     exit_code = 1 if outcome.record.status == "failed" else 0
     return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
 
@@ -59,6 +79,7 @@ def train(
 def show_outcome(console: Console, outcome: TrainOutcome) -> None:
     """Summary, warnings, verdict, and where the report lies."""
     from luthier.cli import figures
+    from luthier.cli.bill_text import bill_line, budget_lines
     from luthier.cli.console import facts
     from luthier.cli.verdict_text import print_warnings, show_evaluation
 
@@ -87,16 +108,20 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
             ),
             ("peak memory", figures.size(result.peak_memory_bytes)),
         ]
+        if result.bill is not None:
+            rows.append(("bill", bill_line(result.bill)))
         if result.adapter_path is not None:
             rows.append(("weights", result.adapter_path))
+    if outcome.plan.budget is not None:
+        rows += [("budget", line) for line in budget_lines(outcome.plan.budget)]
     if record.report_path is not None:
         rows.append(("report", record.report_path))
     facts(console, rows)
     print_warnings(console, outcome.warnings)
     if outcome.evaluation is not None:
         show_evaluation(console, outcome.evaluation, only_what_decides=True)
-    if record.status == "paused":
-        console.print(f"\nGo on with it: luthier train --resume {record.run_id}", soft_wrap=True)
+    if outcome.go_on is not None:
+        console.print(f"\nGo on with it: {outcome.go_on}", soft_wrap=True)
 
 
 def _best_validation(result: TrainResult) -> str:

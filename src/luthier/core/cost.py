@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import date
+from difflib import get_close_matches
+from typing import Any, Literal
 
+from luthier.core.errors import RequestError
 from luthier.core.frozen import Frozen
+
+Market = Literal["on_demand", "spot"]
+PriceBasis = Literal["list_prices", "typical_range", "assumption", "own"]
+PersonKind = Literal["data_preparation", "annotation", "review"]
 
 
 class Estimate(Frozen):
@@ -21,6 +28,10 @@ class Estimate(Frozen):
     def plus(self, other: Estimate) -> Estimate:
         """The sum, its ends added: right where both err in the same direction, wide where they do not."""
         return Estimate(value=self.value + other.value, low=self.low + other.low, high=self.high + other.high)
+
+    def by(self, other: Estimate) -> Estimate:
+        """The product, low end by low end and high end by high end: as wide as it can be."""
+        return Estimate(value=self.value * other.value, low=self.low * other.low, high=self.high * other.high)
 
 
 class Device(Frozen):
@@ -42,6 +53,75 @@ class Device(Frozen):
     power_watts: float
     is_cpu: bool
     source: str
+
+
+class DevicePrice(Frozen):
+    """What one device costs an hour in USD, on each market where it can be had.
+
+    basis: what stands behind it: public list prices, a range that is usual, an assumption, or the user's own figure.
+    """
+
+    on_demand: Estimate | None
+    spot: Estimate | None
+    basis: PriceBasis
+    source: str
+    as_of: date
+
+
+class PeopleRate(Frozen):
+    """What one kind of human work costs. Hours are `fixed_hours` and `minutes_per_row` for a share of the rows."""
+
+    usd_per_hour: Estimate
+    fixed_hours: Estimate
+    minutes_per_row: Estimate
+    rows_fraction: Estimate
+    basis: PriceBasis
+    source: str
+
+
+class PeopleCost(Frozen):
+    """Human work for one data set: hours, and USD at its rate."""
+
+    kind: PersonKind
+    hours: Estimate
+    usd: Estimate
+
+
+class PriceTable(Frozen):
+    """Prices of one date: devices by name, people by kind, and power for machines of one's own."""
+
+    as_of: date
+    devices: dict[str, DevicePrice]
+    people: dict[PersonKind, PeopleRate]
+    electricity_usd_per_kwh: Estimate
+
+    def usd_per_hour(self, device_name: str, *, market: Market = "on_demand") -> Estimate:
+        """The price of one device for an hour. Raises RequestError where the table has none, with the nearest name."""
+        entry = self.devices.get(device_name)
+        if entry is None:
+            near = get_close_matches(device_name, self.devices, n=3, cutoff=0.5)
+            raise RequestError(
+                f"no price for device {device_name!r}",
+                expected=f"one of {', '.join(self.devices)}",
+                do=f"did you mean {' or '.join(near)}?" if near else "add it under `devices` in a file for --prices",
+            )
+        price = entry.on_demand if market == "on_demand" else entry.spot
+        if price is None:
+            other = "on_demand" if market == "spot" else "spot"
+            raise RequestError(
+                f"no {market} price for device {device_name!r}, only {other}",
+                expected=f"`{market}` in its entry",
+                do=f"add devices.{device_name}.{market} to the file of --prices, or plan with the {other} price",
+            )
+        return price
+
+    def people_cost(self, num_rows: int) -> tuple[PeopleCost, ...]:
+        """Hours and USD of human work, each kind, for a data set of that many rows."""
+        found = []
+        for kind, rate in self.people.items():
+            hours = rate.fixed_hours.plus(rate.minutes_per_row.by(rate.rows_fraction).times(num_rows / 60))
+            found.append(PeopleCost(kind=kind, hours=hours, usd=hours.by(rate.usd_per_hour)))
+        return tuple(found)
 
 
 class MemoryPrediction(Frozen):
@@ -100,8 +180,7 @@ class Prediction(Frozen):
             "energy_kwh": self.energy_kwh,
         }
         for name, estimate in figures.items():
-            for suffix, end in (("", "value"), ("_low", "low"), ("_high", "high")):
-                document[name + suffix] = None if estimate is None else getattr(estimate, end)
+            document |= spread_out(name, estimate)
         return document | {
             "fits": self.fits,
             "calibrated": self.calibrated,
@@ -109,3 +188,112 @@ class Prediction(Frozen):
             "peak_memory_parts_bytes": self.peak_memory.parts(),
             "notes": list(self.notes),
         }
+
+
+class Room(Frozen):
+    """How much of a run fits on one device at one time; 0 where not even one row does.
+
+    micro_batch_rows: the most rows of `length_tokens` (the run's longest row). longest_row_tokens: the longest row
+    that fits when it stands alone, whatever context the model was made for.
+    """
+
+    micro_batch_rows: int
+    length_tokens: int
+    longest_row_tokens: int
+
+
+class Change(Frozen):
+    """One way to make a run fit. ask: the option of the command line that does it; empty where none does it yet."""
+
+    kind: Literal["micro_batch", "checkpointing", "sharding", "method", "device"]
+    words: str
+    ask: str
+    hours: Estimate
+    usd: Estimate | None
+    peak_memory_bytes: Estimate
+
+
+class Option(Frozen):
+    """One method on one device, as `luthier plan --compare` lists it.
+
+    needs: what was changed so that it fits; empty where nothing had to be. fits: whether it does at all, even so.
+    The figures are those of the changed run, or of the run as it is where nothing makes it fit.
+    """
+
+    method: str
+    device: str
+    fits: bool
+    needs: str
+    prediction: Prediction
+
+    def as_json(self) -> dict[str, Any]:
+        """One row of `comparison` in `luthier plan --json`."""
+        device = self.prediction.device
+        figures = self.prediction.as_json() | {"device": self.device, "num_devices": device.num_devices}
+        return {"method": self.method, "needs": self.needs} | figures | {"fits": self.fits}
+
+
+class Quote(Frozen):
+    """All that one run is expected to cost on one device, before it is run.
+
+    hours_by_part: of steps, validations and checkpoints. usd_per_hour: of one device, with the origin and the date of
+    that price. electricity_usd: what power costs where
+    the device is one's own; it is part of the price where the device is rented. people: human work for all rows, by
+    assumed rates, never part of `prediction.usd`. room: what fits; changes: what would make it fit, cheapest first,
+    where it does not.
+    """
+
+    prediction: Prediction
+    hours_by_part: dict[str, Estimate]
+    market: Market
+    usd_per_hour: Estimate
+    price_basis: PriceBasis
+    price_source: str
+    price_as_of: date
+    electricity_usd: Estimate | None
+    people: tuple[PeopleCost, ...]
+    num_rows: int
+    num_tokens: int
+    room: Room
+    changes: tuple[Change, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """`predicted` of `luthier plan --json`: each figure with `_low` and `_high` beside it."""
+        document = self.prediction.as_json()
+        for name, hours in self.hours_by_part.items():
+            document |= spread_out(f"{name}_hours", hours)
+        document |= spread_out("electricity_usd", self.electricity_usd)
+        document |= spread_out("usd_per_device_hour", self.usd_per_hour)
+        return document | {
+            "market": self.market,
+            "price_basis": self.price_basis,
+            "price_source": self.price_source,
+            "price_as_of": self.price_as_of.isoformat(),
+            "num_rows": self.num_rows,
+            "num_tokens": self.num_tokens,
+            "people": [_work_as_json(work) for work in self.people],
+            "room": self.room.model_dump(mode="json"),
+            "changes": [_change_as_json(change) for change in self.changes],
+        }
+
+
+def _work_as_json(work: PeopleCost) -> dict[str, Any]:
+    return {"kind": work.kind, **spread_out("hours", work.hours), **spread_out("usd", work.usd)}
+
+
+def _change_as_json(change: Change) -> dict[str, Any]:
+    return {
+        "kind": change.kind,
+        "words": change.words,
+        "ask": change.ask,
+        **spread_out("hours", change.hours),
+        **spread_out("usd", change.usd),
+        **spread_out("peak_memory_bytes", change.peak_memory_bytes),
+    }
+
+
+def spread_out(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """An estimate as three entries of a flat document: `name`, `name_low` and `name_high`; None where there is none."""
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

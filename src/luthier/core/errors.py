@@ -59,7 +59,8 @@ class RecipeError(RequestError):
 class RowProblem:
     """One bad place in a data file. `line` counts from 1 and is the row number where a format has no lines.
 
-    kind: "encoding" where the bytes are no UTF-8 text, "schema" for all else.
+    kind: "encoding" where the bytes are no UTF-8 text, "empty_answer" where what is to be learned is empty, "schema"
+    for all else.
     """
 
     file: str
@@ -67,7 +68,7 @@ class RowProblem:
     field: str
     value: str
     reason: str
-    kind: Literal["schema", "encoding"] = "schema"
+    kind: Literal["schema", "encoding", "empty_answer"] = "schema"
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file

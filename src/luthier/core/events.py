@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from luthier.core.budget import Bill
 from luthier.core.frozen import Frozen
 from luthier.core.run import RunStatus
 
@@ -62,6 +63,14 @@ class WarningRaised(Frozen):
     message: str
 
 
+class BillUpdated(Frozen):
+    """What the run has cost and is expected to cost, reckoned anew after `step`; a few times a run."""
+
+    kind: Literal["bill"] = "bill"
+    step: int
+    bill: Bill
+
+
 class RunEnded(Frozen):
     """The last event. `reason` in words: all steps done, early stopping, SIGTERM, diverged."""
 
@@ -72,6 +81,7 @@ class RunEnded(Frozen):
 
 
 Event = Annotated[
-    RunStarted | StepDone | ValidationDone | CheckpointSaved | WarningRaised | RunEnded, Field(discriminator="kind")
+    RunStarted | StepDone | ValidationDone | CheckpointSaved | WarningRaised | BillUpdated | RunEnded,
+    Field(discriminator="kind"),
 ]
 event_adapter: TypeAdapter[Event] = TypeAdapter(Event)

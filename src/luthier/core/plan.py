@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
@@ -40,7 +41,8 @@ class DataPlan(Frozen):
     """The splits as they were read. `validation` and `held_out` are None where the run has none.
 
     num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
-    prompt does. num_validation_leaked: validation rows that also stand in the training rows.
+    prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
+    training rows that is used, None for all.
     """
 
     train: DatasetProfile
@@ -49,6 +51,7 @@ class DataPlan(Frozen):
     num_leaked: int = 0
     num_same_prompt: int = 0
     num_validation_leaked: int = 0
+    part: tuple[float, float] | None = None
 
 
 class MethodPlan(Frozen):
@@ -133,6 +136,7 @@ class TrainingPlan(Frozen):
     precision: Literal["float32", "bfloat16"]
     attention: Literal["by_length", "sdpa"]
     gradient_checkpointing: bool = False
+    shared_prefix: bool = False
     device: str
     validate_every_steps: int
     checkpoint_every_steps: int
@@ -162,16 +166,26 @@ class Plan(Frozen):
     objective: ObjectivePlan
     training: TrainingPlan
     evaluation: EvaluationPlan
+    budget: BudgetPlan | None = None
     sources: dict[str, ValueSource]
 
     @property
     def hash(self) -> str:
-        """SHA-256 over what decides the outcome: not reasons, not the recipe's wording, not where files lie.
+        """SHA-256 over what decides the outcome: not reasons, not the recipe's wording, not where files lie, not
+        the budget, which changes when a run stops and not what it trains.
 
         Files are in it by their digests.
         """
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
-        excluded: Any = {"sources": True, "recipe": True, "base_model": {"path", "name"}, "data": splits}
+        if self.data.part is None:  # plans of before there were parts keep their hash
+            splits["part"] = True
+        excluded: Any = {
+            "sources": True,
+            "recipe": True,
+            "budget": True,
+            "base_model": {"path", "name"},
+            "data": splits,
+        }
         return sha256_document(self.model_dump(mode="json", exclude=excluded))
 
     def values(self) -> list[dict[str, Any]]:

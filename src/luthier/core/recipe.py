@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from luthier.core.dataset import Overlong
@@ -45,15 +45,27 @@ OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class DataRecipe(Frozen):
-    """Which rows. `validation` and `held_out` are a file, or a fraction to take out of `train`."""
+    """Which rows. `validation` and `held_out` are a file, or a fraction to take out of `train`.
+
+    part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
+    begin at the same place hold one another, parts that do not overlap share no row.
+    """
 
     train: str
     validation: str | OpenFraction | None = None
     held_out: str | OpenFraction | None = None
     map: dict[str, str] | None = None
     group_by: str | None = None
+    part: tuple[Fraction, Annotated[float, Field(gt=0.0, le=1.0)]] | None = None
     template: TemplateName | None = None
     allow_leakage: bool | None = None
+
+    @field_validator("part")
+    @classmethod
+    def _goes_forward(cls, part: tuple[float, float] | None) -> tuple[float, float] | None:
+        if part is not None and part[0] >= part[1]:
+            raise ValueError("a share from a smaller to a larger number, such as [0, 0.25]")
+        return part
 
 
 Rank = Annotated[int, Field(ge=1, le=4096)]
@@ -117,6 +129,7 @@ class TrainingRecipe(Frozen):
     order: OrderName | None = None
     precision: PrecisionName | None = None
     gradient_checkpointing: bool | None = None
+    shared_prefix: bool | None = None
     validate_every_steps: Annotated[int, Field(ge=1)] | None = None
     checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
     keep_checkpoints: Annotated[int, Field(ge=1)] | None = None
@@ -134,6 +147,15 @@ class EvaluationRecipe(Frozen):
     max_samples: Annotated[int, Field(ge=1)] | None = None
 
 
+class BudgetRecipe(Frozen):
+    """What the run may cost at most; at the first cap that is met it pauses, with a checkpoint to go on from."""
+
+    hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    energy_kwh: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
 class Recipe(Frozen):
     """The whole of what was asked. Paths are relative to the recipe file until they are resolved."""
 
@@ -143,3 +165,4 @@ class Recipe(Frozen):
     objective: ObjectiveRecipe | None = None
     training: TrainingRecipe | None = None
     evaluation: EvaluationRecipe | None = None
+    budget: BudgetRecipe | None = None

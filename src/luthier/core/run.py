@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from luthier.core.budget import Bill
 from luthier.core.frozen import Frozen
 
 RunStatus = Literal["planned", "running", "paused", "succeeded", "failed"]
@@ -15,8 +16,9 @@ class TrainResult(Frozen):
     """What the loop returns. Losses in nats a trained token, speeds over training steps only (no validation).
 
     train_loss: mean over the trained tokens of all steps. num_tokens counts no padding. adapter_path: the folder of the
-    trained outcome (a PEFT adapter, or a whole model after full fine-tuning); None while the run is not done. ranks: of
-    each matrix by its module name, where the method has found them.
+    trained outcome (a PEFT adapter, or a whole model after full fine-tuning); None while the run is not done. bill: of
+    all processes of the run, judging included, without writing the report; None for runs of before it was kept. ranks:
+    of each matrix by its module name, where the method has found them.
     """
 
     status: RunStatus
@@ -39,6 +41,7 @@ class TrainResult(Frozen):
     adapter_sha256: str | None
     warnings: tuple[str, ...] = ()
     ranks: dict[str, int] = Field(default_factory=dict)
+    bill: Bill | None = None
 
 
 class RunRecord(Frozen):

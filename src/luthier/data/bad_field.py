@@ -16,6 +16,13 @@ class BadFieldError(Exception):
         super().__init__(f"{field}: {reason}")
 
 
+class EmptyAnswerError(BadFieldError):
+    """What is to be learned is there and is empty: no fault of the format, so that an audit can tell the two apart."""
+
+    def __init__(self, field: str, value: Any, what: str = "an empty answer") -> None:
+        super().__init__(field, value, f"is {what}: nothing to learn")
+
+
 class _Absent:
     """Stands for a value that is not there; shown as nothing."""
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import OrderName
+from luthier.data.shared_prefix import Families
 
 _WINDOW_BATCHES = 16
 _EXAMPLES, _BATCHES = 0, 1
@@ -31,6 +32,8 @@ class StepSchedule:
         lengths: tokens of each example.
         global_batch_size: examples an optimizer step.
         micro_batch_tokens: most tokens of one micro-batch, padding included; a longer example stands alone.
+        families: which examples begin alike (`shared_prefix.find_families`); those of a step go into micro-batches of
+            their own, in which the common beginning counts once. The examples of a step stay the same.
 
     Raises:
         DataError: no examples. RecipeError: a size below 1 or a negative seed.
@@ -44,6 +47,7 @@ class StepSchedule:
         micro_batch_tokens: int,
         order: OrderName,
         seed: int,
+        families: Families | None = None,
     ) -> None:
         if not lengths:
             raise DataError("no examples to make batches of", expected="at least one", do="check the training data")
@@ -59,6 +63,9 @@ class StepSchedule:
         self._micro_batch_tokens = micro_batch_tokens
         self._order = order
         self._seed = seed
+        none = np.zeros(len(lengths), dtype=np.int64)
+        self._families = none - 1 if families is None else families.families
+        self._prefix_tokens = none if families is None else families.prefix_tokens
         self._cached: tuple[int, list[NDArray[np.int64]]] | None = None
 
     @property
@@ -67,9 +74,16 @@ class StepSchedule:
         return -(-len(self._lengths) // self._global_batch_size)
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]:
-        """The micro-batches of optimizer step `step` (counted from 0): indices of examples, longest first."""
+        """The micro-batches of optimizer step `step` (counted from 0): indices of examples, longest first.
+
+        Examples of no family come first, then one family after the other.
+        """
         epoch, index = divmod(step, self.num_steps_per_epoch)
         return self._micro_batches(self._epoch(epoch)[index])
+
+    def shared_tokens(self, micro_batch: Sequence[int]) -> int:
+        """Tokens of the beginning that the examples of a micro-batch share, computed once; 0 for a single example."""
+        return int(self._prefix_tokens[micro_batch[0]]) if len(micro_batch) > 1 else 0
 
     def epoch_of(self, step: int) -> float:
         """Epochs that are done once `step` steps are done."""
@@ -77,11 +91,14 @@ class StepSchedule:
 
     def padding_fraction(self) -> float:
         """Padding as a fraction of all positions computed in the first epoch."""
-        computed = 0
+        padding = computed = 0
         for step in range(self.num_steps_per_epoch):
             for micro_batch in self.step(step):
-                computed += len(micro_batch) * int(self._lengths[micro_batch[0]])
-        return 1.0 - float(self._lengths.sum()) / computed if computed else 0.0
+                size = self._size(micro_batch)
+                prefix = self.shared_tokens(micro_batch)
+                real = int(self._lengths[list(micro_batch)].sum()) - prefix * (len(micro_batch) - 1)
+                padding, computed = padding + size - real, computed + size
+        return padding / computed if computed else 0.0
 
     def _epoch(self, epoch: int) -> list[NDArray[np.int64]]:
         cached = self._cached
@@ -115,13 +132,18 @@ class StepSchedule:
         return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
 
     def _micro_batches(self, batch: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
-        longest_first = batch[np.argsort(-self._lengths[batch], kind="stable")]
+        longest_first = batch[np.lexsort((-self._lengths[batch], self._families[batch]))]
         made: list[tuple[int, ...]] = []
         current: list[int] = []
         for index in longest_first.tolist():
-            longest = int(self._lengths[current[0]]) if current else 0
-            if current and (len(current) + 1) * longest > self._micro_batch_tokens:
+            goes_on = current and self._families[index] == self._families[current[0]]
+            if current and not (goes_on and self._size((*current, index)) <= self._micro_batch_tokens):
                 made.append(tuple(current))
                 current = []
             current.append(index)
         return (*made, tuple(current))
+
+    def _size(self, micro_batch: Sequence[int]) -> int:
+        """Tokens that are computed, padding included; the first example is the longest."""
+        prefix = self.shared_tokens(micro_batch)
+        return prefix + len(micro_batch) * (int(self._lengths[micro_batch[0]]) - prefix)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from luthier.core.conversation import Conversation, Message, Role
-from luthier.data.bad_field import ABSENT, BadFieldError, check_text, name_of_type
+from luthier.data.bad_field import ABSENT, BadFieldError, EmptyAnswerError, check_text, name_of_type
 from luthier.data.strict_json import StrictJsonError, strict_loads
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -61,7 +61,7 @@ def _message(where: str, raw: dict[str, Any], before: Sequence[Message]) -> Mess
     weight = _weight(f"{where}.weight", raw.get("weight"), role)
     content = _content(f"{where}.content", raw.get("content", ABSENT), role, has_calls=bool(calls))
     if role == "assistant" and weight != 0 and not calls and not (content or "").strip():
-        raise BadFieldError(f"{where}.content", content, "is an empty answer: nothing to learn")
+        raise EmptyAnswerError(f"{where}.content", content)
     return Message(
         role=cast(Role, "tool" if role == "function" else role),
         content=content,

@@ -7,7 +7,7 @@ Parquet file is streamed in both, so the memory needed is that of the examples, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example, Row, Shape
 from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError, RowProblem
-from luthier.data.bad_field import ABSENT, BadFieldError, shorten
+from luthier.data.bad_field import ABSENT, BadFieldError, EmptyAnswerError, shorten
 from luthier.data.chat_rows import chat_conversation
 from luthier.data.pair_rows import alpaca_conversation, plain_text, prompt_completion_conversation
 from luthier.data.rows import read_rows
@@ -112,7 +112,8 @@ def _map_rows(
 def problem_in(row: Row, error: BadFieldError, mapping: Mapping[str, str]) -> RowProblem:
     """What is wrong with a row that cannot be mapped; the field goes by the name that the file gives it."""
     field = _name_in_file(error.field, mapping)
-    return RowProblem(row.file, row.line, field, shorten(error.value), error.reason)
+    problem = RowProblem(row.file, row.line, field, shorten(error.value), error.reason)
+    return replace(problem, kind="empty_answer") if isinstance(error, EmptyAnswerError) else problem
 
 
 def example_of(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | None) -> Example:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.core.conversation import Conversation, Message
-from luthier.data.bad_field import ABSENT, BadFieldError, check_text, require_text
+from luthier.data.bad_field import ABSENT, BadFieldError, EmptyAnswerError, check_text, require_text
 from luthier.data.chat_rows import check_learnable, parse_messages, parse_tools
 
 
@@ -82,7 +82,7 @@ def alpaca_conversation(fields: dict[str, Any]) -> Conversation:
 def _answer(fields: dict[str, Any], field: str) -> Message:
     text = require_text(fields, field)
     if not text.strip():
-        raise BadFieldError(field, text, "is an empty answer: nothing to learn")
+        raise EmptyAnswerError(field, text)
     return Message(role="assistant", content=text)
 
 
@@ -99,5 +99,5 @@ def plain_text(fields: dict[str, Any]) -> str:
     """The text of a plain-text row. Raises BadFieldError where it is empty."""
     text = require_text(fields, "text")
     if not text.strip():
-        raise BadFieldError("text", text, "is empty: nothing to learn")
+        raise EmptyAnswerError("text", text, "empty")
     return text

@@ -28,6 +28,7 @@ class SplitColumns:
 
 
 def check_readable(table: AuditTable) -> None:
+    """Refuse a file with rows that cannot be read. Raises DataError that names each of them."""
     if table.frame.height == table.num_rows:
         return
     readable = set(table.frame["line"].to_list())

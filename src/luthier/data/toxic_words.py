@@ -23,7 +23,8 @@ HARMLESS: Final = "harmless"
 ENGLISH: Final = Path(__file__).parent / "audit" / "words" / "toxic_english.yaml"
 
 _ENDINGS: Final = ("s", "es", "z", "ed", "in", "ing", "ings", "er", "ers", "y", "a", "as", "ish", "'s")
-_TOKEN: Final = re.compile(r"(?<![\w@])[\w@$!*#+|'’]*\w[\w@$!*#+|'’]*")
+_TOKEN: Final = re.compile(r"[\w@$!*#+|'’]+")
+_LETTER_OR_DIGIT: Final = re.compile(r"\w")
 _LEET: Final = str.maketrans("0134579$@!+|", "oieastgsaitl")
 _LEET_L: Final = str.maketrans("1!", "ll")
 _APART: Final = re.compile(r"(?<!\w)[A-Za-z](?:[ .\-_*][A-Za-z]){2,15}(?!\w)")
@@ -33,8 +34,14 @@ _LONGEST_TOKEN: Final = 60
 _EVASIONS: Final = (
     r"\p{L}[*@$!#+|0-9]+\p{L}|[$@]\p{L}|\p{L}\*|\b\p{L}(?:[ .\-_*]\p{L}){2}\b|(?i:"
     + "|".join(f"{letter}{{3}}" for letter in "abcdefghijklmnopqrstuvwxyz")
-    + ")|[\u0300-\u036f\u00c0-\u024f\uff21-\uff5a]"
+    # letters that `_folded` makes plain ones of
+    + ")|[\u00aa\u00ba\u00c0-\u024f\u02b0-\u02e3\u0300-\u036f\u1d2c-\u1dbf\u1e00-\u1eff\u2071\u207f-\u209c\u20a8"
+    "\u2100-\u217f\u249c-\u24e9\u2c7c-\u2c7d\u3250\u32cc-\u33ff\ua7f2-\ua7f4\ufb00-\ufb06\uff21-\uff5a\U00010780-\U000107ba"
+    "\U0001d400-\U0001d7ff\U0001f100-\U0001f1ff]"
 )
+# Between the words of a phrase. Wider than \W, which knows all of Unicode and makes the compiled pattern too large.
+_BETWEEN: Final = "(?u:[^a-zA-Z]+)"
+_APOSTROPHE: Final = "(?u:['’])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class WordList:
 
     def find(self, text: str) -> list[ToxicWord]:
         """Every entry in the text, in order of appearance; a word inside a phrase that was found counts once."""
-        tokens = [self._forms(token[0]) for token in _TOKEN.finditer(text)]
+        tokens = [self._forms(token) for token in _TOKEN.findall(text) if _LETTER_OR_DIGIT.search(token)]
         apart = [letters for match in _APART.finditer(text) if (letters := re.sub(r"[^a-z]", "", match[0].lower()))]
         spelt = [self.words[word] for word in apart if word in self.words]
         return [*self._in_order(tokens), *(word for word in spelt if word.kind != HARMLESS)]
@@ -133,8 +140,8 @@ def read_words(path: Path) -> WordList:
     for word in words:
         if words[word].kind in ("slur", "insult", "profanity"):
             masked[word[0], len(word)].append(word)
-    alternatives = sorted({re.escape(w) for w in words} | {r"\W+".join(map(re.escape, p)) for p in phrases})
-    pattern = rf"(?i)\b(?:{'|'.join(a.replace(chr(39), '[' + chr(39) + '’]') for a in alternatives)})\b"
+    alternatives = sorted({re.escape(w) for w in words} | {_BETWEEN.join(map(re.escape, p)) for p in phrases})
+    pattern = rf"(?i-u)\b(?:{'|'.join(alternatives).replace(chr(39), _APOSTROPHE)})\b"
     return WordList(words, phrases, max(map(len, phrases), default=1), dict(masked), pattern)
 
 
@@ -159,5 +166,5 @@ def _written(entry: str) -> Iterator[str]:
 
 def _folded(token: str) -> str:
     """Lower case, without accents, full-width letters as plain ones."""
-    decomposed = unicodedata.normalize("NFKD", token.casefold())
-    return "".join(character for character in decomposed if not unicodedata.combining(character))
+    decomposed = unicodedata.normalize("NFKD", token)
+    return "".join(character for character in decomposed if not unicodedata.combining(character)).casefold()

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,7 @@ I64 = npt.NDArray[np.int64]
 
 BLOCK_TEXTS: Final = 4_096
 _BLOCK_BYTES: Final = 200_000
+_LONG_BYTES: Final = 256
 _SPREAD: Final = 0x9E3779B97F4A7C15
 # Beyond this code Unicode has no letters (15.1: the last is U+323AF), only variation selectors and private use.
 _NUM_CODES: Final = 0x32401
@@ -130,14 +132,19 @@ def _in_bytes(codes: npt.NDArray[np.integer], starts: I64, ends: I64) -> tuple[I
 
 
 def _hashes(encoded: bytes, starts: I64, ends: I64) -> U64:
-    """The hash of the UTF-8 bytes of each word, eight bytes of all words at a time."""
+    """The hash of the UTF-8 bytes of each word: eight bytes of all words at a time, BLAKE2b of very long ones."""
     padded = encoded + bytes(8)
     # The eight bytes from each place on, as one number: a view that overlaps itself.
     eights = np.ndarray((len(encoded) + 1,), dtype="<u8", buffer=padded, strides=(1,))
-    hashes = (ends - starts).astype(np.uint64) * np.uint64(_SPREAD)
-    some, at, left = np.arange(len(starts)), starts, ends - starts
+    lengths = ends - starts
+    hashes = lengths.astype(np.uint64) * np.uint64(_SPREAD)
+    for word in np.flatnonzero(lengths > _LONG_BYTES):
+        digest = blake2b(encoded[starts[word] : ends[word]], digest_size=8).digest()
+        hashes[word] = int.from_bytes(digest, "little")
+    some = np.flatnonzero(lengths <= _LONG_BYTES)
+    at, left = starts[some], lengths[some]
     while len(some):
-        chunk = eights.take(at) & _MASKS.take(np.minimum(left, 8))
+        chunk = eights[at] & _MASKS.take(np.minimum(left, 8))  # `take` would copy the whole view first
         hashes[some] = mixed((hashes[some] ^ chunk) * np.uint64(_SPREAD))
         more = np.flatnonzero(left > 8)
         some, at, left = some[more], at[more] + 8, left[more] - 8

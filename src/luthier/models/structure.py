@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
@@ -99,9 +100,9 @@ def read_structure(path: str) -> Structure:
         )
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelSourceError(
-            f"{path}/config.json: {str(error).splitlines()[0]}",
+            f"{path}/config.json: {' '.join(str(error).split())[:200]}",
             expected="a configuration that transformers knows, without code of its own",
             do="pull the model again; if it stays, it needs another version of transformers",
         ) from error
@@ -117,9 +118,9 @@ def structure_of(config: Mapping[str, Any]) -> Structure:
     kind = values.pop("model_type", None)
     try:
         return _structure(AutoConfig.for_model(kind, **values))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelSourceError(
-            f"model_type {kind!r}: {str(error).splitlines()[0][:200]}",
+            f"model_type {kind!r}: {' '.join(str(error).split())[:200]}",
             expected="the entries of a config.json of an architecture that transformers knows",
             do="correct the description",
         ) from error

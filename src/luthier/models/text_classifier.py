@@ -54,16 +54,12 @@ def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> Tex
         found = [0.0] * len(texts)
         for start in range(0, len(order), _BATCH_TEXTS):
             places = order[start : start + _BATCH_TEXTS]
-            batch = tokenizer(
-                [texts[place][:_MOST_CHARACTERS] for place in places],
-                padding=True,
-                truncation=True,
-                max_length=most_tokens,
-                return_tensors="pt",
-            )
-            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            cut = [texts[place][:_MOST_CHARACTERS] for place in places]
+            ids = tokenizer(cut, truncation=True, max_length=most_tokens)["input_ids"]
+            # A text without any token is judged as one padding token, alone or in company.
+            inputs = tokenizer.pad({"input_ids": [row or [tokenizer.pad_token_id] for row in ids]}, return_tensors="pt")
             with torch.inference_mode():
-                logits = model(**inputs).logits.float()
+                logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()
             scores = logits.sigmoid()[:, toxic].amax(-1) if is_multi_label else logits.softmax(-1)[:, toxic].sum(-1)
             for place, score in zip(places, scores.clamp(0, 1).tolist(), strict=True):
                 found[place] = score

@@ -18,11 +18,19 @@ CHUNK_ROWS: Final = 512
 """Learned tokens whose logits exist at one time (train/objectives/sft.py; a test holds them equal)."""
 # torchtune cuts the tokens of a batch into this many pieces for its loss
 _NUM_CHUNKS_OF_ALL: Final = 8
+FUSED_QUERIES: Final = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
+_LAST_OF_MLP: Final = ("down_proj", "fc2", "c_proj", "dense_4h_to_h")
+# Of each expert that a token meets: its index, its place before and after sorting, its weight and the sum of weights.
+_ROUTE_BYTES: Final = 4 * 8.0 + 2 * 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCount:
-    """Bytes a token of one layer. kept: for the way back. transient: the most that is held besides, on the way back."""
+    """Bytes a token of one layer.
+
+    kept: for the way back. transient: the most that is held besides, on the way back; the MLP goes back first, so what
+    it kept is gone when attention's gradients come.
+    """
 
     kept: float
     transient: float
@@ -37,8 +45,9 @@ def uses_unfused_attention(workload: Workload, length: int) -> bool:
 
 def layer_count(workload: Workload, length: int) -> LayerCount:
     """What a middle layer keeps of each token in rows of `length` tokens."""
-    kept = _norms(workload) + _attention(workload, length) + _mlp(workload) + _thin(workload)
-    return LayerCount(kept=kept, transient=_transient(workload, length))
+    mlp = _mlp(workload)
+    kept = _norms(workload) + _attention(workload, length) + mlp + _thin(workload)
+    return LayerCount(kept=kept, transient=max(_mlp_transient(workload), _attention_transient(workload, length) - mlp))
 
 
 def kept_bytes(workload: Workload) -> float:
@@ -49,6 +58,7 @@ def kept_bytes(workload: Workload) -> float:
         held = 0.0 if workload.keeps_checkpoints_on_host else s.num_layers * s.hidden_size * e
         return tokens * (held + _last_norm(workload))
     body = s.num_layers * layer_count(workload, length).kept
+    body += _mask(workload, length) / tokens
     if workload.method != "full":  # nothing below the first adapter needs a gradient: its norm keeps nothing
         body -= _norm_kept(workload, s.hidden_size)
     return tokens * (body + _last_norm(workload))
@@ -70,9 +80,13 @@ def logits_bytes(workload: Workload) -> float:
         return min(batches.peak_tokens, CHUNK_ROWS) * one + batches.peak_tokens * s.hidden_size * e
     if workload.loss == "learned_chunks":
         learned = batches.peak_tokens * min(1.0, batches.num_learned / max(1.0, batches.num_tokens))
-        head = s.head_parameters * (_FP32 + e) if workload.method == "full" else 0.0
+        rows = min(max(learned, 1.0), CHUNK_ROWS)
         hidden = (2 * learned + batches.peak_tokens) * s.hidden_size * e  # chosen rows, their gradient, all rows
-        return min(max(learned, 1.0), CHUNK_ROWS) * one + hidden + head
+        if workload.method != "full":
+            return rows * one + hidden
+        # the head's gradient adds up in fp32; a chunk's part of it comes when its wide logits are gone
+        part = rows * s.vocabulary_size * e + s.head_parameters * e
+        return max(rows * one, part) + hidden + s.head_parameters * _FP32
     if workload.loss == "all_chunks":  # all logits as computed, one piece of them in fp32 with its gradient
         return batches.peak_tokens * s.vocabulary_size * (e + 2 * _FP32 / _NUM_CHUNKS_OF_ALL)
     # logits as computed, their fp32 copy, and its gradient
@@ -89,8 +103,11 @@ def _keeps_input(workload: Workload, *kinds: str) -> bool:
 
 
 def _norm_kept(workload: Workload, width: float) -> float:
-    """Of one normalisation: x / rms in the activations' own precision, or x in fp32 where the plain module runs."""
-    if workload.has_fused_kernels and workload.structure.has_plain_rms_norm:
+    """Of one normalisation: x / rms in the activations' own precision, or x in fp32 where the plain module runs.
+
+    A compiler computes elementwise work again, as our kernels do, rather than keep it.
+    """
+    if workload.is_compiled or (workload.has_fused_kernels and workload.structure.has_plain_rms_norm):
         return width * workload.element_bytes + _FP32
     # Trained, its own weight wants what it is multiplied with: rounded in w * x / rms, in fp32 in (1 + w) * x / rms.
     wanted = workload.element_bytes if workload.structure.has_plain_rms_norm else _FP32
@@ -116,24 +133,42 @@ def _attention(workload: Workload, length: int) -> float:
     """Queries, keys, values; probabilities or the output with its log-sums; the input of the output matrix."""
     s, e = workload.structure, workload.element_bytes
     query, key = s.num_heads * s.head_size, s.num_kv_heads * s.head_size
+    # values cut out of one product of queries, keys and values keep the whole of it, and the answer is copied once
+    is_cut = any(layer.kind in FUSED_QUERIES for layer in s.linear_layers)
+    values = query + 2 * key if is_cut else key
     window = min(length, s.sliding_window or length)
     if workload.attention == "eager":  # keys and values are copied to every head; softmax in fp32, then rounded
         return (3 * query * e) + s.num_heads * window * (_FP32 + e) + query * e
     if uses_unfused_attention(workload, length):
         output = query * e if _keeps_input(workload, "o_proj") else 0.0
-        return (query + 2 * key) * e + s.num_heads * length * e + output
-    return (2 * query + 2 * key) * e + s.num_heads * _FP32
+        return (query + key + values) * e + s.num_heads * length * e + output
+    return ((3 if is_cut else 2) * query + key + values) * e + s.num_heads * _FP32
+
+
+def _mask(workload: Workload, length: int) -> float:
+    """Bytes of the mask, all tokens together, that layers share where they look back a few tokens only."""
+    s = workload.structure
+    is_masked = s.num_windowed_layers and length > (s.sliding_window or length)
+    is_ours = workload.attention == "by_length" and not uses_unfused_attention(workload, length)
+    return length**2 * workload.element_bytes if is_masked and is_ours else 0.0
 
 
 def _mlp(workload: Workload) -> float:
     """Gate and up, the activated gate where no kernel computes it again, and the input of the last matrix."""
     s, e = workload.structure, workload.element_bytes
-    if s.num_experts:  # plain modules: also what each expert is given, and what it answers, to be weighed
-        return s.num_active_experts * (4 * s.intermediate_size + 2 * s.hidden_size) * e
-    product = 1 if _keeps_input(workload, "down_proj", "fc2", "c_proj", "dense_4h_to_h") else 0
+    if s.num_experts:
+        # plain modules: what is gated, the activated gate, the answer to be weighed, and where trained, both inputs
+        kept = 3 * s.intermediate_size + s.hidden_size
+        if workload.method == "full":
+            kept += s.intermediate_size + s.hidden_size
+        return s.num_active_experts * (kept * e + _ROUTE_BYTES) + s.num_experts * _FP32
+    product = 1 if _keeps_input(workload, *_LAST_OF_MLP) else 0
     if not s.is_gated:
         return (1 + product) * s.intermediate_size * e
-    tensors = 2 if workload.has_fused_kernels and s.is_silu_gated else 3
+    is_fused = workload.is_compiled or (workload.has_fused_kernels and s.is_silu_gated)
+    if not workload.is_compiled and any(layer.kind == "gate_up_proj" for layer in s.linear_layers):
+        is_fused = False  # one product of both is cut in two: no kernel of ours stands there
+    tensors = 2 if is_fused else 3
     return (tensors + product) * s.intermediate_size * e
 
 
@@ -148,12 +183,19 @@ def _thin(workload: Workload) -> float:
     return kept
 
 
-def _transient(workload: Workload, length: int) -> float:
-    """The largest set of gradients that are in flight at one moment inside a layer."""
+def _mlp_transient(workload: Workload) -> float:
+    """Gradients in flight in the MLP, or in the norm before it; the last matrix's input is used up by then."""
     s, e = workload.structure, workload.element_bytes
     width = s.intermediate_size * max(1, s.num_active_experts)
-    mlp = (4 if s.is_gated else 2) * width * e
-    norm = 3 * s.hidden_size * _FP32
-    unfused = uses_unfused_attention(workload, length)
-    attention = (2 * s.num_heads * length if unfused else 3 * s.num_heads * s.head_size) * e
-    return max(mlp, norm, attention) + s.hidden_size * e
+    tensors = 4 if s.is_gated else 2
+    if not s.num_experts and not workload.dropout and _keeps_input(workload, *_LAST_OF_MLP):
+        tensors -= 1  # with dropout, masks stand beside it
+    return max(tensors * width * e, 3 * s.hidden_size * _FP32) + s.hidden_size * e
+
+
+def _attention_transient(workload: Workload, length: int) -> float:
+    """Gradients in flight in attention: of probabilities and scores, or of queries, keys and values."""
+    s, e = workload.structure, workload.element_bytes
+    width = s.num_heads * s.head_size
+    inside = 2 * s.num_heads * length if uses_unfused_attention(workload, length) else 3 * width
+    return (inside + width + s.hidden_size) * e

@@ -46,6 +46,13 @@ def targeted(structure: Structure, targets: Sequence[str]) -> tuple[LinearLayer,
     return tuple(layer for layer in structure.linear_layers if any(_matches(layer, t) for t in targets))
 
 
+def num_lora_parameters(structure: Structure, targets: Sequence[str], rank: int) -> int:
+    """rank x (inputs + outputs) over the matrices of resolved targets. Raises RecipeError as `refuse_rank`."""
+    layers = targeted(structure, targets)
+    refuse_rank(layers, rank, "rank")
+    return sum(rank * (layer.num_inputs + layer.num_outputs) for layer in layers)
+
+
 def refuse_rank(layers: Sequence[LinearLayer], rank: int, setting: str) -> None:
     """Raise RecipeError where a rank is above that of the smallest of the matrices; `setting` names it."""
     smallest = min(layers, key=lambda layer: layer.full_rank)

@@ -32,6 +32,17 @@ def device_names() -> tuple[str, ...]:
     return ("cpu", *_table())
 
 
+def accelerators() -> tuple[Device, ...]:
+    """One of each accelerator of the table; none of them needs to be in this machine."""
+    return tuple(_tabled(name, 1) for name in _table())
+
+
+def alternatives_to(device: Device) -> tuple[Device, ...]:
+    """Where else a run might go: one of each accelerator, and 2, 4 or 8 of the same where that is more."""
+    more = () if device.is_cpu else tuple(n for n in (2, 4, 8) if n > device.num_devices)
+    return (*accelerators(), *(device.model_copy(update={"num_devices": count}) for count in more))
+
+
 def device_of(text: str, hardware: Hardware) -> Device:
     """The device of `cpu` or `NAME[:COUNT]`, such as `a100-80g:4`; `cpu` is this machine as `hardware` measured it.
 
@@ -54,20 +65,27 @@ def device_of(text: str, hardware: Hardware) -> Device:
             expected=f"one of {', '.join(device_names())}, with :COUNT for more than one",
             do=f"did you mean {' or '.join(near)}?" if near else "choose one of these, or the one nearest in memory",
         )
-    row = table[name]
-    return Device(
-        name=name,
-        title=row["title"],
-        num_devices=count,
-        memory_bytes=int(row["memory_gib"] * 2**30),
-        bfloat16_tflops=row["bfloat16_tflops"],
-        float32_tflops=row["float32_tflops"],
-        memory_gb_per_second=row["memory_gb_per_second"],
-        link_gb_per_second=row["link_gb_per_second"],
-        power_watts=row["power_watts"],
-        is_cpu=False,
-        source=row["source"],
-    )
+    return _tabled(name, count)
+
+
+def this_machine(hardware: Hardware) -> Device:
+    """The device that a run on this machine uses: one accelerator where there is one, else the CPU.
+
+    An accelerator is found in the table by the name that its driver gives. Raises RequestError where it is not there.
+    """
+    if hardware.device == "cpu":
+        return _this_cpu(hardware)
+    told = re.sub(r"[^a-z0-9]", "", hardware.accelerators[0].lower())
+    spelled = {re.sub(r"[^a-z0-9]", "", name): name for name in (*_table(), *_aliases())}
+    # the longest that fits: an L40S is no L4, and an A100 of 40 GB no other
+    fitting = [short for short in spelled if re.search(f"{short.replace('a100', 'a100.*')}(gb|$|[^0-9])", told)]
+    if not fitting:
+        raise RequestError(
+            f"this machine's accelerator {hardware.accelerators[0]!r}",
+            expected=f"one of {', '.join(_table())}",
+            do="name the nearest of these with --on",
+        )
+    return device_of(spelled[max(fitting, key=len)], hardware)
 
 
 def family_of(device: Device) -> Family:
@@ -90,6 +108,23 @@ def _parsed(text: str) -> tuple[str, int]:
             f"device {text!r}: {count:,} devices", expected=f"1 to {MAX_DEVICES:,}", do="correct the count"
         )
     return match["name"], count
+
+
+def _tabled(name: str, count: int) -> Device:
+    row = _table()[name]
+    return Device(
+        name=name,
+        title=row["title"],
+        num_devices=count,
+        memory_bytes=int(row["memory_gib"] * 2**30),
+        bfloat16_tflops=row["bfloat16_tflops"],
+        float32_tflops=row["float32_tflops"],
+        memory_gb_per_second=row["memory_gb_per_second"],
+        link_gb_per_second=row["link_gb_per_second"],
+        power_watts=row["power_watts"],
+        is_cpu=False,
+        source=row["source"],
+    )
 
 
 def _this_cpu(hardware: Hardware) -> Device:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from luthier.plan.activations import uses_unfused_attention
+from luthier.plan.activations import FUSED_QUERIES, uses_unfused_attention
 from luthier.plan.workload import Workload
 
-_FIRST = ("q_proj", "k_proj", "v_proj")
+_FIRST = ("q_proj", "k_proj", "v_proj", *FUSED_QUERIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,12 @@ def layers_flops(workload: Workload) -> float:
 
 
 def _nothing_below(workload: Workload) -> float:
-    """What the first layer's adapters save: below queries, keys and values nothing is trained, so no gradient goes."""
+    """What the first layer's adapters save: below queries, keys and values nothing is trained, so no gradient goes.
+
+    Not with checkpoints: they ask for the gradient of what goes into a layer.
+    """
+    if workload.gradient_checkpointing:
+        return 0.0
     first = [layer for layer in workload.targeted if ".layers.0." in f".{layer.name}" and layer.kind in _FIRST]
     return sum(
         2.0 * (layer.num_inputs * layer.num_outputs + workload.adapter_rank * layer.num_inputs) for layer in first
@@ -79,7 +84,8 @@ def attention_flops(workload: Workload, length: float) -> float:
     """A token's operations in queries x keys and probabilities x values, there and back, in rows of that length.
 
     Unfused: every pair is computed, twice as much on the way back. Fused (Dao, 2023, arXiv:2307.08691, section 4.1):
-    pairs ahead are skipped, and the way back computes the scores once more.
+    pairs ahead are skipped, and the way back computes the scores once more. A mask of our own (windows on a CPU) skips
+    nothing.
     """
     s = workload.structure
     unfused = uses_unfused_attention(workload, int(length))
@@ -91,7 +97,10 @@ def attention_flops(workload: Workload, length: float) -> float:
     else:
         window = min(length, float(s.sliding_window or length))
         # a row of T tokens that look back w at most has T w - w^2 / 2 pairs
-        pairs = whole * length / 2 + s.num_windowed_layers * (window - window**2 / (2 * length))
+        windowed = window - window**2 / (2 * length)
+        if workload.attention == "by_length" and window < length:
+            windowed = length
+        pairs = whole * length / 2 + s.num_windowed_layers * windowed
     return 4.0 * s.num_heads * s.head_size * pairs * (1.0 + back + again)
 
 

@@ -67,7 +67,7 @@ def matrix_rate(dtype: torch.dtype, device: str) -> float:
     flops = 2 * _ROWS * _INNER * _OUTER
     best, end = 0.0, time.perf_counter() + _SECONDS_EACH
     a @ b
-    while time.perf_counter() < end:
+    while not best or time.perf_counter() < end:  # on a busy machine the time may be over before the first run
         start = time.perf_counter()
         for _ in range(4):
             a @ b

@@ -7,6 +7,7 @@ plan/activations.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate, MemoryPrediction
@@ -24,7 +25,8 @@ _GPU_RUNTIME_BYTES: Final = 0.7e9
 # What the allocators hold beyond what is asked of them, as a share of the part that comes and goes.
 _CPU_SLACK, _CPU_SLACK_HIGH = 0.10, 0.90
 _GPU_SLACK, _GPU_SLACK_HIGH = 0.06, 0.30
-_LOW_SHARE: Final = 0.85
+# What nobody has measured on an accelerator may lie so far off (benchmarks/published_figures.py: 9 of 10 lie inside).
+_LOW_SHARE, _GPU_HIGH_SHARE = 0.80, 1.35
 
 
 def predict_memory(workload: Workload, device: Device, calibration: Calibration | None = None) -> MemoryPrediction:
@@ -34,15 +36,9 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     adapters = _adapters(workload) / shards
     masters, moments, sums, narrow = _optimizer(workload)
     optimizer, gradients = (masters + moments) / shards, sums / shards
-    kept, logits = activations.kept_bytes(workload), activations.logits_bytes(workload)
-    backward = activations.backward_bytes(workload)
-    # Three moments compete: the loss on top of all that was kept, the start of the way back, and its end, where
-    # activations are gone but every gradient is there.
-    at_loss, going_back, at_end = kept + logits, kept + backward, narrow / shards + backward
-    peak = max(at_loss, going_back, at_end)
-    logits_part = logits if peak == at_loss else 0.0
-    narrow_part = narrow / shards if peak == at_end else 0.0
-    activation_part = peak - logits_part - narrow_part
+    activation_part, logits_part, narrow_part = max(
+        (_passing(one, narrow / shards) for one in _peaks(workload)), key=lambda parts: sum(parts)
+    )
     factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
     slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
     activation_part, logits_part = activation_part * factor, logits_part * factor
@@ -50,7 +46,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     gradients += narrow_part
     held = weights + adapters + optimizer + gradients
     training = held + activation_part + logits_part + runtime
-    loading = _loading(workload, device) + _runtime(device)
+    loading = _loading(workload, device) / shards + _runtime(device)
     runtime += max(0.0, loading - training)
     training = max(training, loading)
     generation = max(0.0, weights + adapters + _generation(workload) + _runtime(device) - training)
@@ -68,11 +64,44 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     )
 
 
+def _peaks(workload: Workload) -> list[Workload]:
+    """The workload with each of its largest micro-batches as the largest."""
+    batches = workload.batches
+    shapes = [(batches.peak_rows, batches.peak_length), *batches.other_peaks]
+    return [
+        replace(workload, batches=replace(batches, peak_rows=rows, peak_length=length, other_peaks=()))
+        for rows, length in shapes
+    ]
+
+
+def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
+    """What comes and goes in one micro-batch, at its peak: activations, logits, gradients as they come (`narrow`)."""
+    kept, logits = activations.kept_bytes(workload), activations.logits_bytes(workload)
+    backward = activations.backward_bytes(workload)
+    # Three moments compete: the loss on top of all that was kept, the start of the way back, and its end, where
+    # activations are gone but every gradient is there.
+    head = workload.structure.head_parameters * workload.element_bytes if workload.method == "full" else 0.0
+    at_loss, going_back = kept + logits, kept + backward + head
+    # The embeddings' own gradient comes last of all; tied, it is added to the head's.
+    is_tied = workload.structure.ties_embeddings
+    at_end = max(narrow + backward - (0.0 if is_tied else head), narrow + (head if is_tied else 0.0))
+    peak = max(at_loss, going_back, at_end)
+    logits_part = logits if peak == at_loss else 0.0
+    narrow_part = min(narrow, peak) if peak == at_end else 0.0
+    return peak - logits_part - narrow_part, logits_part, narrow_part
+
+
 def memory_terms(workload: Workload, device: Device) -> tuple[float, float, float]:
-    """Uncalibrated: bytes that are certain, bytes that grow with the batch, bytes of the runtime."""
+    """Uncalibrated: bytes that are certain, bytes that grow with the batch, bytes of the runtime.
+
+    Where loading the base is the peak, nothing of it grows with the batch.
+    """
     found = predict_memory(workload, device)
     growing = found.activations_bytes + found.logits_bytes
     runtime = _runtime(device)
+    loading = _loading(workload, device)
+    if found.total_bytes.value <= loading + runtime:
+        return loading, 0.0, runtime
     return found.total_bytes.value - growing - found.runtime_bytes, growing, runtime
 
 
@@ -82,7 +111,9 @@ def _interval(total: float, held: float, growing: float, device: Device, calibra
         return Estimate(value=total, low=total * (1 - spread), high=total * (1 + spread))
     more = _CPU_SLACK_HIGH if device.is_cpu else _GPU_SLACK_HIGH
     high = total + more * growing + 0.03 * held + 0.25 * _runtime(device)
-    return Estimate(value=total, low=max(held, total * _LOW_SHARE), high=high)
+    if not device.is_cpu:
+        high = max(high, _GPU_HIGH_SHARE * total)
+    return Estimate(value=total, low=max(min(held, 0.97 * total), total * _LOW_SHARE), high=high)
 
 
 def _weights(workload: Workload) -> float:

@@ -63,19 +63,35 @@ def fits(memory: MemoryPrediction, device: Device) -> bool:
     return memory.total_bytes.value <= _USABLE_SHARE * device.memory_bytes
 
 
-def _hours(workload: Workload, step: Estimate) -> Estimate:
-    """Steps, validations and checkpoints; judging is not in it."""
+def hours_by_part(workload: Workload, step: Estimate) -> dict[str, Estimate]:
+    """Hours of steps, of validations and of writing checkpoints; judging is not in it. step: seconds of one."""
     validation = speed.validation_seconds(workload, step).times(workload.num_validations)
-    saved = workload.num_trainable * 12.0 / 1e9 / _CHECKPOINT_GB_PER_SECOND * workload.num_checkpoints
+    saved = checkpoint_seconds(workload) * workload.num_checkpoints
     checkpoints = Estimate(value=saved, low=saved / 3, high=saved * 3)
-    return step.times(workload.num_steps).plus(validation).plus(checkpoints).times(1 / 3600)
+    parts = {"steps": step.times(workload.num_steps), "validations": validation, "checkpoints": checkpoints}
+    return {name: seconds.times(1 / 3600) for name, seconds in parts.items()}
+
+
+def _hours(workload: Workload, step: Estimate) -> Estimate:
+    parts = hours_by_part(workload, step)
+    return parts["steps"].plus(parts["validations"]).plus(parts["checkpoints"])
+
+
+def checkpoint_seconds(workload: Workload) -> float:
+    """Seconds to write one checkpoint: fp32 masters and both moments of what is trained."""
+    return workload.num_trainable * 12.0 / 1e9 / _CHECKPOINT_GB_PER_SECOND
+
+
+def mean_watts(device: Device) -> Estimate | None:
+    """What all devices of a run draw on average while training, cooling included; None where the power is unknown."""
+    if device.power_watts <= 0:
+        return None
+    return _product(_POWER_SHARE, _POWER_USAGE_EFFECTIVENESS).times(device.power_watts * device.num_devices)
 
 
 def _energy(hours: Estimate, device: Device) -> Estimate | None:
-    if device.power_watts <= 0:
-        return None
-    at_board = _product(hours, _POWER_SHARE).times(device.power_watts * device.num_devices / 1000)
-    return _product(at_board, _POWER_USAGE_EFFECTIVENESS)
+    watts = mean_watts(device)
+    return None if watts is None else _product(hours, watts).times(1e-3)
 
 
 def _product(one: Estimate, other: Estimate) -> Estimate:

@@ -1,8 +1,9 @@
 """Time of a step: few terms, each from the workload and the device, each with one factor.
 
     seconds = f_products  * FLOPs of matrices / rate
-            + f_attention * FLOPs of attention / rate
+            + f_attention * FLOPs of attention / rate            (unfused, or fused: a factor each)
             + f_traffic   * bytes that elementwise work moves / bandwidth
+            + f_dropout   * bytes that masks of dropout move / bandwidth
             + f_calls     * calls of a layer
             + f_optimizer * bytes that the optimizer moves / bandwidth
             + f_link      * bytes between devices / link
@@ -24,17 +25,21 @@ from luthier.plan.workload import BYTES, Workload
 if TYPE_CHECKING:
     from luthier.plan.calibration import Calibration
 
-# Share of the data sheet's rate (measured rate on a CPU) that large products reach in training.
+# Share of the data sheet's rate (measured rate on a CPU) that large products reach in training. On CPUs 0.3 (with AMX)
+# to 0.6 (with AVX512) was seen: docs/log.md.
 PRODUCT_UTILISATION: Final[dict[Family, float]] = {
-    "cpu": 0.70,
+    "cpu": 0.45,
     "small": 0.60,
     "consumer": 0.80,
     "workstation": 0.60,
     "datacentre": 0.68,
     "hopper": 0.60,
 }
-# Attention's products are small, and softmax stands between them.
+# Attention's products are small, and softmax stands between them. On a CPU torch's fused kernel is slower still.
 _ATTENTION_SHARE: Final = 0.5
+_FUSED_SHARE: Final = {"cpu": 0.3, "gpu": 0.5}
+# An input that is drawn for, there and back: random words, their signs spread to a mask, and the input laid under it.
+_DROPOUT_BYTES: Final = 14.0
 _BANDWIDTH_SHARE: Final = 0.7
 # Each kept tensor is written, read on the way back, and met by a gradient of its size that is written and read.
 _PASSES_FUSED: Final = 4.0
@@ -43,7 +48,7 @@ _PASSES_COMPILED: Final = 3.0
 _CALL_SECONDS: Final = {"cpu": 2e-4, "gpu": 1.2e-3, "compiled": 4e-4}
 # NF4 weights are unpacked to bf16 before every product: read packed, written and read unpacked.
 _UNPACK_BYTES: Final = 4.5
-TIME_SPREAD: Final = {"cpu": 0.5, "gpu": 0.45}
+TIME_SPREAD: Final = {"cpu": 0.6, "gpu": 0.45}
 
 
 def time_terms(workload: Workload, device: Device) -> dict[str, float]:
@@ -55,10 +60,14 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
     passes = 4.0 if workload.gradient_checkpointing else 3.0
     bandwidth = device.memory_gb_per_second * 1e9
     micro_batches = max(1.0, b.num_micro_batches / count)
+    attention = work.attention / count / (tflops * 1e12)
+    is_fused = not activations.uses_unfused_attention(workload, int(b.length))
     return {
         "products": work.matrices / count / (tflops * 1e12),
-        "attention": work.attention / count / (tflops * 1e12),
+        "attention": 0.0 if is_fused else attention,
+        "fused_attention": attention if is_fused else 0.0,
         "traffic": (_traffic_bytes(workload) / count + micro_batches * _unpacked_bytes(workload)) / bandwidth,
+        "dropout": _dropout_bytes(workload) / count / bandwidth,
         "calls": micro_batches * s.num_layers * passes / 3.0,
         "optimizer": _optimizer_bytes(workload, device.num_devices) / bandwidth,
         "link": _link_seconds(workload, device, micro_batches),
@@ -72,7 +81,9 @@ def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
     return {
         "products": 1.0 / utilisation,
         "attention": 1.0 / (utilisation * _ATTENTION_SHARE),
+        "fused_attention": 1.0 / (utilisation * _FUSED_SHARE["cpu" if device.is_cpu else "gpu"]),
         "traffic": 1.0 / _BANDWIDTH_SHARE,
+        "dropout": 1.0 / _BANDWIDTH_SHARE,
         "calls": _CALL_SECONDS[kind],
         "optimizer": 1.0 / _BANDWIDTH_SHARE,
         "link": 1.0,
@@ -104,6 +115,14 @@ def _traffic_bytes(workload: Workload) -> float:
     if workload.gradient_checkpointing:
         passes += passes / 4
     return b.num_computed * workload.structure.num_layers * kept * passes
+
+
+def _dropout_bytes(workload: Workload) -> float:
+    """Bytes that masks of dropout move in a step; a mask is drawn in every pass over an adapter's input."""
+    if not workload.dropout:
+        return 0.0
+    inputs = sum(layer.num_inputs for layer in workload.targeted)
+    return workload.batches.num_computed * inputs * (3.0 if workload.gradient_checkpointing else 2.0) * _DROPOUT_BYTES
 
 
 def _unpacked_bytes(workload: Workload) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Final, Literal
 
 from luthier.core.cost import Device
@@ -41,9 +42,10 @@ _PADDING_HEADROOM = 1.0
 class Batches:
     """How the rows of a run fall into steps and micro-batches, on average over the run; per step where not said else.
 
-    peak_rows, peak_length: rows and padded length of the largest micro-batch. num_tokens counts no padding;
-    num_computed counts it. length: padded length of a row, weighted by its tokens. num_micro_batches: of all devices
-    together. num_learned: tokens that a loss is computed at.
+    peak_rows, peak_length: rows and padded length of the largest micro-batch; other_peaks: of those with fewer tokens
+    in longer rows, which may take more memory. num_tokens counts no padding; num_computed counts it. length: padded
+    length of a row, weighted by its tokens. num_micro_batches: of all devices together. num_learned: tokens that a loss
+    is computed at.
     """
 
     peak_rows: int
@@ -53,6 +55,7 @@ class Batches:
     num_learned: float
     num_micro_batches: float
     length: float
+    other_peaks: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         size = self.peak_rows * self.peak_length
@@ -69,33 +72,51 @@ class Batches:
         return self.peak_rows * self.peak_length
 
 
-def batches_of(steps: Iterable[Sequence[Sequence[int]]], *, learned_fraction: float) -> Batches:
+def batches_of(
+    steps: Iterable[Sequence[Sequence[int]]],
+    *,
+    learned_fraction: float,
+    shared: Iterable[Sequence[int]] | None = None,
+) -> Batches:
     """The exact batches of a schedule: for each step its micro-batches, for each of these the lengths of its rows.
 
-    learned_fraction: learned tokens as a share of all tokens. Raises RecipeError where there is no row.
+    learned_fraction: learned tokens as a share of all tokens. shared: for each step and micro-batch the tokens of a
+    common beginning, which is computed once; None where nothing is shared. Raises RecipeError where there is no row.
     """
     tokens = computed = weighted = 0.0
-    peak, num_steps, num_micro = (1, 0), 0, 0
-    for micro_batches in steps:
+    shapes: set[tuple[int, int]] = set()
+    num_steps = num_micro = 0
+    beginnings = repeat(repeat(0)) if shared is None else shared
+    for micro_batches, prefixes in zip(steps, beginnings, strict=False):
         num_steps += 1
-        for lengths in micro_batches:
+        for lengths, prefix in zip(micro_batches, prefixes, strict=False):
             longest = max(lengths)
-            size = longest * len(lengths)
+            size = prefix + (longest - prefix) * len(lengths)
             num_micro, tokens, computed = num_micro + 1, tokens + sum(lengths), computed + size
             weighted += size * longest
-            if size > peak[0] * peak[1]:
-                peak = (len(lengths), longest)
+            shapes.add((len(lengths), math.ceil(size / len(lengths))))
     if not computed:
         raise RecipeError("a schedule without rows", expected="at least one", do="check the training data")
+    peak, *others = _largest(shapes)
     return Batches(
         peak_rows=peak[0],
         peak_length=peak[1],
+        other_peaks=tuple(others),
         num_tokens=tokens / num_steps,
         num_computed=computed / num_steps,
         num_learned=tokens * learned_fraction / num_steps,
         num_micro_batches=num_micro / num_steps,
         length=weighted / computed,
     )
+
+
+def _largest(shapes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Rows and length of the micro-batch with the most tokens, then of each that is longer than all before it."""
+    found: list[tuple[int, int]] = []
+    for rows, length in sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[1]), reverse=True):
+        if not found or length > found[-1][1]:
+            found.append((rows, length))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +207,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
     compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else _precision(device)
     return Workload(
         structure=structure,
-        method=_work_method(plan.method.name),
+        method=work_method(plan.method.name),
         rank=plan.method.target_rank or plan.method.rank,
         targets=plan.method.targets,
         dropout=plan.method.dropout,
@@ -230,18 +251,13 @@ def with_method(workload: Workload, method: WorkMethod, *, rank: int = defaults.
 def with_micro_batch(workload: Workload, rows: int, length: int) -> Workload:
     """The same steps cut into micro-batches of at most that many rows of at most that many tokens."""
     old = workload.batches
-    share = rows * length / old.peak_tokens
-    batches = replace(
-        old,
-        peak_rows=rows,
-        peak_length=length,
-        num_micro_batches=max(old.num_micro_batches, old.num_micro_batches / share if share < 1 else 1.0),
-        length=min(old.length, length),
-    )
-    return replace(workload, batches=batches)
+    cut = replace(old, peak_rows=rows, peak_length=length, other_peaks=(), length=min(old.length, length))
+    share = cut.peak_tokens / old.peak_tokens
+    num = max(old.num_micro_batches, old.num_micro_batches / share if share < 1 else 1.0)
+    return replace(workload, batches=replace(cut, num_micro_batches=num))
 
 
-def _work_method(name: str) -> WorkMethod:
+def work_method(name: str) -> WorkMethod:
     """What a method costs like: LoRA's kin as LoRA does."""
     return name if name in ("full", "adalora", "qlora") else "lora"  # type: ignore[return-value]
 

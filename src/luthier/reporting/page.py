@@ -44,10 +44,15 @@ def replace_text(path: Path, text: str) -> None:
 
     Raises StorageFullError.
     """
+    replace_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all; an older one is replaced. Raises StorageFullError."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -56,7 +61,7 @@ def replace_text(path: Path, text: str) -> None:
             raise
         raise StorageFullError(
             f"no room left while writing {path}",
-            expected=f"about {len(text):,} bytes free for it",
+            expected=f"about {len(content):,} bytes free for it",
             do="free some disk space, then write it again",
         ) from error
     finally:

@@ -110,6 +110,11 @@ def css_variable(colour: str) -> str:
     return _VARIABLES[colour]
 
 
+def stand_ins() -> tuple[str, ...]:
+    """Every stand-in colour that a chart may be drawn in."""
+    return tuple(_VARIABLES)
+
+
 def _own_ids(body: str, name: str) -> str:
     """Drop ids that nothing refers to, and give the others the chart's name: ids must be unique in a page."""
     used = set(re.findall(r'href="#([^"]+)"', body)) | set(re.findall(r"url\(#([^)]+)\)", body))

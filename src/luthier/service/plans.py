@@ -42,13 +42,15 @@ class Prepared:
     held_out: PreparedSplit | None
 
 
-def make_plan(context: Context, recipe: Recipe, *, base_dir: Path) -> Plan:
+def make_plan(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None) -> Plan:
     """The complete plan of a recipe. Reads and checks all rows, trains nothing. Raises what `prepare` raises."""
-    return prepare(context, recipe, base_dir=base_dir).plan
+    return prepare(context, recipe, base_dir=base_dir, prices=prices).plan
 
 
-def prepare(context: Context, recipe: Recipe, *, base_dir: Path) -> Prepared:
+def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None) -> Prepared:
     """Fetch the base model if need be, read and check the rows, resolve the plan.
+
+    prices: a file whose entries replace those of the price table.
 
     Raises:
         RecipeError, RequestError: values that cannot go together or do not fit the rows.
@@ -61,6 +63,7 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path) -> Prepared:
     from luthier.models.chat_template import ChatTemplate
     from luthier.models.structure import read_structure
     from luthier.plan import hardware, resolve
+    from luthier.service.budgets import with_budget
 
     model = sources.pull(recipe.base_model, context.home, context.progress)
     template = ChatTemplate.load(model.path, recipe.data.template or "auto")
@@ -86,12 +89,14 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path) -> Prepared:
     if judged:
         check_metrics(plan.evaluation.metrics, judged)
         check_few_shot(plan.evaluation.few_shot, splits["train"].examples, judged)
+    plan = with_budget(context, plan, recipe.budget, prices)
     return Prepared(plan, model, template, splits["train"], splits.get("validation"), splits.get("held_out"))
 
 
 def prepare_again(context: Context, plan: Plan) -> Prepared:
     """The same run's material once more, for a resume. Raises ConflictError where model or rows are not the same."""
-    again = prepare(context, plan.recipe, base_dir=Path())
+    # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
+    again = prepare(context, plan.recipe.model_copy(update={"budget": None}), base_dir=Path())
     if again.model.sha256 != plan.base_model.sha256:
         raise ConflictError(
             f"base model {plan.base_model.name} now has digest {again.model.sha256[:12]}",
@@ -126,6 +131,7 @@ class _Part:
 def _load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, _Part]:
     """Read the files that the recipe names and take out of the training rows what it asks for as fractions."""
     from luthier.data.formats import load_file
+    from luthier.data.part import part_of
     from luthier.data.split import split_by_fraction
 
     asked: dict[Split, str | float | None] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
@@ -143,6 +149,8 @@ def _load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, _Part]:
                 seed=seed,
             )
         )
+    if recipe.data.part is not None:
+        parts["train"] = part_of(parts["train"], recipe.data.part)
     found = {split: _Part(train, train_path, examples) for split, examples in parts.items() if examples}
     for split, value in asked.items():
         if isinstance(value, str):
@@ -229,4 +237,5 @@ def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
         num_leaked=num_leaked,
         num_same_prompt=num_same_prompt,
         num_validation_leaked=num_validation_leaked,
+        part=recipe.data.part,
     )

@@ -136,8 +136,8 @@ def quickstart(
 ) -> QuickstartOutcome:
     """The whole way: rows, base model, plan, training, verdict, report.
 
-    show: called with the data and a preview of what will be trained, before anything is. show_plan: called with run id
-    and plan.
+    show: called with the data and a preview of what will be trained, before anything is. show_plan: called as by
+    `service.training.train`.
     """
     size = FULL if full else QUICK
     data = write_quickstart_data(context, size=size)

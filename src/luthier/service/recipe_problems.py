@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, every place of it in words: where, what came, what was expected, what was meant."""
+"""What is wrong with a file of keys, every place in words: where, what came, what was expected, what was meant."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ _ELSEWHERE = {
 _MAX_SHOWN = 80
 
 
-def describe_problems(error: ValidationError, lines: Mapping[str, int], overridden: Sequence[str]) -> list[str]:
-    """One line a wrong place, in the order of the recipe's keys.
+def describe_problems(
+    error: ValidationError, lines: Mapping[str, int], overridden: Sequence[str], *, spec: type[BaseModel] = Recipe
+) -> list[str]:
+    """One line a wrong place, in the order of the file's keys.
 
-    lines: dotted key -> line in the file. overridden: the dotted keys that came from `--set`.
+    lines: dotted key -> line in the file. overridden: the dotted keys that came from `--set`. spec: what the file was
+    to be; its fields may say in their description what is expected.
     """
     expectations: dict[str, list[str]] = {}
     came: dict[str, str] = {}
     for problem in error.errors(include_url=False):
-        place, model, annotation = _locate(problem["loc"])
+        place, model, annotation = _locate(problem["loc"], spec)
         if problem["type"] == "extra_forbidden":
-            came[place] = f"unknown key; {_nearest_key(place, model)}"
+            came[place] = f"unknown key; {_nearest_key(place, model, spec)}"
             continue
         if problem["type"] == "missing":
             came[place] = "is missing"
         else:
             came.setdefault(place, f"has {_show(problem['input'])}")
-        expected = _expectation(problem, annotation)
+        expected = _expectation(problem, annotation, _described(place, model))
         if expected not in expectations.setdefault(place, []):
             expectations[place].append(expected)
     described = []
@@ -49,9 +52,9 @@ def describe_problems(error: ValidationError, lines: Mapping[str, int], overridd
     return described
 
 
-def known_keys() -> list[str]:
-    """Every key that a recipe may have, dotted: `training.epochs`."""
-    return _keys_of(Recipe, "")
+def known_keys(spec: type[BaseModel] = Recipe) -> list[str]:
+    """Every key that such a file may have, dotted: `training.epochs`."""
+    return _keys_of(spec, "")
 
 
 def _keys_of(model: type[BaseModel], prefix: str) -> list[str]:
@@ -63,14 +66,14 @@ def _keys_of(model: type[BaseModel], prefix: str) -> list[str]:
     return keys
 
 
-def _locate(parts: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None, Any]:
+def _locate(parts: tuple[int | str, ...], spec: type[BaseModel]) -> tuple[str, type[BaseModel] | None, Any]:
     """A place as pydantic tells it -> dotted key, the spec that holds it, and the type it should have.
 
     Pydantic also names the branch of a union that failed ("str", "constrained-float"): these are no part of the place.
     """
-    place, model, annotation = "", Recipe, None
-    holder: type[BaseModel] | None = Recipe
-    current: type[BaseModel] | None = model
+    place, annotation = "", None
+    holder: type[BaseModel] | None = spec
+    current: type[BaseModel] | None = spec
     for part in parts:
         if current is not None:
             place, holder = f"{place}.{part}" if place else str(part), current
@@ -94,16 +97,16 @@ def _has(annotation: Any, kind: type) -> bool:
     return any(get_origin(part) is kind for part in (annotation, *get_args(annotation)))
 
 
-def _nearest_key(place: str, model: type[BaseModel] | None) -> str:
+def _nearest_key(place: str, model: type[BaseModel] | None, spec: type[BaseModel]) -> str:
     prefix, _, name = place.rpartition(".")
     siblings = list(model.model_fields) if model is not None else []
-    everywhere = known_keys()
+    everywhere = known_keys(spec)
     by_name: dict[str, str] = {}
     for key in everywhere:
         by_name.setdefault(key.rpartition(".")[2], key)
     if close := get_close_matches(name, siblings, n=1, cutoff=0.7):
         nearest = f"{prefix}.{close[0]}" if prefix else close[0]
-    elif name in _ELSEWHERE:
+    elif spec is Recipe and name in _ELSEWHERE:
         nearest = _ELSEWHERE[name]
     elif close := get_close_matches(name, list(by_name), n=1, cutoff=0.6):
         nearest = by_name[close[0]]
@@ -112,8 +115,15 @@ def _nearest_key(place: str, model: type[BaseModel] | None) -> str:
     return f"nearest known: {nearest}"
 
 
-def _expectation(problem: Any, annotation: Any) -> str:
+def _described(place: str, model: type[BaseModel] | None) -> str | None:
+    field = model.model_fields.get(place.rpartition(".")[2]) if model is not None else None
+    return field.description if field is not None else None
+
+
+def _expectation(problem: Any, annotation: Any, described: str | None) -> str:
     context = problem.get("ctx", {})
+    if described is not None and problem["type"] in ("missing", "string_type", "string_pattern_mismatch"):
+        return described
     match problem["type"]:
         case "string_type":
             return "text"
@@ -141,6 +151,8 @@ def _expectation(problem: Any, annotation: Any) -> str:
             return f"one of {context['expected'].replace(chr(39), '')}"
         case "missing" | "model_type":
             inner = _inner_model(annotation)
+            if form := getattr(inner, "form", None):
+                return str(form)
             return f"a mapping with keys among {', '.join(inner.model_fields)}" if inner else "a value"
         case _:
             return str(problem["msg"])

@@ -10,6 +10,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.run import RunRecord
 from luthier.service.context import Context
 from luthier.service.plans import Prepared
+from luthier.service.quotes import kept_quote
 
 _NAMED = ("luthier", "torch", "transformers", "peft", "safetensors", "sacrebleu", "rouge-score", "numpy")
 
@@ -45,4 +46,5 @@ def write_run_report(context: Context, record: RunRecord, prepared: Prepared, ev
         versions=versions(),
         example=tuple((span.text, span.learned) for span in shown.spans),
         licence=prepared.model.licence,
+        quote=kept_quote(context, record.run_id),
     )

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.core.budget import Bill
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation
-from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
+from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.service.context import Context
@@ -47,6 +48,7 @@ class RunDetails:
     last_validation: ValidationDone | None
     warnings: tuple[str, ...]
     folder: str
+    bill: Bill | None
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier runs show --json`."""
@@ -58,6 +60,7 @@ class RunDetails:
             "last_step": self.last_step.model_dump(mode="json") if self.last_step else None,
             "last_validation": self.last_validation.model_dump(mode="json") if self.last_validation else None,
             "warnings": list(self.warnings),
+            "bill": self.bill.model_dump(mode="json") if self.bill else None,
             "evaluation": None if self.evaluation is None else without_samples(self.evaluation),
         }
 
@@ -98,6 +101,8 @@ def show_run(context: Context, run_id: str) -> RunDetails:
     events = context.runs.events(run_id)
     steps = [event for event in events if isinstance(event, StepDone)]
     validations = [event for event in events if isinstance(event, ValidationDone)]
+    bills = [event.bill for event in events if isinstance(event, BillUpdated)]
+    ended = record.result.bill if record.result and record.status != "running" else None
     return RunDetails(
         view=_view(context, record),
         plan=context.runs.plan(run_id),
@@ -106,6 +111,7 @@ def show_run(context: Context, run_id: str) -> RunDetails:
         last_validation=validations[-1] if validations else None,
         warnings=tuple(event.message for event in events if isinstance(event, WarningRaised)),
         folder=str(context.settings.run_folder(run_id)),
+        bill=ended or (bills[-1] if bills else None),
     )
 
 
@@ -201,7 +207,10 @@ def _side_by_side(columns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _result_values(record: RunRecord) -> dict[str, Any]:
     values: dict[str, Any] = {"status": record.status}
     if record.result is not None:
-        values |= record.result.model_dump(mode="json", exclude={"status", "warnings"})
+        values |= record.result.model_dump(mode="json", exclude={"status", "warnings", "bill"})
+        if (bill := record.result.bill) is not None:
+            values |= {"spent_hours": bill.hours, "spent_usd": bill.usd and bill.usd.value}
+            values |= {"spent_energy_kwh": bill.energy_kwh and bill.energy_kwh.value}
     return values
 
 

@@ -41,6 +41,11 @@ class Settings(BaseSettings):
         """Files named by their digest."""
         return self.home / "artifacts"
 
+    @property
+    def probes_folder(self) -> Path:
+        """What probes measured on this machine."""
+        return self.home / "probes"
+
     def run_folder(self, run_id: str) -> Path:
         """The folder of one run. Raises NotFoundError for what is no run id: it must never become part of a path."""
         if not is_id(run_id, "run"):

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, LuthierError, StorageFullError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event, RunEnded, RunStarted, StepDone, WarningRaised
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
-from luthier.core.recipe import Recipe
+from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult
+from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_spent, with_larger_budget
 from luthier.service.context import Context
+from luthier.service.data_warnings import warn_of_the_data
 from luthier.service.plans import Prepared, prepare, prepare_again
+from luthier.service.quotes import keep_quote
 from luthier.service.recipes import with_absolute_paths
+from luthier.service.stop_signals import stop_signals
 
 if TYPE_CHECKING:
+    from luthier.core.cost import Quote
+    from luthier.train.budget import Meter
     from luthier.train.loop import LoopOutcome
     from luthier.train.model import TrainableModel
 
@@ -32,12 +36,16 @@ _LOCK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class TrainOutcome:
-    """A run that has ended for now: its record, its plan, and the evaluation where held-out rows were given."""
+    """A run that has ended for now: its record, its plan, and the evaluation where held-out rows were given.
+
+    go_on: the command that goes on with it, where it is paused.
+    """
 
     record: RunRecord
     plan: Plan
     evaluation: Evaluation | None
     warnings: tuple[str, ...]
+    go_on: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The document that `luthier train --json` ends with; units are in the names."""
@@ -54,22 +62,44 @@ class TrainOutcome:
         if result is not None:
             document |= result.model_dump(mode="json")
         document["warnings"] = list(self.warnings)
+        document["go_on"] = self.go_on
+        if self.plan.budget is not None:
+            document["budget"] = self.plan.budget.model_dump(mode="json", exclude={"first"})
         if self.evaluation is not None and self.evaluation.verdict is not None:
             document["verdict"] = self.evaluation.verdict.model_dump(mode="json")
         return document
 
 
-ShowPlan = Callable[[str, Plan], None]
+ShowPlan = Callable[[str, Plan, "Quote | str"], None]
 
 
-def train(context: Context, recipe: Recipe, *, base_dir: Path, show_plan: ShowPlan | None = None) -> TrainOutcome:
+def train(
+    context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None, show_plan: ShowPlan | None = None
+) -> TrainOutcome:
     """Train a recipe from its start.
 
-    Relative paths in the recipe count from `base_dir`. show_plan: called with run id and plan before anything
-    is trained. SIGTERM and SIGINT end the run as `paused`, with a checkpoint.
+    Relative paths in the recipe count from `base_dir`. prices: a file whose entries replace those of the price table.
+    show_plan: called before anything is trained, with run id, plan, and what it is predicted to take (or why that is
+    not known). SIGTERM, SIGINT and the budget end the run as `paused`, with a checkpoint.
     Raises what `service.plans.prepare` raises before anything is trained; then DivergedError, StorageFullError.
     """
-    prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path())
+    began = time.perf_counter()
+    prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
+    return train_prepared(context, prepared, began=began, prices=prices, show_plan=show_plan)
+
+
+def train_prepared(
+    context: Context,
+    prepared: Prepared,
+    *,
+    began: float,
+    prices: Path | None = None,
+    show_plan: ShowPlan | None = None,
+) -> TrainOutcome:
+    """Train what is ready, as `train` does; it is judged where `prepared` holds held-out rows.
+
+    began: when the work on it began, by `time.perf_counter`; from then on time is paid.
+    """
     run_id, now = new_id("run"), datetime.now(UTC).isoformat(timespec="seconds")
     record = RunRecord(
         run_id=run_id,
@@ -83,16 +113,29 @@ def train(context: Context, recipe: Recipe, *, base_dir: Path, show_plan: ShowPl
     )
     with _held(context, run_id):
         context.runs.create(record, prepared.plan)
+        quote = keep_quote(context, run_id, prepared, prices)
         if show_plan is not None:
-            show_plan(run_id, prepared.plan)
-        return _carry_out(context, run_id, prepared)
+            show_plan(run_id, prepared.plan, quote)
+        folder = context.settings.run_folder(run_id)
+        with metered(folder, prepared.plan, seconds_before=time.perf_counter() - began) as meter:
+            return _carry_out(context, run_id, prepared, meter)
 
 
-def resume(context: Context, run_id: str) -> TrainOutcome:
+def resume(
+    context: Context,
+    run_id: str,
+    *,
+    budget: BudgetRecipe | None = None,
+    prices: Path | None = None,
+    is_judged: bool = True,
+) -> TrainOutcome:
     """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
 
+    budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
+    run keeps the rates that it has. is_judged: false leaves the held-out rows alone.
+
     Raises NotFoundError for an unknown run, ConflictError where it is done, in another process's hands, or where its
-    base model or rows have changed.
+    base model or rows have changed, RequestError where its budget leaves nothing to go on with.
     """
     record = context.runs.get(run_id)
     with _held(context, run_id):
@@ -102,8 +145,16 @@ def resume(context: Context, run_id: str) -> TrainOutcome:
                 expected="a run that was paused, failed or killed",
                 do=f"look at it with: luthier runs show {run_id}",
             )
-        prepared = prepare_again(context, context.runs.plan(run_id))
-        return _carry_out(context, run_id, prepared)
+        plan = with_larger_budget(context, context.runs.plan(run_id), budget, prices)
+        with metered(context.settings.run_folder(run_id), plan) as meter:
+            is_trained = record.result is not None and record.result.adapter_path is not None
+            refuse_spent(run_id, meter, training_is_done=is_trained)
+            meter.begin("preparing")
+            prepared = prepare_again(context, plan)
+            if not is_judged:
+                prepared = replace(prepared, held_out=None)
+            context.runs.set_budget(run_id, plan)
+            return _carry_out(context, run_id, prepared, meter)
 
 
 @contextmanager
@@ -116,18 +167,21 @@ def _held(context: Context, run_id: str) -> Iterator[None]:
         yield
 
 
-def _carry_out(context: Context, run_id: str, prepared: Prepared) -> TrainOutcome:
+def _carry_out(context: Context, run_id: str, prepared: Prepared, meter: Meter) -> TrainOutcome:
     """Train, judge, report; the record in the store says at each moment how far it is, and at the end why it ended."""
-    from luthier.service.evaluations import judge_run
     from luthier.service.reports import write_run_report
+    from luthier.train.budget import remaining
 
     warnings: list[str] = []
     try:
-        result = _train(context, run_id, prepared, warnings)
+        result = _train(context, run_id, prepared, meter, warnings)
         evaluation = None
         if result.status == "succeeded" and prepared.held_out is not None:
-            evaluation = judge_run(context, run_id, prepared, result)
-            context.evaluations.save(evaluation)
+            evaluation, result = judge_within(context, run_id, prepared, result, meter)
+        meter.begin("reporting")
+        done = result.num_steps if result.adapter_path is None else prepared.plan.training.num_steps
+        bill = meter.bill(remaining(prepared.plan, done, result.num_tokens))
+        result = result.model_copy(update={"bill": bill})
         _close(context, run_id, result.num_steps, result.status, result.stopped_because)
         record = context.runs.update(
             run_id, result=result, evaluation_id=evaluation.evaluation_id if evaluation else None
@@ -145,7 +199,8 @@ def _carry_out(context: Context, run_id: str, prepared: Prepared) -> TrainOutcom
         raise
     # Only now: a run that is said to be done has its weights, verdict and report on disk.
     record = context.runs.update(run_id, status=result.status, report_path=str(report))
-    return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings))
+    go_on = how_to_go_on(run_id, meter) if result.status == "paused" else None
+    return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings), go_on)
 
 
 def _close(context: Context, run_id: str, step: int, status: RunStatus, reason: str) -> None:
@@ -153,11 +208,11 @@ def _close(context: Context, run_id: str, step: int, status: RunStatus, reason: 
     context.runs.update(run_id, stopped_because=reason)
 
 
-def _train(context: Context, run_id: str, prepared: Prepared, warnings: list[str]) -> TrainResult:
+def _train(context: Context, run_id: str, prepared: Prepared, meter: Meter, warnings: list[str]) -> TrainResult:
     """The training itself, with the process made ready for it."""
     import torch
 
-    from luthier.data.batches import StepSchedule
+    from luthier.service import schedules
     from luthier.train import memory
     from luthier.train.checkpoint import CheckpointStore
     from luthier.train.loop import train as train_loop
@@ -167,45 +222,40 @@ def _train(context: Context, run_id: str, prepared: Prepared, warnings: list[str
     torch.set_num_threads(training.num_threads)
     memory.forget_peak()
     emit = _recorder(context, run_id, warnings)
-    schedule = StepSchedule(
-        [e.num_tokens for e in prepared.train.tokenised],
-        global_batch_size=training.global_batch_size,
-        micro_batch_tokens=training.micro_batch_tokens,
-        order=training.order,
-        seed=training.seed,
-    )
+    meter.begin("loading")
     model = TrainableModel.load(plan)
-    _warn_of_the_data(plan, emit)
-    with _stop_signals() as stop_requested:
+    shares = _shares_prefix(plan, model, emit)
+    schedule = schedules.of_training(prepared, shares_prefix=shares)
+    warn_of_the_data(plan, emit)
+    with stop_signals() as stop_requested:
         outcome = train_loop(
             plan,
             model,
             prepared.train.tokenised,
-            _validation_batches(prepared),
+            schedules.of_validation(prepared, shares_prefix=shares),
             schedule,
             CheckpointStore(context.settings.run_folder(run_id) / "checkpoints", training.keep_checkpoints),
             emit=emit,
             stop_requested=stop_requested,
             progress=context.progress,
+            meter=meter,
         )
+    meter.begin("saving")
     return _result(context, run_id, plan, model, outcome, memory.peak_memory_bytes())
 
 
-def _validation_batches(prepared: Prepared) -> list[list[TokenisedExample]]:
-    """The validation split in micro-batches: one step that holds them all, cut as training steps are cut."""
-    from luthier.data.batches import StepSchedule
-
-    if prepared.validation is None:
-        return []
-    rows = prepared.validation.tokenised
-    whole = StepSchedule(
-        [e.num_tokens for e in rows],
-        global_batch_size=len(rows),
-        micro_batch_tokens=prepared.plan.training.micro_batch_tokens,
-        order="as_given",
-        seed=0,
+def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:
+    """Whether common beginnings are computed once: asked for, and the model proves to compute the same with them."""
+    if not plan.training.shared_prefix:
+        return False
+    if model.can_share_prefix():
+        return True
+    message = (
+        f"{type(model.base).__name__} computes something else when a beginning is shared, so none is: "
+        "training takes as long as without training.shared_prefix"
     )
-    return [[rows[i] for i in batch] for batch in whole.step(0)]
+    emit(WarningRaised(step=0, code="no_shared_prefix", message=message))
+    return False
 
 
 def _result(
@@ -261,54 +311,3 @@ def _recorder(context: Context, run_id: str, warnings: list[str]) -> Callable[[E
             warnings.append(event.message)
 
     return emit
-
-
-def _warn_of_the_data(plan: Plan, emit: Callable[[Event], None]) -> None:
-    """What a person should know of the rows before the first step; the report shows it, too."""
-    data, found = plan.data, []
-    for profile in filter(None, (data.train, data.validation, data.held_out)):
-        if profile.num_dropped:
-            found.append((f"dropped_{profile.split}", f"{profile.num_dropped:,} {profile.split} rows were dropped"))
-        if profile.num_truncated:
-            cut = (
-                f"{profile.num_truncated:,} {profile.split} rows were cut at {plan.training.max_length_tokens:,} tokens"
-            )
-            found.append((f"truncated_{profile.split}", cut))
-    if data.num_leaked:
-        found.append(("leakage", f"{data.num_leaked:,} held-out rows also stand in the training rows"))
-    if data.num_same_prompt:
-        message = f"{data.num_same_prompt:,} held-out rows have the prompt of a training row, with another answer"
-        found.append(("same_prompt", message))
-    if data.num_validation_leaked:
-        message = (
-            f"{data.num_validation_leaked:,} validation rows also stand in the training rows: early stopping is blind"
-        )
-        found.append(("validation_leakage", message))
-    for code, message in found:
-        emit(WarningRaised(step=0, code=code, message=message))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], str | None]]:
-    """Turns SIGTERM and SIGINT into a wish that the loop asks for after each step; a second SIGINT interrupts at once.
-
-    In a thread other than the main one (a notebook's, a server's) signals are not ours to take.
-    """
-    wish: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def note(number: int, _frame: object) -> None:
-        wish.append(f"{signal.Signals(number).name} received")
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: wish[0] if wish else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

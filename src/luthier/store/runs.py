@@ -84,6 +84,16 @@ class RunStore:
             row = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
         return _record(row)
 
+    def set_budget(self, run_id: str, plan: Plan) -> None:
+        """Replace the plan of a run by one that differs in its budget alone. Raises ConflictError for another plan."""
+        if self.plan(run_id).hash != plan.hash:
+            raise ConflictError(
+                f"another plan for run {run_id}", expected="its own with another budget", do="start a new run"
+            )
+        with self._database.write() as connection:
+            changed = update(plans).where(plans.c.run_id == run_id).values(document=plan.model_dump_json())
+            connection.execute(changed)
+
     def append(self, run_id: str, event: Event) -> None:
         """Add an event. One of the same kind, step and code replaces the old: a step trained again never doubles."""
         step, code = _step(event), event.code if isinstance(event, WarningRaised) else ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import date
+
+from luthier.core.cost import Device, Estimate, MemoryPrediction, Prediction, Quote, Room
 from luthier.core.dataset import DatasetProfile
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Sample, SystemResult, Verdict
 from luthier.core.events import StepDone
@@ -202,4 +205,65 @@ def make_evaluation(
         comparisons=(comparison,),
         verdict=verdict,
         seconds=2.0,
+    )
+
+
+def make_quote(*, num_steps: int = 10, step_seconds: float = 2.0, is_calibrated: bool = False) -> Quote:
+    """What a run was predicted to take: steps of two seconds, ends a third below and half above, 0.60 USD an hour."""
+
+    def spread(value: float) -> Estimate:
+        return Estimate(value=value, low=value / 1.5, high=value * 1.5)
+
+    hours = spread(num_steps * step_seconds / 3600)
+    price = Estimate(value=0.6, low=0.3, high=0.9)
+    nothing = Estimate(value=0.0, low=0.0, high=0.0)
+    prediction = Prediction(
+        device=Device(
+            name="cpu",
+            title="a processor, 2 threads",
+            num_devices=1,
+            memory_bytes=8 << 30,
+            bfloat16_tflops=0.4,
+            float32_tflops=0.1,
+            memory_gb_per_second=20.0,
+            link_gb_per_second=0.0,
+            power_watts=16.0,
+            is_cpu=True,
+            source="measured",
+        ),
+        step_seconds=spread(step_seconds),
+        num_steps=num_steps,
+        hours=hours,
+        peak_memory=MemoryPrediction(
+            weights_bytes=5e8,
+            adapters_bytes=1e7,
+            gradients_bytes=2e7,
+            optimizer_bytes=4e7,
+            activations_bytes=8e8,
+            logits_bytes=1e8,
+            generation_bytes=0.0,
+            runtime_bytes=6e8,
+            total_bytes=spread(2.07e9),
+        ),
+        fits=True,
+        usd=hours.by(price),
+        energy_kwh=spread(0.001),
+        calibrated=is_calibrated,
+        flops_per_step=1e12,
+        tokens_per_second=spread(100.0),
+        notes=("made up",),
+    )
+    return Quote(
+        prediction=prediction,
+        hours_by_part={"steps": hours, "validations": nothing, "checkpoints": nothing},
+        market="on_demand",
+        usd_per_hour=price,
+        price_basis="assumption",
+        price_source="a price of nobody",
+        price_as_of=date(2026, 11, 25),
+        electricity_usd=spread(0.0002),
+        people=(),
+        num_rows=40,
+        num_tokens=2000,
+        room=Room(micro_batch_rows=100, length_tokens=50, longest_row_tokens=4000),
     )

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from luthier.train.prefix_attention import PrefixLayout, suffix_attention
+
 NAME = "luthier_causal"
 UNFUSED_MAX_TOKENS = 512
 
@@ -68,11 +70,13 @@ def causal_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    prefix_layout: PrefixLayout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers calls.
 
     query: [batch, heads, T, head]; key, value: [batch, kv_heads, T, head]; returns [batch, T, heads, head].
+    prefix_layout: how a micro-batch of one row shares its beginning (prefix_attention.py); None for plain rows.
     Kinds of attention that it does not compute (score capping, sinks) are refused, never approximated.
     """
     if softcap is not None or s_aux is not None or attention_mask is not None or dropout:
@@ -80,19 +84,31 @@ def causal_attention(
             f"{type(module).__name__} asks for softcap={softcap}, sinks={s_aux is not None}, "
             f"mask={attention_mask is not None}, dropout={dropout}: this attention computes none of these"
         )
-    num_tokens, num_kv_heads = query.shape[2], key.shape[1]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if prefix_layout is None:
+        return _causal(query, key, value, scale, sliding_window).transpose(1, 2).contiguous(), None
+    cut, length = prefix_layout.prefix_tokens, prefix_layout.prefix_tokens + prefix_layout.suffix_tokens
+    window = sliding_window if sliding_window is not None and length > sliding_window else None
+    beginning = _causal(query[:, :, :cut], key[:, :, :cut], value[:, :, :cut], scale, sliding_window)
+    unfused = query.device.type == "cpu" and length <= UNFUSED_MAX_TOKENS
+    suffixes = suffix_attention(query, key, value, prefix_layout, scale, window, unfused=unfused)
+    return torch.cat((beginning, suffixes), 2).transpose(1, 2).contiguous(), None
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_window: int | None) -> Tensor:
+    """Plain causal attention: [batch, heads, T, head] from query of that shape and key, value of kv_heads."""
+    num_tokens, num_kv_heads = query.shape[2], key.shape[1]
     window = sliding_window if sliding_window is not None and num_tokens > sliding_window else None
     if query.device.type == "cpu" and num_tokens <= UNFUSED_MAX_TOKENS:
         causal = _causal_mask(num_tokens, window, query.dtype, str(query.device))
         stacked = query.unflatten(1, (num_kv_heads, -1)).flatten(2, 3)
-        out = _UnfusedCausal.apply(stacked, key, value, causal, scale).unflatten(2, (-1, num_tokens)).flatten(1, 2)
-    else:
-        mask = None if window is None else _causal_mask(num_tokens, window, query.dtype, str(query.device))
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
-        )
-    return out.transpose(1, 2).contiguous(), None
+        out: Tensor = _UnfusedCausal.apply(stacked, key, value, causal, scale).view(query.shape)
+        return out
+    mask = None if window is None else _causal_mask(num_tokens, window, query.dtype, str(query.device))
+    found: Tensor = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+    )
+    return found
 
 
 def install() -> str:

@@ -18,6 +18,7 @@ import torch
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import CheckpointError, DivergedError
 from luthier.core.events import (
+    BillUpdated,
     CheckpointSaved,
     RunEnded,
     RunStarted,
@@ -25,9 +26,10 @@ from luthier.core.events import (
     ValidationDone,
     WarningRaised,
 )
-from luthier.core.plan import Plan
+from luthier.core.plan import Plan, TrainingPlan
 from luthier.core.ports import EventSink, Progress
 from luthier.core.run import RunStatus
+from luthier.train.budget import Meter, in_short, remaining
 from luthier.train.checkpoint import Checkpoint, CheckpointStore, LoopState
 from luthier.train.early_stopping import EarlyStopping
 from luthier.train.model import MicroBatch, TrainableModel, collate
@@ -36,14 +38,22 @@ from luthier.train.schedule import learning_rate_factor
 
 # Odd and large, so that (seed, step) pairs of nearby runs do not share random numbers.
 _SEED_STRIDE = 1_000_003
+_BILLS_A_RUN = 20
+_LEDGER_LOST = "no whole record of what this run has spent: of its earlier time only that of the steps it kept counts"
 
 StopRequest = Callable[[], str | None]
+ValidationBatch = tuple[Sequence[TokenisedExample], int]
+"""A ready-made micro-batch, and how many tokens its examples share at their start."""
 
 
 class StepSchedule(Protocol):
-    """Which examples make up a step: micro-batches of indices, a function of (seed, step) alone."""
+    """Which examples make up a step: micro-batches of indices, a function of (seed, step) alone.
+
+    shared_tokens: how many tokens the examples of a micro-batch begin with in common, to be computed once.
+    """
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
+    def shared_tokens(self, micro_batch: Sequence[int]) -> int: ...
     def epoch_of(self, step: int) -> float: ...
 
 
@@ -58,18 +68,20 @@ def train(
     plan: Plan,
     model: TrainableModel,
     examples: Sequence[TokenisedExample],
-    validation: Sequence[Sequence[TokenisedExample]],
+    validation: Sequence[ValidationBatch],
     schedule: StepSchedule,
     checkpoints: CheckpointStore,
     *,
     emit: EventSink,
     stop_requested: StopRequest,
     progress: Progress,
+    meter: Meter | None = None,
 ) -> LoopOutcome:
     """Train from the newest checkpoint (or the start) to the end of the plan; leaves the best weights in the model.
 
     examples: what is trained, indexed by `schedule`. validation: ready-made micro-batches, empty for none.
     stop_requested: asked after each step; a text stops the run as `paused`, with a checkpoint, for that reason.
+    meter: told what begins, and asked first; where it refuses, the run stops as `paused`, too. None: no cap.
 
     Returns with status `succeeded` or `paused`. Raises DivergedError where loss or gradient norm is NaN or infinite:
     the weights of the step before are in a checkpoint then. Raises CheckpointError for checkpoints of another plan.
@@ -82,46 +94,61 @@ def train(
         warnings.append(message)
         emit(WarningRaised(step=step, code=code, message=message))
 
-    state = _resume(plan, model, optimizer, checkpoints, warn)
-    saved_step = state.step
+    meter = meter or Meter(plan.budget)
+    state = saved = _resume(plan, model, optimizer, checkpoints, warn)
+    if not meter.at_least(state.seconds, state.num_tokens):
+        warn(state.step, "ledger_lost", _LEDGER_LOST)
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
     status: RunStatus = "succeeded"
     reason = f"all {p.num_steps} steps done"
+    num_validation_tokens = sum(e.num_tokens for micro_batch, _ in validation for e in micro_batch)
 
     def save() -> None:
-        nonlocal saved_step
+        nonlocal saved
+        meter.begin("checkpoint")
         path, num_bytes = checkpoints.save(
             state, optimizer.weight_state(), optimizer.moment_state(), model.method.state()
         )
-        saved_step = state.step
+        saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
     with progress.task("training", p.num_steps, "step", done=state.step) as bar:
-        while state.step < p.num_steps:
-            if state.early_stopping.should_stop:
-                status, reason = "succeeded", _stopped_early(state)
-                break
-            if (request := stop_requested()) is not None:
-                status, reason = "paused", request
-                break
-            state, event = _one_step(plan, model, optimizer, examples, schedule, state)
-            if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
-                save()
-                raise _diverged(event, state.step, p.learning_rate)
-            emit(event)
-            bar.advance()
-            bar.note(f"loss {event.loss:.3f}  {event.num_tokens / event.seconds:,.0f} tokens/s")
-            last = state.step == p.num_steps
-            if validation and (last or state.step % p.validate_every_steps == 0):
+        while True:
+            if validation and _is_validation_due(p, state):
+                if (refused := meter.refuses("validation", num_validation_tokens, num_checkpoints=1)) is not None:
+                    status, reason = "paused", refused
+                    break
+                meter.begin("validation", num_validation_tokens)
                 state, checked = _validate(model, validation, state, progress)
                 emit(checked)
                 if (message := state.early_stopping.overfitting) is not None:
                     warn(state.step, "overfitting", message)
                 if checked.is_best:
                     save()
-            if state.step % p.checkpoint_every_steps == 0 and saved_step != state.step:
+            if state.step % p.checkpoint_every_steps == 0 and saved is not state:
                 save()
-    if saved_step != state.step:
+            if state.step == p.num_steps:
+                break
+            if state.early_stopping.should_stop:
+                reason = _stopped_early(state)
+                break
+            num_tokens = sum(examples[i].num_tokens for indices in schedule.step(state.step) for i in indices)
+            last = state.step + 1 == p.num_steps  # its weights are written twice: checkpoint and outcome
+            if (request := stop_requested() or meter.refuses("step", num_tokens, num_checkpoints=1 + last)) is not None:
+                status, reason = "paused", request
+                break
+            meter.begin("step", num_tokens)
+            state, event = _one_step(plan, model, optimizer, examples, schedule, state)
+            if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
+                save()
+                raise _diverged(event, state.step, p.learning_rate)
+            emit(event)
+            bar.advance()
+            bill = meter.bill(remaining(plan, state.step, state.num_tokens, has_just_ended=True))
+            bar.note(f"loss {event.loss:.3f}  {event.num_tokens / event.seconds:,.0f} tokens/s  {in_short(bill)}")
+            if state.step % max(1, p.num_steps // _BILLS_A_RUN) == 0:
+                emit(BillUpdated(step=state.step, bill=bill))
+    if saved is not state:
         save()
     watch = state.early_stopping
     if status == "succeeded" and watch.best_loss is not None and watch.best_step != state.step:
@@ -130,6 +157,12 @@ def train(
         model.method.load_state(best.method)
     emit(RunEnded(step=state.step, status=status, reason=reason))
     return LoopOutcome(state, status, reason, warnings)
+
+
+def _is_validation_due(p: TrainingPlan, state: LoopState) -> bool:
+    """Whether this step is one to validate after, and that has not been done: a pause may lie between the two."""
+    is_such = state.step == p.num_steps or state.step % p.validate_every_steps == 0
+    return is_such and state.window_trained_tokens > 0
 
 
 def _resume(
@@ -178,12 +211,13 @@ def _one_step(
     """
     start, p = time.perf_counter(), plan.training
     torch.manual_seed((p.seed * _SEED_STRIDE + state.step) % 2**63)
-    micro_batches = [[examples[i] for i in indices] for indices in schedule.step(state.step)]
-    num_trained = sum(e.num_trained_tokens for batch in micro_batches for e in batch)
+    indices = schedule.step(state.step)
+    micro_batches = [([examples[i] for i in batch], schedule.shared_tokens(batch)) for batch in indices]
+    num_trained = sum(e.num_trained_tokens for batch, _ in micro_batches for e in batch)
     num_tokens, loss_sum = 0, 0.0
     model.module.train()
-    for micro_batch in micro_batches:
-        batch = collate(micro_batch, model.pad_id, model.device)
+    for micro_batch, num_shared in micro_batches:
+        batch = collate(micro_batch, model.pad_id, model.device, num_prefix_tokens=num_shared)
         total, _ = model.loss_sum(batch)
         (total / num_trained).backward()
         optimizer.collect()
@@ -215,7 +249,7 @@ def _one_step(
         "loss_sum": state.loss_sum + loss_sum,
         "num_tokens": state.num_tokens + num_tokens,
         "num_trained_tokens": state.num_trained_tokens + num_trained,
-        "num_examples": state.num_examples + sum(map(len, micro_batches)),
+        "num_examples": state.num_examples + sum(map(len, indices)),
         "window_loss_sum": state.window_loss_sum + loss_sum,
         "window_trained_tokens": state.window_trained_tokens + num_trained,
         "seconds": state.seconds + seconds,
@@ -225,15 +259,15 @@ def _one_step(
 
 @torch.no_grad()
 def _validate(
-    model: TrainableModel, validation: Sequence[Sequence[TokenisedExample]], state: LoopState, progress: Progress
+    model: TrainableModel, validation: Sequence[ValidationBatch], state: LoopState, progress: Progress
 ) -> tuple[LoopState, ValidationDone]:
     """Loss over the whole validation split, and the state with the watch moved on."""
     start = time.perf_counter()
     model.module.eval()
     loss_sum, num_correct, num_trained = 0.0, 0, 0
     with progress.task("validating", len(validation), "batch") as bar:
-        for micro_batch in validation:
-            batch: MicroBatch = collate(micro_batch, model.pad_id, model.device)
+        for micro_batch, num_shared in validation:
+            batch: MicroBatch = collate(micro_batch, model.pad_id, model.device, num_prefix_tokens=num_shared)
             total, correct = model.loss_sum(batch)
             loss_sum, num_correct = loss_sum + total.item(), num_correct + int(correct)
             num_trained += batch.num_trained_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,43 +21,67 @@ from luthier.train import attention, kernels
 from luthier.train.methods.protocol import Method
 from luthier.train.methods.registry import load_method
 from luthier.train.objectives.sft import cross_entropy_sum
+from luthier.train.prefix_attention import PrefixLayout
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """Tensors of a few examples.
 
-    input_ids: [batch, longest], padded on the right. rows: [N] flat positions whose next token is learned;
-    targets: [N] those next tokens. num_tokens counts no padding.
+    input_ids: [batch, longest], padded on the right; with a `layout` [1, P + B * S]: the common beginning once, then
+    the suffixes, each padded on the right. rows: [N] flat positions whose next token is learned; targets: [N] those
+    next tokens. num_tokens: of the examples, without padding, a shared beginning counted for each.
     """
 
     input_ids: Tensor
     rows: Tensor
     targets: Tensor
     num_tokens: int
+    layout: PrefixLayout | None = None
 
     @property
     def num_trained_tokens(self) -> int:
         """N, the number of learned tokens."""
         return self.targets.numel()
 
+    @property
+    def num_computed_tokens(self) -> int:
+        """Positions that go through the model."""
+        return self.input_ids.numel()
 
-def collate(examples: Sequence[TokenisedExample], pad_id: int, device: str) -> MicroBatch:
-    """Pad examples to the longest and list what is learned."""
-    longest = max(e.num_tokens for e in examples)
+
+def collate(
+    examples: Sequence[TokenisedExample], pad_id: int, device: str, *, num_prefix_tokens: int = 0
+) -> MicroBatch:
+    """Lay the examples side by side and list what is learned.
+
+    num_prefix_tokens: how many tokens they all begin with, none of them learned, laid down once; 0 for plain rows.
+    """
+    longest = max(e.num_tokens for e in examples) - num_prefix_tokens
     ids = np.full((len(examples), longest), pad_id, dtype=np.int64)
+    beginning = np.frombuffer(examples[0].input_ids, dtype=np.int32)[:num_prefix_tokens]
     rows, targets = [], []
     for index, example in enumerate(examples):
         row = np.frombuffer(example.input_ids, dtype=np.int32)
-        ids[index, : len(row)] = row
+        if not np.array_equal(row[:num_prefix_tokens], beginning):
+            raise ValueError(
+                f"example {example.id} does not begin with the {num_prefix_tokens} tokens of the first one"
+            )
+        ids[index, : len(row) - num_prefix_tokens] = row[num_prefix_tokens:]
         learned = np.flatnonzero(np.frombuffer(example.loss_mask, dtype=np.uint8))
-        rows.append(index * longest + learned - 1)
+        before = learned - 1  # the token that predicts: the last one of the beginning lies in front of all suffixes
+        rows.append(np.where(before < num_prefix_tokens, before, before + index * longest))
         targets.append(row[learned].astype(np.int64))
+    layout = None
+    if num_prefix_tokens:
+        ids = np.concatenate((beginning.astype(np.int64), ids.reshape(-1)))[None]
+        layout = PrefixLayout(num_prefix_tokens, len(examples), longest)
     return MicroBatch(
         input_ids=torch.from_numpy(ids).to(device),
         rows=torch.from_numpy(np.concatenate(rows)).to(device),
         targets=torch.from_numpy(np.concatenate(targets)).to(device),
         num_tokens=sum(e.num_tokens for e in examples),
+        layout=layout,
     )
 
 
@@ -104,9 +129,40 @@ class TrainableModel:
 
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
-        positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)[None]
-        hidden = self.method.hidden(self.body, batch.input_ids, positions)
+        hidden = self.hidden(batch)
         return cross_entropy_sum(hidden.flatten(0, 1)[batch.rows], self.head, batch.targets)
+
+    def hidden(self, batch: MicroBatch) -> Tensor:
+        """The last hidden state of each position: [*input_ids.shape, width]."""
+        device = batch.input_ids.device
+        if batch.layout is None:
+            positions = torch.arange(batch.input_ids.shape[1], device=device)[None]
+            return self.method.hidden(self.body, batch.input_ids, positions)
+        return self.method.hidden(self.body, batch.input_ids, batch.layout.positions(device), batch.layout)
+
+    @torch.no_grad()
+    def can_share_prefix(self) -> bool:
+        """Whether this model computes the same with a shared beginning as row by row, tried on a few random tokens.
+
+        False for layers that look at a row in another way than by attention (convolutions, state spaces) or whose
+        attention is not reached by what the model is told; and for methods that put something before each row.
+        """
+        if not self.method.can_share_prefix:
+            return False
+        ids = torch.randint(int(self.base.config.vocab_size), (2, 9), generator=torch.Generator().manual_seed(0))
+        ids[1, :5] = ids[0, :5]
+        rows = [
+            TokenisedExample(str(i), array("i", row), bytes([0] * 5 + [1] * 4)) for i, row in enumerate(ids.tolist())
+        ]
+        was_training = self.module.training
+        self.module.eval()
+        plain, shared = (self.hidden(collate(rows, self.pad_id, self.device, num_prefix_tokens=n)) for n in (0, 5))
+        self.module.train(was_training)
+        apart = torch.stack([plain[0, :5], plain[1, :5]]).mean(0), plain[0, 5:], plain[1, 5:]
+        expected = torch.cat(apart).float()
+        scale = expected.abs().max().clamp_min(1e-30)
+        tolerance = 5e-2 if shared.dtype == torch.bfloat16 else 1e-4
+        return bool((shared[0].float() - expected).abs().max() <= tolerance * scale)
 
     @property
     def num_parameters(self) -> int:

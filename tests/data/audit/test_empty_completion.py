@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 
+from luthier.data.audit import schema
 from luthier.data.audit.empty_completion import check
 from luthier.data.audit.request import AuditRequest
 
@@ -31,6 +33,25 @@ def test_short_answers_are_answers(pairs: Callable[..., AuditRequest], text: str
 def test_empty_texts_and_invisible_ones_are_found(audited: Callable[..., AuditRequest]) -> None:
     (finding,) = check(audited({"text": " \n\u00a0"}, {"text": "\u200b\ufeff"}, {"text": "a"}))
     assert (finding.details["num_empty"], finding.severity, finding.lines) == (2, "error", (1, 2))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Why?", "completion": "  "},
+        {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": ""}]},
+        {"instruction": "Why?", "output": "\n"},
+    ],
+)
+def test_answers_that_training_refuses_as_empty_are_an_error_of_this_check_alone(
+    audited: Callable[..., AuditRequest], row: dict[str, object]
+) -> None:
+    good = json.loads(json.dumps(row).replace('"  "', '"So."').replace('""', '"So."').replace('"\\n"', '"So."'))
+    request = audited(*(good for _ in range(300)), row)
+    (finding,) = check(request)
+    assert (finding.severity, finding.lines, finding.details["num_empty"]) == ("error", (301,), 1)
+    assert "Why?" in finding.examples[0].excerpt
+    assert schema.check(request) == []
 
 
 def test_few_of_them_are_a_warning(pairs: Callable[..., AuditRequest]) -> None:

@@ -55,6 +55,12 @@ def test_html_in_most_rows_is_a_note(audited: Callable[..., AuditRequest]) -> No
     assert (finding.severity, finding.count, finding.lines) == ("info", 2, ())
 
 
+def test_copies_do_not_make_html_meant(audited: Callable[..., AuditRequest]) -> None:
+    rows = [{"text": "<p>one</p>"}] * 5 + [{"text": text} for text in ("two", "three", "four")]
+    (finding,) = check(audited(*rows))
+    assert (finding.severity, finding.count, finding.details["is_meant"]) == ("warning", 5, False)
+
+
 def test_bytes_that_are_no_utf8_are_an_error(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "good"}\n' + '{"text": "café"}\n'.encode("latin-1"))

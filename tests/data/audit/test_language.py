@@ -25,6 +25,15 @@ def test_a_stray_is_a_warning_with_its_row(audited: Callable[..., AuditRequest])
     assert finding.examples[0].note.startswith("de (")
 
 
+def test_where_answers_are_classes_the_prompts_are_looked_at(audited: Callable[..., AuditRequest]) -> None:
+    rows = [{"prompt": EN.format(at), "completion": "good"} for at in range(40)]
+    mix, stray = check(audited(*rows, {"prompt": DE, "completion": "bad"}))
+    assert (mix.details["of"], mix.details["counts"]) == ("prompts", {"en": 40, "de": 1})
+    assert "too short to tell" in mix.message
+    assert stray.lines == (41,)
+    assert stray.examples[0].excerpt == DE
+
+
 def test_an_answer_in_another_language_is_a_warning_unless_that_is_the_task(
     audited: Callable[..., AuditRequest],
 ) -> None:

@@ -225,3 +225,18 @@ def test_parts_of_a_request_are_typed(chat_file: Path, request_of: Make) -> None
     request: Any = request_of(chat_file)
     assert request.languages_seen == {"en": 97, "fr": 3}
     assert request.languages_known == ("en",)  # 3% is below the 5% that count
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected"),
+    [
+        ("CC-BY-4.0", {"license": "cc-by-4.0"}),
+        ("mit", {"license": "mit"}),
+        ("Ask the archive", {"license": "other", "license_name": "Ask the archive"}),
+    ],
+)
+def test_licences_are_written_as_the_hub_calls_them(
+    chat_file: Path, request_of: Make, licence: str, expected: dict[str, str]
+) -> None:
+    found = front_matter(request_of(chat_file, licence=licence))
+    assert {name: value for name, value in found.items() if name.startswith("license")} == expected

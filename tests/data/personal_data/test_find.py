@@ -65,6 +65,7 @@ def test_the_quick_test_of_a_column_misses_nothing(values: Values, nobodys: list
         "127.0.0.1 0.0.0.0 10.0.0.1 192.168.1.1 192.0.2.7 198.51.100.3 203.0.113.9 2001:db8::1 ::1 fe80::1:2:3",
         "(202) 555-0143 and +1-303-555-0199",
         "4111 1111 1111 1111, 4242424242424242, 378282246310005",
+        "Which callback was it? SELECT cell FROM 1-11129123-1 WHERE cell = 2",
         "900-12-3456 and 000-12-3456 and 666-12-3456 and 123-00-4567 and 123-45-0000",
     ],
 )

@@ -84,7 +84,8 @@ def test_repairing_again_changes_nothing(
 ) -> None:
     folder = tmp_path_factory.mktemp("again")
     file = folder / "rows.jsonl"
-    lines = [json.dumps(pair("always there?", "This answer is in order."))]
+    # More rows without HTML than with: whether HTML is meant must not change when rows are removed.
+    lines = [json.dumps(pair(f"always there, {n}?", f"This answer is in order, {n} of {n + 1}.")) for n in range(30)]
     lines += [row if isinstance(row, str) else json.dumps(pair(f"question {row[0]}?", row[1])) for row in rows]
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     once = make(file, output=folder / "once.jsonl")

@@ -1,6 +1,7 @@
 """Answers that say nothing: empty, only white space, or a placeholder. A row that teaches silence, or the word "todo".
 
-An error where at least 1% of the rows are so, else a warning. Words such as "none" are no placeholder where the answers
+An error where answers are empty, since training refuses such rows, or where at least 1% of the rows are so; else a
+warning. Words such as "none" are no placeholder where the answers
 are classes, since there they may be a class.
 """
 
@@ -36,6 +37,8 @@ def check(request: AuditRequest) -> list[Finding]:
     is_placeholder = seen.str.contains(_DASHES)
     if class_answers(table.frame) is None:
         is_placeholder = is_placeholder | bare.is_in(_PLACEHOLDERS)
+    refused = [problem.line for problem in table.problems if problem.kind == "empty_answer"]
+    is_empty = is_empty | table.frame["line"].is_in(refused)
     frame = pl.DataFrame({"empty": is_empty, "placeholder": is_placeholder}).with_row_index("at")
     found = frame.filter(pl.col("empty") | pl.col("placeholder"))
     if not found.height:
@@ -46,13 +49,13 @@ def check(request: AuditRequest) -> list[Finding]:
         about_rows(
             table,
             _NAME,
-            "error" if found.height >= MANY_FRACTION * table.num_rows else "warning",
+            "error" if num_empty or found.height >= MANY_FRACTION * table.num_rows else "warning",
             found["at"].to_numpy(),
             message=f"{rows(found.height)} with an answer that says nothing: {num_empty:,} empty, "
             f"{found.height - num_empty:,} a placeholder",
             fix="write the answers, or remove these rows: luthier data repair",
             notes=notes,
-            excerpts={at: texts[at] for at in notes},
+            excerpts={at: str(table.frame["prompt"][at] or table.frame["text"][at]) for at in notes},
             details={"num_empty": num_empty, "num_placeholders": found.height - num_empty},
         )
     ]

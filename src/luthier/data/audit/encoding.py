@@ -1,7 +1,7 @@
 """Text that an export damaged: not UTF-8, mojibake, lost characters, control characters, HTML left-overs.
 
 Bytes that are no UTF-8 are an error, since training refuses the row. The rest is a warning: the row can be learned, but
-it teaches the damage. HTML in at least half of the rows is a note: then it is most likely meant.
+it teaches the damage. HTML in at least half of the rows, copies aside, is a note: then it is most likely meant.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def _html(table: AuditTable) -> Iterator[Finding]:
     positions = _where(table, HTML_SIFT, has_left_over_html)
     if not positions:
         return
-    is_meant = len(positions) >= MEANT_FRACTION * table.frame.height
+    keys = table.frame["content_key"]
+    is_meant = keys.gather(positions).n_unique() >= MEANT_FRACTION * keys.n_unique()  # copies do not show a purpose
     found = about_rows(
         table,
         _NAME,

@@ -1,9 +1,10 @@
-"""Which languages the answers are in, rows in a language of their own, and answers in another language than asked.
+"""Which languages the rows are in, rows in a language of their own, and answers in another language than asked.
 
-The mix itself is a note. Strays are a warning: rows surely in a language that less than 5% of the rows are in are more
-often an accident of collection than a wish. So are answers in another language than their prompt, unless more than half
-of the rows are so: then it is a task, such as translation. Languages that are hard to tell apart in a few words (Danish
-and Norwegian, Indonesian and Malay ...) count as one for both.
+The answers count, since they are what is learned; where most of them are too short to tell (classes, figures), the
+prompts do. The mix itself is a note. Strays are a warning: rows surely in a language that less than 5% of the rows are
+in are more often an accident of collection than a wish. So are answers in another language than their prompt, unless
+more than half of the rows are so: then it is a task, such as translation. Languages that are hard to tell apart in a
+few words (Danish and Norwegian, Indonesian and Malay ...) count as one for both.
 """
 
 from __future__ import annotations
@@ -49,33 +50,43 @@ def check(request: AuditRequest) -> list[Finding]:
     if not table.frame.height:
         return []
     answers = languages(learned(table.frame), request.progress)
-    return [_mix(answers), *_strays(table, answers), *_mismatches(table, answers, request)]
+    if table.frame["prompt"].null_count() == table.frame.height:
+        return [_mix(answers, "answers"), *_strays(table, answers, learned(table.frame))]
+    prompts = languages(table.frame["prompt"], request.progress)
+    num_told = [int((side["language"] != UNDETERMINED).sum()) for side in (answers, prompts)]
+    if num_told[0] < table.frame.height / 2 and num_told[0] < num_told[1]:
+        found = [_mix(prompts, "prompts"), *_strays(table, prompts, table.frame["prompt"])]
+    else:
+        found = [_mix(answers, "answers"), *_strays(table, answers, learned(table.frame))]
+    return [*found, *_mismatches(table, prompts, answers)]
 
 
-def _mix(answers: pl.DataFrame) -> Finding:
-    counts = _counts(answers["language"])
+def _mix(side: pl.DataFrame, what: str) -> Finding:
+    counts = _counts(side["language"])
     num_undetermined = counts.pop(UNDETERMINED, 0)
-    total = answers.height
+    total = side.height
     shown = ", ".join(f"{language} {num / total:.1%}" for language, num in list(counts.items())[:5])
     left = len(counts) - 5
-    message = f"language of the answers: {shown or 'none that could be told'}"
+    why = " (most answers are too short to tell)" if what == "prompts" else ""
+    message = f"language of the {what}{why}: {shown or 'none that could be told'}"
     message += f" and {left} more" if left > 0 else ""
     message += f"; undetermined {num_undetermined / total:.1%}" if num_undetermined else ""
-    details: dict[str, Any] = {"sort": "mix", "counts": counts, "undetermined": num_undetermined, "num_rows": total}
+    details: dict[str, Any] = {"sort": "mix", "of": what, "counts": counts, "undetermined": num_undetermined}
+    details["num_rows"] = total
     return about_file(_NAME, "info", message=message, fix="nothing, if this is the mix that you want", details=details)
 
 
-def _strays(table: AuditTable, answers: pl.DataFrame) -> Iterator[Finding]:
-    groups = _grouped(answers["language"])
+def _strays(table: AuditTable, side: pl.DataFrame, texts: pl.Series) -> Iterator[Finding]:
+    groups = _grouped(side["language"])
     counts = _counts(groups)
     counts.pop(UNDETERMINED, None)
     num_determined = sum(counts.values())
     rare = [group for group, num in counts.items() if num < STRAY_FRACTION * num_determined]
-    is_stray = groups.is_in(rare) & (answers["probability"] >= SURE)
+    is_stray = groups.is_in(rare) & (side["probability"] >= SURE)
     positions = is_stray.arg_true().to_list()
     if not positions:
         return
-    strays = _counts(answers["language"].filter(is_stray))
+    strays = _counts(side["language"].filter(is_stray))
     yield about_rows(
         table,
         _NAME,
@@ -84,16 +95,13 @@ def _strays(table: AuditTable, answers: pl.DataFrame) -> Iterator[Finding]:
         message=f"{rows(len(positions))} in a language that few rows are in: "
         + ", ".join(f"{language} ({num:,})" for language, num in list(strays.items())[:5]),
         fix="remove them (luthier data repair --only language), or add rows in these languages if they are wanted",
-        notes={at: f"{answers['language'][at]} ({answers['probability'][at]:.0%} sure)" for at in positions[:5]},
-        excerpts={at: learned(table.frame[at])[0] for at in positions[:5]},
+        notes={at: f"{side['language'][at]} ({side['probability'][at]:.0%} sure)" for at in positions[:5]},
+        excerpts={at: texts[at] for at in positions[:5]},
         details={"sort": "stray", "counts": strays},
     )
 
 
-def _mismatches(table: AuditTable, answers: pl.DataFrame, request: AuditRequest) -> Iterator[Finding]:
-    if table.frame["prompt"].null_count() == table.frame.height or answers["language"].n_unique() == 0:
-        return
-    prompts = languages(table.frame["prompt"], request.progress)
+def _mismatches(table: AuditTable, prompts: pl.DataFrame, answers: pl.DataFrame) -> Iterator[Finding]:
     asked, answered = _grouped(prompts["language"]), _grouped(answers["language"])
     both_sure = (prompts["probability"] >= SURE) & (answers["probability"] >= SURE)
     differs = both_sure & (asked != answered) & (asked != UNDETERMINED) & (answered != UNDETERMINED)

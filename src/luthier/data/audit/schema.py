@@ -30,7 +30,7 @@ def check(request: AuditRequest) -> list[Finding]:
 def _findings(table: AuditTable) -> Iterator[Finding]:
     if table.shape_problem is not None:
         yield _no_shape(table.shape_problem, table)
-    problems = [problem for problem in table.problems if not is_about_encoding(problem)]
+    problems = [problem for problem in table.problems if not is_about_encoding(problem) and problem.kind == "schema"]
     if problems:
         places = Counter(problem.field or "the record" for problem in problems)
         what = ", ".join(f"{field} ({num:,})" for field, num in places.most_common(3))

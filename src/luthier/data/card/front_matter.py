@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import yaml
@@ -28,7 +29,7 @@ def front_matter(request: CardRequest) -> dict[str, Any]:
     if request.languages_known:
         made["language"] = list(request.languages_known)
     if request.licence_known:
-        made["license"] = request.licence_known
+        made |= _licence(request.licence_known)
     tasks = _tasks(request)
     if tasks:
         made["task_categories"] = tasks
@@ -79,6 +80,13 @@ def _feature(column: ValueType) -> dict[str, Any] | None:
         inner = features(column.members)
         return None if inner is None else {"struct": inner}
     return None
+
+
+def _licence(licence: str) -> dict[str, str]:
+    """The hub's ids are SPDX's in lower case; what has no such form it calls other, by a name of its own."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", licence):
+        return {"license": licence.lower()}
+    return {"license": "other", "license_name": licence}
 
 
 def _tasks(request: CardRequest) -> list[str]:

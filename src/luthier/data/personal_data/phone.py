@@ -28,6 +28,8 @@ _DATE: Final = re.compile(
     r"|(?:19|20)\d\d[ \-/]+(?:19|20)\d\d|(?:19|20)\d{6}"
 )
 _THOUSANDS: Final = re.compile(r"\d{1,3}(?:\.\d{3})+|\d{1,3}(?: \d{3}){1}|\d\d? \d{3} \d{3}")
+# One digit, many, one digit: the number of a table or a part, of no telephone.
+_FRAMED: Final = re.compile(r"\d\D\d+\D\d")
 _COUNTRY_CODES: Final = re.compile(
     r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|2[1-69]\d|3[578]\d|42[013]|50\d|59\d|67\d|68\d|69[0-2]"
     r"|800|85[0-6]|88[0-368]|96\d|97\d|99[2-68]"
@@ -82,7 +84,8 @@ def _length_of_number(text: str, start: int, run: str) -> int:
     if plain.startswith("0") and _is_national(head, num_digits):
         return len(run)
     is_said = cue == "phone" or (cue is None and is_phone_after(text, start + len(run)))
-    if is_said and num_digits <= _MAX_DIGITS and not _DATE.fullmatch(run) and not _THOUSANDS.fullmatch(run):
+    is_other = any(form.fullmatch(run) for form in (_DATE, _THOUSANDS, _FRAMED))
+    if is_said and num_digits <= _MAX_DIGITS and not is_other:
         return 0 if re.match(r"97[89]", run) and num_digits == 13 else len(run)
     return 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.dataset import DatasetProfile
-from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
+from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.run import RunRecord
 from luthier.reporting import figures
@@ -76,7 +76,22 @@ def key_figures(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[
         found.append(Fact("Peak memory", figures.size(result.peak_memory_bytes), "of the training process"))
         each = f"{figures.speed(result.examples_per_second)} a second"
         found.append(Fact("Examples seen", figures.count(result.num_examples), each))
+    found += _bill(record, events)
     return [*found, _loss(record, events, steps), Fact("Ended", record.status, record.stopped_because or "")]
+
+
+def _bill(record: RunRecord, events: Sequence[Event]) -> list[Fact]:
+    """What the run has cost by its last reckoning, all of its processes together."""
+    bills = [e.bill for e in events if isinstance(e, BillUpdated)]
+    bill = record.result.bill if record.result and record.result.bill else bills[-1] if bills else None
+    if bill is None:
+        return []
+    notes = []
+    for unit, amount in (("USD", bill.usd), ("kWh", bill.energy_kwh)):
+        if amount is not None:
+            ends = "" if amount.low == amount.high else f" [{figures.rough(amount.low)}, {figures.rough(amount.high)}]"
+            notes.append(f"{figures.rough(amount.value)}{ends} {unit}")
+    return [Fact("Spent in all", figures.duration(bill.hours * 3600), ", ".join(notes))]
 
 
 def _each_step(record: RunRecord) -> str:

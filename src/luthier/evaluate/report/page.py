@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from luthier.core.cost import Quote
 from luthier.core.evaluation import Evaluation, Sample
 from luthier.core.events import Event
 from luthier.core.plan import Plan
@@ -17,6 +18,7 @@ from luthier.evaluate.report.charts import curve_charts
 from luthier.evaluate.report.curves import curves
 from luthier.evaluate.report.interval_chart import interval_charts, system_colours, without_chart
 from luthier.evaluate.report.outcome import outcomes
+from luthier.evaluate.report.quoted import quoted
 from luthier.evaluate.report.rank_chart import rank_charts
 from luthier.evaluate.report.roles import roles
 from luthier.evaluate.report.samples import Choice, choose_samples
@@ -70,6 +72,7 @@ def render_page(
     versions: Mapping[str, str],
     example: MaskedExample,
     licence: str,
+    quote: Quote | None = None,
 ) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
     environment = page_environment(TEMPLATES)
@@ -88,6 +91,7 @@ def render_page(
         example_left_out=max(0, sum(len(text) for text, _ in example) - MAX_EXAMPLE_CHARACTERS),
         curves=curve_charts(curves(events)),
         ranks=rank_charts(record.result.ranks if record.result else {}),
+        quoted=quoted(record, events, quote),
         warnings=facts.warnings(record, plan, events),
         plan_rows=plan.values(),
         recipe=reproduce.recipe_yaml(plan),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from luthier.core.cost import Quote
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event
 from luthier.core.plan import Plan
@@ -30,11 +31,13 @@ def render_report(
     versions: Mapping[str, str],
     example: MaskedExample = (),
     licence: str = "not stated",
+    quote: Quote | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """The report as an HTML page and as a JSON document.
 
     versions: names of programs and of the machine, to what they are; shown as they come. example: one training example
-    as (text, learned) pieces. licence: of the base model. The same arguments give the same bytes.
+    as (text, learned) pieces. licence: of the base model. quote: what was
+    predicted before the run, to stand beside what came. The same arguments give the same bytes.
     """
     page = render_page(
         record=record,
@@ -44,6 +47,7 @@ def render_report(
         versions=versions,
         example=example,
         licence=licence,
+        quote=quote,
     )
     document = {
         "format": _FORMAT,
@@ -54,6 +58,7 @@ def render_report(
         "samples": _shown(evaluation),
         "example": [{"text": text, "learned": learned} for text, learned in example],
         "licence": licence,
+        "predicted": quote.as_json() if quote is not None else None,
         "versions": dict(versions),
     }
     return page, document
@@ -69,6 +74,7 @@ def write_report(
     versions: Mapping[str, str],
     example: MaskedExample = (),
     licence: str = "not stated",
+    quote: Quote | None = None,
 ) -> Path:
     """Write report.html and report.json into `folder` (made if missing); returns the path of the page.
 
@@ -84,6 +90,7 @@ def write_report(
         versions=versions,
         example=example,
         licence=licence,
+        quote=quote,
     )
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / JSON_NAME, json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")

@@ -7,6 +7,7 @@ saved by PEFT; it starts from embeddings of random tokens of the vocabulary (sec
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from peft import PeftModel, PromptTuningConfig, get_peft_model
@@ -17,11 +18,14 @@ from luthier.models.quiet import quiet_peft
 from luthier.train.methods.adapter_files import adapter_tensors, write_adapter
 from luthier.train.methods.lora import ADAPTER
 from luthier.train.methods.protocol import PlainMethod
+from luthier.train.prefix_attention import PrefixLayout
 
 
 class PromptTuning(PlainMethod):
     """Trains `num_virtual_tokens` embeddings."""
 
+    # The prompt would have to stand before the shared beginning, where no layout has a place for it.
+    can_share_prefix: ClassVar[bool] = False
     prompt: Tensor
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
@@ -38,7 +42,13 @@ class PromptTuning(PlainMethod):
         self.prompt.data = self.prompt.data.to(model.dtype)
         return adapted  # type: ignore[no-any-return]
 
-    def hidden(self, body: nn.Module, input_ids: Tensor, positions: Tensor) -> Tensor:
+    def hidden(
+        self,
+        body: nn.Module,
+        input_ids: Tensor,
+        positions: Tensor,
+        layout: PrefixLayout | None = None,  # noqa: ARG002 - never given, see above
+    ) -> Tensor:
         """The body run on prompt and texts; the hidden states of the texts alone."""
         num = self.prompt.shape[0]
         texts = body.get_input_embeddings()(input_ids)  # type: ignore[operator]

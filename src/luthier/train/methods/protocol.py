@@ -13,6 +13,8 @@ from luthier.core.plan import MethodPlan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from luthier.train.prefix_attention import PrefixLayout
+
 
 class Method(Protocol):
     """One way to train: prepares a loaded base model, and writes the outcome as files others can load.
@@ -23,6 +25,8 @@ class Method(Protocol):
 
     outcome_name: ClassVar[str]
     """Folder name of what it saves: "adapter", or "model" where the outcome stands without its base."""
+    can_share_prefix: ClassVar[bool]
+    """Whether a beginning that rows share may be computed once for all of them."""
 
     def __init__(self, plan: MethodPlan) -> None: ...
 
@@ -30,8 +34,13 @@ class Method(Protocol):
         """Freeze what stays, add what is trained; returns the module whose parameters the optimizer takes."""
         ...
 
-    def hidden(self, body: nn.Module, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Last hidden states [batch, T, width] of the ids [batch, T] by the body of the prepared model."""
+    def hidden(
+        self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: PrefixLayout | None = None
+    ) -> Tensor:
+        """Last hidden states [batch, T, width] of the ids [batch, T] by the body of the prepared model.
+
+        layout: where all rows lie in one after a beginning that they share; never given to a method that cannot.
+        """
         ...
 
     def rate_factor(self, name: str) -> float:
@@ -71,13 +80,17 @@ class PlainMethod:
     """A method whose step is the optimizer's alone: the base of most, and of those in other packages."""
 
     outcome_name: ClassVar[str] = "adapter"
+    can_share_prefix: ClassVar[bool] = True
 
     def __init__(self, plan: MethodPlan) -> None:
         self.plan = plan
 
-    def hidden(self, body: nn.Module, input_ids: Tensor, positions: Tensor) -> Tensor:
+    def hidden(
+        self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: PrefixLayout | None = None
+    ) -> Tensor:
         """The body, run on the ids."""
-        out: Tensor = body(input_ids=input_ids, position_ids=positions, use_cache=False).last_hidden_state
+        shared = {} if layout is None else {"prefix_layout": layout}
+        out: Tensor = body(input_ids=input_ids, position_ids=positions, use_cache=False, **shared).last_hidden_state
         return out
 
     def rate_factor(self, name: str) -> float:  # noqa: ARG002

@@ -16,6 +16,27 @@ from torch import Tensor
 CHUNK_ROWS = 512
 
 
+def _one_chunk(
+    rows: Tensor, weight: Tensor, wanted: Tensor, wide: torch.dtype, needs_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Loss of a chunk, how many are right, and the gradient of its logits where it is needed.
+
+    A function of its own, so that its logits are gone when the next chunk's come.
+    """
+    logits = (rows @ weight.t()).to(wide)
+    chosen = logits.gather(1, wanted)
+    largest = logits.amax(1, keepdim=True)
+    correct = (chosen == largest).sum()
+    exponents = logits.sub_(largest).exp_()
+    sums = exponents.sum(1, keepdim=True)
+    loss = (sums.log() + largest - chosen).sum()
+    if not needs_gradient:
+        return loss, correct, None
+    # d(loss)/d(logits) = softmax - one_hot, formed in place of the exponents
+    exponents.div_(sums).scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
+    return loss, correct, exponents.to(rows.dtype)
+
+
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of `hidden @ weight.T` against targets.
 
@@ -32,23 +53,17 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
         for start in range(0, hidden.shape[0], chunk):
-            rows, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
-            logits = (rows @ weight.t()).to(wide)
-            chosen = logits.gather(1, wanted)
-            largest = logits.amax(1, keepdim=True)
-            correct += (chosen == largest).sum()
-            exponents = logits.sub_(largest).exp_()
-            sums = exponents.sum(1, keepdim=True)
-            total += (sums.log() + largest - chosen).sum()
-            if grad_hidden is None and grad_weight is None:
-                continue
-            # d(loss)/d(logits) = softmax - one_hot, formed in place of the exponents
-            exponents.div_(sums).scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
-            narrow = exponents.to(hidden.dtype)
-            if grad_hidden is not None:
+            rows = hidden[start : start + chunk]
+            loss, right, narrow = _one_chunk(
+                rows, weight, targets[start : start + chunk, None], wide, needs_hidden or needs_weight
+            )
+            total += loss
+            correct += right
+            if narrow is not None and grad_hidden is not None:
                 torch.mm(narrow, weight, out=grad_hidden[start : start + chunk])
-            if grad_weight is not None:
+            if narrow is not None and grad_weight is not None:
                 grad_weight.add_(narrow.t() @ rows)
+            del narrow  # or it would stand beside the logits of the next chunk
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         ctx.mark_non_differentiable(correct)
         return total, correct

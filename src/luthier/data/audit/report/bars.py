@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from luthier.data.audit.report.visible import visible
 from luthier.reporting.figures import count, percent
 from luthier.reporting.page import Chart
 from luthier.reporting.svg import BASE, INK, MUTED, OTHERS, PAPER, TUNED, canvas, inline_svg
+from luthier.reporting.visible import visible
 
 WIDTH: Final = 460
 NUM_BARS: Final = 10

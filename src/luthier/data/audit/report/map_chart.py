@@ -11,16 +11,17 @@ from matplotlib.axes import Axes
 
 from luthier.core.audit import Audit
 from luthier.data.audit.report.bars import page_canvas, short_name
-from luthier.data.audit.report.visible import visible
 from luthier.data.audit.table import AuditTable
-from luthier.data.prompt_map import PromptMap, prompt_map
+from luthier.data.prompt_map import PromptMap, Region, prompt_map
 from luthier.reporting.figures import count, percent
 from luthier.reporting.page import Chart
 from luthier.reporting.svg import BASE, INK, MUTED, OTHERS, PAPER, TUNED, inline_svg
+from luthier.reporting.visible import visible
 
 _COPIES: Final = ("exact_duplicate", "near_duplicate")
 _MIN_POINTS: Final = 3
 _PREFIX_SHOWN: Final = 60
+_LEGEND_SIZE: Final = 26
 
 
 def map_chart(audit: Audit, table: AuditTable) -> Chart | None:
@@ -42,7 +43,7 @@ def map_chart(audit: Audit, table: AuditTable) -> Chart | None:
 
 def _draw(axes: Axes, found: PromptMap, rows: pl.DataFrame, copies: Collection[int]) -> str:
     x, y = found.xy.T
-    size = 22 if len(x) < 300 else 9 if len(x) < 1_500 else 5
+    size = 22 if len(x) < 300 else 12 if len(x) < 1_500 else 8
     classes, said = _classes(rows["label"])
     for place, (name, members) in enumerate(classes):
         colour = (*OTHERS, BASE)[min(place, 3)]
@@ -50,7 +51,7 @@ def _draw(axes: Axes, found: PromptMap, rows: pl.DataFrame, copies: Collection[i
     is_copy = np.isin(rows["line"].to_numpy(), np.fromiter(copies, dtype=np.int64, count=len(copies)))
     if is_copy.any():
         axes.scatter(
-            x[is_copy], y[is_copy], s=size * 2.2, facecolors="none", edgecolors=TUNED, linewidths=0.8, label="copy"
+            x[is_copy], y[is_copy], s=size * 2.2, facecolors="none", edgecolors=TUNED, linewidths=1.0, label="copy"
         )
         said += " Rings: surplus copies and near-copies of other rows."
     axes.set_xticks([])
@@ -63,7 +64,8 @@ def _draw(axes: Axes, found: PromptMap, rows: pl.DataFrame, copies: Collection[i
             frameon=False,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.01),
-            ncols=3,
+            ncols=4,
+            markerscale=(_LEGEND_SIZE / size) ** 0.5,
             labelcolor=MUTED,
             handletextpad=0.2,
             columnspacing=1.2,
@@ -72,13 +74,17 @@ def _draw(axes: Axes, found: PromptMap, rows: pl.DataFrame, copies: Collection[i
 
 
 def _name_regions(axes: Axes, found: PromptMap) -> None:
-    """The words of each region at its middle; of two that would overlap only the one with more rows."""
+    """The words of each region at its middle; of two that would overlap, or say the same, the one with more rows."""
     width, height = np.ptp(found.xy, axis=0)
-    taken: list[tuple[float, float]] = []
+    taken: list[Region] = []
     for region in sorted(found.regions, key=lambda region: -region.num_points):
-        if any(abs(region.x - x) < 0.3 * width and abs(region.y - y) < 0.07 * height for x, y in taken):
+        if any(
+            (abs(region.x - other.x) < 0.3 * width and abs(region.y - other.y) < 0.07 * height)
+            or set(region.words) == set(other.words)
+            for other in taken
+        ):
             continue
-        taken.append((region.x, region.y))
+        taken.append(region)
         axes.annotate(
             visible(" · ".join(region.words)),
             (region.x, region.y),
@@ -88,7 +94,7 @@ def _name_regions(axes: Axes, found: PromptMap) -> None:
             va="bottom",
             color=INK,
             fontweight="bold",
-            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.6},
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.8},
         )
 
 

@@ -9,9 +9,9 @@ from typing import Final
 from luthier.core.audit import Audit
 from luthier.data.audit.report import views
 from luthier.data.audit.report.charts import audit_charts
-from luthier.data.audit.report.visible import shown
 from luthier.data.audit.table import AuditTable
 from luthier.reporting.page import page_environment, replace_text
+from luthier.reporting.visible import shown
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 

@@ -1,0 +1,77 @@
+"""What a run may cost at most, what it has cost so far, and what it will have cost at its end."""
+
+from __future__ import annotations
+
+from luthier.core.cost import Estimate
+from luthier.core.frozen import Frozen
+
+
+class FirstActions(Frozen):
+    """What the first of each action is expected to take, in seconds, before one has been measured.
+
+    step_tokens: tokens of the mean step, which `step_seconds` is for.
+    """
+
+    step_seconds: Estimate
+    step_tokens: float
+    validation_seconds: float
+    checkpoint_seconds: float
+    loading_seconds: float
+
+
+class BudgetPlan(Frozen):
+    """The caps of a run (None: no cap), and the rates by which its time becomes money and energy.
+
+    tokens: of training steps, without padding. usd_per_hour, watts: of all devices of the run together; None where
+    nobody knows, and then `price_source` or `watts_source` says why. A cap is kept at the upper end of its rate.
+    """
+
+    hours: float | None = None
+    usd: float | None = None
+    tokens: int | None = None
+    energy_kwh: float | None = None
+    device: str
+    usd_per_hour: Estimate | None
+    price_source: str
+    watts: Estimate | None
+    watts_source: str
+    first: FirstActions
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether there is any cap."""
+        return any(cap is not None for cap in (self.hours, self.usd, self.tokens, self.energy_kwh))
+
+
+class Spent(Frozen):
+    """What a run has taken in all of its processes, work that a kill threw away included.
+
+    tokens: of training steps, without padding. interrupted_seconds: the part of `seconds` that was under way when a
+    process was killed; nobody could measure it, so it is what that action was expected to take.
+    """
+
+    seconds: float = 0.0
+    tokens: int = 0
+    interrupted_seconds: float = 0.0
+
+
+class Bill(Frozen):
+    """What a run has cost so far, and what it is expected to have cost once all of its steps are done.
+
+    usd, energy_kwh: None where no price or power is known. The `final_` figures hold for a run that goes to its last
+    step: early stopping makes it cheaper; judging is in it only once that has been done. A cap may stop it before.
+    """
+
+    hours: float
+    tokens: int
+    usd: Estimate | None
+    energy_kwh: Estimate | None
+    interrupted_hours: float
+    final_hours: Estimate
+    final_usd: Estimate | None
+    final_energy_kwh: Estimate | None
+
+    @property
+    def left_seconds(self) -> float:
+        """Seconds that are still to come, as expected."""
+        return max(0.0, (self.final_hours.value - self.hours) * 3600)

@@ -1,0 +1,66 @@
+"""How the loss falls with more rows, and what more of them would buy."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from luthier.core.cost import Estimate
+from luthier.core.frozen import Frozen
+
+
+class CurvePoint(Frozen):
+    """One run on a share of the training rows. loss: best validation loss in nats a trained token."""
+
+    part: tuple[float, float]
+    num_rows: int
+    loss: float
+    run_id: str = ""
+    hours: float = 0.0
+
+
+class Gain(Frozen):
+    """What more rows are expected to buy: the loss then, and by how much it is below the loss of today's rows."""
+
+    more_rows: int
+    loss: Estimate
+    bought: Estimate
+
+
+class CurveFit(Frozen):
+    """L(n) = floor + scale * n ** -exponent, fitted to the points (Hestness et al., 2017, arXiv:1712.00409).
+
+    word: "useful", or why the fit says nothing: "flat" (no fall that the noise lets through), "rising", "unclear" (the
+    interval of what twice the rows would buy is too wide to act on). noise: standard deviation of one point, in nats.
+    enough_rows: where twice the rows buy less than 1% of the loss; None where that is beyond a thousand times.
+    """
+
+    word: Literal["useful", "flat", "rising", "unclear"]
+    words: str
+    floor: Estimate
+    scale: float
+    exponent: Estimate
+    noise: float
+    num_rows: int
+    gains: tuple[Gain, ...]
+    enough_rows: int | None
+
+
+class LearningCurve(Frozen):
+    """The points that were measured, the fit where there are enough, what was spent, and how to go on where not.
+
+    planned_hours: predicted for all runs together; cap_hours: the budget. spent_hours: of all runs, earlier ones too.
+    notes: what was taken as given, or left out.
+    """
+
+    points: tuple[CurvePoint, ...]
+    fit: CurveFit | None
+    planned_hours: Estimate
+    spent_hours: float
+    cap_hours: float | None
+    num_validation_rows: int
+    paused_because: str | None
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """`learning_curve` of `luthier plan --learning-curve --json`."""
+        return self.model_dump(mode="json")

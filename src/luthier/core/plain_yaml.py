@@ -1,0 +1,107 @@
+"""YAML text -> plain document, without the traps of YAML 1.1.
+
+What differs from PyYAML's safe loader, each because it hurt people:
+    2e-4, 1e5       numbers (YAML 1.1 wants a dot and a sign: it reads them as text)
+    yes, no, on     text (they become true and false there), so that a check of types can refuse them
+    010, 1:30       10, and text (octal and base 60 there)
+    2026-11-25      text (a date there)
+    a key twice     an error (the last one wins there)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from luthier.core.errors import RequestError
+
+
+def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestError) -> tuple[Any, dict[str, int]]:
+    """The value that a YAML text holds, and the line (from 1) of each dotted key; None for an empty text.
+
+    place: names the text in errors, which are of the class `refuse`.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        lines: dict[str, int] = {}
+        _note_lines(node, "", lines, depth=0)
+        return loader.construct_document(node), lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{place}:{mark.line + 1}:{mark.column + 1}" if mark else place
+        words = " ".join(filter(None, (error.context, error.problem)))
+        raise refuse(
+            f"{where} is not right YAML: {words}",
+            expected="keys and values, each key once",
+            do="correct this line; look at its indentation, colons and brackets",
+        ) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise refuse(
+            f"{place} is not right YAML: {str(error).splitlines()[0]}", expected="plain YAML text", do="correct it"
+        ) from error
+
+
+def _note_lines(node: yaml.Node, prefix: str, lines: dict[str, int], depth: int) -> None:
+    # No document of ours is deeper than four levels, and a cycle of aliases has no end.
+    if not isinstance(node, yaml.MappingNode) or depth > 4:
+        return
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            name = f"{prefix}{key.value}"
+            lines[name] = key.start_mark.line + 1
+            _note_lines(value, f"{name}.", lines, depth + 1)
+
+
+def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """Which plain scalars are more than text, by their first character (as PyYAML keeps it)."""
+    number = r"[0-9]+(_[0-9]+)*"
+    kinds = (
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", rf"[-+]?{number}", list("-+0123456789")),
+        ("float", rf"[-+]?(\.[0-9]+|{number}(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+0123456789.")),
+        ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+        ("merge", r"<<", ["<"]),
+    )
+    resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    for kind, pattern, firsts in kinds:
+        for first in firsts:
+            entry = (f"tag:yaml.org,2002:{kind}", re.compile(rf"^(?:{pattern})$"))
+            resolvers.setdefault(first, []).append(entry)
+    return resolvers
+
+
+def _construct_int(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value, 10)
+
+
+def _construct_float(_: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the scalars of YAML 1.2 and unique keys."""
+
+    yaml_implicit_resolvers = _resolvers()
+    yaml_constructors = {  # noqa: RUF012 - PyYAML reads it from the class
+        **yaml.SafeLoader.yaml_constructors,
+        "tag:yaml.org,2002:int": _construct_int,
+        "tag:yaml.org,2002:float": _construct_float,
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the safe loader does, but a key that stands twice is an error."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,282 @@
+"""Is fine-tuning worth it? The case as a person states it: every figure a number, or low, typical and high.
+
+Money is in the case's own currency, and never in another. Shares and accuracies are fractions, 0.62 for 62%.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from luthier.core.cost import Market
+from luthier.core.frozen import Frozen
+
+JudgedAs = Literal["base", "few_shot"]
+AlternativeName = Literal["better_prompt", "few_shot", "bigger_model"]
+
+
+class Range(Frozen):
+    """A figure that is known only so well. One number stands for all three: it is taken to be exact."""
+
+    low: float
+    typical: float
+    high: float
+
+    least: ClassVar[float] = -math.inf
+    most: ClassVar[float] = math.inf
+    may_be_least: ClassVar[bool] = True
+    form: ClassVar[str] = "a number, or low, typical and high"
+
+    @classmethod
+    def exactly(cls, value: float) -> Self:
+        """A figure without doubt."""
+        return cls(low=value, typical=value, high=value)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether there is no doubt about it."""
+        return self.low == self.high
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, given: Any) -> Any:
+        if isinstance(given, cls | dict):
+            return given
+        if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+            raise PydanticCustomError("range", "{form}", {"form": cls.form})
+        return {"low": float(given), "typical": float(given), "high": float(given)}
+
+    @model_validator(mode="after")
+    def _in_order_and_bounds(self) -> Self:
+        if not self.low <= self.typical <= self.high:
+            raise PydanticCustomError("order", "low <= typical <= high", {})
+        is_low = self.low < self.least or (self.low == self.least and not self.may_be_least)
+        if is_low or self.high > self.most:
+            raise PydanticCustomError("bounds", "{bounds}", {"bounds": self._bounds()})
+        return self
+
+    @classmethod
+    def _bounds(cls) -> str:
+        least = "" if math.isinf(cls.least) else f"at least {cls.least:g}" if cls.may_be_least else "above 0"
+        most = "" if math.isinf(cls.most) else f"at most {cls.most:g}"
+        return f"a number {' and '.join(filter(None, (least, most)))}"
+
+
+class Amount(Range):
+    """A count, hours or tokens: 0 or more, up to a million million."""
+
+    least: ClassVar[float] = 0.0
+    most: ClassVar[float] = 1e12
+
+
+class Positive(Amount):
+    """As an amount, but never 0: something is divided by it."""
+
+    may_be_least: ClassVar[bool] = False
+
+
+class Money(Amount):
+    """An amount in the case's currency."""
+
+
+class Share(Range):
+    """A fraction, 0 to 1."""
+
+    least: ClassVar[float] = 0.0
+    most: ClassVar[float] = 1.0
+
+
+class Gain(Range):
+    """A difference of two fractions, -1 to 1."""
+
+    least: ClassVar[float] = -1.0
+    most: ClassVar[float] = 1.0
+
+
+class Hosted(Frozen):
+    """Served by somebody else, who is paid by the token."""
+
+    input_price_per_million_tokens: Money = Field(title="price of a million tokens in")
+    output_price_per_million_tokens: Money = Field(title="price of a million tokens out")
+
+
+class SelfServed(Frozen):
+    """Served by oneself on rented or own devices.
+
+    hours_per_month: how long they run whatever the traffic (730: always on); where the calls need longer, that counts.
+    Rates are those of all devices together, under the load that they will have. price_per_hour: of one device; None
+    takes it from the table of prices.
+    """
+
+    device: str | None = None
+    num_devices: Annotated[int, Field(ge=1, le=10_000)] = 1
+    market: Market | None = None
+    price_per_hour: Money | None = Field(default=None, title="price of a serving device an hour")
+    hours_per_month: Amount = Field(title="hours a month that serving devices run")
+    input_tokens_per_second: Positive = Field(title="tokens a second that serving reads")
+    output_tokens_per_second: Positive = Field(title="tokens a second that serving writes")
+
+
+class Way(Frozen):
+    """How calls are answered, and what a call costs that way; at most one of the three is given."""
+
+    hosted: Hosted | None = None
+    self_served: SelfServed | None = None
+    cost_per_call: Money | None = Field(default=None, title="cost of a call")
+    accuracy: Share | None = Field(default=None, title="accuracy")
+
+
+class Today(Way):
+    """What is done now. All else is counted against it."""
+
+
+class Changed(Way):
+    """Another way than today's; where it does not say how it is served, it is served like today's.
+
+    gain: its accuracy less today's. input_tokens, output_tokens: of a call; None leaves them as today.
+    """
+
+    gain: Gain | None = Field(default=None, title="accuracy gained")
+    input_tokens: Amount | None = Field(default=None, title="tokens in a call")
+    output_tokens: Amount | None = Field(default=None, title="tokens out a call")
+
+
+class Tuned(Changed):
+    """The tuned model. saved_prompt_tokens: what a prompt is shorter by, since it needs no examples any more."""
+
+    saved_prompt_tokens: Amount | None = Field(default=None, title="prompt tokens saved a call")
+
+
+class Alternative(Changed):
+    """Something plainer than training. Hours and cost are those of setting it up; hours cost the rate of people."""
+
+    extra_prompt_tokens: Amount | None = Field(default=None, title="prompt tokens added a call")
+    work_hours: Amount = Field(default=Amount.exactly(0), title="hours of work")
+    cost: Money = Field(default=Money.exactly(0), title="cost of setting up")
+    cost_per_month: Money = Field(default=Money.exactly(0), title="further cost a month")
+
+
+class Calls(Frozen):
+    """How often the model is asked, how long a call of today is, and what one more correct answer is worth."""
+
+    per_month: Amount = Field(title="calls a month")
+    input_tokens: Amount = Field(title="tokens in a call today")
+    output_tokens: Amount = Field(title="tokens out a call today")
+    value_of_one_more_correct: Money = Field(title="value of one more correct answer")
+
+
+class People(Frozen):
+    """Hours of people until the model is ready. Each must be said, if only as 0: they are what is forgotten."""
+
+    rate_per_hour: Money = Field(title="rate of people an hour")
+    preparation_hours: Amount = Field(title="hours of preparing data")
+    annotation_hours: Amount = Field(title="hours of annotating")
+    review_hours: Amount = Field(title="hours of reviewing")
+
+
+class TrainingCost(Frozen):
+    """What training costs: one sum, or devices and hours. num_trials: how often it is done until it is right."""
+
+    cost: Money | None = Field(default=None, title="cost of training")
+    device: str | None = None
+    num_devices: Annotated[int, Field(ge=1, le=100_000)] = 1
+    market: Market | None = None
+    hours: Amount | None = Field(default=None, title="hours of one training")
+    price_per_hour: Money | None = Field(default=None, title="price of a training device an hour")
+    num_trials: Positive = Field(default=Positive.exactly(1), title="trainings until it is right")
+
+
+class EvaluationCost(Frozen):
+    """What judging costs, the first time and after each retraining."""
+
+    hours: Amount = Field(default=Amount.exactly(0), title="hours of evaluating")
+    cost: Money = Field(default=Money.exactly(0), title="cost of evaluating")
+
+
+class Upkeep(Frozen):
+    """What the tuned model costs once it is in use. retrain_every_months: None, never."""
+
+    retrain_every_months: Positive | None = Field(default=None, title="months between retrainings")
+    work_hours_per_retraining: Amount = Field(default=Amount.exactly(0), title="hours of work a retraining")
+    review_hours_per_month: Amount = Field(default=Amount.exactly(0), title="hours of reviewing a month")
+    cost_per_month: Money = Field(default=Money.exactly(0), title="further upkeep a month")
+
+
+class Alternatives(Frozen):
+    """The plain ways, as far as they were thought of. Doing nothing is always among them."""
+
+    better_prompt: Alternative | None = None
+    few_shot: Alternative | None = None
+    bigger_model: Alternative | None = None
+
+
+class FromVerdict(Frozen):
+    """How an evaluation is read, where gains are measured instead of assumed.
+
+    metric: None, the one that its verdict rests on. correct_per_point: how many more answers are correct, as a
+    fraction, where the metric rises by 1; needed where the metric is no share of correct answers. today: which judged
+    system is today's way.
+    """
+
+    metric: str | None = None
+    correct_per_point: Amount | None = Field(default=None, title="correct answers a point of the metric")
+    today: JudgedAs = "base"
+
+
+class Case(Frozen):
+    """One question: is it worth it here? docs/worth.md explains every key.
+
+    currency_per_usd: what a dollar costs, where prices of the table are used in another currency. budget: the most
+    that may be spent before the model is in use. seed: of the random draws.
+    """
+
+    name: str
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="three capital letters, such as USD")]
+    currency_per_usd: Positive | None = Field(default=None, title="currency a US dollar")
+    horizon_months: Annotated[int, Field(ge=1, le=120)] = 12
+    months_until_launch: Amount = Field(default=Amount.exactly(0), title="months until it is in use")
+    budget: Money | None = Field(default=None, title="budget")
+    calls: Calls
+    today: Today
+    tuned: Tuned
+    people: People
+    training: TrainingCost
+    evaluation: EvaluationCost = EvaluationCost()
+    upkeep: Upkeep = Upkeep()
+    alternatives: Alternatives = Alternatives()
+    verdict: FromVerdict = FromVerdict()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+class Measured(Frozen):
+    """A measured figure with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class MeasuredGains(Frozen):
+    """What an evaluation says about the case, in points of one metric.
+
+    tuned: the tuned model less today's way. over_few_shot: the tuned model less the base with examples in its prompt,
+    paired on the same rows; None where that is today's way, or was not judged.
+    today_value: today's way by the metric, where the metric is a share of correct answers. shot_tokens: mean tokens
+    that the few-shot examples add to a prompt; None where nothing was shown. notes: what it rests on.
+    """
+
+    evaluation_id: str
+    run_id: str | None
+    metric: str
+    metric_title: str
+    is_share_of_correct: bool
+    num_rows: int
+    today: str
+    tuned: Measured
+    over_few_shot: Measured | None
+    today_value: float | None
+    shot_tokens: float | None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,133 @@
+"""Which examples begin alike, so that training can compute their common beginning once a micro-batch.
+
+A system prompt, a few-shot header or a long instruction stands in front of every example of many files. Examples with
+the same beginning form a family; a micro-batch of one family computes that beginning once (train/prefix_attention.py),
+and all of its examples attend to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.core.dataset import TokenisedExample
+
+LEAST_TOKENS: Final = 16
+"""Shorter beginnings are not worth the second attention product."""
+
+MICRO_BATCH_TOKENS: Final = 100
+"""What one micro-batch more costs, in tokens: thinner products, one more call of every layer (docs/log.md)."""
+
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Families:
+    """The family of each example and the beginning it shares.
+
+    families: int64 [n], a number for each family, -1 where an example belongs to none. prefix_tokens: int64 [n], the
+    length of its family's common beginning, 0 where it belongs to none.
+    """
+
+    families: I64
+    prefix_tokens: I64
+
+    @property
+    def num_families(self) -> int:
+        """How many families there are."""
+        return int(self.families.max(initial=-1)) + 1
+
+
+def shareable_tokens(example: TokenisedExample) -> int:
+    """How many tokens from the start may be shared: up to the first learned one, and never all of them.
+
+    The prediction of the first learned token comes from the token before it, which may be shared: each example
+    adds its own loss there.
+    """
+    first = example.loss_mask.find(1)
+    return min(example.num_tokens - 1, first if first >= 0 else example.num_tokens)
+
+
+def common_tokens(examples: Sequence[TokenisedExample]) -> int:
+    """The length in tokens of the beginning that all of the examples share and may share."""
+    longest = min(shareable_tokens(e) for e in examples)
+    first = np.frombuffer(examples[0].input_ids, dtype=np.int32)
+    for example in examples[1:]:
+        if not longest:
+            break
+        ids = np.frombuffer(example.input_ids, dtype=np.int32)
+        differs = np.flatnonzero(ids[:longest] != first[:longest])
+        longest = int(differs[0]) if len(differs) else longest
+    return longest
+
+
+def find_families(examples: Sequence[TokenisedExample], *, global_batch_size: int) -> Families:
+    """The families that save the most tokens a step, when steps draw `global_batch_size` examples at random.
+
+    Sorted by their tokens, examples that begin alike stand side by side, and the common beginnings of neighbours span a
+    tree of nested groups (an LCP interval tree: Abouelhoda, Kurtz & Ohlebusch, 2004, doi:10.1016/S1570-8667(03)00065-0,
+    section 2). A group of m of the n examples with P common tokens saves P * (m * global_batch_size / n - 1) tokens a
+    step, and costs a micro-batch of its own (100 tokens' worth); each node of the tree is one family or leaves it to
+    its parts, whichever saves more. Linear time after sorting.
+    """
+    num = len(examples)
+    shareable = [shareable_tokens(e) for e in examples]
+    keys = [bytes(memoryview(e.input_ids).cast("B")[: 4 * n]) for e, n in zip(examples, shareable, strict=True)]
+    order = sorted(range(num), key=keys.__getitem__)
+    common = [_common_tokens(keys[order[i]], keys[order[i + 1]]) for i in range(num - 1)]
+    families = np.full(num, -1, dtype=np.int64)
+    prefix_tokens = np.zeros(num, dtype=np.int64)
+    per_example = global_batch_size / num if num else 0.0
+    for number, (start, stop, length) in enumerate(_best_groups(common, per_example)):
+        members = order[start:stop]
+        families[members], prefix_tokens[members] = number, length
+    return Families(families, prefix_tokens)
+
+
+def _common_tokens(one: bytes, other: bytes) -> int:
+    size = min(len(one), len(other))
+    if one[:size] == other[:size]:
+        return size // 4
+    left, right = np.frombuffer(one, np.int32, size // 4), np.frombuffer(other, np.int32, size // 4)
+    return int(np.flatnonzero(left != right)[0])
+
+
+@dataclass(slots=True)
+class _Node:
+    """An open interval of the sorted examples: from `start`, with `length` common tokens; what its parts save."""
+
+    start: int
+    length: int
+    saved: float
+    groups: list[tuple[int, int, int]]
+
+
+def _best_groups(common: Sequence[int], per_example: float) -> list[tuple[int, int, int]]:
+    """Disjoint (start, stop, common tokens) in sorted order. common: of each example and its follower."""
+    stack = [_Node(0, 0, 0.0, [])]
+    for i in range(len(common) + 1):
+        length = common[i] if i < len(common) else 0
+        start = i
+        part: _Node | None = None
+        while stack[-1].length > length:
+            part = _closed(stack.pop(), i + 1, per_example)
+            start = part.start
+            if stack[-1].length >= length:
+                stack[-1].saved += part.saved
+                stack[-1].groups += part.groups
+                part = None
+        if length > stack[-1].length:
+            stack.append(_Node(start, length, part.saved if part else 0.0, part.groups if part else []))
+    return stack[0].groups
+
+
+def _closed(node: _Node, stop: int, per_example: float) -> _Node:
+    """The node with the better of two: one family, or the families of its parts."""
+    saved = node.length * ((stop - node.start) * per_example - 1) - MICRO_BATCH_TOKENS
+    if node.length >= LEAST_TOKENS and saved > node.saved:
+        node.saved, node.groups = saved, [(node.start, stop, node.length)]
+    return node

@@ -1,0 +1,216 @@
+"""A power law through a few points, and how far it can be trusted.
+
+L(n) = a + b * n ** -c (Hestness et al., 2017, "Deep Learning Scaling is Predictable, Empirically", arXiv:1712.00409).
+Given c the law is linear in a and b, so c is searched on a grid and a, b >= 0 follow. Intervals are those of a
+parametric bootstrap (Efron & Tibshirani, 1993, "An Introduction to the Bootstrap", section 6.5): the points are drawn
+again around the fit with the noise that the residuals show, which itself is drawn anew since few residuals show it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t
+
+from luthier.core.cost import Estimate
+from luthier.core.errors import RequestError
+from luthier.core.learning_curve import CurveFit, CurvePoint, Gain
+
+LEAST_SIZES: Final = 3
+LEAST_POINTS: Final = 4
+_NUM_UNKNOWNS: Final = 3
+_EXPONENTS: Final = np.geomspace(0.02, 2.0, 120)
+_NUM_DRAWS: Final = 2000
+_LITTLE: Final = 0.01
+"""Twice the rows for less than a hundredth of the loss: enough of them."""
+_MOST_TIMES: Final = 1024
+_UNCLEAR_RATIO: Final = 4.0
+_SAME_SIZE: Final = 1.05
+
+Floats = NDArray[np.float64]
+_Law = tuple[float, float, float]
+Word = Literal["useful", "flat", "rising", "unclear"]
+
+
+def fit_power_law(points: Sequence[CurvePoint], *, seed: int = 0) -> CurveFit:
+    """The law through the points, with 95% intervals.
+
+    Raises RequestError for fewer than four points, fewer than three sizes, or a point that is no number.
+    """
+    _check(points)
+    sizes, losses = _arrays(points)
+    (floor, scale, exponent), drawn, noise = _bootstrap(sizes, losses, seed)
+    rows = round(float(sizes.max()))
+    gains = tuple(_gain((floor, scale, exponent), drawn, rows, more) for more in _steps(rows))
+    word, words = _judged(sizes, losses, noise, gains, rows)
+    return CurveFit(
+        word=word,
+        words=words,
+        floor=_interval(floor, drawn[0]),
+        scale=scale,
+        exponent=_interval(exponent, drawn[2]),
+        noise=noise,
+        num_rows=rows,
+        gains=gains,
+        enough_rows=_enough(floor, scale, exponent, rows) if word == "useful" else None,
+    )
+
+
+def curve_band(points: Sequence[CurvePoint], at_rows: Floats, *, seed: int = 0) -> tuple[Floats, Floats, Floats]:
+    """Fitted loss at each number of rows, and the ends of its 95% interval, for a chart. Raises as `fit_power_law`."""
+    _check(points)
+    law, (floors, scales, exponents), _ = _bootstrap(*_arrays(points), seed)
+    curves = floors[:, None] + scales[:, None] * at_rows[None] ** -exponents[:, None]
+    low, high = np.percentile(curves, [2.5, 97.5], axis=0)
+    return law[0] + law[1] * at_rows ** -law[2], low, high
+
+
+def _arrays(points: Sequence[CurvePoint]) -> tuple[Floats, Floats]:
+    return np.array([float(point.num_rows) for point in points]), np.array([point.loss for point in points])
+
+
+def _bootstrap(sizes: Floats, losses: Floats, seed: int) -> tuple[_Law, tuple[Floats, Floats, Floats], float]:
+    """The best law, those of the points drawn anew, and the noise of a point."""
+    floor, scale, exponent = (float(values[0]) for values in _fit(sizes, losses[None]))
+    fitted = floor + scale * sizes**-exponent
+    freedom = len(sizes) - _NUM_UNKNOWNS
+    noise = math.sqrt(float(np.sum((losses - fitted) ** 2)) / freedom)
+    draw = np.random.default_rng(seed)
+    noises = noise * np.sqrt(freedom / draw.chisquare(freedom, size=(_NUM_DRAWS, 1)))
+    drawn = _fit(sizes, fitted + noises * draw.standard_normal((_NUM_DRAWS, len(sizes))))
+    return (floor, scale, exponent), drawn, noise
+
+
+def _check(points: Sequence[CurvePoint]) -> None:
+    num_sizes = len(set(_alike(_arrays(points)[0]).tolist()))
+    if len(points) < LEAST_POINTS or num_sizes < LEAST_SIZES:
+        raise RequestError(
+            f"{len(points)} points of {num_sizes} sizes",
+            expected=f"at least {LEAST_POINTS} points of {LEAST_SIZES} sizes: a power law has three unknowns",
+            do="let more of the runs come to their end",
+        )
+    bad = [point for point in points if not (math.isfinite(point.loss) and point.loss > 0 and point.num_rows > 0)]
+    if bad:
+        raise RequestError(
+            f"a loss of {bad[0].loss} at {bad[0].num_rows} rows",
+            expected="a finite loss above 0 at a number of rows above 0",
+            do="look at that run: it may have diverged",
+        )
+
+
+def _fit(sizes: Floats, losses: Floats) -> tuple[Floats, Floats, Floats]:
+    """Floors, scales and exponents [draws] of the best laws through losses [draws, points]; floor and scale >= 0."""
+    mean_loss = losses.mean(axis=1, keepdims=True)
+    best = np.full(len(losses), np.inf)
+    found = [np.zeros(len(losses)) for _ in range(3)]
+    unit = sizes / sizes.min()  # powers near 1, so that nothing is lost to rounding
+    for exponent in _EXPONENTS:
+        powers = unit**-exponent
+        centred = powers - powers.mean()
+        scale = np.maximum((losses - mean_loss) @ centred / (centred @ centred), 0.0)
+        floor = mean_loss[:, 0] - scale * powers.mean()
+        below = floor < 0
+        scale = np.where(below, losses @ powers / (powers @ powers), scale)
+        floor = np.maximum(floor, 0.0)
+        error = np.sum((losses - floor[:, None] - scale[:, None] * powers[None]) ** 2, axis=1)
+        better = error < best
+        best = np.where(better, error, best)
+        for kept, new in zip(
+            found, (floor, scale * sizes.min() ** exponent, np.full(len(losses), exponent)), strict=True
+        ):
+            kept[better] = new[better]
+    return found[0], found[1], found[2]
+
+
+def _gain(law: _Law, drawn: tuple[Floats, Floats, Floats], rows: int, more: int) -> Gain:
+    def at(floor: Floats | float, scale: Floats | float, exponent: Floats | float, size: int) -> Floats:
+        return np.asarray(floor + scale * float(size) ** -np.asarray(exponent))
+
+    then, now = at(*law, rows + more), at(*law, rows)
+    many_then = at(*drawn, rows + more)
+    return Gain(
+        more_rows=more,
+        loss=_interval(float(then), many_then),
+        bought=_interval(float(now - then), at(*drawn, rows) - many_then),
+    )
+
+
+def _interval(value: float, draws: Floats) -> Estimate:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def _steps(rows: int) -> tuple[int, int, int]:
+    """More rows to tell of: about a quarter more, as a round number; twice as many; four times as many."""
+    wanted = max(1.0, rows / 4)
+    unit = 10 ** math.floor(math.log10(wanted))
+    return max(step * unit for step in (1, 2, 5) if step * unit <= wanted), rows, 3 * rows
+
+
+def _judged(sizes: Floats, losses: Floats, noise: float, gains: Sequence[Gain], rows: int) -> tuple[Word, str]:
+    """Whether the law is good to act on, and if not, why."""
+    alike = _alike(sizes)
+    first, last = losses[alike == 0], losses[alike == alike.max()]
+    fall = float(first.mean() - last.mean())
+    of_two_means = math.sqrt(1 / len(first) + 1 / len(last))
+    doubt = float(t.ppf(0.975, len(sizes) - _NUM_UNKNOWNS)) * noise * of_two_means
+    from_to = f"from {round(float(sizes.min())):,} to {rows:,} rows"
+    # a law that only falls leaves a rise among the residuals, so here the noise is that of runs of one size
+    if fall < -min(doubt, _between_repeats(sizes, losses) * of_two_means):
+        return "rising", (
+            f"the fit says nothing: the loss rises by {-fall:.3g} {from_to}; more rows are not what is missing here "
+            "(look at the learning rate, and at whether the rows are alike)"
+        )
+    if fall <= doubt:
+        return "flat", (
+            f"the fit says nothing: {from_to} the loss falls by {fall:.3g}, no more than the noise lets expect "
+            f"({doubt:.3g}); either more rows of this kind would buy nothing, or more runs would be needed to see what"
+        )
+    twice = gains[1].bought
+    if twice.high > _UNCLEAR_RATIO * max(twice.low, 1e-12):
+        return "unclear", (
+            f"the fit says little: twice the rows would buy between {twice.low:.2g} and {twice.high:.2g}, "
+            "too wide a range to act on"
+        )
+    some = gains[0]
+    return "useful", (
+        f"{some.more_rows:,} more rows would buy about {some.bought.value:.2g} nats a learned token "
+        f"[{some.bought.low:.2g}, {some.bought.high:.2g}], twice the rows {twice.value:.2g} "
+        f"[{twice.low:.2g}, {twice.high:.2g}]"
+    )
+
+
+def _alike(sizes: Floats) -> NDArray[np.int64]:
+    """Which sizes are one but for rounding: a number for each, the same for sizes within a twentieth of each other."""
+    order = np.argsort(sizes, kind="stable")
+    numbers = np.zeros(len(sizes), dtype=np.int64)
+    number = 0
+    for before, index in pairwise(order):
+        number += int(sizes[index] > _SAME_SIZE * sizes[before])
+        numbers[index] = number
+    return numbers
+
+
+def _between_repeats(sizes: Floats, losses: Floats) -> float:
+    """How far a run may lie from others of its size at 95%; infinite where no size has two."""
+    alike = _alike(sizes)
+    freedom = len(sizes) - len(np.unique(alike))
+    if not freedom:
+        return math.inf
+    squares = sum(float(np.sum((losses[alike == n] - losses[alike == n].mean()) ** 2)) for n in np.unique(alike))
+    return float(t.ppf(0.975, freedom)) * math.sqrt(squares / freedom)
+
+
+def _enough(floor: float, scale: float, exponent: float, rows: int) -> int | None:
+    """The number of rows from which twice as many buy less than a hundredth of the loss."""
+    for quarter in range(4 * round(math.log2(_MOST_TIMES)) + 1):
+        size = rows * 2 ** (quarter / 4)
+        falling = scale * size**-exponent
+        if falling * (1 - 2**-exponent) < _LITTLE * (floor + falling):
+            return round(size)
+    return None

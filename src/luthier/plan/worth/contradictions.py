@@ -1,0 +1,253 @@
+"""Figures of a case that cannot all be true at once, or that would change nothing: each one is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from luthier.core.errors import RequestError
+from luthier.core.worth import Alternative, Case, Changed, FromVerdict, MeasuredGains, Tuned, Way
+
+_SAME: Final = 5e-4
+_SERVED: Final = ("hosted", "self_served", "cost_per_call")
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """What the case says, what it could say, and what to do about it."""
+
+    came: str
+    expected: str
+    do: str
+
+
+def check_case(case: Case, measured: MeasuredGains | None) -> None:
+    """Refuse a case that contradicts itself or what was measured; all places are told. Raises RequestError."""
+    found = list(contradictions(case, measured))
+    if not found:
+        return
+    if len(found) == 1:
+        raise RequestError(f"case {case.name}: {found[0].came}", expected=found[0].expected, do=found[0].do)
+    lines = [f"    {one.came}; expected {one.expected}; {one.do}" for one in found]
+    raise RequestError(
+        "\n".join([f"case {case.name} has {len(found)} problems:", *lines]),
+        expected="figures that can all be true at once",
+        do="correct the places named",
+    )
+
+
+def contradictions(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction]:
+    """Every contradiction of a case, in the order of its keys."""
+    yield from _currency(case)
+    yield from _ways(case)
+    yield from _gains(case, measured)
+    yield from _tokens(case, measured)
+    yield from _training(case)
+
+
+def _currency(case: Case) -> Iterator[Contradiction]:
+    rate = case.currency_per_usd
+    if case.currency == "USD" and rate is not None and (rate.low, rate.high) != (1.0, 1.0):
+        yield Contradiction(
+            f"currency is USD and currency_per_usd is {rate.typical:g}",
+            "a dollar that costs one dollar",
+            "take currency_per_usd out, or correct the currency",
+        )
+
+
+def _ways(case: Case) -> Iterator[Contradiction]:
+    if not _given(case.today):
+        yield Contradiction(
+            "today does not say what a call costs",
+            f"one of {', '.join(_SERVED)}",
+            "where no model is called today, write today: {cost_per_call: 0}",
+        )
+    for key, way in _all_ways(case):
+        given = _given(way)
+        if len(given) > 1:
+            yield Contradiction(
+                f"{key} has {' and '.join(given)}", f"one of {', '.join(_SERVED)}", "leave the one that is true"
+            )
+        if way.self_served is not None:
+            yield from _priced(f"{key}.self_served", way.self_served)
+        if given == ["cost_per_call"] and (useless := _tokens_of(way)):
+            yield Contradiction(
+                f"{key} has cost_per_call and {useless[0]}, which then changes nothing",
+                "tokens only where they are paid for",
+                f"take {key}.{useless[0]} out, or say hosted or self_served prices",
+            )
+    bigger = case.alternatives.bigger_model
+    if bigger is not None and not _given(bigger):
+        yield Contradiction(
+            "alternatives.bigger_model does not say what a call costs, so it would cost what today's model costs",
+            f"one of {', '.join(_SERVED)}",
+            "say the bigger model's own prices",
+        )
+
+
+def _gains(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction]:
+    if measured is not None:
+        yield from _assumed_beside_measured(case, measured)
+    elif case.tuned.gain is None and (case.tuned.accuracy is None or case.today.accuracy is None):
+        yield Contradiction(
+            "no gain of the tuned model is given",
+            "tuned.gain, or today.accuracy with tuned.accuracy, or a verdict to measure it by",
+            "assume one, or pass --verdict RUN",
+        )
+    elif case.verdict != FromVerdict():
+        yield Contradiction(
+            "gains are assumed, and the keys of verdict then change nothing",
+            "assumed gains or a verdict",
+            "take the verdict's keys out, or the assumed gains and pass --verdict RUN",
+        )
+    for key, way in (("tuned", case.tuned), *_alternatives(case)):
+        yield from _accuracies(case, key, way, measured)
+
+
+def _assumed_beside_measured(case: Case, measured: MeasuredGains) -> Iterator[Contradiction]:
+    assumed: list[tuple[str, Changed]] = [("tuned", case.tuned)]
+    if measured.over_few_shot is not None or case.verdict.today == "few_shot":
+        assumed += [("alternatives.few_shot", way) for way in (case.alternatives.few_shot,) if way is not None]
+    keys = [f"{key}.{name}" for key, way in assumed for name in ("accuracy", "gain") if getattr(way, name) is not None]
+    keys += ["today.accuracy"] if case.today.accuracy is not None else []
+    if keys:
+        yield Contradiction(
+            f"{', '.join(keys)} assumed, and evaluation {measured.evaluation_id} measured it",
+            "gains that are assumed or measured, not both",
+            f"take {' and '.join(keys)} out of the case, or leave --verdict out",
+        )
+    if case.verdict.today == "few_shot" and case.alternatives.few_shot is not None:
+        yield Contradiction(
+            "verdict.today is few_shot, and alternatives.few_shot is there too",
+            "few-shot as today's way or as an alternative to it",
+            "take alternatives.few_shot out",
+        )
+    if measured.is_share_of_correct and case.verdict.correct_per_point is not None:
+        yield Contradiction(
+            f"verdict.correct_per_point is given, and {measured.metric_title} is itself a share of correct answers",
+            "correct_per_point for other metrics only",
+            "take verdict.correct_per_point out",
+        )
+
+
+def _accuracies(case: Case, key: str, way: Changed, measured: MeasuredGains | None) -> Iterator[Contradiction]:
+    today, gain, accuracy = case.today.accuracy, way.gain, way.accuracy
+    is_measured = measured is not None and (key == "tuned" or _is_measured(key, measured))
+    if gain is None and accuracy is None and not is_measured and key != "tuned":
+        yield Contradiction(f"{key} has neither gain nor accuracy", "one of them", "say what it would gain over today")
+    if gain is None and accuracy is not None and today is None and key != "tuned":
+        yield Contradiction(
+            f"{key}.accuracy is given and today's is not", "today.accuracy beside it, or a gain", f"give {key}.gain"
+        )
+    if gain is not None and accuracy is not None and today is not None:
+        between = accuracy.typical - today.typical
+        if abs(between - gain.typical) > _SAME:
+            yield Contradiction(
+                f"{key}.accuracy {accuracy.typical:g} less today.accuracy {today.typical:g} is {between:+.4g}, and "
+                f"{key}.gain is {gain.typical:+g}",
+                "a gain that is the difference of the two accuracies",
+                f"take {key}.gain out, or correct one of the three",
+            )
+    if gain is not None and accuracy is not None and today is None:
+        yield Contradiction(
+            f"{key} has gain and accuracy, and today.accuracy is missing",
+            "the gain alone, or both accuracies",
+            f"take {key}.accuracy out, or add today.accuracy",
+        )
+    if gain is not None and today is not None and not (today.low + gain.low >= 0 and today.high + gain.high <= 1):
+        yield Contradiction(
+            f"today.accuracy {today.low:g} to {today.high:g} with {key}.gain {gain.low:g} to {gain.high:g} leaves 0..1",
+            "an accuracy between 0 and 1 at both ends",
+            f"narrow {key}.gain",
+        )
+
+
+def _tokens(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction]:
+    tuned, room = case.tuned, case.calls.input_tokens
+    if tuned.saved_prompt_tokens is not None and tuned.input_tokens is not None:
+        yield Contradiction(
+            "tuned has saved_prompt_tokens and input_tokens", "one of them", "leave the one that you know"
+        )
+    saved = tuned.saved_prompt_tokens
+    if saved is not None and saved.high > room.low:
+        yield Contradiction(
+            f"tuned.saved_prompt_tokens up to {saved.high:,g}, and a call has {room.low:,g} tokens in at the least",
+            "fewer tokens saved than a call has",
+            "correct tuned.saved_prompt_tokens or calls.input_tokens",
+        )
+    shown = measured.shot_tokens if measured is not None and case.verdict.today == "few_shot" else None
+    if shown is not None and saved is None and tuned.input_tokens is None and shown > room.low:
+        yield Contradiction(
+            f"the examples in the prompt have {shown:,.0f} tokens as judged, and calls.input_tokens is {room.low:,g}",
+            "tokens of a call that include the examples",
+            "correct calls.input_tokens, or say tuned.saved_prompt_tokens",
+        )
+    for key, way in _alternatives(case):
+        if way.extra_prompt_tokens is not None and way.input_tokens is not None:
+            yield Contradiction(f"{key} has extra_prompt_tokens and input_tokens", "one of them", "leave one of them")
+
+
+def _training(case: Case) -> Iterator[Contradiction]:
+    training, upkeep = case.training, case.upkeep
+    parts = [name for name in ("device", "hours", "price_per_hour", "market") if getattr(training, name) is not None]
+    if training.cost is not None and parts:
+        yield Contradiction(
+            f"training has cost and {', '.join(parts)}", "one sum, or devices and hours", "leave the one that you know"
+        )
+    elif training.cost is None and training.hours is None:
+        yield Contradiction(
+            "training says neither cost nor hours",
+            "cost, or hours with a device or its price_per_hour",
+            "write for example training: {device: a100-80g, num_devices: 4, hours: 24}",
+        )
+    elif training.cost is None:
+        yield from _priced("training", training)
+    if upkeep.retrain_every_months is None and upkeep.work_hours_per_retraining.high > 0:
+        yield Contradiction(
+            "upkeep.work_hours_per_retraining is given and retrain_every_months is not",
+            "both, or neither",
+            "say how often it is trained again",
+        )
+
+
+def _priced(key: str, devices: object) -> Iterator[Contradiction]:
+    device, price, market = (getattr(devices, name) for name in ("device", "price_per_hour", "market"))
+    if device is None and price is None:
+        yield Contradiction(
+            f"{key} has neither device nor price_per_hour", "one of them", "name a device of the table, or its price"
+        )
+    if price is not None and market is not None:
+        yield Contradiction(
+            f"{key} has price_per_hour and market {market}, which then changes nothing",
+            "market only where the price is taken from the table",
+            f"take {key}.market out, or {key}.price_per_hour",
+        )
+
+
+def _all_ways(case: Case) -> Iterator[tuple[str, Way]]:
+    yield "today", case.today
+    yield "tuned", case.tuned
+    yield from _alternatives(case)
+
+
+def _alternatives(case: Case) -> Iterator[tuple[str, Alternative]]:
+    for name in ("better_prompt", "few_shot", "bigger_model"):
+        way = getattr(case.alternatives, name)
+        if way is not None:
+            yield f"alternatives.{name}", way
+
+
+def _given(way: Way) -> list[str]:
+    return [name for name in _SERVED if getattr(way, name) is not None]
+
+
+def _tokens_of(way: Way) -> list[str]:
+    names: tuple[str, ...] = ("input_tokens", "output_tokens") if isinstance(way, Changed) else ()
+    names += ("saved_prompt_tokens",) if isinstance(way, Tuned) else ()
+    names += ("extra_prompt_tokens",) if isinstance(way, Alternative) else ()
+    return [name for name in names if getattr(way, name) is not None]
+
+
+def _is_measured(key: str, measured: MeasuredGains) -> bool:
+    return key.endswith("few_shot") and measured.over_few_shot is not None

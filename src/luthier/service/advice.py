@@ -1,0 +1,41 @@
+"""Use case: which method a prepared recipe should take on this machine or another device."""
+
+from __future__ import annotations
+
+from luthier.core.advice import Advice
+from luthier.core.cost import PriceTable
+from luthier.service.context import Context
+from luthier.service.plans import Prepared
+from luthier.service.quotes import compare_options, device_for
+
+
+def advise(context: Context, prepared: Prepared, *, on: str | None = None, prices: PriceTable | None = None) -> Advice:
+    """The method to take for these rows on a device (None: this machine), within the recipe's budget.
+
+    Raises RequestError for an unknown device.
+    """
+    from luthier.models.structure import read_structure
+    from luthier.plan import advise as rules
+    from luthier.plan.adapter import num_lora_parameters, resolve_targets
+    from luthier.plan.changes import name_of
+    from luthier.plan.workload import work_method
+
+    plan, recipe = prepared.plan, prepared.plan.recipe
+    structure = read_structure(prepared.model.path)
+    asked = recipe.method.targets if recipe.method and recipe.method.targets else "all-linear"
+    targets = resolve_targets(structure, asked)
+    layers = [layer for layer in structure.linear_layers if layer.kind in targets or layer.name.endswith(targets)]
+    name = on or name_of(device_for(None))
+    return rules.advise(
+        compare_options(context, prepared, on=[name], prices=prices),
+        rules.DataFacts(
+            num_examples=plan.data.train.num_examples,
+            num_learned_tokens=plan.data.train.num_trained_tokens,
+            num_steps=plan.training.num_steps,
+            parameters_per_rank=num_lora_parameters(structure, targets, 1),
+            largest_rank=min(min(layer.num_inputs, layer.num_outputs) for layer in layers),
+            asked_rank=(recipe.method.rank or recipe.method.target_rank) if recipe.method else None,
+            asked_method=work_method(recipe.method.name) if recipe.method else None,
+        ),
+        recipe.budget,
+    )

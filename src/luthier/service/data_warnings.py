@@ -1,0 +1,32 @@
+"""What a person should know of the rows of a run before its first step."""
+
+from __future__ import annotations
+
+from luthier.core.events import WarningRaised
+from luthier.core.plan import Plan
+from luthier.core.ports import EventSink
+
+
+def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
+    """What a person should know of the rows before the first step; the report shows it, too."""
+    data, found = plan.data, []
+    for profile in filter(None, (data.train, data.validation, data.held_out)):
+        if profile.num_dropped:
+            found.append((f"dropped_{profile.split}", f"{profile.num_dropped:,} {profile.split} rows were dropped"))
+        if profile.num_truncated:
+            cut = (
+                f"{profile.num_truncated:,} {profile.split} rows were cut at {plan.training.max_length_tokens:,} tokens"
+            )
+            found.append((f"truncated_{profile.split}", cut))
+    if data.num_leaked:
+        found.append(("leakage", f"{data.num_leaked:,} held-out rows also stand in the training rows"))
+    if data.num_same_prompt:
+        message = f"{data.num_same_prompt:,} held-out rows have the prompt of a training row, with another answer"
+        found.append(("same_prompt", message))
+    if data.num_validation_leaked:
+        message = (
+            f"{data.num_validation_leaked:,} validation rows also stand in the training rows: early stopping is blind"
+        )
+        found.append(("validation_leakage", message))
+    for code, message in found:
+        emit(WarningRaised(step=0, code=code, message=message))

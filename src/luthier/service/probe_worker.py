@@ -1,0 +1,157 @@
+"""The process that a probe runs in: real training steps of given shapes, on made-up tokens, timed and weighed.
+
+Reads one JSON document from stdin: `plan`, and `steps`; a step is micro-batches, a micro-batch the tokens that its rows
+share at their start and the rows, a row its tokens and how many of them are learned. Writes "step" after each step and
+at the end one JSON document: `step_seconds`, `peak_memory_bytes` counted as a run's are, and `shares_nothing`, true
+where the model cannot share what it was asked to, so that nothing was run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import LuthierError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from luthier.core.dataset import TokenisedExample
+    from luthier.core.events import Event
+    from luthier.core.plan import Plan
+
+_SEED = 0
+
+
+def main() -> None:
+    """Answer the request on stdin. Errors that Luthier raises on purpose are answered, too."""
+    request = json.loads(sys.stdin.read())
+    try:
+        answer = run(request["plan"], request["steps"])
+    except LuthierError as error:
+        answer = {"error": error.as_json()}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
+    """Train the steps by the plan's settings; returns seconds of each and the peak of memory in bytes."""
+    from luthier.core.threads import wait_briefly
+
+    wait_briefly()
+    import torch
+
+    from luthier.core.plan import Plan
+    from luthier.core.ports import SilentProgress
+    from luthier.train import memory
+    from luthier.train.checkpoint import CheckpointStore
+    from luthier.train.loop import train
+    from luthier.train.model import TrainableModel
+
+    _load_what_a_run_loads()
+    plan = _shortened(Plan.model_validate(plan_document), len(steps))
+    torch.set_num_threads(plan.training.num_threads)
+    memory.forget_peak()
+    model = TrainableModel.load(plan)
+    if any(num_shared for step in steps for num_shared, _ in step) and not model.can_share_prefix():
+        return {"shares_nothing": True}
+    examples, schedule = _made_up(steps, int(model.head.shape[0]))
+    seconds: list[float] = []
+
+    class NoCheckpoints(CheckpointStore):
+        """A probe starts anew and leaves nothing behind."""
+
+        def latest(self) -> tuple[None, list[str]]:
+            return None, []
+
+        def save(self, state: Any, weights: Any, moments: Any, method: Any = None) -> tuple[Path, int]:  # noqa: ARG002
+            return self.folder, 0
+
+    def note(event: Event) -> None:
+        if event.kind == "step":
+            seconds.append(event.seconds)
+            sys.stdout.write("step\n")
+            sys.stdout.flush()
+
+    train(
+        plan,
+        model,
+        examples,
+        [],
+        schedule,
+        NoCheckpoints(Path(), 1),
+        emit=note,
+        stop_requested=lambda: None,
+        progress=SilentProgress(),
+    )
+    return {"step_seconds": seconds, "peak_memory_bytes": _peak(plan), "shares_nothing": False}
+
+
+def _peak(plan: Plan) -> int:
+    import torch
+
+    from luthier.train import memory
+
+    if plan.training.device == "cpu":
+        return memory.peak_memory_bytes()
+    return int(torch.cuda.max_memory_reserved())
+
+
+def _load_what_a_run_loads() -> None:
+    """A run's process has read rows and opened its database before it trains: that is part of its memory."""
+    from importlib import import_module
+
+    for name in ("data.formats", "data.loss_mask", "data.split", "evaluate.few_shot", "models.sources", "store.runs"):
+        import_module(f"luthier.{name}")
+
+
+def _shortened(plan: Plan, num_steps: int) -> Plan:
+    after = {"num_steps": num_steps, "num_warmup_steps": 0, "validate_every_steps": 0, "early_stopping_patience": 0}
+    return plan.model_copy(update={"training": plan.training.model_copy(update=after), "budget": None})
+
+
+class _Given:
+    """A schedule whose steps are given, micro-batch by micro-batch, as indices of examples."""
+
+    def __init__(self, steps: list[tuple[tuple[int, ...], ...]], shared_tokens: dict[int, int]) -> None:
+        self._steps, self._shared_tokens = steps, shared_tokens
+
+    def step(self, step: int) -> tuple[tuple[int, ...], ...]:
+        return self._steps[step]
+
+    def shared_tokens(self, micro_batch: Sequence[int]) -> int:
+        return self._shared_tokens[micro_batch[0]]
+
+    def epoch_of(self, step: int) -> float:
+        return step / len(self._steps)
+
+
+def _made_up(steps: list[Any], vocabulary: int) -> tuple[list[TokenisedExample], _Given]:
+    """Rows of random tokens, the last of each learned, as many as asked for; those of a batch begin alike if asked."""
+    import random
+    from array import array
+
+    from luthier.core.dataset import TokenisedExample
+
+    draw = random.Random(_SEED)  # noqa: S311 - no secret
+    examples: list[TokenisedExample] = []
+    made, shared_tokens = [], {}
+    for step in steps:
+        batches = []
+        for num_shared, rows in step:
+            first = len(examples)
+            shared_tokens[first] = num_shared
+            beginning = array("i", (draw.randrange(vocabulary) for _ in range(num_shared)))
+            for num_tokens, num_learned in rows:
+                ids = beginning + array("i", (draw.randrange(vocabulary) for _ in range(num_tokens - num_shared)))
+                mask = bytes(num_tokens - num_learned) + b"\x01" * num_learned
+                examples.append(TokenisedExample(id=f"probe:{len(examples)}", input_ids=ids, loss_mask=mask))
+            batches.append(tuple(range(first, len(examples))))
+        made.append(tuple(batches))
+    return examples, _Given(made, shared_tokens)
+
+
+if __name__ == "__main__":
+    main()

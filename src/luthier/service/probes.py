@@ -1,0 +1,209 @@
+"""Use case: let this machine say what a step takes. A few real steps at a plan's own shapes calibrate the cost model.
+
+The steps run in a child process, so that peak memory is the run's own and is given back whole. What was measured is
+kept in the home, and every later plan on the same machine, torch, precision and number of threads is predicted by it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.core.errors import WorkError
+from luthier.core.plan import Plan
+from luthier.service.context import Context
+from luthier.service.plans import Prepared
+from luthier.service.probe_store import ProbeKey, ProbeStore, UnreadableProbeError
+
+if TYPE_CHECKING:
+    from luthier.core.cost import Device
+    from luthier.core.ports import Progress
+    from luthier.models.structure import Structure
+    from luthier.plan.calibration import Calibration, Measurement
+
+NUM_TIMED_STEPS = 3
+_NUM_LOOKED_AT = 2000
+_SHOWN_LINES = 8
+_LENGTH_THAT_DOUBLES = 1024
+
+Tell = Callable[[str], None]
+
+
+class ProbeBatch(NamedTuple):
+    """A micro-batch. num_shared_tokens: of the beginning that its rows have in common; rows: tokens, learned tokens."""
+
+    num_shared_tokens: int
+    rows: tuple[tuple[int, int], ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest row."""
+        return max(row[0] for row in self.rows)
+
+    @property
+    def num_computed(self) -> int:
+        """Positions that are computed, padding included and the common beginning once."""
+        return self.num_shared_tokens + len(self.rows) * (self.longest - self.num_shared_tokens)
+
+
+ProbeStep = Sequence[ProbeBatch]
+
+
+def probe(context: Context, prepared: Prepared) -> Calibration:
+    """Run a few steps of a plan on this machine, keep what they took, and fit the cost model to all that is kept.
+
+    One step with the run's largest micro-batch warms up and shows the peak of memory; the steps that are timed are the
+    run's smaller, middle and larger ones. Nothing is saved of what they train.
+
+    Raises WorkError where the steps do not run to their end, with what the child process said.
+    """
+    from luthier.models.structure import read_structure
+    from luthier.plan import calibration, hardware
+    from luthier.plan.devices import this_machine
+
+    device, structure = this_machine(hardware.measure()), read_structure(prepared.model.path)
+    shares = prepared.plan.training.shared_prefix
+    try:
+        steps = probe_steps(prepared, shares_prefix=shares)
+        measured = measure(prepared.plan, structure, device, steps, context.progress)
+    except _NothingSharedError:
+        steps = probe_steps(prepared, shares_prefix=False)
+        measured = measure(prepared.plan, structure, device, steps, context.progress)
+    store = ProbeStore(context.settings.probes_folder)
+    return calibration.fit(device, store.add(key_of(device, prepared.plan), [measured]))
+
+
+def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = None) -> Calibration | None:
+    """The calibration that earlier probes on this machine speak for; None where none has run for this device.
+
+    tell: is told of a file that cannot be used, which is then ignored; a Python warning where it is None.
+    """
+    from luthier.plan import calibration
+
+    try:
+        found = ProbeStore(context.settings.probes_folder).read(key_of(device, plan))
+    except UnreadableProbeError as error:
+        message = f"measurements of an earlier probe are ignored: {error}; `--probe` writes them anew"
+        if tell is None:
+            warnings.warn(message, stacklevel=2)
+        else:
+            tell(message)
+        return None
+    return calibration.fit(device, found) if found else None
+
+
+def key_of(device: Device, plan: Plan) -> ProbeKey:
+    """What a probe of this plan on this device holds for."""
+    from importlib.metadata import version
+
+    return ProbeKey(
+        device=device.title,
+        torch_version=version("torch"),
+        precision=plan.training.precision,
+        num_threads=plan.training.num_threads,
+    )
+
+
+def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
+    """The step with the run's largest micro-batch, then the run's smaller, middle and larger ones, to be timed."""
+    from luthier.service import schedules
+
+    rows = prepared.train.tokenised
+    schedule = schedules.of_training(prepared, shares_prefix=shares_prefix)
+    count = min(prepared.plan.training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
+    made: list[ProbeStep] = [
+        [
+            ProbeBatch(
+                schedule.shared_tokens(batch), tuple((rows[i].num_tokens, rows[i].num_trained_tokens) for i in batch)
+            )
+            for batch in schedule.step(step)
+        ]
+        for step in range(count)
+    ]
+    by_size = sorted(made, key=lambda step: sum(batch.num_computed for batch in step))
+    timed = [by_size[(2 * i + 1) * count // (2 * NUM_TIMED_STEPS)] for i in range(NUM_TIMED_STEPS)]
+    return [max(made, key=lambda step: max(map(_weight, step))), *timed]
+
+
+def measure(
+    plan: Plan, structure: Structure, device: Device, steps: Sequence[ProbeStep], progress: Progress
+) -> Measurement:
+    """Run steps of these shapes by a plan's settings in a child process; the first warms up and is not timed.
+
+    Raises WorkError where the child does not come to its end.
+    """
+    from luthier.plan.calibration import Measurement
+    from luthier.plan.workload import batches_of, workload_of
+
+    answer = _run_child(plan, steps, progress)
+    lengths = [[[row[0] for row in batch.rows] for batch in step] for step in steps]
+    shared = [[batch.num_shared_tokens for batch in step] for step in steps]
+    rows = [row for step in steps[1:] for batch in step for row in batch.rows]
+    learned = sum(row[1] for row in rows) / sum(row[0] for row in rows)
+    batches = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:])
+    whole = batches_of(lengths, learned_fraction=learned, shared=shared)
+    batches = replace(batches, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
+    work = replace(workload_of(plan, structure, device, batches=batches), num_steps=len(steps), generation_rows=0)
+    seconds = answer["step_seconds"][1:]
+    return Measurement(
+        workload=work, step_seconds=sum(seconds) / len(seconds), peak_memory_bytes=answer["peak_memory_bytes"]
+    )
+
+
+def _weight(batch: ProbeBatch) -> float:
+    """By what micro-batches are ranked in memory: attention's part grows with the length of the rows, too."""
+    return batch.num_computed * (1.0 + batch.longest / _LENGTH_THAT_DOUBLES)
+
+
+class _NothingSharedError(Exception):
+    """The model computes something else where a beginning is shared: a run of it shares none."""
+
+
+def _run_child(plan: Plan, steps: Sequence[ProbeStep], progress: Progress) -> dict[str, Any]:
+    command = [sys.executable, "-m", "luthier.service.probe_worker"]
+    request = json.dumps({"plan": plan.model_dump(mode="json"), "steps": steps})
+    answer: dict[str, Any] | None = None
+    with tempfile.TemporaryFile() as log, progress.task("probing", len(steps), "step") as bar:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
+        ) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            try:
+                child.stdin.write(request)
+                child.stdin.close()
+            except BrokenPipeError:
+                pass  # it died early; its exit code and last words tell more
+            try:
+                for line in child.stdout:
+                    if line.strip() == "step":
+                        bar.advance()
+                    elif line.startswith("{"):
+                        answer = json.loads(line)
+            except BaseException:
+                child.kill()
+                raise
+        log.seek(0)
+        said = log.read().decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]
+    if child.returncode != 0 or answer is None or "error" in answer:
+        raise _failed(child.returncode, answer, said)
+    if answer["shares_nothing"]:
+        raise _NothingSharedError
+    return answer
+
+
+def _failed(exit_code: int, answer: dict[str, Any] | None, said: Sequence[str]) -> WorkError:
+    if answer is not None:
+        error = answer["error"]
+        return WorkError(f"the probe failed: {error['came']}", expected=error["expected"], do=error["do"])
+    return WorkError(
+        "\n    ".join([f"the probe's process ended with exit code {exit_code}; it said:", *said]),
+        expected="a few steps of the plan that run to their end",
+        do="exit code -9 means that memory ran out: lower training.micro_batch_tokens; or plan without --probe",
+    )

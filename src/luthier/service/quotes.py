@@ -1,0 +1,209 @@
+"""Use case: the quote of a recipe before it is run, on this machine or on any device of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.cost import Device, Market, Option, PriceTable, Quote
+from luthier.core.errors import RequestError, StorageFullError
+from luthier.service.context import Context
+from luthier.service.plans import Prepared
+
+if TYPE_CHECKING:
+    from luthier.plan.calibration import Calibration
+    from luthier.plan.workload import Batches, Workload
+
+_MOST_STEPS_LOOKED_AT = 2000
+QUOTE_NAME = "quote.json"
+
+
+def quote_of(
+    context: Context,
+    prepared: Prepared,
+    *,
+    on: str | None = None,
+    prices: PriceTable | None = None,
+    market: Market = "on_demand",
+    is_probed: bool = False,
+) -> Quote:
+    """What a prepared recipe comes to.
+
+    on: `cpu` or NAME[:COUNT]; None is this machine. prices: None takes the table that is shipped. is_probed: run a few
+    real steps first, which only this machine can. Earlier probes of this machine are used where there are some.
+
+    Raises RequestError for an unknown device, a device without a price, more devices than a step has rows, and a probe
+    of another device; WorkError where a probe fails.
+    """
+    from luthier.plan.devices import alternatives_to
+    from luthier.plan.prices import load_prices
+    from luthier.plan.quote import make_quote
+
+    device, notes = device_for(on), list[str]()
+    if is_probed and not _is_here(device):
+        raise _not_here(str(on))
+    calibration = _calibration(context, prepared, device, is_probed, notes.append)
+    data, workload_on = prepared.plan.data, workloads_of(prepared)
+    splits = (data.train, data.validation, data.held_out)
+    return make_quote(
+        workload_on,
+        device,
+        longest_tokens=max(row.num_tokens for row in prepared.train.tokenised),
+        num_rows=sum(split.num_examples for split in splits if split is not None),
+        num_tokens=round(prepared.plan.training.num_steps * workload_on(device).batches.num_tokens),
+        prices=prices if prices is not None else load_prices(),
+        market=market,
+        calibration=calibration,
+        other_devices=alternatives_to(device),
+        notes=notes,
+    )
+
+
+def compare_options(
+    context: Context,
+    prepared: Prepared,
+    *,
+    on: Sequence[str] = (),
+    prices: PriceTable | None = None,
+    market: Market = "on_demand",
+    is_probed: bool = False,
+) -> tuple[Option, ...]:
+    """Every method on every device, those that fit first, the cheapest first.
+
+    on: device names; none takes this machine and one of each in the table.
+    Raises RequestError for an unknown device, and for more devices than a step has rows; WorkError where a probe fails.
+    """
+    from luthier.plan import options
+    from luthier.plan.devices import accelerators
+    from luthier.plan.prices import load_prices
+
+    here = device_for(None)
+    devices = [device_for(name) for name in on] if on else [here, *accelerators()]
+    devices = list({(device.name, device.num_devices): device for device in devices}.values())
+    if is_probed and not any(_is_here(device) for device in devices):
+        raise _not_here(", ".join(on))
+    calibrations = {}
+    for device in devices:
+        found = _calibration(context, prepared, device, is_probed and _is_here(device), lambda _: None)
+        if found is not None:
+            calibrations[device.title] = found
+    return options.compare(
+        workloads_of(prepared),
+        devices,
+        longest_tokens=max(row.num_tokens for row in prepared.train.tokenised),
+        prices=prices if prices is not None else load_prices(),
+        market=market,
+        calibrations=calibrations,
+    )
+
+
+def device_for(name: str | None) -> Device:
+    """The device of a name, or of this machine where there is none. Raises RequestError for one that nobody knows."""
+    from luthier.plan import hardware
+    from luthier.plan.devices import device_of, this_machine
+
+    return this_machine(hardware.measure()) if name is None else device_of(name, hardware.measure())
+
+
+def workloads_of(prepared: Prepared) -> Callable[[Device], Workload]:
+    """The run as each device would carry it out, its batches counted from the very rows."""
+    from luthier.models.structure import read_structure
+    from luthier.plan.described import refuse_idle_devices
+    from luthier.plan.workload import workload_of
+
+    plan, structure = prepared.plan, read_structure(prepared.model.path)
+    known: dict[tuple[int, int], Batches] = {}
+
+    def on(device: Device) -> Workload:
+        refuse_idle_devices(min(plan.training.global_batch_size, plan.data.train.num_examples), device)
+        key = (_micro_batch_tokens(prepared, device), device.num_devices)
+        if key not in known:
+            known[key] = exact_batches(prepared, micro_batch_tokens=key[0], num_devices=key[1])
+        return workload_of(plan, structure, device, batches=known[key])
+
+    return on
+
+
+def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: int = 1) -> Batches:
+    """The batches of the run's own schedule, up to its first 2,000 steps; devices share the rows of a step evenly."""
+    from luthier.plan.workload import batches_of
+    from luthier.service import schedules
+
+    training, rows = prepared.plan.training, prepared.train.tokenised
+    schedule = schedules.of_training(
+        prepared, shares_prefix=training.shared_prefix, micro_batch_tokens=micro_batch_tokens
+    )
+    steps = []
+    for number in range(min(training.num_steps, _MOST_STEPS_LOOKED_AT)):
+        batches = schedule.step(number)
+        share = -(-sum(map(len, batches)) // num_devices)
+        steps.append([batch[i : i + share] for batch in batches for i in range(0, len(batch), share)])
+    return batches_of(
+        [[[rows[i].num_tokens for i in batch] for batch in step] for step in steps],
+        learned_fraction=sum(row.num_trained_tokens for row in rows) / sum(row.num_tokens for row in rows),
+        shared=[[schedule.shared_tokens(batch) for batch in step] for step in steps],
+    )
+
+
+def keep_quote(context: Context, run_id: str, prepared: Prepared, prices: Path | None = None) -> Quote | str:
+    """The quote of a run on this machine, kept in its folder for the report; or why there is none.
+
+    prices: a file whose entries replace those of the table that is shipped.
+
+    A run must not fail of its quote: a device that the table lacks has none.
+    """
+    from luthier.plan.prices import load_prices
+    from luthier.reporting.page import replace_text
+
+    try:
+        quote = quote_of(context, prepared, prices=load_prices(prices))
+    except RequestError as error:
+        return f"no prediction: {error.came}"
+    folder = context.settings.run_folder(run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(StorageFullError):  # the run's own first file tells of it, and closes its record
+        replace_text(folder / QUOTE_NAME, quote.model_dump_json(indent=1) + "\n")
+    return quote
+
+
+def kept_quote(context: Context, run_id: str) -> Quote | None:
+    """The quote that was kept for a run; None where there is none that can be read."""
+    try:
+        return Quote.model_validate_json((context.settings.run_folder(run_id) / QUOTE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _micro_batch_tokens(prepared: Prepared, device: Device) -> int:
+    """The budget that was asked for, or what the plan would have taken on that device."""
+    from luthier.plan.described import usual_micro_batch_tokens
+
+    plan = prepared.plan
+    if plan.sources["training.micro_batch_tokens"].source != "default":
+        return plan.training.micro_batch_tokens
+    return usual_micro_batch_tokens(device, plan.data.train.max_tokens)
+
+
+def _not_here(asked: str) -> RequestError:
+    return RequestError(
+        f"a probe of {asked}",
+        expected="this machine: a probe runs real steps on it",
+        do="leave --probe or --on out, or probe on a machine that has the device",
+    )
+
+
+def _is_here(device: Device) -> bool:
+    here = device_for(None)
+    return (device.title, device.num_devices) == (here.title, here.num_devices)
+
+
+def _calibration(
+    context: Context, prepared: Prepared, device: Device, is_probed: bool, tell: Callable[[str], None]
+) -> Calibration | None:
+    from luthier.service import probes
+
+    if is_probed:
+        return probes.probe(context, prepared)
+    return probes.stored(context, device, prepared.plan, tell=tell) if _is_here(device) else None

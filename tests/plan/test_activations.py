@@ -1,0 +1,190 @@
+"""Bytes that a step keeps and holds, held against what autograd really saves and what really lives at one time."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from luthier.core.cost import Device
+from luthier.models.structure import structure_of
+from luthier.plan import activations, workload
+from luthier.plan.memory import predict_memory
+from luthier.plan.workload import Workload
+from luthier.train import attention
+from luthier.train.model import MicroBatch, TrainableModel
+from luthier.train.objectives import sft
+
+Make = Callable[..., Any]
+
+
+def test_the_constants_are_those_of_training() -> None:
+    assert workload.UNFUSED_MAX_TOKENS == attention.UNFUSED_MAX_TOKENS
+    assert activations.CHUNK_ROWS == sft.CHUNK_ROWS
+
+
+def saved_bytes(model: TrainableModel, rows: int, length: int) -> int:
+    """What autograd keeps of the layers' forward pass: each storage once, parameters not."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids, positions = torch.zeros(rows, length, dtype=torch.int64), torch.arange(length)[None]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model.body(input_ids=ids, position_ids=positions, use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize(("rows", "length"), [(4, 48), (1, 600)])
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("name", ["llama", "llama_untied", "gemma3", "qwen2", "qwen3", "phi3", "mixtral", "qwen3_moe"])
+def test_kept_bytes_are_what_autograd_saves(
+    name: str, method: str, rows: int, length: int, architecture: Make, make_workload: Make, make_model: Make
+) -> None:
+    config = architecture(name)
+    work = make_workload(structure_of(config), method, rows=rows, length=length)
+    counted = activations.kept_bytes(work)
+    # rotary tables of 64 bytes a position and masks are shared by all layers, and these layers are very small
+    assert counted == pytest.approx(saved_bytes(make_model(config, work), rows, length), rel=0.025)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "mixtral"])
+def test_with_checkpoints_only_the_inputs_of_layers_are_kept(
+    name: str, method: str, architecture: Make, make_workload: Make, make_model: Make
+) -> None:
+    config = architecture(name)
+    work = make_workload(structure_of(config), method, gradient_checkpointing=True)
+    counted = activations.kept_bytes(work)
+    assert counted == pytest.approx(saved_bytes(make_model(config, work), 4, 48), rel=0.02)
+    assert counted < 0.2 * activations.kept_bytes(replace(work, gradient_checkpointing=False))
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), ("gate_proj", "o_proj")])
+def test_matrices_without_an_adapter_keep_nothing(
+    targets: tuple[str, ...], architecture: Make, make_workload: Make, make_model: Make
+) -> None:
+    # of the first layer nothing is kept below its first adapter; the count lets that go by
+    config = architecture("llama", num_hidden_layers=12)
+    work = make_workload(structure_of(config), targets=targets)
+    counted = activations.kept_bytes(work)
+    saved = saved_bytes(make_model(config, work), 4, 48)
+    assert saved <= 1.01 * counted < (1 + 1.2 / 12) * saved
+    assert counted < activations.kept_bytes(make_workload(work.structure))
+
+
+class _Living(TorchDispatchMode):
+    """Bytes of all tensors that operations make, and their peak: what an ideal allocator would need."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = {p.untyped_storage()._cdata: 0 for p in module.parameters()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor.untyped_storage())
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self.known:
+            self.known[storage._cdata] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, storage._cdata)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self.known.pop(key)
+
+
+def living_bytes(model: TrainableModel, rows: int, length: int, learned: float) -> int:
+    """Peak of all tensors but the weights in one micro-batch, there and back."""
+    ids, num = torch.ones(rows, length, dtype=torch.int64), int(rows * length * learned)
+    batch = MicroBatch(ids, torch.arange(num), ids.flatten()[:num], rows * length)
+    with _Living(model.module) as living:
+        loss, _ = model.loss_sum(batch)
+        (loss / num).backward()
+    return living.peak
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "dropout", "recompute", "vocabulary", "rows", "length", "learned"),
+    [
+        ("llama", "lora", 0.0, False, 512, 8, 64, 0.2),
+        ("llama", "lora", 0.1, True, 512, 8, 64, 0.2),
+        ("llama", "full", 0.0, True, 4096, 8, 64, 0.2),
+        ("llama_untied", "lora", 0.0, True, 4096, 2, 400, 1.0),
+        ("llama_untied", "full", 0.0, False, 4096, 2, 400, 1.0),
+        ("qwen3", "lora", 0.1, False, 256, 1, 700, 0.5),
+        ("qwen3", "full", 0.0, True, 256, 1, 700, 0.5),
+        ("gemma3", "lora", 0.0, False, 512, 8, 64, 0.5),
+        ("gemma3", "full", 0.0, True, 512, 8, 64, 0.5),
+        ("mixtral", "lora", 0.0, True, 256, 2, 200, 0.2),
+        ("mixtral", "full", 0.0, False, 256, 2, 200, 0.2),
+    ],
+)
+def test_the_parts_that_come_and_go_are_what_lives_at_one_time(
+    name: str,
+    method: str,
+    dropout: float,
+    recompute: bool,
+    vocabulary: int,
+    rows: int,
+    length: int,
+    learned: float,
+    architecture: Make,
+    make_workload: Make,
+    make_model: Make,
+    device: Device,
+) -> None:
+    config = architecture(name, vocab_size=vocabulary, num_hidden_layers=5)
+    work: Workload = make_workload(
+        structure_of(config),
+        method,
+        rows=rows,
+        length=length,
+        learned=learned,
+        dropout=dropout,
+        gradient_checkpointing=recompute,
+    )
+    found = predict_memory(work, device)
+    summed = work.num_trainable * 4.0  # gradients are added up in fp32 by the optimizer, which does not run here
+    counted = found.activations_bytes + found.logits_bytes + found.gradients_bytes - summed
+    lived = living_bytes(make_model(config, work), rows, length, learned)
+    assert 0.96 * lived < counted < 1.16 * lived
+
+
+def test_logits_by_hand(architecture: Make, make_workload: Make) -> None:
+    # vocabulary 256, width 64, bf16; 4 x 48 = 192 positions, 96 of them learned
+    structure = structure_of(architecture("llama"))
+    logits = 96 * 256 * (4 + 2)
+    hidden = (2 * 96 + 192) * 64 * 2
+    assert activations.logits_bytes(make_workload(structure)) == logits + hidden
+    many = make_workload(structure, rows=100, learned=1.0)
+    assert activations.logits_bytes(many) == 512 * 256 * (4 + 2) + 3 * 4800 * 64 * 2
+    assert activations.logits_bytes(replace(many, loss="all")) == 4800 * 256 * (2 + 4 + 4)
+    full = make_workload(structure, "full")
+    # wide logits stand beside the fp32 gradient of the head
+    assert activations.logits_bytes(full) == logits + hidden + 256 * 64 * 4
+
+
+def test_attention_by_length_keeps_probabilities_of_short_rows_only(architecture: Make, make_workload: Make) -> None:
+    structure = structure_of(architecture("llama"))
+    short, long = (make_workload(structure, length=n) for n in (512, 513))
+    assert activations.uses_unfused_attention(short, 512)
+    assert not activations.uses_unfused_attention(long, 513)
+    assert activations.layer_count(short, 512).kept > activations.layer_count(long, 513).kept + 3 * 512
+    assert not activations.uses_unfused_attention(replace(short, attention="flash"), 512)
+    assert activations.uses_unfused_attention(replace(short, attention="eager"), 5000)

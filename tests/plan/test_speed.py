@@ -1,0 +1,94 @@
+"""Time of a step: terms found by hand, and what must never go the wrong way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.core.cost import Device
+from luthier.models.structure import Structure, structure_of
+from luthier.plan import flops, speed
+from luthier.plan.devices import Family
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def llama(architecture: Make) -> Structure:
+    return structure_of(architecture("llama"))
+
+
+def test_products_take_their_operations_at_the_devices_rate(
+    llama: Structure, make_workload: Make, device: Device
+) -> None:
+    work = make_workload(llama)
+    terms = speed.time_terms(work, device)
+    counted = flops.step_flops(work)
+    assert terms["products"] == pytest.approx(counted.matrices / 1e12)
+    assert terms["attention"] == pytest.approx(counted.attention / 1e12)
+    assert terms["fused_attention"] == terms["dropout"] == terms["link"] == 0
+    wide = replace(work, compute="float32")
+    assert speed.time_terms(wide, device)["products"] == pytest.approx(4 * terms["products"])
+    long = make_workload(llama, length=513)
+    assert speed.time_terms(long, device)["attention"] == 0
+    assert speed.time_terms(long, device)["fused_attention"] > 0
+
+
+def test_every_term_has_a_prior_and_every_family_a_utilisation(
+    llama: Structure, make_workload: Make, device: Device
+) -> None:
+    work = make_workload(llama)
+    assert set(speed.prior_factors(device, work)) == set(speed.time_terms(work, device))
+    assert set(speed.PRODUCT_UTILISATION) == set(get_args(Family))
+    assert all(0 < share <= 1 for share in speed.PRODUCT_UTILISATION.values())
+
+
+def test_two_devices_share_the_work_and_pay_for_the_link(llama: Structure, make_workload: Make, device: Device) -> None:
+    work = make_workload(llama, "full", rows=8)
+    work = replace(work, batches=replace(work.batches, num_micro_batches=4), sharding="ddp")
+    one = device.model_copy(update={"is_cpu": False, "name": "a100-80g", "link_gb_per_second": 50.0})
+    two = one.model_copy(update={"num_devices": 2})
+    alone, shared = speed.time_terms(work, one), speed.time_terms(work, two)
+    for name in ("products", "attention", "traffic", "calls"):
+        assert shared[name] == pytest.approx(alone[name] / 2)
+    assert alone["link"] == 0
+    # each device sends and receives half of the gradients twice
+    assert shared["link"] == pytest.approx(2 * 0.5 * 2 * llama.num_parameters / 50e9)
+    spread = speed.time_terms(replace(work, sharding="fsdp"), two)
+    assert spread["link"] > shared["link"]
+    assert spread["optimizer"] == pytest.approx(shared["optimizer"] / 2)
+
+
+@given(rows=st.integers(1, 64), length=st.integers(8, 2048), method=st.sampled_from(["lora", "full"]))
+def test_more_work_never_takes_less_time(
+    rows: int, length: int, method: str, llama: Structure, make_workload: Make, device: Device
+) -> None:
+    work = make_workload(llama, method, rows=rows, length=length)
+    here = speed.step_seconds(work, device)
+    assert 0 < here.low < here.value < here.high
+    assert speed.step_seconds(make_workload(llama, method, rows=rows + 1, length=length), device).value > here.value
+    assert speed.step_seconds(replace(work, gradient_checkpointing=True), device).value > here.value
+    if method == "lora":
+        assert speed.step_seconds(replace(work, dropout=0.1), device).value > here.value
+        # an adapter's step is cheaper than one that moves every weight
+        assert speed.step_seconds(make_workload(llama, "full", rows=rows, length=length), device).value > here.value
+    faster = device.model_copy(update={"bfloat16_tflops": 2.0, "memory_gb_per_second": 40.0})
+    assert speed.step_seconds(work, faster).value < here.value
+
+
+def test_a_quantised_base_is_slower_by_its_unpacking(llama: Structure, make_workload: Make, device: Device) -> None:
+    plain, packed = make_workload(llama), make_workload(llama, "qlora", base="nf4")
+    assert speed.step_seconds(packed, device).value > speed.step_seconds(plain, device).value
+
+
+def test_validation_takes_less_than_training_on_the_same_rows(
+    llama: Structure, make_workload: Make, device: Device
+) -> None:
+    work = make_workload(llama, num_validation_tokens=192.0)
+    step = speed.step_seconds(work, device)
+    assert 0.2 * step.value < speed.validation_seconds(work, step).value < 0.6 * step.value
