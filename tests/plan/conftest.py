@@ -20,7 +20,7 @@ from luthier.plan.adapter import resolve_targets
 from luthier.plan.hardware import Hardware
 from luthier.plan.resolve import resolve
 from luthier.plan.workload import Batches, Workload
-from luthier.train.methods import load_method
+from luthier.train.methods.registry import load_method
 from luthier.train.model import TrainableModel
 
 

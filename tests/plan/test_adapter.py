@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from luthier.core.errors import RecipeError
+from luthier.core.recipe import LayersRecipe
 from luthier.models.structure import Structure
-from luthier.plan.adapter import num_lora_parameters, resolve_targets
+from luthier.plan.adapter import refuse_rank, resolve_targets, targeted
 
 ALL = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 
@@ -31,17 +32,59 @@ def test_what_matches_nothing_is_refused_with_the_names_there_are(structure: Str
         resolve_targets(structure, asked)
 
 
-@pytest.mark.parametrize("targets", [ALL, ("q_proj", "down_proj")])
-def test_the_count_is_that_of_peft(structure: Structure, tiny_model: Path, targets: tuple[str, ...]) -> None:
+def test_the_nearest_names_are_said(structure: Structure) -> None:
+    with pytest.raises(RecipeError, match=r"'qproj' matches no linear layer of this model; nearest: q_proj"):
+        resolve_targets(structure, "qproj")
+    with pytest.raises(RecipeError, match=r"'atention' matches no linear layer of this model; nearest: attention"):
+        resolve_targets(structure, ["q_proj", "atention"])
+
+
+def test_groups_are_attention_and_mlp(structure: Structure) -> None:
+    assert resolve_targets(structure, "attention") == ("k_proj", "o_proj", "q_proj", "v_proj")
+    assert resolve_targets(structure, "mlp") == ("down_proj", "gate_proj", "up_proj")
+    assert resolve_targets(structure, ["attention", "mlp"]) == ALL
+    assert resolve_targets(structure, ["mlp", "q_proj"]) == ("down_proj", "gate_proj", "q_proj", "up_proj")
+
+
+def test_patterns_match_whole_names(structure: Structure) -> None:
+    assert resolve_targets(structure, r"re:.*\.(q|v)_proj") == ("q_proj", "v_proj")
+    assert resolve_targets(structure, r"re:.*\.1\.mlp\..*") == (
+        "model.layers.1.mlp.down_proj",
+        "model.layers.1.mlp.gate_proj",
+        "model.layers.1.mlp.up_proj",
+    )
+    with pytest.raises(RecipeError, match="matches no linear layer"):
+        resolve_targets(structure, "re:q_proj")
+    with pytest.raises(RecipeError, match=r"'re:\(' is no pattern"):
+        resolve_targets(structure, "re:(")
+
+
+def test_layers_are_counted_from_either_end(structure: Structure) -> None:
+    first = resolve_targets(structure, "q_proj", LayersRecipe(first=1))
+    last = resolve_targets(structure, ["q_proj", "v_proj"], LayersRecipe(last=1))
+    assert first == ("model.layers.0.self_attn.q_proj",)
+    assert last == ("model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj")
+    assert resolve_targets(structure, "q_proj", LayersRecipe(first=1, last=1)) == ("q_proj",), "both ends are all"
+    with pytest.raises(RecipeError, match=r"method\.layers\.last is 3, but the model has 2 layers"):
+        resolve_targets(structure, "q_proj", LayersRecipe(last=3))
+    with pytest.raises(RecipeError, match=r"within method\.layers matches no linear layer"):
+        resolve_targets(structure, "q_proj", LayersRecipe())
+
+
+@pytest.mark.parametrize("asked", ["all-linear", "attention", r"re:.*\.1\..*_proj", ["o_proj", "self_attn.k_proj"]])
+def test_resolved_targets_mean_to_peft_what_they_mean_to_us(
+    structure: Structure, tiny_model: Path, asked: str | list[str]
+) -> None:
+    targets = resolve_targets(structure, asked, LayersRecipe(last=1))
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    model = get_peft_model(base, LoraConfig(r=4, target_modules=list(targets), task_type="CAUSAL_LM"))
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert num_lora_parameters(structure, targets, 4) == trained
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=list(targets), task_type="CAUSAL_LM"))
+    adapted = {name.removeprefix("base_model.model.") for name, m in model.named_modules() if hasattr(m, "lora_A")}
+    assert adapted == {layer.name for layer in targeted(structure, targets)}
 
 
 def test_a_rank_above_the_matrix_is_refused(structure: Structure) -> None:
     with pytest.raises(RecipeError, match=r"method\.rank is 99.*\n.*at most 16"):
-        num_lora_parameters(structure, ALL, 99)
+        refuse_rank(targeted(structure, ALL), 99, "rank")
 
 
 def test_structure_counts_tied_weights_once(structure: Structure, tiny_model: Path) -> None:

@@ -166,7 +166,10 @@ def test_every_known_key_is_found_from_a_slip(tmp_path: Path) -> None:
     for key in known_keys():
         section, _, name = key.rpartition(".")
         slip = name + name[-1]
-        text = f"base_model: x\ndata: {{train: t}}\n{section or slip}: {{{slip}: 1}}\n" if section else f"{slip}: 1\n"
+        inner = f"{{{slip}: 1}}"
+        for part in reversed(section.split(".") if section else []):
+            inner = f"{{{part}: {inner}}}"
+        text = f"base_model: x\ndata: {{train: t}}\n{inner[1:-1]}\n"
         if section == "data":
             text = f"base_model: x\ndata: {{train: t, {slip}: 1}}\n"
         assert f"nearest known: {key}" in problems(tmp_path, text), key

@@ -21,8 +21,12 @@ from luthier.core.plan import (
     Plan,
     TrainingPlan,
 )
-from luthier.core.recipe import DataRecipe, Recipe
-from luthier.train.methods import load_method
+from luthier.core.recipe import DataRecipe, MethodRecipe, Recipe
+from luthier.models.structure import read_structure
+from luthier.plan.methods import rules_of
+from luthier.plan.resolve_method import resolve_method, with_schedule
+from luthier.plan.sources import Sources
+from luthier.train.methods.registry import load_method
 from luthier.train.model import TrainableModel
 
 VOCABULARY = 300
@@ -45,9 +49,30 @@ def random_examples(num: int, seed: int, shortest: int = 4, longest: int = 20) -
     return made
 
 
+SMALL: dict[str, Any] = {
+    "rank": 4,
+    "initial_rank": 6,
+    "target_rank": 3,
+    "alpha": 8.0,
+    "targets": ("q_proj", "down_proj"),
+    "num_virtual_tokens": 3,
+    "quantisation": "int8",
+}
+"""Settings that fit the tiny model; each method takes those that it knows."""
+
+
+def method_plan(model: Path, name: str, dropout: float, num_steps: int, **settings: Any) -> MethodPlan:
+    known = rules_of(name).settings
+    asked = {key: value for key, value in (SMALL | {"dropout": dropout} | settings).items() if key in known}
+    recipe, sources = MethodRecipe(name=name, **asked), Sources()
+    return with_schedule(resolve_method(recipe, read_structure(str(model)), "cpu", sources), recipe, num_steps, sources)
+
+
 @pytest.fixture
 def make_plan(tiny_model: Path, examples: list[TokenisedExample]) -> Callable[..., Plan]:
-    def make(method: str = "lora", dropout: float = 0.0, **training: Any) -> Plan:
+    def make(
+        method: str = "lora", dropout: float = 0.0, settings: dict[str, Any] | None = None, **training: Any
+    ) -> Plan:
         profile = DatasetProfile(
             split="train",
             file="rows.jsonl",
@@ -82,10 +107,6 @@ def make_plan(tiny_model: Path, examples: list[TokenisedExample]) -> Callable[..
             "num_threads": 1,
             "seed": 0,
         } | training
-        lora = MethodPlan(
-            name="lora", rank=4, alpha=8.0, dropout=dropout, targets=("q_proj", "down_proj"), num_trainable_parameters=1
-        )
-        full = MethodPlan(name="full", rank=0, alpha=0.0, dropout=0.0, targets=(), num_trainable_parameters=1)
         return Plan(
             recipe=Recipe(base_model="tiny", data=DataRecipe(train="rows.jsonl")),
             base_model=ModelPlan(
@@ -99,7 +120,7 @@ def make_plan(tiny_model: Path, examples: list[TokenisedExample]) -> Callable[..
                 template_sha256="2" * 64,
             ),
             data=DataPlan(train=profile),
-            method=lora if method == "lora" else full,
+            method=method_plan(tiny_model, method, dropout, values["num_steps"], **(settings or {})),
             objective=ObjectivePlan(name="sft"),
             training=TrainingPlan(**values),
             evaluation=EvaluationPlan(metrics=("perplexity",), few_shot=0, max_new_tokens=8, max_samples=8),

@@ -6,7 +6,7 @@ from luthier.cli import figures
 from luthier.cli.bill_text import budget_lines
 from luthier.cli.quote_text import quote_lines
 from luthier.core.cost import Quote
-from luthier.core.plan import Plan
+from luthier.core.plan import MethodPlan, Plan
 
 
 def show_plan(run_id: str, plan: Plan, quote: Quote | str) -> None:
@@ -27,7 +27,7 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         for name, found in splits.items()
     )
     share = method.num_trainable_parameters / plan.base_model.num_parameters
-    what = f"rank {method.rank} on {', '.join(method.targets)}" if method.targets else "every weight"
+    what = _what_is_trained(method)
     judged = f"{', '.join(plan.evaluation.metrics)}" if data.held_out else "nothing: the recipe names no held-out rows"
     return [
         f"run {run_id}, plan {plan.hash[:12]}",
@@ -39,3 +39,15 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         f"  judged by  {judged}",
         *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
     ]
+
+
+def _what_is_trained(method: MethodPlan) -> str:
+    if method.num_virtual_tokens:
+        return f"{method.num_virtual_tokens} virtual tokens"
+    if not method.targets:
+        return "every weight"
+    rank = f"rank {method.rank} " if method.rank else ""
+    if method.target_rank:
+        rank = f"rank {method.rank} falling to {method.target_rank} on average "
+    held = f" over a base in {method.quantisation}" if method.quantisation else ""
+    return f"{rank}on {method.places}{held}"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
+
+from pydantic import Field
 
 from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
-from luthier.core.recipe import MethodName, MetricName, ObjectiveName, OrderName, Recipe, ScheduleName
+from luthier.core.recipe import MetricName, ObjectiveName, OrderName, Recipe, ScheduleName
 
 Source = Literal["asked", "default", "measured", "derived"]
+Quantisation = Literal["nf4", "int8"]
 
 
 class ValueSource(Frozen):
@@ -51,14 +55,60 @@ class DataPlan(Frozen):
 
 
 class MethodPlan(Frozen):
-    """The method with all of its settings. rank, alpha, dropout and targets are unused by `full`."""
+    """The method with all of its settings; what a method has no use for is 0, empty or None.
 
-    name: MethodName
+    rank: of what is held and trained; AdaLoRA's falls from there to `target_rank` on average. targets: module names, or
+    the last parts of them where every layer is meant. last_reallocation_step: from this step on AdaLoRA's ranks stay.
+    """
+
+    name: str
     rank: int
     alpha: float
     dropout: float
     targets: tuple[str, ...]
     num_trainable_parameters: int
+    learning_rate_ratio: float | None = None
+    num_svd_iterations: int | None = None
+    target_rank: int | None = None
+    warmup_steps: int | None = None
+    last_reallocation_step: int | None = None
+    reallocate_every_steps: int | None = None
+    orthogonality_weight: float | None = None
+    sensitivity_smoothing: float | None = None
+    uncertainty_smoothing: float | None = None
+    quantisation: Quantisation | None = None
+    num_virtual_tokens: int | None = None
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    @property
+    def places(self) -> str:
+        """The targets in words: `q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
+        whole = [name for name in self.targets if "." not in name]
+        single: dict[tuple[int, ...], list[str]] = {}
+        kinds: dict[str, list[int]] = {}
+        for name in self.targets:
+            number = re.search(r"\.(\d+)\.", name)
+            if number is not None:
+                kinds.setdefault(name.rpartition(".")[2], []).append(int(number[1]))
+            elif "." in name:
+                whole.append(name)
+        for kind, layers in sorted(kinds.items()):
+            single.setdefault(tuple(sorted(layers)), []).append(kind)
+        parts = [", ".join(whole)] if whole else []
+        parts += [f"{', '.join(names)} of {_layers_in_words(layers)}" for layers, names in single.items()]
+        return "; ".join(parts)
+
+
+def _layers_in_words(layers: tuple[int, ...]) -> str:
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return "layers " + ", ".join(f"{a} to {b}" if b > a else str(a) for a, b in runs)
 
 
 class ObjectivePlan(Frozen):

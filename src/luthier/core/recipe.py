@@ -5,14 +5,32 @@ Defaults live in one place, `plan/resolve.py`, because there each gets its reaso
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from importlib.metadata import entry_points
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from luthier.core.dataset import Overlong
 from luthier.core.frozen import Frozen
 
-MethodName = Literal["full", "lora"]
+METHODS: Final = (
+    "full", "lora", "rslora", "dora", "loraplus", "pissa", "olora", "adalora", "qlora", "ia3", "prompt_tuning",
+)  # fmt: skip
+METHOD_ENTRY_POINTS: Final = "luthier.methods"
+"""The group of entry points by which another package adds methods of its own."""
+
+
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        known = (*METHODS, *sorted(entry.name for entry in entry_points(group=METHOD_ENTRY_POINTS)))
+        if name not in known:
+            raise PydanticCustomError("literal_error", "not a method", {"expected": ", ".join(known)})
+    return name
+
+
+MethodName = Annotated[str, AfterValidator(_known_method)]
+QuantisationName = Literal["auto", "nf4", "int8"]
 ObjectiveName = Literal["sft"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
@@ -50,14 +68,42 @@ class DataRecipe(Frozen):
         return part
 
 
+Rank = Annotated[int, Field(ge=1, le=4096)]
+StepCount = Annotated[int, Field(ge=0)]
+
+
+class LayersRecipe(Frozen):
+    """Which layers carry an adapter: the first so many, the last so many, or both ends."""
+
+    first: Annotated[int, Field(ge=1)] | None = None
+    last: Annotated[int, Field(ge=1)] | None = None
+
+
 class MethodRecipe(Frozen):
-    """How the weights change: `full`, or a low-rank `lora` adapter (Hu et al., 2021, arXiv:2106.09685)."""
+    """How the weights change. Which settings a method takes stands in `plan/methods.py`; others are refused.
+
+    `options` are the settings of a method that another package brings.
+    """
 
     name: MethodName
-    rank: Annotated[int, Field(ge=1, le=4096)] | None = None
+    rank: Rank | None = None
     alpha: Annotated[float, Field(gt=0)] | None = None
     dropout: Annotated[float, Field(ge=0.0, le=0.9)] | None = None
     targets: str | tuple[str, ...] | None = None
+    layers: LayersRecipe | None = None
+    learning_rate_ratio: Annotated[float, Field(gt=0)] | None = None
+    num_svd_iterations: Annotated[int, Field(ge=0, le=1000)] | None = None
+    initial_rank: Rank | None = None
+    target_rank: Rank | None = None
+    warmup_steps: StepCount | None = None
+    final_steps: StepCount | None = None
+    reallocate_every_steps: Annotated[int, Field(ge=1)] | None = None
+    orthogonality_weight: Annotated[float, Field(ge=0)] | None = None
+    sensitivity_smoothing: OpenFraction | None = None
+    uncertainty_smoothing: OpenFraction | None = None
+    quantisation: QuantisationName | None = None
+    num_virtual_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    options: dict[str, bool | int | float | str] | None = None
 
 
 class ObjectiveRecipe(Frozen):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from luthier.core.budget import Bill
 from luthier.core.frozen import Frozen
 
@@ -15,7 +17,8 @@ class TrainResult(Frozen):
 
     train_loss: mean over the trained tokens of all steps. num_tokens counts no padding. adapter_path: the folder of the
     trained outcome (a PEFT adapter, or a whole model after full fine-tuning); None while the run is not done. bill: of
-    all processes of the run, judging included, without writing the report; None for runs of before it was kept.
+    all processes of the run, judging included, without writing the report; None for runs of before it was kept. ranks:
+    of each matrix by its module name, where the method has found them.
     """
 
     status: RunStatus
@@ -37,6 +40,7 @@ class TrainResult(Frozen):
     adapter_path: str | None
     adapter_sha256: str | None
     warnings: tuple[str, ...] = ()
+    ranks: dict[str, int] = Field(default_factory=dict)
     bill: Bill | None = None
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
+from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, Prompt, Score
 from luthier.engines.decode import Continuation, Decoder, Request
 from luthier.engines.length_batches import common_prefix_length, length_batches
 from luthier.engines.likelihood import Scorer
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
+from luthier.models.soft_prompt import virtual_tokens
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 # Keys and values of this many tokens: 0.4 GB for SmolLM2-135M in bfloat16, 2 GB for an 8B model.
@@ -26,17 +31,19 @@ MAX_SCORE_TOKENS = 2048
 
 
 class TransformersEngine:
-    """A base model, with or without a LoRA adapter, that writes text and scores likelihoods.
+    """A base model, with or without an adapter, that writes text and scores likelihoods.
 
-    batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together.
+    batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together. A trained
+    prompt stands before every text, as tokens behind the vocabulary; it is never counted as part of a prompt.
     """
 
     def __init__(
-        self, model: PreTrainedModel, template: ChatTemplate, *, batch_tokens: int = DEFAULT_BATCH_TOKENS
+        self, model: PreTrainedModel | PeftModel, template: ChatTemplate, *, batch_tokens: int = DEFAULT_BATCH_TOKENS
     ) -> None:
         if batch_tokens < 1:
             raise RequestError(f"batch_tokens={batch_tokens}", expected="at least 1", do="pass a larger number")
-        self._model: PreTrainedModel | None = model
+        self._model: PreTrainedModel | PeftModel | None = model
+        self._trained_prompt = virtual_tokens(model)
         self._template = template
         self._batch_tokens = batch_tokens
         tokenizer = template.tokenizer
@@ -54,14 +61,15 @@ class TransformersEngine:
         dtype: Literal["float32", "bfloat16"],
         device: str = "cpu",
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        quantisation: Quantisation | None = None,
     ) -> TransformersEngine:
-        """Load a transformers folder, and an adapter on top of it where one is given.
+        """Load a transformers folder, packed where that is asked for, and an adapter on top of it where one is given.
 
         Raises:
             NotFoundError, ModelSourceError: the folder or the adapter is not there, or damaged.
             RequestError: a chat template is asked for and the model has none.
         """
-        model = load_model(model_path, dtype=dtype, attention="sdpa", device=device)
+        model = load_model(model_path, dtype=dtype, attention="sdpa", device=device, quantisation=quantisation)
         if adapter_path is not None:
             model = attach_adapter(model, adapter_path)
         return cls(model, ChatTemplate.load(model_path, template), batch_tokens=batch_tokens)
@@ -111,12 +119,12 @@ class TransformersEngine:
         for example in examples:
             self._check_example(example)
         scorer = Scorer(self._causal, pad_id=self._pad_id)
-        lengths = [example.num_tokens for example in examples]
+        lengths = [example.num_tokens + len(self._trained_prompt) for example in examples]
         budget = min(self._batch_tokens, MAX_SCORE_TOKENS)
         found: dict[int, Score] = {}
         with progress.task("Scoring", len(examples), "rows") as task:
             for batch in length_batches(lengths, max_tokens=budget, max_rows=len(examples)):
-                found.update(zip(batch, scorer.score([examples[i] for i in batch]), strict=True))
+                found.update(zip(batch, scorer.score([self._behind_prompt(examples[i]) for i in batch]), strict=True))
                 task.advance(len(batch))
         return [found[number] for number in range(len(examples))]
 
@@ -152,14 +160,14 @@ class TransformersEngine:
         ids, _ = self._template.encode(text)
         if not ids:
             raise RequestError(f"prompt {number + 1} is empty", expected="at least one token", do="remove the prompt")
-        if len(ids) + prompt.max_new_tokens > self._context_tokens:
+        if len(ids) + prompt.max_new_tokens > self._room_tokens:
             raise OverlongError(
                 f"prompt {number + 1} has {len(ids)} tokens and may add {prompt.max_new_tokens}: "
                 f"{len(ids) + prompt.max_new_tokens} together",
-                expected=f"at most {self._context_tokens}, the context of the model",
+                expected=f"at most {self._room_tokens}, the context of the model",
                 do="shorten the prompt, use fewer few-shot examples, or lower max_new_tokens",
             )
-        return Request(ids, prompt.max_new_tokens, prompt.temperature, prompt.seed)
+        return Request([*self._trained_prompt, *ids], prompt.max_new_tokens, prompt.temperature, prompt.seed)
 
     def _num_shared(self, requests: Sequence[Request]) -> int:
         """How many leading tokens to compute once; 0 where that saves nothing. One token a prompt is left over."""
@@ -169,12 +177,24 @@ class TransformersEngine:
         num_shared = min(common_prefix_length([request.ids for request in requests]), shortest - 1)
         return num_shared if num_shared >= MIN_SHARED_TOKENS else 0
 
+    @property
+    def _room_tokens(self) -> int:
+        """What of the context the trained prompt leaves."""
+        return self._context_tokens - len(self._trained_prompt)
+
+    def _behind_prompt(self, example: TokenisedExample) -> TokenisedExample:
+        """The example with the trained prompt before it, which is not learned."""
+        if not self._trained_prompt:
+            return example
+        ids = array("i", [*self._trained_prompt, *example.input_ids])
+        return replace(example, input_ids=ids, loss_mask=bytes(len(self._trained_prompt)) + example.loss_mask)
+
     def _check_example(self, example: TokenisedExample) -> None:
-        vocabulary = self._causal.get_input_embeddings().num_embeddings
-        if not 0 < example.num_tokens <= self._context_tokens or len(example.loss_mask) != example.num_tokens:
+        vocabulary = self._causal.get_input_embeddings().num_embeddings - len(self._trained_prompt)
+        if not 0 < example.num_tokens <= self._room_tokens or len(example.loss_mask) != example.num_tokens:
             raise RequestError(
                 f"{example.id} has {example.num_tokens} tokens and {len(example.loss_mask)} places in its loss mask",
-                expected=f"1 to {self._context_tokens} tokens (the context of the model), as many in the mask",
+                expected=f"1 to {self._room_tokens} tokens (the context of the model), as many in the mask",
                 do="shorten or drop the row",
             )
         if min(example.input_ids) < 0 or max(example.input_ids) >= vocabulary or example.loss_mask[0]:
@@ -191,7 +211,7 @@ class TransformersEngine:
         )
         return Generation(
             text=text,
-            num_prompt_tokens=len(request.ids),
+            num_prompt_tokens=len(request.ids) - len(self._trained_prompt),
             num_new_tokens=len(continuation.ids),
             finish_reason="stop" if continuation.stopped else "length",
         )

@@ -11,6 +11,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.core.plan import Quantisation
+from luthier.models.quantised import PackedLinear, quantise
 from luthier.models.quiet import quiet_peft, quiet_transformers
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -22,8 +24,11 @@ def load_model(
     dtype: Literal["float32", "bfloat16"],
     attention: Literal["eager", "sdpa"],
     device: str = "cpu",
+    quantisation: Quantisation | None = None,
 ) -> PreTrainedModel:
     """A causal language model in eval mode on `device`, from a transformers folder.
+
+    quantisation: how its matrices are packed after loading (`models/quantised.py`); None leaves them as they are.
 
     Raises:
         NotFoundError: no such folder.
@@ -55,6 +60,8 @@ def load_model(
                 do="pull the model again; if it stays, this model needs another version of transformers",
             )
     loaded: PreTrainedModel = model.to(device).eval()
+    if quantisation is not None:
+        quantise(loaded, quantisation)
     return loaded
 
 
@@ -81,7 +88,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
 
 
 def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftModel:
-    """The model with a LoRA adapter over it, for inference: weights stay unmerged, nothing is trainable.
+    """The model with an adapter over it, for inference: weights stay unmerged, nothing is trainable.
 
     The adapter takes the base model's dtype: PEFT rounds a float32 adapter to bfloat16 over a bfloat16 base. Load the
     base in float32 where the last digits matter (merging, parity proofs). The base model is changed in place.
@@ -107,6 +114,10 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftMode
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning) as error:
         raise _unloadable(folder, "adapter", error) from error
+    if any(isinstance(layer, PackedLinear) for layer in model.modules()):
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:  # PEFT cannot tell from a packed matrix in which precision it is computed with
+                parameter.data = parameter.data.to(model.dtype)
     adapted.eval()
     return adapted
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -14,6 +15,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from luthier.core.errors import ModelSourceError
+
+FEED_FORWARD_OUTPUTS: Final = ("down_proj", "fc2", "dense_4h_to_h", "wo", "w2")
+"""Names that architectures give to the last matrix of an MLP, whose inputs are the activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,17 @@ class LinearLayer:
     def kind(self) -> str:
         """The last part of the name, the same in every block: `q_proj`, `down_proj`."""
         return self.name.rpartition(".")[2]
+
+    @property
+    def layer(self) -> int | None:
+        """The number of the block that it lies in, from 0: the first number in its name. None outside the blocks."""
+        found = re.search(r"\.(\d+)\.", self.name)
+        return int(found[1]) if found else None
+
+    @property
+    def full_rank(self) -> int:
+        """The smaller of its sides: no product of thin matrices can have a higher rank here."""
+        return min(self.num_inputs, self.num_outputs)
 
 
 @dataclass(frozen=True, slots=True)

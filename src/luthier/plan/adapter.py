@@ -1,46 +1,123 @@
-"""Which matrices an adapter is put on, and how many parameters that makes."""
+"""Which matrices an adapter is put on."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Final
 
 from luthier.core.errors import RecipeError
+from luthier.core.recipe import LayersRecipe
 from luthier.models.structure import LinearLayer, Structure
+from luthier.store.nearest import nearest_ids
+
+GROUPS: Final = ("all-linear", "attention", "mlp")
+_PATTERN: Final = "re:"
+_ATTENTION: Final = re.compile(r"attn|attention", re.IGNORECASE)
 
 
-def resolve_targets(structure: Structure, asked: str | Sequence[str]) -> tuple[str, ...]:
-    """Module names for the adapter, sorted. `all-linear`: every linear layer but the output head.
+def resolve_targets(
+    structure: Structure, asked: str | Sequence[str], layers: LayersRecipe | None = None
+) -> tuple[str, ...]:
+    """Module names for the adapter, sorted: last parts (`q_proj`) where every layer is meant, else whole names.
 
-    Otherwise a name or names, matched against the last parts of module names as PEFT matches them. Raises RecipeError
-    with the names there are when one matches nothing.
+    asked: one or several of `all-linear` (every linear layer but the output head), `attention`, `mlp`, a name, matched
+    against the last parts of module names as PEFT matches them, or `re:` and a pattern that matches whole names.
+    layers: only the first and last so many blocks. Raises RecipeError, naming what is nearest, where an entry matches
+    nothing or there are not so many blocks.
     """
-    kinds = sorted({layer.kind for layer in structure.linear_layers})
-    if asked == "all-linear":
-        return tuple(kinds)
     wanted = (asked,) if isinstance(asked, str) else tuple(asked)
-    missing = [w for w in wanted if not any(_matches(layer, w) for layer in structure.linear_layers)]
-    if missing or not wanted:
-        raise RecipeError(
-            f"method.targets: {', '.join(missing) or 'an empty list'} matches no linear layer of this model",
-            expected=f"all-linear, or some of {', '.join(kinds)}",
-            do="correct method.targets in the recipe",
-        )
-    return tuple(sorted(set(wanted)))
+    if not wanted:
+        raise _matches_nothing("an empty list", structure)
+    chosen: set[str] = set()
+    for entry in wanted:
+        found = {layer.name for layer in structure.linear_layers if _is_meant(layer, entry)}
+        if not found:
+            raise _matches_nothing(repr(entry), structure, entry)
+        chosen |= found
+    within = [x for x in structure.linear_layers if x.name in chosen and _is_within(x, layers, structure.num_layers)]
+    if not within:
+        raise _matches_nothing(f"{', '.join(wanted)} within method.layers", structure)
+    return _shortened(within, structure)
+
+
+def targeted(structure: Structure, targets: Sequence[str]) -> tuple[LinearLayer, ...]:
+    """The matrices that resolved targets stand for, in the order of the model."""
+    return tuple(layer for layer in structure.linear_layers if any(_matches(layer, t) for t in targets))
 
 
 def num_lora_parameters(structure: Structure, targets: Sequence[str], rank: int) -> int:
-    """rank x (inputs + outputs) over the chosen matrices. Raises RecipeError for a rank above that of a matrix."""
-    chosen = [layer for layer in structure.linear_layers if any(_matches(layer, t) for t in targets)]
-    smallest = min(chosen, key=lambda layer: min(layer.num_inputs, layer.num_outputs))
-    full_rank = min(smallest.num_inputs, smallest.num_outputs)
-    if rank > full_rank:
+    """rank x (inputs + outputs) over the matrices of resolved targets. Raises RecipeError as `refuse_rank`."""
+    layers = targeted(structure, targets)
+    refuse_rank(layers, rank, "rank")
+    return sum(rank * (layer.num_inputs + layer.num_outputs) for layer in layers)
+
+
+def refuse_rank(layers: Sequence[LinearLayer], rank: int, setting: str) -> None:
+    """Raise RecipeError where a rank is above that of the smallest of the matrices; `setting` names it."""
+    smallest = min(layers, key=lambda layer: layer.full_rank)
+    if rank > smallest.full_rank:
         raise RecipeError(
-            f"method.rank is {rank}, but {smallest.name} is {smallest.num_outputs} x {smallest.num_inputs}",
-            expected=f"a rank of at most {full_rank}",
-            do="lower method.rank, or leave that matrix out of method.targets",
+            f"method.{setting} is {rank}, but {smallest.name} is {smallest.num_outputs} x {smallest.num_inputs}",
+            expected=f"a rank of at most {smallest.full_rank}",
+            do=f"lower method.{setting}, or leave that matrix out of method.targets",
         )
-    return sum(rank * (layer.num_inputs + layer.num_outputs) for layer in chosen)
+
+
+def _is_meant(layer: LinearLayer, entry: str) -> bool:
+    if entry == "all-linear":
+        return True
+    if entry in ("attention", "mlp"):
+        in_attention = _ATTENTION.search(layer.name.rpartition(".")[0]) is not None
+        return layer.layer is not None and in_attention == (entry == "attention")
+    if entry.startswith(_PATTERN):
+        return _pattern(entry).fullmatch(layer.name) is not None
+    return _matches(layer, entry)
+
+
+def _pattern(entry: str) -> re.Pattern[str]:
+    try:
+        return re.compile(entry.removeprefix(_PATTERN))
+    except re.error as error:
+        raise RecipeError(
+            f"method.targets: {entry!r} is no pattern: {error}",
+            expected=f"`{_PATTERN}` and a regular expression of Python that matches whole module names",
+            do="correct the pattern, for example re:.*\\.(q|v)_proj",
+        ) from error
+
+
+def _is_within(layer: LinearLayer, layers: LayersRecipe | None, num_layers: int) -> bool:
+    if layers is None:
+        return True
+    for end, count in (("first", layers.first), ("last", layers.last)):
+        if count is not None and count > num_layers:
+            raise RecipeError(
+                f"method.layers.{end} is {count}, but the model has {num_layers} layers",
+                expected=f"at most {num_layers}",
+                do=f"lower method.layers.{end}",
+            )
+    if layer.layer is None:
+        return False
+    return layer.layer < (layers.first or 0) or layer.layer >= num_layers - (layers.last or 0)
+
+
+def _shortened(chosen: Sequence[LinearLayer], structure: Structure) -> tuple[str, ...]:
+    """A kind by its one name where all of it is chosen, else each matrix by its whole name."""
+    names = {layer.name for layer in chosen}
+    kinds = {layer.kind for layer in chosen}
+    whole = {k for k in kinds if all(x.name in names for x in structure.linear_layers if _matches(x, k))}
+    return tuple(sorted(whole | {layer.name for layer in chosen if layer.kind not in whole}))
 
 
 def _matches(layer: LinearLayer, target: str) -> bool:
     return layer.name == target or layer.name.endswith(f".{target}")
+
+
+def _matches_nothing(what: str, structure: Structure, entry: str = "") -> RecipeError:
+    kinds = sorted({layer.kind for layer in structure.linear_layers})
+    near = f"; {nearest_ids(entry, [*kinds, *GROUPS])}" if entry and not entry.startswith(_PATTERN) else ""
+    return RecipeError(
+        f"method.targets: {what} matches no linear layer of this model{near}",
+        expected=f"{', '.join(GROUPS)}, `{_PATTERN}PATTERN`, or some of {', '.join(kinds)}",
+        do="correct method.targets in the recipe",
+    )

@@ -18,7 +18,7 @@ from typing import Final, get_args
 
 from luthier.core.advice import Advice, AdvisedMethod
 from luthier.core.cost import Option
-from luthier.core.recipe import BudgetRecipe, MethodName
+from luthier.core.recipe import METHODS, BudgetRecipe
 from luthier.plan import defaults
 from luthier.plan.changes import METHOD_TITLES
 from luthier.plan.workload import WorkMethod
@@ -194,9 +194,12 @@ def _headline(
 
 
 def _ask(chosen: WorkMethod | None, rank: int | None, data: DataFacts) -> str:
-    if chosen is None or chosen not in get_args(MethodName):
+    if chosen is None or chosen not in METHODS:
         return ""
     asks = [] if data.asked_method == chosen else [f"--set method.name={chosen}"]
+    if data.asked_rank is not None and asks and "adalora" in (chosen, data.asked_method):
+        # each refuses the other's name for the rank
+        asks.append(f"--set method.{'rank' if chosen == 'adalora' else 'target_rank'}=")
     if rank is not None and rank != (data.asked_rank or defaults.LORA_RANK[0]):
-        asks.append(f"--set method.rank={rank}")
+        asks.append(f"--set method.{'target_rank' if chosen == 'adalora' else 'rank'}={rank}")
     return " ".join(asks)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 from luthier.core.cost import Change, Device, Market, PriceTable
 from luthier.core.errors import RequestError
-from luthier.core.recipe import MethodName
+from luthier.core.recipe import METHODS
 from luthier.plan.calibration import Calibration
 from luthier.plan.fit import Fitted, made_to_fit, ways_to_fit
 from luthier.plan.predict import predict
@@ -112,7 +112,7 @@ def _change(
         asks.insert(0, f"--set method.name={method}")
     else:
         kind = next(name for name in ("sharding", "checkpointing", "micro_batch") if name in way.changes)
-    is_possible = "sharding" not in way.changes and (method is None or method in get_args(MethodName))
+    is_possible = "sharding" not in way.changes and (method is None or method in METHODS)
     return Change(
         kind=kind,
         words=words,

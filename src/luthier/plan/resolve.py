@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeVar
+from typing import Literal
 
 from luthier.core.base_model import LocalModel
 from luthier.core.dataset import DatasetProfile
@@ -15,39 +15,37 @@ from luthier.core.plan import (
     ModelPlan,
     ObjectivePlan,
     Plan,
-    Source,
     TrainingPlan,
-    ValueSource,
 )
-from luthier.core.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+from luthier.core.recipe import EvaluationRecipe, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
 from luthier.plan import defaults
-from luthier.plan.adapter import num_lora_parameters, resolve_targets
 from luthier.plan.hardware import Hardware
+from luthier.plan.methods import rules_of
+from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_schedule
+from luthier.plan.sources import Sources as _Sources
 
-T = TypeVar("T")
+_SECTIONS = tuple(Plan.model_fields)
 
 
-class _Sources:
-    """Collects the source of each value while the plan is made."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, ValueSource] = {}
-
-    def note(self, name: str, source: Source, why: str) -> None:
-        self.found[name] = ValueSource(source=source, why=why)
-
-    def pick(self, name: str, asked: T | None, default: tuple[T, str]) -> T:
-        """The asked value where there is one, else the default; noted either way."""
-        if asked is not None:
-            self.note(name, "asked", "in the recipe")
-            return asked
-        self.note(name, "default", default[1])
-        return default[0]
+def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:
+    """The longest row that fits into the model's context: all of it, less the prompt that prompt tuning puts ahead."""
+    room = context_length_tokens - virtual_tokens(recipe.method)
+    if room < 2:
+        raise RecipeError(
+            f"method.num_virtual_tokens is {virtual_tokens(recipe.method)} in a context of {context_length_tokens:,}",
+            expected="room for a text behind the trained prompt",
+            do="lower method.num_virtual_tokens",
+        )
+    return room
 
 
 def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
-    """The longest row that training takes: asked, or the model's context. Raises RecipeError beyond the context."""
+    """The longest row that training takes: asked, or what the model's context has room for.
+
+    Raises RecipeError beyond the context.
+    """
+    context_length_tokens = room_tokens(recipe, context_length_tokens)
     asked = recipe.training.max_length_tokens if recipe.training else None
     if asked is not None and asked > context_length_tokens:
         raise RecipeError(
@@ -83,9 +81,10 @@ def resolve(
         "in the recipe" if asked_template else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
     )
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
-    method = _method(recipe.method, structure, sources)
+    method = resolve_method(recipe.method, structure, hardware.device, sources)
     sources.note("objective.name", "asked" if recipe.objective else "default", "supervised fine-tuning on the answers")
     training = _training(recipe, method, model, data, hardware, sources)
+    method = with_schedule(method, recipe.method, training.num_steps, sources)
     return Plan(
         recipe=recipe,
         base_model=ModelPlan(
@@ -103,40 +102,8 @@ def resolve(
         objective=ObjectivePlan(name="sft"),
         training=training,
         evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, has_text_answers, num_shots, sources),
-        sources=sources.found,
+        sources=sources.in_order(_SECTIONS),
     )
-
-
-def _method(asked: MethodRecipe | None, structure: Structure, sources: _Sources) -> MethodPlan:
-    recipe = asked or MethodRecipe(name="lora")
-    why = "in the recipe" if asked else "trains a small share of the weights at nearly full quality"
-    sources.note("method.name", "asked" if asked else "default", why)
-    if recipe.name == "full":
-        _refuse_adapter_settings(recipe)
-        sources.note("method.num_trainable_parameters", "derived", "all of them")
-        return MethodPlan(
-            name="full", rank=0, alpha=0.0, dropout=0.0, targets=(), num_trainable_parameters=structure.num_parameters
-        )
-    rank = sources.pick("method.rank", recipe.rank, defaults.LORA_RANK)
-    alpha = sources.pick("method.alpha", recipe.alpha, (2.0 * rank, "twice the rank: the usual scale"))
-    dropout = sources.pick("method.dropout", recipe.dropout, defaults.LORA_DROPOUT)
-    targets = resolve_targets(structure, sources.pick("method.targets", recipe.targets, defaults.LORA_TARGETS))
-    count = num_lora_parameters(structure, targets, rank)
-    share = count / structure.num_parameters
-    sources.note("method.num_trainable_parameters", "derived", f"{share:.2%} of {structure.num_parameters:,}")
-    return MethodPlan(
-        name=recipe.name, rank=rank, alpha=alpha, dropout=dropout, targets=targets, num_trainable_parameters=count
-    )
-
-
-def _refuse_adapter_settings(recipe: MethodRecipe) -> None:
-    given = [name for name in ("rank", "alpha", "dropout", "targets") if getattr(recipe, name) is not None]
-    if given:
-        raise RecipeError(
-            f"method full with {', '.join(f'method.{name}' for name in given)}",
-            expected="no adapter settings: full fine-tuning has no adapter, so they would be ignored",
-            do="remove them, or set method.name to lora",
-        )
 
 
 def _training(
@@ -146,7 +113,7 @@ def _training(
     batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
     per_epoch = math.ceil(data.train.num_examples / batch)
     epochs, steps = _length(r, per_epoch, sources)
-    rate = defaults.FULL_LEARNING_RATE if method.name == "full" else defaults.LORA_LEARNING_RATE
+    rate = rules_of(method.name).learning_rate
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
     sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
     length = max_length_tokens(recipe, model.context_length_tokens)

@@ -17,15 +17,16 @@ from luthier.plan import defaults
 from luthier.plan.adapter import resolve_targets
 
 WorkMethod = Literal["full", "lora", "adalora", "qlora"]
-Stored = Literal["float32", "bfloat16", "nf4"]
+Stored = Literal["float32", "bfloat16", "int8", "nf4"]
 Compute = Literal["float32", "bfloat16"]
 OptimizerKind = Literal["master_adamw", "adamw", "adamw_8bit", "paged_adamw_8bit"]
 AttentionKind = Literal["by_length", "flash", "eager"]
 LossKind = Literal["learned_chunks", "all_chunks", "all", "fused"]
 Sharding = Literal["none", "ddp", "fsdp"]
 
-BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "nf4": 0.516}
-"""Bytes a weight. nf4: 4 bits and 0.127 of doubly quantised scales (QLoRA, Dettmers et al., 2023, section 3)."""
+BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.01, "nf4": 0.516}
+"""Bytes a weight. int8: with a scale an output. nf4: 4 bits and 0.127 of doubly quantised scales (Dettmers et al.,
+2023, arXiv:2305.14314, section 3)."""
 
 UNFUSED_MAX_TOKENS: Final = 512
 """Rows of at most this many tokens take unfused attention on a CPU (train/attention.py; a test holds them equal)."""
@@ -127,6 +128,8 @@ class Workload:
     device. has_fused_kernels: whether normalisation and gate keep no more than this project's kernels keep.
     optimizer_in_backward: gradients are used up as they come, never all held. keeps_checkpoints_on_host: the inputs of
     recomputed layers are kept in the host's memory. num_validation_tokens: computed, of one validation.
+    initial_rank: AdaLoRA's, where it is not the usual one. trainable: parameters that are
+    trained, where rank and targets do not tell.
     """
 
     structure: Structure
@@ -153,6 +156,8 @@ class Workload:
     num_checkpoints: int = 0
     generation_rows: int = 0
     generation_length: int = 0
+    initial_rank: int = 0
+    trainable: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("num_steps", self.num_steps, 1), ("rank", self.rank, 0)):
@@ -167,11 +172,15 @@ class Workload:
     @property
     def adapter_rank(self) -> int:
         """Rank that is held and computed: AdaLoRA's starting rank is larger than its final one."""
-        return math.ceil(self.rank * ADALORA_START) if self.method == "adalora" else self.rank
+        if self.method != "adalora":
+            return self.rank
+        return self.initial_rank or math.ceil(self.rank * ADALORA_START)
 
     @property
     def num_trainable(self) -> int:
         """Parameters that the optimizer changes."""
+        if self.trainable is not None:
+            return self.trainable
         if self.method == "full":
             return self.structure.num_parameters
         extra = 1 if self.method == "adalora" else 0  # a singular value for each rank
@@ -198,12 +207,12 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
     compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else _precision(device)
     return Workload(
         structure=structure,
-        method=plan.method.name,
-        rank=plan.method.rank,
+        method=work_method(plan.method.name),
+        rank=plan.method.target_rank or plan.method.rank,
         targets=plan.method.targets,
         dropout=plan.method.dropout,
         compute=compute,
-        base=compute,
+        base=plan.method.quantisation or compute,
         adapters=compute,
         optimizer="master_adamw",
         batches=batches or _derived_batches(plan, device),
@@ -217,13 +226,15 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         num_checkpoints=max(1, training.num_steps // training.checkpoint_every_steps),
         generation_rows=8 if plan.data.held_out else 0,
         generation_length=rows.max_tokens + plan.evaluation.max_new_tokens,
+        initial_rank=plan.method.rank,
+        trainable=plan.method.num_trainable_parameters,
     )
 
 
 def with_method(workload: Workload, method: WorkMethod, *, rank: int = defaults.LORA_RANK[0]) -> Workload:
     """The same run by another method, with adapters on every matrix where there were none."""
     if method == "full":
-        return replace(workload, method="full", rank=0, targets=(), dropout=0.0, base=workload.compute)
+        return replace(workload, method="full", rank=0, targets=(), dropout=0.0, base=workload.compute, trainable=None)
     targets = workload.targets or resolve_targets(workload.structure, "all-linear")
     return replace(
         workload,
@@ -232,6 +243,8 @@ def with_method(workload: Workload, method: WorkMethod, *, rank: int = defaults.
         targets=targets,
         dropout=workload.dropout if workload.rank else defaults.LORA_DROPOUT[0],
         base="nf4" if method == "qlora" else workload.compute,
+        initial_rank=0,
+        trainable=None,
     )
 
 
@@ -242,6 +255,11 @@ def with_micro_batch(workload: Workload, rows: int, length: int) -> Workload:
     share = cut.peak_tokens / old.peak_tokens
     num = max(old.num_micro_batches, old.num_micro_batches / share if share < 1 else 1.0)
     return replace(workload, batches=replace(cut, num_micro_batches=num))
+
+
+def work_method(name: str) -> WorkMethod:
+    """What a method costs like: LoRA's kin as LoRA does."""
+    return name if name in ("full", "adalora", "qlora") else "lora"  # type: ignore[return-value]
 
 
 def _precision(device: Device) -> Compute:

@@ -18,6 +18,7 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
     from luthier.plan import advise as rules
     from luthier.plan.adapter import num_lora_parameters, resolve_targets
     from luthier.plan.changes import name_of
+    from luthier.plan.workload import work_method
 
     plan, recipe = prepared.plan, prepared.plan.recipe
     structure = read_structure(prepared.model.path)
@@ -33,8 +34,8 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
             num_steps=plan.training.num_steps,
             parameters_per_rank=num_lora_parameters(structure, targets, 1),
             largest_rank=min(min(layer.num_inputs, layer.num_outputs) for layer in layers),
-            asked_rank=recipe.method.rank if recipe.method else None,
-            asked_method=recipe.method.name if recipe.method else None,
+            asked_rank=(recipe.method.rank or recipe.method.target_rank) if recipe.method else None,
+            asked_method=work_method(recipe.method.name) if recipe.method else None,
         ),
         recipe.budget,
     )

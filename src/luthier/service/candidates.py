@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError
 from luthier.core.ids import is_id
-from luthier.core.plan import Plan
+from luthier.core.plan import Plan, Quantisation
 from luthier.core.ports import Prompt
 from luthier.service.context import Context
 from luthier.service.judgeable import check_lengths, have_text_answers
@@ -25,7 +26,10 @@ TemplateKind = Literal["auto", "chat", "plain"]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One system to judge. `shots`: examples put before each prompt. `name` is what tables and verdict call it."""
+    """One system to judge. `shots`: examples put before each prompt. `name` is what tables and verdict call it.
+
+    context_length_tokens: what there is room for, less a trained prompt. quantisation: how the base is held.
+    """
 
     name: str
     model_name: str
@@ -36,6 +40,7 @@ class Candidate:
     device: str
     context_length_tokens: int
     shots: tuple[Example, ...] = ()
+    quantisation: Quantisation | None = None
 
 
 def find_base(context: Context, run_id: str) -> Candidate:
@@ -48,7 +53,7 @@ def find_base(context: Context, run_id: str) -> Candidate:
 
 
 def base_of(plan: Plan, *, name: str, model_path: str) -> Candidate:
-    """The base model of a plan, run as the plan trains it."""
+    """The base model of a plan, run as the plan trains it: as precise, and packed where the plan packs it."""
     return Candidate(
         name=name,
         model_name=plan.base_model.name,
@@ -58,6 +63,7 @@ def base_of(plan: Plan, *, name: str, model_path: str) -> Candidate:
         precision=plan.training.precision,
         device=plan.training.device,
         context_length_tokens=plan.base_model.context_length_tokens,
+        quantisation=plan.method.quantisation,
     )
 
 
@@ -71,11 +77,12 @@ def with_few_shot(
     return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
 
 
-def tuned(name: str, base: Candidate, outcome_path: str, *, whole_model: bool) -> Candidate:
-    """What training made of a base: an adapter on it, or a model of its own."""
-    if whole_model:
+def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int = 0) -> Candidate:
+    """What training made of a base: an adapter on it, or, where its folder is called `model`, a model of its own."""
+    if Path(outcome_path).name == "model":
         return replace(base, name=name, model_path=outcome_path)
-    return replace(base, name=name, adapter_path=outcome_path)
+    room = base.context_length_tokens - num_virtual_tokens
+    return replace(base, name=name, adapter_path=outcome_path, context_length_tokens=room)
 
 
 def find_candidate(context: Context, name: str) -> Candidate:
@@ -95,8 +102,8 @@ def find_candidate(context: Context, name: str) -> Candidate:
             expected="a run that has succeeded",
             do=f"go on with it: luthier train --resume {name}",
         )
-    base, plan = find_base(context, name), context.runs.plan(name)
-    return tuned(name, base, record.result.adapter_path, whole_model=plan.method.name == "full")
+    num_virtual = context.runs.plan(name).method.num_virtual_tokens or 0
+    return tuned(name, find_base(context, name), record.result.adapter_path, num_virtual)
 
 
 def open_engine(candidate: Candidate) -> TransformersEngine:
@@ -109,6 +116,7 @@ def open_engine(candidate: Candidate) -> TransformersEngine:
         template=candidate.template,
         dtype=candidate.precision,
         device=candidate.device,
+        quantisation=candidate.quantisation,
     )
 
 

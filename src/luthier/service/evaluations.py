@@ -67,7 +67,7 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
                 base, prepared.train.examples, plan.evaluation.few_shot, plan.training.seed, held_out=held_out.examples
             )
         )
-    candidates.append(tuned("tuned", base, result.adapter_path, whole_model=plan.method.name == "full"))
+    candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
     rows = HeldOut(
         file=held_out.profile.file,
         sha256=held_out.profile.sha256,
@@ -164,11 +164,11 @@ def _judge(
 
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
-    engines: dict[tuple[str, str | None], TransformersEngine] = {}
+    engines: dict[tuple[str, str | None, str | None], TransformersEngine] = {}
     with ExitStack() as stack:
         systems = []
         for candidate in candidates:
-            key = (candidate.model_path, candidate.adapter_path)
+            key = (candidate.model_path, candidate.adapter_path, candidate.quantisation)
             if key not in engines:
                 engines[key] = stack.enter_context(closing(open_engine(candidate)))
             systems.append(system_under_test(candidate, engines[key], examples, max_new_tokens))

@@ -68,10 +68,10 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
     model = sources.pull(recipe.base_model, context.home, context.progress)
     template = ChatTemplate.load(model.path, recipe.data.template or "auto")
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
+    room = resolve.room_tokens(recipe, model.context_length_tokens)
     loaded = _load_splits(recipe, base_dir)
     splits = {
-        split: _tokenise(context, split, part, template, recipe, max_length, model.context_length_tokens)
-        for split, part in loaded.items()
+        split: _tokenise(context, split, part, template, recipe, max_length, room) for split, part in loaded.items()
     }
     data = _data_plan(recipe, splits)
     judged = splits["held_out"].examples if "held_out" in splits else ()
@@ -178,7 +178,7 @@ def _tokenise(
     template: ChatTemplate,
     recipe: Recipe,
     max_length_tokens: int,
-    context_length_tokens: int,
+    room_tokens: int,
 ) -> PreparedSplit:
     """Tokens and profile of one split.
 
@@ -189,7 +189,7 @@ def _tokenise(
 
     overlong = (recipe.training.overlong if recipe.training else None) or "error"
     if split == "held_out":
-        max_length_tokens = context_length_tokens
+        max_length_tokens = room_tokens
         overlong = "drop" if overlong == "truncate" else overlong
     made: Tokenised = tokenise_all(
         part.examples, template, max_length_tokens=max_length_tokens, overlong=overlong, progress=context.progress

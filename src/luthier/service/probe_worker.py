@@ -68,7 +68,7 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
         def latest(self) -> tuple[None, list[str]]:
             return None, []
 
-        def save(self, state: Any, weights: Any, moments: Any) -> tuple[Path, int]:  # noqa: ARG002
+        def save(self, state: Any, weights: Any, moments: Any, method: Any = None) -> tuple[Path, int]:  # noqa: ARG002
             return self.folder, 0
 
     def note(event: Event) -> None:

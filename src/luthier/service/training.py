@@ -291,6 +291,7 @@ def _result(
         adapter_path=None if path is None else str(path),
         adapter_sha256=digest,
         warnings=outcome.warnings,
+        ranks=model.method.ranks(),
     )
 
 

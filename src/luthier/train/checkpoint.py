@@ -3,6 +3,7 @@
     checkpoints/step-00000040/
         weights.safetensors     fp32 masters of what is trained
         moments.safetensors     Adam's moments
+        method.safetensors      what the method remembers beside its weights, where it does
         state.json              step, sums, early stopping: all that resume needs beside the plan
         manifest.json           digest of each file; written last
 
@@ -30,6 +31,7 @@ from luthier.train.early_stopping import EarlyStopping
 
 _PREFIX = "step-"
 _MANIFEST = "manifest.json"
+_METHOD = "method.safetensors"
 
 
 class LoopState(Frozen):
@@ -58,6 +60,7 @@ class Checkpoint:
     state: LoopState
     weights: dict[str, Tensor]
     moments: dict[str, Tensor]
+    method: dict[str, Tensor]
 
 
 class CheckpointStore:
@@ -66,18 +69,27 @@ class CheckpointStore:
     def __init__(self, folder: Path, num_kept: int) -> None:
         self.folder, self.num_kept = folder, num_kept
 
-    def save(self, state: LoopState, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> tuple[Path, int]:
+    def save(
+        self,
+        state: LoopState,
+        weights: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor],
+        method: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Path, int]:
         """Write one checkpoint; returns its folder and size in bytes. Saving a step again replaces it.
 
         Raises StorageFullError where the disk has no room; the checkpoints before stay as they were.
         """
+        tensors = {"weights.safetensors": weights, "moments.safetensors": moments}
+        if method:
+            tensors[_METHOD] = method
         self.folder.mkdir(parents=True, exist_ok=True)
         for rubbish in self.folder.glob(".*"):
             shutil.rmtree(rubbish)
         final = self._path(state.step)
         partial = self.folder / f".{final.name}"
         try:
-            num_bytes = _write(partial, state, weights, moments)
+            num_bytes = _write(partial, state, tensors)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -85,7 +97,7 @@ class CheckpointStore:
             free = shutil.disk_usage(self.folder).free
             raise StorageFullError(
                 f"no room for the checkpoint of step {state.step} in {self.folder} ({free:,} bytes free)",
-                expected=f"about {sum(t.nbytes for t in [*weights.values(), *moments.values()]):,} bytes",
+                expected=f"about {sum(t.nbytes for part in tensors.values() for t in part.values()):,} bytes",
                 do="free some disk space and resume the run: nothing before this step is lost",
             ) from error
         if final.exists():
@@ -132,8 +144,14 @@ class CheckpointStore:
                 do="resume the run: the newest whole checkpoint is used",
             )
         state = LoopState.model_validate_json((path / "state.json").read_text(encoding="utf-8"))
-        weights, moments = load_file(path / "weights.safetensors"), load_file(path / "moments.safetensors")
-        return Checkpoint(path, state, weights, moments)
+        method = path / _METHOD
+        return Checkpoint(
+            path,
+            state,
+            weights=load_file(path / "weights.safetensors"),
+            moments=load_file(path / "moments.safetensors"),
+            method=load_file(method) if method.is_file() else {},
+        )
 
     def _path(self, step: int) -> Path:
         return self.folder / f"{_PREFIX}{step:08d}"
@@ -160,11 +178,11 @@ class CheckpointStore:
             shutil.rmtree(rubbish)
 
 
-def _write(folder: Path, state: LoopState, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> int:
+def _write(folder: Path, state: LoopState, tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
     folder.mkdir()
     try:
-        save_file({k: v.detach().contiguous().cpu() for k, v in weights.items()}, folder / "weights.safetensors")
-        save_file({k: v.contiguous().cpu() for k, v in moments.items()}, folder / "moments.safetensors")
+        for name, found in tensors.items():
+            save_file({key: t.detach().contiguous().cpu() for key, t in found.items()}, folder / name)
     except Exception as error:
         if "No space left" in str(error):  # safetensors wraps the system's error in one of its own
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
@@ -185,7 +203,7 @@ def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None."""
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        for name in ("weights.safetensors", "moments.safetensors", "state.json"):
+        for name in sorted({"weights.safetensors", "moments.safetensors", "state.json"} | set(manifest)):
             file = path / name
             if file.stat().st_size != manifest[name]["num_bytes"]:
                 return f"{name} has {file.stat().st_size} bytes, not {manifest[name]['num_bytes']}"

@@ -94,11 +94,10 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).abs().max() <= _TOLERANCE[one.dtype] * scale)
 
 
-def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width: int) -> bool:
-    """Whether original and replacement agree in output and input gradient on random rows."""
-    parameter = next(module.parameters())
+def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width: int, like: Tensor) -> bool:
+    """Whether original and replacement agree in output and input gradient on random rows, in precision of `like`."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4, width, generator=generator).to(parameter.device, parameter.dtype)
+    x = torch.randn(4, width, generator=generator).to(like.device, like.dtype)
     before, after = _output_and_gradient(module.forward, x), _output_and_gradient(forward, x)
     return all(_same(a, b) for a, b in zip(before, after, strict=True))
 
@@ -110,12 +109,14 @@ def install(model: nn.Module) -> Counter[str]:
     result: a class name, or a class name with " (kept)" where the replacement did not agree.
     """
     swapped: Counter[str] = Counter()
+    # packed matrices are integers: what is computed with them has the precision of the weights that are not packed
+    like = next(p for p in model.parameters() if p.is_floating_point())
     for module in model.modules():
         found = _replacement(module)
         if found is None:
             continue
         forward, width = found
-        if _same_function(module, forward, width):
+        if _same_function(module, forward, width, like):
             module.forward = forward
             swapped[type(module).__name__] += 1
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -86,7 +87,7 @@ def train(
     the weights of the step before are in a checkpoint then. Raises CheckpointError for checkpoints of another plan.
     """
     p = plan.training
-    optimizer = MasterAdamW(model.module, p)
+    optimizer = MasterAdamW(model.module, p, model.method.rate_factor)
     warnings: list[str] = []
 
     def warn(step: int, code: str, message: str) -> None:
@@ -94,7 +95,7 @@ def train(
         emit(WarningRaised(step=step, code=code, message=message))
 
     meter = meter or Meter(plan.budget)
-    state = saved = _resume(plan, optimizer, checkpoints, warn)
+    state = saved = _resume(plan, model, optimizer, checkpoints, warn)
     if not meter.at_least(state.seconds, state.num_tokens):
         warn(state.step, "ledger_lost", _LEDGER_LOST)
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
@@ -105,7 +106,9 @@ def train(
     def save() -> None:
         nonlocal saved
         meter.begin("checkpoint")
-        path, num_bytes = checkpoints.save(state, optimizer.weight_state(), optimizer.moment_state())
+        path, num_bytes = checkpoints.save(
+            state, optimizer.weight_state(), optimizer.moment_state(), model.method.state()
+        )
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
@@ -147,8 +150,11 @@ def train(
                 emit(BillUpdated(step=state.step, bill=bill))
     if saved is not state:
         save()
-    if status == "succeeded" and validation and state.early_stopping.best_step != state.step:
-        optimizer.load_weights(checkpoints.load(state.early_stopping.best_step).weights)
+    watch = state.early_stopping
+    if status == "succeeded" and watch.best_loss is not None and watch.best_step != state.step:
+        best = checkpoints.load(watch.best_step)
+        optimizer.load_weights(best.weights)
+        model.method.load_state(best.method)
     emit(RunEnded(step=state.step, status=status, reason=reason))
     return LoopOutcome(state, status, reason, warnings)
 
@@ -160,9 +166,13 @@ def _is_validation_due(p: TrainingPlan, state: LoopState) -> bool:
 
 
 def _resume(
-    plan: Plan, optimizer: MasterAdamW, checkpoints: CheckpointStore, warn: Callable[[int, str, str], None]
+    plan: Plan,
+    model: TrainableModel,
+    optimizer: MasterAdamW,
+    checkpoints: CheckpointStore,
+    warn: Callable[[int, str, str], None],
 ) -> LoopState:
-    """Load the newest whole checkpoint into the optimizer, or make the state of a fresh start."""
+    """Load the newest whole checkpoint into optimizer and method, or make the state of a fresh start."""
     checkpoint, broken = checkpoints.latest()
     step = 0 if checkpoint is None else checkpoint.state.step
     for message in broken:
@@ -172,6 +182,7 @@ def _resume(
         return LoopState(plan_hash=plan.hash, early_stopping=watch)
     _refuse_foreign(checkpoint, plan)
     optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
+    model.method.load_state(checkpoint.method)
     return checkpoint.state
 
 
@@ -212,13 +223,14 @@ def _one_step(
         optimizer.collect()
         loss_sum += total.item()
         num_tokens += batch.num_tokens
+    model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
     norm, loss = optimizer.gradient_norm(), loss_sum / num_trained
     rate = 0.0
     if finite := math.isfinite(norm) and math.isfinite(loss):
         factor = learning_rate_factor(
             state.step, num_steps=p.num_steps, num_warmup_steps=p.num_warmup_steps, schedule=p.schedule
         )
-        rate = optimizer.step(norm, factor)
+        rate = optimizer.step(norm, factor, partial(model.method.after_step, state.step + 1))
     seconds = time.perf_counter() - start
     event = StepDone.model_construct(
         step=state.step + 1,
@@ -261,7 +273,9 @@ def _validate(
             num_trained += batch.num_trained_tokens
             bar.advance()
     loss = loss_sum / num_trained
-    watch = state.early_stopping.after(state.step, loss, state.window_loss_sum / state.window_trained_tokens)
+    watch = state.early_stopping
+    if model.method.may_be_outcome(state.step):
+        watch = watch.after(state.step, loss, state.window_loss_sum / state.window_trained_tokens)
     event = ValidationDone(
         step=state.step,
         loss=loss,

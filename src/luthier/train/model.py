@@ -16,8 +16,10 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.plan import Plan
 from luthier.models.loading import load_model
+from luthier.models.quantised import num_parameters
 from luthier.train import attention, kernels
-from luthier.train.methods import Method, load_method
+from luthier.train.methods.protocol import Method
+from luthier.train.methods.registry import load_method
 from luthier.train.objectives.sft import cross_entropy_sum
 from luthier.train.prefix_attention import PrefixLayout
 
@@ -111,7 +113,11 @@ class TrainableModel:
     def load(cls, plan: Plan) -> TrainableModel:
         """The model of a plan, from its local folder."""
         base = load_model(
-            plan.base_model.path, dtype=plan.training.precision, attention="sdpa", device=plan.training.device
+            plan.base_model.path,
+            dtype=plan.training.precision,
+            attention="sdpa",
+            device=plan.training.device,
+            quantisation=plan.method.quantisation,
         )
         return cls(
             base,
@@ -131,21 +137,18 @@ class TrainableModel:
         device = batch.input_ids.device
         if batch.layout is None:
             positions = torch.arange(batch.input_ids.shape[1], device=device)[None]
-            return self._last_hidden(batch.input_ids, positions)
-        return self._last_hidden(batch.input_ids, batch.layout.positions(device), prefix_layout=batch.layout)
-
-    def _last_hidden(self, input_ids: Tensor, positions: Tensor, **layout: PrefixLayout) -> Tensor:
-        found = self.body(input_ids=input_ids, position_ids=positions, use_cache=False, **layout)
-        hidden: Tensor = found.last_hidden_state
-        return hidden
+            return self.method.hidden(self.body, batch.input_ids, positions)
+        return self.method.hidden(self.body, batch.input_ids, batch.layout.positions(device), batch.layout)
 
     @torch.no_grad()
     def can_share_prefix(self) -> bool:
         """Whether this model computes the same with a shared beginning as row by row, tried on a few random tokens.
 
         False for layers that look at a row in another way than by attention (convolutions, state spaces) or whose
-        attention is not reached by what the model is told.
+        attention is not reached by what the model is told; and for methods that put something before each row.
         """
+        if not self.method.can_share_prefix:
+            return False
         ids = torch.randint(int(self.base.config.vocab_size), (2, 9), generator=torch.Generator().manual_seed(0))
         ids[1, :5] = ids[0, :5]
         rows = [
@@ -164,7 +167,7 @@ class TrainableModel:
     @property
     def num_parameters(self) -> int:
         """All parameters, adapter included, tied ones once."""
-        return sum(p.numel() for p in self.module.parameters())
+        return num_parameters(self.module)
 
     @property
     def num_trainable_parameters(self) -> int:

@@ -7,21 +7,26 @@ and the model's own bf16 weights are those copies, rounded. Gradients of several
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from luthier.core.plan import TrainingPlan
 
+AfterUpdate = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
+
 
 class MasterAdamW:
     """AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101, algorithm 2) over the trainable parameters of a module.
 
-    Weight decay acts on matrices (two or more dimensions) only: biases and norm weights are left alone.
+    Weight decay acts on matrices (two or more dimensions) only: biases and norm weights are left alone. rate_factor:
+    what the learning rate is multiplied by for a parameter of that name.
     """
 
-    def __init__(self, module: nn.Module, plan: TrainingPlan) -> None:
+    def __init__(
+        self, module: nn.Module, plan: TrainingPlan, rate_factor: Callable[[str], float] = lambda _: 1.0
+    ) -> None:
         self.names = [name for name, p in module.named_parameters() if p.requires_grad]
         self.weights = [p for p in module.parameters() if p.requires_grad]
         self.masters = [
@@ -30,12 +35,16 @@ class MasterAdamW:
         self.gradients = [torch.zeros_like(m) for m in self.masters]
         for master, gradient in zip(self.masters, self.gradients, strict=True):
             master.grad = gradient
-        groups = [
-            {"params": [m for m in self.masters if m.dim() >= 2], "weight_decay": plan.weight_decay},
-            {"params": [m for m in self.masters if m.dim() < 2], "weight_decay": 0.0},
-        ]
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, master in zip(self.names, self.masters, strict=True):
+            decay = plan.weight_decay if master.dim() >= 2 else 0.0
+            groups.setdefault((decay, rate_factor(name)), []).append(master)
         self.adam = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=plan.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True
+            [{"params": p, "weight_decay": decay, "rate_factor": factor} for (decay, factor), p in groups.items()],
+            lr=plan.learning_rate,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            fused=True,
         )
         self.peak_rate, self.clip_norm = plan.learning_rate, plan.clip_gradient_norm
 
@@ -50,17 +59,21 @@ class MasterAdamW:
         """Euclidean norm over all summed gradients, before clipping."""
         return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.gradients))))
 
-    def step(self, norm: float, rate_factor: float) -> float:
+    def step(self, norm: float, rate_factor: float, after: AfterUpdate | None = None) -> float:
         """Clip to the plan's norm, update masters, round them into the model; returns the learning rate used.
 
+        after: called once the masters are updated, with masters and clipped gradients by name; may change the masters.
         Clipping scales all gradients by clip/norm where norm > clip (Pascanu et al., 2013, arXiv:1211.5063).
         """
         if norm > self.clip_norm:
             torch._foreach_mul_(self.gradients, self.clip_norm / norm)
         rate = self.peak_rate * rate_factor
         for group in self.adam.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         self.adam.step()
+        if after is not None:
+            with torch.no_grad():
+                after(self.weight_state(), self.gradient_state())
         torch._foreach_zero_(self.gradients)
         self.round_into_model()
         return rate
@@ -73,6 +86,10 @@ class MasterAdamW:
     def weight_state(self) -> dict[str, Tensor]:
         """The fp32 weights by parameter name."""
         return dict(zip(self.names, (m.detach() for m in self.masters), strict=True))
+
+    def gradient_state(self) -> dict[str, Tensor]:
+        """The summed gradients by parameter name, until the step has used them up."""
+        return dict(zip(self.names, self.gradients, strict=True))
 
     def moment_state(self) -> dict[str, Tensor]:
         """Adam's two moments by parameter name; empty before the first step."""

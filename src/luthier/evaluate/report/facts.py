@@ -9,11 +9,24 @@ from typing import Final
 
 from luthier.core.dataset import DatasetProfile
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
-from luthier.core.plan import DataPlan, Plan
+from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.run import RunRecord
 from luthier.reporting import figures
 
 MAX_IDS: Final = 12
+METHOD_TITLES: Final = {
+    "full": "full fine-tuning",
+    "lora": "LoRA",
+    "rslora": "rsLoRA",
+    "dora": "DoRA",
+    "loraplus": "LoRA+",
+    "pissa": "PiSSA",
+    "olora": "OLoRA",
+    "adalora": "AdaLoRA",
+    "qlora": "QLoRA",
+    "ia3": "IA3",
+    "prompt_tuning": "prompt tuning",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +116,7 @@ def _loss(record: RunRecord, events: Sequence[Event], steps: Sequence[StepDone])
 
 def method_title(plan: Plan) -> str:
     """The method in prose."""
-    return "full fine-tuning" if plan.method.name == "full" else "LoRA"
+    return METHOD_TITLES.get(plan.method.name, plan.method.name)
 
 
 def model_facts(record: RunRecord, plan: Plan, licence: str) -> list[Fact]:
@@ -115,17 +128,31 @@ def model_facts(record: RunRecord, plan: Plan, licence: str) -> list[Fact]:
         Fact("Digest of its weights", model.sha256, "SHA-256"),
         Fact("Text around the turns", "chat template" if model.template == "chat" else "plain text"),
     ]
-    note = "every weight moves"
-    if method.name == "lora":
-        note = f"rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout:g}, on {', '.join(method.targets)}"
     found += [
-        Fact("Method", method_title(plan), note),
+        Fact("Method", method_title(plan), _method_note(method)),
         Fact("Objective", "SFT", "supervised fine-tuning on the answers"),
     ]
     if record.result and record.result.adapter_sha256 is not None:
         name = "Digest of the model" if method.name == "full" else "Digest of the adapter"
         found.append(Fact(name, record.result.adapter_sha256, "SHA-256"))
     return [*found, Fact("Hash of the plan", record.plan_hash, "SHA-256 of all that decides what is trained")]
+
+
+def _method_note(method: MethodPlan) -> str:
+    """Its settings in words; what it has no use for is left out."""
+    rank = f"rank {method.rank}"
+    if method.target_rank:
+        rank = f"rank {method.rank} at first, {method.target_rank} on average at the end"
+    parts = [f"{rank}, alpha {method.alpha:g}, dropout {method.dropout:g}"] if method.rank else []
+    if method.learning_rate_ratio:
+        parts.append(f"B at {method.learning_rate_ratio:g} times the learning rate")
+    if method.num_virtual_tokens:
+        parts.append(f"{method.num_virtual_tokens} virtual tokens before each text")
+    if method.quantisation:
+        parts.append(f"over a base held in {method.quantisation}")
+    if method.targets:
+        parts.append(f"on {method.places}")
+    return ", ".join(parts) or ("every weight moves" if method.name == "full" else "")
 
 
 def split_facts(plan: Plan) -> list[SplitFacts]:

@@ -19,6 +19,7 @@ from luthier.evaluate.report.curves import curves
 from luthier.evaluate.report.interval_chart import interval_charts, system_colours, without_chart
 from luthier.evaluate.report.outcome import outcomes
 from luthier.evaluate.report.quoted import quoted
+from luthier.evaluate.report.rank_chart import rank_charts
 from luthier.evaluate.report.roles import roles
 from luthier.evaluate.report.samples import Choice, choose_samples
 from luthier.evaluate.report.tables import differences, metric_rows
@@ -89,6 +90,7 @@ def render_page(
         example=shown_example(example),
         example_left_out=max(0, sum(len(text) for text, _ in example) - MAX_EXAMPLE_CHARACTERS),
         curves=curve_charts(curves(events)),
+        ranks=rank_charts(record.result.ranks if record.result else {}),
         quoted=quoted(record, events, quote),
         warnings=facts.warnings(record, plan, events),
         plan_rows=plan.values(),

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from luthier.core.digest import sha256_document, sha256_file
-from luthier.core.plan import MethodPlan
+from luthier.train.methods.protocol import PlainMethod
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -21,13 +21,10 @@ _TOKENIZER_FILES = (
 )
 
 
-class Full:
+class Full(PlainMethod):
     """Trains all weights; the outcome is a whole model folder of its own."""
 
     outcome_name: ClassVar[str] = "model"
-
-    def __init__(self, plan: MethodPlan) -> None:
-        self.plan = plan
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:  # noqa: ARG002
         """Every parameter is trained; nothing is random."""

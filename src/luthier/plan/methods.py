@@ -1,0 +1,143 @@
+"""What each method takes, what it uses where the recipe is silent, and how many parameters it trains.
+
+The training code of a method is in `train/methods/`; here is what a plan must know before anything is loaded. A method
+that another package brings (entry point group `luthier.methods`) says the same in an attribute `rules` of its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from luthier.core.errors import NotFoundError
+from luthier.core.plan import MethodPlan
+from luthier.core.recipe import METHOD_ENTRY_POINTS, METHODS
+from luthier.models.structure import FEED_FORWARD_OUTPUTS, LinearLayer, Structure
+from luthier.plan import defaults
+
+Setting = tuple[Any, str]
+Count = Callable[[Structure, Sequence[LinearLayer], MethodPlan], int]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRules:
+    """The settings that a method takes, each with its default and the reason for it; None where it is derived.
+
+    learning_rate: default of training.learning_rate, with its reason. count: trainable parameters, from the structure,
+    the matrices that are targeted and the plan of the method. why_not: why settings that are not among these are
+    refused.
+    """
+
+    settings: Mapping[str, Setting]
+    learning_rate: tuple[float, str]
+    count: Count
+    why_not: str = "the method has no use for them, so they would be ignored"
+
+
+def rules_of(name: str) -> MethodRules:
+    """The rules of a method. Raises NotFoundError for a name that no table knows, or a plug-in without rules."""
+    if name in RULES:
+        return RULES[name]
+    for entry in entry_points(group=METHOD_ENTRY_POINTS):
+        if entry.name == name:
+            rules = getattr(entry.load(), "rules", None)
+            if isinstance(rules, MethodRules):
+                return rules
+            raise NotFoundError(
+                f"method {name!r} ({entry.value}) has rules={rules!r}",
+                expected="an attribute `rules` of type luthier.plan.methods.MethodRules",
+                do="ask the author of the package that brings it",
+            )
+    raise NotFoundError(f"method {name!r}", expected=f"one of {', '.join(METHODS)}", do="correct method.name")
+
+
+def low_rank_parameters(_: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
+    """rank x (inputs + outputs) over the targeted matrices."""
+    return sum(method.rank * (x.num_inputs + x.num_outputs) for x in layers)
+
+
+def _dora(structure: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
+    return low_rank_parameters(structure, layers, method) + sum(x.num_outputs for x in layers)
+
+
+def _adalora(structure: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
+    return low_rank_parameters(structure, layers, method) + method.rank * len(layers)
+
+
+def _ia3(_: Structure, layers: Sequence[LinearLayer], __: MethodPlan) -> int:
+    # the inputs of an MLP's last matrix are scaled, the outputs of all others
+    return sum(x.num_inputs if x.kind in FEED_FORWARD_OUTPUTS else x.num_outputs for x in layers)
+
+
+def _prompt(structure: Structure, _: Sequence[LinearLayer], method: MethodPlan) -> int:
+    return (method.num_virtual_tokens or 0) * structure.hidden_size
+
+
+def _full(structure: Structure, _: Sequence[LinearLayer], __: MethodPlan) -> int:
+    return structure.num_parameters
+
+
+_PLACES: Final[dict[str, Setting]] = {"targets": defaults.LORA_TARGETS, "layers": (None, "every layer")}
+_LOW_RANK: Final[dict[str, Setting]] = {
+    "rank": defaults.LORA_RANK,
+    "alpha": (None, "twice the rank: the usual scale"),
+    "dropout": defaults.LORA_DROPOUT,
+    **_PLACES,
+}
+_LORA: Final = MethodRules(_LOW_RANK, defaults.LORA_LEARNING_RATE, low_rank_parameters)
+# What the initial product is taken out of the base with is put back by the adapter: the scale cancels out.
+_FROM_BASE: Final[dict[str, Setting]] = _LOW_RANK | {"alpha": (None, "the rank: a scale of 1, as in the paper")}
+
+RULES: Final[Mapping[str, MethodRules]] = {
+    "full": MethodRules(
+        {},
+        defaults.FULL_LEARNING_RATE,
+        _full,
+        "full fine-tuning has no adapter, and a base whose every weight moves cannot be held quantised",
+    ),
+    "lora": _LORA,
+    "rslora": MethodRules(
+        _LOW_RANK | {"alpha": defaults.RSLORA_ALPHA}, defaults.LORA_LEARNING_RATE, low_rank_parameters
+    ),
+    "dora": MethodRules(_LOW_RANK, defaults.LORA_LEARNING_RATE, _dora),
+    "loraplus": MethodRules(
+        _LOW_RANK | {"learning_rate_ratio": defaults.LEARNING_RATE_RATIO},
+        defaults.LORAPLUS_LEARNING_RATE,
+        low_rank_parameters,
+    ),
+    "pissa": MethodRules(
+        _FROM_BASE | {"num_svd_iterations": defaults.NUM_SVD_ITERATIONS},
+        defaults.LORA_LEARNING_RATE,
+        low_rank_parameters,
+    ),
+    "olora": MethodRules(_FROM_BASE, defaults.LORA_LEARNING_RATE, low_rank_parameters),
+    "adalora": MethodRules(
+        {
+            "target_rank": defaults.ADALORA_TARGET_RANK,
+            "initial_rank": (None, "half as many again as at the end, as far as the smallest matrix has them"),
+            "alpha": (None, "twice the initial rank: the usual scale"),
+            "dropout": defaults.LORA_DROPOUT,
+            **_PLACES,
+            "warmup_steps": (None, "a tenth of the run learns at full rank before any is taken away"),
+            "final_steps": (None, "two fifths of the run go on with the ranks that were found"),
+            "reallocate_every_steps": (None, "about fifty times between warm-up and final phase"),
+            "orthogonality_weight": defaults.ORTHOGONALITY_WEIGHT,
+            "sensitivity_smoothing": defaults.IMPORTANCE_SMOOTHING,
+            "uncertainty_smoothing": defaults.IMPORTANCE_SMOOTHING,
+        },
+        defaults.ADALORA_LEARNING_RATE,
+        _adalora,
+        "AdaLoRA's ranks are initial_rank and target_rank; other settings would be ignored",
+    ),
+    "qlora": MethodRules(_LOW_RANK | {"quantisation": (None, "")}, defaults.LORA_LEARNING_RATE, low_rank_parameters),
+    "ia3": MethodRules(
+        {"targets": (None, "keys, values and the MLP's last matrix, as in the paper"), "layers": (None, "every layer")},
+        defaults.IA3_LEARNING_RATE,
+        _ia3,
+    ),
+    "prompt_tuning": MethodRules(
+        {"num_virtual_tokens": defaults.NUM_VIRTUAL_TOKENS}, defaults.PROMPT_LEARNING_RATE, _prompt
+    ),
+}

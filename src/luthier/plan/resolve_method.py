@@ -1,0 +1,175 @@
+"""The method's part of a plan: what was asked, checked against what the method takes, and completed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from luthier.core.errors import RecipeError
+from luthier.core.plan import MethodPlan, Source
+from luthier.core.recipe import MethodRecipe
+from luthier.models.structure import FEED_FORWARD_OUTPUTS, LinearLayer, Structure
+from luthier.plan.adapter import refuse_rank, resolve_targets, targeted
+from luthier.plan.methods import MethodRules, rules_of
+from luthier.plan.quantisation import choose_quantisation
+from luthier.plan.sources import Sources
+
+_KEYS_AND_VALUES: Final = ("k_proj", "v_proj", "key", "value", "query_key_value", "qkv_proj", "c_attn", "Wqkv")
+_PLAIN: Final = ("learning_rate_ratio", "num_svd_iterations", "num_virtual_tokens")
+_IMPORTANCE: Final = ("orthogonality_weight", "sensitivity_smoothing", "uncertainty_smoothing")
+
+
+def resolve_method(recipe: MethodRecipe | None, structure: Structure, device: str, sources: Sources) -> MethodPlan:
+    """Everything about the method but what depends on the number of steps (`with_schedule`).
+
+    Raises RecipeError for settings that the method does not take, targets that match nothing, ranks above a matrix.
+    """
+    asked = recipe or MethodRecipe(name="lora")
+    why = "in the recipe" if recipe else "trains a small share of the weights at nearly full quality"
+    sources.note("method.name", "asked" if recipe else "default", why)
+    rules = rules_of(asked.name)
+    _refuse_unused(asked, rules)
+    pick = _Picker(asked, rules, sources)
+    targets = _targets(pick, structure)
+    layers = targeted(structure, targets)
+    ranks = _ranks(pick, layers)
+    plain: dict[str, Any] = {name: pick.value(name) for name in (*_PLAIN, *_IMPORTANCE) if name in rules.settings}
+    if "quantisation" in rules.settings:
+        kind, source, why = choose_quantisation(asked.quantisation, device)
+        sources.note("method.quantisation", source, why)
+        plain["quantisation"] = kind
+    method = MethodPlan(
+        name=asked.name,
+        targets=targets,
+        num_trainable_parameters=0,
+        options=asked.options or {},
+        **ranks,
+        **plain,
+    )
+    return _counted(method, layers, structure, rules, sources)
+
+
+def with_schedule(method: MethodPlan, recipe: MethodRecipe | None, num_steps: int, sources: Sources) -> MethodPlan:
+    """The plan with AdaLoRA's schedule fitted into the run; other methods come back as they are.
+
+    Raises RecipeError where warm-up and final phase leave no step for taking ranks away.
+    """
+    rules = rules_of(method.name)
+    if "warmup_steps" not in rules.settings:
+        return method
+    pick = _Picker(recipe or MethodRecipe(name=method.name), rules, sources)
+    warmup = pick.value("warmup_steps", num_steps // 10)
+    final = pick.asked("final_steps", 2 * num_steps // 5)
+    every = pick.value("reallocate_every_steps", max(1, (num_steps - warmup - final) // 50))
+    last = num_steps - final
+    if warmup >= last:
+        raise RecipeError(
+            f"{method.name} with method.warmup_steps {warmup} and method.final_steps {final} in a run of {num_steps} "
+            "steps",
+            expected=f"together less than {num_steps}: between them ranks are taken away",
+            do="lower them, leave them out, or train for more steps",
+        )
+    reason = f"{final} steps before the end: from there on the ranks stay"
+    sources.note("method.last_reallocation_step", "derived" if pick.is_silent("final_steps") else "asked", reason)
+    return method.model_copy(
+        update={"warmup_steps": warmup, "last_reallocation_step": last, "reallocate_every_steps": every}
+    )
+
+
+def virtual_tokens(recipe: MethodRecipe | None) -> int:
+    """How many trained tokens stand before each text; 0 for methods without such a prompt."""
+    if recipe is None or "num_virtual_tokens" not in rules_of(recipe.name).settings:
+        return 0
+    return int(recipe.num_virtual_tokens or rules_of(recipe.name).settings["num_virtual_tokens"][0])
+
+
+class _Picker:
+    """Takes settings from the recipe, else from the method's rules, and notes which."""
+
+    def __init__(self, recipe: MethodRecipe, rules: MethodRules, sources: Sources) -> None:
+        self.recipe, self.rules, self.sources = recipe, rules, sources
+
+    def is_silent(self, name: str) -> bool:
+        return getattr(self.recipe, name) is None
+
+    def asked(self, name: str, derived: Any = None) -> Any:
+        """The asked value, or the default, or the derived one, without a note."""
+        given = getattr(self.recipe, name)
+        default, _ = self.rules.settings[name]
+        return given if given is not None else derived if default is None else default
+
+    def value(self, name: str, derived: Any = None, *, noted_as: str | None = None) -> Any:
+        """The same, noted under its own name or another."""
+        found, reason = self.asked(name, derived), self.rules.settings[name][1]
+        source: Source = "default" if self.is_silent(name) else "asked"
+        self.sources.note(f"method.{noted_as or name}", source, reason if source == "default" else "in the recipe")
+        return found
+
+
+def _refuse_unused(asked: MethodRecipe, rules: MethodRules) -> None:
+    fields = [name for name in MethodRecipe.model_fields if name not in ("name", "options")]
+    given = [name for name in fields if getattr(asked, name) is not None and name not in rules.settings]
+    if asked.options and "options" not in rules.settings:
+        given.append("options")
+    if given:
+        takes = ", ".join(f"method.{name}" for name in rules.settings)
+        raise RecipeError(
+            f"method {asked.name} with {', '.join(f'method.{name}' for name in given)}",
+            expected=f"settings that {asked.name} takes: {takes or 'none'}; {rules.why_not}",
+            do=f"remove {'it' if len(given) == 1 else 'them'}, or choose another method",
+        )
+
+
+def _ranks(pick: _Picker, layers: Sequence[LinearLayer]) -> dict[str, Any]:
+    """rank, alpha, dropout and target_rank; zero where the method has none. Raises RecipeError as `refuse_rank`."""
+    settings: Mapping[str, Any] = pick.rules.settings
+    found: dict[str, Any] = {"rank": 0, "alpha": 0.0, "dropout": 0.0}
+    if "target_rank" in settings:
+        found["target_rank"] = target = pick.value("target_rank")
+        refuse_rank(layers, target, "target_rank")
+        most = min(layer.full_rank for layer in layers)
+        found["rank"] = pick.value("initial_rank", min(most, max(target + 1, target * 3 // 2)), noted_as="rank")
+        refuse_rank(layers, found["rank"], "initial_rank")
+        if found["rank"] < target:
+            raise RecipeError(
+                f"method.initial_rank is {found['rank']}, method.target_rank {target}",
+                expected="an initial rank of at least the target rank: ranks are only ever taken away",
+                do="raise method.initial_rank, or leave it out",
+            )
+    elif "rank" in settings:
+        found["rank"] = pick.value("rank")
+        refuse_rank(layers, found["rank"], "rank")
+    if "alpha" in settings:
+        scale = 1.0 if settings["alpha"][1].startswith("the rank") else 2.0
+        found["alpha"] = float(pick.value("alpha", scale * found["rank"]))
+    if "dropout" in settings:
+        found["dropout"] = pick.value("dropout")
+    return found
+
+
+def _targets(pick: _Picker, structure: Structure) -> tuple[str, ...]:
+    if "targets" not in pick.rules.settings:
+        return ()
+    usual = _ia3_targets(structure) if pick.rules.settings["targets"][0] is None else None
+    asked = pick.value("targets", usual)
+    layers = pick.recipe.layers
+    if layers is not None:
+        ends = [f"the {end} {count}" for end, count in (("first", layers.first), ("last", layers.last)) if count]
+        pick.sources.note("method.targets", "asked", f"within {' and '.join(ends) or 'no'} layers")
+    return resolve_targets(structure, asked, layers)
+
+
+def _ia3_targets(structure: Structure) -> tuple[str, ...]:
+    """Keys, values and the last matrix of the MLP, by the names that architectures give them."""
+    kinds = {layer.kind for layer in structure.linear_layers}
+    return tuple(name for name in (*_KEYS_AND_VALUES, *FEED_FORWARD_OUTPUTS) if name in kinds) or tuple(sorted(kinds))
+
+
+def _counted(
+    method: MethodPlan, layers: Sequence[LinearLayer], structure: Structure, rules: MethodRules, sources: Sources
+) -> MethodPlan:
+    count = rules.count(structure, layers, method)
+    share = count / structure.num_parameters
+    why = "all of them" if method.name == "full" else f"{share:.2%} of {structure.num_parameters:,}"
+    sources.note("method.num_trainable_parameters", "derived", why)
+    return method.model_copy(update={"num_trainable_parameters": count})

@@ -1,0 +1,119 @@
+"""What the loop asks of a method, and the answers of one that has nothing special to say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from luthier.core.plan import MethodPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from luthier.train.prefix_attention import PrefixLayout
+
+
+class Method(Protocol):
+    """One way to train: prepares a loaded base model, and writes the outcome as files others can load.
+
+    Weights and gradients are handed over as the optimizer holds them: fp32 (or wider), by parameter name. What is
+    changed in them in place is what the next step reads.
+    """
+
+    outcome_name: ClassVar[str]
+    """Folder name of what it saves: "adapter", or "model" where the outcome stands without its base."""
+    can_share_prefix: ClassVar[bool]
+    """Whether a beginning that rows share may be computed once for all of them."""
+
+    def __init__(self, plan: MethodPlan) -> None: ...
+
+    def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
+        """Freeze what stays, add what is trained; returns the module whose parameters the optimizer takes."""
+        ...
+
+    def hidden(
+        self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: PrefixLayout | None = None
+    ) -> Tensor:
+        """Last hidden states [batch, T, width] of the ids [batch, T] by the body of the prepared model.
+
+        layout: where all rows lie in one after a beginning that they share; never given to a method that cannot.
+        """
+        ...
+
+    def rate_factor(self, name: str) -> float:
+        """What the learning rate is multiplied by for a parameter."""
+        ...
+
+    def before_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """Add to the gradients of a whole step, before they are measured and clipped."""
+        ...
+
+    def after_step(self, step: int, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """Change weights after update number `step` (from 1), seeing the gradients that it was made from."""
+        ...
+
+    def may_be_outcome(self, step: int) -> bool:
+        """Whether the weights after that step may be what the run ends with."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a resume needs of the method beside the weights."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a state that `state` gave."""
+        ...
+
+    def ranks(self) -> dict[str, int]:
+        """The rank of each matrix in the outcome, by module name; empty where the method has no ranks of its own."""
+        ...
+
+    def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
+        """Write the trained outcome into `folder` (which exists, empty); returns the digest of the weights."""
+        ...
+
+
+class PlainMethod:
+    """A method whose step is the optimizer's alone: the base of most, and of those in other packages."""
+
+    outcome_name: ClassVar[str] = "adapter"
+    can_share_prefix: ClassVar[bool] = True
+
+    def __init__(self, plan: MethodPlan) -> None:
+        self.plan = plan
+
+    def hidden(
+        self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: PrefixLayout | None = None
+    ) -> Tensor:
+        """The body, run on the ids."""
+        shared = {} if layout is None else {"prefix_layout": layout}
+        out: Tensor = body(input_ids=input_ids, position_ids=positions, use_cache=False, **shared).last_hidden_state
+        return out
+
+    def rate_factor(self, name: str) -> float:  # noqa: ARG002
+        """The same rate for all."""
+        return 1.0
+
+    def before_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """Nothing is added."""
+
+    def after_step(self, step: int, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """Nothing is changed."""
+
+    def may_be_outcome(self, step: int) -> bool:  # noqa: ARG002
+        """Any step may."""
+        return True
+
+    def state(self) -> dict[str, Tensor]:
+        """There is none."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """There is none."""
+
+    def ranks(self) -> dict[str, int]:
+        """There are none."""
+        return {}
