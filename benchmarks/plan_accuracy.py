@@ -33,7 +33,7 @@ from rows import long_rows, text_rows, wikisql_rows, write_jsonl
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "smollm2-135m-instruct"
 NUM_STEPS = 7
-OTHERS_ALLOWED = 0.15
+OTHERS_ALLOWED = 0.08
 
 
 @dataclass(frozen=True, slots=True)

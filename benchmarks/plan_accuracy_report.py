@@ -18,7 +18,7 @@ MEDIAN_ALLOWED, WORST_ALLOWED, MEMORY_UNDER_ALLOWED = 0.10, 0.25, 0.05
 
 def report(measured: list[dict[str, Any]]) -> dict[str, Any]:
     """Every configuration that did not calibrate: measured, predicted, its interval and the error; and the bounds."""
-    device = Device.model_validate(measured[0]["device"])
+    device = _device([Device.model_validate(one["device"]) for one in measured])
     made = {one["configuration"]["name"]: _measurement(one, device) for one in measured}
     used = [m for name, m in made.items() if name.startswith("calibrate")]
     found = fit(device, used)
@@ -36,6 +36,12 @@ def report(measured: list[dict[str, Any]]) -> dict[str, Any]:
         "summary": _summary(rows),
         "configurations": rows,
     }
+
+
+def _device(seen: list[Device]) -> Device:
+    """This machine with the middle of the rates that the processes measured, each at its own moment."""
+    names = ("bfloat16_tflops", "float32_tflops", "memory_gb_per_second")
+    return seen[0].model_copy(update={name: statistics.median(getattr(one, name) for one in seen) for name in names})
 
 
 def _measurement(one: dict[str, Any], device: Device) -> Measurement:
