@@ -67,14 +67,18 @@ def test_bars_are_as_long_as_their_share_and_fit_any_terminal() -> None:
 
 
 def test_options_beyond_twenty_and_those_that_do_not_fit_are_counted() -> None:
-    made = make_quote().prediction
+    here = make_quote().prediction
+    elsewhere = here.model_copy(update={"device": here.device.model_copy(update={"is_cpu": False})})
 
     def option(number: int, *, fits: bool = True) -> Option:
-        return Option(method="LoRA", device=f"d{number}", fits=fits, needs="", prediction=made)
+        return Option(method="LoRA", device=f"d{number}", fits=fits, needs="", prediction=elsewhere)
 
-    shown = text_of(show_options, [*map(option, range(23)), option(90, fits=False), option(91, fits=False)])
+    this_machine = Option(method="LoRA", device="d99", fits=True, needs="", prediction=here)
+    fitting = [*map(option, range(23)), this_machine]
+    shown = text_of(show_options, [*fitting, option(90, fits=False), option(91, fits=False)])
     assert "d19" in shown
     assert "d20" not in shown
+    assert "d99" in shown
     assert "3 dearer ones that fit: see --json" in shown
     assert "LoRA does not fit on d90, d91" in shown
 

@@ -21,7 +21,7 @@ from luthier.service.training import TrainOutcome, resume, train
 from luthier.train.budget import Meter
 from luthier.train.ledger import LEDGER, Ledger
 
-from .test_training import SLOW, Child, _after, _same_story
+from .test_training import SLOW, Child, _same_story
 
 MakeRecipe = Callable[..., Path]
 
@@ -249,23 +249,18 @@ def long_recipe(make_recipe: MakeRecipe) -> Path:
 
 
 def test_kill_9_forgets_nothing_that_was_spent(context: Context, long_recipe: Path) -> None:
-    expected = run(context, long_recipe).as_json()
     child = Child(context.home, "train", str(long_recipe))
-    run_id = _after(context, child, expected["run_id"])
-    spent = []
-    for step in (13, 40):
-        assert child.wait_for_step(context, step) == run_id
-        os.kill(child.process.pid, signal.SIGKILL)
-        child.process.communicate()
-        spent.append(Ledger(context.settings.run_folder(run_id)).last().settled())
-        child = Child(context.home, "resume", run_id)
-    document = child.finish()
+    run_id = child.wait_for_step(context, 13)
+    os.kill(child.process.pid, signal.SIGKILL)
+    child.process.communicate()
+    spent = Ledger(context.settings.run_folder(run_id)).last().settled()
+    assert spent.seconds > spent.interrupted_seconds > 0
+    document = Child(context.home, "resume", run_id).finish()
     assert document["status"] == "succeeded"
-    assert document["adapter_sha256"] == expected["adapter_sha256"]
     bill = document["bill"]
-    assert bill["hours"] * 3600 > spent[1].seconds > spent[0].seconds > 0
+    assert bill["hours"] * 3600 > spent.seconds
+    assert bill["interrupted_hours"] * 3600 == pytest.approx(spent.interrupted_seconds)
     assert bill["tokens"] > document["num_tokens"], "steps that were trained twice are paid twice"
-    assert 0 < bill["interrupted_hours"] < bill["hours"]
 
 
 @pytest.mark.drill

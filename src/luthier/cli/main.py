@@ -19,6 +19,7 @@ import typer
 from luthier.cli import data, doctor, evaluate, models, plan, quickstart, runs, train, worth
 from luthier.cli.answer import Answer
 from luthier.cli.endings import Ending, end_of
+from luthier.core.kernel_cache import keep_few_kernels
 from luthier.core.threads import wait_briefly
 
 
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 def run() -> None:
     """What the installed script calls."""
     wait_briefly()
+    keep_few_kernels()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

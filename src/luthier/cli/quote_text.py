@@ -103,12 +103,13 @@ def show_changes(console: Console, changes: Sequence[Change]) -> None:
 
 
 def show_options(console: Console, options: Sequence[Option]) -> None:
-    """The comparison as a table; what does not fit, and what is too far down, is counted below it."""
+    """The comparison as a table, this machine always in it; what does not fit, or is too far down, is told below it."""
     from luthier.cli.console import make_table, visible
 
     table = make_table(["method", "device", "fits", "time", "USD", "energy kWh"], num_text_columns=3)
     fitting = [option for option in options if option.fits]
-    for option in fitting[:_NUM_OPTIONS_SHOWN]:
+    shown = [o for place, o in enumerate(fitting) if place < _NUM_OPTIONS_SHOWN or o.prediction.device.is_cpu]
+    for option in shown:
         made = option.prediction
         table.add_row(
             option.method,
@@ -119,8 +120,8 @@ def show_options(console: Console, options: Sequence[Option]) -> None:
             "-" if made.energy_kwh is None else figures.between(made.energy_kwh, figures.short),
         )
     console.print(table)
-    if len(fitting) > _NUM_OPTIONS_SHOWN:
-        console.print(f"{len(fitting) - _NUM_OPTIONS_SHOWN:,} dearer ones that fit: see --json", soft_wrap=True)
+    if len(fitting) > len(shown):
+        console.print(f"{len(fitting) - len(shown):,} dearer ones that fit: see --json", soft_wrap=True)
     lacking: dict[str, list[str]] = {}
     for option in options:
         if not option.fits:

@@ -64,10 +64,10 @@ def write_memory_chart(path: Path, quote: Quote) -> None:
 def write_options_chart(path: Path, options: Sequence[Option]) -> None:
     """USD of each method on each device with its range, the cheapest first; hours stand beside it.
 
-    At most 24 are drawn; the axis says how many fit. Without any price the bars are hours.
+    The first 24 are drawn, and those of a CPU; the axis says how many fit. Without any price the bars are hours.
     """
     fitting = [option for option in options if option.fits]
-    shown = fitting[:_MOST_ROWS]
+    shown = [o for place, o in enumerate(fitting) if place < _MOST_ROWS or o.prediction.device.is_cpu]
     in_usd = all(option.prediction.usd is not None for option in shown)
     methods = list(dict.fromkeys(option.method for option in options))
     with canvas(_WIDTH + 80, 110 + _ROW * max(2, len(shown))) as (figure, axes):

@@ -3,6 +3,7 @@
     seconds = f_products  * FLOPs of matrices / rate
             + f_attention * FLOPs of attention / rate            (unfused, or fused: a factor each)
             + f_traffic   * bytes that elementwise work moves / bandwidth
+            + f_adapters  * bytes that thin products move / bandwidth
             + f_dropout   * bytes that masks of dropout move / bandwidth
             + f_calls     * calls of a layer
             + f_optimizer * bytes that the optimizer moves / bandwidth
@@ -25,10 +26,9 @@ from luthier.plan.workload import BYTES, Workload
 if TYPE_CHECKING:
     from luthier.plan.calibration import Calibration
 
-# Share of the data sheet's rate (measured rate on a CPU) that large products reach in training. On CPUs 0.3 (with AMX)
-# to 0.6 (with AVX512) was seen: docs/log.md.
+# Share of the data sheet's rate (measured rate on a CPU) that large products reach in training.
 PRODUCT_UTILISATION: Final[dict[Family, float]] = {
-    "cpu": 0.45,
+    "cpu": 0.70,
     "small": 0.60,
     "consumer": 0.80,
     "workstation": 0.60,
@@ -36,11 +36,15 @@ PRODUCT_UTILISATION: Final[dict[Family, float]] = {
     "hopper": 0.60,
 }
 # Attention's products are small, and softmax stands between them. On a CPU torch's fused kernel is slower still.
-_ATTENTION_SHARE: Final = 0.5
-_FUSED_SHARE: Final = {"cpu": 0.3, "gpu": 0.5}
+_ATTENTION_SHARE: Final = {"cpu": 0.7, "gpu": 0.5}
+_FUSED_SHARE: Final = {"cpu": 0.25, "gpu": 0.5}
+# Share of the memory's rate that elementwise work and thin products reach. A CPU computes where a copy only moves: it
+# rounds, draws random words, and walks thin matrices (fitted over all runs of benchmarks/plan_accuracy.py).
+_BANDWIDTH_SHARE: Final = {"cpu": 0.12, "gpu": 0.7}
 # An input that is drawn for, there and back: random words, their signs spread to a mask, and the input laid under it.
 _DROPOUT_BYTES: Final = 14.0
-_BANDWIDTH_SHARE: Final = 0.7
+# Of each input and output of a matrix with an adapter: the thin product reads and adds to it, there and back.
+_ADAPTER_PASSES: Final = 4.0
 # Each kept tensor is written, read on the way back, and met by a gradient of its size that is written and read.
 _PASSES_FUSED: Final = 4.0
 _PASSES_PLAIN: Final = 6.0
@@ -67,6 +71,7 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
         "attention": 0.0 if is_fused else attention,
         "fused_attention": attention if is_fused else 0.0,
         "traffic": (_traffic_bytes(workload) / count + micro_batches * _unpacked_bytes(workload)) / bandwidth,
+        "adapters": _adapter_bytes(workload) / count / bandwidth,
         "dropout": _dropout_bytes(workload) / count / bandwidth,
         "calls": micro_batches * s.num_layers * passes / 3.0,
         "optimizer": _optimizer_bytes(workload, device.num_devices) / bandwidth,
@@ -77,15 +82,17 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
 def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
     """The factors of a device that no probe has run on."""
     utilisation = PRODUCT_UTILISATION[family_of(device)]
-    kind = "cpu" if device.is_cpu else "compiled" if workload.is_compiled else "gpu"
+    place = "cpu" if device.is_cpu else "gpu"
+    traffic = 1.0 / _BANDWIDTH_SHARE[place]
     return {
         "products": 1.0 / utilisation,
-        "attention": 1.0 / (utilisation * _ATTENTION_SHARE),
-        "fused_attention": 1.0 / (utilisation * _FUSED_SHARE["cpu" if device.is_cpu else "gpu"]),
-        "traffic": 1.0 / _BANDWIDTH_SHARE,
-        "dropout": 1.0 / _BANDWIDTH_SHARE,
-        "calls": _CALL_SECONDS[kind],
-        "optimizer": 1.0 / _BANDWIDTH_SHARE,
+        "attention": 1.0 / (utilisation * _ATTENTION_SHARE[place]),
+        "fused_attention": 1.0 / (utilisation * _FUSED_SHARE[place]),
+        "traffic": traffic,
+        "adapters": traffic,
+        "dropout": traffic,
+        "calls": _CALL_SECONDS["compiled" if workload.is_compiled and not device.is_cpu else place],
+        "optimizer": traffic,
         "link": 1.0,
     }
 
@@ -115,6 +122,13 @@ def _traffic_bytes(workload: Workload) -> float:
     if workload.gradient_checkpointing:
         passes += passes / 4
     return b.num_computed * workload.structure.num_layers * kept * passes
+
+
+def _adapter_bytes(workload: Workload) -> float:
+    """Bytes that the thin products of adapters move in a step, all devices together."""
+    widths = sum(layer.num_inputs + layer.num_outputs for layer in workload.targeted)
+    passes = _ADAPTER_PASSES * (4.0 / 3.0 if workload.gradient_checkpointing else 1.0)
+    return workload.batches.num_computed * widths * workload.element_bytes * passes
 
 
 def _dropout_bytes(workload: Workload) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import repeat
 from typing import Final, Literal
 
@@ -166,13 +167,7 @@ class Workload:
     @property
     def targeted(self) -> tuple[LinearLayer, ...]:
         """The matrices that carry an adapter; none for full fine-tuning."""
-        if self.method == "full":
-            return ()
-        return tuple(
-            layer
-            for layer in self.structure.linear_layers
-            if any(layer.name == t or layer.name.endswith(f".{t}") for t in self.targets)
-        )
+        return () if self.method == "full" else _targeted(self.structure.linear_layers, self.targets)
 
     @property
     def adapter_rank(self) -> int:
@@ -195,6 +190,11 @@ class Workload:
     def element_bytes(self) -> float:
         """Bytes of one element of an activation."""
         return BYTES[self.compute]
+
+
+@lru_cache(maxsize=64)  # asked for hundreds of times while a quote looks for what fits
+def _targeted(layers: tuple[LinearLayer, ...], targets: tuple[str, ...]) -> tuple[LinearLayer, ...]:
+    return tuple(x for x in layers if any(x.name == target or x.name.endswith(f".{target}") for target in targets))
 
 
 def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Batches | None = None) -> Workload:

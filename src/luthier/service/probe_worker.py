@@ -38,9 +38,11 @@ def main() -> None:
 
 def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     """Train the steps by the plan's settings; returns seconds of each and the peak of memory in bytes."""
+    from luthier.core.kernel_cache import keep_few_kernels
     from luthier.core.threads import wait_briefly
 
     wait_briefly()
+    keep_few_kernels()
     import torch
 
     from luthier.core.plan import Plan
