@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -38,4 +39,5 @@ def draw(rows: list[dict[str, Any]], kinds: dict[str, tuple[str, str]], file: Pa
         axes.tick_params(length=0, labelsize=8, colors=_INK)
     panels[0].set_yticks(range(len(rows)), [row["name"] for row in rows])
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
-    figure.savefig(file, dpi=130, metadata={"Date": None} if file.suffix == ".svg" else None)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": file.stem}):  # text stays text, the same bytes each time
+        figure.savefig(file, dpi=130, metadata={"Date": None} if file.suffix == ".svg" else None)

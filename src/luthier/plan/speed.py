@@ -40,7 +40,7 @@ _ATTENTION_SHARE: Final = {"cpu": 0.7, "gpu": 0.5}
 _FUSED_SHARE: Final = {"cpu": 0.25, "gpu": 0.5}
 # Share of the memory's rate that elementwise work and thin products reach. A CPU computes where a copy only moves: it
 # rounds, draws random words, and walks thin matrices (fitted over all runs of benchmarks/plan_accuracy.py).
-_BANDWIDTH_SHARE: Final = {"cpu": 0.12, "gpu": 0.7}
+_BANDWIDTH_SHARE: Final = {"cpu": 0.28, "gpu": 0.7}
 # An input that is drawn for, there and back: random words, their signs spread to a mask, and the input laid under it.
 _DROPOUT_BYTES: Final = 14.0
 # Of each input and output of a matrix with an adapter: the thin product reads and adds to it, there and back.
