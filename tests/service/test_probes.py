@@ -67,7 +67,8 @@ def test_the_steps_of_a_probe_are_the_plans_own(prepared: Prepared) -> None:
     training = prepared.plan.training
     for shares_prefix in (False, True):
         steps = probes.probe_steps(prepared, shares_prefix=shares_prefix)
-        assert len(steps) == 1 + probes.NUM_TIMED_STEPS
+        assert len(steps) == probes.NUM_STEPS
+        assert steps[0] == steps[-1]
         for step in steps:
             probed = [row for batch in step for row in batch.rows]
             assert len(probed) == training.global_batch_size

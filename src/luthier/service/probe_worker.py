@@ -52,7 +52,7 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     from luthier.train.loop import train
     from luthier.train.model import TrainableModel
 
-    _load_what_a_run_loads()
+    _load_what_a_run_loads(plan_document["base_model"]["path"])
     plan = _shortened(Plan.model_validate(plan_document), len(steps))
     torch.set_num_threads(plan.training.num_threads)
     memory.forget_peak()
@@ -101,12 +101,17 @@ def _peak(plan: Plan) -> int:
     return int(torch.cuda.max_memory_reserved())
 
 
-def _load_what_a_run_loads() -> None:
-    """A run's process has read rows and opened its database before it trains: that is part of its memory."""
+def _load_what_a_run_loads(model_path: str) -> None:
+    """A run's process has read rows with the tokenizer and opened its database before: that is part of its memory."""
     from importlib import import_module
 
     for name in ("data.formats", "data.loss_mask", "data.split", "evaluate.few_shot", "models.sources", "store.runs"):
         import_module(f"luthier.{name}")
+    from luthier.models.chat_template import ChatTemplate
+    from luthier.models.structure import read_structure
+
+    ChatTemplate.load(model_path, "auto")
+    read_structure(model_path)
 
 
 def _shortened(plan: Plan, num_steps: int) -> Plan:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from luthier.models.structure import Structure
     from luthier.plan.calibration import Calibration, Measurement
 
-NUM_TIMED_STEPS = 3
+_NUM_BETWEEN = 3
+NUM_STEPS = _NUM_BETWEEN + 2
 _NUM_LOOKED_AT = 2000
 _SHOWN_LINES = 8
 _LENGTH_THAT_DOUBLES = 1024
@@ -58,8 +59,8 @@ ProbeStep = Sequence[ProbeBatch]
 def probe(context: Context, prepared: Prepared) -> Calibration:
     """Run a few steps of a plan on this machine, keep what they took, and fit the cost model to all that is kept.
 
-    One step with the run's largest micro-batch warms up and shows the peak of memory; the steps that are timed are the
-    run's smaller, middle and larger ones. Nothing is saved of what they train.
+    The step with the run's largest micro-batch warms up and comes once more at the end; between lie the run's smaller,
+    middle and larger ones. Nothing is saved of what they train.
 
     Raises WorkError where the steps do not run to their end, with what the child process said.
     """
@@ -111,7 +112,10 @@ def key_of(device: Device, plan: Plan) -> ProbeKey:
 
 
 def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
-    """The step with the run's largest micro-batch, then the run's smaller, middle and larger ones, to be timed."""
+    """The step with the largest micro-batch, then the run's smaller, middle and larger ones, then the first again.
+
+    Memory is cut up by the steps between: a step that fitted at first takes more when it comes again.
+    """
     from luthier.service import schedules
 
     rows = prepared.train.tokenised
@@ -127,8 +131,9 @@ def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
         for step in range(count)
     ]
     by_size = sorted(made, key=lambda step: sum(batch.num_computed for batch in step))
-    timed = [by_size[(2 * i + 1) * count // (2 * NUM_TIMED_STEPS)] for i in range(NUM_TIMED_STEPS)]
-    return [max(made, key=lambda step: max(map(_weight, step))), *timed]
+    timed = [by_size[(2 * i + 1) * count // (2 * _NUM_BETWEEN)] for i in range(_NUM_BETWEEN)]
+    largest = max(made, key=lambda step: max(map(_weight, step)))
+    return [largest, *timed, largest]
 
 
 def measure(
