@@ -11,12 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.dataset import TokenisedExample
-from luthier.data.shared_prefix import LEAST_TOKENS, MICRO_BATCH_TOKENS, common_tokens, find_families, shareable_tokens
+from luthier.data.shared_prefix import LEAST_TOKENS, MICRO_BATCH_TOKENS, find_families, shareable_tokens
 
 
 def example(ids: list[int], first_learned: int | None = None) -> TokenisedExample:
     first = len(ids) - 1 if first_learned is None else first_learned
     return TokenisedExample("row", array("i", ids), bytes(int(i >= first) for i in range(len(ids))))
+
+
+def common_tokens(examples: list[TokenisedExample]) -> int:
+    """The length of the beginning that all share and may share, token by token."""
+    longest = min(map(shareable_tokens, examples))
+    same = (len({e.input_ids[i] for e in examples}) == 1 for i in range(longest))
+    return next((i for i, is_same in enumerate(same) if not is_same), longest)
 
 
 def drawn(num: int, seed: int) -> list[int]:

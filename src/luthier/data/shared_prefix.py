@@ -52,19 +52,6 @@ def shareable_tokens(example: TokenisedExample) -> int:
     return min(example.num_tokens - 1, first if first >= 0 else example.num_tokens)
 
 
-def common_tokens(examples: Sequence[TokenisedExample]) -> int:
-    """The length in tokens of the beginning that all of the examples share and may share."""
-    longest = min(shareable_tokens(e) for e in examples)
-    first = np.frombuffer(examples[0].input_ids, dtype=np.int32)
-    for example in examples[1:]:
-        if not longest:
-            break
-        ids = np.frombuffer(example.input_ids, dtype=np.int32)
-        differs = np.flatnonzero(ids[:longest] != first[:longest])
-        longest = int(differs[0]) if len(differs) else longest
-    return longest
-
-
 def find_families(examples: Sequence[TokenisedExample], *, global_batch_size: int) -> Families:
     """The families that save the most tokens a step, when steps draw `global_batch_size` examples at random.
 

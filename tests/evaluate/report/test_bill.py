@@ -7,7 +7,8 @@ from typing import Any
 from luthier.core.budget import Bill
 from luthier.core.cost import Estimate
 from luthier.core.events import BillUpdated
-from luthier.evaluate.report.facts import Fact, key_figures
+from luthier.evaluate.report.facts import key_figures
+from luthier.reporting.fact import Fact
 
 from .conftest import Documents
 

@@ -12,6 +12,7 @@ from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, Wa
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.run import RunRecord
 from luthier.reporting import figures
+from luthier.reporting.fact import Fact
 
 MAX_IDS: Final = 12
 METHOD_TITLES: Final = {
@@ -27,15 +28,6 @@ METHOD_TITLES: Final = {
     "ia3": "IA3",
     "prompt_tuning": "prompt tuning",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """A name, its value, and a smaller note."""
-
-    name: str
-    value: str
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

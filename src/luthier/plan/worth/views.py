@@ -9,6 +9,7 @@ from typing import Final
 from luthier.core.worth_result import Part, Priced, Spread, SpreadOrNever, WorthResult
 from luthier.plan.worth import words
 from luthier.plan.worth.inputs import inputs_of
+from luthier.reporting.fact import Fact
 
 TONES: Final = {"yes": "good", "no": "bad", "open": "open"}
 BADGES: Final = {"yes": "worth it", "no": "not worth it", "open": "not settled"}
@@ -19,15 +20,6 @@ CANNOT_KNOW: Final = (
     "What a wrong answer costs beyond the value of a right one: law, harm, trust. Put that into the value.",
     "What the work teaches you, and what else the data would be good for.",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """A name, its value, and a word on it."""
-
-    name: str
-    value: str
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

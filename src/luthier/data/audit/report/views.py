@@ -12,6 +12,7 @@ from typing import Final
 from luthier.core.audit import SEVERITIES, Audit, Finding, FindingExample, Grade
 from luthier.data.audit.table import AuditTable
 from luthier.reporting import figures
+from luthier.reporting.fact import Fact
 
 GRADE_TONES: Final[dict[Grade, str]] = {"A": "good", "B": "good", "C": "open", "D": "bad", "F": "bad"}
 GRADE_WORDS: Final[dict[Grade, str]] = {
@@ -28,15 +29,6 @@ MAX_CHARACTERS: Final = 6_000
 _Z: Final = 1.959963984540054
 _NUM_DETAILS: Final = 16
 _REPAIR: Final = "luthier data repair"
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """A name, its value, and a remark below."""
-
-    name: str
-    value: str
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
