@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
-import torch
 
+# A process of its own: in one that has lived, malloc may serve the block from pages that are already resident.
+_DRILL = """
+import mmap
 from luthier.train import memory
+
+def touch() -> None:
+    block = mmap.mmap(-1, 128 << 20)
+    for page in range(0, 128 << 20, mmap.PAGESIZE):
+        block[page] = 1
+    block.close()
+
+memory.forget_peak()
+before = memory.peak_memory_bytes()
+touch()
+print(memory.peak_memory_bytes() - before)
+forgotten = memory.forget_peak()
+print(forgotten, memory.peak_memory_bytes() - before)
+"""
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets a process forget its peak")
 def test_a_peak_is_seen_and_forgotten() -> None:
-    memory.forget_peak()
-    before = memory.peak_memory_bytes()
-    block = torch.ones(40 << 20, dtype=torch.uint8)
-    assert memory.peak_memory_bytes() >= before + (30 << 20)
-    del block
-    memory.forget_peak()
-    assert memory.peak_memory_bytes() < before + (30 << 20)
+    drill = subprocess.run([sys.executable, "-c", _DRILL], check=True, capture_output=True, text=True)
+    seen, forgotten, left = drill.stdout.split()
+    assert int(seen) >= 100 << 20
+    if forgotten == "True":
+        assert int(left) < 30 << 20
+    else:  # a sandbox may refuse it: the peak is then over-stated, never under-stated
+        assert int(left) >= int(seen)

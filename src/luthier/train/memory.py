@@ -9,12 +9,16 @@ from pathlib import Path
 _CLEAR_PEAK = "5"
 
 
-def forget_peak() -> None:
-    """Start counting the peak anew, where the system allows it (Linux, `clear_refs`; see man 5 proc)."""
+def forget_peak() -> bool:
+    """Start counting the peak anew, and say whether the system allowed it (Linux, `clear_refs`; see man 5 proc).
+
+    Where it does not, the peak counts from the start of the process: an over-statement, never an under-statement.
+    """
     try:
         Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK, encoding="ascii")
     except OSError:
-        return  # the peak then counts from the start of the process: an over-statement, never an under-statement
+        return False
+    return True
 
 
 def peak_memory_bytes() -> int:
