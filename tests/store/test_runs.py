@@ -98,7 +98,9 @@ def test_every_kind_of_event_comes_back_in_order(runs: RunStore, run: str) -> No
         WarningRaised(step=0, code="slow", message="no bfloat16"),
         step(1),
         step(2),
-        ValidationDone(step=2, loss=1.5, token_accuracy=0.5, num_trained_tokens=9, is_best=True, seconds=0.1),
+        ValidationDone(
+            step=2, loss=1.5, measures={"token_accuracy": 0.5}, num_trained_tokens=9, is_best=True, seconds=0.1
+        ),
         CheckpointSaved(step=2, path="/c", num_bytes=7),
         RunEnded(step=2, status="succeeded", reason="all steps done"),
     ]

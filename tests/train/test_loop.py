@@ -17,6 +17,7 @@ from luthier.core.ports import SilentProgress
 from luthier.train.checkpoint import CheckpointStore
 from luthier.train.loop import LoopOutcome, train
 from luthier.train.model import TrainableModel, collate
+from luthier.train.objectives.registry import load_objective
 from luthier.train.optimizer import MasterAdamW
 
 from .conftest import FixedSchedule, random_examples
@@ -50,11 +51,12 @@ def run(
         done = [e.step for e in events if isinstance(e, StepDone)]
         return "asked to" if pause_at is not None and done and done[-1] >= pause_at else None
 
-    validation = [(random_examples(6, seed=2), 0)] if with_validation else []
+    validation = [([(e,) for e in random_examples(6, seed=2)], 0)] if with_validation else []
     outcome = train(
         plan,
         model,
-        examples,
+        load_objective(plan.objective),
+        [(e,) for e in examples],
         validation,
         FixedSchedule(len(examples), 4, 3),
         CheckpointStore(folder, plan.training.keep_checkpoints),

@@ -19,6 +19,7 @@ from luthier.train.checkpoint import CheckpointStore
 from luthier.train.ledger import LEDGER, Ledger
 from luthier.train.loop import LoopOutcome, train
 from luthier.train.model import TrainableModel
+from luthier.train.objectives.registry import load_objective
 
 from .conftest import FixedSchedule, random_examples
 from .test_budget import Clock, budget
@@ -41,7 +42,7 @@ class World:
             num_steps=12, num_steps_per_epoch=6, validate_every_steps=4, checkpoint_every_steps=5, dropout=0.2
         )
         self.make_model, self.folder, self.noise = make_model, folder, noise
-        self.examples, self.validation = random_examples(24, seed=1), [(random_examples(6, seed=2), 0)]
+        self.examples, self.validation = random_examples(24, seed=1), [([(e,) for e in random_examples(6, seed=2)], 0)]
         self.clock, self.draw = Clock(), random.Random(3)
         self.events: list[Event] = []
         self.longest_step = 0.0
@@ -65,7 +66,8 @@ class World:
         outcome = train(
             plan,
             model,
-            self.examples,
+            load_objective(plan.objective),
+            [(e,) for e in self.examples],
             self.validation,
             FixedSchedule(24, 4, 3),
             CheckpointStore(self.folder / "checkpoints", 2),

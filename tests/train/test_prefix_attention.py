@@ -20,6 +20,7 @@ from luthier.train.attention import causal_attention
 from luthier.train.checkpoint import CheckpointStore
 from luthier.train.loop import train
 from luthier.train.model import TrainableModel, collate
+from luthier.train.objectives.registry import load_objective
 from luthier.train.prefix_attention import PrefixLayout
 
 LAYOUT = PrefixLayout(prefix_tokens=5, num_suffixes=3, suffix_tokens=4)
@@ -149,14 +150,16 @@ def test_a_whole_run_learns_the_same(
     make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel], tmp_path: Path
 ) -> None:
     rows, plan, events = family(6, num_shared=17), make_plan(num_steps=4), []
+    units = [(row,) for row in rows]
     losses: dict[int, list[float]] = {}
     for num_shared in (0, 17):
         events.clear()
         train(
             plan,
             make_model(plan),
-            rows,
-            [(rows, num_shared)],
+            load_objective(plan.objective),
+            units,
+            [(units, num_shared)],
             SharedSchedule(6, num_shared),
             CheckpointStore(tmp_path / str(num_shared), 2),
             emit=events.append,

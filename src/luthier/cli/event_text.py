@@ -30,7 +30,8 @@ def event_text(event: Event) -> str:
             )
         case ValidationDone():
             best = "  best so far" if event.is_best else ""
-            return f"step {event.step:,}  validation loss {event.loss:.4f}  accuracy {event.token_accuracy:.1%}{best}"
+            measures = "".join(f"  {_measure(name, value)}" for name, value in event.measures.items())
+            return f"step {event.step:,}  validation loss {event.loss:.4f}{measures}{best}"
         case CheckpointSaved():
             return f"step {event.step:,}  checkpoint {event.path} ({figures.size(event.num_bytes)})"
         case WarningRaised():
@@ -39,3 +40,9 @@ def event_text(event: Event) -> str:
             return f"step {event.step:,}  {bill_line(event.bill)}"
         case RunEnded():
             return f"step {event.step:,}  {event.status}: {event.reason}"
+
+
+def _measure(name: str, value: float) -> str:
+    """`token accuracy 61.2%`; what is no share of something as a plain number."""
+    shown = f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}"
+    return f"{name.replace('_', ' ')} {shown}"

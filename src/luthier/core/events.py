@@ -20,7 +20,10 @@ class RunStarted(Frozen):
 
 
 class StepDone(Frozen):
-    """One optimizer update. `loss` is the mean over trained tokens in nats; `seconds` is wall time of the step."""
+    """One optimizer update. `loss` is what is minimised: of supervised fine-tuning nats a trained token, on average.
+
+    measures: other means of the step, by name, as the objective gives them. seconds: wall time of the step.
+    """
 
     kind: Literal["step"] = "step"
     step: int
@@ -31,18 +34,19 @@ class StepDone(Frozen):
     num_tokens: int
     num_trained_tokens: int
     seconds: float
+    measures: dict[str, float] = Field(default_factory=dict)
 
 
 class ValidationDone(Frozen):
-    """Loss on the validation split after `step`: nats a trained token."""
+    """Loss and measures of the objective on the validation split after `step`, as in `StepDone`."""
 
     kind: Literal["validation"] = "validation"
     step: int
     loss: float
-    token_accuracy: float
     num_trained_tokens: int
     is_best: bool
     seconds: float
+    measures: dict[str, float] = Field(default_factory=dict)
 
 
 class CheckpointSaved(Frozen):

@@ -112,9 +112,10 @@ def _layers_in_words(layers: tuple[int, ...]) -> str:
 
 
 class ObjectivePlan(Frozen):
-    """What is minimised."""
+    """What is minimised, with all of its settings; what an objective has no use for is None."""
 
     name: ObjectiveName
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 
 class TrainingPlan(Frozen):
@@ -186,6 +187,9 @@ class Plan(Frozen):
             "base_model": {"path", "name"},
             "data": splits,
         }
+        # what an objective has no use for is not there: plans of before there were other objectives keep their hash
+        document = self.objective.model_dump(mode="json")
+        excluded["objective"] = {key for key, value in document.items() if value is None or value == {}}
         return sha256_document(self.model_dump(mode="json", exclude=excluded))
 
     def values(self) -> list[dict[str, Any]]:

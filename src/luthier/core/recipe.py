@@ -30,8 +30,22 @@ def _known_method(name: str) -> str:
 
 
 MethodName = Annotated[str, AfterValidator(_known_method)]
+
+OBJECTIVES: Final = ("sft",)
+OBJECTIVE_ENTRY_POINTS: Final = "luthier.objectives"
+"""The group of entry points by which another package adds objectives of its own."""
+
+
+def _known_objective(name: str) -> str:
+    if name not in OBJECTIVES:
+        known = (*OBJECTIVES, *sorted(entry.name for entry in entry_points(group=OBJECTIVE_ENTRY_POINTS)))
+        if name not in known:
+            raise PydanticCustomError("literal_error", "not an objective", {"expected": ", ".join(known)})
+    return name
+
+
+ObjectiveName = Annotated[str, AfterValidator(_known_objective)]
 QuantisationName = Literal["auto", "nf4", "int8"]
-ObjectiveName = Literal["sft"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
 TemplateName = Literal["auto", "chat", "plain"]
@@ -107,9 +121,13 @@ class MethodRecipe(Frozen):
 
 
 class ObjectiveRecipe(Frozen):
-    """What is minimised. `sft`: cross-entropy of the learned tokens."""
+    """What is minimised. Which settings an objective takes stands in `plan/objectives.py`; others are refused.
+
+    `options` are the settings of an objective that another package brings.
+    """
 
     name: ObjectiveName
+    options: dict[str, bool | int | float | str] | None = None
 
 
 class TrainingRecipe(Frozen):

@@ -13,12 +13,13 @@ RunStatus = Literal["planned", "running", "paused", "succeeded", "failed"]
 
 
 class TrainResult(Frozen):
-    """What the loop returns. Losses in nats a trained token, speeds over training steps only (no validation).
+    """What the loop returns. Losses as the objective defines them; speeds over training steps only (no validation).
 
-    train_loss: mean over the trained tokens of all steps. num_tokens counts no padding. adapter_path: the folder of the
-    trained outcome (a PEFT adapter, or a whole model after full fine-tuning); None while the run is not done. bill: of
-    all processes of the run, judging included, without writing the report; None for runs of before it was kept. ranks:
-    of each matrix by its module name, where the method has found them.
+    train_loss: mean of all steps, each by its weight (trained tokens of supervised fine-tuning, pairs of preferences).
+    num_tokens counts no padding. adapter_path: the folder of the trained outcome (a PEFT adapter, or a whole model
+    after full fine-tuning); None while the run is not done. bill: of all processes of the run, judging included,
+    without writing the report; None for runs of before it was kept. ranks: of each matrix by its module name, where the
+    method has found them.
     """
 
     status: RunStatus

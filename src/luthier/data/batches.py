@@ -29,9 +29,10 @@ class StepSchedule:
     divide, and its examples are drawn at random.
 
     Args:
-        lengths: tokens of each example.
+        lengths: tokens of each example; of a unit of several rows, those of its longest.
         global_batch_size: examples an optimizer step.
         micro_batch_tokens: most tokens of one micro-batch, padding included; a longer example stands alone.
+        rows_per_unit: rows of each example that stand side by side, such as the two completions of a preference pair.
         families: which examples begin alike (`shared_prefix.find_families`); those of a step go into micro-batches of
             their own, in which the common beginning counts once. The examples of a step stay the same.
 
@@ -47,6 +48,7 @@ class StepSchedule:
         micro_batch_tokens: int,
         order: OrderName,
         seed: int,
+        rows_per_unit: int = 1,
         families: Families | None = None,
     ) -> None:
         if not lengths:
@@ -61,6 +63,7 @@ class StepSchedule:
         self._lengths = np.asarray(lengths, dtype=np.int64)
         self._global_batch_size = global_batch_size
         self._micro_batch_tokens = micro_batch_tokens
+        self._rows_per_unit = rows_per_unit
         self._order = order
         self._seed = seed
         none = np.zeros(len(lengths), dtype=np.int64)
@@ -96,7 +99,8 @@ class StepSchedule:
             for micro_batch in self.step(step):
                 size = self._size(micro_batch)
                 prefix = self.shared_tokens(micro_batch)
-                real = int(self._lengths[list(micro_batch)].sum()) - prefix * (len(micro_batch) - 1)
+                num_rows = len(micro_batch) * self._rows_per_unit
+                real = int(self._lengths[list(micro_batch)].sum()) * self._rows_per_unit - prefix * (num_rows - 1)
                 padding, computed = padding + size - real, computed + size
         return padding / computed if computed else 0.0
 
@@ -146,4 +150,4 @@ class StepSchedule:
     def _size(self, micro_batch: Sequence[int]) -> int:
         """Tokens that are computed, padding included; the first example is the longest."""
         prefix = self.shared_tokens(micro_batch)
-        return prefix + len(micro_batch) * (int(self._lengths[micro_batch[0]]) - prefix)
+        return prefix + len(micro_batch) * self._rows_per_unit * (int(self._lengths[micro_batch[0]]) - prefix)

@@ -52,8 +52,10 @@ def shareable_tokens(example: TokenisedExample) -> int:
     return min(example.num_tokens - 1, first if first >= 0 else example.num_tokens)
 
 
-def find_families(examples: Sequence[TokenisedExample], *, global_batch_size: int) -> Families:
-    """The families that save the most tokens a step, when steps draw `global_batch_size` examples at random.
+def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_size: int) -> Families:
+    """The families that save the most tokens a step, when steps draw `global_batch_size` units at random.
+
+    A unit is one example, or several rows that stand side by side, of which only what all begin with can be shared.
 
     Sorted by their tokens, examples that begin alike stand side by side, and the common beginnings of neighbours span a
     tree of nested groups (an LCP interval tree: Abouelhoda, Kurtz & Ohlebusch, 2004, doi:10.1016/S1570-8667(03)00065-0,
@@ -61,9 +63,8 @@ def find_families(examples: Sequence[TokenisedExample], *, global_batch_size: in
     step, and costs a micro-batch of its own (100 tokens' worth); each node of the tree is one family or leaves it to
     its parts, whichever saves more. Linear time after sorting.
     """
-    num = len(examples)
-    shareable = [shareable_tokens(e) for e in examples]
-    keys = [bytes(memoryview(e.input_ids).cast("B")[: 4 * n]) for e, n in zip(examples, shareable, strict=True)]
+    num = len(units)
+    keys = [_shareable_start(unit) for unit in units]
     order = sorted(range(num), key=keys.__getitem__)
     common = [_common_tokens(keys[order[i]], keys[order[i + 1]]) for i in range(num - 1)]
     families = np.full(num, -1, dtype=np.int64)
@@ -73,6 +74,14 @@ def find_families(examples: Sequence[TokenisedExample], *, global_batch_size: in
         members = order[start:stop]
         families[members], prefix_tokens[members] = number, length
     return Families(families, prefix_tokens)
+
+
+def _shareable_start(unit: Sequence[TokenisedExample]) -> bytes:
+    """The bytes of the tokens that all rows of a unit begin with, as far as they may be shared."""
+    first, *others = (bytes(memoryview(row.input_ids).cast("B")[: 4 * shareable_tokens(row)]) for row in unit)
+    for other in others:
+        first = first[: 4 * _common_tokens(first, other)]
+    return first
 
 
 def _common_tokens(one: bytes, other: bytes) -> int:

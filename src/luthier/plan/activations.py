@@ -15,7 +15,7 @@ from luthier.plan.workload import UNFUSED_MAX_TOKENS, Workload
 
 _FP32: Final = 4.0
 CHUNK_ROWS: Final = 512
-"""Learned tokens whose logits exist at one time (train/objectives/sft.py; a test holds them equal)."""
+"""Learned tokens whose logits exist at one time (train/objectives/cross_entropy.py; a test holds them equal)."""
 # torchtune cuts the tokens of a batch into this many pieces for its loss
 _NUM_CHUNKS_OF_ALL: Final = 8
 FUSED_QUERIES: Final = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")

@@ -19,9 +19,10 @@ from luthier.core.plan import (
 )
 from luthier.core.recipe import EvaluationRecipe, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
-from luthier.plan import defaults
+from luthier.plan import defaults, objectives
 from luthier.plan.hardware import Hardware
 from luthier.plan.methods import rules_of
+from luthier.plan.objectives import resolve_objective
 from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.plan.sources import Sources as _Sources
 
@@ -82,8 +83,8 @@ def resolve(
     )
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
     method = resolve_method(recipe.method, structure, hardware.device, sources)
-    sources.note("objective.name", "asked" if recipe.objective else "default", "supervised fine-tuning on the answers")
-    training = _training(recipe, method, model, data, hardware, sources)
+    objective = resolve_objective(recipe.objective, data.train.shape, sources)
+    training = _training(recipe, method, objective, model, data, hardware, sources)
     method = with_schedule(method, recipe.method, training.num_steps, sources)
     return Plan(
         recipe=recipe,
@@ -99,7 +100,7 @@ def resolve(
         ),
         data=data,
         method=method,
-        objective=ObjectivePlan(name="sft"),
+        objective=objective,
         training=training,
         evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, has_text_answers, num_shots, sources),
         sources=sources.in_order(_SECTIONS),
@@ -107,13 +108,19 @@ def resolve(
 
 
 def _training(
-    recipe: Recipe, method: MethodPlan, model: LocalModel, data: DataPlan, hardware: Hardware, sources: _Sources
+    recipe: Recipe,
+    method: MethodPlan,
+    objective: ObjectivePlan,
+    model: LocalModel,
+    data: DataPlan,
+    hardware: Hardware,
+    sources: _Sources,
 ) -> TrainingPlan:
     r, pick = recipe.training or TrainingRecipe(), sources.pick
     batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
     per_epoch = math.ceil(data.train.num_examples / batch)
     epochs, steps = _length(r, per_epoch, sources)
-    rate = rules_of(method.name).learning_rate
+    rate = objectives.rules_of(objective.name).learning_rate or rules_of(method.name).learning_rate
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
     sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
     length = max_length_tokens(recipe, model.context_length_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,23 @@ if TYPE_CHECKING:
     from luthier.models.chat_template import ChatTemplate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PreparedSplit:
-    """One split, ready: the examples that are left and their tokens, in the same order."""
+    """One split, ready: the examples that are left and their tokens, in the same order.
+
+    tokenised: the rows of all examples one after another, `rows_per_unit` of each.
+    """
 
     profile: DatasetProfile
     examples: tuple[Example, ...]
     tokenised: tuple[TokenisedExample, ...]
+    rows_per_unit: int = 1
+
+    @cached_property
+    def units(self) -> list[tuple[TokenisedExample, ...]]:
+        """The rows of each example: what an objective looks at side by side."""
+        size = self.rows_per_unit
+        return [self.tokenised[i : i + size] for i in range(0, len(self.tokenised), size)]
 
 
 @dataclass(frozen=True, slots=True)

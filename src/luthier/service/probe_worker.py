@@ -47,10 +47,12 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
 
     from luthier.core.plan import Plan
     from luthier.core.ports import SilentProgress
+    from luthier.plan.objectives import rules_of
     from luthier.train import memory
     from luthier.train.checkpoint import CheckpointStore
     from luthier.train.loop import train
     from luthier.train.model import TrainableModel
+    from luthier.train.objectives.registry import load_objective
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
     plan = _shortened(Plan.model_validate(plan_document), len(steps))
@@ -59,7 +61,8 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     model = TrainableModel.load(plan)
     if any(num_shared for step in steps for num_shared, _ in step) and not model.can_share_prefix():
         return {"shares_nothing": True}
-    examples, schedule = _made_up(steps, int(model.head.shape[0]))
+    objective = load_objective(plan.objective)
+    units, schedule = _made_up(steps, int(model.head.shape[0]), rules_of(plan.objective.name).rows_per_unit)
     seconds: list[float] = []
 
     class NoCheckpoints(CheckpointStore):
@@ -80,7 +83,8 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     train(
         plan,
         model,
-        examples,
+        objective,
+        units,
         [],
         schedule,
         NoCheckpoints(Path(), 1),
@@ -135,29 +139,35 @@ class _Given:
         return step / len(self._steps)
 
 
-def _made_up(steps: list[Any], vocabulary: int) -> tuple[list[TokenisedExample], _Given]:
-    """Rows of random tokens, the last of each learned, as many as asked for; those of a batch begin alike if asked."""
+def _made_up(
+    steps: list[Any], vocabulary: int, rows_per_unit: int
+) -> tuple[list[tuple[TokenisedExample, ...]], _Given]:
+    """Units of random tokens, the last of each learned, as many as asked for; those of a batch begin alike if asked."""
     import random
     from array import array
 
     from luthier.core.dataset import TokenisedExample
 
     draw = random.Random(_SEED)  # noqa: S311 - no secret
-    examples: list[TokenisedExample] = []
+    units: list[tuple[TokenisedExample, ...]] = []
+    num_rows = 0
     made, shared_tokens = [], {}
     for step in steps:
         batches = []
         for num_shared, rows in step:
-            first = len(examples)
+            first = len(units)
             shared_tokens[first] = num_shared
             beginning = array("i", (draw.randrange(vocabulary) for _ in range(num_shared)))
+            made_up = []
             for num_tokens, num_learned in rows:
                 ids = beginning + array("i", (draw.randrange(vocabulary) for _ in range(num_tokens - num_shared)))
                 mask = bytes(num_tokens - num_learned) + b"\x01" * num_learned
-                examples.append(TokenisedExample(id=f"probe:{len(examples)}", input_ids=ids, loss_mask=mask))
-            batches.append(tuple(range(first, len(examples))))
+                made_up.append(TokenisedExample(id=f"probe:{num_rows}", input_ids=ids, loss_mask=mask))
+                num_rows += 1
+            units += [tuple(made_up[i : i + rows_per_unit]) for i in range(0, len(made_up), rows_per_unit)]
+            batches.append(tuple(range(first, len(units))))
         made.append(tuple(batches))
-    return examples, _Given(made, shared_tokens)
+    return units, _Given(made, shared_tokens)
 
 
 if __name__ == "__main__":

@@ -118,13 +118,14 @@ def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
     """
     from luthier.service import schedules
 
-    rows = prepared.train.tokenised
+    units = prepared.train.units
     schedule = schedules.of_training(prepared, shares_prefix=shares_prefix)
     count = min(prepared.plan.training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
     made: list[ProbeStep] = [
         [
             ProbeBatch(
-                schedule.shared_tokens(batch), tuple((rows[i].num_tokens, rows[i].num_trained_tokens) for i in batch)
+                schedule.shared_tokens(batch),
+                tuple((row.num_tokens, row.num_trained_tokens) for i in batch for row in units[i]),
             )
             for batch in schedule.step(step)
         ]

@@ -131,7 +131,7 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
     from luthier.plan.workload import batches_of
     from luthier.service import schedules
 
-    training, rows = prepared.plan.training, prepared.train.tokenised
+    training, units, rows = prepared.plan.training, prepared.train.units, prepared.train.tokenised
     schedule = schedules.of_training(
         prepared, shares_prefix=training.shared_prefix, micro_batch_tokens=micro_batch_tokens
     )
@@ -141,7 +141,7 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
         share = -(-sum(map(len, batches)) // num_devices)
         steps.append([batch[i : i + share] for batch in batches for i in range(0, len(batch), share)])
     return batches_of(
-        [[[rows[i].num_tokens for i in batch] for batch in step] for step in steps],
+        [[[row.num_tokens for i in batch for row in units[i]] for batch in step] for step in steps],
         learned_fraction=sum(row.num_trained_tokens for row in rows) / sum(row.num_tokens for row in rows),
         shared=[[schedule.shared_tokens(batch) for batch in step] for step in steps],
     )

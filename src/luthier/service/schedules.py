@@ -14,21 +14,22 @@ if TYPE_CHECKING:
 def of_training(prepared: Prepared, *, shares_prefix: bool, micro_batch_tokens: int | None = None) -> StepSchedule:
     """The steps of a run.
 
-    shares_prefix: whether examples that begin alike go into micro-batches of their own. micro_batch_tokens: in place of
+    shares_prefix: whether units that begin alike go into micro-batches of their own. micro_batch_tokens: in place of
     the plan's.
     """
     from luthier.data.batches import StepSchedule
     from luthier.data.shared_prefix import find_families
 
-    training, rows = prepared.plan.training, prepared.train.tokenised
+    training, units = prepared.plan.training, prepared.train.units
     size = training.global_batch_size
     return StepSchedule(
-        [e.num_tokens for e in rows],
+        [max(row.num_tokens for row in unit) for unit in units],
         global_batch_size=size,
         micro_batch_tokens=micro_batch_tokens or training.micro_batch_tokens,
         order=training.order,
         seed=training.seed,
-        families=find_families(rows, global_batch_size=size) if shares_prefix else None,
+        rows_per_unit=prepared.train.rows_per_unit,
+        families=find_families(units, global_batch_size=size) if shares_prefix else None,
     )
 
 
@@ -39,13 +40,14 @@ def of_validation(prepared: Prepared, *, shares_prefix: bool) -> list[Validation
 
     if prepared.validation is None:
         return []
-    rows = prepared.validation.tokenised
+    units = prepared.validation.units
     whole = StepSchedule(
-        [e.num_tokens for e in rows],
-        global_batch_size=len(rows),
+        [max(row.num_tokens for row in unit) for unit in units],
+        global_batch_size=len(units),
         micro_batch_tokens=prepared.plan.training.micro_batch_tokens,
         order="as_given",
         seed=0,
-        families=find_families(rows, global_batch_size=len(rows)) if shares_prefix else None,
+        rows_per_unit=prepared.validation.rows_per_unit,
+        families=find_families(units, global_batch_size=len(units)) if shares_prefix else None,
     )
-    return [([rows[i] for i in batch], whole.shared_tokens(batch)) for batch in whole.step(0)]
+    return [([units[i] for i in batch], whole.shared_tokens(batch)) for batch in whole.step(0)]

@@ -217,6 +217,7 @@ def _train(context: Context, run_id: str, prepared: Prepared, meter: Meter, warn
     from luthier.train.checkpoint import CheckpointStore
     from luthier.train.loop import train as train_loop
     from luthier.train.model import TrainableModel
+    from luthier.train.objectives.registry import load_objective
 
     plan, training = prepared.plan, prepared.plan.training
     torch.set_num_threads(training.num_threads)
@@ -227,11 +228,15 @@ def _train(context: Context, run_id: str, prepared: Prepared, meter: Meter, warn
     shares = _shares_prefix(plan, model, emit)
     schedule = schedules.of_training(prepared, shares_prefix=shares)
     warn_of_the_data(plan, emit)
+    objective = load_objective(plan.objective)
+    units = [*prepared.train.units, *(prepared.validation.units if prepared.validation else [])]
+    objective.prepare(model, units, context.settings.run_folder(run_id), context.progress)
     with stop_signals() as stop_requested:
         outcome = train_loop(
             plan,
             model,
-            prepared.train.tokenised,
+            objective,
+            prepared.train.units,
             schedules.of_validation(prepared, shares_prefix=shares),
             schedule,
             CheckpointStore(context.settings.run_folder(run_id) / "checkpoints", training.keep_checkpoints),
@@ -280,7 +285,7 @@ def _result(
         num_examples=state.num_examples,
         num_trainable_parameters=model.num_trainable_parameters,
         trainable_fraction=model.num_trainable_parameters / model.num_parameters,
-        train_loss=state.loss_sum / max(1, state.num_trained_tokens),
+        train_loss=state.loss_sum / max(1.0, state.loss_weight),
         best_validation_loss=state.early_stopping.best_loss,
         best_step=state.early_stopping.best_step if state.early_stopping.best_loss is not None else state.step,
         seconds=state.seconds,

@@ -37,17 +37,18 @@ _METHOD = "method.safetensors"
 class LoopState(Frozen):
     """What the loop has counted so far. Sums are exact floats: JSON keeps every bit of a double.
 
-    loss_sum: nats over all trained tokens so far; window_*: since the last validation.
+    loss_sum, loss_weight: of all steps so far; their quotient is the mean loss. window_*: since the last validation.
     """
 
     plan_hash: str
     step: int = 0
     loss_sum: float = 0.0
+    loss_weight: float = 0.0
     num_tokens: int = 0
     num_trained_tokens: int = 0
     num_examples: int = 0
     window_loss_sum: float = 0.0
-    window_trained_tokens: int = 0
+    window_loss_weight: float = 0.0
     seconds: float = 0.0
     early_stopping: EarlyStopping
 

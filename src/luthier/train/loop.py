@@ -15,7 +15,6 @@ from typing import Protocol
 
 import torch
 
-from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import CheckpointError, DivergedError
 from luthier.core.events import (
     BillUpdated,
@@ -32,7 +31,8 @@ from luthier.core.run import RunStatus
 from luthier.train.budget import Meter, in_short, remaining
 from luthier.train.checkpoint import Checkpoint, CheckpointStore, LoopState
 from luthier.train.early_stopping import EarlyStopping
-from luthier.train.model import MicroBatch, TrainableModel, collate
+from luthier.train.model import TrainableModel, collate
+from luthier.train.objectives.protocol import Losses, Objective, Unit, rows_of
 from luthier.train.optimizer import MasterAdamW
 from luthier.train.schedule import learning_rate_factor
 
@@ -42,14 +42,14 @@ _BILLS_A_RUN = 20
 _LEDGER_LOST = "no whole record of what this run has spent: of its earlier time only that of the steps it kept counts"
 
 StopRequest = Callable[[], str | None]
-ValidationBatch = tuple[Sequence[TokenisedExample], int]
-"""A ready-made micro-batch, and how many tokens its examples share at their start."""
+ValidationBatch = tuple[Sequence[Unit], int]
+"""A ready-made micro-batch, and how many tokens its rows share at their start."""
 
 
 class StepSchedule(Protocol):
-    """Which examples make up a step: micro-batches of indices, a function of (seed, step) alone.
+    """Which units make up a step: micro-batches of indices, a function of (seed, step) alone.
 
-    shared_tokens: how many tokens the examples of a micro-batch begin with in common, to be computed once.
+    shared_tokens: how many tokens the rows of a micro-batch begin with in common, to be computed once.
     """
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
@@ -67,7 +67,8 @@ class LoopOutcome:
 def train(
     plan: Plan,
     model: TrainableModel,
-    examples: Sequence[TokenisedExample],
+    objective: Objective,
+    units: Sequence[Unit],
     validation: Sequence[ValidationBatch],
     schedule: StepSchedule,
     checkpoints: CheckpointStore,
@@ -79,7 +80,7 @@ def train(
 ) -> LoopOutcome:
     """Train from the newest checkpoint (or the start) to the end of the plan; leaves the best weights in the model.
 
-    examples: what is trained, indexed by `schedule`. validation: ready-made micro-batches, empty for none.
+    units: what is trained, indexed by `schedule`. validation: ready-made micro-batches, empty for none.
     stop_requested: asked after each step; a text stops the run as `paused`, with a checkpoint, for that reason.
     meter: told what begins, and asked first; where it refuses, the run stops as `paused`, too. None: no cap.
 
@@ -101,7 +102,7 @@ def train(
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
     status: RunStatus = "succeeded"
     reason = f"all {p.num_steps} steps done"
-    num_validation_tokens = sum(e.num_tokens for micro_batch, _ in validation for e in micro_batch)
+    num_validation_tokens = sum(row.num_tokens for micro_batch, _ in validation for row in rows_of(micro_batch))
 
     def save() -> None:
         nonlocal saved
@@ -119,7 +120,7 @@ def train(
                     status, reason = "paused", refused
                     break
                 meter.begin("validation", num_validation_tokens)
-                state, checked = _validate(model, validation, state, progress)
+                state, checked = _validate(model, objective, validation, state, progress)
                 emit(checked)
                 if (message := state.early_stopping.overfitting) is not None:
                     warn(state.step, "overfitting", message)
@@ -132,13 +133,13 @@ def train(
             if state.early_stopping.should_stop:
                 reason = _stopped_early(state)
                 break
-            num_tokens = sum(examples[i].num_tokens for indices in schedule.step(state.step) for i in indices)
+            num_tokens = sum(row.num_tokens for batch in schedule.step(state.step) for i in batch for row in units[i])
             last = state.step + 1 == p.num_steps  # its weights are written twice: checkpoint and outcome
             if (request := stop_requested() or meter.refuses("step", num_tokens, num_checkpoints=1 + last)) is not None:
                 status, reason = "paused", request
                 break
             meter.begin("step", num_tokens)
-            state, event = _one_step(plan, model, optimizer, examples, schedule, state)
+            state, event = _one_step(plan, model, objective, optimizer, units, schedule, state)
             if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
                 save()
                 raise _diverged(event, state.step, p.learning_rate)
@@ -162,7 +163,7 @@ def train(
 def _is_validation_due(p: TrainingPlan, state: LoopState) -> bool:
     """Whether this step is one to validate after, and that has not been done: a pause may lie between the two."""
     is_such = state.step == p.num_steps or state.step % p.validate_every_steps == 0
-    return is_such and state.window_trained_tokens > 0
+    return is_such and state.window_loss_weight > 0
 
 
 def _resume(
@@ -198,33 +199,36 @@ def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
 def _one_step(
     plan: Plan,
     model: TrainableModel,
+    objective: Objective,
     optimizer: MasterAdamW,
-    examples: Sequence[TokenisedExample],
+    units: Sequence[Unit],
     schedule: StepSchedule,
     state: LoopState,
 ) -> tuple[LoopState, StepDone]:
     """One optimizer update over one global batch.
 
-    The loss is the mean over all trained tokens of the global batch: each micro-batch's sum is divided by the number
-    for the whole batch, so that any cut into micro-batches gives the same gradient. Where loss or gradient norm is not
-    finite the update is not made, and the returned state is the one given.
+    Each micro-batch's sum of the loss is divided by the weight of the whole batch (all its trained tokens, say), so
+    that any cut into micro-batches gives the same gradient. Where loss or gradient norm is not finite the update is not
+    made, and the returned state is the one given.
     """
     start, p = time.perf_counter(), plan.training
     torch.manual_seed((p.seed * _SEED_STRIDE + state.step) % 2**63)
     indices = schedule.step(state.step)
-    micro_batches = [([examples[i] for i in batch], schedule.shared_tokens(batch)) for batch in indices]
-    num_trained = sum(e.num_trained_tokens for batch, _ in micro_batches for e in batch)
-    num_tokens, loss_sum = 0, 0.0
+    micro_batches = objective.draw(model, state.step, [[units[i] for i in batch] for batch in indices])
+    weight = objective.weight([unit for micro_batch in micro_batches for unit in micro_batch])
+    num_tokens = num_trained = 0
+    sums = _Sums()
     model.module.train()
-    for micro_batch, num_shared in micro_batches:
-        batch = collate(micro_batch, model.pad_id, model.device, num_prefix_tokens=num_shared)
-        total, _ = model.loss_sum(batch)
-        (total / num_trained).backward()
+    for micro_batch, drawn_from in zip(micro_batches, indices, strict=True):
+        num_shared = schedule.shared_tokens(drawn_from)
+        batch = collate(rows_of(micro_batch), model.pad_id, model.device, num_prefix_tokens=num_shared)
+        losses = objective.losses(model, micro_batch, batch)
+        (losses.total / weight).backward()
         optimizer.collect()
-        loss_sum += total.item()
-        num_tokens += batch.num_tokens
+        sums.add(losses)
+        num_tokens, num_trained = num_tokens + batch.num_tokens, num_trained + batch.num_trained_tokens
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
-    norm, loss = optimizer.gradient_norm(), loss_sum / num_trained
+    norm, loss = optimizer.gradient_norm(), sums.loss / weight
     rate = 0.0
     if finite := math.isfinite(norm) and math.isfinite(loss):
         factor = learning_rate_factor(
@@ -241,50 +245,72 @@ def _one_step(
         num_tokens=num_tokens,
         num_trained_tokens=num_trained,
         seconds=seconds,
+        measures=sums.means(weight),
     )
     if not finite:
         return state, event
     after = {
         "step": state.step + 1,
-        "loss_sum": state.loss_sum + loss_sum,
+        "loss_sum": state.loss_sum + sums.loss,
+        "loss_weight": state.loss_weight + weight,
         "num_tokens": state.num_tokens + num_tokens,
         "num_trained_tokens": state.num_trained_tokens + num_trained,
         "num_examples": state.num_examples + sum(map(len, indices)),
-        "window_loss_sum": state.window_loss_sum + loss_sum,
-        "window_trained_tokens": state.window_trained_tokens + num_trained,
+        "window_loss_sum": state.window_loss_sum + sums.loss,
+        "window_loss_weight": state.window_loss_weight + weight,
         "seconds": state.seconds + seconds,
     }
     return state.model_copy(update=after), event
 
 
+class _Sums:
+    """The loss and the measures of several micro-batches, added up."""
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+        self.measures: dict[str, float] = {}
+
+    def add(self, losses: Losses) -> None:
+        self.loss += losses.total.item()
+        for name, value in losses.measures.items():
+            self.measures[name] = self.measures.get(name, 0.0) + value.item()
+
+    def means(self, weight: float) -> dict[str, float]:
+        return {name: value / weight for name, value in self.measures.items()}
+
+
 @torch.no_grad()
 def _validate(
-    model: TrainableModel, validation: Sequence[ValidationBatch], state: LoopState, progress: Progress
+    model: TrainableModel,
+    objective: Objective,
+    validation: Sequence[ValidationBatch],
+    state: LoopState,
+    progress: Progress,
 ) -> tuple[LoopState, ValidationDone]:
     """Loss over the whole validation split, and the state with the watch moved on."""
     start = time.perf_counter()
     model.module.eval()
-    loss_sum, num_correct, num_trained = 0.0, 0, 0
+    weight, num_trained, sums = 0.0, 0, _Sums()
     with progress.task("validating", len(validation), "batch") as bar:
         for micro_batch, num_shared in validation:
-            batch: MicroBatch = collate(micro_batch, model.pad_id, model.device, num_prefix_tokens=num_shared)
-            total, correct = model.loss_sum(batch)
-            loss_sum, num_correct = loss_sum + total.item(), num_correct + int(correct)
+            batch = collate(rows_of(micro_batch), model.pad_id, model.device, num_prefix_tokens=num_shared)
+            sums.add(objective.losses(model, micro_batch, batch))
+            weight += objective.weight(micro_batch)
             num_trained += batch.num_trained_tokens
             bar.advance()
-    loss = loss_sum / num_trained
+    loss = sums.loss / weight
     watch = state.early_stopping
     if model.method.may_be_outcome(state.step):
-        watch = watch.after(state.step, loss, state.window_loss_sum / state.window_trained_tokens)
+        watch = watch.after(state.step, loss, state.window_loss_sum / state.window_loss_weight)
     event = ValidationDone(
         step=state.step,
         loss=loss,
-        token_accuracy=num_correct / num_trained,
         num_trained_tokens=num_trained,
         is_best=watch.best_step == state.step,
         seconds=time.perf_counter() - start,
+        measures=sums.means(weight),
     )
-    after = {"early_stopping": watch, "window_loss_sum": 0.0, "window_trained_tokens": 0}
+    after = {"early_stopping": watch, "window_loss_sum": 0.0, "window_loss_weight": 0.0}
     return state.model_copy(update=after), event
 
 

@@ -20,7 +20,7 @@ from luthier.models.quantised import num_parameters
 from luthier.train import attention, kernels
 from luthier.train.methods.protocol import Method
 from luthier.train.methods.registry import load_method
-from luthier.train.objectives.sft import cross_entropy_sum
+from luthier.train.objectives.cross_entropy import cross_entropy_sum
 from luthier.train.prefix_attention import PrefixLayout
 
 

@@ -195,7 +195,12 @@ def make_events(num_steps: int = NUM_STEPS, *, warnings: bool = True, ended: boo
             loss = 1.62 + 1.25 * math.exp(-5 * at) + 0.28 * max(0.0, at - 0.62)
             events.append(
                 ValidationDone(
-                    step=step, loss=loss, token_accuracy=0.6, num_trained_tokens=1800, is_best=loss < best, seconds=4.0
+                    step=step,
+                    loss=loss,
+                    measures={"token_accuracy": 0.6},
+                    num_trained_tokens=1800,
+                    is_best=loss < best,
+                    seconds=4.0,
                 )
             )
             best = min(best, loss)

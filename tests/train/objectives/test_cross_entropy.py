@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from luthier.train.objectives.sft import cross_entropy_sum
+from luthier.train.objectives.cross_entropy import cross_entropy_sum
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
