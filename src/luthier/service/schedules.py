@@ -8,7 +8,7 @@ from luthier.service.plans import Prepared
 
 if TYPE_CHECKING:
     from luthier.data.batches import StepSchedule
-    from luthier.train.loop import ValidationBatch
+    from luthier.train.step import ValidationBatch
 
 
 def of_training(prepared: Prepared, *, shares_prefix: bool, micro_batch_tokens: int | None = None) -> StepSchedule:

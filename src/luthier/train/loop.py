@@ -8,12 +8,7 @@ moments, counters) is in the checkpoint.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol
-
-import torch
 
 from luthier.core.errors import CheckpointError, DivergedError
 from luthier.core.events import (
@@ -22,7 +17,6 @@ from luthier.core.events import (
     RunEnded,
     RunStarted,
     StepDone,
-    ValidationDone,
     WarningRaised,
 )
 from luthier.core.plan import Plan, TrainingPlan
@@ -31,30 +25,15 @@ from luthier.core.run import RunStatus
 from luthier.train.budget import Meter, in_short, remaining
 from luthier.train.checkpoint import Checkpoint, CheckpointStore, LoopState
 from luthier.train.early_stopping import EarlyStopping
-from luthier.train.model import TrainableModel, collate
-from luthier.train.objectives.protocol import Losses, Objective, Unit, rows_of
+from luthier.train.model import TrainableModel
+from luthier.train.objectives.protocol import Objective, Unit, rows_of
 from luthier.train.optimizer import MasterAdamW
-from luthier.train.schedule import learning_rate_factor
+from luthier.train.step import StepSchedule, ValidationBatch, one_step, validate
 
-# Odd and large, so that (seed, step) pairs of nearby runs do not share random numbers.
-_SEED_STRIDE = 1_000_003
 _BILLS_A_RUN = 20
 _LEDGER_LOST = "no whole record of what this run has spent: of its earlier time only that of the steps it kept counts"
 
 StopRequest = Callable[[], str | None]
-ValidationBatch = tuple[Sequence[Unit], int]
-"""A ready-made micro-batch, and how many tokens its rows share at their start."""
-
-
-class StepSchedule(Protocol):
-    """Which units make up a step: micro-batches of indices, a function of (seed, step) alone.
-
-    shared_tokens: how many tokens the rows of a micro-batch begin with in common, to be computed once.
-    """
-
-    def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
-    def shared_tokens(self, micro_batch: Sequence[int]) -> int: ...
-    def epoch_of(self, step: int) -> float: ...
 
 
 class LoopOutcome:
@@ -120,7 +99,7 @@ def train(
                     status, reason = "paused", refused
                     break
                 meter.begin("validation", num_validation_tokens)
-                state, checked = _validate(model, objective, validation, state, progress)
+                state, checked = validate(model, objective, validation, state, progress)
                 emit(checked)
                 if (message := state.early_stopping.overfitting) is not None:
                     warn(state.step, "overfitting", message)
@@ -139,7 +118,7 @@ def train(
                 status, reason = "paused", request
                 break
             meter.begin("step", num_tokens)
-            state, event = _one_step(plan, model, objective, optimizer, units, schedule, state)
+            state, event = one_step(plan, model, objective, optimizer, units, schedule, state)
             if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
                 save()
                 raise _diverged(event, state.step, p.learning_rate)
@@ -194,124 +173,6 @@ def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
             expected=f"one of this run's plan {plan.hash[:12]}",
             do="start a new run: a checkpoint cannot be carried over to another plan",
         )
-
-
-def _one_step(
-    plan: Plan,
-    model: TrainableModel,
-    objective: Objective,
-    optimizer: MasterAdamW,
-    units: Sequence[Unit],
-    schedule: StepSchedule,
-    state: LoopState,
-) -> tuple[LoopState, StepDone]:
-    """One optimizer update over one global batch.
-
-    Each micro-batch's sum of the loss is divided by the weight of the whole batch (all its trained tokens, say), so
-    that any cut into micro-batches gives the same gradient. Where loss or gradient norm is not finite the update is not
-    made, and the returned state is the one given.
-    """
-    start, p = time.perf_counter(), plan.training
-    torch.manual_seed((p.seed * _SEED_STRIDE + state.step) % 2**63)
-    indices = schedule.step(state.step)
-    micro_batches = objective.draw(model, state.step, [[units[i] for i in batch] for batch in indices])
-    weight = objective.weight([unit for micro_batch in micro_batches for unit in micro_batch])
-    num_tokens = num_trained = 0
-    sums = _Sums()
-    model.module.train()
-    for micro_batch, drawn_from in zip(micro_batches, indices, strict=True):
-        num_shared = schedule.shared_tokens(drawn_from)
-        batch = collate(rows_of(micro_batch), model.pad_id, model.device, num_prefix_tokens=num_shared)
-        losses = objective.losses(model, micro_batch, batch)
-        (losses.total / weight).backward()
-        optimizer.collect()
-        sums.add(losses)
-        num_tokens, num_trained = num_tokens + batch.num_tokens, num_trained + batch.num_trained_tokens
-    model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
-    norm, loss = optimizer.gradient_norm(), sums.loss / weight
-    rate = 0.0
-    if finite := math.isfinite(norm) and math.isfinite(loss):
-        factor = learning_rate_factor(
-            state.step, num_steps=p.num_steps, num_warmup_steps=p.num_warmup_steps, schedule=p.schedule
-        )
-        rate = optimizer.step(norm, factor, partial(model.method.after_step, state.step + 1))
-    seconds = time.perf_counter() - start
-    event = StepDone.model_construct(
-        step=state.step + 1,
-        epoch=schedule.epoch_of(state.step + 1),
-        loss=loss,
-        learning_rate=rate,
-        gradient_norm=norm,
-        num_tokens=num_tokens,
-        num_trained_tokens=num_trained,
-        seconds=seconds,
-        measures=sums.means(weight),
-    )
-    if not finite:
-        return state, event
-    after = {
-        "step": state.step + 1,
-        "loss_sum": state.loss_sum + sums.loss,
-        "loss_weight": state.loss_weight + weight,
-        "num_tokens": state.num_tokens + num_tokens,
-        "num_trained_tokens": state.num_trained_tokens + num_trained,
-        "num_examples": state.num_examples + sum(map(len, indices)),
-        "window_loss_sum": state.window_loss_sum + sums.loss,
-        "window_loss_weight": state.window_loss_weight + weight,
-        "seconds": state.seconds + seconds,
-    }
-    return state.model_copy(update=after), event
-
-
-class _Sums:
-    """The loss and the measures of several micro-batches, added up."""
-
-    def __init__(self) -> None:
-        self.loss = 0.0
-        self.measures: dict[str, float] = {}
-
-    def add(self, losses: Losses) -> None:
-        self.loss += losses.total.item()
-        for name, value in losses.measures.items():
-            self.measures[name] = self.measures.get(name, 0.0) + value.item()
-
-    def means(self, weight: float) -> dict[str, float]:
-        return {name: value / weight for name, value in self.measures.items()}
-
-
-@torch.no_grad()
-def _validate(
-    model: TrainableModel,
-    objective: Objective,
-    validation: Sequence[ValidationBatch],
-    state: LoopState,
-    progress: Progress,
-) -> tuple[LoopState, ValidationDone]:
-    """Loss over the whole validation split, and the state with the watch moved on."""
-    start = time.perf_counter()
-    model.module.eval()
-    weight, num_trained, sums = 0.0, 0, _Sums()
-    with progress.task("validating", len(validation), "batch") as bar:
-        for micro_batch, num_shared in validation:
-            batch = collate(rows_of(micro_batch), model.pad_id, model.device, num_prefix_tokens=num_shared)
-            sums.add(objective.losses(model, micro_batch, batch))
-            weight += objective.weight(micro_batch)
-            num_trained += batch.num_trained_tokens
-            bar.advance()
-    loss = sums.loss / weight
-    watch = state.early_stopping
-    if model.method.may_be_outcome(state.step):
-        watch = watch.after(state.step, loss, state.window_loss_sum / state.window_loss_weight)
-    event = ValidationDone(
-        step=state.step,
-        loss=loss,
-        num_trained_tokens=num_trained,
-        is_best=watch.best_step == state.step,
-        seconds=time.perf_counter() - start,
-        measures=sums.means(weight),
-    )
-    after = {"early_stopping": watch, "window_loss_sum": 0.0, "window_loss_weight": 0.0}
-    return state.model_copy(update=after), event
 
 
 def _stopped_early(state: LoopState) -> str:
