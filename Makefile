@@ -16,12 +16,12 @@ RESULTS := build/tests.xml
 quickstart: $(VENV)/installed
 	$(BIN)/luthier quickstart
 
-test: lint
+test: lint | $(VENV)/system-test
 	@mkdir -p build
 	$(BIN)/python -m pytest -m "not drill" --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
-drill: $(VENV)/installed-test
+drill: $(VENV)/installed-test | $(VENV)/system-test
 	@mkdir -p build
 	$(BIN)/python -m pytest -m drill --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
@@ -48,6 +48,11 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[test]'
 	@touch $@ $(VENV)/installed
+
+# Servers that some tests run against. Without them those tests are skipped, each with its reason.
+$(VENV)/system-test: tests/system_packages.sh | $(BIN)/python
+	bash tests/system_packages.sh
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c "$$RIGHT_PYTHON"

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from luthier.testing.postgresql_server import PostgresqlServer
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server of this session's own; tests that ask for it are skipped where none is installed."""
+    from luthier.testing.postgresql_server import postgresql_server, programs_folder
+
+    if (programs := programs_folder()) is None:
+        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+    with postgresql_server(programs) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.service.context import Context
+from luthier.testing.postgresql_server import PostgresqlServer
+from luthier.testing.records import make_plan, make_record
 
 
 def test_the_home_asked_for_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +45,19 @@ def test_opening_leaves_an_empty_folder_and_makes_the_database_when_it_is_needed
         assert context.runs.list() == []
         assert context.evaluations.list() == []
         assert context.settings.database_path.is_file()
+
+
+def test_a_database_elsewhere_is_named_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgresql: PostgresqlServer
+) -> None:
+    url = postgresql.new_database()
+    monkeypatch.setenv("LUTHIER_DATABASE", url)
+    with Context.open(tmp_path / "home") as context:
+        context.runs.create(make_record("run-20261125-093000-aaaaaa"), make_plan())
+        assert "tuning" not in repr(context.settings)
+    with Context.open(tmp_path / "another") as context:
+        assert [record.run_id for record in context.runs.list()] == ["run-20261125-093000-aaaaaa"]
+        assert not context.settings.database_path.exists()
 
 
 def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:

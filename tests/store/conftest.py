@@ -14,9 +14,14 @@ from luthier.store.runs import RunStore
 from luthier.testing.records import make_plan, make_record, make_result
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with Database.open(tmp_path / "luthier.db") as database:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty database of either kind: what the stores promise, they promise on both."""
+    if request.param == "sqlite":
+        place: str | Path = tmp_path / "luthier.db"
+    else:
+        place = request.getfixturevalue("postgresql").new_database()
+    with Database.open(place) as database:
         yield database
 
 

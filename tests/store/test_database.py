@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from sqlalchemy.exc import OperationalError
 
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, WorkError
 from luthier.store.database import Database
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """SQLite's own promises; those of PostgreSQL stand in test_postgresql.py."""
+    with Database.open(tmp_path / "luthier.db") as database:
+        yield database
+
 
 WRITER = """
 import sys
@@ -137,7 +146,9 @@ def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("postgresql://user:secret@host/db", "not supported yet"),
+        ("mysql://user:secret@host/db", "a file that SQLite keeps"),
+        ("postgresql://user:secret@host", "a file that SQLite keeps"),
+        ("://user:secret@host", "not an URL"),
         ("sqlite:///:memory:", "a file that SQLite keeps"),
         ("nonsense://", "a file that SQLite keeps"),
     ],

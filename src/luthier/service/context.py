@@ -37,7 +37,7 @@ class Context:
         settings = Settings() if home is None else Settings(home=home)
         place = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - resolve() would follow links
         _make_writable(place)
-        return cls(Settings(home=place), progress or SilentProgress())
+        return cls(settings.model_copy(update={"home": place}), progress or SilentProgress())
 
     @property
     def home(self) -> Path:
@@ -49,7 +49,8 @@ class Context:
         """The database of this home."""
         from luthier.store.database import Database
 
-        return Database.open(self.settings.database_path)
+        named = self.settings.database
+        return Database.open(self.settings.database_path if named is None else named.get_secret_value())
 
     @cached_property
     def runs(self) -> RunStore:

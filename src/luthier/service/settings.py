@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from luthier.core.errors import NotFoundError
@@ -14,16 +14,18 @@ from luthier.core.ids import is_id
 class Settings(BaseSettings):
     """Settings, each also an environment variable: `home` is LUTHIER_HOME. A variable set to nothing counts as unset.
 
-    home: the folder that holds all that Luthier keeps; `~/.luthier` where nobody says otherwise.
+    home: the folder that holds all that Luthier keeps; `~/.luthier` where nobody says otherwise. database: the URL of a
+    database elsewhere, such as `postgresql://user:password@host/name`; a SQLite file in the home without one.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     home: Path = Field(default=Path("~/.luthier"))
+    database: SecretStr | None = None
 
     @property
     def database_path(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file, where no other database is named."""
         return self.home / "luthier.db"
 
     @property

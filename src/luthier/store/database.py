@@ -1,59 +1,48 @@
 """The database behind everything that Luthier remembers: short transactions, honest failures.
 
-SQLite's own ways stand in `_configure_sqlite` and nowhere else:
-    WAL             readers never wait for the writer, and a killed process leaves nothing half-written
-    BEGIN IMMEDIATE a writer takes its turn when it begins; a transaction that reads first and writes later would fail
-                    at once where another wrote in between, whatever the timeout. Python's driver begins transactions
-                    only before some statements, so it is told to begin none, and the engine begins them itself.
-    synchronous     NORMAL: after a power cut the last moments may be missing, but the file is whole
+SQLite in one file by default, PostgreSQL by URL; what differs between the two stands in `sqlite.py` and
+`postgresql.py`.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
-from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, WorkError
-from luthier.store.schema import IS_WRITE, bring_up_to_date
-
-BUSY_TIMEOUT_SECONDS = 30
+from luthier.core.errors import RequestError
+from luthier.store.backend import IS_WRITE, Backend
+from luthier.store.schema import bring_up_to_date
+from luthier.store.sqlite import Sqlite
 
 
 class Database:
     """An open database whose schema is that of this version of Luthier. Safe to share between threads."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
-        self._engine, self.name = engine, name
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self._engine, self.name = backend, backend.engine, backend.name
 
     @classmethod
     def open(cls, url_or_path: str | Path) -> Database:
         """Open a database, making or migrating it where needed.
 
-        url_or_path: a file, or an SQLAlchemy URL (`sqlite:///...`).
+        url_or_path: a file, or an SQLAlchemy URL (`sqlite:///...`, `postgresql://user:password@host/name`).
 
         Raises RequestError (an URL that this version cannot use, a folder that cannot be written), ConflictError (made
-        by a newer Luthier), WorkError (damaged).
+        by a newer Luthier), WorkError (damaged, or a server that does not answer).
         """
-        url = _as_url(url_or_path)
-        path = Path(str(url.database))
-        _check_place(path)
-        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
-        _configure_sqlite(engine)
-        database = cls(engine, str(path))
+        database = cls(_backend_of(_as_url(url_or_path)))
         try:
             with database._errors_explained():
-                bring_up_to_date(engine, path)
+                bring_up_to_date(database._backend)
         except BaseException:
-            engine.dispose()
+            database.close()
             raise
         return database
 
@@ -89,8 +78,8 @@ class Database:
             yield
         except IntegrityError:
             raise  # the callers know what they broke
-        except DatabaseError as error:
-            explained = _explain(self.name, error)
+        except DBAPIError as error:
+            explained = self._backend.explain(error)
             if explained is None:
                 raise
             raise explained from error
@@ -100,75 +89,38 @@ def _as_url(url_or_path: str | Path) -> URL:
     if isinstance(url_or_path, Path) or "://" not in url_or_path:
         return URL.create("sqlite", database=str(url_or_path))
     try:
-        url = make_url(url_or_path)
+        return make_url(url_or_path)
     except ArgumentError as error:
         raise RequestError(
-            f"database {url_or_path!r} is not an URL", expected="sqlite:///path/to/file", do="correct the URL"
+            "the database's address is not an URL",  # not shown: it may hold a password
+            expected="sqlite:///path/to/file or postgresql://user:password@host/name",
+            do="correct the URL",
         ) from error
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+
+
+def _backend_of(url: URL) -> Backend:
+    kind = url.get_backend_name()
+    if kind == "sqlite" and url.database and url.database != ":memory:":
+        return Sqlite(url)
+    if kind == "postgresql" and url.database:
+        return _postgresql(url)
+    raise RequestError(
+        f"database {url.render_as_string(hide_password=True)!r}",
+        expected="a file that SQLite keeps (sqlite:///path/to/file), or a PostgreSQL database "
+        "(postgresql://user:password@host/name)",
+        do="give such an URL, or leave it out: then the database lies in the home folder",
+    )
+
+
+def _postgresql(url: URL) -> Backend:
+    try:
+        import pg8000  # noqa: F401
+    except ImportError as error:
         raise RequestError(
-            f"database {url.render_as_string(hide_password=True)!r}",
-            expected="a file that SQLite keeps: sqlite:///path/to/file (other databases are not supported yet)",
-            do="give such an URL, or leave it out: then the database lies in the home folder",
-        )
-    return url
+            f"the database {url.render_as_string(hide_password=True)} needs the package pg8000, which is not installed",
+            expected="Luthier installed with its PostgreSQL driver",
+            do="pip install 'luthier[postgresql]'",
+        ) from error
+    from luthier.store.postgresql import Postgresql
 
-
-def _check_place(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise RequestError(
-            f"the folder {path.parent} of the database does not exist",
-            expected="a folder to keep it in",
-            do="make the folder, or choose another home",
-        )
-    if path.is_dir():
-        raise RequestError(f"the database {path} is a folder", expected="a file", do="choose another path")
-
-
-def _configure_sqlite(engine: Engine) -> None:
-    def connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None
-        for pragma in ("foreign_keys = ON", f"busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}", "synchronous = NORMAL"):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    def begin(connection: Connection) -> None:
-        is_write = connection.get_execution_options().get(IS_WRITE, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
-
-    event.listen(engine, "connect", connect)
-    event.listen(engine, "begin", begin)
-
-
-def _explain(name: str, error: DatabaseError) -> LuthierError | None:
-    """What SQLite's words mean to a person, or None where they can only mean a bug of ours."""
-    words = str(error.orig).lower()
-    if "not a database" in words or "malformed" in words:
-        return WorkError(
-            f"the database {name} is damaged: {error.orig}",
-            expected="a whole SQLite file",
-            do=f"check the disk, restore a copy, or move {name} (and its -wal and -shm) away to start with an "
-            f"empty one: adapters and reports in the runs folder stay as they are",
-        )
-    if "disk is full" in words:
-        return StorageFullError(
-            f"no room to write to the database {name}", expected="some free space", do="free some disk space"
-        )
-    if "readonly" in words or "unable to open" in words:
-        return RequestError(
-            f"the database {name} cannot be written: {error.orig}",
-            expected="a file and a folder that this user may write",
-            do="correct the permissions, or choose another home",
-        )
-    if "locked" in words:
-        return ConflictError(
-            f"the database {name} was busy for {BUSY_TIMEOUT_SECONDS} s",
-            expected="each process to write for moments only",
-            do="look for a process that hangs with this file open, then try again",
-        )
-    if "disk i/o error" in words:
-        return WorkError(
-            f"the disk under the database {name} failed: {error.orig}",
-            expected="reads and writes that succeed",
-            do="check the disk and its free space, then try again",
-        )
-    return None
+    return Postgresql(url)

@@ -1,7 +1,7 @@
 """The tables as the code sees them today. How a database gets there is written in migrations/, append-only.
 
 Documents (plans, results, events, evaluations) are JSON text of the core specs: the columns beside them are only what
-is searched by. Nothing here is SQLite's own, so that PostgreSQL can follow by URL.
+is searched by. Nothing here is SQLite's own: PostgreSQL has the same tables.
 """
 
 from __future__ import annotations

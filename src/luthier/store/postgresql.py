@@ -1,0 +1,104 @@
+"""PostgreSQL's own ways, which stand here and nowhere else.
+
+reads       REPEATABLE READ, READ ONLY: one state throughout a block
+writes      READ COMMITTED behind one advisory lock of the transaction, so that writers stand in a queue as they do
+            on SQLite, and what one of them has read nobody changes before it has ended. The lock goes when the
+            transaction ends, however it ends.
+time-outs   a process that is stopped in the middle of a transaction loses it after half a minute: the queue goes on
+            without it
+pre-ping    a connection that a restart of the server has cut is opened anew when it is next taken
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError
+
+from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, WorkError
+from luthier.store.backend import IS_WRITE
+
+BUSY_TIMEOUT_SECONDS: float = 30
+_CONNECT_TIMEOUT_SECONDS = 10
+# The name of the lock that writers queue for; any number that no other program in this database takes.
+_WRITERS = 0x6C757468
+_STATE = "C"  # pg8000 gives an error as a mapping by the letters of the protocol: C is the SQLSTATE, M the message
+
+
+class Postgresql:
+    """A database on a PostgreSQL server."""
+
+    def __init__(self, url: URL) -> None:
+        self.name = url.set(drivername="postgresql").render_as_string(hide_password=True)
+        self.engine = create_engine(
+            url.set(drivername="postgresql+pg8000"),
+            connect_args={"timeout": _CONNECT_TIMEOUT_SECONDS, "application_name": "luthier"},
+            pool_pre_ping=True,
+        )
+        event.listen(self.engine, "begin", _begin)
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A write transaction: the queue of the writers is lock enough, since tables are made inside transactions."""
+        with self.engine.connect().execution_options(**{IS_WRITE: True}) as connection, connection.begin():
+            yield connection
+
+    def explain(self, error: DBAPIError) -> LuthierError | IntegrityError | None:
+        """What PostgreSQL's words mean to a person, or None where they can only mean a bug of ours."""
+        state, words = _told(error)
+        if state.startswith("23") and error.orig is not None:  # pg8000 knows the broken uniqueness alone
+            return IntegrityError(error.statement, error.params, error.orig)
+        if isinstance(error, InterfaceError) or state[:2] in ("08", "57"):
+            return WorkError(
+                f"the database {self.name} does not answer: {words}",
+                expected="a PostgreSQL server that takes connections at that address",
+                do="start it, or correct host and port; what was written before is safe, and nothing of this was",
+            )
+        if state in ("28P01", "28000", "3D000"):
+            return RequestError(
+                f"the database {self.name} lets nobody in: {words}",
+                expected="a database of that name, and a user and password that it knows",
+                do="correct the URL, or make user and database on the server",
+            )
+        if state == "42501":
+            return RequestError(
+                f"the database {self.name} cannot be written: {words}",
+                expected="a user that may make and write tables in it",
+                do="grant it the rights, or give another user in the URL",
+            )
+        if state in ("55P03", "57014", "25P03"):
+            return ConflictError(
+                f"the database {self.name} was busy for {BUSY_TIMEOUT_SECONDS:g} s",
+                expected="each process to write for moments only",
+                do="look for a process that hangs in a transaction (pg_stat_activity), then try again",
+            )
+        if state.startswith("53"):
+            return StorageFullError(
+                f"the server of the database {self.name} has no room: {words}",
+                expected="free disk space and free connections",
+                do="free some, then try again",
+            )
+        return None
+
+
+def _begin(connection: Connection) -> None:
+    """Called inside the transaction that the driver is about to begin: these statements are its first."""
+    busy = round(BUSY_TIMEOUT_SECONDS * 1000)
+    if connection.get_execution_options().get(IS_WRITE, False):
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {busy}")
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {busy}")
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _WRITERS})
+    else:
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+
+def _told(error: DBAPIError) -> tuple[str, str]:
+    """SQLSTATE and message, as far as the driver gives them."""
+    given: Any = error.orig.args[0] if error.orig is not None and error.orig.args else error.orig
+    if isinstance(given, dict):
+        return str(given.get(_STATE, "")), str(given.get("M", given))
+    return "", str(given)

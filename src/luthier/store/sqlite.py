@@ -1,0 +1,108 @@
+"""SQLite's own ways, which stand here and nowhere else.
+
+WAL             readers never wait for the writer, and a killed process leaves nothing half-written
+BEGIN IMMEDIATE a writer takes its turn when it begins; a transaction that reads first and writes later would fail
+                at once where another wrote in between, whatever the timeout. Python's driver begins transactions
+                only before some statements, so it is told to begin none, and the engine begins them itself.
+synchronous     NORMAL: after a power cut the last moments may be missing, but the file is whole
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, WorkError
+from luthier.store.backend import IS_WRITE
+from luthier.store.file_lock import file_lock
+
+BUSY_TIMEOUT_SECONDS = 30
+_LOCK_TIMEOUT_SECONDS = 60
+
+
+class Sqlite:
+    """A database in one file. Raises RequestError where the file cannot be there."""
+
+    def __init__(self, url: URL) -> None:
+        self.path = Path(str(url.database))
+        self.name = str(self.path)
+        _check_place(self.path)
+        self.engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+        event.listen(self.engine, "connect", _connect)
+        event.listen(self.engine, "begin", _begin)
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A write transaction that one process at a time is in, whoever else opens the file."""
+        lock = self.path.with_name(f"{self.path.name}.lock")
+        with file_lock(lock, what=f"the database {self.path}", timeout_seconds=_LOCK_TIMEOUT_SECONDS):
+            # Stays in the file; set here alone, since two processes that set it at once may collide.
+            with self.engine.connect() as connection:
+                driver = connection.connection.driver_connection
+                assert driver is not None
+                driver.execute("PRAGMA journal_mode = WAL").close()
+            with self.engine.connect().execution_options(**{IS_WRITE: True}) as connection, connection.begin():
+                yield connection
+
+    def explain(self, error: DBAPIError) -> LuthierError | None:
+        """What SQLite's words mean to a person, or None where they can only mean a bug of ours."""
+        words = str(error.orig).lower()
+        if "not a database" in words or "malformed" in words:
+            return WorkError(
+                f"the database {self.name} is damaged: {error.orig}",
+                expected="a whole SQLite file",
+                do=f"check the disk, restore a copy, or move {self.name} (and its -wal and -shm) away to start with an "
+                f"empty one: adapters and reports in the runs folder stay as they are",
+            )
+        if "disk is full" in words:
+            return StorageFullError(
+                f"no room to write to the database {self.name}", expected="some free space", do="free some disk space"
+            )
+        if "readonly" in words or "unable to open" in words:
+            return RequestError(
+                f"the database {self.name} cannot be written: {error.orig}",
+                expected="a file and a folder that this user may write",
+                do="correct the permissions, or choose another home",
+            )
+        if "locked" in words:
+            return ConflictError(
+                f"the database {self.name} was busy for {BUSY_TIMEOUT_SECONDS} s",
+                expected="each process to write for moments only",
+                do="look for a process that hangs with this file open, then try again",
+            )
+        if "disk i/o error" in words:
+            return WorkError(
+                f"the disk under the database {self.name} failed: {error.orig}",
+                expected="reads and writes that succeed",
+                do="check the disk and its free space, then try again",
+            )
+        return None
+
+
+def _check_place(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise RequestError(
+            f"the folder {path.parent} of the database does not exist",
+            expected="a folder to keep it in",
+            do="make the folder, or choose another home",
+        )
+    if path.is_dir():
+        raise RequestError(f"the database {path} is a folder", expected="a file", do="choose another path")
+
+
+def _connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None
+    for pragma in ("foreign_keys = ON", f"busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}", "synchronous = NORMAL"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin(connection: Connection) -> None:
+    is_write = connection.get_execution_options().get(IS_WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")

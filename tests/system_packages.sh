@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Installs the servers that tests run against (PostgreSQL), where Debian's packages and the rights to install them are at hand.
+set -euo pipefail
+
+missing=()
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing+=(postgresql)
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
+  echo "not installed: ${missing[*]} (no apt-get, or not root): the tests that need them are skipped" >&2
+  exit 0
+fi
+export DEBIAN_FRONTEND=noninteractive
+# a machine without a way to its package mirror still runs all other tests
+{ apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } ||
+  echo "apt-get could not install ${missing[*]}: the tests that need them are skipped" >&2
