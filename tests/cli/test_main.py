@@ -46,6 +46,12 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier data synthesise",
         "luthier doctor",
         "luthier eval",
+        "luthier jobs cancel",
+        "luthier jobs list",
+        "luthier jobs pause",
+        "luthier jobs resume",
+        "luthier jobs show",
+        "luthier jobs submit",
         "luthier models list",
         "luthier models pull",
         "luthier models rm",
@@ -58,6 +64,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier runs show",
         "luthier runs watch",
         "luthier train",
+        "luthier worker",
         "luthier worth",
     ]
 

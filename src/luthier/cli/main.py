@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.cli import data, doctor, evaluate, models, plan, quickstart, runs, train, worth
+from luthier.cli import data, doctor, evaluate, jobs, models, plan, quickstart, runs, train, worth
 from luthier.cli.answer import Answer
 from luthier.cli.endings import Ending, end_of
 from luthier.core.kernel_cache import keep_few_kernels
@@ -42,6 +42,7 @@ def build_app() -> typer.Typer:
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
+        ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
         ("models", models.COMMANDS, "List, fetch, look at and remove base models."),
         ("data", data.COMMANDS, "Documents in; rows looked at, checked, repaired, split and described."),
     ):
@@ -49,6 +50,7 @@ def build_app() -> typer.Typer:
         for verb, function in verbs.items():
             group.command(verb)(function)
         app.add_typer(group)
+    app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("doctor", short_help="What this machine can do.")(doctor.doctor)
     return app
 

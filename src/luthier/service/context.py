@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.generations import GenerationStore
+    from luthier.store.jobs import JobStore
     from luthier.store.runs import RunStore
 
 
@@ -72,6 +73,13 @@ class Context:
         from luthier.store.generations import GenerationStore
 
         return GenerationStore(self.database)
+
+    @cached_property
+    def jobs(self) -> JobStore:
+        """The queue of this home."""
+        from luthier.store.jobs import JobStore
+
+        return JobStore(self.database)
 
     @cached_property
     def artifacts(self) -> ArtifactStore:

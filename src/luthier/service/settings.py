@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         return self.home / "artifacts"
 
     @property
+    def jobs_folder(self) -> Path:
+        """Attempts of queued jobs, one folder each: what was asked, the log, how it ended."""
+        return self.home / "jobs"
+
+    @property
     def probes_folder(self) -> Path:
         """What probes measured on this machine."""
         return self.home / "probes"

@@ -74,18 +74,26 @@ ShowPlan = Callable[[str, Plan, "Quote | str"], None]
 
 
 def train(
-    context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None, show_plan: ShowPlan | None = None
+    context: Context,
+    recipe: Recipe,
+    *,
+    base_dir: Path,
+    prices: Path | None = None,
+    show_plan: ShowPlan | None = None,
+    run_id: str | None = None,
 ) -> TrainOutcome:
     """Train a recipe from its start.
 
     Relative paths in the recipe count from `base_dir`. prices: a file whose entries replace those of the price table.
     show_plan: called before anything is trained, with run id, plan, and what it is predicted to take (or why that is
-    not known). SIGTERM, SIGINT and the budget end the run as `paused`, with a checkpoint.
+    not known). run_id: the run's own, where it was named before; else a new one.
+
+    SIGTERM, SIGINT and the budget end the run as `paused`, with a checkpoint.
     Raises what `service.plans.prepare` raises before anything is trained; then DivergedError, StorageFullError.
     """
     began = time.perf_counter()
     prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
-    return train_prepared(context, prepared, began=began, prices=prices, show_plan=show_plan)
+    return train_prepared(context, prepared, began=began, prices=prices, show_plan=show_plan, run_id=run_id)
 
 
 def train_prepared(
@@ -95,12 +103,13 @@ def train_prepared(
     began: float,
     prices: Path | None = None,
     show_plan: ShowPlan | None = None,
+    run_id: str | None = None,
 ) -> TrainOutcome:
     """Train what is ready, as `train` does; it is judged where `prepared` holds held-out rows.
 
     began: when the work on it began, by `time.perf_counter`; from then on time is paid.
     """
-    run_id, now = new_id("run"), datetime.now(UTC).isoformat(timespec="seconds")
+    run_id, now = run_id or new_id("run"), datetime.now(UTC).isoformat(timespec="seconds")
     record = RunRecord(
         run_id=run_id,
         status="planned",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import ColumnElement, Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from luthier.core.errors import LuthierError
@@ -24,6 +24,8 @@ class Backend(Protocol):
     name: str
     """What messages call it: never with a password in it."""
     engine: Engine
+    now: ColumnElement[float]
+    """Seconds since 1970 by the database's own clock, at the moment of asking."""
 
     def migrating(self) -> AbstractContextManager[Connection]:
         """A transaction that writes and that one process at a time is in, to make or change tables."""

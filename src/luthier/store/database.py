@@ -26,7 +26,7 @@ class Database:
     """An open database whose schema is that of this version of Luthier. Safe to share between threads."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend, self._engine, self.name = backend, backend.engine, backend.name
+        self._backend, self._engine, self.name, self.now = backend, backend.engine, backend.name, backend.now
 
     @classmethod
     def open(cls, url_or_path: str | Path) -> Database:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import ColumnElement, Connection, create_engine, event, literal_column, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError
 
@@ -31,6 +31,8 @@ _STATE = "C"  # pg8000 gives an error as a mapping by the letters of the protoco
 
 class Postgresql:
     """A database on a PostgreSQL server."""
+
+    now: ColumnElement[float] = literal_column("extract(epoch from clock_timestamp())::float8")
 
     def __init__(self, url: URL) -> None:
         self.name = url.set(drivername="postgresql").render_as_string(hide_password=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import ColumnElement, Connection, create_engine, event, literal_column
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -29,6 +29,8 @@ _LOCK_TIMEOUT_SECONDS = 60
 
 class Sqlite:
     """A database in one file. Raises RequestError where the file cannot be there."""
+
+    now: ColumnElement[float] = literal_column("(julianday('now') - 2440587.5) * 86400.0")
 
     def __init__(self, url: URL) -> None:
         self.path = Path(str(url.database))

@@ -6,10 +6,10 @@ is searched by. Nothing here is SQLite's own: PostgreSQL has the same tables.
 
 from __future__ import annotations
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import Column, Double, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
 
 # The newest migration. A test holds that this is the head of migrations/ and that the tables below are what it makes.
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 
 metadata = MetaData(
     naming_convention={
@@ -100,4 +100,30 @@ generations = Table(
     Column("engine", Text, nullable=False),
     Column("document", Text, nullable=False),
     Column("created_at", String(40), nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),  # the order in which they are taken
+    Column("job_id", String(64), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("run_id", String(64), nullable=False),  # no foreign key: the run is made when the work begins
+    Column("status", String(16), nullable=False),
+    Column("wish", String(16)),
+    Column("attempt", Integer, nullable=False),
+    Column("num_crashes", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("crash_step", Integer, nullable=False),  # how far it was at its last crash
+    Column("worker", String(200)),
+    Column("lease_until", Double),
+    Column("not_before", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("error", Text),
+    UniqueConstraint("job_id"),
+    Index(None, "status"),
+    sqlite_autoincrement=True,
 )

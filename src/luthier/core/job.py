@@ -1,0 +1,46 @@
+"""Queued work: what is to be done, who does it, and how far it is; all of it in the database, so no kill loses it."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from luthier.core.frozen import Frozen
+
+JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+JobKind = Literal["train"]
+Wish = Literal["pause", "cancel"]
+ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")
+
+
+class Job(Frozen):
+    """One piece of queued work. Times are seconds since 1970 by the database's clock.
+
+    document: what is to be done, as its kind understands it. run_id: the run that it makes or goes on with. wish: what
+    was asked of it while it runs. attempt: counts every start; a worker that holds an older number has lost the job.
+    num_crashes: crashes since it last got any further. step: how far it was when it last said so. not_before: it rests
+    until then, after a crash. error: why it failed, as `LuthierError.as_json` writes it.
+    """
+
+    job_id: str
+    kind: JobKind
+    document: dict[str, Any]
+    run_id: str
+    status: JobStatus = "queued"
+    wish: Wish | None = None
+    attempt: int = 0
+    num_crashes: int = 0
+    step: int = 0
+    worker: str | None = None
+    lease_until: float | None = None
+    not_before: float = 0.0
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    finished_at: float | None = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def shown_status(self) -> str:
+        """The status with what is under way: `pausing`, `cancelling`, or else the status itself."""
+        if self.status == "running" and self.wish is not None:
+            return {"pause": "pausing", "cancel": "cancelling"}[self.wish]
+        return self.status

@@ -1,0 +1,94 @@
+"""Use cases: queue a recipe, look at the queue, pause, resume and cancel; and the worker that empties it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.ids import new_id
+from luthier.core.job import Job, JobStatus, Wish
+from luthier.core.recipe import Recipe
+from luthier.service.context import Context
+from luthier.service.recipes import with_absolute_paths
+
+if TYPE_CHECKING:
+    from luthier.jobs.worker import Pace
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+_LOCK_SECONDS = 1.0
+
+
+def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
+    """Queue a recipe; relative paths in it count from `base_dir`. Its rows are read when a worker takes it."""
+    asked = with_absolute_paths(recipe, base_dir.absolute())
+    document = {"recipe": json.loads(asked.model_dump_json(exclude_none=True))}
+    return context.jobs.submit(Job(job_id=new_id("job"), kind="train", document=document, run_id=new_id("run")))
+
+
+def ask(context: Context, job_id: str, wish: Wish) -> Job:
+    """Pause or cancel a job; a running one ends its step and writes a checkpoint first.
+
+    Raises NotFoundError, ConflictError.
+    """
+    return context.jobs.ask(job_id, wish)
+
+
+def resume(context: Context, job_id: str) -> Job:
+    """Queue a paused or failed job again. Raises NotFoundError, ConflictError."""
+    return context.jobs.resume(job_id)
+
+
+def list_jobs(context: Context, *, status: JobStatus | None = None, limit: int | None = None) -> list[Job]:
+    """The jobs, newest first."""
+    return context.jobs.list(status=status, limit=limit)
+
+
+def show_job(context: Context, job_id: str) -> Job:
+    """One job. Raises NotFoundError."""
+    return context.jobs.get(job_id)
+
+
+def work(
+    context: Context,
+    name: str,
+    *,
+    stop_requested: Callable[[], str | None],
+    tell: Callable[[str], None],
+    until_idle: bool = False,
+    pace: Pace | None = None,
+) -> int:
+    """Be the worker of that name: take jobs until a stop is requested, or, with `until_idle`, until none is left.
+
+    Returns how many attempts it made. Raises RequestError for a name that cannot be part of a path, ConflictError where
+    another process of this home has that name.
+    """
+    from luthier.jobs.worker import Worker
+    from luthier.service.job_child import JOB_NAME
+    from luthier.store.file_lock import file_lock
+
+    if not _NAME.match(name):
+        raise RequestError(
+            f"a worker named {name!r}",
+            expected="letters, digits, `.`, `_` and `-`, at most 100 of them, a letter or digit first",
+            do="choose such a name",
+        )
+
+    def command(job: Job, folder: Path) -> list[str]:
+        (folder / JOB_NAME).write_text(job.model_dump_json(), encoding="utf-8")
+        return [sys.executable, "-m", "luthier.service.job_child", str(context.home), str(folder)]
+
+    def step_of(job: Job) -> int:
+        try:
+            return context.runs.get(job.run_id).step
+        except NotFoundError:  # it is still being prepared
+            return 0
+
+    folder = context.settings.jobs_folder
+    with file_lock(folder / f"worker-{name}.lock", what=f"the worker name {name}", timeout_seconds=_LOCK_SECONDS):
+        worker = Worker(name, context.jobs, command, step_of, folder, tell=tell, pace=pace)
+        return worker.work(stop_requested, until_idle=until_idle)

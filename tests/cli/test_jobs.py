@@ -1,0 +1,51 @@
+"""`luthier jobs` and `luthier worker`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def test_an_empty_queue_says_how_to_fill_it(luthier) -> None:  # type: ignore[no-untyped-def]
+    assert luthier("jobs", "list", "--json").document == []
+    assert "luthier jobs submit RECIPE" in luthier("jobs", "list").out
+    done = luthier("worker", "--until-idle", "--name", "w", "--json")
+    assert done.document == {"num_attempts": 0}
+
+
+def test_queued_paused_resumed_cancelled(luthier, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("base_model: smollm2-135m-instruct\ndata: {train: rows.jsonl}\n")
+    made = luthier("jobs", "submit", recipe, "--set", "training.epochs=2", "--json").document
+    assert made["status"] == "queued"
+    assert made["document"]["recipe"]["data"]["train"] == str(tmp_path / "rows.jsonl")
+    assert made["document"]["recipe"]["training"] == {"epochs": 2}
+    job_id = made["job_id"]
+    assert luthier("jobs", "pause", job_id, "--json").document["status"] == "paused"
+    assert luthier("jobs", "resume", job_id, "--json").document["status"] == "queued"
+    shown = luthier("jobs", "show", job_id).out
+    for words in (job_id, "queued", made["run_id"], "smollm2-135m-instruct"):
+        assert words in shown
+    assert job_id in luthier("jobs", "list").out
+    assert luthier("jobs", "cancel", job_id, "--json").document["shown_status"] == "cancelled"
+    again = luthier("jobs", "cancel", job_id)
+    assert again.code == 2
+    assert "is cancelled" in again.err
+
+
+def test_a_wrong_recipe_is_refused_before_it_is_queued(luthier, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("base_model: x\ndata: {train: rows.jsonl}\nmethod: {name: lorra}\n")
+    assert luthier("jobs", "submit", recipe).code == 2
+    assert luthier("jobs", "list", "--json").document == []
+
+
+def test_a_job_that_failed_says_why(luthier, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"base_model: {tmp_path / 'nowhere'}\ndata: {{train: rows.jsonl}}\n")
+    job_id = luthier("jobs", "submit", recipe, "--json").document["job_id"]
+    worked = luthier("worker", "--until-idle", "--name", "w")
+    assert "attempts made: 1" in worked.out
+    shown = luthier("jobs", "show", job_id).out
+    assert "failed" in shown
+    assert "nowhere" in shown
+    assert "what to do" in shown
