@@ -18,7 +18,7 @@ from luthier.train.checkpoint import CheckpointStore
 from luthier.train.loop import LoopOutcome, train
 from luthier.train.model import TrainableModel, collate
 from luthier.train.objectives.registry import load_objective
-from luthier.train.optimizer import MasterAdamW
+from luthier.train.optimizer import MasterOptimizer
 
 from .conftest import FixedSchedule, random_examples
 
@@ -82,7 +82,7 @@ def test_any_cut_into_micro_batches_gives_the_gradient_of_the_big_batch(
             for p in model.module.parameters():
                 if p.requires_grad:
                     p.add_(0.01 * torch.ones_like(p).cumsum(0))
-        optimizer = MasterAdamW(model.module, make_plan(method).training)
+        optimizer = MasterOptimizer(model.module, make_plan(method).training)
         chosen = examples[:8]
         num_trained = sum(e.num_trained_tokens for e in chosen)
         for start in range(0, 8, size):

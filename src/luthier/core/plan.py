@@ -11,7 +11,7 @@ from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
-from luthier.core.recipe import MetricName, ObjectiveName, OrderName, Recipe, ScheduleName
+from luthier.core.recipe import MetricName, ObjectiveName, OptimizerName, OrderName, Recipe, ScheduleName
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]
@@ -118,6 +118,17 @@ class ObjectivePlan(Frozen):
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 
+class OptimizerPlan(Frozen):
+    """How masters move by their gradients. momentum and num_iterations are Muon's, None for all others."""
+
+    name: OptimizerName = "adamw"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    momentum: float | None = None
+    num_iterations: int | None = None
+
+
 class TrainingPlan(Frozen):
     """Everything the loop needs to know. Field meanings as in the recipe; all units in the names."""
 
@@ -127,6 +138,7 @@ class TrainingPlan(Frozen):
     epochs: float
     global_batch_size: int
     micro_batch_tokens: int
+    optimizer: OptimizerPlan = OptimizerPlan()
     learning_rate: float
     schedule: ScheduleName
     weight_decay: float
@@ -190,6 +202,8 @@ class Plan(Frozen):
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")
         excluded["objective"] = {key for key, value in document.items() if value is None or value == {}}
+        if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
+            excluded["training"] = {"optimizer"}
         return sha256_document(self.model_dump(mode="json", exclude=excluded))
 
     def values(self) -> list[dict[str, Any]]:
@@ -199,5 +213,7 @@ class Plan(Frozen):
         for name, source in self.sources.items():
             section, _, key = name.partition(".")
             value = document[section][key] if key else document[section]
+            if isinstance(value, dict):
+                value = {name: part for name, part in value.items() if part is not None}
             rows.append({"name": name, "value": value, "source": source.source, "why": source.why})
         return rows

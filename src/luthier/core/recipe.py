@@ -6,9 +6,9 @@ Defaults live in one place, `plan/resolve.py`, because there each gets its reaso
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from luthier.core.dataset import Overlong
@@ -46,6 +46,7 @@ def _known_objective(name: str) -> str:
 
 ObjectiveName = Annotated[str, AfterValidator(_known_objective)]
 QuantisationName = Literal["auto", "nf4", "int8"]
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
 TemplateName = Literal["auto", "chat", "plain"]
@@ -130,6 +131,23 @@ class ObjectiveRecipe(Frozen):
     options: dict[str, bool | int | float | str] | None = None
 
 
+class OptimizerRecipe(Frozen):
+    """How weights move by their gradients. Which settings a rule takes stands in `plan/optimizers.py`."""
+
+    name: OptimizerName
+    beta1: Fraction | None = None
+    beta2: Fraction | None = None
+    epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None
+    momentum: Fraction | None = None
+    num_iterations: Annotated[int, Field(ge=1, lt=100)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, given: Any) -> Any:
+        """A name alone, `optimizer: muon`, means that rule with its own settings."""
+        return {"name": given} if isinstance(given, str) else given
+
+
 class TrainingRecipe(Frozen):
     """How long and how fast. `epochs` may be a fraction; steps are optimizer updates."""
 
@@ -137,6 +155,7 @@ class TrainingRecipe(Frozen):
     max_steps: Annotated[int, Field(ge=1)] | None = None
     global_batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    optimizer: OptimizerRecipe | None = None
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     schedule: ScheduleName | None = None
     warmup_fraction: Fraction | None = None

@@ -22,6 +22,7 @@ ADALORA_LEARNING_RATE: Final = (1e-3, "singular values start at zero and learn s
 IA3_LEARNING_RATE: Final = (3e-3, "few parameters, each a factor near 1 (Liu et al., 2022, arXiv:2205.05638)")
 PROMPT_LEARNING_RATE: Final = (1e-2, "nothing but the prompt moves")
 FULL_LEARNING_RATE: Final = (2e-5, "the usual rate when every weight moves: a tenth of an adapter's")
+OPTIMIZER: Final = ("adamw", "steady with every method; with an adapter its moments are a small part of the memory")
 SCHEDULE: Final = ("cosine", "falls slowly, then fast, then slowly: the last steps settle")
 WARMUP_FRACTION: Final = (0.03, "the first updates of Adam rest on few gradients and should be small")
 WEIGHT_DECAY: Final = (0.0, "with an adapter, rank and dropout already hold the weights back")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate, MemoryPrediction
-from luthier.plan import activations
+from luthier.plan import activations, optimizer_cost
 from luthier.plan.workload import BYTES, Workload
 
 if TYPE_CHECKING:
@@ -78,14 +78,14 @@ def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
     """What comes and goes in one micro-batch, at its peak: activations, logits, gradients as they come (`narrow`)."""
     kept, logits = activations.kept_bytes(workload), activations.logits_bytes(workload)
     backward = activations.backward_bytes(workload)
-    # Three moments compete: the loss on top of all that was kept, the start of the way back, and its end, where
-    # activations are gone but every gradient is there.
+    # Four moments compete: the loss on top of all that was kept, the start of the way back, its end, where activations
+    # are gone but every gradient is there, and the optimizer's step.
     head = workload.structure.head_parameters * workload.element_bytes if workload.method == "full" else 0.0
     at_loss, going_back = kept + logits, kept + backward + head
     # The embeddings' own gradient comes last of all; tied, it is added to the head's.
     is_tied = workload.structure.ties_embeddings
     at_end = max(narrow + backward - (0.0 if is_tied else head), narrow + (head if is_tied else 0.0))
-    peak = max(at_loss, going_back, at_end)
+    peak = max(at_loss, going_back, at_end, optimizer_cost.passing_bytes(workload))
     logits_part = logits if peak == at_loss else 0.0
     narrow_part = min(narrow, peak) if peak == at_end else 0.0
     return peak - logits_part - narrow_part, logits_part, narrow_part
@@ -141,10 +141,8 @@ def _optimizer(workload: Workload) -> tuple[float, float, float, float]:
     count, own = workload.num_trainable, BYTES[workload.compute if workload.method == "full" else workload.adapters]
     in_flight = 0.0 if workload.optimizer_in_backward else count * own
     extra = 3 * _FP32 * count if workload.method == "adalora" else 0.0  # importances and their averages
-    if workload.optimizer == "master_adamw":
-        return count * _FP32, count * 2 * _FP32 + extra, count * _FP32, in_flight
-    moments = {"adamw": 2 * own, "adamw_8bit": 2.0, "paged_adamw_8bit": 0.0}[workload.optimizer]
-    return 0.0, count * moments + extra, 0.0, in_flight
+    wide = count * _FP32 if optimizer_cost.has_masters(workload.optimizer) else 0.0
+    return wide, optimizer_cost.moment_bytes(workload) + extra, wide, in_flight
 
 
 def _generation(workload: Workload) -> float:

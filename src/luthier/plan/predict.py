@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luthier.core.cost import Device, Estimate, MemoryPrediction, Prediction
 from luthier.core.errors import RequestError
-from luthier.plan import flops, speed
+from luthier.plan import flops, optimizer_cost, speed
 from luthier.plan.calibration import Calibration
 from luthier.plan.memory import predict_memory
 from luthier.plan.workload import Workload
@@ -78,8 +78,9 @@ def _hours(workload: Workload, step: Estimate) -> Estimate:
 
 
 def checkpoint_seconds(workload: Workload) -> float:
-    """Seconds to write one checkpoint: fp32 masters and both moments of what is trained."""
-    return workload.num_trainable * 12.0 / 1e9 / _CHECKPOINT_GB_PER_SECOND
+    """Seconds to write one checkpoint: fp32 masters of what is trained, and what the optimizer remembers."""
+    moments = optimizer_cost.moment_bytes(workload, on_device=False)
+    return (workload.num_trainable * 4.0 + moments) / 1e9 / _CHECKPOINT_GB_PER_SECOND
 
 
 def mean_watts(device: Device) -> Estimate | None:

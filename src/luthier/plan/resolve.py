@@ -23,6 +23,7 @@ from luthier.plan import defaults, objectives
 from luthier.plan.hardware import Hardware
 from luthier.plan.methods import rules_of
 from luthier.plan.objectives import resolve_objective
+from luthier.plan.optimizers import resolve_optimizer
 from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.plan.sources import Sources as _Sources
 
@@ -142,6 +143,7 @@ def _training(
         epochs=epochs,
         global_batch_size=batch,
         micro_batch_tokens=_micro_batch_tokens(r, data.train, hardware, sources),
+        optimizer=resolve_optimizer(r.optimizer, method.name, hardware.device, sources),
         learning_rate=pick("training.learning_rate", r.learning_rate, rate),
         schedule=pick("training.schedule", r.schedule, defaults.SCHEDULE),
         weight_decay=pick("training.weight_decay", r.weight_decay, defaults.WEIGHT_DECAY),

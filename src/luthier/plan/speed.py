@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate
-from luthier.plan import activations, flops
+from luthier.plan import activations, flops, optimizer_cost
 from luthier.plan.devices import Family, family_of
 from luthier.plan.workload import BYTES, Workload
 
@@ -65,16 +65,18 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
     bandwidth = device.memory_gb_per_second * 1e9
     micro_batches = max(1.0, b.num_micro_batches / count)
     attention = work.attention / count / (tflops * 1e12)
+    # Muon's products, which each of several devices makes for itself
+    iterations = optimizer_cost.step_flops(workload) / (device.bfloat16_tflops * 1e12)
     is_fused = not activations.uses_unfused_attention(workload, int(b.length))
     return {
-        "products": work.matrices / count / (tflops * 1e12),
+        "products": work.matrices / count / (tflops * 1e12) + iterations,
         "attention": 0.0 if is_fused else attention,
         "fused_attention": attention if is_fused else 0.0,
         "traffic": (_traffic_bytes(workload) / count + micro_batches * _unpacked_bytes(workload)) / bandwidth,
         "adapters": _adapter_bytes(workload) / count / bandwidth,
         "dropout": _dropout_bytes(workload) / count / bandwidth,
         "calls": micro_batches * s.num_layers * passes / 3.0,
-        "optimizer": _optimizer_bytes(workload, device.num_devices) / bandwidth,
+        "optimizer": _optimizer_bytes(workload, device) / bandwidth + optimizer_cost.host_seconds(workload),
         "link": _link_seconds(workload, device, micro_batches),
     }
 
@@ -147,10 +149,10 @@ def _unpacked_bytes(workload: Workload) -> float:
     return passes * workload.structure.num_matrix_parameters * _UNPACK_BYTES
 
 
-def _optimizer_bytes(workload: Workload, num_devices: int) -> float:
+def _optimizer_bytes(workload: Workload, device: Device) -> float:
     """Moments, masters and gradients are read and written once a step, and gradients added up each micro-batch."""
-    spread = num_devices if workload.sharding == "fsdp" else 1
-    return workload.num_trainable * 2.0 * 20.0 / spread
+    spread = device.num_devices if workload.sharding == "fsdp" else 1
+    return optimizer_cost.moved_bytes(workload, is_cpu=device.is_cpu) / spread
 
 
 def _link_seconds(workload: Workload, device: Device, micro_batches: float) -> float:

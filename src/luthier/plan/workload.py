@@ -12,6 +12,7 @@ from typing import Final, Literal
 from luthier.core.cost import Device
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
+from luthier.core.recipe import OptimizerName
 from luthier.models.structure import LinearLayer, Structure
 from luthier.plan import defaults
 from luthier.plan.adapter import resolve_targets
@@ -19,7 +20,11 @@ from luthier.plan.adapter import resolve_targets
 WorkMethod = Literal["full", "lora", "adalora", "qlora"]
 Stored = Literal["float32", "bfloat16", "int8", "nf4"]
 Compute = Literal["float32", "bfloat16"]
-OptimizerKind = Literal["master_adamw", "adamw", "adamw_8bit", "paged_adamw_8bit"]
+OptimizerKind = Literal[
+    "master_adamw", "master_adamw_8bit", "master_paged_adamw_8bit", "master_adafactor", "master_muon",
+    "adamw", "adamw_8bit", "paged_adamw_8bit",
+]  # fmt: skip
+"""This project's own, over fp32 masters, and those of other tools, which have none."""
 AttentionKind = Literal["by_length", "flash", "eager"]
 LossKind = Literal["learned_chunks", "all_chunks", "all", "fused"]
 Sharding = Literal["none", "ddp", "fsdp"]
@@ -27,6 +32,14 @@ Sharding = Literal["none", "ddp", "fsdp"]
 BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.01, "nf4": 0.516}
 """Bytes a weight. int8: with a scale an output. nf4: 4 bits and 0.127 of doubly quantised scales (Dettmers et al.,
 2023, arXiv:2305.14314, section 3)."""
+
+_KIND_OF: Final[dict[OptimizerName, OptimizerKind]] = {
+    "adamw": "master_adamw",
+    "adamw_8bit": "master_adamw_8bit",
+    "paged_adamw_8bit": "master_paged_adamw_8bit",
+    "adafactor": "master_adafactor",
+    "muon": "master_muon",
+}
 
 UNFUSED_MAX_TOKENS: Final = 512
 """Rows of at most this many tokens take unfused attention on a CPU (train/attention.py; a test holds them equal)."""
@@ -214,7 +227,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         compute=compute,
         base=plan.method.quantisation or compute,
         adapters=compute,
-        optimizer="master_adamw",
+        optimizer=_KIND_OF[training.optimizer.name],
         batches=batches or _derived_batches(plan, device),
         attention="by_length" if device.is_cpu else "flash",
         loss="learned_chunks",
@@ -243,6 +256,8 @@ def with_method(workload: Workload, method: WorkMethod, *, rank: int = defaults.
         targets=targets,
         dropout=workload.dropout if workload.rank else defaults.LORA_DROPOUT[0],
         base="nf4" if method == "qlora" else workload.compute,
+        # Muon is for full tuning alone
+        optimizer="master_adamw" if workload.optimizer == "master_muon" else workload.optimizer,
         initial_rank=0,
         trainable=None,
     )

@@ -148,7 +148,7 @@ def _expectation(problem: Any, annotation: Any, described: str | None) -> str:
         case "less_than_equal":
             return f"a number of at most {context['le']:,}"
         case "literal_error":
-            return f"one of {context['expected'].replace(chr(39), '')}"
+            return _one_of(context["expected"].replace(chr(39), ""), problem["input"])
         case "missing" | "model_type":
             inner = _inner_model(annotation)
             if form := getattr(inner, "form", None):
@@ -158,13 +158,23 @@ def _expectation(problem: Any, annotation: Any, described: str | None) -> str:
             return str(problem["msg"])
 
 
+def _one_of(known: str, given: Any) -> str:
+    names = known.replace(" or ", ", ").split(", ")
+    close = get_close_matches(given, names, n=1, cutoff=0.6) if isinstance(given, str) else []
+    return f"one of {known}" + (f"; nearest: {close[0]}" if close else "")
+
+
 def _where(place: str, lines: Mapping[str, int], overridden: Sequence[str]) -> str:
     key = place.partition("[")[0]
     if any(key == asked or key.startswith(f"{asked}.") for asked in overridden):
         return "--set "
     if key in lines:
         return f"line {lines[key]}, "
-    return "--set " if any(asked.startswith(f"{key}.") for asked in overridden) else ""
+    if any(asked.startswith(f"{key}.") for asked in overridden):
+        return "--set "
+    # a name alone may stand for a mapping with that name: `optimizer: muon`
+    parent = key.rpartition(".")[0]
+    return f"line {lines[parent]}, " if key.endswith(".name") and parent in lines else ""
 
 
 def _show(value: Any) -> str:

@@ -27,7 +27,7 @@ from luthier.train.checkpoint import Checkpoint, CheckpointStore, LoopState
 from luthier.train.early_stopping import EarlyStopping
 from luthier.train.model import TrainableModel
 from luthier.train.objectives.protocol import Objective, Unit, rows_of
-from luthier.train.optimizer import MasterAdamW
+from luthier.train.optimizer import MasterOptimizer
 from luthier.train.step import StepSchedule, ValidationBatch, one_step, validate
 
 _BILLS_A_RUN = 20
@@ -67,7 +67,7 @@ def train(
     the weights of the step before are in a checkpoint then. Raises CheckpointError for checkpoints of another plan.
     """
     p = plan.training
-    optimizer = MasterAdamW(model.module, p, model.method.rate_factor)
+    optimizer = MasterOptimizer(model.module, p, model.method.rate_factor)
     warnings: list[str] = []
 
     def warn(step: int, code: str, message: str) -> None:
@@ -148,7 +148,7 @@ def _is_validation_due(p: TrainingPlan, state: LoopState) -> bool:
 def _resume(
     plan: Plan,
     model: TrainableModel,
-    optimizer: MasterAdamW,
+    optimizer: MasterOptimizer,
     checkpoints: CheckpointStore,
     warn: Callable[[int, str, str], None],
 ) -> LoopState:

@@ -1,4 +1,4 @@
-"""AdamW on fp32 master copies of what is trained.
+"""Optimization on fp32 master copies of what is trained; how masters move is a rule of `optimizers/`.
 
 In bf16 a weight of 1 cannot take a step smaller than 1/256: updates at a small learning rate would vanish. So the
 optimizer works on fp32 copies ("Mixed Precision Training", Micikevicius et al., 2018, arXiv:1710.03740, section 3.1),
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.plan import TrainingPlan
+from luthier.train.optimizers.protocol import Place, Trained
+from luthier.train.optimizers.registry import load_rule
 
 AfterUpdate = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
 
 
-class MasterAdamW:
-    """AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101, algorithm 2) over the trainable parameters of a module.
+class MasterOptimizer:
+    """The trainable parameters of a module, moved by the rule that the plan names.
 
     Weight decay acts on matrices (two or more dimensions) only: biases and norm weights are left alone. rate_factor:
     what the learning rate is multiplied by for a parameter of that name.
@@ -35,17 +37,12 @@ class MasterAdamW:
         self.gradients = [torch.zeros_like(m) for m in self.masters]
         for master, gradient in zip(self.masters, self.gradients, strict=True):
             master.grad = gradient
-        groups: dict[tuple[float, float], list[Tensor]] = {}
-        for name, master in zip(self.names, self.masters, strict=True):
-            decay = plan.weight_decay if master.dim() >= 2 else 0.0
-            groups.setdefault((decay, rate_factor(name)), []).append(master)
-        self.adam = torch.optim.AdamW(
-            [{"params": p, "weight_decay": decay, "rate_factor": factor} for (decay, factor), p in groups.items()],
-            lr=plan.learning_rate,
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            fused=True,
-        )
+        place_of = _places(module)
+        trained = [
+            Trained(name, master, rate_factor(name), plan.weight_decay if master.dim() >= 2 else 0.0, place_of(weight))
+            for name, master, weight in zip(self.names, self.masters, self.weights, strict=True)
+        ]
+        self.rule = load_rule(trained, plan.optimizer)
         self.peak_rate, self.clip_norm = plan.learning_rate, plan.clip_gradient_norm
 
     def collect(self) -> None:
@@ -68,9 +65,7 @@ class MasterAdamW:
         if norm > self.clip_norm:
             torch._foreach_mul_(self.gradients, self.clip_norm / norm)
         rate = self.peak_rate * rate_factor
-        for group in self.adam.param_groups:
-            group["lr"] = rate * group["rate_factor"]
-        self.adam.step()
+        self.rule.update(rate)
         if after is not None:
             with torch.no_grad():
                 after(self.weight_state(), self.gradient_state())
@@ -92,24 +87,14 @@ class MasterAdamW:
         return dict(zip(self.names, self.gradients, strict=True))
 
     def moment_state(self) -> dict[str, Tensor]:
-        """Adam's two moments by parameter name; empty before the first step."""
-        state: dict[str, Tensor] = {}
-        for name, master in zip(self.names, self.masters, strict=True):
-            if moments := self.adam.state.get(master):
-                state[f"first.{name}"], state[f"second.{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
-        return state
+        """What the rule remembers, by part and parameter name; empty before the first step."""
+        return self.rule.state()
 
-    @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], num_steps_taken: int) -> None:
         """Take up where a checkpoint stopped. Names and shapes must be this model's own."""
         self.load_weights(weights)
-        for name, master in zip(self.names, self.masters, strict=True):
-            if num_steps_taken:
-                self.adam.state[master] = {
-                    "step": torch.tensor(float(num_steps_taken)),
-                    "exp_avg": moments[f"first.{name}"].clone(),
-                    "exp_avg_sq": moments[f"second.{name}"].clone(),
-                }
+        if num_steps_taken:
+            self.rule.load(moments, num_steps_taken)
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -117,3 +102,19 @@ class MasterAdamW:
         for name, master in zip(self.names, self.masters, strict=True):
             master.copy_(weights[name])
         self.round_into_model()
+
+
+def _places(module: nn.Module) -> Callable[[Tensor], Place]:
+    """Where in the model a parameter lies. Tables that are looked up come before a head that is tied to one."""
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    of_model = getattr(module, "get_output_embeddings", None)
+    head = of_model() if of_model is not None else None
+
+    def place(weight: Tensor) -> Place:
+        if id(weight) in tables:
+            return "embedding"
+        if head is not None and weight is head.weight:
+            return "head"
+        return "matrix" if weight.dim() >= 2 else "vector"
+
+    return place

@@ -19,7 +19,7 @@ from luthier.core.ports import Progress
 from luthier.train.checkpoint import LoopState
 from luthier.train.model import TrainableModel, collate
 from luthier.train.objectives.protocol import Losses, Objective, Unit, rows_of
-from luthier.train.optimizer import MasterAdamW
+from luthier.train.optimizer import MasterOptimizer
 from luthier.train.schedule import learning_rate_factor
 
 # Odd and large, so that (seed, step) pairs of nearby runs do not share random numbers.
@@ -44,7 +44,7 @@ def one_step(
     plan: Plan,
     model: TrainableModel,
     objective: Objective,
-    optimizer: MasterAdamW,
+    optimizer: MasterOptimizer,
     units: Sequence[Unit],
     schedule: StepSchedule,
     state: LoopState,

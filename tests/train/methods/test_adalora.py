@@ -16,7 +16,7 @@ from luthier.train.checkpoint import CheckpointStore
 from luthier.train.methods.adalora import AdaLora
 from luthier.train.methods.rank_budget import RankBudget, Triplets
 from luthier.train.model import TrainableModel, collate
-from luthier.train.optimizer import MasterAdamW
+from luthier.train.optimizer import MasterOptimizer
 from luthier.train.outcome import save_outcome
 
 from ..test_loop import run
@@ -73,7 +73,7 @@ def test_equals_peft_step_by_step(make_plan: MakePlan, make_model: MakeModel, ex
     )
     ours = make_model(plan, torch.float64)
     theirs = reference(plan, ours, num_steps)
-    optimizer = MasterAdamW(ours.module, plan.training)
+    optimizer = MasterOptimizer(ours.module, plan.training)
     adam = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
     method = ours.method
     for step in range(1, num_steps + 1):

@@ -15,7 +15,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import Plan
 from luthier.train.methods.from_base import FromBase
 from luthier.train.model import TrainableModel, collate
-from luthier.train.optimizer import MasterAdamW
+from luthier.train.optimizer import MasterOptimizer
 from luthier.train.outcome import save_outcome
 
 from ..test_loop import run
@@ -36,7 +36,7 @@ def test_equals_peft_which_changes_the_base(
         r=4, lora_alpha=6, target_modules=list(plan.method.targets), init_lora_weights=method, task_type="CAUSAL_LM"
     )
     theirs = get_peft_model(base, config).double()
-    optimizer = MasterAdamW(ours.module, plan.training)
+    optimizer = MasterOptimizer(ours.module, plan.training)
     adam = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
     for _ in range(3):
         batch = collate(examples[:6], ours.pad_id, "cpu")

@@ -9,7 +9,7 @@ import torch
 
 from luthier.core.plan import Plan
 from luthier.train.model import TrainableModel
-from luthier.train.optimizer import MasterAdamW
+from luthier.train.optimizer import MasterOptimizer
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]
@@ -18,7 +18,7 @@ MakeModel = Callable[..., TrainableModel]
 def test_b_moves_faster_by_the_ratio(make_plan: MakePlan, make_model: MakeModel) -> None:
     plan = make_plan("loraplus", settings={"learning_rate_ratio": 8.0}, clip_gradient_norm=1e9, learning_rate=1e-3)
     model = make_model(plan, torch.float64)
-    optimizer = MasterAdamW(model.module, plan.training, model.method.rate_factor)
+    optimizer = MasterOptimizer(model.module, plan.training, model.method.rate_factor)
     before = {name: w.clone() for name, w in optimizer.weight_state().items()}
     for gradient in optimizer.gradients:
         gradient.fill_(1.0)

@@ -1,0 +1,1 @@
+"""How trained weights move: one file an update rule, found through `registry`."""
