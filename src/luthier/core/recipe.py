@@ -165,7 +165,7 @@ class TrainingRecipe(Frozen):
     overlong: Overlong | None = None
     order: OrderName | None = None
     precision: PrecisionName | None = None
-    gradient_checkpointing: bool | None = None
+    gradient_checkpointing: Literal["auto"] | bool | None = None
     shared_prefix: bool | None = None
     validate_every_steps: Annotated[int, Field(ge=1)] | None = None
     checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None

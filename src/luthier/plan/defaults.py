@@ -28,10 +28,6 @@ WARMUP_FRACTION: Final = (0.03, "the first updates of Adam rest on few gradients
 WEIGHT_DECAY: Final = (0.0, "with an adapter, rank and dropout already hold the weights back")
 CLIP_GRADIENT_NORM: Final = (1.0, "one strange batch cannot throw the weights far")
 OVERLONG: Final = ("error", "rows are never cut or left out unless you say so")
-GRADIENT_CHECKPOINTING: Final = (
-    False,
-    "recomputing activations saves memory, and costs about a third more time",
-)
 SHARED_PREFIX: Final = (
     True,
     "a beginning that the examples of a micro-batch share is computed once: the same gradients, less work",

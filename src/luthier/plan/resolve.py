@@ -19,7 +19,7 @@ from luthier.core.plan import (
 )
 from luthier.core.recipe import EvaluationRecipe, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
-from luthier.plan import defaults, objectives
+from luthier.plan import checkpointing, defaults, objectives
 from luthier.plan.hardware import Hardware
 from luthier.plan.methods import rules_of
 from luthier.plan.objectives import resolve_objective
@@ -87,7 +87,7 @@ def resolve(
     objective = resolve_objective(recipe.objective, data.train.shape, sources)
     training = _training(recipe, method, objective, model, data, hardware, sources)
     method = with_schedule(method, recipe.method, training.num_steps, sources)
-    return Plan(
+    plan = Plan(
         recipe=recipe,
         base_model=ModelPlan(
             name=model.name,
@@ -106,6 +106,7 @@ def resolve(
         evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, has_text_answers, num_shots, sources),
         sources=sources.in_order(_SECTIONS),
     )
+    return checkpointing.decided_for(plan, structure, hardware)
 
 
 def _training(
@@ -153,8 +154,8 @@ def _training(
         order=pick("training.order", r.order, defaults.ORDER),
         precision=precision,
         attention=attention,
-        gradient_checkpointing=pick(
-            "training.gradient_checkpointing", r.gradient_checkpointing, defaults.GRADIENT_CHECKPOINTING
+        gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
+            checkpointing.NAME, None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing, (False, "")
         ),
         shared_prefix=pick("training.shared_prefix", r.shared_prefix, defaults.SHARED_PREFIX),
         device=hardware.device,

@@ -46,6 +46,8 @@ def quote_of(
         raise _not_here(str(on))
     calibration = _calibration(context, prepared, device, is_probed, notes.append)
     data, workload_on = prepared.plan.data, workloads_of(prepared)
+    if workload_on(device).gradient_checkpointing:
+        notes.append("activations are computed again on the way back (training.gradient_checkpointing)")
     splits = (data.train, data.validation, data.held_out)
     return make_quote(
         workload_on,
@@ -110,6 +112,7 @@ def device_for(name: str | None) -> Device:
 def workloads_of(prepared: Prepared) -> Callable[[Device], Workload]:
     """The run as each device would carry it out, its batches counted from the very rows."""
     from luthier.models.structure import read_structure
+    from luthier.plan.checkpointing import chosen_on
     from luthier.plan.described import refuse_idle_devices
     from luthier.plan.workload import workload_of
 
@@ -121,7 +124,8 @@ def workloads_of(prepared: Prepared) -> Callable[[Device], Workload]:
         key = (_micro_batch_tokens(prepared, device), device.num_devices)
         if key not in known:
             known[key] = exact_batches(prepared, micro_batch_tokens=key[0], num_devices=key[1])
-        return workload_of(plan, structure, device, batches=known[key])
+        workload = workload_of(plan, structure, device, batches=known[key])
+        return workload if _is_here(device) else chosen_on(plan, workload, device)
 
     return on
 
