@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from luthier.core.errors import RecipeError
 from luthier.core.recipe import LayersRecipe
+from luthier.models.quiet import quiet_peft
 from luthier.models.structure import Structure
-from luthier.plan.adapter import refuse_rank, resolve_targets, targeted
+from luthier.plan.adapter import outer_targets, refuse_rank, resolve_targets, targeted
 
 ALL = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 
@@ -71,15 +72,34 @@ def test_layers_are_counted_from_either_end(structure: Structure) -> None:
         resolve_targets(structure, "q_proj", LayersRecipe())
 
 
-@pytest.mark.parametrize("asked", ["all-linear", "attention", r"re:.*\.1\..*_proj", ["o_proj", "self_attn.k_proj"]])
+@pytest.mark.parametrize("asked", ["all-linear", "attention", r"re:.*\.1\..*_proj", ["o_proj", "self_attn.k_proj"],
+                                   ["lm_head", "q_proj"]])  # fmt: skip
 def test_resolved_targets_mean_to_peft_what_they_mean_to_us(
     structure: Structure, tiny_model: Path, asked: str | list[str]
 ) -> None:
     targets = resolve_targets(structure, asked, LayersRecipe(last=1))
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    model = get_peft_model(base, LoraConfig(r=2, target_modules=list(targets), task_type="CAUSAL_LM"))
+    with quiet_peft():
+        model = get_peft_model(base, LoraConfig(r=2, target_modules=list(targets), task_type="CAUSAL_LM"))
     adapted = {name.removeprefix("base_model.model.") for name, m in model.named_modules() if hasattr(m, "lora_A")}
     assert adapted == {layer.name for layer in targeted(structure, targets)}
+
+
+def test_embeddings_and_head_are_meant_by_name_or_pattern_only(structure: Structure) -> None:
+    table, head = structure.outer_layers
+    assert (table.name, table.num_inputs, table.num_outputs) == ("model.embed_tokens", 384, structure.hidden_size)
+    assert (head.name, head.num_inputs, head.num_outputs) == ("lm_head", structure.hidden_size, 384)
+    for group in ("all-linear", "attention", "mlp"):
+        assert not outer_targets(structure, resolve_targets(structure, group))
+    assert resolve_targets(structure, ["all-linear", "embed_tokens"]) == tuple(sorted((*ALL, "embed_tokens")))
+    assert resolve_targets(structure, "re:.*(embed_tokens|lm_head)") == ("embed_tokens", "lm_head")
+    both = resolve_targets(structure, ["lm_head", "q_proj"], LayersRecipe(first=1))
+    assert both == ("lm_head", "model.layers.0.self_attn.q_proj"), "layers cut what lies in them"
+    assert [layer.name for layer in outer_targets(structure, both)] == ["lm_head"]
+    with pytest.raises(
+        RecipeError, match=r"'embed_token' matches no linear layer of this model; nearest: embed_tokens"
+    ):
+        resolve_targets(structure, "embed_token")
 
 
 def test_a_rank_above_the_matrix_is_refused(structure: Structure) -> None:

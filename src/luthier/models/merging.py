@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import PreTrainedModel
 
 from luthier.core.errors import RequestError
@@ -31,6 +34,22 @@ def merged_model(
             expected="an adapter that changes matrices",
             do="serve the prompt beside its base: it cannot be merged",
         )
+    _untie(adapted)
     with quiet_peft():
         merged: PreTrainedModel = adapted.merge_and_unload().to(_DTYPES[dtype])
     return merged.eval()
+
+
+def _untie(adapted: PeftModel) -> None:
+    """Give embeddings and head a matrix each where they share one and an adapter changes only one, or each differently.
+
+    PEFT would add the update of one into the matrix of both.
+    """
+    base = adapted.get_base_model()
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    if not any(isinstance(layer, BaseTunerLayer) for layer in (embedding, head)):
+        return
+    table, matrix = (x.get_base_layer() if isinstance(x, BaseTunerLayer) else x for x in (embedding, head))
+    if table.weight is matrix.weight:
+        matrix.weight = nn.Parameter(matrix.weight.detach().clone(), requires_grad=False)
+        base.config.tie_word_embeddings = base.config.get_text_config().tie_word_embeddings = False

@@ -28,8 +28,9 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Inside this block a warning that nobody can act on is not shown: peft 0.21 reads an attribute that transformers
-    5.24 has renamed."""
+    """Inside this block warnings that nobody can act on are not shown: peft 0.21 reads an attribute that transformers
+    5.24 has renamed, and fears for tied weights, which `merging` parts before it merges."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`", category=UserWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         yield

@@ -50,6 +50,7 @@ class Structure:
     """What the planner needs to know of an architecture.
 
     linear_layers: what an adapter may be put on; matrices of experts that are stored as one block are not among them.
+    outer_layers: the table of embeddings (vocabulary in, width out) and the output head, which may carry one, too.
     num_matrix_parameters: all matrices that hidden states are multiplied with, head and embeddings excluded;
     num_active_parameters: those of them that one token meets (fewer where there are experts).
     num_windowed_layers: layers whose attention looks back `sliding_window` tokens only. num_norms: normalisations of
@@ -79,6 +80,12 @@ class Structure:
     num_active_experts: int = 0
     sliding_window: int | None = None
     num_windowed_layers: int = 0
+    outer_layers: tuple[LinearLayer, ...] = ()
+
+    @property
+    def adaptable(self) -> tuple[LinearLayer, ...]:
+        """All that an adapter may be put on: linear layers, then embeddings and head."""
+        return (*self.linear_layers, *self.outer_layers)
 
     @property
     def head_parameters(self) -> int:
@@ -174,6 +181,13 @@ def _structure(config: PreTrainedConfig) -> Structure:
         has_plain_rms_norm=bool(norms) and all(hasattr(module, "variance_epsilon") for _, module in norms),
         num_norms=len(norms) - len(head_norms),
         has_head_norms=bool(head_norms),
+        outer_layers=tuple(
+            LinearLayer(name, *reversed(module.weight.shape))
+            if module is head
+            else LinearLayer(name, *module.weight.shape)
+            for name, module in model.named_modules()
+            if module is head or module is embedding
+        ),
         num_experts=num_experts,
         num_active_experts=num_active,
         **_window(text),

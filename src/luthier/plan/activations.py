@@ -82,11 +82,14 @@ def logits_bytes(workload: Workload) -> float:
         learned = batches.peak_tokens * min(1.0, batches.num_learned / max(1.0, batches.num_tokens))
         rows = min(max(learned, 1.0), CHUNK_ROWS)
         hidden = (2 * learned + batches.peak_tokens) * s.hidden_size * e  # chosen rows, their gradient, all rows
-        if workload.method != "full":
+        if workload.method != "full" and not workload.adapts_head:
             return rows * one + hidden
         # the head's gradient adds up in fp32; a chunk's part of it comes when its wide logits are gone
-        part = rows * s.vocabulary_size * e + s.head_parameters * e
-        return max(rows * one, part) + hidden + s.head_parameters * _FP32
+        beside = s.vocabulary_size * workload.adapter_rank if workload.adapts_head else 0
+        head = s.head_parameters + beside
+        part = rows * s.vocabulary_size * e + head * e
+        copied = head * e if workload.adapts_head else 0.0  # matrix and adapter side by side
+        return max(rows * one, part) + hidden + head * _FP32 + copied
     if workload.loss == "all_chunks":  # all logits as computed, one piece of them in fp32 with its gradient
         return batches.peak_tokens * s.vocabulary_size * (e + 2 * _FP32 / _NUM_CHUNKS_OF_ALL)
     # logits as computed, their fp32 copy, and its gradient

@@ -23,7 +23,8 @@ def resolve_targets(
 
     asked: one or several of `all-linear` (every linear layer but the output head), `attention`, `mlp`, a name, matched
     against the last parts of module names as PEFT matches them, or `re:` and a pattern that matches whole names.
-    layers: only the first and last so many blocks. Raises RecipeError, naming what is nearest, where an entry matches
+    Embeddings and head are meant by name or pattern only. layers: only the first and last so many blocks, beside
+    embeddings and head. Raises RecipeError, naming what is nearest, where an entry matches
     nothing or there are not so many blocks.
     """
     wanted = (asked,) if isinstance(asked, str) else tuple(asked)
@@ -31,11 +32,17 @@ def resolve_targets(
         raise _matches_nothing("an empty list", structure)
     chosen: set[str] = set()
     for entry in wanted:
-        found = {layer.name for layer in structure.linear_layers if _is_meant(layer, entry)}
+        among = structure.linear_layers if entry in GROUPS else structure.adaptable
+        found = {layer.name for layer in among if _is_meant(layer, entry)}
         if not found:
             raise _matches_nothing(repr(entry), structure, entry)
         chosen |= found
-    within = [x for x in structure.linear_layers if x.name in chosen and _is_within(x, layers, structure.num_layers)]
+    outer = {layer.name for layer in structure.outer_layers}
+    within = [
+        x
+        for x in structure.adaptable
+        if x.name in chosen and (x.name in outer or _is_within(x, layers, structure.num_layers))
+    ]
     if not within:
         raise _matches_nothing(f"{', '.join(wanted)} within method.layers", structure)
     return _shortened(within, structure)
@@ -43,7 +50,12 @@ def resolve_targets(
 
 def targeted(structure: Structure, targets: Sequence[str]) -> tuple[LinearLayer, ...]:
     """The matrices that resolved targets stand for, in the order of the model."""
-    return tuple(layer for layer in structure.linear_layers if any(_matches(layer, t) for t in targets))
+    return tuple(layer for layer in structure.adaptable if any(_matches(layer, t) for t in targets))
+
+
+def outer_targets(structure: Structure, targets: Sequence[str]) -> tuple[LinearLayer, ...]:
+    """The table of embeddings and the head, as far as they are among resolved targets."""
+    return tuple(layer for layer in structure.outer_layers if any(_matches(layer, t) for t in targets))
 
 
 def num_lora_parameters(structure: Structure, targets: Sequence[str], rank: int) -> int:
@@ -105,7 +117,7 @@ def _shortened(chosen: Sequence[LinearLayer], structure: Structure) -> tuple[str
     """A kind by its one name where all of it is chosen, else each matrix by its whole name."""
     names = {layer.name for layer in chosen}
     kinds = {layer.kind for layer in chosen}
-    whole = {k for k in kinds if all(x.name in names for x in structure.linear_layers if _matches(x, k))}
+    whole = {k for k in kinds if all(x.name in names for x in structure.adaptable if _matches(x, k))}
     return tuple(sorted(whole | {layer.name for layer in chosen if layer.kind not in whole}))
 
 
@@ -114,7 +126,7 @@ def _matches(layer: LinearLayer, target: str) -> bool:
 
 
 def _matches_nothing(what: str, structure: Structure, entry: str = "") -> RecipeError:
-    kinds = sorted({layer.kind for layer in structure.linear_layers})
+    kinds = [*sorted({layer.kind for layer in structure.linear_layers}), *(x.kind for x in structure.outer_layers)]
     near = f"; {nearest_ids(entry, [*kinds, *GROUPS])}" if entry and not entry.startswith(_PATTERN) else ""
     return RecipeError(
         f"method.targets: {what} matches no linear layer of this model{near}",

@@ -77,7 +77,8 @@ def _not_again(workload: Workload) -> float:
 
 def head_flops(workload: Workload) -> float:
     """A token's operations in the output head, there and back."""
-    return (6.0 if workload.method == "full" else 4.0) * workload.structure.head_parameters
+    is_trained = workload.method == "full" or workload.adapts_head
+    return (6.0 if is_trained else 4.0) * workload.structure.head_parameters
 
 
 def attention_flops(workload: Workload, length: float) -> float:

@@ -20,6 +20,7 @@ from luthier.core.plan import (
 from luthier.core.recipe import EvaluationRecipe, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
 from luthier.plan import checkpointing, defaults, objectives
+from luthier.plan.adapter import outer_targets
 from luthier.plan.hardware import Hardware
 from luthier.plan.methods import rules_of
 from luthier.plan.objectives import resolve_objective
@@ -28,6 +29,8 @@ from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_sch
 from luthier.plan.sources import Sources as _Sources
 
 _SECTIONS = tuple(Plan.model_fields)
+# whose loss takes the head as the method gives it (`Method.logit_parts`)
+_WITH_ADAPTED_HEAD = ("sft",)
 
 
 def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:
@@ -85,6 +88,7 @@ def resolve(
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
     method = resolve_method(recipe.method, structure, hardware.device, sources)
     objective = resolve_objective(recipe.objective, data.train.shape, sources)
+    _refuse_adapted_head(method, objective, structure)
     training = _training(recipe, method, objective, model, data, hardware, sources)
     method = with_schedule(method, recipe.method, training.num_steps, sources)
     plan = Plan(
@@ -107,6 +111,16 @@ def resolve(
         sources=sources.in_order(_SECTIONS),
     )
     return checkpointing.decided_for(plan, structure, hardware)
+
+
+def _refuse_adapted_head(method: MethodPlan, objective: ObjectivePlan, structure: Structure) -> None:
+    heads = [layer.name for layer in outer_targets(structure, method.targets) if layer == structure.outer_layers[-1]]
+    if heads and objective.name not in _WITH_ADAPTED_HEAD:
+        raise RecipeError(
+            f"objective {objective.name} with an adapter on {heads[0]}",
+            expected=f"{', '.join(_WITH_ADAPTED_HEAD)}: other losses are computed from the head of the base",
+            do=f"leave {heads[0]} out of method.targets",
+        )
 
 
 def _training(

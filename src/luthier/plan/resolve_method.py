@@ -9,12 +9,13 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan, Source
 from luthier.core.recipe import MethodRecipe
 from luthier.models.structure import FEED_FORWARD_OUTPUTS, LinearLayer, Structure
-from luthier.plan.adapter import refuse_rank, resolve_targets, targeted
+from luthier.plan.adapter import outer_targets, refuse_rank, resolve_targets, targeted
 from luthier.plan.methods import MethodRules, rules_of
 from luthier.plan.quantisation import choose_quantisation
 from luthier.plan.sources import Sources
 
 _KEYS_AND_VALUES: Final = ("k_proj", "v_proj", "key", "value", "query_key_value", "qkv_proj", "c_attn", "Wqkv")
+_WITH_OUTER: Final = ("lora", "rslora", "qlora")
 _PLAIN: Final = ("learning_rate_ratio", "num_svd_iterations", "num_virtual_tokens")
 _IMPORTANCE: Final = ("orthogonality_weight", "sensitivity_smoothing", "uncertainty_smoothing")
 
@@ -32,6 +33,7 @@ def resolve_method(recipe: MethodRecipe | None, structure: Structure, device: st
     pick = _Picker(asked, rules, sources)
     targets = _targets(pick, structure)
     layers = targeted(structure, targets)
+    _refuse_outer(asked.name, outer_targets(structure, targets))
     ranks = _ranks(pick, layers)
     plain: dict[str, Any] = {name: pick.value(name) for name in (*_PLAIN, *_IMPORTANCE) if name in rules.settings}
     if "quantisation" in rules.settings:
@@ -117,6 +119,16 @@ def _refuse_unused(asked: MethodRecipe, rules: MethodRules) -> None:
             f"method {asked.name} with {', '.join(f'method.{name}' for name in given)}",
             expected=f"settings that {asked.name} takes: {takes or 'none'}; {rules.why_not}",
             do=f"remove {'it' if len(given) == 1 else 'them'}, or choose another method",
+        )
+
+
+def _refuse_outer(method: str, outer: Sequence[LinearLayer]) -> None:
+    if outer and method not in _WITH_OUTER:
+        names = ", ".join(layer.name for layer in outer)
+        raise RecipeError(
+            f"method {method} on {names}",
+            expected=f"{', '.join(_WITH_OUTER)} for embeddings and head; {method} on matrices between them",
+            do="leave them out of method.targets, or choose one of these methods",
         )
 
 

@@ -183,6 +183,12 @@ class Workload:
         return () if self.method == "full" else _targeted(self.structure.linear_layers, self.targets)
 
     @property
+    def adapts_head(self) -> bool:
+        """Whether the output head carries an adapter."""
+        head = self.structure.outer_layers[-1:]
+        return bool(head) and self.method != "full" and bool(_targeted(head, self.targets))
+
+    @property
     def adapter_rank(self) -> int:
         """Rank that is held and computed: AdaLoRA's starting rank is larger than its final one."""
         if self.method != "adalora":

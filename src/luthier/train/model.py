@@ -129,8 +129,8 @@ class TrainableModel:
 
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
-        hidden = self.hidden(batch)
-        return cross_entropy_sum(hidden.flatten(0, 1)[batch.rows], self.head, batch.targets)
+        rows, head = self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
+        return cross_entropy_sum(rows, head, batch.targets)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""

@@ -56,7 +56,12 @@ class AdaptedForward:
 
 
 class Lora(PlainMethod):
-    """Trains a low-rank adapter; the base stays untouched. Its kin say only what they do otherwise."""
+    """Trains a low-rank adapter; the base stays untouched. Its kin say only what they do otherwise.
+
+    An adapter on the table of embeddings is PEFT's own, without dropout. One on the output head is part of the logits.
+    """
+
+    head_forward: AdaptedForward | None = None
 
     def config(self) -> LoraConfig:
         """The adapter in PEFT's words."""
@@ -80,7 +85,19 @@ class Lora(PlainMethod):
         for name, layer in adapted.named_modules():
             if isinstance(layer, PeftLoraLinear):
                 layer.forward = self.forward_of(name, layer)
+                if layer is model.get_output_embeddings():
+                    self.head_forward = layer.forward
         return adapted  # type: ignore[no-any-return]
+
+    def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+        """W h + s B A dropout(h) as one product: [h, s A dropout(h)] by [W, B]."""
+        if self.head_forward is None:
+            return rows, head
+        dropout, scale = self.head_forward.draw()
+        a, b = self.head_forward.factors()
+        mask = None if dropout is None else dropout.mask(rows)
+        thin = (rows if mask is None else rows.where(mask != 0, 0.0)) @ a.t()
+        return torch.cat([rows, thin * scale], 1), torch.cat([head, b], 1)
 
     def export(self, model: PeftModel) -> tuple[dict[str, Tensor], LoraConfig]:
         """What is saved: tensors by PEFT's names, and the config that PEFT loads them with."""

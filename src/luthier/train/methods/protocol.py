@@ -43,6 +43,13 @@ class Method(Protocol):
         """
         ...
 
+    def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [N, w] and matrix [vocabulary, w] whose product are the logits, from hidden states and the base's head.
+
+        Drawn anew for each call where dropout is in it.
+        """
+        ...
+
     def rate_factor(self, name: str) -> float:
         """What the learning rate is multiplied by for a parameter."""
         ...
@@ -92,6 +99,10 @@ class PlainMethod:
         shared = {} if layout is None else {"prefix_layout": layout}
         out: Tensor = body(input_ids=input_ids, position_ids=positions, use_cache=False, **shared).last_hidden_state
         return out
+
+    def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states and head as they are."""
+        return rows, head
 
     def rate_factor(self, name: str) -> float:  # noqa: ARG002
         """The same rate for all."""
