@@ -71,6 +71,15 @@ def test_muon_is_for_full_tuning(make_plan: MakePlan) -> None:
     assert make_plan({"method": {"name": "full"}, "training": {"optimizer": "muon"}}).training.optimizer.momentum
 
 
+def test_muon_learns_at_five_times_the_rate_unless_asked_otherwise(make_plan: MakePlan) -> None:
+    full = {"method": {"name": "full"}}
+    muon = make_plan(full | {"training": {"optimizer": "muon"}})
+    assert muon.training.learning_rate == 5 * make_plan(full).training.learning_rate
+    assert "5 times AdamW's" in muon.sources["training.learning_rate"].why
+    asked = make_plan(full | {"training": {"optimizer": "muon", "learning_rate": 3e-4}})
+    assert asked.training.learning_rate == 3e-4
+
+
 def test_paging_needs_a_device_to_page_from() -> None:
     with pytest.raises(RecipeError, match=r"paged_adamw_8bit on a CPU[\s\S]*adamw_8bit, which is the same"):
         resolved("paged_adamw_8bit")

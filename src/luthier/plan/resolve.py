@@ -24,7 +24,7 @@ from luthier.plan.adapter import outer_targets
 from luthier.plan.hardware import Hardware
 from luthier.plan.methods import rules_of
 from luthier.plan.objectives import resolve_objective
-from luthier.plan.optimizers import resolve_optimizer
+from luthier.plan.optimizers import default_rate, resolve_optimizer
 from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.plan.sources import Sources as _Sources
 
@@ -137,6 +137,8 @@ def _training(
     per_epoch = math.ceil(data.train.num_examples / batch)
     epochs, steps = _length(r, per_epoch, sources)
     rate = objectives.rules_of(objective.name).learning_rate or rules_of(method.name).learning_rate
+    if r.optimizer is not None:
+        rate = default_rate(rate, r.optimizer.name)
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
     sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
     length = max_length_tokens(recipe, model.context_length_tokens)

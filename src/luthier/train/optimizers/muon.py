@@ -3,8 +3,8 @@
 Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks" (kellerjordan.github.io/posts/muon):
 Nesterov momentum, then five Newton-Schulz iterations in bf16. Embeddings, an untied head, vectors and stacks of
 matrices (experts) are AdamW's. The update is scaled by 0.2 sqrt(larger side) (Liu et al., 2025, "Muon is Scalable for
-LLM Training", arXiv:2502.16982, equation 4), which gives it the size of AdamW's: one learning rate and one weight decay
-serve both, and mean what they mean with AdamW.
+LLM Training", arXiv:2502.16982, equation 4), which gives it the size that AdamW's has in long training: one learning
+rate and one weight decay serve both.
 """
 
 from __future__ import annotations
