@@ -1,4 +1,4 @@
-"""Adapters on embeddings and head, tied or not: PEFT's function in loss and gradients, its files, and one true merge."""
+"""Adapters on embeddings and head, tied or not: the loss and gradients of PEFT, its files, and one true merge."""
 
 from __future__ import annotations
 
