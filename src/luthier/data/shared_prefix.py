@@ -1,8 +1,9 @@
-"""Which examples begin alike, so that training can compute their common beginning once a micro-batch.
+"""Which rows begin alike, so that training can compute their common beginning once a micro-batch.
 
 A system prompt, a few-shot header or a long instruction stands in front of every example of many files. Examples with
 the same beginning form a family; a micro-batch of one family computes that beginning once (train/prefix_attention.py),
-and all of its examples attend to it.
+and all of its examples attend to it. Rows that stand side by side, such as the two completions of a preference pair,
+have the beginning of their own prompt.
 """
 
 from __future__ import annotations
@@ -40,6 +41,25 @@ class Families:
     def num_families(self) -> int:
         """How many families there are."""
         return int(self.families.max(initial=-1)) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class OwnBeginnings:
+    """What the rows of each unit begin with, and what is computed of a unit where that is computed once.
+
+    prefix_tokens, computed_tokens: int64 [n], tokens.
+    """
+
+    prefix_tokens: I64
+    computed_tokens: I64
+
+
+def own_beginnings(units: Sequence[Sequence[TokenisedExample]]) -> OwnBeginnings:
+    """The beginning of each unit's rows, as far as it may be shared (`shareable_tokens`); 0 where they have none."""
+    prefix = np.asarray([len(_shareable_start(unit)) // 4 for unit in units], dtype=np.int64)
+    rows = np.asarray([len(unit) for unit in units], dtype=np.int64)
+    whole = np.asarray([sum(row.num_tokens for row in unit) for unit in units], dtype=np.int64)
+    return OwnBeginnings(prefix, whole - (rows - 1) * prefix)
 
 
 def shareable_tokens(example: TokenisedExample) -> int:

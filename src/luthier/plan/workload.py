@@ -73,26 +73,38 @@ class Batches:
         return self.peak_rows * self.peak_length
 
 
+def num_computed_tokens(lengths: Sequence[int], beginnings: Sequence[int] = ()) -> int:
+    """Tokens that go through the model in a micro-batch whose rows have these lengths.
+
+    beginnings: tokens that equally many rows after one another begin with, computed once for them, with no padding
+    anywhere; none for plain rows, which are padded to the longest.
+    """
+    if not beginnings:
+        return max(lengths) * len(lengths)
+    return sum(lengths) - (len(lengths) // len(beginnings) - 1) * sum(beginnings)
+
+
 def batches_of(
     steps: Iterable[Sequence[Sequence[int]]],
     *,
     learned_fraction: float,
-    shared: Iterable[Sequence[int]] | None = None,
+    shared: Iterable[Sequence[Sequence[int]]] | None = None,
 ) -> Batches:
     """The exact batches of a schedule: for each step its micro-batches, for each of these the lengths of its rows.
 
-    learned_fraction: learned tokens as a share of all tokens. shared: for each step and micro-batch the tokens of a
-    common beginning, which is computed once; None where nothing is shared. Raises RecipeError where there is no row.
+    learned_fraction: learned tokens as a share of all tokens. shared: for each step and micro-batch the tokens of the
+    beginnings that are computed once (`num_computed_tokens`); None where nothing is shared. Raises RecipeError where
+    there is no row.
     """
     tokens = computed = weighted = 0.0
     shapes: set[tuple[int, int]] = set()
     num_steps = num_micro = 0
-    beginnings = repeat(repeat(0)) if shared is None else shared
+    beginnings: Iterable[Iterable[Sequence[int]]] = repeat(repeat(())) if shared is None else shared
     for micro_batches, prefixes in zip(steps, beginnings, strict=False):
         num_steps += 1
         for lengths, prefix in zip(micro_batches, prefixes, strict=False):
             longest = max(lengths)
-            size = prefix + (longest - prefix) * len(lengths)
+            size = num_computed_tokens(lengths, prefix)
             num_micro, tokens, computed = num_micro + 1, tokens + sum(lengths), computed + size
             weighted += size * longest
             shapes.add((len(lengths), math.ceil(size / len(lengths))))
