@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.dataset import TokenisedExample
+from luthier.core.dataset import TokenisedExample, shareable_tokens
 from luthier.data.shared_prefix import (
     LEAST_TOKENS,
     MICRO_BATCH_TOKENS,
     find_families,
     own_beginnings,
-    shareable_tokens,
 )
 
 

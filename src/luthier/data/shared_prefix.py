@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.dataset import TokenisedExample
+from luthier.core.dataset import TokenisedExample, common_beginning
 
 LEAST_TOKENS: Final = 16
 """Shorter beginnings are not worth the second attention product."""
@@ -56,20 +56,10 @@ class OwnBeginnings:
 
 def own_beginnings(units: Sequence[Sequence[TokenisedExample]]) -> OwnBeginnings:
     """The beginning of each unit's rows, as far as it may be shared (`shareable_tokens`); 0 where they have none."""
-    prefix = np.asarray([len(_shareable_start(unit)) // 4 for unit in units], dtype=np.int64)
+    prefix = np.asarray([common_beginning(unit) for unit in units], dtype=np.int64)
     rows = np.asarray([len(unit) for unit in units], dtype=np.int64)
     whole = np.asarray([sum(row.num_tokens for row in unit) for unit in units], dtype=np.int64)
     return OwnBeginnings(prefix, whole - (rows - 1) * prefix)
-
-
-def shareable_tokens(example: TokenisedExample) -> int:
-    """How many tokens from the start may be shared: up to the first learned one, and never all of them.
-
-    The prediction of the first learned token comes from the token before it, which may be shared: each example
-    adds its own loss there.
-    """
-    first = example.loss_mask.find(1)
-    return min(example.num_tokens - 1, first if first >= 0 else example.num_tokens)
 
 
 def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_size: int) -> Families:
@@ -98,10 +88,7 @@ def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_s
 
 def _shareable_start(unit: Sequence[TokenisedExample]) -> bytes:
     """The bytes of the tokens that all rows of a unit begin with, as far as they may be shared."""
-    first, *others = (bytes(memoryview(row.input_ids).cast("B")[: 4 * shareable_tokens(row)]) for row in unit)
-    for other in others:
-        first = first[: 4 * _common_tokens(first, other)]
-    return first
+    return bytes(memoryview(unit[0].input_ids).cast("B")[: 4 * common_beginning(unit)])
 
 
 def _common_tokens(one: bytes, other: bytes) -> int:

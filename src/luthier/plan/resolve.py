@@ -17,7 +17,7 @@ from luthier.core.plan import (
     Plan,
     TrainingPlan,
 )
-from luthier.core.recipe import EvaluationRecipe, Recipe, TrainingRecipe
+from luthier.core.recipe import EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
 from luthier.plan import defaults, objectives
 from luthier.plan.hardware import Hardware
@@ -67,11 +67,13 @@ def resolve(
     structure: Structure,
     hardware: Hardware,
     has_text_answers: bool = True,
+    are_pairs: bool = False,
     num_shots: int | None = None,
 ) -> Plan:
     """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together.
 
-    has_text_answers: whether the rows that are judged have prompts and answers in words. num_shots: training rows that
+    has_text_answers: whether the rows that are judged have prompts and answers in words. are_pairs: whether they are
+    preference pairs. num_shots: training rows that
     could be few-shot examples; None where that is not known.
     """
     sources = _Sources()
@@ -102,7 +104,9 @@ def resolve(
         method=method,
         objective=objective,
         training=training,
-        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, has_text_answers, num_shots, sources),
+        evaluation=_evaluation(
+            recipe.evaluation or EvaluationRecipe(), data, has_text_answers, are_pairs, num_shots, sources
+        ),
         sources=sources.in_order(_SECTIONS),
     )
 
@@ -120,7 +124,7 @@ def _training(
     batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
     per_epoch = math.ceil(data.train.num_examples / batch)
     epochs, steps = _length(r, per_epoch, sources)
-    rate = objectives.rules_of(objective.name).learning_rate or rules_of(method.name).learning_rate
+    rate = objectives.learning_rate(objective.name, rules_of(method.name).learning_rate)
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
     sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
     length = max_length_tokens(recipe, model.context_length_tokens)
@@ -219,19 +223,30 @@ def _refuse_without_validation(name: str, value: int | None) -> None:
 
 
 def _evaluation(
-    r: EvaluationRecipe, data: DataPlan, has_text_answers: bool, num_shots: int | None, sources: _Sources
+    r: EvaluationRecipe,
+    data: DataPlan,
+    has_text_answers: bool,
+    are_pairs: bool,
+    num_shots: int | None,
+    sources: _Sources,
 ) -> EvaluationPlan:
     pick = sources.pick
     few_shot = pick("evaluation.few_shot", r.few_shot, defaults.FEW_SHOT)
     samples = pick("evaluation.max_samples", r.max_samples, defaults.MAX_SAMPLES)
     plain = data.train.shape == "text"
+    usual: tuple[tuple[MetricName, ...], str]
     usual = defaults.METRICS if has_text_answers and not plain else defaults.LIKELIHOOD_METRICS
+    if are_pairs:
+        usual = defaults.PREFERENCE_METRICS
     metrics = pick("evaluation.metrics", r.metrics, usual)
-    if r.metrics is None and usual is defaults.LIKELIHOOD_METRICS:
+    if r.metrics is None and usual is not defaults.METRICS:
         sources.note("evaluation.metrics", "derived", usual[1])
     if r.few_shot is None and plain:
         few_shot = 0
         sources.note("evaluation.few_shot", "derived", "plain text has no prompt to put examples into")
+    elif r.few_shot is None and are_pairs:
+        few_shot = 0
+        sources.note("evaluation.few_shot", "derived", "examples of answers do not show which of two is better")
     elif r.few_shot is None and num_shots is not None and num_shots < few_shot:
         few_shot = num_shots
         sources.note("evaluation.few_shot", "derived", f"only {num_shots} training rows can be shown as examples")

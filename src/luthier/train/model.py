@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from luthier.train import attention, kernels
 from luthier.train.methods.protocol import Method
 from luthier.train.methods.registry import load_method
 from luthier.train.objectives.cross_entropy import cross_entropy_sum
+from luthier.train.objectives.log_probabilities import token_log_probabilities
 from luthier.train.prefix_attention import PrefixLayout
 
 
@@ -111,7 +114,10 @@ def _share(
 
 
 class TrainableModel:
-    """Base model, method and loss in one; everything that the loop needs to know of a model."""
+    """Base model, method and loss in one; everything that the loop needs to know of a model.
+
+    micro_batch_tokens, shared_prefix: how an objective cuts what it computes beside the steps, as the plan has them.
+    """
 
     def __init__(
         self,
@@ -121,6 +127,8 @@ class TrainableModel:
         device: str = "cpu",
         *,
         gradient_checkpointing: bool = False,
+        micro_batch_tokens: int = 2048,
+        shared_prefix: bool = True,
     ) -> None:
         _refuse_unknown_heads(base)
         base.config._attn_implementation = attention.install()
@@ -133,6 +141,7 @@ class TrainableModel:
         if gradient_checkpointing:
             _recompute_layers(base)
         self.pad_id = int(base.config.pad_token_id or 0)
+        self.micro_batch_tokens, self._shared_prefix = micro_batch_tokens, shared_prefix
 
     @classmethod
     def load(cls, plan: Plan) -> TrainableModel:
@@ -150,12 +159,18 @@ class TrainableModel:
             plan.training.seed,
             plan.training.device,
             gradient_checkpointing=plan.training.gradient_checkpointing,
+            micro_batch_tokens=plan.training.micro_batch_tokens,
+            shared_prefix=plan.training.shared_prefix,
         )
 
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
         hidden = self.hidden(batch)
         return cross_entropy_sum(hidden.flatten(0, 1)[batch.rows], self.head, batch.targets)
+
+    def log_probabilities(self, batch: MicroBatch) -> Tensor:
+        """The log-probability of each learned token, [N], in nats."""
+        return token_log_probabilities(self.hidden(batch).flatten(0, 1)[batch.rows], self.head, batch.targets)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""
@@ -193,6 +208,16 @@ class TrainableModel:
         scale = plain.abs().max().clamp_min(1e-30)
         tolerance = 5e-2 if self.base.dtype == torch.bfloat16 else 1e-4
         return bool((shared - plain).abs().max() <= tolerance * scale)
+
+    @cached_property
+    def shares_prefix(self) -> bool:
+        """Whether an objective may share beginnings in what it computes by itself: asked for, and proved."""
+        return self._shared_prefix and self.can_share_prefix()
+
+    @property
+    def context_length_tokens(self) -> int:
+        """The longest row that the positions of the base are made for."""
+        return int(getattr(self.base.config, "max_position_embeddings", 0)) or sys.maxsize
 
     @property
     def num_parameters(self) -> int:

@@ -60,6 +60,7 @@ def one_step(
     torch.manual_seed((p.seed * _SEED_STRIDE + state.step) % 2**63)
     indices = schedule.step(state.step)
     micro_batches = objective.draw(model, state.step, [[units[i] for i in batch] for batch in indices])
+    objective.look(model, micro_batches)
     weight = objective.weight([unit for micro_batch in micro_batches for unit in micro_batch])
     num_tokens = num_trained = 0
     sums = _Sums()
@@ -136,6 +137,7 @@ def validate(
     start = time.perf_counter()
     model.module.eval()
     weight, num_trained, sums = 0.0, 0, _Sums()
+    objective.look(model, [micro_batch for micro_batch, _ in validation])
     with progress.task("validating", len(validation), "batch") as bar:
         for micro_batch, beginnings in validation:
             batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
