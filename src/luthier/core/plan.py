@@ -11,7 +11,15 @@ from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
-from luthier.core.recipe import MetricName, NllTokens, ObjectiveName, OrderName, Recipe, ScheduleName
+from luthier.core.recipe import (
+    PREFERENCE_OBJECTIVES,
+    MetricName,
+    NllTokens,
+    ObjectiveName,
+    OrderName,
+    Recipe,
+    ScheduleName,
+)
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]
@@ -122,6 +130,11 @@ class ObjectivePlan(Frozen):
     desirable_weight: float | None = None
     undesirable_weight: float | None = None
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    @property
+    def loss_unit(self) -> str:
+        """What a loss is counted in; empty where it is a number without a unit."""
+        return "" if self.name in PREFERENCE_OBJECTIVES else "nats a learned token"
 
 
 class TrainingPlan(Frozen):

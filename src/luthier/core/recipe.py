@@ -31,7 +31,8 @@ def _known_method(name: str) -> str:
 
 MethodName = Annotated[str, AfterValidator(_known_method)]
 
-OBJECTIVES: Final = ("sft", "dpo", "ipo", "orpo", "kto", "simpo")
+PREFERENCE_OBJECTIVES: Final = ("dpo", "ipo", "orpo", "kto", "simpo")
+OBJECTIVES: Final = ("sft", *PREFERENCE_OBJECTIVES)
 OBJECTIVE_ENTRY_POINTS: Final = "luthier.objectives"
 """The group of entry points by which another package adds objectives of its own."""
 

@@ -15,6 +15,7 @@ from luthier.core.plan import Plan
 from luthier.models.structure import LinearLayer, Structure
 from luthier.plan import defaults
 from luthier.plan.adapter import resolve_targets
+from luthier.plan.objectives import rules_of as objective_rules
 
 WorkMethod = Literal["full", "lora", "adalora", "qlora"]
 Stored = Literal["float32", "bfloat16", "int8", "nf4"]
@@ -138,6 +139,8 @@ class Workload:
 
     compute: precision of products and activations. base, adapters: how frozen and trained weights are held on the
     device. has_fused_kernels: whether normalisation and gate keep no more than this project's kernels keep.
+    num_reference_tokens: computed forward once before the first step, for an objective that needs the model at its
+    start. step_passes: passes forward over the rows of each step beside those of the loss.
     optimizer_in_backward: gradients are used up as they come, never all held. keeps_checkpoints_on_host: the inputs of
     recomputed layers are kept in the host's memory. num_validation_tokens: computed, of one validation.
     initial_rank: AdaLoRA's, where it is not the usual one. trainable: parameters that are
@@ -165,6 +168,8 @@ class Workload:
     sharding: Sharding = "none"
     num_validations: int = 0
     num_validation_tokens: float = 0.0
+    num_reference_tokens: float = 0.0
+    step_passes: int = 0
     num_checkpoints: int = 0
     generation_rows: int = 0
     generation_length: int = 0
@@ -216,6 +221,8 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
     On another kind of device than the plan was made for, precision and micro-batch are what would be chosen there.
     """
     training, rows = plan.training, plan.data.train
+    objective = objective_rules(plan.objective.name)
+    splits = (rows, plan.data.validation) if plan.data.validation else (rows,)
     compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else _precision(device)
     return Workload(
         structure=structure,
@@ -235,6 +242,8 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         sharding="none" if device.num_devices == 1 else "ddp",
         num_validations=_num_validations(plan),
         num_validation_tokens=plan.data.validation.num_tokens * 1.05 if plan.data.validation else 0.0,
+        num_reference_tokens=objective.reference_passes * sum(float(split.num_tokens) for split in splits),
+        step_passes=objective.step_passes,
         num_checkpoints=max(1, training.num_steps // training.checkpoint_every_steps),
         generation_rows=8 if plan.data.held_out else 0,
         generation_length=rows.max_tokens + plan.evaluation.max_new_tokens,
@@ -284,7 +293,8 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
     if plan.sources["training.micro_batch_tokens"].source == "default":
         usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
         budget = max(usual, rows.max_tokens)
-    per_step = min(training.global_batch_size, rows.num_examples)
+    units = min(training.global_batch_size, rows.num_examples)
+    per_step = units * objective_rules(plan.objective.name).rows_per_unit
     longest = max(2, rows.max_tokens)
     length = min(longest, rows.mean_tokens / (1 - _PADDING[training.order]))
     in_one = max(1, min(per_step, int(budget // max(length, 1))))
@@ -296,7 +306,7 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
         peak_length=min(peak_length, max(longest, budget // peak_rows)),
         num_tokens=per_step * rows.mean_tokens,
         num_computed=per_step * length,
-        num_learned=per_step * rows.num_trained_tokens / max(1, rows.num_examples),
+        num_learned=units * rows.num_trained_tokens / max(1, rows.num_examples),
         num_micro_batches=math.ceil(per_step / in_one),
         length=length,
     )

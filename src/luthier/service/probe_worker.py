@@ -1,7 +1,7 @@
 """The process that a probe runs in: real training steps of given shapes, on made-up tokens, timed and weighed.
 
-Reads one JSON document from stdin: `plan`, and `steps`; a step is micro-batches, a micro-batch the tokens that its rows
-share at their start and the rows, a row its tokens and how many of them are learned. Writes "step" after each step and
+Reads one JSON document from stdin: `plan`, and `steps`; a step is micro-batches, a micro-batch the tokens of its
+shared beginnings and the rows, a row its tokens and how many of them are learned. Writes "step" after each step and
 at the end one JSON document: `step_seconds`, `peak_memory_bytes` counted as a run's are, and `shares_nothing`, true
 where the model cannot share what it was asked to, so that nothing was run.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,8 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     objective = load_objective(plan.objective)
     units, schedule = _made_up(steps, int(model.head.shape[0]), rules_of(plan.objective.name).rows_per_unit)
     seconds: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        objective.prepare(model, units, Path(folder), SilentProgress())
 
     class NoCheckpoints(CheckpointStore):
         """A probe starts anew and leaves nothing behind."""
@@ -164,7 +167,8 @@ def _made_up(
                 own = array("i", (draw.randrange(vocabulary) for _ in range(num_tokens - len(beginning))))
                 ids = beginning + own
                 mask = bytes(num_tokens - num_learned) + b"\x01" * num_learned
-                made_up.append(TokenisedExample(id=f"probe:{num_rows}", input_ids=ids, loss_mask=mask))
+                name, is_wanted = f"probe:{num_rows}", num_rows % 2 == 0
+                made_up.append(TokenisedExample(name, ids, mask, is_wanted=is_wanted))
                 num_rows += 1
             units += [tuple(made_up[i : i + rows_per_unit]) for i in range(0, len(made_up), rows_per_unit)]
             batches.append(tuple(range(first, len(units))))
