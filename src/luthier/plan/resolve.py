@@ -17,7 +17,7 @@ from luthier.core.plan import (
     Plan,
     TrainingPlan,
 )
-from luthier.core.recipe import EvaluationRecipe, MetricName, Recipe, TrainingRecipe
+from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
 from luthier.plan import defaults, objectives
 from luthier.plan.hardware import Hardware
@@ -86,6 +86,7 @@ def resolve(
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
     method = resolve_method(recipe.method, structure, hardware.device, sources)
     objective = resolve_objective(recipe.objective, data.train.shape, sources)
+    method = _without_noise(method, objective, sources)
     training = _training(recipe, method, objective, model, data, hardware, sources)
     method = with_schedule(method, recipe.method, training.num_steps, sources)
     return Plan(
@@ -109,6 +110,16 @@ def resolve(
         ),
         sources=sources.in_order(_SECTIONS),
     )
+
+
+def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:
+    """No dropout where nobody asked for it and log-probabilities are compared with those of a model without any."""
+    found = sources.found.get("method.dropout")
+    if objective.name not in PREFERENCE_OBJECTIVES or not method.dropout or found is None or found.source == "asked":
+        return method
+    why = "rewards are differences of log-probabilities, to which dropout only adds noise"
+    sources.note("method.dropout", "derived", why)
+    return method.model_copy(update={"dropout": 0.0})
 
 
 def _training(
