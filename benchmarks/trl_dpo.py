@@ -1,4 +1,4 @@
-"""TRL's side of dpo_against_trl.py, in an environment of its own: rows in the order given, and the loss of each step."""
+"""TRL's side of dpo_against_trl.py, in an environment of its own: rows in the order given, the loss of each step."""
 
 from __future__ import annotations
 

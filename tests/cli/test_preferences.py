@@ -122,7 +122,7 @@ def test_an_audit_looks_at_both_sides(luthier, recipe: Path) -> None:  # type: i
     assert luthier("data", "audit", recipe.parent / "singles.jsonl", "--json").document["shape"] == "unpaired"
 
 
-def test_a_split_keeps_rows_whole_and_prompts_together(  # type: ignore[no-untyped-def]
+def test_a_split_keeps_rows_whole(  # type: ignore[no-untyped-def]
     luthier, recipe: Path, tmp_path: Path
 ) -> None:
     rows = pairs(40) + [row | {"chosen": row["chosen"] + " Yes."} for row in pairs(40)]
@@ -134,5 +134,3 @@ def test_a_split_keeps_rows_whole_and_prompts_together(  # type: ignore[no-untyp
         for name in ("train", "validation", "held_out")
     }
     assert sorted(json.dumps(row) for found in sides.values() for row in found) == sorted(map(json.dumps, rows))
-    prompts = {name: {row["prompt"] for row in found} for name, found in sides.items()}
-    assert not prompts["train"] & (prompts["held_out"] | prompts["validation"])
