@@ -119,10 +119,12 @@ def test_each_objective_the_whole_way(
     evaluation = outcome.evaluation
     assert evaluation is not None
     base, tuned = evaluation.systems
-    assert list(base.metrics) == ["preference_accuracy", "preference_margin", "perplexity"]
+    assert list(base.metrics) == ["reward_accuracy", "preference_accuracy", "preference_margin", "perplexity"]
+    assert base.metrics["reward_accuracy"].value == 0.5
+    assert tuned.metrics["reward_accuracy"].value > 0.7
     assert tuned.metrics["preference_margin"].value > base.metrics["preference_margin"].value
     assert evaluation.verdict is not None
-    assert evaluation.verdict.metric == "preference_accuracy"
+    assert evaluation.verdict.metric == "reward_accuracy"
     page = Path(document["report_path"]).read_text(encoding="utf-8")
     assert "Reward accuracy" in page
     assert "nats a trained token" not in page

@@ -54,7 +54,7 @@ TemplateName = Literal["auto", "chat", "plain"]
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 MetricName = Literal[
     "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy",
-    "preference_accuracy", "preference_margin",
+    "reward_accuracy", "preference_accuracy", "preference_margin",
 ]  # fmt: skip
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, Ve
 from luthier.core.ports import Engine, Generation, Progress, ProgressTask, Prompt, Score
 from luthier.core.recipe import MetricName
 from luthier.evaluate import statistics
+from luthier.evaluate.metrics.preference import margins
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observations
 from luthier.evaluate.metrics.registry import load_metrics
 from luthier.evaluate.verdict import primary_metric, verdict
@@ -55,6 +56,7 @@ class _Outcome(NamedTuple):
     system: SystemUnderTest
     generations: list[Generation]
     scores: list[Score]
+    margins: list[float]
     statistics: dict[str, Array]
     seconds: float
 
@@ -80,7 +82,9 @@ def judge(
     """
     wanted = load_metrics(metrics)
     _check(systems, wanted)
-    outcomes = [_run(system, wanted, progress) for system in systems]
+    outcomes: list[_Outcome] = []
+    for system in systems:
+        outcomes.append(_run(system, wanted, progress, first=outcomes[0] if outcomes else None))
     with progress.task("Resampling", 1, "steps") as task:
         resamples = _resample(outcomes, seed)
         results = tuple(_result(outcome, wanted, resamples) for outcome in outcomes)
@@ -151,7 +155,10 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
             )
 
 
-def _run(system: SystemUnderTest, metrics: Sequence[MetricDefinition], progress: Progress) -> _Outcome:
+def _run(
+    system: SystemUnderTest, metrics: Sequence[MetricDefinition], progress: Progress, first: _Outcome | None
+) -> _Outcome:
+    """first: the outcome of the first system; None for that one itself."""
     needs = {metric.needs for metric in metrics}
     titled = _Titled(progress, system.name)
     start = time.perf_counter()
@@ -166,7 +173,9 @@ def _run(system: SystemUnderTest, metrics: Sequence[MetricDefinition], progress:
         rejected_scores=rejected,
         num_bytes=system.num_bytes,
     )
-    return _Outcome(system, generations, scores, {m.name: m.statistics(observed) for m in metrics}, seconds)
+    own = margins(observed) if rejected else []
+    observed = replace(observed, first_margins=own if first is None else first.margins)
+    return _Outcome(system, generations, scores, own, {m.name: m.statistics(observed) for m in metrics}, seconds)
 
 
 class _Titled:

@@ -49,8 +49,8 @@ LIKELIHOOD_METRICS: Final = (
     "not every held-out row has a prompt and an answer in words, only a likelihood",
 )
 PREFERENCE_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
-    ("preference_accuracy", "preference_margin", "perplexity"),
-    "which side is found likelier, and by how much; perplexity is of the chosen side",
+    ("reward_accuracy", "preference_accuracy", "preference_margin", "perplexity"),
+    "which side has gained, which is likelier, and by how much; perplexity is of the chosen side",
 )
 FEW_SHOT: Final = (4, "the plain alternative to tuning: a few examples in the prompt")
 MAX_NEW_TOKENS: Final = (128, "longer answers are cut and counted as cut")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.ports import Score
-from luthier.evaluate.metrics.preference import PreferenceAccuracy, PreferenceMargin
+from luthier.evaluate.metrics.preference import PreferenceAccuracy, PreferenceMargin, RewardAccuracy
 from luthier.evaluate.metrics.protocol import Observations
 
 CHOSEN = [Score(nll_nats=n, num_tokens=4, num_correct=0) for n in (1.0, 5.0, 2.0)]
@@ -24,3 +24,11 @@ def test_the_mean_margin_in_nats() -> None:
     statistics = metric.statistics(OBSERVED)
     assert metric.aggregate(statistics).tolist() == [2.0, -1.0, 0.0]
     assert metric.aggregate(statistics.sum(0)) == pytest.approx(1 / 3)
+
+
+def test_the_share_of_pairs_whose_chosen_side_has_gained_more() -> None:
+    """Margins are 2, -1 and 0: up from 1, down from 0, as they were."""
+    metric = RewardAccuracy()
+    observed = Observations(scores=CHOSEN, rejected_scores=REJECTED, first_margins=[1.0, 0.0, 0.0])
+    assert metric.aggregate(metric.statistics(observed)).tolist() == [1.0, 0.0, 0.5]
+    assert metric.aggregate(metric.statistics(observed).sum(0)) == pytest.approx(0.5)
