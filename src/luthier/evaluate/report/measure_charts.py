@@ -47,12 +47,12 @@ def _chart(group: str, names: Sequence[str], steps: Sequence[StepDone], checks: 
             side = name.partition("_")[0] if len(names) > 1 else "training"
             at, values = _points(steps, name)
             axes.plot(at, values, color=colour, lw=1.8, marker="o" if len(values) < 12 else "", ms=3.5, label=side)
-            words.append(f"{side} from {rough(values[0])} to {rough(values[-1])}")
+            words.append(f"{side} {_course(values)}")
             at, values = _points(checks, name)
             if len(values):
                 label = "validation" if len(names) == 1 else f"{side}, validation"
                 axes.plot(at, values, "--o", color=colour, lw=1.2, ms=4, mfc="none", label=label)
-                words.append(f"{label} from {rough(values[0])} to {rough(values[-1])}")
+                words.append(f"{label} {_course(values)}")
         axes.grid(axis="y")
         axes.set_xlabel("step")
         axes.margins(y=0.12)
@@ -60,6 +60,13 @@ def _chart(group: str, names: Sequence[str], steps: Sequence[StepDone], checks: 
         text = f"{'; '.join(words).capitalize()}."
         svg = inline_svg(figure, name=f"chart-{group.replace('_', '-')}", title=_TITLES[group], description=text)
     return Chart(_TITLES[group], text, svg)
+
+
+def _course(values: Values) -> str:
+    """From where to where; what is nothing but rounding beside the other values is 0."""
+    smallest = 1e-4 * float(np.abs(values).max())
+    first, last = (rough(0.0 if abs(value) < smallest else value) for value in (values[0], values[-1]))
+    return f"from {first} to {last}"
 
 
 def _points(events: Sequence[StepDone] | Sequence[ValidationDone], name: str) -> tuple[Values, Values]:
