@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import OrderName
 from luthier.data.batches import StepSchedule
-from luthier.data.shared_prefix import Families
+from luthier.data.shared_prefix import Families, OwnBeginnings
 
 _ORDERS: list[OrderName] = ["by_length", "shuffled", "as_given"]
 
@@ -146,9 +146,12 @@ def test_families_change_the_micro_batches_and_not_the_steps(
         assert sorted(_examples(shared, step)) == sorted(_examples(plain, step))
         for micro_batch in shared.step(step):
             (family,) = {int(of_family[i]) for i in micro_batch}
-            beginning = shared.shared_tokens(micro_batch)
-            assert beginning == (prefix[micro_batch[0]] if len(micro_batch) > 1 and family >= 0 else 0)
-            computed = beginning + sum(max(lengths[i] for i in micro_batch) - beginning for _ in micro_batch)
+            beginnings = shared.shared_tokens(micro_batch)
+            assert beginnings == ((prefix[micro_batch[0]],) if len(micro_batch) > 1 and family >= 0 else ())
+            if beginnings:  # laid one after another, without padding
+                computed = beginnings[0] + sum(lengths[i] - beginnings[0] for i in micro_batch)
+            else:
+                computed = max(lengths[i] for i in micro_batch) * len(micro_batch)
             assert len(micro_batch) == 1 or computed <= tokens
 
 
@@ -160,3 +163,28 @@ def test_a_shared_beginning_makes_room_for_more_rows() -> None:
     assert [len(micro_batch) for micro_batch in schedule.step(0)] == [16]  # 250 + 16 * 90 = 1,690
     assert [len(micro_batch) for micro_batch in _schedule([340] * 16, size=16, tokens=1700).step(0)] == [5, 5, 5, 1]
     assert schedule.padding_fraction() == 0
+
+
+def test_the_beginning_of_each_unit_makes_room_for_more_units() -> None:
+    """Pairs of a prompt of 100 tokens and completions of 40 and 10: 150 are computed, plain rows would be 280."""
+    own = OwnBeginnings(np.full(8, 100), np.full(8, 150))
+    shared, plain = (
+        StepSchedule(
+            [140] * 8, global_batch_size=8, micro_batch_tokens=600, order="as_given", seed=0, rows_per_unit=2, own=given
+        )
+        for given in (own, None)
+    )
+    assert shared.step(0) == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert plain.step(0) == ((0, 1), (2, 3), (4, 5), (6, 7))
+    assert shared.shared_tokens((0, 1, 2, 3)) == (100, 100, 100, 100)
+    assert plain.shared_tokens((0, 1)) == ()
+    assert shared.padding_fraction() == 0
+
+
+def test_units_that_begin_with_nothing_in_common_are_plain_rows() -> None:
+    own = OwnBeginnings(np.array([0, 0]), np.array([60, 60]))
+    schedule = StepSchedule(
+        [40, 30], global_batch_size=2, micro_batch_tokens=160, order="as_given", seed=0, rows_per_unit=2, own=own
+    )
+    assert schedule.step(0) == ((0, 1),)
+    assert schedule.shared_tokens((0, 1)) == ()

@@ -220,11 +220,13 @@ def test_fields_of_turns_that_are_not_used_are_said(jsonl: Write) -> None:
     assert loaded.shape_reason == "every row has messages (not used: id, messages[].at, messages[].n)"
 
 
-def test_rows_of_preference_training_are_refused_unless_mapped(jsonl: Write) -> None:
+def test_rows_of_preference_training_are_no_plain_pairs_unless_mapped(jsonl: Write) -> None:
     path = jsonl({"prompt": "q", "completion": "a", "label": False})
+    assert load_file(path).shape == "unpaired"
+    assert load_file(path, mapping={"completion": "completion"}).shape == "prompt_completion"
+    mixed = jsonl({"prompt": "q", "completion": "a", "label": False}, {"prompt": "q", "completion": "a"})
     with pytest.raises(DataError, match="bad answers would be learned"):
-        load_file(path)
-    assert load_file(path, mapping={"completion": "completion"}).num_rows == 1
+        load_file(mixed)
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(jsonl: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.dataset import TokenisedExample
-from luthier.data.shared_prefix import LEAST_TOKENS, MICRO_BATCH_TOKENS, find_families, shareable_tokens
+from luthier.core.dataset import TokenisedExample, shareable_tokens
+from luthier.data.shared_prefix import (
+    LEAST_TOKENS,
+    MICRO_BATCH_TOKENS,
+    find_families,
+    own_beginnings,
+)
 
 
 def example(ids: list[int], first_learned: int | None = None) -> TokenisedExample:
@@ -129,3 +134,13 @@ def test_no_single_family_saves_more(rows: list[TokenisedExample], size: int) ->
             ]
             best = max(best, saved(members, length))
     assert total >= best - 1e-9
+
+
+def test_the_rows_of_a_unit_share_their_prompt_and_nothing_learned() -> None:
+    """Two completions of 30 tokens of prompt, which go on alike for 3 learned tokens; and two strangers."""
+    prompt = drawn(30, 0)
+    pair = [example([*prompt, 1, 2, 3, *own], 30) for own in ([4, 5], [6, 7, 8, 9])]
+    strangers = [example(drawn(20, 1)), example(drawn(25, 2))]
+    found = own_beginnings([pair, strangers])
+    assert found.prefix_tokens.tolist() == [30, 0]
+    assert found.computed_tokens.tolist() == [30 + 5 + 7, 45]

@@ -171,3 +171,23 @@ def test_progress_speaks_of_each_system(base, tuned):
     judge([base, tuned], metrics=["perplexity", "rouge"], seed=0, progress=progress)
     assert titles[:4] == ["base: writing answers", "base: scoring", "tuned: writing answers", "tuned: scoring"]
     assert progress.done == progress.total
+
+
+def test_pairs_are_judged_by_what_each_side_gained_over_the_first_system(system_of):
+    """The base finds every chosen side unlikelier; tuned gains on it in three rows of four."""
+    rejected = system_of("other", BAD, REFERENCES, tokens=2).tokenised
+    base = replace(system_of("base", BAD, REFERENCES, nats=1.0), rejected=rejected)
+    nats = lambda e: 0.8 if e.num_tokens > 3 and int(e.id.split(":")[1]) % 4 else 1.0  # noqa: E731
+    tuned = replace(system_of("tuned", BAD, REFERENCES, nats=nats, adapter="a"), rejected=rejected)
+    results, comparisons = run([base, tuned], ["reward_accuracy", "preference_accuracy", "preference_margin"])
+    assert results[0].metrics["reward_accuracy"].value == 0.5
+    assert results[1].metrics["reward_accuracy"].value == pytest.approx(0.75 + 0.25 / 2)
+    assert results[0].metrics["preference_accuracy"].value == 0.0
+    assert results[0].metrics["preference_margin"].value == pytest.approx(-2.0)
+    assert results[1].metrics["preference_margin"].value == pytest.approx(-2.0 + 0.75 * 0.8)
+    assert {c.metric: c.verdict for c in comparisons}["reward_accuracy"] == "better"
+
+
+def test_metrics_of_pairs_need_both_sides(base):
+    with pytest.raises(RequestError, match="two sides"):
+        run([base], ["preference_accuracy"])

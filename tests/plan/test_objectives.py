@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
-from luthier.core.recipe import ObjectiveRecipe
-from luthier.plan.objectives import resolve_objective
+from luthier.core.plan import ObjectivePlan
+from luthier.core.recipe import METHODS, OBJECTIVES, ObjectiveRecipe
+from luthier.plan.methods import rules_of as rules_of_method
+from luthier.plan.objectives import RULES, learning_rate, resolve_objective, rules_of
 from luthier.plan.sources import Sources
 
 
@@ -27,3 +30,60 @@ def test_an_unknown_objective_is_refused_with_the_known_ones() -> None:
         ObjectiveRecipe(name="sfft")
     assert "sft" in str(caught.value.errors()[0]["ctx"]["expected"])  # type: ignore[attr-defined]
     assert not isinstance(caught.value, RecipeError)
+
+
+def test_every_objective_has_rules_and_each_setting_a_place_in_plan_and_recipe() -> None:
+    assert set(RULES) == set(OBJECTIVES)
+    for name, rules in RULES.items():
+        assert rules.title
+        for setting, (default, why) in rules.settings.items():
+            assert why
+            assert setting in ObjectiveRecipe.model_fields
+            assert setting in ObjectivePlan.model_fields
+            assert ObjectiveRecipe.model_validate({"name": name, setting: default})
+
+
+def test_a_silent_recipe_gets_each_default_with_its_reason() -> None:
+    sources = Sources()
+    plan = resolve_objective(ObjectiveRecipe(name="simpo", beta=2.5), "preference", sources)
+    assert (plan.beta, plan.gamma, plan.label_smoothing, plan.nll_over) == (2.5, 1.0, 0.0, None)
+    assert (sources.found["objective.beta"].source, sources.found["objective.gamma"].source) == ("asked", "default")
+    assert sources.found["objective.gamma"].why
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "do"),
+    [
+        ("sft", "preference", "completion=chosen"),
+        ("sft", "unpaired", "bad answers would be learned too"),
+        ("dpo", "chat", "give it such rows"),
+        ("orpo", "unpaired", "give it such rows"),
+        ("kto", "text", "give it such rows"),
+    ],
+)
+def test_rows_that_an_objective_cannot_learn_from_are_refused(name: str, shape: Shape, do: str) -> None:
+    with pytest.raises(RecipeError, match=f"objective {name} with {shape} rows") as caught:
+        resolve_objective(ObjectiveRecipe(name=name), shape, Sources())
+    assert do in caught.value.do
+
+
+def test_a_setting_of_another_objective_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"objective\.gamma") as caught:
+        resolve_objective(ObjectiveRecipe(name="dpo", gamma=1.0), "preference", Sources())
+    assert "beta, label_smoothing" in caught.value.expected
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.5, 1.0])
+def test_label_smoothing_of_a_half_or_more_says_nothing(value: float) -> None:
+    with pytest.raises(ValueError, match="label_smoothing"):
+        ObjectiveRecipe(name="dpo", label_smoothing=value)
+
+
+def test_preferences_are_learned_slower_than_answers_by_every_method() -> None:
+    assert learning_rate("sft", (2e-4, "usual")) == (2e-4, "usual")
+    assert learning_rate("dpo", (2e-4, "usual"))[0] == 2e-5
+    for method in METHODS:
+        usual = rules_of_method(method).learning_rate
+        assert learning_rate("simpo", usual)[0] < learning_rate("dpo", usual)[0] < learning_rate("orpo", usual)[0]
+        assert learning_rate("orpo", usual)[0] < usual[0]
+    assert rules_of("kto").rows_per_unit == 1

@@ -32,12 +32,18 @@ def test_exact_batches_by_hand() -> None:
 
 
 def test_a_shared_beginning_is_computed_once() -> None:
-    found = batches_of([[[10, 8, 6], [4]]], learned_fraction=0.25, shared=[[4, 0]])
+    found = batches_of([[[10, 8, 6], [4]]], learned_fraction=0.25, shared=[[(4,), ()]])
     assert found.num_tokens == 28
-    assert found.num_computed == 4 + 3 * 6 + 4
+    assert found.num_computed == 4 + 6 + 4 + 2 + 4  # without padding
     assert found.peak_rows == 3
-    assert found.peak_length == 8  # 22 tokens in three rows
-    assert found.length == (22 * 10 + 4 * 4) / 26
+    assert found.peak_length == 6  # 16 tokens in three rows
+    assert found.length == (16 * 10 + 4 * 4) / 20
+
+
+def test_each_pair_has_a_beginning_of_its_own() -> None:
+    found = batches_of([[[10, 8, 7, 6]]], learned_fraction=0.5, shared=[[(5, 3)]])
+    assert found.num_tokens == 31
+    assert found.num_computed == (5 + 5 + 3) + (3 + 4 + 3)
 
 
 def test_micro_batches_of_fewer_tokens_in_longer_rows_are_kept_beside_the_largest() -> None:

@@ -156,8 +156,8 @@ class FixedSchedule:
         indices = [i % self.num for i in range(start, start + self.size)]
         return tuple(tuple(indices[i : i + self.micro]) for i in range(0, self.size, self.micro))
 
-    def shared_tokens(self, micro_batch: Sequence[int]) -> int:
-        return 0
+    def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
+        return ()
 
     def epoch_of(self, step: int) -> float:
         return step * self.size / self.num

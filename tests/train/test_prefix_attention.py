@@ -23,53 +23,72 @@ from luthier.train.model import TrainableModel, collate
 from luthier.train.objectives.registry import load_objective
 from luthier.train.prefix_attention import PrefixLayout
 
-LAYOUT = PrefixLayout(prefix_tokens=5, num_suffixes=3, suffix_tokens=4)
+LAYOUTS = {
+    "one beginning": PrefixLayout((5,), (4, 4, 4)),
+    "ragged": PrefixLayout((5,), (4, 1, 3)),
+    "pairs": PrefixLayout((5, 2, 0), (4, 2, 1, 3, 2, 2)),
+}
 
 
-def draw(num_heads: int = 6, num_kv_heads: int = 2) -> list[Tensor]:
+def draw(layout: PrefixLayout, num_heads: int = 6, num_kv_heads: int = 2) -> list[Tensor]:
     torch.manual_seed(0)
-    num_tokens = LAYOUT.prefix_tokens + LAYOUT.num_suffixes * LAYOUT.suffix_tokens
+    num_tokens = sum(layout.prefix_tokens) + sum(layout.suffix_tokens)
     shapes = [(1, heads, num_tokens, 8) for heads in (num_heads, num_kv_heads, num_kv_heads)]
     return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
-def row_by_row(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-    """Each suffix behind a copy of the beginning, in a row of its own."""
-    cut, found = LAYOUT.prefix_tokens, []
-    for number in range(LAYOUT.num_suffixes):
-        start = cut + number * LAYOUT.suffix_tokens
-        row = [torch.cat((t[:, :, :cut], t[:, :, start : start + LAYOUT.suffix_tokens]), 2) for t in (q, k, v)]
+def row_by_row(layout: PrefixLayout, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    """Each suffix behind a copy of its beginning, in a row of its own; then all laid as the layout lays them."""
+    beginnings, suffixes = [], []
+    starts, own = layout.starts()
+    for number, (start, size) in enumerate(zip(own, layout.suffix_tokens, strict=True)):
+        group = number // layout.num_suffixes
+        cut = layout.prefix_tokens[group]
+        pieces = (slice(starts[group], starts[group] + cut), slice(start, start + size))
+        row = [torch.cat([t[:, :, piece] for piece in pieces], 2) for t in (q, k, v)]
         out, _ = causal_attention(nn.Identity(), *row, None, sliding_window=window)
-        found.append(out if number == 0 else out[:, cut:])
-    return torch.cat(found, 1)
+        suffixes.append(out[:, cut:])
+        if number % layout.num_suffixes == 0:
+            beginnings.append(out[:, :cut])
+    return torch.cat(beginnings + suffixes, 1)
 
 
 @pytest.mark.parametrize("window", [None, 3, 6, 100])
 @pytest.mark.parametrize("unfused_max", [512, 0])
-def test_equals_separate_rows(window: int | None, unfused_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    q, k, v = draw()
-    expected = row_by_row(q, k, v, window)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_equals_separate_rows(
+    layout: PrefixLayout, window: int | None, unfused_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v = draw(layout)
+    expected = row_by_row(layout, q, k, v, window)
     weight = torch.randn_like(expected)
     wanted = torch.autograd.grad((expected * weight).sum(), [q, k, v])
     monkeypatch.setattr("luthier.train.attention.UNFUSED_MAX_TOKENS", unfused_max)
-    out, _ = causal_attention(nn.Identity(), q, k, v, None, sliding_window=window, prefix_layout=LAYOUT)
+    out, _ = causal_attention(nn.Identity(), q, k, v, None, sliding_window=window, prefix_layout=layout)
     torch.testing.assert_close(out, expected)
     for one, other in zip(torch.autograd.grad((out * weight).sum(), [q, k, v]), wanted, strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_gradient_is_the_derivative() -> None:
-    q, k, v = draw(num_heads=2, num_kv_heads=1)
+    layout = PrefixLayout((3, 1), (2, 1, 2, 3))
+    q, k, v = draw(layout, num_heads=2, num_kv_heads=1)
 
     def shared(*tensors: Tensor) -> Tensor:
-        return causal_attention(nn.Identity(), *tensors, None, prefix_layout=LAYOUT)[0]
+        return causal_attention(nn.Identity(), *tensors, None, prefix_layout=layout)[0]
 
     assert torch.autograd.gradcheck(shared, (q, k, v))
 
 
 def test_positions_of_each_suffix_go_on_from_the_beginning() -> None:
-    positions = PrefixLayout(2, 2, 3).positions(torch.device("cpu"))
-    assert positions.tolist() == [[0, 1, 2, 3, 4, 2, 3, 4]]
+    positions = PrefixLayout((2, 1), (3, 1, 1, 2)).positions(torch.device("cpu"))
+    assert positions.tolist() == [[0, 1, 0, 2, 3, 4, 2, 1, 1, 2]]
+
+
+def test_a_layout_that_cannot_be_is_refused() -> None:
+    for prefix, suffix in (((3, 3), (1, 2, 3)), ((3,), ()), ((3,), (0, 2)), ((-1,), (2,))):
+        with pytest.raises(ValueError, match="each beginning needs equally many suffixes"):
+            PrefixLayout(prefix, suffix)
 
 
 def family(num: int, num_shared: int, seed: int = 0) -> list[TokenisedExample]:
@@ -85,10 +104,12 @@ def family(num: int, num_shared: int, seed: int = 0) -> list[TokenisedExample]:
     return rows
 
 
-def loss_and_gradients(model: TrainableModel, rows: list[TokenisedExample], num_shared: int) -> tuple[float, Tensor]:
+def loss_and_gradients(
+    model: TrainableModel, rows: list[TokenisedExample], beginnings: tuple[int, ...]
+) -> tuple[float, Tensor]:
     model.module.zero_grad()
     model.module.eval()  # dropout draws for other positions where a beginning is shared
-    loss, _ = model.loss_sum(collate(rows, model.pad_id, "cpu", num_prefix_tokens=num_shared))
+    loss, _ = model.loss_sum(collate(rows, model.pad_id, "cpu", beginnings=beginnings))
     loss.backward()
     found = [p.grad.flatten() for p in model.module.parameters() if p.grad is not None]
     return loss.item(), torch.cat(found).double()
@@ -96,17 +117,26 @@ def loss_and_gradients(model: TrainableModel, rows: list[TokenisedExample], num_
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("num_groups", [1, 3])
 def test_loss_and_gradients_of_a_model(
-    make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel], method: str, checkpointing: bool
+    make_plan: Callable[..., Plan],
+    make_model: Callable[..., TrainableModel],
+    method: str,
+    checkpointing: bool,
+    num_groups: int,
 ) -> None:
     model = make_model(make_plan(method, gradient_checkpointing=checkpointing))
     with torch.no_grad():  # B of an adapter is zero at the start, and would hide what A receives
         for parameter in model.module.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
-    rows = family(6, num_shared=17)
-    plain_loss, plain = loss_and_gradients(model, rows, 0)
-    shared_loss, shared = loss_and_gradients(model, rows, 17)
+    if num_groups == 1:
+        rows, beginnings = family(6, num_shared=17), (17,)
+    else:  # three pairs, each with a beginning of its own length
+        beginnings = (17, 4, 11)
+        rows = [row for seed, num in enumerate(beginnings) for row in family(2, num_shared=num, seed=seed)]
+    plain_loss, plain = loss_and_gradients(model, rows, ())
+    shared_loss, shared = loss_and_gradients(model, rows, beginnings)
     assert shared_loss == pytest.approx(plain_loss, rel=1e-6)
     assert float((shared - plain).norm() / plain.norm()) < 5e-6
 
@@ -127,20 +157,20 @@ def test_the_model_proves_that_it_can(
 def test_rows_that_do_not_begin_alike_are_refused() -> None:
     rows = [*family(2, 5), *family(1, 5, seed=1)]
     with pytest.raises(ValueError, match=r"row:0 does not begin with the 5 tokens"):
-        collate(rows, 0, "cpu", num_prefix_tokens=5)
+        collate(rows, 0, "cpu", beginnings=(5,))
 
 
 class SharedSchedule:
     """All rows in every step, in one micro-batch, with or without a shared beginning."""
 
-    def __init__(self, num: int, num_shared: int) -> None:
-        self.num, self.num_shared = num, num_shared
+    def __init__(self, num: int, beginnings: tuple[int, ...]) -> None:
+        self.num, self.beginnings = num, beginnings
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]:
         return (tuple(range(self.num)),)
 
-    def shared_tokens(self, micro_batch: Sequence[int]) -> int:
-        return self.num_shared
+    def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
+        return self.beginnings
 
     def epoch_of(self, step: int) -> float:
         return float(step)
@@ -154,13 +184,14 @@ def test_a_whole_run_learns_the_same(
     losses: dict[int, list[float]] = {}
     for num_shared in (0, 17):
         events.clear()
+        beginnings = (num_shared,) if num_shared else ()
         train(
             plan,
             make_model(plan),
             load_objective(plan.objective),
             units,
-            [(units, num_shared)],
-            SharedSchedule(6, num_shared),
+            [(units, beginnings)],
+            SharedSchedule(6, beginnings),
             CheckpointStore(tmp_path / str(num_shared), 2),
             emit=events.append,
             stop_requested=lambda: None,

@@ -98,8 +98,8 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
                 f"{result.num_trainable_parameters:,} parameters ({result.trainable_fraction:.2%}) on "
                 f"{result.num_trained_tokens:,} learned of {result.num_tokens:,} tokens",
             ),
-            ("training loss", f"{figures.number(result.train_loss)} nats a learned token"),
-            ("best validation", _best_validation(result)),
+            ("training loss", f"{figures.number(result.train_loss)} {outcome.plan.objective.loss_unit}".rstrip()),
+            ("best validation", _best_validation(result, outcome.plan.objective.loss_unit)),
             (
                 "speed",
                 f"{figures.number(result.tokens_per_second)} tokens/s, "
@@ -124,9 +124,10 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
         console.print(f"\nGo on with it: {outcome.go_on}", soft_wrap=True)
 
 
-def _best_validation(result: TrainResult) -> str:
+def _best_validation(result: TrainResult, unit: str) -> str:
     from luthier.cli import figures
 
     if result.best_validation_loss is None:
         return "none: the recipe names no validation rows"
-    return f"{figures.number(result.best_validation_loss)} nats a learned token (step {result.best_step:,})"
+    loss = f"{figures.number(result.best_validation_loss)} {unit}".rstrip()
+    return f"{loss} (step {result.best_step:,})"

@@ -9,7 +9,8 @@ from luthier.core.frozen import Frozen
 class FirstActions(Frozen):
     """What the first of each action is expected to take, in seconds, before one has been measured.
 
-    step_tokens: tokens of the mean step, which `step_seconds` is for.
+    step_tokens: tokens of the mean step, which `step_seconds` is for. reference_seconds: of what an
+    objective computes before the first step.
     """
 
     step_seconds: Estimate
@@ -17,6 +18,7 @@ class FirstActions(Frozen):
     validation_seconds: float
     checkpoint_seconds: float
     loading_seconds: float
+    reference_seconds: float = 0.0
 
 
 class BudgetPlan(Frozen):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from luthier.core.conversation import Conversation, Message
 from luthier.core.frozen import Frozen
 
-Shape = Literal["chat", "prompt_completion", "alpaca", "sharegpt", "text"]
+Shape = Literal["chat", "prompt_completion", "alpaca", "sharegpt", "text", "preference", "unpaired"]
 Split = Literal["train", "validation", "held_out"]
 Overlong = Literal["error", "drop", "truncate"]
 
@@ -35,13 +35,25 @@ class Row:
 class Example(Frozen):
     """A row mapped to something that can be trained on: either a conversation or plain text, never both.
 
+    rejected: in a preference pair, the prompt with the completion that is not wanted; `conversation` then ends with the
+    chosen one. is_wanted: whether the completion of an unpaired row is a good one; None where nothing says so.
     `group` is the value that keeps rows together in a split (a source document, a module), or None.
     """
 
     id: str
     conversation: Conversation | None = None
     text: str | None = None
+    rejected: Conversation | None = None
+    is_wanted: bool | None = None
     group: str | None = None
+
+    @property
+    def sides(self) -> tuple[Example, ...]:
+        """What is tokenised side by side: chosen and rejected of a preference pair, else the example itself."""
+        if self.rejected is None:
+            return (self,)
+        chosen = self.model_copy(update={"rejected": None, "is_wanted": True})
+        return (chosen, chosen.model_copy(update={"conversation": self.rejected, "is_wanted": False}))
 
     @property
     def prompt(self) -> Conversation | None:
@@ -75,13 +87,15 @@ class TokenisedExample:
     """Token ids and the loss mask of one example.
 
     input_ids: int32 array of length T. loss_mask: T bytes; 1 at position t means that token t is learned, i.e.
-    predicted from the tokens before t. Position 0 is never 1. num_truncated_tokens: tokens cut off the end.
+    predicted from the tokens before t. Position 0 is never 1. num_truncated_tokens: tokens cut off the end. is_wanted:
+    whether what is learned is to become more likely or less; None where nothing says so.
     """
 
     id: str
     input_ids: array[int]
     loss_mask: bytes
     num_truncated_tokens: int = 0
+    is_wanted: bool | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -92,6 +106,30 @@ class TokenisedExample:
     def num_trained_tokens(self) -> int:
         """How many tokens have loss mask 1."""
         return self.loss_mask.count(1)
+
+
+def shareable_tokens(row: TokenisedExample) -> int:
+    """How many tokens from the start may be shared: up to the first learned one, and never all of them.
+
+    The prediction of the first learned token comes from the token before it, which may be shared: each row adds its own
+    loss there.
+    """
+    first = row.loss_mask.find(1)
+    return min(row.num_tokens - 1, first if first >= 0 else row.num_tokens)
+
+
+def common_beginning(rows: Sequence[TokenisedExample]) -> int:
+    """How many tokens all rows begin with, as far as they may be shared (`shareable_tokens`)."""
+    starts = [memoryview(row.input_ids).cast("B") for row in rows]
+    size = memoryview(rows[0].input_ids).itemsize
+    low, high = 0, min(map(shareable_tokens, rows))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if all(start[: middle * size] == starts[0][: middle * size] for start in starts[1:]):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 class DatasetProfile(Frozen):
@@ -114,13 +152,13 @@ class DatasetProfile(Frozen):
     mean_tokens: float
 
 
-def profile_tokens(examples: Sequence[TokenisedExample]) -> dict[str, Any]:
-    """The token counts of a profile: totals, longest, mean (tokens an example)."""
-    lengths = [e.num_tokens for e in examples]
+def profile_tokens(rows: Sequence[TokenisedExample], *, rows_per_example: int = 1) -> dict[str, Any]:
+    """The token counts of a profile: totals, longest, mean (tokens a row, of which an example may have several)."""
+    lengths = [e.num_tokens for e in rows]
     return {
-        "num_examples": len(examples),
+        "num_examples": len(rows) // rows_per_example,
         "num_tokens": sum(lengths),
-        "num_trained_tokens": sum(e.num_trained_tokens for e in examples),
+        "num_trained_tokens": sum(e.num_trained_tokens for e in rows),
         "max_tokens": max(lengths, default=0),
         "mean_tokens": sum(lengths) / len(lengths) if lengths else 0.0,
     }

@@ -11,7 +11,16 @@ from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
-from luthier.core.recipe import MetricName, ObjectiveName, OptimizerName, OrderName, Recipe, ScheduleName
+from luthier.core.recipe import (
+    PREFERENCE_OBJECTIVES,
+    MetricName,
+    NllTokens,
+    ObjectiveName,
+    OptimizerName,
+    OrderName,
+    Recipe,
+    ScheduleName,
+)
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]
@@ -115,7 +124,18 @@ class ObjectivePlan(Frozen):
     """What is minimised, with all of its settings; what an objective has no use for is None."""
 
     name: ObjectiveName
+    beta: float | None = None
+    label_smoothing: float | None = None
+    gamma: float | None = None
+    nll_over: NllTokens | None = None
+    desirable_weight: float | None = None
+    undesirable_weight: float | None = None
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    @property
+    def loss_unit(self) -> str:
+        """What a loss is counted in; empty where it is a number without a unit."""
+        return "" if self.name in PREFERENCE_OBJECTIVES else "nats a learned token"
 
 
 class OptimizerPlan(Frozen):

@@ -31,7 +31,8 @@ def _known_method(name: str) -> str:
 
 MethodName = Annotated[str, AfterValidator(_known_method)]
 
-OBJECTIVES: Final = ("sft",)
+PREFERENCE_OBJECTIVES: Final = ("dpo", "ipo", "orpo", "kto", "simpo")
+OBJECTIVES: Final = ("sft", *PREFERENCE_OBJECTIVES)
 OBJECTIVE_ENTRY_POINTS: Final = "luthier.objectives"
 """The group of entry points by which another package adds objectives of its own."""
 
@@ -45,6 +46,7 @@ def _known_objective(name: str) -> str:
 
 
 ObjectiveName = Annotated[str, AfterValidator(_known_objective)]
+NllTokens = Literal["all", "answer"]
 QuantisationName = Literal["auto", "nf4", "int8"]
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon"]
 ScheduleName = Literal["cosine", "linear", "constant"]
@@ -52,8 +54,9 @@ OrderName = Literal["by_length", "shuffled", "as_given"]
 TemplateName = Literal["auto", "chat", "plain"]
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 MetricName = Literal[
-    "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy"
-]
+    "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy",
+    "reward_accuracy", "preference_accuracy", "preference_margin",
+]  # fmt: skip
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -128,6 +131,12 @@ class ObjectiveRecipe(Frozen):
     """
 
     name: ObjectiveName
+    beta: Annotated[float, Field(gt=0, le=100)] | None = None
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] | None = None
+    gamma: Annotated[float, Field(ge=0.0, le=100)] | None = None
+    nll_over: NllTokens | None = None
+    desirable_weight: Annotated[float, Field(ge=0.0, le=100)] | None = None
+    undesirable_weight: Annotated[float, Field(ge=0.0, le=100)] | None = None
     options: dict[str, bool | int | float | str] | None = None
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import OrderName
-from luthier.data.shared_prefix import Families
+from luthier.data.shared_prefix import Families, OwnBeginnings
 
 _WINDOW_BATCHES = 16
 _EXAMPLES, _BATCHES = 0, 1
@@ -35,6 +35,8 @@ class StepSchedule:
         rows_per_unit: rows of each example that stand side by side, such as the two completions of a preference pair.
         families: which examples begin alike (`shared_prefix.find_families`); those of a step go into micro-batches of
             their own, in which the common beginning counts once. The examples of a step stay the same.
+        own: what the rows of each unit begin with (`shared_prefix.own_beginnings`), which then counts once a unit; in
+            place of families.
 
     Raises:
         DataError: no examples. RecipeError: a size below 1 or a negative seed.
@@ -50,6 +52,7 @@ class StepSchedule:
         seed: int,
         rows_per_unit: int = 1,
         families: Families | None = None,
+        own: OwnBeginnings | None = None,
     ) -> None:
         if not lengths:
             raise DataError("no examples to make batches of", expected="at least one", do="check the training data")
@@ -69,6 +72,7 @@ class StepSchedule:
         none = np.zeros(len(lengths), dtype=np.int64)
         self._families = none - 1 if families is None else families.families
         self._prefix_tokens = none if families is None else families.prefix_tokens
+        self._own = own
         self._cached: tuple[int, list[NDArray[np.int64]]] | None = None
 
     @property
@@ -84,9 +88,13 @@ class StepSchedule:
         epoch, index = divmod(step, self.num_steps_per_epoch)
         return self._micro_batches(self._epoch(epoch)[index])
 
-    def shared_tokens(self, micro_batch: Sequence[int]) -> int:
-        """Tokens of the beginning that the examples of a micro-batch share, computed once; 0 for a single example."""
-        return int(self._prefix_tokens[micro_batch[0]]) if len(micro_batch) > 1 else 0
+    def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
+        """Tokens of the beginnings that are computed once: one of each unit, one of all examples, or none."""
+        if self._own is not None:
+            own = self._own.prefix_tokens[list(micro_batch)].tolist()
+            return tuple(own) if any(own) else ()
+        prefix = int(self._prefix_tokens[micro_batch[0]]) if len(micro_batch) > 1 else 0
+        return (prefix,) if prefix else ()
 
     def epoch_of(self, step: int) -> float:
         """Epochs that are done once `step` steps are done."""
@@ -98,10 +106,9 @@ class StepSchedule:
         for step in range(self.num_steps_per_epoch):
             for micro_batch in self.step(step):
                 size = self._size(micro_batch)
-                prefix = self.shared_tokens(micro_batch)
-                num_rows = len(micro_batch) * self._rows_per_unit
-                real = int(self._lengths[list(micro_batch)].sum()) * self._rows_per_unit - prefix * (num_rows - 1)
-                padding, computed = padding + size - real, computed + size
+                if not self.shared_tokens(micro_batch):  # what shares a beginning lies without padding
+                    padding += size - int(self._lengths[list(micro_batch)].sum()) * self._rows_per_unit
+                computed += size
         return padding / computed if computed else 0.0
 
     def _epoch(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -149,5 +156,9 @@ class StepSchedule:
 
     def _size(self, micro_batch: Sequence[int]) -> int:
         """Tokens that are computed, padding included; the first example is the longest."""
-        prefix = self.shared_tokens(micro_batch)
-        return prefix + len(micro_batch) * self._rows_per_unit * (int(self._lengths[micro_batch[0]]) - prefix)
+        shared = self.shared_tokens(micro_batch)
+        if self._own is not None and shared:
+            return int(self._own.computed_tokens[list(micro_batch)].sum())
+        if shared:
+            return int(self._lengths[list(micro_batch)].sum()) - shared[0] * (len(micro_batch) - 1)
+        return len(micro_batch) * self._rows_per_unit * int(self._lengths[micro_batch[0]])

@@ -18,6 +18,7 @@ from luthier.core.errors import DataError, RowProblem
 from luthier.data.bad_field import ABSENT, BadFieldError, EmptyAnswerError, shorten
 from luthier.data.chat_rows import chat_conversation
 from luthier.data.pair_rows import alpaca_conversation, plain_text, prompt_completion_conversation
+from luthier.data.preference_rows import preference_sides, unpaired_conversation
 from luthier.data.rows import read_rows
 from luthier.data.shapes import GROUP, ShapeDetector, check_mapping, renamed
 from luthier.data.sharegpt_rows import sharegpt_conversation
@@ -120,10 +121,18 @@ def example_of(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | 
     """Map one row. mapping: as in `load_file`. group: the field that keeps rows together. Raises BadFieldError."""
     fields = renamed(row.fields, mapping) if mapping else row.fields
     value = _group_value(row.fields, group) if group is not None else None
-    if "completion" in mapping:  # said in so many words, so a column `label` is no reason to doubt it
+    if (
+        shape == "prompt_completion" and "completion" in mapping
+    ):  # said in so many words, so a column `label` is no reason to doubt it
         fields = {name: inner for name, inner in fields.items() if name != "label"}
     if shape == "text":
         return Example(id=row.id, text=plain_text(fields), group=value)
+    if shape == "preference":
+        chosen, rejected = preference_sides(fields)
+        return Example(id=row.id, conversation=chosen, rejected=rejected, group=value)
+    if shape == "unpaired":
+        conversation, is_wanted = unpaired_conversation(fields)
+        return Example(id=row.id, conversation=conversation, is_wanted=is_wanted, group=value)
     return Example(id=row.id, conversation=_CONVERSATIONS[shape](fields), group=value)
 
 

@@ -23,11 +23,37 @@ from luthier.data.template import Template
 
 @dataclass(frozen=True, slots=True)
 class Tokenised:
-    """Examples ready to train on, in the order they came, and the ids of those that were left out or cut."""
+    """Rows ready to train on, in the order they came, and the ids of examples that were left out or cut.
+
+    kept: the places of the examples that the rows are of. rows_per_example: 2 for preference pairs, whose chosen and
+    rejected side follow one another.
+    """
 
     examples: tuple[TokenisedExample, ...]
     dropped_ids: tuple[str, ...]
     truncated_ids: tuple[str, ...]
+    kept: tuple[int, ...]
+    rows_per_example: int = 1
+
+
+Unit = tuple[TokenisedExample, ...]
+
+
+def tokenise_sides(example: Example, template: Template) -> Unit:
+    """The rows of one example, of whatever length: one, or chosen and rejected of a preference pair.
+
+    Raises what `tokenise` raises, and DataError for sides of which the template makes the same tokens.
+    """
+    rows = tuple(tokenise(side, template) for side in example.sides)
+    if len(rows) > 1 and rows[0].input_ids == rows[1].input_ids:
+        reason = "becomes the same tokens as chosen: there is nothing to prefer"
+        raise DataError(
+            f"{example.id}: both sides become the same {rows[0].num_tokens} tokens",
+            expected="two different completions",
+            do="remove the row",
+            problems=[problem_of(example.id, value="", reason=reason, field="rejected")],
+        )
+    return rows
 
 
 def tokenise(example: Example, template: Template) -> TokenisedExample:
@@ -71,7 +97,7 @@ def _checked(example: Example, ids: list[int], mask: bytearray) -> TokenisedExam
             do="remove the row, or give its answer weight 1",
             problems=[problem],
         )
-    return TokenisedExample(example.id, array("i", ids), bytes(mask))
+    return TokenisedExample(example.id, array("i", ids), bytes(mask), is_wanted=example.is_wanted)
 
 
 def _check_no_control_text(example: Example, template: Template) -> None:
@@ -102,25 +128,26 @@ def tokenise_all(
     """Tokenise examples and do with those over `max_length_tokens` what `overlong` says.
 
     "error" refuses, "drop" leaves them out, "truncate" cuts tokens off the end; a row that would lose every learned
-    token is dropped instead, since nothing could be learned from it.
+    token is dropped instead, since nothing could be learned from it. The two sides of a preference stay or go together,
+    and go where what is left of them is the same.
 
     Raises:
         OverlongError: rows are too long and `overlong` is "error"; all of them are in `problems`.
         DataError: rows with nothing to learn, or no row is left. TemplateError: as for `tokenise`.
     """
-    made: list[TokenisedExample] = []
+    made: list[Unit] = []
     problems: list[RowProblem] = []
     with progress.task("Tokenising", total=len(examples), unit="rows") as task:
         for example in examples:
             try:
-                made.append(tokenise(example, template))
+                made.append(tokenise_sides(example, template))
             except DataError as error:
                 problems.extend(error.problems)
             task.advance()
     if problems:
         raise DataError(
             f"{len(problems):,} of {len(examples):,} rows cannot be trained on",
-            expected="something to learn in every row, and no control text of the template",
+            expected="something to learn in every row, no control text of the template, no two sides alike",
             do="repair or remove these rows",
             problems=problems,
         )
@@ -129,48 +156,62 @@ def tokenise_all(
     return _shortened(made, max_length_tokens, overlong)
 
 
-def _refuse_overlong(examples: Sequence[TokenisedExample], max_length_tokens: int) -> None:
-    too_long = [example for example in examples if example.num_tokens > max_length_tokens]
+def _refuse_overlong(units: Sequence[Unit], max_length_tokens: int) -> None:
+    too_long = [unit for unit in units if _longest(unit) > max_length_tokens]
     if not too_long:
         return
-    longest = max(too_long, key=lambda example: example.num_tokens)
+    longest = max(too_long, key=_longest)
     reason = f"is longer than {max_length_tokens:,} tokens"
     verb = "is" if len(too_long) == 1 else "are"
     raise OverlongError(
-        f"{len(too_long):,} of {len(examples):,} rows {verb} longer than {max_length_tokens:,} tokens; "
-        f"the longest is {longest.id} with {longest.num_tokens:,}",
+        f"{len(too_long):,} of {len(units):,} rows {verb} longer than {max_length_tokens:,} tokens; "
+        f"the longest is {longest[0].id} with {_longest(longest):,}",
         expected=f"at most training.max_length_tokens = {max_length_tokens:,} tokens a row",
         do="raise training.max_length_tokens (up to the model's context), or say what to do with such rows: "
         "training.overlong: drop | truncate",
-        problems=[
-            problem_of(example.id, value=f"{example.num_tokens:,} tokens", reason=reason) for example in too_long
-        ],
+        problems=[problem_of(unit[0].id, value=f"{_longest(unit):,} tokens", reason=reason) for unit in too_long],
     )
 
 
-def _shortened(examples: Sequence[TokenisedExample], max_length_tokens: int, overlong: Overlong) -> Tokenised:
-    kept: list[TokenisedExample] = []
+def _longest(unit: Unit) -> int:
+    return max(row.num_tokens for row in unit)
+
+
+def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong) -> Tokenised:
+    rows: list[TokenisedExample] = []
+    kept: list[int] = []
     dropped: list[str] = []
     truncated: list[str] = []
-    for example in examples:
-        if example.num_tokens <= max_length_tokens:
-            kept.append(example)
+    for place, unit in enumerate(units):
+        if _longest(unit) <= max_length_tokens:
+            rows.extend(unit)
+            kept.append(place)
             continue
-        mask = example.loss_mask[:max_length_tokens]
-        if overlong == "drop" or 1 not in mask:
-            dropped.append(example.id)
+        cut = [_cut(row, max_length_tokens) for row in unit]
+        is_same = len(cut) > 1 and cut[0].input_ids == cut[1].input_ids
+        if overlong == "drop" or is_same or any(1 not in row.loss_mask for row in cut):
+            dropped.append(unit[0].id)
             continue
-        cut = example.num_tokens - max_length_tokens
-        kept.append(
-            replace(example, input_ids=example.input_ids[:max_length_tokens], loss_mask=mask, num_truncated_tokens=cut)
-        )
-        truncated.append(example.id)
+        rows.extend(cut)
+        kept.append(place)
+        truncated.append(unit[0].id)
     if not kept:
         raise DataError(
-            f"no row is left: {len(dropped):,} of {len(examples):,} rows were dropped as longer than "
+            f"no row is left: {len(dropped):,} of {len(units):,} rows were dropped as longer than "
             f"{max_length_tokens:,} tokens",
             expected="at least one row to train on",
             do="raise training.max_length_tokens, or shorten the rows",
             problems=[problem_of(row_id, value="", reason="was dropped") for row_id in dropped],
         )
-    return Tokenised(tuple(kept), tuple(dropped), tuple(truncated))
+    return Tokenised(tuple(rows), tuple(dropped), tuple(truncated), tuple(kept), len(units[0]))
+
+
+def _cut(row: TokenisedExample, num_tokens: int) -> TokenisedExample:
+    if row.num_tokens <= num_tokens:
+        return row
+    return replace(
+        row,
+        input_ids=row.input_ids[:num_tokens],
+        loss_mask=row.loss_mask[:num_tokens],
+        num_truncated_tokens=row.num_tokens - num_tokens,
+    )

@@ -17,10 +17,18 @@ def normalised(text: str) -> str:
 
 
 def content_key(example: Example) -> str:
-    """Digest of what an example says, whatever its id and group: every turn with its role, or the text."""
+    """Digest of what an example says, whatever its id and group: every turn with its role, or the text.
+
+    Both sides of a preference count, and whether a completion is wanted.
+    """
     if example.conversation is None:
         return normalised_digest(example.text or "")
-    return _digest(_turns(example.conversation))
+    parts = _turns(example.conversation)
+    if example.rejected is not None:
+        parts += ["rejected", *_turns(example.rejected)]
+    if example.is_wanted is not None:
+        parts.append(f"wanted: {example.is_wanted}")
+    return _digest(parts)
 
 
 def normalised_digest(text: str) -> str:

@@ -20,16 +20,17 @@ def prompt_completion_conversation(fields: dict[str, Any]) -> Conversation:
     """
     if isinstance(fields.get("label"), bool):
         reason = (
-            "marks this as a row for preference training (KTO): as plain pairs, bad answers would be learned too; "
-            "if that is meant, map the field: completion=completion"
+            "marks this as a row for preference training (objective kto): as plain pairs, bad answers would be learned "
+            "too; if that is meant, map the field: completion=completion; for kto map label=label, too"
         )
         raise BadFieldError("label", fields["label"], reason)
-    messages = with_system((*_prompt(fields), *_completion(fields)), fields.get("system"))
+    messages = with_system((*prompt_of(fields), *completion_of(fields, "completion")), fields.get("system"))
     check_learnable("completion", messages)
     return Conversation(messages=messages, tools=parse_tools("tools", fields.get("tools")))
 
 
-def _prompt(fields: dict[str, Any]) -> tuple[Message, ...]:
+def prompt_of(fields: dict[str, Any]) -> tuple[Message, ...]:
+    """The turns of the field `prompt`, a text or a list of messages, none of them learned. Raises BadFieldError."""
     value = fields.get("prompt", ABSENT)
     if not isinstance(value, list):
         text = require_text(fields, "prompt")
@@ -37,14 +38,15 @@ def _prompt(fields: dict[str, Any]) -> tuple[Message, ...]:
             raise BadFieldError("prompt", text, "is empty; for text without a prompt use rows with the one field text")
         return (Message(role="user", content=text),)
     context = []
-    for index, message in enumerate(parse_messages("prompt", _as_context(value))):
+    for index, message in enumerate(parse_messages("prompt", as_context(value))):
         if message.role == "assistant" and message.weight == 1:
             raise BadFieldError(f"prompt[{index}].weight", 1, "asks to learn a turn of the prompt")
         context.append(message)
     return tuple(context)
 
 
-def _as_context(messages: list[Any]) -> list[Any]:
+def as_context(messages: list[Any]) -> list[Any]:
+    """Raw messages with weight 0 on turns of the assistant that say nothing of their weight."""
     return [
         {**message, "weight": 0}
         if isinstance(message, dict) and message.get("role") == "assistant" and message.get("weight") is None
@@ -53,15 +55,16 @@ def _as_context(messages: list[Any]) -> list[Any]:
     ]
 
 
-def _completion(fields: dict[str, Any]) -> tuple[Message, ...]:
-    value = fields.get("completion", ABSENT)
+def completion_of(fields: dict[str, Any], field: str) -> tuple[Message, ...]:
+    """The turns of a completion, a text or a list of messages. Raises BadFieldError."""
+    value = fields.get(field, ABSENT)
     if not isinstance(value, list):
-        return (_answer(fields, "completion"),)
-    messages = parse_messages("completion", value)
+        return (_answer(fields, field),)
+    messages = parse_messages(field, value)
     for index, message in enumerate(messages):
         if message.role not in ("assistant", "tool"):
             reason = "stands in a completion, which may hold turns of the assistant and of tools only"
-            raise BadFieldError(f"completion[{index}].role", message.role, reason)
+            raise BadFieldError(f"{field}[{index}].role", message.role, reason)
     return messages
 
 

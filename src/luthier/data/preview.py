@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.data.template import Template, decode
+
+Side = Literal["chosen", "rejected", "wanted", "not wanted"]
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _MAX_TOKENS_A_CHARACTER = 8
@@ -23,13 +26,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One example as the model gets it. The texts of the spans joined are the whole text (cut if truncated)."""
+    """One example as the model gets it. The texts of the spans joined are the whole text (cut if truncated).
+
+    side: which side of a preference it is.
+    """
 
     id: str
     spans: tuple[Span, ...]
     num_tokens: int
     num_trained_tokens: int
     num_truncated_tokens: int
+    side: Side | None = None
 
     @property
     def text(self) -> str:
@@ -40,6 +47,19 @@ class Preview:
     def learned_text(self) -> str:
         """The text of the learned tokens."""
         return "".join(span.text for span in self.spans if span.learned)
+
+
+def preview_sides(example: Example, unit: Sequence[TokenisedExample], template: Template) -> tuple[Preview, ...]:
+    """An example as `preview` shows it; of a preference first the chosen side, then the rejected one."""
+    names: Sequence[Side | None] = (None,)
+    if example.rejected is not None:
+        names = ("chosen", "rejected")
+    elif example.is_wanted is not None:
+        names = ("wanted" if example.is_wanted else "not wanted",)
+    return tuple(
+        replace(preview(side, row, template), side=name)
+        for side, row, name in zip(example.sides, unit, names, strict=True)
+    )
 
 
 def preview(example: Example, tokenised: TokenisedExample, template: Template) -> Preview:

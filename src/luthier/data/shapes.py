@@ -9,9 +9,12 @@ from typing import Any
 
 from luthier.core.dataset import Row, Shape
 from luthier.core.errors import DataError, RowProblem
+from luthier.data.preference_rows import CHOSEN, REJECTED, has_sides
 
 # In order of precedence: the first shape that fits every row is taken.
 REQUIRED: dict[Shape, tuple[str, ...]] = {
+    "preference": ("chosen", "rejected"),
+    "unpaired": ("prompt", "completion", "label"),
     "chat": ("messages",),
     "sharegpt": ("conversations",),
     "prompt_completion": ("prompt", "completion"),
@@ -19,6 +22,8 @@ REQUIRED: dict[Shape, tuple[str, ...]] = {
     "text": ("text",),
 }
 OPTIONAL: dict[Shape, tuple[str, ...]] = {
+    "preference": ("prompt", "system", "tools", "input", *CHOSEN[1:], *REJECTED[1:]),
+    "unpaired": ("system", "tools"),
     "chat": ("tools", "functions", "parallel_tool_calls"),
     "sharegpt": ("system", "tools"),
     "prompt_completion": ("system", "tools"),
@@ -26,7 +31,7 @@ OPTIONAL: dict[Shape, tuple[str, ...]] = {
     "text": (),
 }
 GROUP = "group"
-_TURN_LISTS = ("messages", "conversations", "prompt", "completion")
+_TURN_LISTS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
 _TURN_FIELDS = frozenset(
     ("role", "content", "name", "tool_calls", "tool_call_id", "weight", "function_call", "from", "value")
 )
@@ -37,7 +42,15 @@ _NUM_FIELDS_SHOWN = 20
 
 def fitting_shapes(fields: Mapping[str, Any]) -> list[Shape]:
     """The shapes whose required fields are all there and not null, in order of precedence."""
-    return [shape for shape, names in REQUIRED.items() if all(fields.get(name) is not None for name in names)]
+    return [shape for shape in REQUIRED if _fits(shape, fields)]
+
+
+def _fits(shape: Shape, fields: Mapping[str, Any]) -> bool:
+    if shape == "preference":
+        return has_sides(fields)
+    if shape == "unpaired" and not isinstance(fields.get("label"), bool):
+        return False  # a class, not whether the completion is wanted
+    return all(fields.get(name) is not None for name in REQUIRED[shape])
 
 
 def check_mapping(mapping: Mapping[str, str]) -> None:
@@ -107,12 +120,18 @@ class ShapeDetector:
         self._check_columns_exist(group)
         mapped = [name for name in self.mapping if any(name in names for names in REQUIRED.values())]
         shape = self._mapped_shape(mapped) if mapped else self._seen_shape()
-        why = " and ".join(REQUIRED[shape])
+        why = " and ".join(self._seen_names(shape))
         said = f"the mapping names {' and '.join(mapped)}" if mapped else f"every row has {why}"
         used = {self.mapping.get(name, name) for name in (*REQUIRED[shape], *OPTIONAL[shape])} | {group}
         unused = [name for name in self.columns if name not in used]
         unused += [name for name in self._unused_in_turns if name.split("[", 1)[0] in REQUIRED[shape]]
         return shape, said + (f" (not used: {_listed(unused)})" if unused else "")
+
+    def _seen_names(self, shape: Shape) -> list[str]:
+        """The required fields of a shape under the names that the file gives them."""
+        if shape != "preference":
+            return list(REQUIRED[shape])
+        return [next((name for name in names if name in self._filled), names[0]) for names in (CHOSEN, REJECTED)]
 
     def _check_columns_exist(self, group: str | None) -> None:
         wanted = dict(self.mapping)
@@ -129,6 +148,8 @@ class ShapeDetector:
 
     def _mapped_shape(self, mapped: list[str]) -> Shape:
         for shape, names in REQUIRED.items():
+            if shape == "unpaired" and "label" not in mapped:
+                continue  # a label that nobody named may be a class
             known = (*names, *OPTIONAL[shape])
             if all(name in known for name in mapped) and all(name in self._filled for name in names):
                 return shape

@@ -1,8 +1,9 @@
-"""Which examples begin alike, so that training can compute their common beginning once a micro-batch.
+"""Which rows begin alike, so that training can compute their common beginning once a micro-batch.
 
 A system prompt, a few-shot header or a long instruction stands in front of every example of many files. Examples with
 the same beginning form a family; a micro-batch of one family computes that beginning once (train/prefix_attention.py),
-and all of its examples attend to it.
+and all of its examples attend to it. Rows that stand side by side, such as the two completions of a preference pair,
+have the beginning of their own prompt.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.dataset import TokenisedExample
+from luthier.core.dataset import TokenisedExample, common_beginning
 
 LEAST_TOKENS: Final = 16
 """Shorter beginnings are not worth the second attention product."""
@@ -42,14 +43,23 @@ class Families:
         return int(self.families.max(initial=-1)) + 1
 
 
-def shareable_tokens(example: TokenisedExample) -> int:
-    """How many tokens from the start may be shared: up to the first learned one, and never all of them.
+@dataclass(frozen=True, slots=True)
+class OwnBeginnings:
+    """What the rows of each unit begin with, and what is computed of a unit where that is computed once.
 
-    The prediction of the first learned token comes from the token before it, which may be shared: each example
-    adds its own loss there.
+    prefix_tokens, computed_tokens: int64 [n], tokens.
     """
-    first = example.loss_mask.find(1)
-    return min(example.num_tokens - 1, first if first >= 0 else example.num_tokens)
+
+    prefix_tokens: I64
+    computed_tokens: I64
+
+
+def own_beginnings(units: Sequence[Sequence[TokenisedExample]]) -> OwnBeginnings:
+    """The beginning of each unit's rows, as far as it may be shared (`shareable_tokens`); 0 where they have none."""
+    prefix = np.asarray([common_beginning(unit) for unit in units], dtype=np.int64)
+    rows = np.asarray([len(unit) for unit in units], dtype=np.int64)
+    whole = np.asarray([sum(row.num_tokens for row in unit) for unit in units], dtype=np.int64)
+    return OwnBeginnings(prefix, whole - (rows - 1) * prefix)
 
 
 def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_size: int) -> Families:
@@ -78,10 +88,7 @@ def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_s
 
 def _shareable_start(unit: Sequence[TokenisedExample]) -> bytes:
     """The bytes of the tokens that all rows of a unit begin with, as far as they may be shared."""
-    first, *others = (bytes(memoryview(row.input_ids).cast("B")[: 4 * shareable_tokens(row)]) for row in unit)
-    for other in others:
-        first = first[: 4 * _common_tokens(first, other)]
-    return first
+    return bytes(memoryview(unit[0].input_ids).cast("B")[: 4 * common_beginning(unit)])
 
 
 def _common_tokens(one: bytes, other: bytes) -> int:

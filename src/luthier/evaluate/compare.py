@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, Ve
 from luthier.core.ports import Engine, Generation, Progress, ProgressTask, Prompt, Score
 from luthier.core.recipe import MetricName
 from luthier.evaluate import statistics
+from luthier.evaluate.metrics.preference import margins
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observations
 from luthier.evaluate.metrics.registry import load_metrics
 from luthier.evaluate.verdict import primary_metric, verdict
@@ -31,8 +32,8 @@ class SystemUnderTest:
     """One system and the held-out rows as it sees them; all sequences have one item a row, in the same order.
 
     prompts, references and prompt_texts are empty for plain text, which is only scored. prompt_texts: the question as
-    a person reads it, without few-shot examples. tokenised: prompt and answer with this system's own tokenizer.
-    num_bytes: UTF-8 bytes of the learned text.
+    a person reads it, without few-shot examples. tokenised: prompt and answer with this system's own tokenizer; of
+    preference pairs the chosen side, and `rejected` holds the other one. num_bytes: UTF-8 bytes of the learned text.
     """
 
     name: str
@@ -46,6 +47,7 @@ class SystemUnderTest:
     prompt_texts: tuple[str, ...]
     tokenised: tuple[TokenisedExample, ...]
     num_bytes: tuple[int, ...]
+    rejected: tuple[TokenisedExample, ...] = ()
 
 
 class _Outcome(NamedTuple):
@@ -54,6 +56,7 @@ class _Outcome(NamedTuple):
     system: SystemUnderTest
     generations: list[Generation]
     scores: list[Score]
+    margins: list[float]
     statistics: dict[str, Array]
     seconds: float
 
@@ -79,7 +82,9 @@ def judge(
     """
     wanted = load_metrics(metrics)
     _check(systems, wanted)
-    outcomes = [_run(system, wanted, progress) for system in systems]
+    outcomes: list[_Outcome] = []
+    for system in systems:
+        outcomes.append(_run(system, wanted, progress, first=outcomes[0] if outcomes else None))
     with progress.task("Resampling", 1, "steps") as task:
         resamples = _resample(outcomes, seed)
         results = tuple(_result(outcome, wanted, resamples) for outcome in outcomes)
@@ -124,7 +129,7 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
     num_rows = len(system.row_ids)
     texts = (system.prompts, system.references, system.prompt_texts)
     tokens = (system.tokenised, system.num_bytes)
-    for columns in (texts, tokens):
+    for columns in (texts, tokens, (system.rejected,)):
         lengths = [len(column) for column in columns]
         if set(lengths) not in ({0}, {num_rows}):
             raise RequestError(
@@ -133,12 +138,13 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
                 do="build the system from all rows",
             )
     for metric in metrics:
-        missing = "a prompt and an answer" if metric.needs == "text" else "tokens"
-        if not (system.prompts if metric.needs == "text" else system.tokenised):
+        there = {"text": system.prompts, "likelihood": system.tokenised, "pairs": system.rejected}[metric.needs]
+        missing = {"text": "a prompt and an answer", "likelihood": "tokens", "pairs": "two sides"}[metric.needs]
+        if not there:
             raise RequestError(
                 f"metric {metric.name} on rows without {missing}",
-                expected="rows with a prompt and an answer to compare with, or metrics of likelihood only",
-                do="for plain text ask for perplexity and bits_per_byte",
+                expected="rows with what the metric looks at, or other metrics",
+                do="for plain text ask for perplexity and bits_per_byte; only preference pairs have two sides",
             )
     for example, num_bytes in zip(system.tokenised, system.num_bytes, strict=True):
         if example.num_trained_tokens == 0 or num_bytes == 0:
@@ -149,20 +155,27 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
             )
 
 
-def _run(system: SystemUnderTest, metrics: Sequence[MetricDefinition], progress: Progress) -> _Outcome:
+def _run(
+    system: SystemUnderTest, metrics: Sequence[MetricDefinition], progress: Progress, first: _Outcome | None
+) -> _Outcome:
+    """first: the outcome of the first system; None for that one itself."""
     needs = {metric.needs for metric in metrics}
     titled = _Titled(progress, system.name)
     start = time.perf_counter()
     generations = system.engine.generate(system.prompts, titled) if "text" in needs else []
-    scores = system.engine.score(system.tokenised, titled) if "likelihood" in needs else []
+    scores = system.engine.score(system.tokenised, titled) if needs & {"likelihood", "pairs"} else []
+    rejected = system.engine.score(system.rejected, titled) if "pairs" in needs else []
     seconds = time.perf_counter() - start
     observed = Observations(
         outputs=[generation.text for generation in generations],
         references=system.references,
         scores=scores,
+        rejected_scores=rejected,
         num_bytes=system.num_bytes,
     )
-    return _Outcome(system, generations, scores, {m.name: m.statistics(observed) for m in metrics}, seconds)
+    own = margins(observed) if rejected else []
+    observed = replace(observed, first_margins=own if first is None else first.margins)
+    return _Outcome(system, generations, scores, own, {m.name: m.statistics(observed) for m in metrics}, seconds)
 
 
 class _Titled:

@@ -70,8 +70,14 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Example:
     while num_opening < len(conversation.messages) and conversation.messages[num_opening].role in _OPENING_ROLES:
         num_opening += 1
     shown = [turn for shot in shots for turn in _shown_turns(shot)]
-    messages = (*conversation.messages[:num_opening], *shown, *conversation.messages[num_opening:])
-    return example.model_copy(update={"conversation": Conversation(messages=messages, tools=conversation.tools)})
+    shown_in = {
+        side: Conversation(
+            messages=(*whole.messages[:num_opening], *shown, *whole.messages[num_opening:]), tools=whole.tools
+        )
+        for side, whole in (("conversation", conversation), ("rejected", example.rejected))
+        if whole is not None
+    }
+    return example.model_copy(update=shown_in)
 
 
 def _usable(pool: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Example]:

@@ -13,6 +13,7 @@ from luthier.evaluate.headline import headline
 from luthier.evaluate.metrics.registry import FAMILIES
 
 SHORT_REFERENCE_WORDS = 5
+_PAIRS = ("reward_accuracy", "preference_accuracy", "preference_margin")
 # What to judge by where nothing speaks for an exact comparison: from the most to the least telling for free text.
 _PREFERENCE = (
     *("rouge_l", "chrf", "bleu", "token_f1", "exact_match", "exact_match_ignoring_case"),
@@ -24,20 +25,22 @@ def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> 
     """The one figure that the verdict is about, fixed by this rule before any result is seen.
 
     1. Rows without answers (plain text): perplexity if asked for, else bits per byte.
-    2. label_accuracy, if asked for: nobody asks for it unless answers are labels.
-    3. exact_match, if asked for and the answers are short (median of at most five words): then equal is what counts.
-    4. ROUGE-L, chrF, BLEU, token F1, exact match, perplexity, bits per byte: the first that was asked for.
+    2. reward_accuracy, preference_accuracy or preference_margin, the first that was asked for: rows are pairs then.
+    3. label_accuracy, if asked for: nobody asks for it unless answers are labels.
+    4. exact_match, if asked for and the answers are short (median of at most five words): then equal is what counts.
+    5. ROUGE-L, chrF, BLEU, token F1, exact match, perplexity, bits per byte: the first that was asked for.
 
     Raises:
         RequestError: no metric, or plain text and neither perplexity nor bits_per_byte among them.
     """
     asked = [figure for name in metrics for figure in FAMILIES.get(name, (name,))]
     known = [reference for reference in references if reference is not None]
+    order: tuple[str, ...]
     if not known:
-        order: tuple[str, ...] = ("perplexity", "bits_per_byte")
+        order = (*_PAIRS, "perplexity", "bits_per_byte")
     else:
         are_short = statistics.median(len(text.split()) for text in known) <= SHORT_REFERENCE_WORDS
-        order = ("label_accuracy", *(("exact_match",) if are_short else ()), *_PREFERENCE, *asked)
+        order = (*_PAIRS, "label_accuracy", *(("exact_match",) if are_short else ()), *_PREFERENCE, *asked)
     for name in order:
         if name in asked:
             return name

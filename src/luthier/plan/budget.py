@@ -54,6 +54,7 @@ def resolve_budget(
                 validation_seconds=speed.validation_seconds(workload, step).value,
                 checkpoint_seconds=checkpoint_seconds(workload),
                 loading_seconds=workload.structure.num_parameters * BYTES[workload.base] / 1e9 / _LOADING_GB_PER_SECOND,
+                reference_seconds=speed.reference_seconds(workload, step).value,
             ),
         )
     )

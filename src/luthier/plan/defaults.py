@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from luthier.core.recipe import MetricName
+
 LORA_RANK: Final = (16, "enough for style, format and narrow tasks; 8 to 64 is usual")
 LORA_DROPOUT: Final = (0.1, "guards small data sets against learning by heart; 0 to 0.3 is usual")
 LORA_TARGETS: Final = ("all-linear", "adapters on every matrix learn more at the same rank than on attention alone")
@@ -42,6 +44,10 @@ METRICS: Final = (("perplexity", "rouge", "bleu", "exact_match"), "likelihood, o
 LIKELIHOOD_METRICS: Final = (
     ("perplexity", "bits_per_byte"),
     "not every held-out row has a prompt and an answer in words, only a likelihood",
+)
+PREFERENCE_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
+    ("reward_accuracy", "preference_accuracy", "preference_margin", "perplexity"),
+    "which side has gained, which is likelier, and by how much; perplexity is of the chosen side",
 )
 FEW_SHOT: Final = (4, "the plain alternative to tuning: a few examples in the prompt")
 MAX_NEW_TOKENS: Final = (128, "longer answers are cut and counted as cut")

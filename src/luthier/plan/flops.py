@@ -29,21 +29,27 @@ class StepFlops:
 
 
 def step_flops(workload: Workload) -> StepFlops:
-    """Forward and backward of one global batch, recomputation included."""
+    """Forward and backward of one global batch, recomputation included, and what an objective computes beside it."""
     b = workload.batches
     at_head = b.num_learned if workload.loss == "learned_chunks" else b.num_computed
+    beside = workload.step_passes * forward_flops(workload, b.num_computed)
     return StepFlops(
-        matrices=b.num_computed * layers_flops(workload) + at_head * head_flops(workload),
+        matrices=b.num_computed * layers_flops(workload) + at_head * head_flops(workload) + beside,
         attention=b.num_computed * attention_flops(workload, b.length),
     )
 
 
 def validation_flops(workload: Workload) -> float:
-    """One pass forward over the validation rows."""
+    """One pass forward over the validation rows, and what an objective computes beside it."""
+    return (1 + workload.step_passes) * forward_flops(workload, workload.num_validation_tokens)
+
+
+def forward_flops(workload: Workload, num_tokens: float) -> float:
+    """One pass forward over so many tokens, the head at as large a share of them as in a step; without attention."""
     s, b = workload.structure, workload.batches
     forward = 2.0 * s.num_active_parameters + 2.0 * _adapter_parameters(workload)
     learned = b.num_learned / max(1.0, b.num_computed)
-    return workload.num_validation_tokens * (forward + learned * 2.0 * s.head_parameters)
+    return num_tokens * (forward + learned * 2.0 * s.head_parameters)
 
 
 def layers_flops(workload: Workload) -> float:

@@ -26,20 +26,83 @@ class ObjectiveRules:
     """What an objective is in words, and the settings that it takes, each with its default and the reason for it.
 
     shapes: the shapes of row that it can learn from. rows_per_unit: rows that stand side by side in a micro-batch.
-    learning_rate: default of training.learning_rate with its reason; None where that of the method is right.
+    learning_rate_factor: what the method's default of training.learning_rate is multiplied by, with the reason; None
+    where it is right as it is. reference_passes: passes forward over each row before the first step, for the model at
+    the start. step_passes: passes forward over each row of a step beside those that the loss itself takes.
     """
 
     title: str
     settings: Mapping[str, Setting]
     shapes: tuple[Shape, ...]
     rows_per_unit: int = 1
-    learning_rate: Setting | None = None
+    learning_rate_factor: Setting | None = None
+    reference_passes: int = 0
+    step_passes: int = 0
 
 
 _ANSWERS: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt", "text")
 
+_PAIRS: Final[tuple[Shape, ...]] = ("preference",)
+_BETA: Final = (0.1, "how fast leaving the start is punished; 0.01 to 0.5 is usual (Rafailov et al., 2023, section 6)")
+_SMOOTHING: Final = (0.0, "labels are taken as they are; 0.1 says that one in ten is the wrong way round")
+_SLOW: Final = (0.1, "preferences move a model that can answer already: a tenth of the rate at which it learns answers")
+_EACH: Final = (1.0, "both kinds count alike; weigh the rarer kind more where one is much rarer (KTO, section 4.1)")
+
 RULES: Final[Mapping[str, ObjectiveRules]] = {
     "sft": ObjectiveRules("supervised fine-tuning on the answers", {}, _ANSWERS),
+    "dpo": ObjectiveRules(
+        "direct preference optimisation, against the model at the start",
+        {"beta": _BETA, "label_smoothing": _SMOOTHING},
+        _PAIRS,
+        rows_per_unit=2,
+        learning_rate_factor=_SLOW,
+        reference_passes=1,
+    ),
+    "ipo": ObjectiveRules(
+        "identity preference optimisation: a margin a token to reach and not to pass",
+        {"beta": (0.1, "the margin to reach is 1 / (2 beta), in nats a token (Azar et al., 2023, equation 17)")},
+        _PAIRS,
+        rows_per_unit=2,
+        learning_rate_factor=_SLOW,
+        reference_passes=1,
+    ),
+    "orpo": ObjectiveRules(
+        "odds-ratio preference optimisation: answers and preferences learned together",
+        {
+            "beta": (0.1, "weight of the odds ratio beside the cross-entropy (lambda of Hong et al., 2024)"),
+            "nll_over": ("all", "cross-entropy of prompt and answer, as the authors' code has it; or answer alone"),
+        },
+        _PAIRS,
+        rows_per_unit=2,
+        learning_rate_factor=(0.25, "it learns answers, too, so it goes faster than DPO (Hong et al., 2024: 8e-6)"),
+    ),
+    "kto": ObjectiveRules(
+        "Kahneman-Tversky optimisation: single answers, each wanted or not",
+        {"beta": _BETA, "desirable_weight": _EACH, "undesirable_weight": _EACH},
+        ("unpaired", "preference"),
+        learning_rate_factor=_SLOW,
+        reference_passes=2,
+        step_passes=1,
+    ),
+    "simpo": ObjectiveRules(
+        "simple preference optimisation: likelihood a token, without a reference",
+        {
+            "beta": (2.0, "2.0 to 2.5 is usual, since rewards are means a token (Meng et al., 2024, section 3)"),
+            "gamma": (1.0, "the margin to reach: a half of beta is usual (Meng et al., 2024, section 3)"),
+            "label_smoothing": _SMOOTHING,
+        },
+        _PAIRS,
+        rows_per_unit=2,
+        learning_rate_factor=(0.05, "nothing holds it near the start, so it goes slower than DPO"),
+    ),
+}
+
+
+_INSTEAD: Final[Mapping[Shape, str]] = {
+    "preference": "choose objective: {name: dpo} (or ipo, orpo, simpo, kto); to learn chosen answers alone, map the "
+    "field: completion=chosen",
+    "unpaired": "choose objective: {name: kto}; as plain pairs, bad answers would be learned too: if that is meant, "
+    "map the field: completion=completion",
 }
 
 
@@ -60,6 +123,26 @@ def rules_of(name: str) -> ObjectiveRules:
     raise NotFoundError(f"objective {name!r}", expected=f"one of {', '.join(OBJECTIVES)}", do="correct objective.name")
 
 
+def learning_rate(name: str, of_method: tuple[float, str]) -> tuple[float, str]:
+    """The default rate under an objective and why, from that of the method."""
+    factor = rules_of(name).learning_rate_factor
+    if factor is None:
+        return of_method
+    return float(f"{of_method[0] * factor[0]:.6g}"), factor[1]
+
+
+def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
+    """Raise RecipeError for rows that the objective cannot learn from; what could is in the error."""
+    name = recipe.name if recipe else "sft"
+    if shape not in rules_of(name).shapes:
+        usual = "give it such rows, or choose another objective"
+        raise RecipeError(
+            f"objective {name} with {shape} rows",
+            expected=f"rows of shape {', '.join(rules_of(name).shapes)}",
+            do=_INSTEAD.get(shape, usual) if name == "sft" else usual,
+        )
+
+
 def resolve_objective(recipe: ObjectiveRecipe | None, shape: Shape, sources: Sources) -> ObjectivePlan:
     """The objective's part of a plan. shape: of the training rows.
 
@@ -75,12 +158,7 @@ def resolve_objective(recipe: ObjectiveRecipe | None, shape: Shape, sources: Sou
             expected=f"settings of {asked.name}: {', '.join(rules.settings) or 'none'}",
             do="remove them: they would be ignored",
         )
-    if shape not in rules.shapes:
-        raise RecipeError(
-            f"objective {asked.name} with {shape} rows",
-            expected=f"rows of shape {', '.join(rules.shapes)}",
-            do="give it such rows, or choose another objective",
-        )
+    check_shape(recipe, shape)
     values = {
         name: sources.pick(f"objective.{name}", given.get(name), default) for name, default in rules.settings.items()
     }

@@ -64,17 +64,25 @@ def fits(memory: MemoryPrediction, device: Device) -> bool:
 
 
 def hours_by_part(workload: Workload, step: Estimate) -> dict[str, Estimate]:
-    """Hours of steps, of validations and of writing checkpoints; judging is not in it. step: seconds of one."""
+    """Hours of steps, of validations and of writing checkpoints; judging is not in it. step: seconds of one.
+
+    Where an objective needs the model at its start, also of that `reference`.
+    """
     validation = speed.validation_seconds(workload, step).times(workload.num_validations)
     saved = checkpoint_seconds(workload) * workload.num_checkpoints
     checkpoints = Estimate(value=saved, low=saved / 3, high=saved * 3)
     parts = {"steps": step.times(workload.num_steps), "validations": validation, "checkpoints": checkpoints}
+    if workload.num_reference_tokens:
+        parts["reference"] = speed.reference_seconds(workload, step)
     return {name: seconds.times(1 / 3600) for name, seconds in parts.items()}
 
 
 def _hours(workload: Workload, step: Estimate) -> Estimate:
     parts = hours_by_part(workload, step)
-    return parts["steps"].plus(parts["validations"]).plus(parts["checkpoints"])
+    total = parts.pop("steps")
+    for part in parts.values():
+        total = total.plus(part)
+    return total
 
 
 def checkpoint_seconds(workload: Workload) -> float:

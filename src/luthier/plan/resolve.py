@@ -17,7 +17,7 @@ from luthier.core.plan import (
     Plan,
     TrainingPlan,
 )
-from luthier.core.recipe import EvaluationRecipe, Recipe, TrainingRecipe
+from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
 from luthier.plan import checkpointing, defaults, objectives
 from luthier.plan.adapter import outer_targets
@@ -71,11 +71,13 @@ def resolve(
     structure: Structure,
     hardware: Hardware,
     has_text_answers: bool = True,
+    are_pairs: bool = False,
     num_shots: int | None = None,
 ) -> Plan:
     """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together.
 
-    has_text_answers: whether the rows that are judged have prompts and answers in words. num_shots: training rows that
+    has_text_answers: whether the rows that are judged have prompts and answers in words. are_pairs: whether they are
+    preference pairs. num_shots: training rows that
     could be few-shot examples; None where that is not known.
     """
     sources = _Sources()
@@ -89,6 +91,7 @@ def resolve(
     method = resolve_method(recipe.method, structure, hardware.device, sources)
     objective = resolve_objective(recipe.objective, data.train.shape, sources)
     _refuse_adapted_head(method, objective, structure)
+    method = _without_noise(method, objective, sources)
     training = _training(recipe, method, objective, model, data, hardware, sources)
     method = with_schedule(method, recipe.method, training.num_steps, sources)
     plan = Plan(
@@ -107,7 +110,9 @@ def resolve(
         method=method,
         objective=objective,
         training=training,
-        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, has_text_answers, num_shots, sources),
+        evaluation=_evaluation(
+            recipe.evaluation or EvaluationRecipe(), data, has_text_answers, are_pairs, num_shots, sources
+        ),
         sources=sources.in_order(_SECTIONS),
     )
     return checkpointing.decided_for(plan, structure, hardware)
@@ -123,6 +128,16 @@ def _refuse_adapted_head(method: MethodPlan, objective: ObjectivePlan, structure
         )
 
 
+def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:
+    """No dropout where nobody asked for it and log-probabilities are compared with those of a model without any."""
+    found = sources.found.get("method.dropout")
+    if objective.name not in PREFERENCE_OBJECTIVES or not method.dropout or found is None or found.source == "asked":
+        return method
+    why = "rewards are differences of log-probabilities, to which dropout only adds noise"
+    sources.note("method.dropout", "derived", why)
+    return method.model_copy(update={"dropout": 0.0})
+
+
 def _training(
     recipe: Recipe,
     method: MethodPlan,
@@ -136,7 +151,7 @@ def _training(
     batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
     per_epoch = math.ceil(data.train.num_examples / batch)
     epochs, steps = _length(r, per_epoch, sources)
-    rate = objectives.rules_of(objective.name).learning_rate or rules_of(method.name).learning_rate
+    rate = objectives.learning_rate(objective.name, rules_of(method.name).learning_rate)
     if r.optimizer is not None:
         rate = default_rate(rate, r.optimizer.name)
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
@@ -238,19 +253,30 @@ def _refuse_without_validation(name: str, value: int | None) -> None:
 
 
 def _evaluation(
-    r: EvaluationRecipe, data: DataPlan, has_text_answers: bool, num_shots: int | None, sources: _Sources
+    r: EvaluationRecipe,
+    data: DataPlan,
+    has_text_answers: bool,
+    are_pairs: bool,
+    num_shots: int | None,
+    sources: _Sources,
 ) -> EvaluationPlan:
     pick = sources.pick
     few_shot = pick("evaluation.few_shot", r.few_shot, defaults.FEW_SHOT)
     samples = pick("evaluation.max_samples", r.max_samples, defaults.MAX_SAMPLES)
     plain = data.train.shape == "text"
+    usual: tuple[tuple[MetricName, ...], str]
     usual = defaults.METRICS if has_text_answers and not plain else defaults.LIKELIHOOD_METRICS
+    if are_pairs:
+        usual = defaults.PREFERENCE_METRICS
     metrics = pick("evaluation.metrics", r.metrics, usual)
-    if r.metrics is None and usual is defaults.LIKELIHOOD_METRICS:
+    if r.metrics is None and usual is not defaults.METRICS:
         sources.note("evaluation.metrics", "derived", usual[1])
     if r.few_shot is None and plain:
         few_shot = 0
         sources.note("evaluation.few_shot", "derived", "plain text has no prompt to put examples into")
+    elif r.few_shot is None and are_pairs:
+        few_shot = 0
+        sources.note("evaluation.few_shot", "derived", "examples of answers do not show which of two is better")
     elif r.few_shot is None and num_shots is not None and num_shots < few_shot:
         few_shot = num_shots
         sources.note("evaluation.few_shot", "derived", f"only {num_shots} training rows can be shown as examples")

@@ -114,6 +114,12 @@ def validation_seconds(workload: Workload, step: Estimate) -> Estimate:
     return step.times(ratio)
 
 
+def reference_seconds(workload: Workload, step: Estimate) -> Estimate:
+    """Seconds of what an objective computes once before the first step, at the pace of a step's own operations."""
+    work = flops.forward_flops(workload, workload.num_reference_tokens)
+    return step.times(work / max(1.0, flops.step_flops(workload).total))
+
+
 def _traffic_bytes(workload: Workload) -> float:
     """Bytes that norms, activations, softmax and residuals move in a step, all devices together."""
     b = workload.batches

@@ -16,6 +16,7 @@ from luthier.core.recipe import OptimizerName
 from luthier.models.structure import LinearLayer, Structure
 from luthier.plan import defaults
 from luthier.plan.adapter import resolve_targets
+from luthier.plan.objectives import rules_of as objective_rules
 
 WorkMethod = Literal["full", "lora", "adalora", "qlora"]
 Stored = Literal["float32", "bfloat16", "int8", "nf4"]
@@ -86,26 +87,38 @@ class Batches:
         return self.peak_rows * self.peak_length
 
 
+def num_computed_tokens(lengths: Sequence[int], beginnings: Sequence[int] = ()) -> int:
+    """Tokens that go through the model in a micro-batch whose rows have these lengths.
+
+    beginnings: tokens that equally many rows after one another begin with, computed once for them, with no padding
+    anywhere; none for plain rows, which are padded to the longest.
+    """
+    if not beginnings:
+        return max(lengths) * len(lengths)
+    return sum(lengths) - (len(lengths) // len(beginnings) - 1) * sum(beginnings)
+
+
 def batches_of(
     steps: Iterable[Sequence[Sequence[int]]],
     *,
     learned_fraction: float,
-    shared: Iterable[Sequence[int]] | None = None,
+    shared: Iterable[Sequence[Sequence[int]]] | None = None,
 ) -> Batches:
     """The exact batches of a schedule: for each step its micro-batches, for each of these the lengths of its rows.
 
-    learned_fraction: learned tokens as a share of all tokens. shared: for each step and micro-batch the tokens of a
-    common beginning, which is computed once; None where nothing is shared. Raises RecipeError where there is no row.
+    learned_fraction: learned tokens as a share of all tokens. shared: for each step and micro-batch the tokens of the
+    beginnings that are computed once (`num_computed_tokens`); None where nothing is shared. Raises RecipeError where
+    there is no row.
     """
     tokens = computed = weighted = 0.0
     shapes: set[tuple[int, int]] = set()
     num_steps = num_micro = 0
-    beginnings = repeat(repeat(0)) if shared is None else shared
+    beginnings: Iterable[Iterable[Sequence[int]]] = repeat(repeat(())) if shared is None else shared
     for micro_batches, prefixes in zip(steps, beginnings, strict=False):
         num_steps += 1
         for lengths, prefix in zip(micro_batches, prefixes, strict=False):
             longest = max(lengths)
-            size = prefix + (longest - prefix) * len(lengths)
+            size = num_computed_tokens(lengths, prefix)
             num_micro, tokens, computed = num_micro + 1, tokens + sum(lengths), computed + size
             weighted += size * longest
             shapes.add((len(lengths), math.ceil(size / len(lengths))))
@@ -139,6 +152,8 @@ class Workload:
 
     compute: precision of products and activations. base, adapters: how frozen and trained weights are held on the
     device. has_fused_kernels: whether normalisation and gate keep no more than this project's kernels keep.
+    num_reference_tokens: computed forward once before the first step, for an objective that needs the model at its
+    start. step_passes: passes forward over the rows of each step beside those of the loss.
     optimizer_in_backward: gradients are used up as they come, never all held. keeps_checkpoints_on_host: the inputs of
     recomputed layers are kept in the host's memory. num_validation_tokens: computed, of one validation.
     initial_rank: AdaLoRA's, where it is not the usual one. trainable: parameters that are
@@ -166,6 +181,8 @@ class Workload:
     sharding: Sharding = "none"
     num_validations: int = 0
     num_validation_tokens: float = 0.0
+    num_reference_tokens: float = 0.0
+    step_passes: int = 0
     num_checkpoints: int = 0
     generation_rows: int = 0
     generation_length: int = 0
@@ -223,6 +240,8 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
     On another kind of device than the plan was made for, precision and micro-batch are what would be chosen there.
     """
     training, rows = plan.training, plan.data.train
+    objective = objective_rules(plan.objective.name)
+    splits = (rows, plan.data.validation) if plan.data.validation else (rows,)
     compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else _precision(device)
     return Workload(
         structure=structure,
@@ -242,6 +261,8 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         sharding="none" if device.num_devices == 1 else "ddp",
         num_validations=_num_validations(plan),
         num_validation_tokens=plan.data.validation.num_tokens * 1.05 if plan.data.validation else 0.0,
+        num_reference_tokens=objective.reference_passes * sum(float(split.num_tokens) for split in splits),
+        step_passes=objective.step_passes,
         num_checkpoints=max(1, training.num_steps // training.checkpoint_every_steps),
         generation_rows=8 if plan.data.held_out else 0,
         generation_length=rows.max_tokens + plan.evaluation.max_new_tokens,
@@ -293,7 +314,8 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
     if plan.sources["training.micro_batch_tokens"].source == "default":
         usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
         budget = max(usual, rows.max_tokens)
-    per_step = min(training.global_batch_size, rows.num_examples)
+    units = min(training.global_batch_size, rows.num_examples)
+    per_step = units * objective_rules(plan.objective.name).rows_per_unit
     longest = max(2, rows.max_tokens)
     length = min(longest, rows.mean_tokens / (1 - _PADDING[training.order]))
     in_one = max(1, min(per_step, int(budget // max(length, 1))))
@@ -305,7 +327,7 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
         peak_length=min(peak_length, max(longest, budget // peak_rows)),
         num_tokens=per_step * rows.mean_tokens,
         num_computed=per_step * length,
-        num_learned=per_step * rows.num_trained_tokens / max(1, rows.num_examples),
+        num_learned=units * rows.num_trained_tokens / max(1, rows.num_examples),
         num_micro_batches=math.ceil(per_step / in_one),
         length=length,
     )

@@ -14,7 +14,7 @@ from luthier.core.ids import is_id
 from luthier.core.plan import Plan, Quantisation
 from luthier.core.ports import Prompt
 from luthier.service.context import Context
-from luthier.service.judgeable import check_lengths, have_text_answers
+from luthier.service.judgeable import are_pairs, check_lengths, have_text_answers
 
 if TYPE_CHECKING:
     from luthier.engines.transformers_engine import TransformersEngine
@@ -128,19 +128,20 @@ def system_under_test(
     Where the longest row does not fit into the context with all shots, fewer are used, and the name says how many. An
     answer ends where the context does. Raises OverlongError for a row that does not fit without shots.
     """
-    from luthier.data.loss_mask import tokenise
+    from luthier.data.loss_mask import tokenise_sides
     from luthier.evaluate.compare import SystemUnderTest
     from luthier.evaluate.few_shot import with_shots
 
     shots, name = candidate.shots, candidate.name
     while True:
         seen = [with_shots(e, shots) if shots else e for e in examples]
-        tokenised = tuple(tokenise(e, engine.template) for e in seen)
-        if not shots or max(t.num_tokens for t in tokenised) <= candidate.context_length_tokens:
+        units = [tokenise_sides(e, engine.template) for e in seen]
+        if not shots or max(t.num_tokens for unit in units for t in unit) <= candidate.context_length_tokens:
             break
         shots = shots[:-1]
         name = f"{candidate.name} ({len(shots)} fit)"
-    check_lengths(tokenised, candidate.context_length_tokens, model=candidate.model_name)
+    check_lengths([t for unit in units for t in unit], candidate.context_length_tokens, model=candidate.model_name)
+    tokenised = tuple(unit[0] for unit in units)
     has_answers = have_text_answers(examples)
     room = [min(max_new_tokens, candidate.context_length_tokens - _prompt_tokens(t)) for t in tokenised]
     prompts = (
@@ -160,6 +161,7 @@ def system_under_test(
         prompt_texts=tuple(_readable(e.prompt) for e in examples) if has_answers else (),
         tokenised=tokenised,
         num_bytes=tuple(e.learned_bytes for e in examples),
+        rejected=tuple(unit[1] for unit in units) if are_pairs(examples) else (),
     )
 
 

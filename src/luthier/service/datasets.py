@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DataPreview:
-    """The first rows of a file as a model gets them. `num_rows` counts all rows of the file."""
+    """The first rows of a file as a model gets them, a preference as its two sides one after the other.
+
+    `num_rows` counts all rows of the file.
+    """
 
     file: str
     model: str
@@ -61,8 +64,8 @@ def preview(
     if num_rows < 1:
         raise RequestError(f"num_rows={num_rows}", expected="at least 1", do="ask for one row or more")
     from luthier.data.formats import load_file
-    from luthier.data.loss_mask import tokenise
-    from luthier.data.preview import preview as preview_example
+    from luthier.data.loss_mask import tokenise_sides
+    from luthier.data.preview import preview_sides
 
     loaded = load_file(file, mapping=dict(mapping) if mapping else None)
     from luthier.models import sources
@@ -70,7 +73,8 @@ def preview(
 
     local = sources.pull(model, context.home, context.progress)
     chat = ChatTemplate.load(local.path, template)
-    rows = tuple(preview_example(example, tokenise(example, chat), chat) for example in loaded.examples[:num_rows])
+    shown = loaded.examples[:num_rows]
+    rows = tuple(side for e in shown for side in preview_sides(e, tokenise_sides(e, chat), chat))
     return DataPreview(
         file=str(file),
         model=local.name,
@@ -90,6 +94,7 @@ def _row_json(row: Preview) -> dict[str, Any]:
     ]
     return {
         "id": row.id,
+        "side": row.side,
         "num_tokens": row.num_tokens,
         "num_trained_tokens": row.num_trained_tokens,
         "tokens": tokens,

@@ -64,7 +64,11 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
     if plan.evaluation.few_shot:
         candidates.append(
             with_few_shot(
-                base, prepared.train.examples, plan.evaluation.few_shot, plan.training.seed, held_out=held_out.examples
+                base,
+                prepared.train.good_examples,
+                plan.evaluation.few_shot,
+                plan.training.seed,
+                held_out=held_out.examples,
             )
         )
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))

@@ -8,23 +8,51 @@ from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.recipe import MetricName
 
+_MARKS = {True: "wanted", False: "not wanted"}
+
 
 def have_text_answers(examples: Sequence[Example]) -> bool:
     """Whether outputs can be compared with the rows: each has a prompt and an answer in words."""
     return all(example.prompt is not None and example.reference is not None for example in examples)
 
 
+def are_pairs(examples: Sequence[Example]) -> bool:
+    """Whether all rows are preference pairs, so that it can be asked which side a model finds likelier."""
+    return all(example.rejected is not None for example in examples)
+
+
 def usual_metrics(examples: Sequence[Example]) -> tuple[MetricName, ...]:
-    """What is measured where nobody named metrics: text and likelihood, or likelihood alone (see have_text_answers)."""
+    """What is measured where nobody named metrics: text and likelihood, or likelihood alone (see have_text_answers).
+
+    Of preference pairs, which side is likelier.
+    """
     from luthier.plan import defaults
 
+    if are_pairs(examples):
+        return defaults.PREFERENCE_METRICS[0]
     return (defaults.METRICS if have_text_answers(examples) else defaults.LIKELIHOOD_METRICS)[0]
 
 
 def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) -> None:
-    """Raises RequestError for metrics of text on rows without an answer in words, naming the first such row."""
+    """Raises RequestError for metrics that look at what the rows do not have, naming the first such row.
+
+    Unpaired rows cannot be judged at all: an answer that is marked as not wanted is none to be near to.
+    """
     from luthier.evaluate.metrics.registry import load_metrics
 
+    if (unpaired := next((e for e in examples if e.is_wanted is not None), None)) is not None:
+        raise RequestError(
+            f"held-out rows such as {unpaired.id}, a single answer marked as {_MARKS[bool(unpaired.is_wanted)]}",
+            expected="preference pairs (chosen and rejected), or rows whose answers are all good ones",
+            do="name a file of pairs as data.held_out; data.validation takes unpaired rows",
+        )
+    paired = sorted({m for m in metrics if any(d.needs == "pairs" for d in load_metrics([m]))})
+    if paired and (single := next((e for e in examples if e.rejected is None), None)) is not None:
+        raise RequestError(
+            f"{', '.join(paired)} asked for, but {single.id} has no rejected side",
+            expected="held-out rows that are preference pairs",
+            do="ask for other metrics, or judge on pairs",
+        )
     without = next((e for e in examples if e.prompt is None or e.reference is None), None)
     refused = sorted({m for m in metrics if any(d.needs == "text" for d in load_metrics([m]))})
     if without is None or not refused:

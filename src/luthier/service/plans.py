@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
-from luthier.core.errors import ConflictError, LeakageError, RecipeError
+from luthier.core.errors import ConflictError, DataError, LeakageError, RecipeError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
 from luthier.service.context import Context
-from luthier.service.judgeable import check_few_shot, check_metrics, have_text_answers
+from luthier.service.judgeable import are_pairs, check_few_shot, check_metrics, have_text_answers
 
 if TYPE_CHECKING:
     from luthier.core.base_model import LocalModel
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class PreparedSplit:
     """One split, ready: the examples that are left and their tokens, in the same order.
 
-    tokenised: the rows of all examples one after another, `rows_per_unit` of each.
+    tokenised: the rows of all examples one after another, one of each, or chosen and rejected of preference pairs.
+    rows_per_unit: how many of them the objective looks at side by side.
     """
 
     profile: DatasetProfile
@@ -36,9 +37,14 @@ class PreparedSplit:
 
     @cached_property
     def units(self) -> list[tuple[TokenisedExample, ...]]:
-        """The rows of each example: what an objective looks at side by side."""
+        """The rows that an objective looks at side by side; KTO takes the two sides of a pair one by one."""
         size = self.rows_per_unit
         return [self.tokenised[i : i + size] for i in range(0, len(self.tokenised), size)]
+
+    @cached_property
+    def good_examples(self) -> tuple[Example, ...]:
+        """Those that show an answer as it should be: all but completions that are marked as not wanted."""
+        return tuple(example for example in self.examples if example.is_wanted is not False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
     splits = {
         split: _tokenise(context, split, part, template, recipe, max_length, room) for split, part in loaded.items()
     }
+    _refuse_one_kind(splits["train"])
     data = _data_plan(recipe, splits)
     judged = splits["held_out"].examples if "held_out" in splits else ()
     plan = resolve.resolve(
@@ -95,11 +102,12 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
         structure=read_structure(model.path),
         hardware=hardware.measure(),
         has_text_answers=have_text_answers(judged),
-        num_shots=num_usable(splits["train"].examples, held_out=judged),
+        are_pairs=bool(judged) and are_pairs(judged),
+        num_shots=num_usable(splits["train"].good_examples, held_out=judged),
     )
     if judged:
         check_metrics(plan.evaluation.metrics, judged)
-        check_few_shot(plan.evaluation.few_shot, splits["train"].examples, judged)
+        check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
     plan = with_budget(context, plan, recipe.budget, prices)
     return Prepared(plan, model, template, splits["train"], splits.get("validation"), splits.get("held_out"))
 
@@ -144,10 +152,12 @@ def _load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, _Part]:
     from luthier.data.formats import load_file
     from luthier.data.part import part_of
     from luthier.data.split import split_by_fraction
+    from luthier.plan.objectives import check_shape
 
     asked: dict[Split, str | float | None] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
     train_path = base_dir / recipe.data.train
     train = load_file(train_path, mapping=recipe.data.map, group_by=recipe.data.group_by)
+    check_shape(recipe.objective, train.shape)
     fractions = {split: value for split, value in asked.items() if isinstance(value, float)}
     parts: dict[Split, Sequence[Example]] = {"train": train.examples}
     if fractions:
@@ -169,6 +179,8 @@ def _load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, _Part]:
             loaded = load_file(path, mapping=recipe.data.map, group_by=recipe.data.group_by)
             if loaded.shape == "text" or train.shape == "text":
                 _refuse_mixed(train, loaded)
+            elif split == "validation":
+                check_shape(recipe.objective, loaded.shape)
             found[split] = _Part(loaded, path, loaded.examples)
     return found
 
@@ -197,6 +209,7 @@ def _tokenise(
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
     from luthier.data.loss_mask import tokenise_all
+    from luthier.plan.objectives import rules_of
 
     overlong = (recipe.training.overlong if recipe.training else None) or "error"
     if split == "held_out":
@@ -205,8 +218,10 @@ def _tokenise(
     made: Tokenised = tokenise_all(
         part.examples, template, max_length_tokens=max_length_tokens, overlong=overlong, progress=context.progress
     )
-    by_id = {example.id: example for example in part.examples}
-    counts: dict[str, Any] = profile_tokens(made.examples)
+    rows_per_unit = made.rows_per_example
+    if split != "held_out":
+        rows_per_unit = rules_of(recipe.objective.name if recipe.objective else "sft").rows_per_unit
+    counts: dict[str, Any] = profile_tokens(made.examples, rows_per_example=rows_per_unit)
     profile = DatasetProfile(
         split=split,
         file=str(part.path),
@@ -220,7 +235,19 @@ def _tokenise(
         truncated_ids=made.truncated_ids,
         **counts,
     )
-    return PreparedSplit(profile, tuple(by_id[e.id] for e in made.examples), made.examples)
+    return PreparedSplit(profile, tuple(part.examples[i] for i in made.kept), made.examples, rows_per_unit)
+
+
+def _refuse_one_kind(train: PreparedSplit) -> None:
+    """Rows that are all wanted, or all not, teach no difference."""
+    kinds = {row.is_wanted for row in train.tokenised}
+    if kinds in ({True}, {False}):
+        raise DataError(
+            f"all {train.profile.num_examples:,} training rows of {train.profile.file} have label {kinds.pop()}",
+            expected="completions that are wanted and others that are not",
+            do="add rows of the other label; to learn good answers alone, use objective sft and map "
+            "completion=completion",
+        )
 
 
 def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:

@@ -1,7 +1,7 @@
 """The process that a probe runs in: real training steps of given shapes, on made-up tokens, timed and weighed.
 
-Reads one JSON document from stdin: `plan`, and `steps`; a step is micro-batches, a micro-batch the tokens that its rows
-share at their start and the rows, a row its tokens and how many of them are learned. Writes "step" after each step and
+Reads one JSON document from stdin: `plan`, and `steps`; a step is micro-batches, a micro-batch the tokens of its
+shared beginnings and the rows, a row its tokens and how many of them are learned. Writes "step" after each step and
 at the end one JSON document: `step_seconds`, `peak_memory_bytes` counted as a run's are, and `shares_nothing`, true
 where the model cannot share what it was asked to, so that nothing was run.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,11 +60,13 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     torch.set_num_threads(plan.training.num_threads)
     memory.forget_peak()
     model = TrainableModel.load(plan)
-    if any(num_shared for step in steps for num_shared, _ in step) and not model.can_share_prefix():
+    if any(beginnings for step in steps for beginnings, _ in step) and not model.can_share_prefix():
         return {"shares_nothing": True}
     objective = load_objective(plan.objective)
     units, schedule = _made_up(steps, int(model.head.shape[0]), rules_of(plan.objective.name).rows_per_unit)
     seconds: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        objective.prepare(model, units, Path(folder), SilentProgress())
 
     class NoCheckpoints(CheckpointStore):
         """A probe starts anew and leaves nothing behind."""
@@ -126,13 +129,13 @@ def _shortened(plan: Plan, num_steps: int) -> Plan:
 class _Given:
     """A schedule whose steps are given, micro-batch by micro-batch, as indices of examples."""
 
-    def __init__(self, steps: list[tuple[tuple[int, ...], ...]], shared_tokens: dict[int, int]) -> None:
+    def __init__(self, steps: list[tuple[tuple[int, ...], ...]], shared_tokens: dict[int, tuple[int, ...]]) -> None:
         self._steps, self._shared_tokens = steps, shared_tokens
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]:
         return self._steps[step]
 
-    def shared_tokens(self, micro_batch: Sequence[int]) -> int:
+    def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
         return self._shared_tokens[micro_batch[0]]
 
     def epoch_of(self, step: int) -> float:
@@ -154,15 +157,18 @@ def _made_up(
     made, shared_tokens = [], {}
     for step in steps:
         batches = []
-        for num_shared, rows in step:
+        for beginnings, rows in step:
             first = len(units)
-            shared_tokens[first] = num_shared
-            beginning = array("i", (draw.randrange(vocabulary) for _ in range(num_shared)))
+            shared_tokens[first] = tuple(beginnings)
+            shared = [array("i", (draw.randrange(vocabulary) for _ in range(num))) for num in beginnings or [0]]
             made_up = []
-            for num_tokens, num_learned in rows:
-                ids = beginning + array("i", (draw.randrange(vocabulary) for _ in range(num_tokens - num_shared)))
+            for number, (num_tokens, num_learned) in enumerate(rows):
+                beginning = shared[number * len(shared) // len(rows)]
+                own = array("i", (draw.randrange(vocabulary) for _ in range(num_tokens - len(beginning))))
+                ids = beginning + own
                 mask = bytes(num_tokens - num_learned) + b"\x01" * num_learned
-                made_up.append(TokenisedExample(id=f"probe:{num_rows}", input_ids=ids, loss_mask=mask))
+                name, is_wanted = f"probe:{num_rows}", num_rows % 2 == 0
+                made_up.append(TokenisedExample(name, ids, mask, is_wanted=is_wanted))
                 num_rows += 1
             units += [tuple(made_up[i : i + rows_per_unit]) for i in range(0, len(made_up), rows_per_unit)]
             batches.append(tuple(range(first, len(units))))

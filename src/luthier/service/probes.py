@@ -37,9 +37,9 @@ Tell = Callable[[str], None]
 
 
 class ProbeBatch(NamedTuple):
-    """A micro-batch. num_shared_tokens: of the beginning that its rows have in common; rows: tokens, learned tokens."""
+    """A micro-batch. beginnings: tokens of those that are computed once; rows: tokens, learned tokens."""
 
-    num_shared_tokens: int
+    beginnings: tuple[int, ...]
     rows: tuple[tuple[int, int], ...]
 
     @property
@@ -49,8 +49,10 @@ class ProbeBatch(NamedTuple):
 
     @property
     def num_computed(self) -> int:
-        """Positions that are computed, padding included and the common beginning once."""
-        return self.num_shared_tokens + len(self.rows) * (self.longest - self.num_shared_tokens)
+        """Positions that are computed, padding included and common beginnings once."""
+        from luthier.plan.workload import num_computed_tokens
+
+        return num_computed_tokens([row[0] for row in self.rows], self.beginnings)
 
 
 ProbeStep = Sequence[ProbeBatch]
@@ -149,7 +151,7 @@ def measure(
 
     answer = _run_child(plan, steps, progress)
     lengths = [[[row[0] for row in batch.rows] for batch in step] for step in steps]
-    shared = [[batch.num_shared_tokens for batch in step] for step in steps]
+    shared = [[batch.beginnings for batch in step] for step in steps]
     rows = [row for step in steps[1:] for batch in step for row in batch.rows]
     learned = sum(row[1] for row in rows) / sum(row[0] for row in rows)
     batches = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:])

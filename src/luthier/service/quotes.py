@@ -146,9 +146,18 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
         steps.append([batch[i : i + share] for batch in batches for i in range(0, len(batch), share)])
     return batches_of(
         [[[row.num_tokens for i in batch for row in units[i]] for batch in step] for step in steps],
-        learned_fraction=sum(row.num_trained_tokens for row in rows) / sum(row.num_tokens for row in rows),
+        learned_fraction=_num_learned(prepared) / sum(row.num_tokens for row in rows),
         shared=[[schedule.shared_tokens(batch) for batch in step] for step in steps],
     )
+
+
+def _num_learned(prepared: Prepared) -> int:
+    """Tokens of all rows at which a loss is computed: the learned ones, and what ORPO looks at beside them."""
+    rows = prepared.train.tokenised
+    learned = sum(row.num_trained_tokens for row in rows)
+    if prepared.plan.objective.nll_over == "all":
+        learned += sum(unit[0].num_tokens - 1 - unit[0].num_trained_tokens for unit in prepared.train.units)
+    return learned
 
 
 def keep_quote(context: Context, run_id: str, prepared: Prepared, prices: Path | None = None) -> Quote | str:

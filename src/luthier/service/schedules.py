@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from luthier.service.plans import Prepared
 
 if TYPE_CHECKING:
+    from luthier.core.dataset import TokenisedExample
     from luthier.data.batches import StepSchedule
+    from luthier.data.shared_prefix import Families, OwnBeginnings
     from luthier.train.step import ValidationBatch
 
 
@@ -18,7 +21,6 @@ def of_training(prepared: Prepared, *, shares_prefix: bool, micro_batch_tokens: 
     the plan's.
     """
     from luthier.data.batches import StepSchedule
-    from luthier.data.shared_prefix import find_families
 
     training, units = prepared.plan.training, prepared.train.units
     size = training.global_batch_size
@@ -29,14 +31,14 @@ def of_training(prepared: Prepared, *, shares_prefix: bool, micro_batch_tokens: 
         order=training.order,
         seed=training.seed,
         rows_per_unit=prepared.train.rows_per_unit,
-        families=find_families(units, global_batch_size=size) if shares_prefix else None,
+        families=_families(units, size) if shares_prefix else None,
+        own=_own_beginnings(units) if shares_prefix else None,
     )
 
 
 def of_validation(prepared: Prepared, *, shares_prefix: bool) -> list[ValidationBatch]:
     """The validation split in micro-batches: one step that holds them all, cut as training steps are cut."""
     from luthier.data.batches import StepSchedule
-    from luthier.data.shared_prefix import find_families
 
     if prepared.validation is None:
         return []
@@ -48,6 +50,25 @@ def of_validation(prepared: Prepared, *, shares_prefix: bool) -> list[Validation
         order="as_given",
         seed=0,
         rows_per_unit=prepared.validation.rows_per_unit,
-        families=find_families(units, global_batch_size=len(units)) if shares_prefix else None,
+        families=_families(units, len(units)) if shares_prefix else None,
+        own=_own_beginnings(units) if shares_prefix else None,
     )
     return [([units[i] for i in batch], whole.shared_tokens(batch)) for batch in whole.step(0)]
+
+
+def _families(units: Sequence[Sequence[TokenisedExample]], size: int) -> Families | None:
+    """The families of examples that begin alike, where each stands for itself."""
+    from luthier.data.shared_prefix import find_families
+
+    return find_families(units, global_batch_size=size) if _are_single(units) else None
+
+
+def _own_beginnings(units: Sequence[Sequence[TokenisedExample]]) -> OwnBeginnings | None:
+    """The beginning that the rows of each unit share, where units have several."""
+    from luthier.data.shared_prefix import own_beginnings
+
+    return None if _are_single(units) else own_beginnings(units)
+
+
+def _are_single(units: Sequence[Sequence[TokenisedExample]]) -> bool:
+    return len(units[0]) == 1

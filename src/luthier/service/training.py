@@ -239,6 +239,7 @@ def _train(context: Context, run_id: str, prepared: Prepared, meter: Meter, warn
     warn_of_the_data(plan, emit)
     objective = load_objective(plan.objective)
     units = [*prepared.train.units, *(prepared.validation.units if prepared.validation else [])]
+    meter.begin("reference")
     objective.prepare(model, units, context.settings.run_folder(run_id), context.progress)
     with stop_signals() as stop_requested:
         outcome = train_loop(

@@ -154,7 +154,7 @@ def _shot_tokens(context: Context, evaluation: Evaluation, shown: SystemResult, 
             do=f"put them back, or say {key} in the case",
         ) from error
     examples = prepared.held_out.examples if prepared.held_out else ()
-    shots = choose_shots(prepared.train.examples, shown.num_few_shot, plan.training.seed, held_out=examples)
+    shots = choose_shots(prepared.train.good_examples, shown.num_few_shot, plan.training.seed, held_out=examples)
     judged = {sample.row_id for sample in shown.samples}
     rows = [example for example in examples if not judged or example.id in judged]
     added = [

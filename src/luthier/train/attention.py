@@ -9,7 +9,7 @@ bf16 matrix products do the same in a fraction of it (docs/log.md has the figure
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from luthier.train.prefix_attention import PrefixLayout, suffix_attention
+from luthier.train.prefix_attention import PrefixLayout, shared_attention
 
 NAME = "luthier_causal"
 UNFUSED_MAX_TOKENS = 512
@@ -76,7 +76,7 @@ def causal_attention(
     """Attention in the form that transformers calls.
 
     query: [batch, heads, T, head]; key, value: [batch, kv_heads, T, head]; returns [batch, T, heads, head].
-    prefix_layout: how a micro-batch of one row shares its beginning (prefix_attention.py); None for plain rows.
+    prefix_layout: how a micro-batch in one row shares its beginnings (prefix_attention.py); None for plain rows.
     Kinds of attention that it does not compute (score capping, sinks) are refused, never approximated.
     """
     if softcap is not None or s_aux is not None or attention_mask is not None or dropout:
@@ -87,12 +87,12 @@ def causal_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if prefix_layout is None:
         return _causal(query, key, value, scale, sliding_window).transpose(1, 2).contiguous(), None
-    cut, length = prefix_layout.prefix_tokens, prefix_layout.prefix_tokens + prefix_layout.suffix_tokens
+    length = prefix_layout.longest_prefix + prefix_layout.longest_suffix
     window = sliding_window if sliding_window is not None and length > sliding_window else None
-    beginning = _causal(query[:, :, :cut], key[:, :, :cut], value[:, :, :cut], scale, sliding_window)
     unfused = query.device.type == "cpu" and length <= UNFUSED_MAX_TOKENS
-    suffixes = suffix_attention(query, key, value, prefix_layout, scale, window, unfused=unfused)
-    return torch.cat((beginning, suffixes), 2).transpose(1, 2).contiguous(), None
+    causal = partial(_causal, scale=scale, sliding_window=sliding_window)
+    out = shared_attention(query, key, value, prefix_layout, causal, scale, window, unfused=unfused)
+    return out.transpose(1, 2).contiguous(), None
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_window: int | None) -> Tensor:

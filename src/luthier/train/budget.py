@@ -194,6 +194,7 @@ class Meter:
             "checkpoint": first.checkpoint_seconds,
             "saving": first.checkpoint_seconds,
             "loading": first.loading_seconds,
+            "reference": first.reference_seconds,
         }
         return known.get(action, 0.0)
 

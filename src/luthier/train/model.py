@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -21,21 +24,24 @@ from luthier.train import attention, kernels
 from luthier.train.methods.protocol import Method
 from luthier.train.methods.registry import load_method
 from luthier.train.objectives.cross_entropy import cross_entropy_sum
+from luthier.train.objectives.log_probabilities import token_log_probabilities
 from luthier.train.prefix_attention import PrefixLayout
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Tensors of a few examples.
+    """Tensors of a few rows.
 
-    input_ids: [batch, longest], padded on the right; with a `layout` [1, P + B * S]: the common beginning once, then
-    the suffixes, each padded on the right. rows: [N] flat positions whose next token is learned; targets: [N] those
-    next tokens. num_tokens: of the examples, without padding, a shared beginning counted for each.
+    input_ids: [rows, longest], padded on the right; with a `layout` [1, T], beginnings and suffixes one after another
+    without padding. rows: [N] flat positions whose next token is learned; targets: [N] those next tokens; learned: for
+    each row how many of these are its own, in order. num_tokens: of the rows, without padding, a shared beginning
+    counted for each.
     """
 
     input_ids: Tensor
     rows: Tensor
     targets: Tensor
+    learned: tuple[int, ...]
     num_tokens: int
     layout: PrefixLayout | None = None
 
@@ -51,42 +57,67 @@ class MicroBatch:
 
 
 def collate(
-    examples: Sequence[TokenisedExample], pad_id: int, device: str, *, num_prefix_tokens: int = 0
+    examples: Sequence[TokenisedExample], pad_id: int, device: str, *, beginnings: Sequence[int] = ()
 ) -> MicroBatch:
-    """Lay the examples side by side and list what is learned.
+    """Lay rows side by side and list what is learned.
 
-    num_prefix_tokens: how many tokens they all begin with, none of them learned, laid down once; 0 for plain rows.
+    beginnings: tokens that equally many rows after one another begin with, none of them learned, laid down once for
+    all of them: one number for all rows, or one for each pair, say; none for plain rows.
     """
-    longest = max(e.num_tokens for e in examples) - num_prefix_tokens
-    ids = np.full((len(examples), longest), pad_id, dtype=np.int64)
-    beginning = np.frombuffer(examples[0].input_ids, dtype=np.int32)[:num_prefix_tokens]
-    rows, targets = [], []
-    for index, example in enumerate(examples):
-        row = np.frombuffer(example.input_ids, dtype=np.int32)
-        if not np.array_equal(row[:num_prefix_tokens], beginning):
-            raise ValueError(
-                f"example {example.id} does not begin with the {num_prefix_tokens} tokens of the first one"
-            )
-        ids[index, : len(row) - num_prefix_tokens] = row[num_prefix_tokens:]
-        learned = np.flatnonzero(np.frombuffer(example.loss_mask, dtype=np.uint8))
-        before = learned - 1  # the token that predicts: the last one of the beginning lies in front of all suffixes
-        rows.append(np.where(before < num_prefix_tokens, before, before + index * longest))
-        targets.append(row[learned].astype(np.int64))
+    ids = [np.frombuffer(e.input_ids, dtype=np.int32) for e in examples]
+    learned = [np.flatnonzero(np.frombuffer(e.loss_mask, dtype=np.uint8)) for e in examples]
     layout = None
-    if num_prefix_tokens:
-        ids = np.concatenate((beginning.astype(np.int64), ids.reshape(-1)))[None]
-        layout = PrefixLayout(num_prefix_tokens, len(examples), longest)
+    if beginnings:
+        laid, places, layout = _share(examples, ids, learned, beginnings)
+    else:
+        longest = max(map(len, ids))
+        laid = np.full((len(ids), longest), pad_id, dtype=np.int64)
+        for number, row in enumerate(ids):
+            laid[number, : len(row)] = row
+        places = [own - 1 + number * longest for number, own in enumerate(learned)]
+    targets = np.concatenate([row[own] for row, own in zip(ids, learned, strict=True)]).astype(np.int64)
     return MicroBatch(
-        input_ids=torch.from_numpy(ids).to(device),
-        rows=torch.from_numpy(np.concatenate(rows)).to(device),
-        targets=torch.from_numpy(np.concatenate(targets)).to(device),
-        num_tokens=sum(e.num_tokens for e in examples),
+        input_ids=torch.from_numpy(laid).to(device),
+        rows=torch.from_numpy(np.concatenate(places)).to(device),
+        targets=torch.from_numpy(targets).to(device),
+        learned=tuple(map(len, learned)),
+        num_tokens=sum(map(len, ids)),
         layout=layout,
     )
 
 
+def _share(
+    examples: Sequence[TokenisedExample],
+    ids: Sequence[NDArray[np.int32]],
+    learned: Sequence[NDArray[np.int64]],
+    beginnings: Sequence[int],
+) -> tuple[NDArray[np.int64], list[NDArray[np.int64]], PrefixLayout]:
+    """One row of ids [1, T], for each row the places that predict its learned tokens, and how the rows lie."""
+    num = len(ids) // len(beginnings)
+    cuts = [beginnings[number // num] for number in range(len(ids))]
+    layout = PrefixLayout(tuple(beginnings), tuple(len(row) - cut for row, cut in zip(ids, cuts, strict=True)))
+    for number, (row, cut) in enumerate(zip(ids, cuts, strict=True)):
+        if not np.array_equal(row[:cut], ids[number - number % num][:cut]):
+            raise ValueError(
+                f"example {examples[number].id} does not begin with the {cut} tokens of the first one of its group"
+            )
+    first, own = layout.starts()
+    laid = np.concatenate(
+        [ids[group * num][:cut] for group, cut in enumerate(beginnings)]
+        + [row[cut:] for row, cut in zip(ids, cuts, strict=True)]
+    )
+    places = []
+    for number, cut in enumerate(cuts):
+        before = learned[number] - 1  # what predicts: the last token of a beginning lies before all its suffixes
+        places.append(np.where(before < cut, first[number // num] + before, own[number] + before - cut))
+    return laid.astype(np.int64)[None], places, layout
+
+
 class TrainableModel:
-    """Base model, method and loss in one; everything that the loop needs to know of a model."""
+    """Base model, method and loss in one; everything that the loop needs to know of a model.
+
+    micro_batch_tokens, shared_prefix: how an objective cuts what it computes beside the steps, as the plan has them.
+    """
 
     def __init__(
         self,
@@ -96,6 +127,8 @@ class TrainableModel:
         device: str = "cpu",
         *,
         gradient_checkpointing: bool = False,
+        micro_batch_tokens: int = 2048,
+        shared_prefix: bool = True,
     ) -> None:
         _refuse_unknown_heads(base)
         base.config._attn_implementation = attention.install()
@@ -108,6 +141,7 @@ class TrainableModel:
         if gradient_checkpointing:
             _recompute_layers(base)
         self.pad_id = int(base.config.pad_token_id or 0)
+        self.micro_batch_tokens, self._shared_prefix = micro_batch_tokens, shared_prefix
 
     @classmethod
     def load(cls, plan: Plan) -> TrainableModel:
@@ -125,12 +159,18 @@ class TrainableModel:
             plan.training.seed,
             plan.training.device,
             gradient_checkpointing=plan.training.gradient_checkpointing,
+            micro_batch_tokens=plan.training.micro_batch_tokens,
+            shared_prefix=plan.training.shared_prefix,
         )
 
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
         rows, head = self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
         return cross_entropy_sum(rows, head, batch.targets)
+
+    def log_probabilities(self, batch: MicroBatch) -> Tensor:
+        """The log-probability of each learned token, [N], in nats."""
+        return token_log_probabilities(self.hidden(batch).flatten(0, 1)[batch.rows], self.head, batch.targets)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""
@@ -142,27 +182,42 @@ class TrainableModel:
 
     @torch.no_grad()
     def can_share_prefix(self) -> bool:
-        """Whether this model computes the same with a shared beginning as row by row, tried on a few random tokens.
+        """Whether this model computes the same with shared beginnings as row by row, tried on a few random tokens.
 
         False for layers that look at a row in another way than by attention (convolutions, state spaces) or whose
         attention is not reached by what the model is told; and for methods that put something before each row.
         """
         if not self.method.can_share_prefix:
             return False
-        ids = torch.randint(int(self.base.config.vocab_size), (2, 9), generator=torch.Generator().manual_seed(0))
-        ids[1, :5] = ids[0, :5]
+        ids = torch.randint(int(self.base.config.vocab_size), (4, 9), generator=torch.Generator().manual_seed(0))
+        ids[1, :5], ids[3, :3] = ids[0, :5], ids[2, :3]
+        lengths = (9, 8, 7, 9)
+        # all tokens but the first one count, those of a beginning by each of its rows
+        masks = [bytes([0, *[1] * (n - 1)]) for n in lengths]
         rows = [
-            TokenisedExample(str(i), array("i", row), bytes([0] * 5 + [1] * 4)) for i, row in enumerate(ids.tolist())
+            TokenisedExample(str(i), array("i", row[:n]), mask)
+            for i, (row, n, mask) in enumerate(zip(ids.tolist(), lengths, masks, strict=True))
         ]
         was_training = self.module.training
         self.module.eval()
-        plain, shared = (self.hidden(collate(rows, self.pad_id, self.device, num_prefix_tokens=n)) for n in (0, 5))
+        plain, shared = (
+            self.hidden(batch).flatten(0, 1)[batch.rows].float()
+            for batch in (collate(rows, self.pad_id, self.device, beginnings=cuts) for cuts in ((), (5, 3)))
+        )
         self.module.train(was_training)
-        apart = torch.stack([plain[0, :5], plain[1, :5]]).mean(0), plain[0, 5:], plain[1, 5:]
-        expected = torch.cat(apart).float()
-        scale = expected.abs().max().clamp_min(1e-30)
-        tolerance = 5e-2 if shared.dtype == torch.bfloat16 else 1e-4
-        return bool((shared[0].float() - expected).abs().max() <= tolerance * scale)
+        scale = plain.abs().max().clamp_min(1e-30)
+        tolerance = 5e-2 if self.base.dtype == torch.bfloat16 else 1e-4
+        return bool((shared - plain).abs().max() <= tolerance * scale)
+
+    @cached_property
+    def shares_prefix(self) -> bool:
+        """Whether an objective may share beginnings in what it computes by itself: asked for, and proved."""
+        return self._shared_prefix and self.can_share_prefix()
+
+    @property
+    def context_length_tokens(self) -> int:
+        """The longest row that the positions of the base are made for."""
+        return int(getattr(self.base.config, "max_position_embeddings", 0)) or sys.maxsize
 
     @property
     def num_parameters(self) -> int:

@@ -14,7 +14,9 @@ from pydantic import Field
 from luthier.core.cost import Estimate
 from luthier.core.frozen import Frozen
 
-Action = Literal["preparing", "loading", "step", "validation", "checkpoint", "saving", "judging", "reporting"]
+Action = Literal[
+    "preparing", "loading", "reference", "step", "validation", "checkpoint", "saving", "judging", "reporting"
+]
 
 _KEPT: Final = 0.97
 """Share of its weight that a step keeps with each later one: about the last 30 count."""

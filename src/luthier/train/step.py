@@ -25,18 +25,19 @@ from luthier.train.schedule import learning_rate_factor
 # Odd and large, so that (seed, step) pairs of nearby runs do not share random numbers.
 _SEED_STRIDE = 1_000_003
 
-ValidationBatch = tuple[Sequence[Unit], int]
-"""A ready-made micro-batch, and how many tokens its rows share at their start."""
+ValidationBatch = tuple[Sequence[Unit], tuple[int, ...]]
+"""A ready-made micro-batch, and the beginnings that its rows share (`collate`)."""
 
 
 class StepSchedule(Protocol):
     """Which units make up a step: micro-batches of indices, a function of (seed, step) alone.
 
-    shared_tokens: how many tokens the rows of a micro-batch begin with in common, to be computed once.
+    shared_tokens: the beginnings in a micro-batch that are computed once (`collate`): none, one of all its rows, or one
+    of each unit.
     """
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
-    def shared_tokens(self, micro_batch: Sequence[int]) -> int: ...
+    def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]: ...
     def epoch_of(self, step: int) -> float: ...
 
 
@@ -59,13 +60,14 @@ def one_step(
     torch.manual_seed((p.seed * _SEED_STRIDE + state.step) % 2**63)
     indices = schedule.step(state.step)
     micro_batches = objective.draw(model, state.step, [[units[i] for i in batch] for batch in indices])
+    objective.look(model, micro_batches)
     weight = objective.weight([unit for micro_batch in micro_batches for unit in micro_batch])
     num_tokens = num_trained = 0
     sums = _Sums()
     model.module.train()
     for micro_batch, drawn_from in zip(micro_batches, indices, strict=True):
-        num_shared = schedule.shared_tokens(drawn_from)
-        batch = collate(rows_of(micro_batch), model.pad_id, model.device, num_prefix_tokens=num_shared)
+        beginnings = schedule.shared_tokens(drawn_from)
+        batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
         losses = objective.losses(model, micro_batch, batch)
         (losses.total / weight).backward()
         optimizer.collect()
@@ -135,9 +137,10 @@ def validate(
     start = time.perf_counter()
     model.module.eval()
     weight, num_trained, sums = 0.0, 0, _Sums()
+    objective.look(model, [micro_batch for micro_batch, _ in validation])
     with progress.task("validating", len(validation), "batch") as bar:
-        for micro_batch, num_shared in validation:
-            batch = collate(rows_of(micro_batch), model.pad_id, model.device, num_prefix_tokens=num_shared)
+        for micro_batch, beginnings in validation:
+            batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
             sums.add(objective.losses(model, micro_batch, batch))
             weight += objective.weight(micro_batch)
             num_trained += batch.num_trained_tokens

@@ -62,8 +62,9 @@ def show_preview(console: Console, found: DataPreview) -> None:
     console.print(legend(console), soft_wrap=True)
     for row in found.rows:
         share = row.num_trained_tokens / row.num_tokens if row.num_tokens else 0.0
-        title = f"{visible(row.id)}: {row.num_tokens:,} tokens, {row.num_trained_tokens:,} learned ({share:.0%})"
+        side = f", {row.side}" if row.side is not None else ""
+        title = f"{visible(row.id)}{side}: {row.num_tokens:,} tokens, {row.num_trained_tokens:,} learned ({share:.0%})"
         console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
         console.print(token_text(console, row.spans), soft_wrap=True)
-    if (left := found.num_rows - len(found.rows)) > 0:
+    if (left := found.num_rows - len({row.id for row in found.rows})) > 0:
         console.print(f"\n... and {left:,} more {'row' if left == 1 else 'rows'}", soft_wrap=True)

@@ -209,12 +209,15 @@ def _storable(text: str | None) -> str | None:
 
 
 def _texts(example: Example) -> tuple[str, str | None, str | None]:
-    """All text of an example, its prompt and its completion."""
+    """All text of an example, its prompt and its completion; of a preference the chosen one, both sides in the text."""
     if example.conversation is None:
         return example.text or "", None, None
     conversation = example.conversation
     if (last := conversation.last_answer) is None:
         return _said(conversation.messages), None, None
+    if example.rejected is not None:
+        text, prompt, completion = _texts(example.sides[0])
+        return f"{text}\n{_said(example.rejected.messages[last:])}", prompt, completion
     prompt = _said(conversation.messages[:last])
     completion = _turn(conversation.messages[last])
     rest = conversation.messages[last + 1 :]

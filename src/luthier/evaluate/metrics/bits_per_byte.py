@@ -21,7 +21,7 @@ class BitsPerByte:
     title: ClassVar[str] = "bits per byte"
     unit: ClassVar[str] = "bits per byte"
     higher_is_better: ClassVar[bool] = False
-    needs: ClassVar[Literal["likelihood", "text"]] = "likelihood"
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "likelihood"
     has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:

@@ -24,7 +24,7 @@ class Bleu:
     title: ClassVar[str] = "BLEU"
     unit: ClassVar[str] = "0 to 100"
     higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text"]] = "text"
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
     has_sample_values: ClassVar[bool] = False
 
     def statistics(self, observed: Observations) -> Array:

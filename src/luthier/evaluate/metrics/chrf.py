@@ -24,7 +24,7 @@ class Chrf:
     title: ClassVar[str] = "chrF"
     unit: ClassVar[str] = "0 to 100"
     higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text"]] = "text"
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
     has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:

@@ -18,7 +18,7 @@ class ExactMatch:
     title: ClassVar[str] = "exact match"
     unit: ClassVar[str] = "fraction"
     higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text"]] = "text"
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
     has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:

@@ -20,7 +20,7 @@ class Perplexity:
     title: ClassVar[str] = "perplexity"
     unit: ClassVar[str] = "per token"
     higher_is_better: ClassVar[bool] = False
-    needs: ClassVar[Literal["likelihood", "text"]] = "likelihood"
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "likelihood"
     has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:

@@ -24,12 +24,16 @@ Array = NDArray[np.float64]
 class Observations:
     """What one system did on the held-out rows, in order. Empty where no metric needs it.
 
-    outputs, references: texts. scores: likelihoods. num_bytes: UTF-8 bytes of what is scored, one a row.
+    outputs, references: texts. scores: likelihoods, of preference pairs those of the chosen side; rejected_scores: of
+    the other one; first_margins: log p(chosen) - log p(rejected) of the first system. num_bytes: UTF-8 bytes of what is
+    scored, one a row.
     """
 
     outputs: Sequence[str] = ()
     references: Sequence[str] = ()
     scores: Sequence[Score] = ()
+    rejected_scores: Sequence[Score] = ()
+    first_margins: Sequence[float] = ()
     num_bytes: Sequence[int] = ()
 
 
@@ -40,7 +44,7 @@ class MetricDefinition(Protocol):
     title: ClassVar[str]
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool]
-    needs: ClassVar[Literal["likelihood", "text"]]
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]]
     has_sample_values: ClassVar[bool]
 
     def statistics(self, observed: Observations) -> Array:

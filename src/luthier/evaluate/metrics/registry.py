@@ -23,6 +23,9 @@ BUILT_IN = {
     "exact_match": "luthier.evaluate.metrics.exact_match:ExactMatch",
     "exact_match_ignoring_case": "luthier.evaluate.metrics.exact_match:ExactMatchIgnoringCase",
     "token_f1": "luthier.evaluate.metrics.token_f1:TokenF1",
+    "reward_accuracy": "luthier.evaluate.metrics.preference:RewardAccuracy",
+    "preference_accuracy": "luthier.evaluate.metrics.preference:PreferenceAccuracy",
+    "preference_margin": "luthier.evaluate.metrics.preference:PreferenceMargin",
     "label_accuracy": "luthier.evaluate.metrics.label_accuracy:LabelAccuracy",
 }
 # A name in a recipe that stands for several figures.

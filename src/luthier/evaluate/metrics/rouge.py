@@ -14,7 +14,7 @@ class _Rouge:
 
     unit: ClassVar[str] = "F1, 0 to 1"
     higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text"]] = "text"
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
     has_sample_values: ClassVar[bool] = True
     _kind: ClassVar[str]
 

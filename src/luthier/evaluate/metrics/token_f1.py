@@ -26,7 +26,7 @@ class TokenF1:
     title: ClassVar[str] = "token F1"
     unit: ClassVar[str] = "F1, 0 to 1"
     higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[Literal["likelihood", "text"]] = "text"
+    needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
     has_sample_values: ClassVar[bool] = True
 
     def statistics(self, observed: Observations) -> Array:

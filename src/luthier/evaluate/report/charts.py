@@ -17,20 +17,20 @@ _WIDTH: Final = 460
 _HEIGHT: Final = 250
 
 
-def curve_charts(curves: Curves) -> list[Chart]:
-    """The four charts of a run; none where no step was finished."""
+def curve_charts(curves: Curves, loss_unit: str = "") -> list[Chart]:
+    """The four charts of a run; none where no step was finished. loss_unit: empty where a loss has none."""
     if not len(curves.steps):
         return []
     return [
-        loss_chart(curves),
+        loss_chart(curves, loss_unit),
         _line_chart(curves, "learning-rate", "Learning rate", curves.learning_rate, OTHERS[0], smoothed=False),
         _line_chart(curves, "gradient-norm", "Gradient norm", curves.gradient_norm, OTHERS[1], smoothed=True),
         _line_chart(curves, "speed", "Tokens per second", curves.tokens_per_second, OTHERS[2], smoothed=True),
     ]
 
 
-def loss_chart(curves: Curves) -> Chart:
-    """Training and validation loss in nats a trained token, the best step marked."""
+def loss_chart(curves: Curves, unit: str = "") -> Chart:
+    """Training and validation loss, the best step marked."""
     with canvas(_WIDTH, _HEIGHT) as (figure, axes):
         _line(axes, curves.steps, curves.loss, BASE, smoothed=True, label="training")
         if len(curves.validation_steps):
@@ -42,7 +42,7 @@ def loss_chart(curves: Curves) -> Chart:
         axes.legend(frameon=False, loc="upper right", labelcolor=MUTED, handlelength=1.4, borderaxespad=0.1)
         text = _loss_in_words(curves)
         svg = inline_svg(figure, name="chart-loss", title="Loss", description=text)
-    return Chart("Loss, nats a trained token", f"{text} {_how_drawn(curves, smoothed=True)}".strip(), svg)
+    return Chart(f"Loss, {unit}" if unit else "Loss", f"{text} {_how_drawn(curves, smoothed=True)}".strip(), svg)
 
 
 def _mark_best(axes: Axes, curves: Curves) -> None:

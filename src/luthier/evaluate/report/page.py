@@ -17,6 +17,7 @@ from luthier.evaluate.report import facts, reproduce
 from luthier.evaluate.report.charts import curve_charts
 from luthier.evaluate.report.curves import curves
 from luthier.evaluate.report.interval_chart import interval_charts, system_colours, without_chart
+from luthier.evaluate.report.measure_charts import measure_charts
 from luthier.evaluate.report.outcome import outcomes
 from luthier.evaluate.report.quoted import quoted
 from luthier.evaluate.report.rank_chart import rank_charts
@@ -89,7 +90,7 @@ def render_page(
         splits=facts.split_facts(plan),
         example=shown_example(example),
         example_left_out=max(0, sum(len(text) for text, _ in example) - MAX_EXAMPLE_CHARACTERS),
-        curves=curve_charts(curves(events)),
+        curves=[*curve_charts(curves(events), plan.objective.loss_unit), *measure_charts(events)],
         ranks=rank_charts(record.result.ranks if record.result else {}),
         quoted=quoted(record, events, quote),
         warnings=facts.warnings(record, plan, events),

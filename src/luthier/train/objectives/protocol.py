@@ -57,6 +57,13 @@ class Objective(Protocol):
         """
         ...
 
+    def look(self, model: TrainableModel, micro_batches: Sequence[Sequence[Unit]]) -> None:
+        """See all units of a step, or of a validation, before the loss of any is computed.
+
+        For what belongs to the whole and not to one micro-batch, such as an estimate over the batch.
+        """
+        ...
+
     def weight(self, units: Sequence[Unit]) -> float:
         """What the sums over these units are divided by: their trained tokens, or how many pairs they are."""
         ...
@@ -83,6 +90,9 @@ class PlainObjective:
     ) -> Sequence[Sequence[Unit]]:
         """The units as they were given."""
         return micro_batches
+
+    def look(self, model: TrainableModel, micro_batches: Sequence[Sequence[Unit]]) -> None:
+        """There is nothing to see."""
 
     def weight(self, units: Sequence[Unit]) -> float:
         """The trained tokens of all rows."""

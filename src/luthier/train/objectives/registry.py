@@ -15,6 +15,11 @@ from luthier.train.objectives.protocol import Objective
 
 BUILT_IN = {
     "sft": "luthier.train.objectives.sft:Sft",
+    "dpo": "luthier.train.objectives.dpo:Dpo",
+    "ipo": "luthier.train.objectives.dpo:Ipo",
+    "orpo": "luthier.train.objectives.orpo:Orpo",
+    "kto": "luthier.train.objectives.kto:Kto",
+    "simpo": "luthier.train.objectives.simpo:Simpo",
 }
 
 
