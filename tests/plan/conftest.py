@@ -17,9 +17,10 @@ from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.recipe import Recipe
 from luthier.models.structure import Structure, read_structure
 from luthier.plan.adapter import resolve_targets
+from luthier.plan.batch_shapes import Batches
 from luthier.plan.hardware import Hardware
 from luthier.plan.resolve import resolve
-from luthier.plan.workload import Batches, Workload
+from luthier.plan.workload import Workload
 from luthier.train.methods.registry import load_method
 from luthier.train.model import TrainableModel
 

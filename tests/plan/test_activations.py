@@ -112,7 +112,7 @@ class _Living(TorchDispatchMode):
 def living_bytes(model: TrainableModel, rows: int, length: int, learned: float) -> int:
     """Peak of all tensors but the weights in one micro-batch, there and back."""
     ids, num = torch.ones(rows, length, dtype=torch.int64), int(rows * length * learned)
-    batch = MicroBatch(ids, torch.arange(num), ids.flatten()[:num], rows * length)
+    batch = MicroBatch(ids, torch.arange(num), ids.flatten()[:num], (num,), rows * length)
     with _Living(model.module) as living:
         loss, _ = model.loss_sum(batch)
         (loss / num).backward()

@@ -46,7 +46,7 @@ _MORE = {
 def counted_flops(model: TrainableModel, rows: int, length: int, learned: float) -> int:
     """What one micro-batch takes, there and back."""
     ids, num = torch.ones(rows, length, dtype=torch.int64), int(rows * length * learned)
-    batch = MicroBatch(ids, torch.arange(num), ids.flatten()[:num], rows * length)
+    batch = MicroBatch(ids, torch.arange(num), ids.flatten()[:num], (num,), rows * length)
     with FlopCounterMode(display=False, custom_mapping=_MORE) as counter:
         loss, _ = model.loss_sum(batch)
         loss.backward()

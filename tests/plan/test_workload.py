@@ -14,7 +14,8 @@ from luthier.core.cost import Device
 from luthier.core.errors import LuthierError, RecipeError
 from luthier.core.plan import Plan
 from luthier.models.structure import Structure, structure_of
-from luthier.plan.workload import Batches, batches_of, with_method, with_micro_batch, workload_of
+from luthier.plan.batch_shapes import Batches, batches_of
+from luthier.plan.workload import with_method, with_micro_batch, workload_of
 
 Make = Callable[..., Any]
 

@@ -11,7 +11,8 @@ from luthier.core.errors import RequestError
 from luthier.models.structure import Structure
 from luthier.plan import defaults
 from luthier.plan.adapter import num_lora_parameters, resolve_targets
-from luthier.plan.workload import Batches, Workload, WorkMethod, with_method
+from luthier.plan.batch_shapes import Batches
+from luthier.plan.workload import Workload, WorkMethod, with_method
 
 PADDING_FRACTION: Final = 0.06
 """Padding that batches of like length leave (docs/benchmarks.md)."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import repeat
 from typing import Final, Literal
 
 from luthier.core.cost import Device
@@ -16,6 +14,7 @@ from luthier.core.recipe import OptimizerName
 from luthier.models.structure import LinearLayer, Structure
 from luthier.plan import defaults
 from luthier.plan.adapter import resolve_targets
+from luthier.plan.batch_shapes import Batches
 from luthier.plan.objectives import rules_of as objective_rules
 
 WorkMethod = Literal["full", "lora", "adalora", "qlora"]
@@ -48,102 +47,8 @@ UNFUSED_MAX_TOKENS: Final = 512
 ADALORA_START: Final = 1.5
 """AdaLoRA begins with half as many ranks again as it ends with (Zhang et al., 2023, arXiv:2303.10512, section 4.1)."""
 
-MAX_TOKENS: Final = 1 << 31
 _PADDING = {"by_length": 0.06, "shuffled": 0.35, "as_given": 0.35}
 _PADDING_HEADROOM = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Batches:
-    """How the rows of a run fall into steps and micro-batches, on average over the run; per step where not said else.
-
-    peak_rows, peak_length: rows and padded length of the largest micro-batch; other_peaks: of those with fewer tokens
-    in longer rows, which may take more memory. num_tokens counts no padding; num_computed counts it. length: padded
-    length of a row, weighted by its tokens. num_micro_batches: of all devices together. num_learned: tokens that a loss
-    is computed at.
-    """
-
-    peak_rows: int
-    peak_length: int
-    num_tokens: float
-    num_computed: float
-    num_learned: float
-    num_micro_batches: float
-    length: float
-    other_peaks: tuple[tuple[int, int], ...] = ()
-
-    def __post_init__(self) -> None:
-        size = self.peak_rows * self.peak_length
-        if self.peak_rows < 1 or self.peak_length < 1 or size > MAX_TOKENS:
-            raise RecipeError(
-                f"a micro-batch of {self.peak_rows:,} rows of {self.peak_length:,} tokens",
-                expected=f"at least one row of one token, and at most {MAX_TOKENS:,} tokens in all",
-                do="correct training.micro_batch_tokens, training.global_batch_size or the lengths",
-            )
-
-    @property
-    def peak_tokens(self) -> int:
-        """Tokens of the largest micro-batch, padding included."""
-        return self.peak_rows * self.peak_length
-
-
-def num_computed_tokens(lengths: Sequence[int], beginnings: Sequence[int] = ()) -> int:
-    """Tokens that go through the model in a micro-batch whose rows have these lengths.
-
-    beginnings: tokens that equally many rows after one another begin with, computed once for them, with no padding
-    anywhere; none for plain rows, which are padded to the longest.
-    """
-    if not beginnings:
-        return max(lengths) * len(lengths)
-    return sum(lengths) - (len(lengths) // len(beginnings) - 1) * sum(beginnings)
-
-
-def batches_of(
-    steps: Iterable[Sequence[Sequence[int]]],
-    *,
-    learned_fraction: float,
-    shared: Iterable[Sequence[Sequence[int]]] | None = None,
-) -> Batches:
-    """The exact batches of a schedule: for each step its micro-batches, for each of these the lengths of its rows.
-
-    learned_fraction: learned tokens as a share of all tokens. shared: for each step and micro-batch the tokens of the
-    beginnings that are computed once (`num_computed_tokens`); None where nothing is shared. Raises RecipeError where
-    there is no row.
-    """
-    tokens = computed = weighted = 0.0
-    shapes: set[tuple[int, int]] = set()
-    num_steps = num_micro = 0
-    beginnings: Iterable[Iterable[Sequence[int]]] = repeat(repeat(())) if shared is None else shared
-    for micro_batches, prefixes in zip(steps, beginnings, strict=False):
-        num_steps += 1
-        for lengths, prefix in zip(micro_batches, prefixes, strict=False):
-            longest = max(lengths)
-            size = num_computed_tokens(lengths, prefix)
-            num_micro, tokens, computed = num_micro + 1, tokens + sum(lengths), computed + size
-            weighted += size * longest
-            shapes.add((len(lengths), math.ceil(size / len(lengths))))
-    if not computed:
-        raise RecipeError("a schedule without rows", expected="at least one", do="check the training data")
-    peak, *others = _largest(shapes)
-    return Batches(
-        peak_rows=peak[0],
-        peak_length=peak[1],
-        other_peaks=tuple(others),
-        num_tokens=tokens / num_steps,
-        num_computed=computed / num_steps,
-        num_learned=tokens * learned_fraction / num_steps,
-        num_micro_batches=num_micro / num_steps,
-        length=weighted / computed,
-    )
-
-
-def _largest(shapes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Rows and length of the micro-batch with the most tokens, then of each that is longer than all before it."""
-    found: list[tuple[int, int]] = []
-    for rows, length in sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[1]), reverse=True):
-        if not found or length > found[-1][1]:
-            found.append((rows, length))
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class ProbeBatch(NamedTuple):
     @property
     def num_computed(self) -> int:
         """Positions that are computed, padding included and common beginnings once."""
-        from luthier.plan.workload import num_computed_tokens
+        from luthier.plan.batch_shapes import num_computed_tokens
 
         return num_computed_tokens([row[0] for row in self.rows], self.beginnings)
 
@@ -146,8 +146,9 @@ def measure(
 
     Raises WorkError where the child does not come to its end.
     """
+    from luthier.plan.batch_shapes import batches_of
     from luthier.plan.calibration import Measurement
-    from luthier.plan.workload import batches_of, workload_of
+    from luthier.plan.workload import workload_of
 
     answer = _run_child(plan, steps, progress)
     lengths = [[[row[0] for row in batch.rows] for batch in step] for step in steps]

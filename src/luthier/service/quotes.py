@@ -13,8 +13,9 @@ from luthier.service.context import Context
 from luthier.service.plans import Prepared
 
 if TYPE_CHECKING:
+    from luthier.plan.batch_shapes import Batches
     from luthier.plan.calibration import Calibration
-    from luthier.plan.workload import Batches, Workload
+    from luthier.plan.workload import Workload
 
 _MOST_STEPS_LOOKED_AT = 2000
 QUOTE_NAME = "quote.json"
@@ -132,7 +133,7 @@ def workloads_of(prepared: Prepared) -> Callable[[Device], Workload]:
 
 def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: int = 1) -> Batches:
     """The batches of the run's own schedule, up to its first 2,000 steps; devices share the rows of a step evenly."""
-    from luthier.plan.workload import batches_of
+    from luthier.plan.batch_shapes import batches_of
     from luthier.service import schedules
 
     training, units, rows = prepared.plan.training, prepared.train.units, prepared.train.tokenised

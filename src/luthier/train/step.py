@@ -17,7 +17,7 @@ from luthier.core.events import StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
 from luthier.train.checkpoint import LoopState
-from luthier.train.model import TrainableModel, collate
+from luthier.train.model import MicroBatch, TrainableModel, collate
 from luthier.train.objectives.protocol import Losses, Objective, Unit, rows_of
 from luthier.train.optimizer import MasterOptimizer
 from luthier.train.schedule import learning_rate_factor
@@ -62,7 +62,6 @@ def one_step(
     micro_batches = objective.draw(model, state.step, [[units[i] for i in batch] for batch in indices])
     objective.look(model, micro_batches)
     weight = objective.weight([unit for micro_batch in micro_batches for unit in micro_batch])
-    num_tokens = num_trained = 0
     sums = _Sums()
     model.module.train()
     for micro_batch, drawn_from in zip(micro_batches, indices, strict=True):
@@ -71,8 +70,7 @@ def one_step(
         losses = objective.losses(model, micro_batch, batch)
         (losses.total / weight).backward()
         optimizer.collect()
-        sums.add(losses)
-        num_tokens, num_trained = num_tokens + batch.num_tokens, num_trained + batch.num_trained_tokens
+        sums.add(losses, batch)
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
     norm, loss = optimizer.gradient_norm(), sums.loss / weight
     rate = 0.0
@@ -88,36 +86,43 @@ def one_step(
         loss=loss,
         learning_rate=rate,
         gradient_norm=norm,
-        num_tokens=num_tokens,
-        num_trained_tokens=num_trained,
+        num_tokens=sums.num_tokens,
+        num_trained_tokens=sums.num_trained_tokens,
         seconds=seconds,
         measures=sums.means(weight),
     )
     if not finite:
         return state, event
+    return _counted(state, sums, weight, num_examples=sum(map(len, indices)), seconds=seconds), event
+
+
+def _counted(state: LoopState, sums: _Sums, weight: float, *, num_examples: int, seconds: float) -> LoopState:
+    """The state after a step."""
     after = {
         "step": state.step + 1,
         "loss_sum": state.loss_sum + sums.loss,
         "loss_weight": state.loss_weight + weight,
-        "num_tokens": state.num_tokens + num_tokens,
-        "num_trained_tokens": state.num_trained_tokens + num_trained,
-        "num_examples": state.num_examples + sum(map(len, indices)),
+        "num_tokens": state.num_tokens + sums.num_tokens,
+        "num_trained_tokens": state.num_trained_tokens + sums.num_trained_tokens,
+        "num_examples": state.num_examples + num_examples,
         "window_loss_sum": state.window_loss_sum + sums.loss,
         "window_loss_weight": state.window_loss_weight + weight,
         "seconds": state.seconds + seconds,
     }
-    return state.model_copy(update=after), event
+    return state.model_copy(update=after)
 
 
 class _Sums:
-    """The loss and the measures of several micro-batches, added up."""
+    """The loss, the measures and the tokens of several micro-batches, added up."""
 
     def __init__(self) -> None:
-        self.loss = 0.0
+        self.loss, self.num_tokens, self.num_trained_tokens = 0.0, 0, 0
         self.measures: dict[str, float] = {}
 
-    def add(self, losses: Losses) -> None:
+    def add(self, losses: Losses, batch: MicroBatch) -> None:
         self.loss += losses.total.item()
+        self.num_tokens += batch.num_tokens
+        self.num_trained_tokens += batch.num_trained_tokens
         for name, value in losses.measures.items():
             self.measures[name] = self.measures.get(name, 0.0) + value.item()
 
@@ -136,14 +141,13 @@ def validate(
     """Loss over the whole validation split, and the state with the watch moved on."""
     start = time.perf_counter()
     model.module.eval()
-    weight, num_trained, sums = 0.0, 0, _Sums()
+    weight, sums = 0.0, _Sums()
     objective.look(model, [micro_batch for micro_batch, _ in validation])
     with progress.task("validating", len(validation), "batch") as bar:
         for micro_batch, beginnings in validation:
             batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
-            sums.add(objective.losses(model, micro_batch, batch))
+            sums.add(objective.losses(model, micro_batch, batch), batch)
             weight += objective.weight(micro_batch)
-            num_trained += batch.num_trained_tokens
             bar.advance()
     loss = sums.loss / weight
     watch = state.early_stopping
@@ -152,7 +156,7 @@ def validate(
     event = ValidationDone(
         step=state.step,
         loss=loss,
-        num_trained_tokens=num_trained,
+        num_trained_tokens=sums.num_trained_tokens,
         is_best=watch.best_step == state.step,
         seconds=time.perf_counter() - start,
         measures=sums.means(weight),
