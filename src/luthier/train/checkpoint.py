@@ -59,9 +59,9 @@ class Checkpoint:
 
     path: Path
     state: LoopState
-    weights: dict[str, Tensor]
-    moments: dict[str, Tensor]
-    method: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    method: Mapping[str, Tensor]
 
 
 class CheckpointStore:

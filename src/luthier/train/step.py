@@ -1,6 +1,6 @@
 """One optimizer update, and one look at the validation split: what the loop does again and again.
 
-The random numbers of a step are seeded from (seed, step), and its units depend on (seed, step) alone.
+The random numbers of a step are seeded from (seed, step, rank), and its units depend on (seed, step) alone.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from luthier.core.events import StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
 from luthier.train.checkpoint import LoopState
+from luthier.train.distributed import ALONE, World
 from luthier.train.model import TrainableModel, collate
-from luthier.train.objectives.protocol import Losses, Objective, Unit, rows_of
+from luthier.train.objectives.protocol import Objective, Unit, rows_of
 from luthier.train.optimizer import MasterAdamW
 from luthier.train.schedule import learning_rate_factor
+from luthier.train.step_sums import StepSums
 
-# Odd and large, so that (seed, step) pairs of nearby runs do not share random numbers.
-_SEED_STRIDE = 1_000_003
+# Odd and large, so that (seed, step, rank) of nearby runs do not share random numbers.
+_SEED_STRIDE, _RANK_STRIDE = 1_000_003, 7_654_321_987_657
 
 ValidationBatch = tuple[Sequence[Unit], int]
 """A ready-made micro-batch, and how many tokens its rows share at their start."""
@@ -32,10 +34,12 @@ ValidationBatch = tuple[Sequence[Unit], int]
 class StepSchedule(Protocol):
     """Which units make up a step: micro-batches of indices, a function of (seed, step) alone.
 
-    shared_tokens: how many tokens the rows of a micro-batch begin with in common, to be computed once.
+    share: what one rank of several trains of it. shared_tokens: how many tokens the rows of a micro-batch begin with in
+    common, to be computed once.
     """
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
+    def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]: ...
     def shared_tokens(self, micro_batch: Sequence[int]) -> int: ...
     def epoch_of(self, step: int) -> float: ...
 
@@ -48,20 +52,20 @@ def one_step(
     units: Sequence[Unit],
     schedule: StepSchedule,
     state: LoopState,
+    world: World = ALONE,
 ) -> tuple[LoopState, StepDone]:
-    """One optimizer update over one global batch.
+    """One optimizer update over one global batch, of which each rank of the world takes its share.
 
     Each micro-batch's sum of the loss is divided by the weight of the whole batch (all its trained tokens, say), so
-    that any cut into micro-batches gives the same gradient. Where loss or gradient norm is not finite the update is not
-    made, and the returned state is the one given.
+    that any cut into shares and micro-batches gives the same gradient once it is summed. Where loss or gradient norm is
+    not finite the update is not made, and the returned state is the one given.
     """
     start, p = time.perf_counter(), plan.training
-    torch.manual_seed((p.seed * _SEED_STRIDE + state.step) % 2**63)
-    indices = schedule.step(state.step)
+    torch.manual_seed((p.seed * _SEED_STRIDE + world.rank * _RANK_STRIDE + state.step) % 2**63)
+    indices = schedule.share(state.step, world.rank, world.size)
     micro_batches = objective.draw(model, state.step, [[units[i] for i in batch] for batch in indices])
-    weight = objective.weight([unit for micro_batch in micro_batches for unit in micro_batch])
-    num_tokens = num_trained = 0
-    sums = _Sums()
+    weight = world.sum(objective.weight([unit for micro_batch in micro_batches for unit in micro_batch]))
+    sums = StepSums(num_examples=sum(map(len, indices)))
     model.module.train()
     for micro_batch, drawn_from in zip(micro_batches, indices, strict=True):
         num_shared = schedule.shared_tokens(drawn_from)
@@ -69,8 +73,9 @@ def one_step(
         losses = objective.losses(model, micro_batch, batch)
         (losses.total / weight).backward()
         optimizer.collect()
-        sums.add(losses)
-        num_tokens, num_trained = num_tokens + batch.num_tokens, num_trained + batch.num_trained_tokens
+        sums.add(losses, batch)
+    world.sum_gradients(optimizer.gradients)
+    sums = sums.over(world)
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
     norm, loss = optimizer.gradient_norm(), sums.loss / weight
     rate = 0.0
@@ -86,8 +91,8 @@ def one_step(
         loss=loss,
         learning_rate=rate,
         gradient_norm=norm,
-        num_tokens=num_tokens,
-        num_trained_tokens=num_trained,
+        num_tokens=sums.num_tokens,
+        num_trained_tokens=sums.num_trained_tokens,
         seconds=seconds,
         measures=sums.means(weight),
     )
@@ -97,30 +102,14 @@ def one_step(
         "step": state.step + 1,
         "loss_sum": state.loss_sum + sums.loss,
         "loss_weight": state.loss_weight + weight,
-        "num_tokens": state.num_tokens + num_tokens,
-        "num_trained_tokens": state.num_trained_tokens + num_trained,
-        "num_examples": state.num_examples + sum(map(len, indices)),
+        "num_tokens": state.num_tokens + sums.num_tokens,
+        "num_trained_tokens": state.num_trained_tokens + sums.num_trained_tokens,
+        "num_examples": state.num_examples + sums.num_examples,
         "window_loss_sum": state.window_loss_sum + sums.loss,
         "window_loss_weight": state.window_loss_weight + weight,
         "seconds": state.seconds + seconds,
     }
     return state.model_copy(update=after), event
-
-
-class _Sums:
-    """The loss and the measures of several micro-batches, added up."""
-
-    def __init__(self) -> None:
-        self.loss = 0.0
-        self.measures: dict[str, float] = {}
-
-    def add(self, losses: Losses) -> None:
-        self.loss += losses.total.item()
-        for name, value in losses.measures.items():
-            self.measures[name] = self.measures.get(name, 0.0) + value.item()
-
-    def means(self, weight: float) -> dict[str, float]:
-        return {name: value / weight for name, value in self.measures.items()}
 
 
 @torch.no_grad()
@@ -130,18 +119,19 @@ def validate(
     validation: Sequence[ValidationBatch],
     state: LoopState,
     progress: Progress,
+    world: World = ALONE,
 ) -> tuple[LoopState, ValidationDone]:
-    """Loss over the whole validation split, and the state with the watch moved on."""
+    """Loss over the whole validation split, shared out over the ranks, and the state with the watch moved on."""
     start = time.perf_counter()
     model.module.eval()
-    weight, num_trained, sums = 0.0, 0, _Sums()
-    with progress.task("validating", len(validation), "batch") as bar:
-        for micro_batch, num_shared in validation:
+    mine, sums, weight = validation[world.rank :: world.size], StepSums(), 0.0
+    with progress.task("validating", len(mine), "batch") as bar:
+        for micro_batch, num_shared in mine:
             batch = collate(rows_of(micro_batch), model.pad_id, model.device, num_prefix_tokens=num_shared)
-            sums.add(objective.losses(model, micro_batch, batch))
+            sums.add(objective.losses(model, micro_batch, batch), batch)
             weight += objective.weight(micro_batch)
-            num_trained += batch.num_trained_tokens
             bar.advance()
+    sums, weight = sums.over(world), world.sum(weight)
     loss = sums.loss / weight
     watch = state.early_stopping
     if model.method.may_be_outcome(state.step):
@@ -149,7 +139,7 @@ def validate(
     event = ValidationDone(
         step=state.step,
         loss=loss,
-        num_trained_tokens=num_trained,
+        num_trained_tokens=sums.num_trained_tokens,
         is_best=watch.best_step == state.step,
         seconds=time.perf_counter() - start,
         measures=sums.means(weight),
