@@ -14,6 +14,7 @@ from luthier.cli.options import (
     BudgetKwhOption,
     BudgetTokensOption,
     BudgetUsdOption,
+    DevicesOption,
     HomeOption,
     JsonOption,
     PricesOption,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from luthier.core.run import TrainResult
     from luthier.service.training import TrainOutcome
+    from luthier.service.workers import Fleet
 
 
 def train(
@@ -38,9 +40,10 @@ def train(
     budget_tokens: BudgetTokensOption = None,
     budget_kwh: BudgetKwhOption = None,
     prices: PricesOption = None,
+    num_devices: DevicesOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
-) -> Answer:
+) -> Answer | None:
     """Train a recipe, judge the outcome on held-out rows, and write a report.
 
     Ctrl-C, SIGTERM or a spent budget ends the run as paused, with a checkpoint to resume from. With --resume a budget
@@ -56,9 +59,14 @@ def train(
             do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
         )
     from luthier.cli.plan_text import show_plan
-    from luthier.service import training
+    from luthier.service import launched, training
     from luthier.service.budgets import asked_budget, merged
 
+    fleet = _fleet(num_devices)
+    if launched.num_launched() > 1 and not launched.is_first():
+        with open_context(home) as context:
+            launched.follow(context)
+        return None  # rank 0 has the answer
     budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
     if recipe is not None:
         from luthier.service.recipes import load_recipe
@@ -66,14 +74,35 @@ def train(
         asked = load_recipe(recipe, overrides or ())
         asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
         with open_context(home) as context:
-            outcome = training.train(
-                context, asked, base_dir=recipe.absolute().parent, prices=prices, show_plan=show_plan
-            )
+            base_dir = recipe.absolute().parent
+            if isinstance(fleet, launched.LaunchedFleet):
+                outcome = launched.train(context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan)
+            else:
+                outcome = training.train(
+                    context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan, fleet=fleet
+                )
     else:
         with open_context(home) as context:
-            outcome = training.resume(context, str(resume_id), budget=budget, prices=prices)
+            outcome = training.resume(context, str(resume_id), budget=budget, prices=prices, fleet=fleet)
     exit_code = 1 if outcome.record.status == "failed" else 0
     return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
+
+
+def _fleet(num_devices: int | None) -> Fleet | None:
+    """The processes that train: those that a launcher has started, as many as asked for, or None for this one."""
+    from luthier.core.errors import RequestError
+    from luthier.service.launched import LaunchedFleet, num_launched
+    from luthier.service.local_fleet import LocalFleet
+
+    if num_launched() == 1:
+        return None if num_devices in (None, 1) else LocalFleet(num_devices)
+    if num_devices is not None:
+        raise RequestError(
+            f"--devices {num_devices} in a process that a launcher has started as one of {num_launched()}",
+            expected="one of the two: torchrun and srun have started the processes already",
+            do="leave --devices out, or start `luthier train` without a launcher",
+        )
+    return LaunchedFleet()
 
 
 def show_outcome(console: Console, outcome: TrainOutcome) -> None:

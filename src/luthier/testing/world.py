@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from luthier.train.distributed import World, joined
+from luthier.train.distributed import ALONE, joined
 
 _PRELOADED = ["luthier.train.loop", "luthier.testing.tiny"]
 
@@ -32,11 +32,12 @@ class Ended:
 
 
 def in_world(
-    size: int, function: Callable[..., Any], *arguments: Any, timeout_seconds: float = 60.0
+    size: int, function: Callable[..., Any], *arguments: Any, timeout_seconds: float = 60.0, joins: bool = True
 ) -> tuple[Ended, ...]:
     """Call `function(world, *arguments)` in `size` processes and wait for all; function and arguments are pickled.
 
-    timeout_seconds: how long a rank waits for the others, and this process for all of them.
+    timeout_seconds: how long a rank waits for the others, and this process for all of them. joins: False leaves it to
+    the function to join the world that the environment names, and gives it `ALONE`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
@@ -46,7 +47,7 @@ def in_world(
     started = []
     for rank in range(size):
         ours, theirs = context.Pipe(duplex=False)
-        place = (rank, size, store.port, timeout_seconds)
+        place = (rank, size, store.port, timeout_seconds if joins else None)
         process = context.Process(target=_one, args=(theirs, place, function, arguments))
         process.start()
         theirs.close()
@@ -68,7 +69,10 @@ def in_world(
 
 
 def _one(
-    answer: Connection, place: tuple[int, int, int, float], function: Callable[..., Any], arguments: tuple[Any, ...]
+    answer: Connection,
+    place: tuple[int, int, int, float | None],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     rank, size, port, timeout_seconds = place
     os.environ |= {
@@ -77,9 +81,11 @@ def _one(
         "GLOO_SOCKET_IFNAME": "lo",
     }  # fmt: skip
     torch.set_num_threads(1)
-    world = World()
     try:
+        if timeout_seconds is None:
+            answer.send((function(ALONE, *arguments), ""))
+            return
         with joined("cpu", timeout_seconds=timeout_seconds) as world:
             answer.send((function(world, *arguments), ""))
     except Exception:  # noqa: BLE001 - whatever it is, the test is to see it
-        answer.send((None, f"rank {world.rank}: {traceback.format_exc()}"))
+        answer.send((None, f"rank {rank}: {traceback.format_exc()}"))

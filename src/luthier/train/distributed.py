@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from luthier.core.errors import RequestError
+from luthier.core.errors import PeerLostError, RequestError
 
 _FRAME_BYTES: Final = 4096
 _PIECE_BYTES: Final = 32 << 20
@@ -134,7 +134,7 @@ def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
 
     device: `cpu` or `cuda`; with several processes a machine each takes the GPU of its local rank. Where the process
     group stands already (Ray Train makes it), that one is taken and left standing. Raises RequestError for variables
-    that are incomplete.
+    that are incomplete, PeerLostError where the others have gone or never come.
     """
     if dist.is_initialized():
         yield _seen(device, dist.get_rank(), dist.get_world_size())
@@ -155,16 +155,21 @@ def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
     if world.device.startswith("cuda"):
         torch.cuda.set_device(world.device)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_seconds))
     try:
+        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_seconds))
         yield world
+    except RuntimeError as error:
+        if not _is_about_peers(error):
+            raise
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise PeerLostError(
+            f"rank {rank} of {size} lost the others: {first_line}",
+            expected=f"all processes to live, and to answer within {timeout_seconds:g} s",
+            do="go on with the run: nothing before its newest checkpoint is lost",
+        ) from error
     finally:
-        dist.destroy_process_group()
-
-
-def is_launched() -> bool:
-    """Whether somebody has started this process as one of several."""
-    return _number("WORLD_SIZE", 1) > 1
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def refuse_unequal_shares(global_batch_size: int, num_processes: int) -> None:
@@ -211,6 +216,14 @@ def _choose_interface(master: str) -> None:
         if any(found.address == address for found in addresses):
             os.environ["GLOO_SOCKET_IFNAME"] = name
             return
+
+
+def _is_about_peers(error: RuntimeError) -> bool:
+    """Whether an error of torch tells of another process; gloo's have no class of their own."""
+    if isinstance(error, dist.DistError):
+        return True
+    words = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Socket Timeout")
+    return any(word in str(error) for word in words)
 
 
 def _bytes(content: bytes) -> Tensor:

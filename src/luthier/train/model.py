@@ -110,20 +110,21 @@ class TrainableModel:
         self.pad_id = int(base.config.pad_token_id or 0)
 
     @classmethod
-    def load(cls, plan: Plan) -> TrainableModel:
-        """The model of a plan, from its local folder."""
+    def load(cls, plan: Plan, device: str | None = None) -> TrainableModel:
+        """The model of a plan, from its local folder. device: in place of the plan's, where there are several."""
+        device = device or plan.training.device
         base = load_model(
             plan.base_model.path,
             dtype=plan.training.precision,
             attention="sdpa",
-            device=plan.training.device,
+            device=device,
             quantisation=plan.method.quantisation,
         )
         return cls(
             base,
             load_method(plan.method),
             plan.training.seed,
-            plan.training.device,
+            device,
             gradient_checkpointing=plan.training.gradient_checkpointing,
         )
 
