@@ -1,4 +1,4 @@
-"""`luthier train --devices 2`: killed processes cost nothing but time, errors are told once, a wish to stop pauses all."""
+"""`luthier train --devices 2`: a kill costs nothing but time, errors are told once, a wish to stop pauses all."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_killed_it_goes_on_and_ends_as_if_nothing_had_happened(context: Context,
 
 
 def test_two_processes_write_what_one_writes(context: Context, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe(data={"train": "train.jsonl"}, method={"name": "lora", "rank": 4, "dropout": 0.0})
+    recipe = make_recipe(method={"name": "lora", "rank": 4, "dropout": 0.0})
     prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
     train_worker(prepared, silent_hooks(tmp_path / "one"))
     assert [e.error for e in in_world(2, undisturbed, prepared, tmp_path / "two")] == ["", ""]

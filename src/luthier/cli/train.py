@@ -75,12 +75,7 @@ def train(
         asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
         with open_context(home) as context:
             base_dir = recipe.absolute().parent
-            if isinstance(fleet, launched.LaunchedFleet):
-                outcome = launched.train(context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan)
-            else:
-                outcome = training.train(
-                    context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan, fleet=fleet
-                )
+            outcome = launched.train(context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan, fleet=fleet)
     else:
         with open_context(home) as context:
             outcome = training.resume(context, str(resume_id), budget=budget, prices=prices, fleet=fleet)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from luthier.core.cost import Quote
     from luthier.core.recipe import Recipe
     from luthier.service.training import ShowPlan, TrainOutcome
+    from luthier.service.workers import Fleet
     from luthier.train.budget import Meter
 
 LAUNCH_ID: Final = "LUTHIER_LAUNCH_ID"
@@ -94,9 +95,15 @@ def follow(context: Context) -> None:
 
 
 def train(
-    context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None, show_plan: ShowPlan | None = None
+    context: Context,
+    recipe: Recipe,
+    *,
+    base_dir: Path,
+    prices: Path | None = None,
+    show_plan: ShowPlan | None = None,
+    fleet: Fleet | None = None,
 ) -> TrainOutcome:
-    """Rank 0's part of `service.training.train`, with its arguments; goes on with the run that this launch has begun.
+    """`service.training.train`, with its arguments; goes on with the run that this launch has begun before.
 
     Raises what `train` and `resume` of that module raise, and RequestError where a launch without a name starts again.
     """
@@ -105,7 +112,7 @@ def train(
     _refuse_nameless_restart()
     file = _file(context)
     if file is not None and file.is_file():
-        return training.resume(context, file.read_text(encoding="ascii"), prices=prices, fleet=LaunchedFleet())
+        return training.resume(context, file.read_text(encoding="ascii"), prices=prices, fleet=fleet)
 
     def note(run_id: str, plan: Plan, quote: Quote | str) -> None:
         if file is not None:
@@ -116,7 +123,7 @@ def train(
         if show_plan is not None:
             show_plan(run_id, plan, quote)
 
-    return training.train(context, recipe, base_dir=base_dir, prices=prices, show_plan=note, fleet=LaunchedFleet())
+    return training.train(context, recipe, base_dir=base_dir, prices=prices, show_plan=note, fleet=fleet)
 
 
 def _refuse_nameless_restart() -> None:
