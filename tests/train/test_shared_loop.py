@@ -21,6 +21,7 @@ from luthier.train.distributed import ALONE, World
 from luthier.train.loop import train
 from luthier.train.model import TrainableModel
 from luthier.train.objectives.registry import load_objective
+from luthier.train.sharding import spread, whole
 
 from .conftest import random_examples
 
@@ -28,9 +29,13 @@ MakePlan = Callable[..., Plan]
 NUM_EXAMPLES = 21  # of 4 a step: the sixth step has one example, and one of two ranks has nothing to do
 
 
-def trained(world: World, plan: Plan, folder: Path, kill: int = 0, wish: int = 0, drift: bool = False) -> Any:
+def trained(
+    world: World, plan: Plan, folder: Path, kill: int = 0, wish: int = 0, drift: bool = False, is_spread: bool = False
+) -> Any:
     """Events, state and weights of a run; the last rank kills itself after step `kill`, or wishes to stop at `wish`."""
     model = TrainableModel.load(plan)
+    if is_spread:
+        spread(model, world)
     events: list[Event] = []
     examples = random_examples(NUM_EXAMPLES, seed=1)
     steps: list[int] = []
@@ -64,7 +69,7 @@ def trained(world: World, plan: Plan, folder: Path, kill: int = 0, wish: int = 0
         progress=SilentProgress(),
         world=world,
     )
-    weights = {n: p.detach().numpy().copy() for n, p in model.module.named_parameters() if p.requires_grad}
+    weights = {n: whole(p.detach()).float().numpy().copy() for n, p in model.module.named_parameters() if p.requires_grad}
     return events, outcome.state.model_copy(update={"seconds": 0.0}), weights
 
 
@@ -149,3 +154,40 @@ def test_weights_that_drift_apart_are_said_and_mended(make_plan: MakePlan, tmp_p
     warned = [e.code for e in first[0] if e.kind == "warning"]
     assert warned == ["replicas_differ"]
     assert_same(first[2], second[2])
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "pissa"])
+def test_weights_spread_over_two_give_what_one_gives(make_plan: MakePlan, tmp_path: Path, method: str) -> None:
+    rate = 1e-3 if method == "full" else 1e-2
+    plan = make_plan(method, num_steps=8, num_steps_per_epoch=6, learning_rate=rate)
+    alone = trained(ALONE, plan, tmp_path / "one")
+    first, second = on_two(plan, tmp_path / "two", kill=0, wish=0, drift=False, is_spread=True)
+    assert_same(first[2], second[2])
+    assert_same(alone[2], first[2], atol=1e-5)
+    for (step, loss, norm, *counts), expected in zip(steps_of(first[0]), steps_of(alone[0]), strict=True):
+        assert (step, *counts) == (expected[0], *expected[3:])
+        assert loss == pytest.approx(expected[1], abs=1e-5)
+        assert norm == pytest.approx(expected[2], abs=1e-5)
+
+
+def test_spread_or_not_a_checkpoint_is_the_same(make_plan: MakePlan, tmp_path: Path) -> None:
+    plan = make_plan("full", num_steps=8, learning_rate=1e-3, precision="bfloat16", validate_every_steps=100)
+    whole_run, _ = on_two(plan, tmp_path / "whole", kill=0, wish=0, drift=False, is_spread=True)
+    paused, _ = on_two(plan, tmp_path / "two", kill=0, wish=5, drift=False, is_spread=True)
+    assert paused[1].step == 5
+    resumed, _ = on_two(plan, tmp_path / "two", kill=0, wish=0, drift=False, is_spread=True)
+    assert_same(whole_run[2], resumed[2])
+    for step in (2, 4, 6, 8):
+        for name in ("weights", "moments"):
+            file = Path(f"step-{step:08d}") / f"{name}.safetensors"
+            assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    found, _ = CheckpointStore(tmp_path / "two", 9).latest()
+    assert found is not None
+    model = TrainableModel.load(plan)
+    assert {n: tuple(t.shape) for n, t in found.weights.items()} == {
+        n: tuple(p.shape) for n, p in model.module.named_parameters()
+    }
+    for step in (8, 6):
+        (tmp_path / "two" / f"step-{step:08d}" / "manifest.json").unlink()
+    alone = trained(ALONE, plan, tmp_path / "two")
+    assert_same(whole_run[2], alone[2], atol=2e-2)

@@ -23,6 +23,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from luthier.core.errors import PeerLostError, RequestError
 
@@ -84,6 +85,10 @@ class World:
             return wish
         return next((text for text in self.gather((wish or "")[:1000]) if text), None)
 
+    def most(self, count: int) -> int:
+        """The largest of all ranks' counts."""
+        return max(map(int, self.gather(str(count))))
+
     def from_first(self, text: str) -> str:
         """Rank 0's text, of any length, on all ranks."""
         if self.size == 1:
@@ -98,9 +103,13 @@ class World:
 
     @torch.no_grad()
     def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all ranks, piece by piece of about 32 MB, one on its way at a time."""
+        """Replace each tensor by its sum over all ranks, piece by piece of about 32 MB, one on its way at a time.
+
+        Shards of tensors that are spread over the ranks are sums already, and are left alone here and below.
+        """
         if self.size == 1:
             return
+        gradients = _whole(gradients)
         on_its_way: tuple[list[Tensor], Tensor, dist.Work] | None = None
         for piece in [*_pieces(gradients), []]:
             flat = torch.cat([gradient.reshape(-1) for gradient in piece]) if piece else None
@@ -112,7 +121,7 @@ class World:
     @torch.no_grad()
     def take_first(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite each tensor by rank 0's."""
-        for tensor in tensors if self.size > 1 else ():
+        for tensor in _whole(tensors) if self.size > 1 else ():
             whole = tensor.contiguous()
             dist.broadcast(whole, 0)
             tensor.copy_(whole)
@@ -121,7 +130,7 @@ class World:
         """Whether all ranks hold the same bits (as far as a sum over them tells)."""
         if self.size == 1:
             return True
-        total = sum(_fingerprint(tensor) for tensor in tensors)
+        total = sum(_fingerprint(tensor) for tensor in _whole(tensors))
         return len(set(self.gather(str(total)))) == 1
 
 
@@ -228,6 +237,10 @@ def _is_about_peers(error: RuntimeError) -> bool:
 
 def _bytes(content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def _whole(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor for tensor in tensors if not isinstance(tensor, DTensor)]
 
 
 def _fingerprint(tensor: Tensor) -> int:

@@ -81,7 +81,7 @@ def train(
         emit(WarningRaised(step=step, code=code, message=message))
 
     meter = meter or Meter(plan.budget)
-    checkpoints = SharedCheckpoints(world, folder)
+    checkpoints = SharedCheckpoints(world, folder, optimizer.weight_state())
     state = saved = _resume(plan, model, optimizer, checkpoints, world, warn)
     if not meter.at_least(state.seconds, state.num_tokens):
         warn(state.step, "ledger_lost", _LEDGER_LOST)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from luthier.train.checkpoint import Checkpoint, LoopState
 from luthier.train.distributed import World
+from luthier.train.sharding import like, whole
+from luthier.train.tensor_file import in_file_order
 
 
 class CheckpointFolder(Protocol):
@@ -35,11 +37,13 @@ class CheckpointFolder(Protocol):
 class SharedCheckpoints:
     """A folder of checkpoints as every rank may use it; called by all of them at the same points.
 
-    Errors are raised on rank 0, where the folder is; the others end when it does.
+    Errors are raised on rank 0, where the folder is; the others end when it does. patterns: the trained weights by
+    name. Where they are spread over the ranks, what is saved is gathered and what is loaded is spread likewise, one
+    tensor at a time.
     """
 
-    def __init__(self, world: World, folder: CheckpointFolder) -> None:
-        self.world, self.folder = world, folder
+    def __init__(self, world: World, folder: CheckpointFolder, patterns: Mapping[str, Tensor]) -> None:
+        self.world, self.folder, self.patterns = world, folder, patterns
 
     def save(
         self,
@@ -51,6 +55,9 @@ class SharedCheckpoints:
         """Write one checkpoint; folder and bytes are rank 0's, the others get an empty answer."""
         if self.world.is_first:
             return self.folder.save(state, weights, moments, method)
+        for part in (weights, moments):
+            for name in in_file_order(part):
+                whole(part[name])
         return Path(), 0
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
@@ -84,7 +91,7 @@ class SharedCheckpoints:
         if document is None:
             return None
         weights, moments, method = (
-            _FromFirst(self.world, document["parts"][part], parts.get(part, {}))
+            _FromFirst(self.world, document["parts"][part], parts.get(part, {}), self.patterns)
             for part in ("weights", "moments", "method")
         )
         state = LoopState.model_validate_json(document["state"])
@@ -94,14 +101,21 @@ class SharedCheckpoints:
 class _FromFirst(Mapping[str, Tensor]):
     """Rank 0's tensors by name. Each look at one is a broadcast: all ranks look at the same ones in the same order."""
 
-    def __init__(self, world: World, forms: Mapping[str, tuple[str, list[int]]], own: Mapping[str, Tensor]) -> None:
-        self.world, self.forms, self.own = world, forms, own
+    def __init__(
+        self,
+        world: World,
+        forms: Mapping[str, tuple[str, list[int]]],
+        own: Mapping[str, Tensor],
+        patterns: Mapping[str, Tensor],
+    ) -> None:
+        self.world, self.forms, self.own, self.patterns = world, forms, own, patterns
 
     def __getitem__(self, name: str) -> Tensor:
         dtype, shape = self.forms[name]
         tensor = self.own[name] if self.world.is_first else torch.empty(shape, dtype=getattr(torch, dtype))
         self.world.take_first([tensor])
-        return tensor
+        # a moment bears its weight's name behind its own: first.NAME
+        return like(tensor, self.patterns.get(name) if name in self.patterns else self.patterns.get(_behind(name)))
 
     def __contains__(self, name: object) -> bool:
         return name in self.forms
@@ -111,6 +125,10 @@ class _FromFirst(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.forms)
+
+
+def _behind(name: str) -> str:
+    return name.partition(".")[2]
 
 
 def _form(tensor: Tensor) -> tuple[str, list[int]]:

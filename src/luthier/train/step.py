@@ -22,6 +22,7 @@ from luthier.train.model import TrainableModel, collate
 from luthier.train.objectives.protocol import Objective, Unit, rows_of
 from luthier.train.optimizer import MasterAdamW
 from luthier.train.schedule import learning_rate_factor
+from luthier.train.sharding import idle_pass, loss_divisor, missing_passes
 from luthier.train.step_sums import StepSums
 
 # Odd and large, so that (seed, step, rank) of nearby runs do not share random numbers.
@@ -65,15 +66,19 @@ def one_step(
     indices = schedule.share(state.step, world.rank, world.size)
     micro_batches = objective.draw(model, state.step, [[units[i] for i in batch] for batch in indices])
     weight = world.sum(objective.weight([unit for micro_batch in micro_batches for unit in micro_batch]))
+    divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(indices), world)
     sums = StepSums(num_examples=sum(map(len, indices)))
     model.module.train()
     for micro_batch, drawn_from in zip(micro_batches, indices, strict=True):
         num_shared = schedule.shared_tokens(drawn_from)
         batch = collate(rows_of(micro_batch), model.pad_id, model.device, num_prefix_tokens=num_shared)
-        losses = objective.losses(model, micro_batch, batch)
-        (losses.total / weight).backward()
+        losses = model.within(partial(objective.losses, model, micro_batch, batch))
+        (losses.total / divisor).backward()
         optimizer.collect()
         sums.add(losses, batch)
+    for _ in range(num_missing):
+        idle_pass(model, units[0]).backward()
+        optimizer.collect()
     world.sum_gradients(optimizer.gradients)
     sums = sums.over(world)
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
@@ -125,12 +130,15 @@ def validate(
     start = time.perf_counter()
     model.module.eval()
     mine, sums, weight = validation[world.rank :: world.size], StepSums(), 0.0
+    num_missing = missing_passes(model, len(mine), world)
     with progress.task("validating", len(mine), "batch") as bar:
         for micro_batch, num_shared in mine:
             batch = collate(rows_of(micro_batch), model.pad_id, model.device, num_prefix_tokens=num_shared)
-            sums.add(objective.losses(model, micro_batch, batch), batch)
+            sums.add(model.within(partial(objective.losses, model, micro_batch, batch)), batch)
             weight += objective.weight(micro_batch)
             bar.advance()
+    for _ in range(num_missing):
+        idle_pass(model, validation[0][0][0])
     sums, weight = sums.over(world), world.sum(weight)
     loss = sums.loss / weight
     watch = state.early_stopping
