@@ -7,7 +7,7 @@ import json
 import pytest
 
 from luthier.core import errors
-from luthier.core.errors import DataError, LuthierError, RequestError, RowProblem, WorkError
+from luthier.core.errors import DataError, LuthierError, PeerLostError, RequestError, RowProblem, WorkError
 
 ALL = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, LuthierError)]
 

@@ -69,7 +69,9 @@ def trained(
         progress=SilentProgress(),
         world=world,
     )
-    weights = {n: whole(p.detach()).float().numpy().copy() for n, p in model.module.named_parameters() if p.requires_grad}
+    weights = {
+        n: whole(p.detach()).float().numpy().copy() for n, p in model.module.named_parameters() if p.requires_grad
+    }
     return events, outcome.state.model_copy(update={"seconds": 0.0}), weights
 
 

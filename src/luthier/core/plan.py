@@ -11,7 +11,7 @@ from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
-from luthier.core.recipe import MetricName, ObjectiveName, OrderName, Recipe, ScheduleName
+from luthier.core.recipe import MetricName, ObjectiveName, OrderName, Recipe, ScheduleName, ShardingName
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]
@@ -138,6 +138,7 @@ class TrainingPlan(Frozen):
     attention: Literal["by_length", "sdpa"]
     gradient_checkpointing: bool = False
     shared_prefix: bool = False
+    sharding: ShardingName = "auto"
     device: str
     validate_every_steps: int
     checkpoint_every_steps: int
@@ -186,6 +187,7 @@ class Plan(Frozen):
             "budget": True,
             "base_model": {"path", "name"},
             "data": splits,
+            "training": {"sharding"},  # how weights lie on devices: a run may go on with another number of them
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")

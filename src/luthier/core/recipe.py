@@ -53,6 +53,7 @@ PrecisionName = Literal["auto", "float32", "bfloat16"]
 MetricName = Literal[
     "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy"
 ]
+ShardingName = Literal["auto", "ddp", "fsdp"]
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -148,6 +149,7 @@ class TrainingRecipe(Frozen):
     precision: PrecisionName | None = None
     gradient_checkpointing: bool | None = None
     shared_prefix: bool | None = None
+    sharding: ShardingName | None = None
     validate_every_steps: Annotated[int, Field(ge=1)] | None = None
     checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
     keep_checkpoints: Annotated[int, Field(ge=1)] | None = None

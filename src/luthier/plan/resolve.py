@@ -155,6 +155,7 @@ def _training(
             "training.gradient_checkpointing", r.gradient_checkpointing, defaults.GRADIENT_CHECKPOINTING
         ),
         shared_prefix=pick("training.shared_prefix", r.shared_prefix, defaults.SHARED_PREFIX),
+        sharding=pick("training.sharding", r.sharding, defaults.SHARDING),
         device=hardware.device,
         validate_every_steps=_validate_every(r, steps, data.validation, sources),
         checkpoint_every_steps=pick(

@@ -15,6 +15,7 @@ from luthier.core.run import TrainResult
 from luthier.service.context import Context
 from luthier.service.data_warnings import warn_of_the_data
 from luthier.service.plans import Prepared
+from luthier.service.sharding import is_spread
 from luthier.service.stop_signals import stop_signals
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     from luthier.train.loop import train
     from luthier.train.model import TrainableModel
     from luthier.train.objectives.registry import load_objective
+    from luthier.train.sharding import spread
 
     plan, training = prepared.plan, prepared.plan.training
     world = world or World(device=training.device)
@@ -107,8 +109,12 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
     memory.forget_peak()
     hooks.meter.begin("loading")
-    model = TrainableModel.load(plan, world.device)
+    spreads = is_spread(plan, world, hooks.emit)
+    # what is to be spread is loaded on the CPU: whole, it may not fit on the device
+    model = TrainableModel.load(plan, "cpu" if spreads else world.device)
     shares = _shares_prefix(plan, model, hooks.emit)
+    if spreads:
+        spread(model, world)
     warn_of_the_data(plan, hooks.emit)
     objective = load_objective(plan.objective)
     units = [*prepared.train.units, *(prepared.validation.units if prepared.validation else [])]
@@ -135,7 +141,19 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
         )
     hooks.meter.begin("saving")
     peaks = world.gather(str(memory.peak_memory_bytes()))
+    if spreads:
+        model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
+
+
+def _made_whole(plan: Plan, model: TrainableModel, world: World) -> TrainableModel:
+    """On rank 0 a model that holds all of its weights, to be written; the others only send theirs."""
+    from luthier.train.model import TrainableModel
+    from luthier.train.sharding import fill_in
+
+    made = TrainableModel.load(plan, "cpu") if world.is_first else None
+    fill_in(made, {name: weight for name, weight in model.module.named_parameters() if weight.requires_grad})
+    return made or model
 
 
 def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:
