@@ -19,11 +19,11 @@ from luthier.core.events import CheckpointSaved, Event, StepDone, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.run import TrainResult
 from luthier.service.context import Context
+from luthier.service.fleet import silent_hooks, train_worker
 from luthier.service.local_fleet import MOST_RESTARTS, LocalFleet
 from luthier.service.plans import Prepared, prepare
 from luthier.service.recipes import load_recipe
 from luthier.service.training import TrainOutcome, resume, train
-from luthier.service.workers import silent_hooks, train_worker
 from luthier.testing.world import in_world
 from luthier.train.distributed import World
 

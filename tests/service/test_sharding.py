@@ -15,10 +15,10 @@ from luthier.core.plan import Plan
 from luthier.plan import hardware
 from luthier.service import sharding
 from luthier.service.context import Context
+from luthier.service.fleet import silent_hooks, train_worker
 from luthier.service.plans import Prepared, prepare
 from luthier.service.recipes import load_recipe
 from luthier.service.sharding import is_spread
-from luthier.service.workers import silent_hooks, train_worker
 from luthier.testing.world import in_world
 from luthier.train.distributed import ALONE, World
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.run import TrainResult
+    from luthier.service.fleet import Fleet
     from luthier.service.training import TrainOutcome
-    from luthier.service.workers import Fleet
 
 
 def train(

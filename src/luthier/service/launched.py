@@ -23,8 +23,8 @@ from luthier.service.plans import Prepared, prepare_share
 if TYPE_CHECKING:
     from luthier.core.cost import Quote
     from luthier.core.recipe import Recipe
+    from luthier.service.fleet import Fleet
     from luthier.service.training import ShowPlan, TrainOutcome
-    from luthier.service.workers import Fleet
     from luthier.train.budget import Meter
 
 LAUNCH_ID: Final = "LUTHIER_LAUNCH_ID"
@@ -48,7 +48,7 @@ def launch_id() -> str | None:
 
 
 class LaunchedFleet:
-    """Trains a run by the processes that the launcher has started; a `workers.Fleet` for rank 0."""
+    """Trains a run by the processes that the launcher has started; a `fleet.Fleet` for rank 0."""
 
     flags = ""
 
@@ -68,7 +68,7 @@ class LaunchedFleet:
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
         """Give the plan to the others and train with them."""
-        from luthier.service.workers import Hooks, train_worker
+        from luthier.service.fleet import Hooks, train_worker
         from luthier.train.distributed import joined
 
         device, timeout = prepared.plan.training.device, context.settings.peer_timeout_seconds
@@ -80,10 +80,10 @@ class LaunchedFleet:
 
 
 def follow(context: Context) -> None:
-    """Train as one of those for which rank 0 speaks. Raises what `workers.train_worker` raises."""
+    """Train as one of those for which rank 0 speaks. Raises what `fleet.train_worker` raises."""
     import torch
 
-    from luthier.service.workers import silent_hooks, train_worker
+    from luthier.service.fleet import silent_hooks, train_worker
     from luthier.train.distributed import joined
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

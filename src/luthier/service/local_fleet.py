@@ -53,7 +53,7 @@ class _Attempt:
 
 
 class LocalFleet:
-    """Trains a run by `num_processes` processes of this machine; a `workers.Fleet`.
+    """Trains a run by `num_processes` processes of this machine; a `fleet.Fleet`.
 
     Each process holds the run's lock, too, so that no other may take up the run as long as one of them lives.
     """
@@ -173,7 +173,7 @@ class LocalFleet:
                 selector.register(reading, selectors.EVENT_READ, bytearray())
                 with (folder / f"rank-{rank}.log").open("ab") as log:
                     process = subprocess.Popen(
-                        [sys.executable, "-m", "luthier.service.worker", str(job), str(writing)],
+                        [sys.executable, "-m", "luthier.service.fleet_child", str(job), str(writing)],
                         env=os.environ | self._place(rank, store.port),
                         stdin=subprocess.DEVNULL,
                         stdout=log,

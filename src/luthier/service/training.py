@@ -19,10 +19,10 @@ from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult
 from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_spent, with_larger_budget
 from luthier.service.context import Context
+from luthier.service.fleet import Fleet, ThisProcess
 from luthier.service.plans import Prepared, prepare, prepare_again
 from luthier.service.quotes import keep_quote
 from luthier.service.recipes import with_absolute_paths
-from luthier.service.workers import Fleet, ThisProcess
 
 if TYPE_CHECKING:
     from luthier.core.cost import Quote

@@ -1,6 +1,6 @@
 """One of several processes that train a run on this machine; `local_fleet` starts them and listens.
 
-    python -m luthier.service.worker JOB_FILE ANSWER_FD
+    python -m luthier.service.fleet_child JOB_FILE ANSWER_FD
 
 The job file holds one JSON document: `home`, `run_id`, `plan`, `began` (seconds since the epoch; time is paid from then
 on). Who this process is stands in the environment, as torchrun would set it. Answers are lines of JSON on the
@@ -52,8 +52,8 @@ def _work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: C
     from luthier.core.ports import SilentProgress
     from luthier.service.budgets import metered
     from luthier.service.context import Context
+    from luthier.service.fleet import Hooks, silent_hooks, train_worker
     from luthier.service.plans import prepare_share
-    from luthier.service.workers import Hooks, silent_hooks, train_worker
     from luthier.train.distributed import joined
 
     plan = Plan.model_validate(job["plan"])
