@@ -41,6 +41,12 @@ def train(
     budget_kwh: BudgetKwhOption = None,
     prices: PricesOption = None,
     num_devices: DevicesOption = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="ray", help="Train by workers of the Ray cluster of this machine (docs/devices.md)."
+        ),
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer | None:
@@ -62,7 +68,7 @@ def train(
     from luthier.service import launched, training
     from luthier.service.budgets import asked_budget, merged
 
-    fleet = _fleet(num_devices)
+    fleet = _fleet(num_devices, on)
     if launched.num_launched() > 1 and not launched.is_first():
         with open_context(home) as context:
             launched.follow(context)
@@ -83,12 +89,17 @@ def train(
     return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
 
 
-def _fleet(num_devices: int | None) -> Fleet | None:
+def _fleet(num_devices: int | None, on: str | None) -> Fleet | None:
     """The processes that train: those that a launcher has started, as many as asked for, or None for this one."""
     from luthier.core.errors import RequestError
     from luthier.service.launched import LaunchedFleet, num_launched
     from luthier.service.local_fleet import LocalFleet
+    from luthier.service.ray_fleet import RayFleet
 
+    if on not in (None, "ray"):
+        raise RequestError(f"--on {on}", expected="ray", do="leave --on out to train on this machine")
+    if on == "ray" and num_launched() == 1:
+        return RayFleet(num_devices or 1)
     if num_launched() == 1:
         return None if num_devices in (None, 1) else LocalFleet(num_devices)
     if num_devices is not None:

@@ -37,7 +37,7 @@ def main(job_file: str, answer_descriptor: str) -> int:
     answer = _writer(int(answer_descriptor))
     try:
         with stop_signals() as stop_requested:
-            _work(json.loads(Path(job_file).read_text(encoding="utf-8")), answer, _or_orphaned(stop_requested))
+            work(json.loads(Path(job_file).read_text(encoding="utf-8")), answer, _or_orphaned(stop_requested))
     except PeerLostError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -47,7 +47,8 @@ def main(job_file: str, answer_descriptor: str) -> int:
     return 0
 
 
-def _work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Callable[[], str | None]) -> None:
+def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Callable[[], str | None]) -> None:
+    """One process's part of a job, in the world that it finds itself in; raises what `fleet.train_worker` raises."""
     from luthier.core.plan import Plan
     from luthier.core.ports import SilentProgress
     from luthier.service.budgets import metered

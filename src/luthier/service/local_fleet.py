@@ -18,15 +18,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from luthier.core import errors
-from luthier.core.errors import LuthierError, PeerLostError, RequestError, WorkError
-from luthier.core.events import RunStarted, StepDone, WarningRaised, event_adapter
+from luthier.core.errors import PeerLostError, RequestError, WorkError
+from luthier.core.events import WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, ProgressTask
 from luthier.core.run import TrainResult
 from luthier.service.context import Context
+from luthier.service.fleet_answers import Answers
 from luthier.service.plans import Prepared
 from luthier.service.stop_signals import stop_signals
 
@@ -42,13 +42,10 @@ _TAIL_LINES: Final = 15
 
 @dataclass(slots=True)
 class _Attempt:
-    """What one start of all processes has come to. began_at: the step that it went on from, once it is known."""
+    """What one start of all processes has come to."""
 
-    result: TrainResult | None = None
-    refused_by: str | None = None
-    error: dict[str, Any] | None = None
-    died: str | None = None
-    began_at: int | None = None
+    answers: Answers
+    died: str = ""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
 
@@ -92,11 +89,12 @@ class LocalFleet:
         ):
             while True:
                 attempt = self._attempt(context, run_id, prepared.plan, emit, stop_requested, bar)
-                if attempt.error is not None:
-                    raise error_from(attempt.error)
-                if attempt.result is not None:
+                answers = attempt.answers
+                if answers.error is not None:
+                    raise answers.error
+                if answers.result is not None:
                     break
-                began = attempt.began_at or 0
+                began = answers.began_at or 0
                 restarts = restarts + 1 if began <= last_began or restarts == 0 else 1
                 last_began = max(last_began, began)
                 step = context.runs.get(run_id).step
@@ -110,8 +108,8 @@ class LocalFleet:
                 message = f"{attempt.died} after step {step}: all go on from the newest checkpoint"
                 emit(WarningRaised(step=step, code="process_died", message=message))
         meter.take_up()
-        meter.refused_by = attempt.refused_by  # type: ignore[assignment]
-        return attempt.result
+        meter.refused_by = answers.refused_by  # type: ignore[assignment]
+        return answers.result
 
     def _attempt(
         self,
@@ -123,7 +121,7 @@ class LocalFleet:
         bar: ProgressTask,
     ) -> _Attempt:
         """Start all, listen until all have ended."""
-        attempt, selector = _Attempt(), selectors.DefaultSelector()
+        attempt, selector = _Attempt(Answers(emit, bar)), selectors.DefaultSelector()
         with self._started(context, run_id, plan, attempt, selector):
             is_told, deadline = False, float("inf")
             while selector.get_map() and time.monotonic() < deadline:
@@ -135,7 +133,7 @@ class LocalFleet:
                     while b"\n" in key.data:
                         line, _, rest = bytes(key.data).partition(b"\n")
                         key.data[:] = rest
-                        _take(json.loads(line), attempt, emit, bar)
+                        attempt.answers.take(json.loads(line))
                 if not is_told and (wish := stop_requested()) is not None:
                     is_told = True
                     for process in attempt.processes:
@@ -143,7 +141,7 @@ class LocalFleet:
                 if deadline == float("inf") and any(process.poll() for process in attempt.processes):
                     attempt.died = _who_died(attempt.processes)
                     deadline = time.monotonic() + _GRACE_SECONDS
-        if attempt.result is None and attempt.died is None:
+        if attempt.answers.result is None and not attempt.died:
             attempt.died = _who_died(attempt.processes)
         return attempt
 
@@ -200,30 +198,6 @@ class LocalFleet:
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
             "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
         }  # fmt: skip
-
-
-def error_from(document: dict[str, Any]) -> LuthierError:
-    """The error that another process raised on purpose, from `LuthierError.as_json`."""
-    kind = getattr(errors, str(document.get("type")), WorkError)
-    return kind(document["came"], expected=document["expected"], do=document["do"])
-
-
-def _take(document: dict[str, Any], attempt: _Attempt, emit: EventSink, bar: ProgressTask) -> None:
-    if "error" in document:
-        attempt.error = attempt.error or document["error"]
-    if "result" in document:
-        attempt.result = TrainResult.model_validate(document["result"])
-        attempt.refused_by = document["refused_by"]
-    if "event" not in document:
-        return
-    event = event_adapter.validate_python(document["event"])
-    emit(event)
-    if isinstance(event, RunStarted):
-        if attempt.began_at is None:
-            attempt.began_at = event.from_step
-    elif isinstance(event, StepDone):
-        bar.advance()
-        bar.note(f"loss {event.loss:.3f}  {event.num_tokens / event.seconds:,.0f} tokens/s")
 
 
 def _who_died(processes: list[subprocess.Popen[bytes]]) -> str:

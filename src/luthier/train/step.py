@@ -103,18 +103,24 @@ def one_step(
     )
     if not finite:
         return state, event
-    after = {
-        "step": state.step + 1,
-        "loss_sum": state.loss_sum + sums.loss,
-        "loss_weight": state.loss_weight + weight,
-        "num_tokens": state.num_tokens + sums.num_tokens,
-        "num_trained_tokens": state.num_trained_tokens + sums.num_trained_tokens,
-        "num_examples": state.num_examples + sums.num_examples,
-        "window_loss_sum": state.window_loss_sum + sums.loss,
-        "window_loss_weight": state.window_loss_weight + weight,
-        "seconds": state.seconds + seconds,
-    }
-    return state.model_copy(update=after), event
+    return _after(state, sums, weight, seconds), event
+
+
+def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> LoopState:
+    """The state once a step is taken."""
+    return state.model_copy(
+        update={
+            "step": state.step + 1,
+            "loss_sum": state.loss_sum + sums.loss,
+            "loss_weight": state.loss_weight + weight,
+            "num_tokens": state.num_tokens + sums.num_tokens,
+            "num_trained_tokens": state.num_trained_tokens + sums.num_trained_tokens,
+            "num_examples": state.num_examples + sums.num_examples,
+            "window_loss_sum": state.window_loss_sum + sums.loss,
+            "window_loss_weight": state.window_loss_weight + weight,
+            "seconds": state.seconds + seconds,
+        }
+    )
 
 
 @torch.no_grad()
