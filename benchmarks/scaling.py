@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --home HOME --data FOLDER [--pairs 3] [--steps 5] [--modes lora full fsdp]
 
-HOME must hold the base model; FOLDER the public data of the benchmarks. Each process trains the same steps of SmolLM2 on
+HOME holds the base model; FOLDER the public data of the benchmarks. Each process trains the same steps of SmolLM2 on
 WikiSQL rows. A ratio is the median step of one process divided by that of two; the first step of each is left out.
 """
 
