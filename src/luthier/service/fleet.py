@@ -43,6 +43,7 @@ class Hooks:
 class Fleet(Protocol):
     """The processes that train a run. flags: what the command that goes on with it needs, to have the same again."""
 
+    num_processes: int
     flags: str
 
     def check(self, plan: Plan) -> None:
@@ -59,6 +60,7 @@ class Fleet(Protocol):
 class ThisProcess:
     """Trains a run right here, alone."""
 
+    num_processes = 1
     flags = ""
 
     def check(self, plan: Plan) -> None:

@@ -52,11 +52,14 @@ class LaunchedFleet:
 
     flags = ""
 
+    def __init__(self) -> None:
+        self.num_processes = num_launched()
+
     def check(self, plan: Plan) -> None:
         """Raise RequestError for a batch that cannot be shared out evenly."""
         from luthier.train.distributed import refuse_unequal_shares
 
-        refuse_unequal_shares(plan.training.global_batch_size, num_launched())
+        refuse_unequal_shares(plan.training.global_batch_size, self.num_processes)
 
     def train(
         self,

@@ -17,7 +17,7 @@ from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult
-from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_spent, with_larger_budget
+from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_spent, with_budget, with_larger_budget
 from luthier.service.context import Context
 from luthier.service.fleet import Fleet, ThisProcess
 from luthier.service.plans import Prepared, prepare, prepare_again
@@ -92,6 +92,9 @@ def train(
     """
     began = time.perf_counter()
     prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
+    if fleet is not None and fleet.num_processes > 1:
+        plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=fleet.num_processes)
+        prepared = replace(prepared, plan=plan)
     return train_prepared(
         context, prepared, began=began, prices=prices, show_plan=show_plan, run_id=run_id, fleet=fleet
     )
@@ -160,7 +163,7 @@ def resume(
                 expected="a run that was paused, failed or killed",
                 do=f"look at it with: luthier runs show {run_id}",
             )
-        plan = with_larger_budget(context, context.runs.plan(run_id), budget, prices)
+        plan = with_larger_budget(context, context.runs.plan(run_id), budget, prices, num_devices=fleet.num_processes)
         fleet.check(plan)
         with metered(context.settings.run_folder(run_id), plan) as meter:
             is_trained = record.result is not None and record.result.adapter_path is not None
