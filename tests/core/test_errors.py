@@ -7,7 +7,7 @@ import json
 import pytest
 
 from luthier.core import errors
-from luthier.core.errors import DataError, LuthierError, RequestError, RowProblem, WorkError
+from luthier.core.errors import DataError, LuthierError, PeerLostError, RequestError, RowProblem, WorkError
 
 ALL = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, LuthierError)]
 
@@ -29,6 +29,8 @@ def test_none_can_be_left_out(kind: type[LuthierError]) -> None:
 def test_exit_code_tells_a_wrong_request_from_failed_work(kind: type[LuthierError]) -> None:
     if issubclass(kind, RequestError):
         assert kind.exit_code == 2
+    elif kind is PeerLostError:  # what a launcher may start again, and nothing else
+        assert kind.exit_code == 75
     elif issubclass(kind, WorkError):
         assert kind.exit_code == 1
 

@@ -188,3 +188,28 @@ def test_units_that_begin_with_nothing_in_common_are_plain_rows() -> None:
     )
     assert schedule.step(0) == ((0, 1),)
     assert schedule.shared_tokens((0, 1)) == ()
+
+
+@_settings
+@given(_lengths, st.integers(1, 20), st.integers(1, 5), st.integers(0, 3), st.sampled_from(_ORDERS))
+def test_the_shares_of_all_ranks_are_the_step(
+    lengths: list[int], size: int, ranks: int, step: int, order: OrderName
+) -> None:
+    schedule = _schedule(lengths, size=size, order=order)
+    shares = [list(chain.from_iterable(schedule.share(step, rank, ranks))) for rank in range(ranks)]
+    assert sorted(chain.from_iterable(shares)) == sorted(_examples(schedule, step))
+    most = -(-len(_examples(schedule, step)) // ranks)
+    assert max(map(len, shares)) <= most
+    if len(_examples(schedule, step)) % ranks == 0:
+        assert {len(share) for share in shares} == {most}
+
+
+def test_shares_are_even_in_tokens() -> None:
+    schedule = _schedule([100, 90, 20, 10], order="as_given")
+    shares = [list(chain.from_iterable(schedule.share(0, rank, 2))) for rank in (0, 1)]
+    assert shares == [[0, 3], [1, 2]], "110 tokens each"
+
+
+def test_alone_the_share_is_the_step() -> None:
+    schedule = _schedule([5, 9, 3, 7, 2])
+    assert schedule.share(0, 0, 1) == schedule.step(0)

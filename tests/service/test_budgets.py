@@ -14,8 +14,9 @@ import pytest
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.events import BillUpdated
 from luthier.core.recipe import BudgetRecipe
-from luthier.service.budgets import BudgetedProgress, BudgetSpentError, asked_budget, merged
+from luthier.service.budgets import BudgetedProgress, BudgetSpentError, asked_budget, merged, with_budget
 from luthier.service.context import Context
+from luthier.service.plans import prepare
 from luthier.service.recipes import load_recipe
 from luthier.service.training import TrainOutcome, resume, train
 from luthier.train.budget import Meter
@@ -298,3 +299,22 @@ def _with_tokens(context: Context, run_id: str, tokens: int) -> Any:
     plan = context.runs.plan(run_id)
     assert plan.budget is not None
     return plan.model_copy(update={"budget": plan.budget.model_copy(update={"tokens": tokens})})
+
+
+@pytest.mark.parametrize(("device", "times"), [("a100-80g", 4), ("cpu", 1)])
+def test_as_many_gpus_are_paid_for_as_train_and_processes_of_a_cpu_share_it(
+    context: Context, quiet_recipe: Path, monkeypatch: pytest.MonkeyPatch, device: str, times: int
+) -> None:
+    from luthier.plan import devices
+
+    plan = prepare(context, load_recipe(quiet_recipe), base_dir=quiet_recipe.parent).plan
+    monkeypatch.setattr(devices, "this_machine", lambda hardware: devices.device_of(device, hardware))
+    one, four = (with_budget(context, plan, None, None, num_devices=n).budget for n in (1, 4))
+    assert one is not None
+    assert four is not None
+    assert one.usd_per_hour is not None
+    assert four.usd_per_hour is not None
+    assert one.watts is not None
+    assert four.watts is not None
+    assert four.usd_per_hour.value == pytest.approx(times * one.usd_per_hour.value)
+    assert four.watts.value == pytest.approx(times * one.watts.value)

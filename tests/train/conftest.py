@@ -156,6 +156,9 @@ class FixedSchedule:
         indices = [i % self.num for i in range(start, start + self.size)]
         return tuple(tuple(indices[i : i + self.micro]) for i in range(0, self.size, self.micro))
 
+    def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]:
+        return tuple(batch[rank::size] for batch in self.step(step) if batch[rank::size])
+
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
         return ()
 

@@ -169,6 +169,9 @@ class SharedSchedule:
     def step(self, step: int) -> tuple[tuple[int, ...], ...]:
         return (tuple(range(self.num)),)
 
+    def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]:
+        return self.step(step)[rank::size]
+
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
         return self.beginnings
 

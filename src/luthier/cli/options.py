@@ -35,6 +35,10 @@ BudgetKwhOption = Annotated[
     float | None,
     typer.Option("--budget-kwh", metavar="KWH", help="Pause when this much energy is used.", show_default=False),
 ]
+DevicesOption = Annotated[
+    int | None,
+    typer.Option("--devices", metavar="N", min=1, help="Train by so many processes of this machine, a GPU each."),
+]
 PricesOption = Annotated[
     Path | None,
     typer.Option("--prices", help="Your own prices, in the form that docs/cost.md shows.", metavar="FILE"),

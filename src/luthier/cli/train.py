@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from luthier.cli.options import (
     BudgetKwhOption,
     BudgetTokensOption,
     BudgetUsdOption,
+    DevicesOption,
     HomeOption,
     JsonOption,
     PricesOption,
@@ -23,7 +25,9 @@ from luthier.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from luthier.core.recipe import BudgetRecipe
     from luthier.core.run import TrainResult
+    from luthier.service.fleet import Fleet
     from luthier.service.training import TrainOutcome
 
 
@@ -38,9 +42,14 @@ def train(
     budget_tokens: BudgetTokensOption = None,
     budget_kwh: BudgetKwhOption = None,
     prices: PricesOption = None,
+    num_devices: DevicesOption = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="ray", help="Train on the Ray cluster of this machine, or of ray://HOST:PORT."),
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
-) -> Answer:
+) -> Answer | None:
     """Train a recipe, judge the outcome on held-out rows, and write a report.
 
     Ctrl-C, SIGTERM or a spent budget ends the run as paused, with a checkpoint to resume from. With --resume a budget
@@ -56,24 +65,97 @@ def train(
             do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
         )
     from luthier.cli.plan_text import show_plan
-    from luthier.service import training
+    from luthier.service import launched, training
     from luthier.service.budgets import asked_budget, merged
+    from luthier.service.ray_jobs import is_address
 
+    fleet = _fleet(num_devices, on)
+    if launched.num_launched() > 1 and not launched.is_first():
+        with open_context(home) as context:
+            launched.follow(context)
+        return None  # rank 0 has the answer
     budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
+    if on is not None and is_address(on):
+        return _on_cluster(on, recipe, overrides or (), resume_id, budget, prices, num_devices or 1, as_json)
     if recipe is not None:
         from luthier.service.recipes import load_recipe
 
         asked = load_recipe(recipe, overrides or ())
         asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
         with open_context(home) as context:
-            outcome = training.train(
-                context, asked, base_dir=recipe.absolute().parent, prices=prices, show_plan=show_plan
-            )
+            base_dir = recipe.absolute().parent
+            outcome = launched.train(context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan, fleet=fleet)
     else:
         with open_context(home) as context:
-            outcome = training.resume(context, str(resume_id), budget=budget, prices=prices)
+            outcome = training.resume(context, str(resume_id), budget=budget, prices=prices, fleet=fleet)
     exit_code = 1 if outcome.record.status == "failed" else 0
     return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
+
+
+def _fleet(num_devices: int | None, on: str | None) -> Fleet | None:
+    """The processes that train: those that a launcher has started, as many as asked for, or None for this one."""
+    from luthier.core.errors import RequestError
+    from luthier.service.launched import LaunchedFleet, num_launched
+    from luthier.service.local_fleet import LocalFleet
+    from luthier.service.ray_fleet import RayFleet
+    from luthier.service.ray_jobs import is_address
+
+    if on is not None and on != "ray" and not is_address(on):
+        raise RequestError(
+            f"--on {on}",
+            expected="ray (the cluster of this machine) or ray://HOST:PORT (one elsewhere)",
+            do="leave --on out to train on this machine",
+        )
+    if on == "ray" and num_launched() == 1:
+        return RayFleet(num_devices or 1)
+    if num_launched() == 1:
+        return None if num_devices in (None, 1) else LocalFleet(num_devices)
+    if num_devices is not None:
+        raise RequestError(
+            f"--devices {num_devices} in a process that a launcher has started as one of {num_launched()}",
+            expected="one of the two: torchrun and srun have started the processes already",
+            do="leave --devices out, or start `luthier train` without a launcher",
+        )
+    return LaunchedFleet()
+
+
+def _on_cluster(
+    address: str,
+    recipe: Path | None,
+    overrides: Sequence[str],
+    resume_id: str | None,
+    budget: BudgetRecipe | None,
+    prices: Path | None,
+    num_devices: int,
+    as_json: bool,
+) -> Answer:
+    """Hand the work to a Ray cluster elsewhere, show what it prints, and tell how the job ended."""
+    import sys
+
+    from luthier.core.errors import RequestError
+    from luthier.service.budgets import merged
+    from luthier.service.ray_jobs import run_job
+    from luthier.service.recipes import load_recipe
+
+    if prices is not None or (resume_id is not None and budget is not None):
+        raise RequestError(
+            f"--on {address} with {'--prices' if prices is not None else 'a budget for a run that goes on'}",
+            expected="a job whose prices and larger budgets are those of the cluster's home",
+            do="run `luthier train` on the cluster's head for that",
+        )
+    asked = load_recipe(recipe, overrides) if recipe is not None else None
+    if asked is not None:
+        asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
+    ended = run_job(
+        address,
+        recipe=asked,
+        base_dir=recipe.absolute().parent if recipe is not None else Path(),
+        resume_id=resume_id,
+        num_devices=num_devices,
+        echo=sys.stderr.write,
+    )
+    line = f"job {ended.job_id} on {ended.address}: {ended.status}"
+    return Answer(as_json, ended.as_json(), lambda console: console.print(line, soft_wrap=True))
 
 
 def show_outcome(console: Console, outcome: TrainOutcome) -> None:

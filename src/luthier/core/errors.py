@@ -13,7 +13,8 @@
         ├── ModelSourceError    a base model could not be fetched, or came damaged
         ├── CheckpointError     no checkpoint that can be trusted
         ├── DivergedError       the loss or a gradient became NaN or infinite
-        └── StorageFullError    no room left on the disk
+        ├── StorageFullError    no room left on the disk
+        └── PeerLostError       exit code 75: another process of the same run has gone, or cannot be reached
 
 Each error is built from three parts, so that none can be left out: what came, what was expected, what to do.
 """
@@ -136,3 +137,9 @@ class DivergedError(WorkError):
 
 class StorageFullError(WorkError):
     """No room is left on the disk."""
+
+
+class PeerLostError(WorkError):
+    """Another process of the same run has gone or cannot be reached; what the checkpoints hold is not lost."""
+
+    exit_code = 75

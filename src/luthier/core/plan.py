@@ -20,6 +20,7 @@ from luthier.core.recipe import (
     OrderName,
     Recipe,
     ScheduleName,
+    ShardingName,
 )
 
 Source = Literal["asked", "default", "measured", "derived"]
@@ -170,6 +171,7 @@ class TrainingPlan(Frozen):
     attention: Literal["by_length", "sdpa"]
     gradient_checkpointing: bool = False
     shared_prefix: bool = False
+    sharding: ShardingName = "auto"
     device: str
     validate_every_steps: int
     checkpoint_every_steps: int
@@ -218,6 +220,7 @@ class Plan(Frozen):
             "budget": True,
             "base_model": {"path", "name"},
             "data": splits,
+            "training": {"sharding"},  # how weights lie on devices: a run may go on with another number of them
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")

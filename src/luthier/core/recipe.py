@@ -57,6 +57,7 @@ MetricName = Literal[
     "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy",
     "reward_accuracy", "preference_accuracy", "preference_margin",
 ]  # fmt: skip
+ShardingName = Literal["auto", "ddp", "fsdp"]
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -176,6 +177,7 @@ class TrainingRecipe(Frozen):
     precision: PrecisionName | None = None
     gradient_checkpointing: Literal["auto"] | bool | None = None
     shared_prefix: bool | None = None
+    sharding: ShardingName | None = None
     validate_every_steps: Annotated[int, Field(ge=1)] | None = None
     checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
     keep_checkpoints: Annotated[int, Field(ge=1)] | None = None

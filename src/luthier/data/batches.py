@@ -88,6 +88,27 @@ class StepSchedule:
         epoch, index = divmod(step, self.num_steps_per_epoch)
         return self._micro_batches(self._epoch(epoch)[index])
 
+    def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]:
+        """What rank `rank` of `size` trains of that step, in micro-batches as `step` makes them.
+
+        The longest example goes first, each to the rank that has the fewest tokens so far and room for one more; all
+        ranks get equally many, but for one where the numbers do not divide (Graham, 1969, "Bounds on multiprocessing
+        timing anomalies", section 3). The shares of all ranks together are the step; a rank may get nothing.
+        """
+        if size == 1:
+            return self.step(step)
+        epoch, index = divmod(step, self.num_steps_per_epoch)
+        batch = self._epoch(epoch)[index]
+        room = -(-len(batch) // size)
+        loads = [0] * size
+        shares: list[list[int]] = [[] for _ in range(size)]
+        for example in batch[np.argsort(-self._lengths[batch], kind="stable")].tolist():
+            least = min((r for r in range(size) if len(shares[r]) < room), key=lambda r: (loads[r], r))
+            shares[least].append(example)
+            loads[least] += int(self._lengths[example])
+        mine = np.asarray(shares[rank], dtype=np.int64)
+        return self._micro_batches(mine) if len(mine) else ()
+
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
         """Tokens of the beginnings that are computed once: one of each unit, one of all examples, or none."""
         if self._own is not None:

@@ -34,6 +34,10 @@ SHARED_PREFIX: Final = (
     True,
     "a beginning that the examples of a micro-batch share is computed once: the same gradients, less work",
 )
+SHARDING: Final = (
+    "auto",
+    "of several devices each holds a copy (ddp), or a share (fsdp) where a copy would not fit",
+)
 ORDER: Final = ("by_length", "rows of like length share a step: little padding; order stays random between steps")
 CHECKPOINT_EVERY_STEPS: Final = (50, "a kill costs at most this many steps")
 KEEP_CHECKPOINTS: Final = (2, "the last and the one before, in case the last is damaged; the best is kept besides")

@@ -189,6 +189,7 @@ def _training(
             checkpointing.NAME, None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing, (False, "")
         ),
         shared_prefix=pick("training.shared_prefix", r.shared_prefix, defaults.SHARED_PREFIX),
+        sharding=pick("training.sharding", r.sharding, defaults.SHARDING),
         device=hardware.device,
         validate_every_steps=_validate_every(r, steps, data.validation, sources),
         checkpoint_every_steps=pick(

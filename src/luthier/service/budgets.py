@@ -63,8 +63,13 @@ def merged(first: BudgetRecipe | None, later: BudgetRecipe | None) -> BudgetReci
     return first.model_copy(update=later.model_dump(exclude_none=True))
 
 
-def with_budget(context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None) -> Plan:
-    """The plan with these caps and the rates of this machine. Raises what `plan.budget.resolve_budget` raises."""
+def with_budget(
+    context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None, *, num_devices: int = 1
+) -> Plan:
+    """The plan with these caps and the rates of this machine. Raises what `plan.budget.resolve_budget` raises.
+
+    num_devices: how many accelerators are paid for; processes on a CPU share one machine.
+    """
     from luthier.models.structure import read_structure
     from luthier.plan import hardware
     from luthier.plan.budget import budget_of_unknown_device, resolve_budget
@@ -76,6 +81,8 @@ def with_budget(context: Context, plan: Plan, asked: BudgetRecipe | None, prices
     table = load_prices(prices)
     try:
         device = this_machine(hardware.measure())
+        if not device.is_cpu:
+            device = device.model_copy(update={"num_devices": num_devices})
     except RequestError as error:  # no run fails of what nobody asked
         mean = plan.data.train.num_tokens / plan.training.num_steps_per_epoch
         return _with(plan, budget_of_unknown_device(asked, error.came, step_tokens=mean))
@@ -84,7 +91,9 @@ def with_budget(context: Context, plan: Plan, asked: BudgetRecipe | None, prices
     return _with(plan, resolve_budget(asked, workload, device, table, calibration=calibration))
 
 
-def with_larger_budget(context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None) -> Plan:
+def with_larger_budget(
+    context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None, *, num_devices: int = 1
+) -> Plan:
     """The plan of a run that goes on, with the caps that are given now in place of its own; the others stay.
 
     Rates stay, too, where no other prices are given. Raises what `plan.budget.resolve_budget` raises.
@@ -93,7 +102,7 @@ def with_larger_budget(context: Context, plan: Plan, asked: BudgetRecipe | None,
 
     if prices is not None or plan.budget is None:
         before = BudgetRecipe(**{name: getattr(plan.budget, name) for name in FLAGS}) if plan.budget else None
-        return with_budget(context, plan, merged(before, asked), prices)
+        return with_budget(context, plan, merged(before, asked), prices, num_devices=num_devices)
     if asked is None:
         return plan
     return _with(plan, checked(plan.budget.model_copy(update=asked.model_dump(exclude_none=True))))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
 from luthier.core.errors import ConflictError, DataError, LeakageError, RecipeError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from luthier.data.formats import LoadedFile
     from luthier.data.loss_mask import Tokenised
     from luthier.models.chat_template import ChatTemplate
+
+
+_SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
 
 
 @dataclass(frozen=True)
@@ -116,21 +119,49 @@ def prepare_again(context: Context, plan: Plan) -> Prepared:
     """The same run's material once more, for a resume. Raises ConflictError where model or rows are not the same."""
     # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
     again = prepare(context, plan.recipe.model_copy(update={"budget": None}), base_dir=Path())
-    if again.model.sha256 != plan.base_model.sha256:
+    _refuse_changed(plan, again.model, {split: getattr(again.plan.data, split) for split in _SPLITS})
+    return Prepared(plan, again.model, again.template, again.train, again.validation, again.held_out)
+
+
+def prepare_share(context: Context, plan: Plan) -> Prepared:
+    """What a process needs that trains a run together with others: the base model and the rows, none to judge.
+
+    Raises what `prepare_again` raises where this machine has another model or other rows than the run began with.
+    """
+    from luthier.models import sources
+    from luthier.models.chat_template import ChatTemplate
+    from luthier.plan import resolve
+
+    recipe = plan.recipe
+    model = sources.pull(recipe.base_model, context.home, context.progress)
+    template = ChatTemplate.load(model.path, recipe.data.template or "auto")
+    max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
+    splits = {
+        split: _tokenise(context, split, part, template, recipe, max_length, max_length)
+        for split, part in _load_splits(recipe, Path()).items()
+        if split != "held_out"
+    }
+    _refuse_changed(plan, model, {split: made.profile for split, made in splits.items()})
+    here = plan.model_copy(update={"base_model": plan.base_model.model_copy(update={"path": model.path})})
+    return Prepared(here, model, template, splits["train"], splits.get("validation"), None)
+
+
+def _refuse_changed(plan: Plan, model: LocalModel, found: Mapping[str, DatasetProfile | None]) -> None:
+    """Raise ConflictError where model or rows are not those of the plan. found: the splits that were read anew."""
+    if model.sha256 != plan.base_model.sha256:
         raise ConflictError(
-            f"base model {plan.base_model.name} now has digest {again.model.sha256[:12]}",
+            f"base model {plan.base_model.name} now has digest {model.sha256[:12]}",
             expected=f"{plan.base_model.sha256[:12]}, as when the run began",
             do="start a new run: a resumed one would not be the run that was begun",
         )
-    for split in ("train", "validation", "held_out"):
-        before, now = getattr(plan.data, split), getattr(again.plan.data, split)
+    for split, now in found.items():
+        before = getattr(plan.data, split)
         if before is not None and (now is None or now.sha256 != before.sha256):
             raise ConflictError(
                 f"{split} file {before.file} has changed since the run began",
                 expected=f"content with digest {before.sha256[:12]}",
                 do="put the file back as it was, or start a new run",
             )
-    return Prepared(plan, again.model, again.template, again.train, again.validation, again.held_out)
 
 
 def training_examples(recipe: Recipe) -> tuple[Example, ...]:

@@ -135,6 +135,9 @@ class _Given:
     def step(self, step: int) -> tuple[tuple[int, ...], ...]:
         return self._steps[step]
 
+    def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]:
+        return self._steps[step][rank::size]
+
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
         return self._shared_tokens[micro_batch[0]]
 

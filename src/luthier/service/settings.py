@@ -16,12 +16,14 @@ class Settings(BaseSettings):
 
     home: the folder that holds all that Luthier keeps; `~/.luthier` where nobody says otherwise. database: the URL of a
     database elsewhere, such as `postgresql://user:password@host/name`; a SQLite file in the home without one.
+    peer_timeout_seconds: how long a process of a run waits for the others, the slowest may be reading its rows.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     home: Path = Field(default=Path("~/.luthier"))
     database: SecretStr | None = None
+    peer_timeout_seconds: float = Field(default=1800.0, gt=0)
 
     @property
     def database_path(self) -> Path:

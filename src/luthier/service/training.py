@@ -17,19 +17,16 @@ from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult
-from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_spent, with_larger_budget
+from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_spent, with_budget, with_larger_budget
 from luthier.service.context import Context
-from luthier.service.data_warnings import warn_of_the_data
+from luthier.service.fleet import Fleet, ThisProcess
 from luthier.service.plans import Prepared, prepare, prepare_again
 from luthier.service.quotes import keep_quote
 from luthier.service.recipes import with_absolute_paths
-from luthier.service.stop_signals import stop_signals
 
 if TYPE_CHECKING:
     from luthier.core.cost import Quote
     from luthier.train.budget import Meter
-    from luthier.train.loop import LoopOutcome
-    from luthier.train.model import TrainableModel
 
 _LOCK_SECONDS = 1.0
 
@@ -81,19 +78,26 @@ def train(
     prices: Path | None = None,
     show_plan: ShowPlan | None = None,
     run_id: str | None = None,
+    fleet: Fleet | None = None,
 ) -> TrainOutcome:
     """Train a recipe from its start.
 
     Relative paths in the recipe count from `base_dir`. prices: a file whose entries replace those of the price table.
     show_plan: called before anything is trained, with run id, plan, and what it is predicted to take (or why that is
-    not known). run_id: the run's own, where it was named before; else a new one.
+    not known). run_id: the run's own, where it was named before; else a new one. fleet: the processes that train it;
+    None is this one.
 
     SIGTERM, SIGINT and the budget end the run as `paused`, with a checkpoint.
     Raises what `service.plans.prepare` raises before anything is trained; then DivergedError, StorageFullError.
     """
     began = time.perf_counter()
     prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
-    return train_prepared(context, prepared, began=began, prices=prices, show_plan=show_plan, run_id=run_id)
+    if fleet is not None and fleet.num_processes > 1:
+        plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=fleet.num_processes)
+        prepared = replace(prepared, plan=plan)
+    return train_prepared(
+        context, prepared, began=began, prices=prices, show_plan=show_plan, run_id=run_id, fleet=fleet
+    )
 
 
 def train_prepared(
@@ -104,11 +108,14 @@ def train_prepared(
     prices: Path | None = None,
     show_plan: ShowPlan | None = None,
     run_id: str | None = None,
+    fleet: Fleet | None = None,
 ) -> TrainOutcome:
     """Train what is ready, as `train` does; it is judged where `prepared` holds held-out rows.
 
     began: when the work on it began, by `time.perf_counter`; from then on time is paid.
     """
+    fleet = fleet or ThisProcess()
+    fleet.check(prepared.plan)
     run_id, now = run_id or new_id("run"), datetime.now(UTC).isoformat(timespec="seconds")
     record = RunRecord(
         run_id=run_id,
@@ -120,14 +127,14 @@ def train_prepared(
         updated_at=now,
         num_steps=prepared.plan.training.num_steps,
     )
-    with _held(context, run_id):
+    with _held(context, run_id) as lock:
         context.runs.create(record, prepared.plan)
         quote = keep_quote(context, run_id, prepared, prices)
         if show_plan is not None:
             show_plan(run_id, prepared.plan, quote)
         folder = context.settings.run_folder(run_id)
         with metered(folder, prepared.plan, seconds_before=time.perf_counter() - began) as meter:
-            return _carry_out(context, run_id, prepared, meter)
+            return _carry_out(context, run_id, prepared, meter, fleet, lock)
 
 
 def resume(
@@ -137,24 +144,27 @@ def resume(
     budget: BudgetRecipe | None = None,
     prices: Path | None = None,
     is_judged: bool = True,
+    fleet: Fleet | None = None,
 ) -> TrainOutcome:
     """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
 
     budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
-    run keeps the rates that it has. is_judged: false leaves the held-out rows alone.
+    run keeps the rates that it has. is_judged: false leaves the held-out rows alone. fleet: as for `train`; it need not
+    be the one that began.
 
     Raises NotFoundError for an unknown run, ConflictError where it is done, in another process's hands, or where its
     base model or rows have changed, RequestError where its budget leaves nothing to go on with.
     """
-    record = context.runs.get(run_id)
-    with _held(context, run_id):
+    record, fleet = context.runs.get(run_id), fleet or ThisProcess()
+    with _held(context, run_id) as lock:
         if record.status == "succeeded":
             raise ConflictError(
                 f"run {run_id} has succeeded already",
                 expected="a run that was paused, failed or killed",
                 do=f"look at it with: luthier runs show {run_id}",
             )
-        plan = with_larger_budget(context, context.runs.plan(run_id), budget, prices)
+        plan = with_larger_budget(context, context.runs.plan(run_id), budget, prices, num_devices=fleet.num_processes)
+        fleet.check(plan)
         with metered(context.settings.run_folder(run_id), plan) as meter:
             is_trained = record.result is not None and record.result.adapter_path is not None
             refuse_spent(run_id, meter, training_is_done=is_trained)
@@ -163,27 +173,30 @@ def resume(
             if not is_judged:
                 prepared = replace(prepared, held_out=None)
             context.runs.set_budget(run_id, plan)
-            return _carry_out(context, run_id, prepared, meter)
+            return _carry_out(context, run_id, prepared, meter, fleet, lock)
 
 
 @contextmanager
-def _held(context: Context, run_id: str) -> Iterator[None]:
-    """No two processes on one run; the lock goes when its holder dies, however it dies."""
+def _held(context: Context, run_id: str) -> Iterator[int]:
+    """No two processes on one run; the lock goes when its holder dies, however it dies. Yields its descriptor."""
     from luthier.store.file_lock import file_lock
 
     lock = context.settings.run_folder(run_id) / "lock"
-    with file_lock(lock, what=f"run {run_id}", timeout_seconds=_LOCK_SECONDS):
-        yield
+    with file_lock(lock, what=f"run {run_id}", timeout_seconds=_LOCK_SECONDS) as descriptor:
+        yield descriptor
 
 
-def _carry_out(context: Context, run_id: str, prepared: Prepared, meter: Meter) -> TrainOutcome:
+def _carry_out(
+    context: Context, run_id: str, prepared: Prepared, meter: Meter, fleet: Fleet, lock: int
+) -> TrainOutcome:
     """Train, judge, report; the record in the store says at each moment how far it is, and at the end why it ended."""
     from luthier.service.reports import write_run_report
     from luthier.train.budget import remaining
 
     warnings: list[str] = []
     try:
-        result = _train(context, run_id, prepared, meter, warnings)
+        result = fleet.train(context, run_id, prepared, meter, recorder(context, run_id, warnings), lock)
+        _keep_files(context, run_id, result)
         evaluation = None
         if result.status == "succeeded" and prepared.held_out is not None:
             evaluation, result = judge_within(context, run_id, prepared, result, meter)
@@ -208,7 +221,7 @@ def _carry_out(context: Context, run_id: str, prepared: Prepared, meter: Meter) 
         raise
     # Only now: a run that is said to be done has its weights, verdict and report on disk.
     record = context.runs.update(run_id, status=result.status, report_path=str(report))
-    go_on = how_to_go_on(run_id, meter) if result.status == "paused" else None
+    go_on = how_to_go_on(run_id, meter) + fleet.flags if result.status == "paused" else None
     return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings), go_on)
 
 
@@ -217,100 +230,17 @@ def _close(context: Context, run_id: str, step: int, status: RunStatus, reason: 
     context.runs.update(run_id, stopped_because=reason)
 
 
-def _train(context: Context, run_id: str, prepared: Prepared, meter: Meter, warnings: list[str]) -> TrainResult:
-    """The training itself, with the process made ready for it."""
-    import torch
-
-    from luthier.service import schedules
-    from luthier.train import memory
-    from luthier.train.checkpoint import CheckpointStore
-    from luthier.train.loop import train as train_loop
-    from luthier.train.model import TrainableModel
-    from luthier.train.objectives.registry import load_objective
-
-    plan, training = prepared.plan, prepared.plan.training
-    torch.set_num_threads(training.num_threads)
-    memory.forget_peak()
-    emit = _recorder(context, run_id, warnings)
-    meter.begin("loading")
-    model = TrainableModel.load(plan)
-    shares = _shares_prefix(plan, model, emit)
-    schedule = schedules.of_training(prepared, shares_prefix=shares)
-    warn_of_the_data(plan, emit)
-    objective = load_objective(plan.objective)
-    units = [*prepared.train.units, *(prepared.validation.units if prepared.validation else [])]
-    meter.begin("reference")
-    objective.prepare(model, units, context.settings.run_folder(run_id), context.progress)
-    with stop_signals() as stop_requested:
-        outcome = train_loop(
-            plan,
-            model,
-            objective,
-            prepared.train.units,
-            schedules.of_validation(prepared, shares_prefix=shares),
-            schedule,
-            CheckpointStore(context.settings.run_folder(run_id) / "checkpoints", training.keep_checkpoints),
-            emit=emit,
-            stop_requested=stop_requested,
-            progress=context.progress,
-            meter=meter,
-        )
-    meter.begin("saving")
-    return _result(context, run_id, plan, model, outcome, memory.peak_memory_bytes())
+def _keep_files(context: Context, run_id: str, result: TrainResult) -> None:
+    """Put the trained weights among the files that are named by their digest."""
+    if result.adapter_path is None:
+        return
+    folder = Path(result.adapter_path)
+    for file in sorted(folder.glob("*.safetensors")):
+        artifact = context.artifacts.put_file(file, folder.name)
+        context.artifacts.link(run_id, f"{folder.name}/{file.name}", artifact.sha256)
 
 
-def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:
-    """Whether common beginnings are computed once: asked for, and the model proves to compute the same with them."""
-    if not plan.training.shared_prefix:
-        return False
-    if model.can_share_prefix():
-        return True
-    message = (
-        f"{type(model.base).__name__} computes something else when a beginning is shared, so none is: "
-        "training takes as long as without training.shared_prefix"
-    )
-    emit(WarningRaised(step=0, code="no_shared_prefix", message=message))
-    return False
-
-
-def _result(
-    context: Context, run_id: str, plan: Plan, model: TrainableModel, outcome: LoopOutcome, peak_memory_bytes: int
-) -> TrainResult:
-    """What came out, in numbers; writes the trained weights where the run is done."""
-    from luthier.train.outcome import save_outcome
-
-    state, path, digest = outcome.state, None, None
-    if outcome.status == "succeeded":
-        path, digest = save_outcome(model, Path(plan.base_model.path), context.settings.run_folder(run_id))
-        for file in sorted(path.glob("*.safetensors")):
-            artifact = context.artifacts.put_file(file, model.method.outcome_name)
-            context.artifacts.link(run_id, f"{path.name}/{file.name}", artifact.sha256)
-    seconds = max(state.seconds, 1e-9)
-    return TrainResult(
-        status=outcome.status,
-        stopped_because=outcome.reason,
-        num_steps=state.step,
-        num_tokens=state.num_tokens,
-        num_trained_tokens=state.num_trained_tokens,
-        num_examples=state.num_examples,
-        num_trainable_parameters=model.num_trainable_parameters,
-        trainable_fraction=model.num_trainable_parameters / model.num_parameters,
-        train_loss=state.loss_sum / max(1.0, state.loss_weight),
-        best_validation_loss=state.early_stopping.best_loss,
-        best_step=state.early_stopping.best_step if state.early_stopping.best_loss is not None else state.step,
-        seconds=state.seconds,
-        tokens_per_second=state.num_tokens / seconds,
-        examples_per_second=state.num_examples / seconds,
-        seconds_per_step=state.seconds / max(1, state.step),
-        peak_memory_bytes=peak_memory_bytes,
-        adapter_path=None if path is None else str(path),
-        adapter_sha256=digest,
-        warnings=outcome.warnings,
-        ranks=model.method.ranks(),
-    )
-
-
-def _recorder(context: Context, run_id: str, warnings: list[str]) -> Callable[[Event], None]:
+def recorder(context: Context, run_id: str, warnings: list[str]) -> Callable[[Event], None]:
     """Writes events into the store. What a killed process had recorded after its last checkpoint is dropped first."""
 
     def emit(event: Event) -> None:

@@ -15,12 +15,14 @@ _PAUSE_SECONDS = 0.02
 
 
 @contextmanager
-def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[None]:
+def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[int]:
     """Hold an exclusive lock on `path` (made where it is missing, never deleted) while the block runs.
 
     what: what the lock stands for, in words, for the message ("run run-2026...", "the database").
     timeout_seconds: how long to wait for another holder. Under a second is not enough where `is_held` is used, since
     asking takes the lock for a moment.
+
+    Yields the descriptor: a process that inherits it holds the lock, too, until it ends.
 
     Raises ConflictError where another process still holds it after that time.
     """
@@ -36,7 +38,7 @@ def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[None
                     do="wait until that process has ended, or stop it, and try again",
                 )
             time.sleep(_PAUSE_SECONDS)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -251,6 +251,11 @@ class Meter:
         self._note(None, 0.0, 0)
         self._ledger.close()
 
+    def take_up(self) -> None:
+        """Go on, after `close`, with what another process has written into the ledger since."""
+        last = self._ledger.last()
+        self._settled, self._pace, self._since = last.settled(), last.pace, self._clock()
+
     def _ask(self, action: Action, seconds: float, tokens: int) -> str | None:
         refused = refusal(self.budget, self.spent, action, seconds, tokens)
         if refused is None:

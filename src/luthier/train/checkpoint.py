@@ -21,13 +21,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import CheckpointError, StorageFullError
 from luthier.core.frozen import Frozen
 from luthier.train.early_stopping import EarlyStopping
+from luthier.train.tensor_file import save_file
 
 _PREFIX = "step-"
 _MANIFEST = "manifest.json"
@@ -59,9 +60,9 @@ class Checkpoint:
 
     path: Path
     state: LoopState
-    weights: dict[str, Tensor]
-    moments: dict[str, Tensor]
-    method: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    method: Mapping[str, Tensor]
 
 
 class CheckpointStore:
@@ -183,7 +184,7 @@ def _write(folder: Path, state: LoopState, tensors: Mapping[str, Mapping[str, Te
     folder.mkdir()
     try:
         for name, found in tensors.items():
-            save_file({key: t.detach().contiguous().cpu() for key, t in found.items()}, folder / name)
+            save_file(found, folder / name)
     except Exception as error:
         if "No space left" in str(error):  # safetensors wraps the system's error in one of its own
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error

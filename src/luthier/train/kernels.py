@@ -63,8 +63,8 @@ class SwiGlu(torch.autograd.Function):
 
 
 def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    weight, eps = module.weight, module.variance_epsilon
-    return lambda x: RmsNorm.apply(x, weight, eps)
+    eps = module.variance_epsilon
+    return lambda x: RmsNorm.apply(x, module.weight, eps)  # read anew: weights that are spread come and go
 
 
 def _gated_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:

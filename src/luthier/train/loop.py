@@ -1,8 +1,8 @@
 """The training loop. One function, `train`, that reads from top to bottom; everything it needs comes in as arguments.
 
 What makes a resumed run the same, byte for byte, as one that was never stopped: the examples of a step depend only on
-(seed, step), the random numbers of a step are seeded from (seed, step), and all else that a step reads (weights,
-moments, counters) is in the checkpoint.
+(seed, step), the random numbers of a step are seeded from (seed, step, rank), and all else that a step reads (weights,
+moments, counters) is in the checkpoint. Of several processes (`distributed.World`) each takes its share of every step.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from luthier.core.plan import Plan, TrainingPlan
 from luthier.core.ports import EventSink, Progress
 from luthier.core.run import RunStatus
 from luthier.train.budget import Meter, in_short, remaining
-from luthier.train.checkpoint import Checkpoint, CheckpointStore, LoopState
+from luthier.train.checkpoint import Checkpoint, LoopState
+from luthier.train.distributed import ALONE, World
 from luthier.train.early_stopping import EarlyStopping
 from luthier.train.model import TrainableModel
 from luthier.train.objectives.protocol import Objective, Unit, rows_of
 from luthier.train.optimizer import MasterOptimizer
+from luthier.train.shared_checkpoints import CheckpointFolder, SharedCheckpoints
 from luthier.train.step import StepSchedule, ValidationBatch, one_step, validate
 
 _BILLS_A_RUN = 20
+_REPLICAS_DIFFER = "the processes' weights have drifted apart, as they do on unlike machines: all go on with rank 0's"
 _LEDGER_LOST = "no whole record of what this run has spent: of its earlier time only that of the steps it kept counts"
 
 StopRequest = Callable[[], str | None]
@@ -50,18 +53,21 @@ def train(
     units: Sequence[Unit],
     validation: Sequence[ValidationBatch],
     schedule: StepSchedule,
-    checkpoints: CheckpointStore,
+    folder: CheckpointFolder,
     *,
     emit: EventSink,
     stop_requested: StopRequest,
     progress: Progress,
     meter: Meter | None = None,
+    world: World = ALONE,
 ) -> LoopOutcome:
     """Train from the newest checkpoint (or the start) to the end of the plan; leaves the best weights in the model.
 
     units: what is trained, indexed by `schedule`. validation: ready-made micro-batches, empty for none.
     stop_requested: asked after each step; a text stops the run as `paused`, with a checkpoint, for that reason.
     meter: told what begins, and asked first; where it refuses, the run stops as `paused`, too. None: no cap.
+    world: the processes that share the work. Each calls this with the same arguments, but that only rank 0's `emit`,
+    `progress`, `folder` and `meter` count; a wish to stop may come from any.
 
     Returns with status `succeeded` or `paused`. Raises DivergedError where loss or gradient norm is NaN or infinite:
     the weights of the step before are in a checkpoint then. Raises CheckpointError for checkpoints of another plan.
@@ -75,7 +81,8 @@ def train(
         emit(WarningRaised(step=step, code=code, message=message))
 
     meter = meter or Meter(plan.budget)
-    state = saved = _resume(plan, model, optimizer, checkpoints, warn)
+    checkpoints = SharedCheckpoints(world, folder, optimizer.weight_state())
+    state = saved = _resume(plan, model, optimizer, checkpoints, world, warn)
     if not meter.at_least(state.seconds, state.num_tokens):
         warn(state.step, "ledger_lost", _LEDGER_LOST)
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
@@ -86,20 +93,24 @@ def train(
     def save() -> None:
         nonlocal saved
         meter.begin("checkpoint")
-        path, num_bytes = checkpoints.save(
-            state, optimizer.weight_state(), optimizer.moment_state(), model.method.state()
-        )
+        weights, moments = optimizer.weight_state(), optimizer.moment_state()
+        if not world.are_same([*weights.values(), *moments.values()]):
+            warn(state.step, "replicas_differ", _REPLICAS_DIFFER)
+            world.take_first([*weights.values(), *moments.values()])
+            optimizer.round_into_model()
+        path, num_bytes = checkpoints.save(state, weights, moments, model.method.state())
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
     with progress.task("training", p.num_steps, "step", done=state.step) as bar:
         while True:
             if validation and _is_validation_due(p, state):
-                if (refused := meter.refuses("validation", num_validation_tokens, num_checkpoints=1)) is not None:
+                refused = meter.refuses("validation", num_validation_tokens, num_checkpoints=1)
+                if (refused := world.agreed(refused)) is not None:
                     status, reason = "paused", refused
                     break
                 meter.begin("validation", num_validation_tokens)
-                state, checked = validate(model, objective, validation, state, progress)
+                state, checked = validate(model, objective, validation, state, progress, world)
                 emit(checked)
                 if (message := state.early_stopping.overfitting) is not None:
                     warn(state.step, "overfitting", message)
@@ -114,11 +125,12 @@ def train(
                 break
             num_tokens = sum(row.num_tokens for batch in schedule.step(state.step) for i in batch for row in units[i])
             last = state.step + 1 == p.num_steps  # its weights are written twice: checkpoint and outcome
-            if (request := stop_requested() or meter.refuses("step", num_tokens, num_checkpoints=1 + last)) is not None:
+            request = stop_requested() or meter.refuses("step", num_tokens, num_checkpoints=1 + last)
+            if (request := world.agreed(request)) is not None:
                 status, reason = "paused", request
                 break
             meter.begin("step", num_tokens)
-            state, event = one_step(plan, model, objective, optimizer, units, schedule, state)
+            state, event = one_step(plan, model, objective, optimizer, units, schedule, state, world)
             if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
                 save()
                 raise _diverged(event, state.step, p.learning_rate)
@@ -149,7 +161,8 @@ def _resume(
     plan: Plan,
     model: TrainableModel,
     optimizer: MasterOptimizer,
-    checkpoints: CheckpointStore,
+    checkpoints: SharedCheckpoints,
+    world: World,
     warn: Callable[[int, str, str], None],
 ) -> LoopState:
     """Load the newest whole checkpoint into optimizer and method, or make the state of a fresh start."""
@@ -158,6 +171,8 @@ def _resume(
     for message in broken:
         warn(step, "broken_checkpoint", f"{message}; going on from step {step}, the one before")
     if checkpoint is None:
+        world.take_first(optimizer.masters)
+        optimizer.round_into_model()
         watch = EarlyStopping(patience=plan.training.early_stopping_patience)
         return LoopState(plan_hash=plan.hash, early_stopping=watch)
     _refuse_foreign(checkpoint, plan)

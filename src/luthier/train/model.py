@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +25,7 @@ from luthier.train.methods.protocol import Method
 from luthier.train.methods.registry import load_method
 from luthier.train.objectives.cross_entropy import cross_entropy_sum
 from luthier.train.objectives.log_probabilities import token_log_probabilities
+from luthier.train.objectives.protocol import Losses
 from luthier.train.prefix_attention import PrefixLayout
 
 
@@ -135,33 +136,51 @@ class TrainableModel:
         base.config.use_cache = False
         self.base, self.method, self.device = base, method, device
         self.body: nn.Module = base.get_decoder()
-        self.head: Tensor = base.get_output_embeddings().weight
         self.module: nn.Module = method.prepare(base, seed)
         self.replaced: Counter[str] = kernels.install(self.module.eval())
         if gradient_checkpointing:
             _recompute_layers(base)
         self.pad_id = int(base.config.pad_token_id or 0)
         self.micro_batch_tokens, self._shared_prefix = micro_batch_tokens, shared_prefix
+        self.root: nn.Module | None = None
 
     @classmethod
-    def load(cls, plan: Plan) -> TrainableModel:
-        """The model of a plan, from its local folder."""
+    def load(cls, plan: Plan, device: str | None = None) -> TrainableModel:
+        """The model of a plan, from its local folder. device: in place of the plan's, where there are several."""
+        device = device or plan.training.device
         base = load_model(
             plan.base_model.path,
             dtype=plan.training.precision,
             attention="sdpa",
-            device=plan.training.device,
+            device=device,
             quantisation=plan.method.quantisation,
         )
         return cls(
             base,
             load_method(plan.method),
             plan.training.seed,
-            plan.training.device,
+            device,
             gradient_checkpointing=plan.training.gradient_checkpointing,
             micro_batch_tokens=plan.training.micro_batch_tokens,
             shared_prefix=plan.training.shared_prefix,
         )
+
+    @property
+    def head(self) -> Tensor:
+        """The matrix that makes logits of hidden states: [vocabulary, width]."""
+        matrix: Tensor = self.base.get_output_embeddings().weight
+        return matrix
+
+    def within(self, compute: Callable[[], Losses]) -> Losses:
+        """What `compute` gives, called where the weights are whole: those that are spread over devices are fetched."""
+        if self.root is None:
+            return compute()
+
+        def parts() -> tuple[Tensor, dict[str, Tensor]]:  # a form that torch can look into
+            losses = compute()
+            return losses.total, dict(losses.measures)
+
+        return Losses(*self.root(parts))
 
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""

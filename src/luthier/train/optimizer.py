@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from luthier.core.plan import TrainingPlan
 from luthier.train.optimizers.protocol import Place, Trained
 from luthier.train.optimizers.registry import load_rule
+from luthier.train.sharding import shares, whole
 
 AfterUpdate = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
 
@@ -54,7 +55,7 @@ class MasterOptimizer:
 
     def gradient_norm(self) -> float:
         """Euclidean norm over all summed gradients, before clipping."""
-        return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.gradients))))
+        return float(whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.gradients)))))
 
     def step(self, norm: float, rate_factor: float, after: AfterUpdate | None = None) -> float:
         """Clip to the plan's norm, update masters, round them into the model; returns the learning rate used.
@@ -76,7 +77,7 @@ class MasterOptimizer:
     @torch.no_grad()
     def round_into_model(self) -> None:
         """Copy the masters into the model's weights, rounding to their precision."""
-        torch._foreach_copy_(list[Tensor](self.weights), self.masters)
+        torch._foreach_copy_(shares(self.weights), shares(self.masters))
 
     def weight_state(self) -> dict[str, Tensor]:
         """The fp32 weights by parameter name."""

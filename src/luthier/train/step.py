@@ -1,6 +1,6 @@
 """One optimizer update, and one look at the validation split: what the loop does again and again.
 
-The random numbers of a step are seeded from (seed, step), and its units depend on (seed, step) alone.
+The random numbers of a step are seeded from (seed, step, rank), and its units depend on (seed, step) alone.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from luthier.core.events import StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
 from luthier.train.checkpoint import LoopState
-from luthier.train.model import MicroBatch, TrainableModel, collate
-from luthier.train.objectives.protocol import Losses, Objective, Unit, rows_of
+from luthier.train.distributed import ALONE, World
+from luthier.train.model import TrainableModel, collate
+from luthier.train.objectives.protocol import Objective, Unit, rows_of
 from luthier.train.optimizer import MasterOptimizer
 from luthier.train.schedule import learning_rate_factor
+from luthier.train.sharding import idle_pass, loss_divisor, missing_passes
+from luthier.train.step_sums import StepSums
 
-# Odd and large, so that (seed, step) pairs of nearby runs do not share random numbers.
-_SEED_STRIDE = 1_000_003
+# Odd and large, so that (seed, step, rank) of nearby runs do not share random numbers.
+_SEED_STRIDE, _RANK_STRIDE = 1_000_003, 7_654_321_987_657
 
 ValidationBatch = tuple[Sequence[Unit], tuple[int, ...]]
 """A ready-made micro-batch, and the beginnings that its rows share (`collate`)."""
@@ -32,11 +35,12 @@ ValidationBatch = tuple[Sequence[Unit], tuple[int, ...]]
 class StepSchedule(Protocol):
     """Which units make up a step: micro-batches of indices, a function of (seed, step) alone.
 
-    shared_tokens: the beginnings in a micro-batch that are computed once (`collate`): none, one of all its rows, or one
-    of each unit.
+    share: what one rank of several trains of it. shared_tokens: the beginnings in a micro-batch that are computed once
+    (`collate`): none, one of all its rows, or one of each unit.
     """
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
+    def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]: ...
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]: ...
     def epoch_of(self, step: int) -> float: ...
 
@@ -49,28 +53,35 @@ def one_step(
     units: Sequence[Unit],
     schedule: StepSchedule,
     state: LoopState,
+    world: World = ALONE,
 ) -> tuple[LoopState, StepDone]:
-    """One optimizer update over one global batch.
+    """One optimizer update over one global batch, of which each rank of the world takes its share.
 
     Each micro-batch's sum of the loss is divided by the weight of the whole batch (all its trained tokens, say), so
-    that any cut into micro-batches gives the same gradient. Where loss or gradient norm is not finite the update is not
-    made, and the returned state is the one given.
+    that any cut into shares and micro-batches gives the same gradient once it is summed. Where loss or gradient norm is
+    not finite the update is not made, and the returned state is the one given.
     """
     start, p = time.perf_counter(), plan.training
-    torch.manual_seed((p.seed * _SEED_STRIDE + state.step) % 2**63)
-    indices = schedule.step(state.step)
+    torch.manual_seed((p.seed * _SEED_STRIDE + world.rank * _RANK_STRIDE + state.step) % 2**63)
+    indices = schedule.share(state.step, world.rank, world.size)
     micro_batches = objective.draw(model, state.step, [[units[i] for i in batch] for batch in indices])
-    objective.look(model, micro_batches)
-    weight = objective.weight([unit for micro_batch in micro_batches for unit in micro_batch])
-    sums = _Sums()
+    objective.look(model, [[units[i] for i in batch] for batch in schedule.step(state.step)])
+    weight = world.sum(objective.weight([unit for micro_batch in micro_batches for unit in micro_batch]))
+    divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(indices), world)
+    sums = StepSums(num_examples=sum(map(len, indices)))
     model.module.train()
     for micro_batch, drawn_from in zip(micro_batches, indices, strict=True):
         beginnings = schedule.shared_tokens(drawn_from)
         batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
-        losses = objective.losses(model, micro_batch, batch)
-        (losses.total / weight).backward()
+        losses = model.within(partial(objective.losses, model, micro_batch, batch))
+        (losses.total / divisor).backward()
         optimizer.collect()
         sums.add(losses, batch)
+    for _ in range(num_missing):
+        idle_pass(model, units[0]).backward()
+        optimizer.collect()
+    world.sum_gradients(optimizer.gradients)
+    sums = sums.over(world)
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
     norm, loss = optimizer.gradient_norm(), sums.loss / weight
     rate = 0.0
@@ -93,41 +104,24 @@ def one_step(
     )
     if not finite:
         return state, event
-    return _counted(state, sums, weight, num_examples=sum(map(len, indices)), seconds=seconds), event
+    return _after(state, sums, weight, seconds), event
 
 
-def _counted(state: LoopState, sums: _Sums, weight: float, *, num_examples: int, seconds: float) -> LoopState:
-    """The state after a step."""
-    after = {
-        "step": state.step + 1,
-        "loss_sum": state.loss_sum + sums.loss,
-        "loss_weight": state.loss_weight + weight,
-        "num_tokens": state.num_tokens + sums.num_tokens,
-        "num_trained_tokens": state.num_trained_tokens + sums.num_trained_tokens,
-        "num_examples": state.num_examples + num_examples,
-        "window_loss_sum": state.window_loss_sum + sums.loss,
-        "window_loss_weight": state.window_loss_weight + weight,
-        "seconds": state.seconds + seconds,
-    }
-    return state.model_copy(update=after)
-
-
-class _Sums:
-    """The loss, the measures and the tokens of several micro-batches, added up."""
-
-    def __init__(self) -> None:
-        self.loss, self.num_tokens, self.num_trained_tokens = 0.0, 0, 0
-        self.measures: dict[str, float] = {}
-
-    def add(self, losses: Losses, batch: MicroBatch) -> None:
-        self.loss += losses.total.item()
-        self.num_tokens += batch.num_tokens
-        self.num_trained_tokens += batch.num_trained_tokens
-        for name, value in losses.measures.items():
-            self.measures[name] = self.measures.get(name, 0.0) + value.item()
-
-    def means(self, weight: float) -> dict[str, float]:
-        return {name: value / weight for name, value in self.measures.items()}
+def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> LoopState:
+    """The state once a step is taken."""
+    return state.model_copy(
+        update={
+            "step": state.step + 1,
+            "loss_sum": state.loss_sum + sums.loss,
+            "loss_weight": state.loss_weight + weight,
+            "num_tokens": state.num_tokens + sums.num_tokens,
+            "num_trained_tokens": state.num_trained_tokens + sums.num_trained_tokens,
+            "num_examples": state.num_examples + sums.num_examples,
+            "window_loss_sum": state.window_loss_sum + sums.loss,
+            "window_loss_weight": state.window_loss_weight + weight,
+            "seconds": state.seconds + seconds,
+        }
+    )
 
 
 @torch.no_grad()
@@ -137,18 +131,23 @@ def validate(
     validation: Sequence[ValidationBatch],
     state: LoopState,
     progress: Progress,
+    world: World = ALONE,
 ) -> tuple[LoopState, ValidationDone]:
-    """Loss over the whole validation split, and the state with the watch moved on."""
+    """Loss over the whole validation split, shared out over the ranks, and the state with the watch moved on."""
     start = time.perf_counter()
     model.module.eval()
-    weight, sums = 0.0, _Sums()
+    mine, sums, weight = validation[world.rank :: world.size], StepSums(), 0.0
+    num_missing = missing_passes(model, len(mine), world)
     objective.look(model, [micro_batch for micro_batch, _ in validation])
-    with progress.task("validating", len(validation), "batch") as bar:
-        for micro_batch, beginnings in validation:
+    with progress.task("validating", len(mine), "batch") as bar:
+        for micro_batch, beginnings in mine:
             batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
-            sums.add(objective.losses(model, micro_batch, batch), batch)
+            sums.add(model.within(partial(objective.losses, model, micro_batch, batch)), batch)
             weight += objective.weight(micro_batch)
             bar.advance()
+    for _ in range(num_missing):
+        idle_pass(model, validation[0][0][0])
+    sums, weight = sums.over(world), world.sum(weight)
     loss = sums.loss / weight
     watch = state.early_stopping
     if model.method.may_be_outcome(state.step):

@@ -30,11 +30,32 @@ class AdaptedForward:
 
     def __init__(self, layer: PeftLoraLinear, probability: float) -> None:
         self.layer, self.probability = layer, probability
-        base = layer.get_base_layer()
-        self.base: Tensor | PackedMatrix = base if isinstance(base, PackedLinear) else base.weight
-        self.bias: Tensor | None = base.bias
-        self.a, self.b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        self.inner: nn.Module = layer.get_base_layer()
+        self.thin: tuple[nn.Module, nn.Module] = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
         self.scale = float(layer.scaling[ADAPTER])
+
+    # Weights are read anew at each call: those that are spread over devices come and go.
+
+    @property
+    def base(self) -> Tensor | PackedMatrix:
+        """The frozen matrix."""
+        inner = self.inner
+        return inner if isinstance(inner, PackedLinear) else inner.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen bias."""
+        return self.inner.bias  # type: ignore[return-value]
+
+    @property
+    def a(self) -> Tensor:
+        """The thin matrix that reads."""
+        return self.thin[0].weight  # type: ignore[return-value]
+
+    @property
+    def b(self) -> Tensor:
+        """The thin matrix that writes."""
+        return self.thin[1].weight  # type: ignore[return-value]
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """The thin matrices A and B of the product."""

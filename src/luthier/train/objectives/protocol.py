@@ -58,7 +58,7 @@ class Objective(Protocol):
         ...
 
     def look(self, model: TrainableModel, micro_batches: Sequence[Sequence[Unit]]) -> None:
-        """See all units of a step, or of a validation, before the loss of any is computed.
+        """See all units of a step, or of a validation, before the loss of any is computed; those of all ranks.
 
         For what belongs to the whole and not to one micro-batch, such as an estimate over the batch.
         """

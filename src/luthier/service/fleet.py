@@ -1,0 +1,207 @@
+"""The training of one process: the same alone, under `luthier train --devices`, under torchrun or Slurm, and on Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from luthier.core.events import Event, WarningRaised
+from luthier.core.plan import Plan
+from luthier.core.ports import EventSink, Progress, SilentProgress
+from luthier.core.run import TrainResult
+from luthier.service.context import Context
+from luthier.service.data_warnings import warn_of_the_data
+from luthier.service.plans import Prepared
+from luthier.service.sharding import is_spread
+from luthier.service.stop_signals import stop_signals
+
+if TYPE_CHECKING:
+    from luthier.train.budget import Meter
+    from luthier.train.distributed import World
+    from luthier.train.loop import LoopOutcome
+    from luthier.train.model import TrainableModel
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Where a process reads and writes, and whom it tells.
+
+    folder: of the run; checkpoints and the outcome go there. stop_requested: None takes SIGTERM and SIGINT for a wish
+    to stop, while the loop runs.
+    """
+
+    folder: Path
+    emit: EventSink
+    progress: Progress
+    meter: Meter
+    stop_requested: Callable[[], str | None] | None = None
+
+
+class Fleet(Protocol):
+    """The processes that train a run. flags: what the command that goes on with it needs, to have the same again."""
+
+    num_processes: int
+    flags: str
+
+    def check(self, plan: Plan) -> None:
+        """Raise RequestError where these processes cannot share that plan."""
+        ...
+
+    def train(
+        self, context: Context, run_id: str, prepared: Prepared, meter: Meter, emit: EventSink, lock: int
+    ) -> TrainResult:
+        """Train to the end of the plan or to a wish to stop. lock: the descriptor that holds the run's lock."""
+        ...
+
+
+class ThisProcess:
+    """Trains a run right here, alone."""
+
+    num_processes = 1
+    flags = ""
+
+    def check(self, plan: Plan) -> None:
+        """Any plan may be trained by one process."""
+
+    def train(
+        self,
+        context: Context,
+        run_id: str,
+        prepared: Prepared,
+        meter: Meter,
+        emit: EventSink,
+        lock: int,  # noqa: ARG002
+    ) -> TrainResult:
+        """Train in this process."""
+        return train_worker(prepared, Hooks(context.settings.run_folder(run_id), emit, context.progress, meter))
+
+
+def silent_hooks(folder: Path, stop_requested: Callable[[], str | None] | None = None) -> Hooks:
+    """Hooks of a process for which rank 0 speaks."""
+    from luthier.train.budget import Meter
+
+    return Hooks(folder, lambda _event: None, SilentProgress(), Meter(), stop_requested)
+
+
+def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -> TrainResult:
+    """Train a plan, from its newest checkpoint where there is one; writes the trained weights where the run is done.
+
+    world: the processes that share the work, all of which call this; None is this one alone. The result is rank 0's; of
+    the others only status and counts mean something.
+
+    Raises what `train.loop.train` raises, and RequestError where the examples of a step cannot be shared out evenly.
+    """
+    import torch
+
+    from luthier.service import schedules
+    from luthier.train import memory
+    from luthier.train.checkpoint import CheckpointStore
+    from luthier.train.distributed import World, refuse_unequal_shares
+    from luthier.train.loop import train
+    from luthier.train.model import TrainableModel
+    from luthier.train.objectives.registry import load_objective
+    from luthier.train.sharding import spread
+
+    plan, training = prepared.plan, prepared.plan.training
+    world = world or World(device=training.device)
+    refuse_unequal_shares(training.global_batch_size, world.size)
+    torch.set_num_threads(max(1, training.num_threads // world.local_size))
+    memory.forget_peak()
+    hooks.meter.begin("loading")
+    spreads = is_spread(plan, world, hooks.emit)
+    # what is to be spread is loaded on the CPU: whole, it may not fit on the device
+    model = TrainableModel.load(plan, "cpu" if spreads else world.device)
+    shares = _shares_prefix(plan, model, hooks.emit)
+    if spreads:
+        spread(model, world)
+    warn_of_the_data(plan, hooks.emit)
+    objective = load_objective(plan.objective)
+    units = [*prepared.train.units, *(prepared.validation.units if prepared.validation else [])]
+    hooks.meter.begin("reference")
+    # rank 0 first: the others, where they share its folder, find what it has computed
+    if world.is_first:
+        objective.prepare(model, units, hooks.folder, hooks.progress)
+    world.gather("prepared")
+    if not world.is_first:
+        objective.prepare(model, units, hooks.folder, hooks.progress)
+    with stop_signals() if hooks.stop_requested is None else nullcontext(hooks.stop_requested) as stop_requested:
+        outcome = train(
+            plan,
+            model,
+            objective,
+            prepared.train.units,
+            schedules.of_validation(prepared, shares_prefix=shares),
+            schedules.of_training(prepared, shares_prefix=shares),
+            CheckpointStore(hooks.folder / "checkpoints", training.keep_checkpoints),
+            emit=hooks.emit,
+            stop_requested=stop_requested,
+            progress=hooks.progress,
+            meter=hooks.meter,
+            world=world,
+        )
+    hooks.meter.begin("saving")
+    peaks = world.gather(str(memory.peak_memory_bytes()))
+    if spreads:
+        model = _made_whole(plan, model, world)
+    return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
+
+
+def _made_whole(plan: Plan, model: TrainableModel, world: World) -> TrainableModel:
+    """On rank 0 a model that holds all of its weights, to be written; the others only send theirs."""
+    from luthier.train.model import TrainableModel
+    from luthier.train.sharding import fill_in
+
+    made = TrainableModel.load(plan, "cpu") if world.is_first else None
+    fill_in(made, {name: weight for name, weight in model.module.named_parameters() if weight.requires_grad})
+    return made or model
+
+
+def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:
+    """Whether common beginnings are computed once: asked for, and the model proves to compute the same with them."""
+    if not plan.training.shared_prefix:
+        return False
+    if model.can_share_prefix():
+        return True
+    message = (
+        f"{type(model.base).__name__} computes something else when a beginning is shared, so none is: "
+        "training takes as long as without training.shared_prefix"
+    )
+    emit(WarningRaised(step=0, code="no_shared_prefix", message=message))
+    return False
+
+
+def _result(
+    folder: Path, plan: Plan, model: TrainableModel, outcome: LoopOutcome, peak_memory_bytes: int, *, is_kept: bool
+) -> TrainResult:
+    """What came out, in numbers; writes the trained weights where the run is done. peak: of the largest process."""
+    from luthier.train.outcome import save_outcome
+
+    state, path, digest = outcome.state, None, None
+    if outcome.status == "succeeded" and is_kept:
+        path, digest = save_outcome(model, Path(plan.base_model.path), folder)
+    seconds = max(state.seconds, 1e-9)
+    return TrainResult(
+        status=outcome.status,
+        stopped_because=outcome.reason,
+        num_steps=state.step,
+        num_tokens=state.num_tokens,
+        num_trained_tokens=state.num_trained_tokens,
+        num_examples=state.num_examples,
+        num_trainable_parameters=model.num_trainable_parameters,
+        trainable_fraction=model.num_trainable_parameters / model.num_parameters,
+        train_loss=state.loss_sum / max(1.0, state.loss_weight),
+        best_validation_loss=state.early_stopping.best_loss,
+        best_step=state.early_stopping.best_step if state.early_stopping.best_loss is not None else state.step,
+        seconds=state.seconds,
+        tokens_per_second=state.num_tokens / seconds,
+        examples_per_second=state.num_examples / seconds,
+        seconds_per_step=state.seconds / max(1, state.step),
+        peak_memory_bytes=peak_memory_bytes,
+        adapter_path=None if path is None else str(path),
+        adapter_sha256=digest,
+        warnings=outcome.warnings,
+        ranks=model.method.ranks(),
+    )

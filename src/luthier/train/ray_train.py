@@ -1,0 +1,152 @@
+"""A function run by the workers of Ray Train, which starts them, joins them and starts them again when one is lost.
+
+Ray brings the processes together and sees them die; what is trained, and where a run goes on, is this project's own
+loop and checkpoints: nothing is reported to Ray, whose `report` costs seconds a call. Ray is imported here alone, and
+only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from luthier.core.errors import PeerLostError, RequestError, WorkError
+
+Answer = Callable[[dict[str, Any]], None]
+Work = Callable[[dict[str, Any], Answer, Callable[[], str | None]], None]
+MOST_FAILURES: Final = 3
+_LOOK_SECONDS: Final = 0.3
+_SETTINGS: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s by default, for which even the end of the work waits
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def require_ray() -> None:
+    """Raise RequestError where Ray is not installed."""
+    try:
+        import ray.train.torch  # noqa: F401
+    except ImportError as error:
+        raise RequestError(
+            f"--on ray without Ray ({error})",
+            expected="the extra `ray` of this package",
+            do="install it: pip install 'luthier[ray]'",
+        ) from error
+
+
+class _Mailbox:
+    """An actor between the driver and the workers: answers one way, the wish to stop the other."""
+
+    def __init__(self) -> None:
+        self.answers: list[str] = []
+        self.wish = ""
+
+    def put(self, answer: str) -> None:
+        self.answers.append(answer)
+
+    def take(self) -> list[str]:
+        taken, self.answers = self.answers, []
+        return taken
+
+    def ask_to_stop(self, wish: str) -> None:
+        self.wish = wish
+
+    def wished(self) -> str:
+        return self.wish
+
+
+def fit(
+    work: Work,
+    job: dict[str, Any],
+    *,
+    num_workers: int,
+    on_gpus: bool,
+    cpus_per_worker: int,
+    take: Answer,
+    listening: Callable[[], AbstractContextManager[Callable[[], str | None]]],
+) -> None:
+    """Call `work(job, answer, stop)` in each of `num_workers` processes of the cluster that this machine belongs to.
+
+    work: must be importable on every node; what it raises has it started again, but for errors it answers. Where this
+    machine belongs to no cluster, Ray is started on it for as long as this takes. take: is given each answer, in this
+    thread. listening: entered once Ray stands, which takes signals for itself; gives what is asked a few times a second
+    for a wish to stop, of which the workers hear.
+
+    Raises RequestError without Ray, WorkError where the workers were lost more than `MOST_FAILURES` times.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    require_ray()
+    import ray
+
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="warning", include_dashboard=False)
+    failures: list[Exception] = []
+    try:
+        mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
+        trainer = _trainer(work, job, mailbox, num_workers, on_gpus, cpus_per_worker)
+
+        def run() -> None:
+            try:
+                trainer.fit()
+            except Exception as error:  # noqa: BLE001 - Ray's own classes; what it says is passed on
+                failures.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        has_told = has_ended = False
+        with listening() as stop_requested:
+            while not has_ended:
+                thread.join(_LOOK_SECONDS)
+                has_ended = not thread.is_alive()
+                if not has_told and (wish := stop_requested()) is not None:
+                    ray.get(mailbox.ask_to_stop.remote(wish))
+                    has_told = True
+                for text in ray.get(mailbox.take.remote()):
+                    take(json.loads(text))
+    finally:
+        ray.shutdown()
+    if failures:
+        raise WorkError(
+            f"Ray gave up after {MOST_FAILURES} new starts: {str(failures[0]).strip().splitlines()[-1][:500]}",
+            expected="workers that live until the next checkpoint",
+            do="look at the logs of the workers in Ray's dashboard, then go on with the run",
+        ) from failures[0]
+
+
+def _trainer(
+    work: Work, job: dict[str, Any], mailbox: Any, num_workers: int, on_gpus: bool, cpus_per_worker: int
+) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    def one_worker() -> None:
+        import ray
+
+        def answer(document: dict[str, Any]) -> None:
+            ray.get(mailbox.put.remote(json.dumps(document)))
+
+        def stop() -> str | None:
+            return ray.get(mailbox.wished.remote()) or None
+
+        from luthier.core.errors import LuthierError
+
+        try:
+            work(job, answer, stop)
+        except PeerLostError:
+            raise
+        except LuthierError as error:
+            answer({"error": error.as_json()})  # told, not raised: another start would end the same way
+
+    return TorchTrainer(
+        one_worker,
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers, use_gpu=on_gpus, resources_per_worker={"CPU": cpus_per_worker}
+        ),
+        run_config=RunConfig(storage_path=job["storage"], failure_config=FailureConfig(max_failures=MOST_FAILURES)),
+    )

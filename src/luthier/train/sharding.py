@@ -1,0 +1,120 @@
+"""Weights, gradients and optimizer state spread over the devices of a run, each holding a share of every tensor.
+
+torch's `fully_shard` (Zhao et al., 2023, "PyTorch FSDP", arXiv:2304.11277; the second edition shards each parameter by
+itself, as a DTensor). Layers are fetched one by one; embeddings, last norm and head belong to one root module, in which
+the loss is computed too, so that nothing ever mixes a whole tensor with a share. The optimizer must be made after the
+weights are spread: one made before would go on training tensors that no model reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from luthier.core.errors import RecipeError
+from luthier.core.plan import Plan
+from luthier.train.objectives.protocol import Losses, Unit, rows_of
+
+if TYPE_CHECKING:
+    from luthier.train.distributed import World
+    from luthier.train.model import TrainableModel
+
+METHODS: Final = ("full", "lora", "rslora", "loraplus", "pissa", "olora")
+"""Methods whose step looks at no weight as a whole, and whose base is not packed."""
+
+
+class _Root(nn.Module):
+    """What is computed in it sees whole weights."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        """Call it."""
+        return compute()
+
+
+def refuse_unspreadable(plan: Plan) -> None:
+    """Raise RecipeError where the weights of a plan cannot be spread."""
+    if plan.method.name not in METHODS:
+        raise RecipeError(
+            f"training.sharding fsdp with method {plan.method.name}",
+            expected=f"one of {', '.join(METHODS)}",
+            do="choose one of these, or set training.sharding: ddp",
+        )
+    if plan.objective.name != "sft":
+        raise RecipeError(
+            f"training.sharding fsdp with objective {plan.objective.name}",
+            expected="sft",
+            do="set training.sharding: ddp",
+        )
+
+
+def spread(model: TrainableModel, world: World) -> None:
+    """Spread a model that lies whole in each process, usually on the CPU, over the devices of all; layer by layer."""
+    kind = world.device.partition(":")[0]
+    mesh = init_device_mesh(kind, (world.size,))
+    # gradients of bf16 weights are summed in fp32, as ours are over micro-batches
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    root = _Root(model.module)
+    layers = model.body.layers
+    assert isinstance(layers, nn.ModuleList)
+    for part in (*layers, root):
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    model.root, model.device = root, world.device
+
+
+def loss_divisor(model: TrainableModel, weight: float, world: World) -> float:
+    """What a micro-batch's loss is divided by, so that the gradients over all ranks come out as sums over `weight`.
+
+    Gradients of weights that are spread are averaged over the ranks by torch, all others are summed by us.
+    """
+    return weight if model.root is None else weight / world.size
+
+
+def missing_passes(model: TrainableModel, num_passes: int, world: World) -> int:
+    """How many more passes this rank must make so that all make equally many; fetching a layer needs all of them."""
+    return 0 if model.root is None else world.most(num_passes) - num_passes
+
+
+def idle_pass(model: TrainableModel, unit: Unit) -> Tensor:
+    """A pass whose loss is nothing: zero, and zero gradients for every weight that a real one reaches."""
+    from luthier.train.model import collate
+
+    batch = collate(rows_of([unit])[:1], model.pad_id, model.device)
+    return model.within(lambda: Losses(model.loss_sum(batch)[0] * 0.0)).total
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as a whole; one that is spread is gathered, for which all ranks must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shares(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What this rank holds of each tensor: all of it, but for those that are spread."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def like(tensor: Tensor, pattern: Tensor | None) -> Tensor:
+    """This rank's share of a tensor that all ranks hold, where `pattern` is spread; else the tensor."""
+    if not isinstance(pattern, DTensor) or tensor.shape != pattern.shape:
+        return tensor
+    there = tensor.to(pattern.device)
+    return distribute_tensor(there, pattern.device_mesh, pattern.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def fill_in(target: TrainableModel | None, weights: Mapping[str, Tensor]) -> None:
+    """Gather trained weights by name, one at a time, and write them into a model that is whole; None only gathers."""
+    own = {} if target is None else dict(target.module.named_parameters())
+    for name, weight in weights.items():
+        gathered = whole(weight)
+        if target is not None:
+            own[name].copy_(gathered)
