@@ -52,6 +52,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier jobs resume",
         "luthier jobs show",
         "luthier jobs submit",
+        "luthier launch",
         "luthier models list",
         "luthier models pull",
         "luthier models rm",

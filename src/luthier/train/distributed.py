@@ -236,7 +236,7 @@ def _is_about_peers(error: RuntimeError) -> bool:
 
 
 def _bytes(content: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
 
 
 def _whole(tensors: Sequence[Tensor]) -> list[Tensor]:
