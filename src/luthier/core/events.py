@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
 from luthier.core.budget import Bill
 from luthier.core.frozen import Frozen
 from luthier.core.run import RunStatus
+
+PLAIN_LOSS: Final = "plain_loss"
+"""The measure that holds the loss without what regularisation adds to it, where it adds something."""
 
 
 class RunStarted(Frozen):

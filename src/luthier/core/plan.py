@@ -13,6 +13,7 @@ from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
 from luthier.core.recipe import (
     PREFERENCE_OBJECTIVES,
+    AverageKind,
     MetricName,
     NllTokens,
     ObjectiveName,
@@ -149,6 +150,15 @@ class OptimizerPlan(Frozen):
     num_iterations: int | None = None
 
 
+class AveragePlan(Frozen):
+    """How the weights are averaged over the steps; what a kind has no use for is None."""
+
+    kind: AverageKind
+    decay: float | None = None
+    from_step: int | None = None
+    every_steps: int | None = None
+
+
 class TrainingPlan(Frozen):
     """Everything the loop needs to know. Field meanings as in the recipe; all units in the names."""
 
@@ -163,6 +173,8 @@ class TrainingPlan(Frozen):
     schedule: ScheduleName
     weight_decay: float
     clip_gradient_norm: float
+    neftune_alpha: float = 0.0
+    average: AveragePlan | None = None
     max_length_tokens: int
     overlong: Overlong
     order: OrderName
@@ -223,7 +235,12 @@ class Plan(Frozen):
         document = self.objective.model_dump(mode="json")
         excluded["objective"] = {key for key, value in document.items() if value is None or value == {}}
         if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
-            excluded["training"] = {"optimizer"}
+            excluded.setdefault("training", set()).add("optimizer")
+        if self.objective.name == "sft" and not self.objective.label_smoothing:  # and so do plans of before there was this to regularise with
+            excluded["objective"].add("label_smoothing")
+        excluded.setdefault("training", set()).update(
+            name for name in ("neftune_alpha", "average") if not getattr(self.training, name)
+        )
         return sha256_document(self.model_dump(mode="json", exclude=excluded))
 
     def values(self) -> list[dict[str, Any]]:

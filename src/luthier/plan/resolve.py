@@ -21,6 +21,7 @@ from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricN
 from luthier.models.structure import Structure
 from luthier.plan import checkpointing, defaults, objectives
 from luthier.plan.adapter import outer_targets
+from luthier.plan.averaging import resolve_average
 from luthier.plan.hardware import Hardware
 from luthier.plan.methods import rules_of
 from luthier.plan.objectives import resolve_objective
@@ -180,6 +181,8 @@ def _training(
         schedule=pick("training.schedule", r.schedule, defaults.SCHEDULE),
         weight_decay=pick("training.weight_decay", r.weight_decay, defaults.WEIGHT_DECAY),
         clip_gradient_norm=pick("training.clip_gradient_norm", r.clip_gradient_norm, defaults.CLIP_GRADIENT_NORM),
+        neftune_alpha=pick("training.neftune_alpha", r.neftune_alpha, defaults.NEFTUNE_ALPHA),
+        average=resolve_average(r.average, method.name, steps, sources),
         max_length_tokens=length,
         overlong=pick("training.overlong", r.overlong, defaults.OVERLONG),
         order=pick("training.order", r.order, defaults.ORDER),
