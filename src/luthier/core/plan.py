@@ -236,7 +236,8 @@ class Plan(Frozen):
         excluded["objective"] = {key for key, value in document.items() if value is None or value == {}}
         if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
             excluded.setdefault("training", set()).add("optimizer")
-        if self.objective.name == "sft" and not self.objective.label_smoothing:  # and so do plans of before there was this to regularise with
+        # and so do plans of before there was this to regularise with
+        if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"].add("label_smoothing")
         excluded.setdefault("training", set()).update(
             name for name in ("neftune_alpha", "average") if not getattr(self.training, name)

@@ -277,6 +277,7 @@ def _result(
     context: Context, run_id: str, plan: Plan, model: TrainableModel, outcome: LoopOutcome, peak_memory_bytes: int
 ) -> TrainResult:
     """What came out, in numbers; writes the trained weights where the run is done."""
+    from luthier.train.fit import diagnose
     from luthier.train.outcome import save_outcome
 
     state, path, digest = outcome.state, None, None
@@ -307,6 +308,7 @@ def _result(
         adapter_sha256=digest,
         warnings=outcome.warnings,
         ranks=model.method.ranks(),
+        fit=diagnose(plan, context.runs.events(run_id)) if outcome.status == "succeeded" else None,
     )
 
 

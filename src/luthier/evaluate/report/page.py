@@ -76,6 +76,7 @@ def render_page(
     quote: Quote | None = None,
 ) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
+    fit = record.result.fit if record.result else None
     environment = page_environment(TEMPLATES)
     environment.filters |= {"fold": fold, "plain": figures.plain, "short": figures.short_digest}
     return environment.get_template("report.html.j2").render(
@@ -90,7 +91,8 @@ def render_page(
         splits=facts.split_facts(plan),
         example=shown_example(example),
         example_left_out=max(0, sum(len(text) for text, _ in example) - MAX_EXAMPLE_CHARACTERS),
-        curves=[*curve_charts(curves(events), plan.objective.loss_unit), *measure_charts(events)],
+        curves=[*curve_charts(curves(events), plan.objective.loss_unit, fit), *measure_charts(events)],
+        fit=fit,
         ranks=rank_charts(record.result.ranks if record.result else {}),
         quoted=quoted(record, events, quote),
         warnings=facts.warnings(record, plan, events),
