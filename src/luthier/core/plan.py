@@ -47,6 +47,21 @@ class ModelPlan(Frozen):
     template_sha256: str
 
 
+class ReplayPlan(Frozen):
+    """General rows beside those of the task. `rows` are trained on, `held_out` measure what is forgotten.
+
+    num_per_step: replayed examples a step; fraction: their share of it. num_leaked: held-out general rows that are also
+    trained on. num_also_in_train: replayed rows that also stand in the training rows of the task.
+    """
+
+    num_per_step: int
+    fraction: float
+    rows: DatasetProfile | None = None
+    held_out: DatasetProfile | None = None
+    num_leaked: int = 0
+    num_also_in_train: int = 0
+
+
 class DataPlan(Frozen):
     """The splits as they were read. `validation` and `held_out` are None where the run has none.
 
@@ -62,6 +77,7 @@ class DataPlan(Frozen):
     num_same_prompt: int = 0
     num_validation_leaked: int = 0
     part: tuple[float, float] | None = None
+    replay: ReplayPlan | None = None
 
 
 class MethodPlan(Frozen):
@@ -224,6 +240,7 @@ class Plan(Frozen):
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
         if self.data.part is None:  # plans of before there were parts keep their hash
             splits["part"] = True
+        splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
         excluded: Any = {
             "sources": True,
             "recipe": True,

@@ -63,6 +63,19 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
+class ReplayRecipe(Frozen):
+    """General rows beside those of the task. `fraction`: their share of each step; 0 trains on none of them.
+
+    `held_out`: general rows that are never trained on, a file or a fraction of `file`: base and tuned model are held
+    against each other on them, to measure what was forgotten. `map`: as that of the data.
+    """
+
+    file: str
+    fraction: Fraction | None = None
+    held_out: str | OpenFraction | None = None
+    map: dict[str, str] | None = None
+
+
 class DataRecipe(Frozen):
     """Which rows. `validation` and `held_out` are a file, or a fraction to take out of `train`.
 
@@ -78,6 +91,7 @@ class DataRecipe(Frozen):
     part: tuple[Fraction, Annotated[float, Field(gt=0.0, le=1.0)]] | None = None
     template: TemplateName | None = None
     allow_leakage: bool | None = None
+    replay: ReplayRecipe | None = None
 
     @field_validator("part")
     @classmethod

@@ -35,6 +35,8 @@ AVERAGE_DECAY: Final = (0.999, 0.5, 10)
 """Most and least decay of an average of the weights, and what share of the steps (one in ten) it looks back over."""
 AVERAGED_SHARE: Final = 0.25
 """The last share of the steps that a uniform average goes over (Izmailov et al., 2018, section 5)."""
+REPLAY_FRACTION: Final = (0.1, "a few percent keep most of what was known (docs/regularisation.md)")
+REPLAY_HELD_OUT: Final = (0.1, "general rows that are never trained on, to measure what is forgotten")
 OVERLONG: Final = ("error", "rows are never cut or left out unless you say so")
 SHARED_PREFIX: Final = (
     True,

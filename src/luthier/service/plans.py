@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
 from luthier.core.errors import ConflictError, DataError, LeakageError, RecipeError
@@ -14,6 +14,7 @@ from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
 from luthier.service.context import Context
 from luthier.service.judgeable import are_pairs, check_few_shot, check_metrics, have_text_answers
+from luthier.service.replay import load_replay, replay_plan
 
 if TYPE_CHECKING:
     from luthier.core.base_model import LocalModel
@@ -57,6 +58,13 @@ class Prepared:
     train: PreparedSplit
     validation: PreparedSplit | None
     held_out: PreparedSplit | None
+    replay: PreparedSplit | None = None
+    replay_held_out: PreparedSplit | None = None
+
+    @property
+    def trained_units(self) -> list[tuple[TokenisedExample, ...]]:
+        """All that steps are made of: the units of the task, then replayed ones."""
+        return [*self.train.units, *(self.replay.units if self.replay else [])]
 
 
 def make_plan(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None) -> Plan:
@@ -109,7 +117,8 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
         check_metrics(plan.evaluation.metrics, judged)
         check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
     plan = with_budget(context, plan, recipe.budget, prices)
-    return Prepared(plan, model, template, splits["train"], splits.get("validation"), splits.get("held_out"))
+    others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
+    return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
 
 
 def prepare_again(context: Context, plan: Plan) -> Prepared:
@@ -122,20 +131,30 @@ def prepare_again(context: Context, plan: Plan) -> Prepared:
             expected=f"{plan.base_model.sha256[:12]}, as when the run began",
             do="start a new run: a resumed one would not be the run that was begun",
         )
-    for split in ("train", "validation", "held_out"):
-        before, now = getattr(plan.data, split), getattr(again.plan.data, split)
+    for split, before, now in zip(_NAMES, profiles(plan.data), profiles(again.plan.data), strict=True):
         if before is not None and (now is None or now.sha256 != before.sha256):
             raise ConflictError(
                 f"{split} file {before.file} has changed since the run began",
                 expected=f"content with digest {before.sha256[:12]}",
                 do="put the file back as it was, or start a new run",
             )
-    return Prepared(plan, again.model, again.template, again.train, again.validation, again.held_out)
+    return replace(again, plan=plan)
+
+
+_NAMES: Final[tuple[Split, ...]] = ("train", "validation", "held_out", "replay", "replay_held_out")
+
+
+def profiles(data: DataPlan) -> tuple[DatasetProfile | None, ...]:
+    """The profile of each split: train, validation, held-out, and the general rows of both kinds."""
+    replay = data.replay
+    general = (replay.rows, replay.held_out) if replay else (None, None)
+    return (data.train, data.validation, data.held_out, *general)
 
 
 def training_examples(recipe: Recipe) -> tuple[Example, ...]:
     """The training rows of a recipe with absolute paths, read anew and split as they were for training."""
-    return tuple(_load_splits(recipe, Path())["train"].examples)
+    loaded = _load_splits(recipe, Path())
+    return tuple(e for split in ("train", "replay") if split in loaded for e in loaded[split].examples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +201,7 @@ def _load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, _Part]:
             elif split == "validation":
                 check_shape(recipe.objective, loaded.shape)
             found[split] = _Part(loaded, path, loaded.examples)
-    return found
+    return found | {split: _Part(*part) for split, part in load_replay(recipe, base_dir).items()}
 
 
 def _refuse_mixed(train: LoadedFile, other: LoadedFile) -> None:
@@ -212,7 +231,7 @@ def _tokenise(
     from luthier.plan.objectives import rules_of
 
     overlong = (recipe.training.overlong if recipe.training else None) or "error"
-    if split == "held_out":
+    if split in ("held_out", "replay_held_out"):
         max_length_tokens = room_tokens
         overlong = "drop" if overlong == "truncate" else overlong
     made: Tokenised = tokenise_all(
@@ -235,7 +254,8 @@ def _tokenise(
         truncated_ids=made.truncated_ids,
         **counts,
     )
-    return PreparedSplit(profile, tuple(part.examples[i] for i in made.kept), made.examples, rows_per_unit)
+    tokenised = tuple(replace(e, is_replayed=True) for e in made.examples) if split == "replay" else made.examples
+    return PreparedSplit(profile, tuple(part.examples[i] for i in made.kept), tokenised, rows_per_unit)
 
 
 def _refuse_one_kind(train: PreparedSplit) -> None:
@@ -255,9 +275,10 @@ def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
     from luthier.data.split import leaked_ids
 
     train, validation, held_out = splits["train"], splits.get("validation"), splits.get("held_out")
+    seen = [*train.examples, *(splits["replay"].examples if "replay" in splits else ())]
     num_leaked = num_same_prompt = num_validation_leaked = 0
     if held_out is not None:
-        leakage = leaked_ids(train.examples, held_out.examples)
+        leakage = leaked_ids(seen, held_out.examples)
         if leakage.exact and not recipe.data.allow_leakage:
             raise LeakageError(
                 f"{len(leakage.exact):,} of {len(held_out.examples):,} held-out rows also stand in the training rows",
@@ -267,7 +288,7 @@ def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
             )
         num_leaked, num_same_prompt = len(leakage.exact), len(leakage.same_prompt)
     if validation is not None:
-        num_validation_leaked = len(leaked_ids(train.examples, validation.examples).exact)
+        num_validation_leaked = len(leaked_ids(seen, validation.examples).exact)
     return DataPlan(
         train=train.profile,
         validation=validation.profile if validation else None,
@@ -276,4 +297,5 @@ def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
         num_same_prompt=num_same_prompt,
         num_validation_leaked=num_validation_leaked,
         part=recipe.data.part,
+        replay=replay_plan(recipe, splits),
     )

@@ -238,7 +238,7 @@ def _train(context: Context, run_id: str, prepared: Prepared, meter: Meter, warn
     schedule = schedules.of_training(prepared, shares_prefix=shares)
     warn_of_the_data(plan, emit)
     objective = load_objective(plan.objective)
-    units = [*prepared.train.units, *(prepared.validation.units if prepared.validation else [])]
+    units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
     meter.begin("reference")
     objective.prepare(model, units, context.settings.run_folder(run_id), context.progress)
     with stop_signals() as stop_requested:
@@ -246,7 +246,7 @@ def _train(context: Context, run_id: str, prepared: Prepared, meter: Meter, warn
             plan,
             model,
             objective,
-            prepared.train.units,
+            prepared.trained_units,
             schedules.of_validation(prepared, shares_prefix=shares),
             schedule,
             CheckpointStore(context.settings.run_folder(run_id) / "checkpoints", training.keep_checkpoints),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Final
 
-from luthier.core.events import PLAIN_LOSS, Event, StepDone, ValidationDone
+from luthier.core.events import Event, StepDone, ValidationDone, comparable_loss
 from luthier.core.fit import Fit
 from luthier.core.plan import Plan
 from luthier.train.fit_advice import for_astray, for_by_heart, for_still_learning, for_unlooked
@@ -65,7 +65,7 @@ def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
 
 def _between(steps: dict[int, StepDone], start: int, stop: int) -> float:
     """Mean loss of the steps after `start` up to `stop`; nan where there was none."""
-    losses = [e.measures.get(PLAIN_LOSS, e.loss) for step, e in steps.items() if start < step <= stop]
+    losses = [comparable_loss(e) for step, e in steps.items() if start < step <= stop]
     return fmean(losses) if losses else float("nan")
 
 

@@ -20,6 +20,7 @@ from luthier.train.checkpoint import LoopState
 from luthier.train.model import MicroBatch, TrainableModel, collate
 from luthier.train.objectives.protocol import Losses, Objective, Unit, rows_of
 from luthier.train.optimizer import MasterOptimizer
+from luthier.train.origin import by_origin, with_origin
 from luthier.train.schedule import learning_rate_factor
 
 # Odd and large, so that (seed, step) pairs of nearby runs do not share random numbers.
@@ -68,6 +69,8 @@ def one_step(
         beginnings = schedule.shared_tokens(drawn_from)
         batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
         losses = objective.losses(model, micro_batch, batch)
+        if plan.data.replay is not None:
+            losses = with_origin(losses, micro_batch, objective.weight(micro_batch))
         (losses.total / weight).backward()
         optimizer.collect()
         sums.add(losses, batch)
@@ -89,7 +92,7 @@ def one_step(
         num_tokens=sums.num_tokens,
         num_trained_tokens=sums.num_trained_tokens,
         seconds=seconds,
-        measures=sums.means(weight),
+        measures=sums.means(weight) if plan.data.replay is None else by_origin(sums.means(weight), loss),
     )
     if not finite:
         return state, event

@@ -76,8 +76,13 @@ def _mark_best(axes: Axes, curves: Curves, *, is_shaded: bool) -> None:
 
 
 def _loss_in_words(curves: Curves) -> str:
-    which = "Training loss, without label smoothing," if curves.is_plain else "Training loss"
-    text = f"{which} went from {curves.loss[0]:.3f} to {curves.loss[-1]:.3f} in {curves.num_steps:,} steps."
+    without = [
+        name for name, is_so in (("label smoothing", curves.is_plain), ("replayed rows", curves.is_of_task)) if is_so
+    ]
+    which = f", without {' and '.join(without)}," if without else ""
+    text = (
+        f"Training loss{which} went from {curves.loss[0]:.3f} to {curves.loss[-1]:.3f} in {curves.num_steps:,} steps."
+    )
     if not len(curves.validation_steps):
         return f"{text} There was no validation."
     words = f"{text} Validation loss went from {curves.validation_loss[0]:.3f} to {curves.validation_loss[-1]:.3f}"

@@ -23,7 +23,7 @@ from luthier.evaluate.report.quoted import quoted
 from luthier.evaluate.report.rank_chart import rank_charts
 from luthier.evaluate.report.roles import roles
 from luthier.evaluate.report.samples import Choice, choose_samples
-from luthier.evaluate.report.tables import differences, metric_rows
+from luthier.evaluate.report.tables import differences, forgetting_rows, metric_rows
 from luthier.reporting import figures
 from luthier.reporting.page import page_environment
 from luthier.reporting.svg import css_variable
@@ -123,6 +123,8 @@ def _judged(evaluation: Evaluation | None, plan: Plan) -> dict[str, Any] | None:
         "other_differences": others,
         "charts": interval_charts(evaluation, found),
         "without_chart": _without_chart(evaluation),
+        "forgetting": evaluation.forgetting,
+        "forgetting_rows": forgetting_rows(evaluation.forgetting) if evaluation.forgetting else [],
         "choices": choices,
         "samples_title": _samples_title(len(choices.chosen)),
         "score_title": metric_heading(choices.metric) if choices.metric else "",

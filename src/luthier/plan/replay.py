@@ -1,0 +1,28 @@
+"""How many general rows a step replays."""
+
+from __future__ import annotations
+
+from luthier.core.errors import RecipeError
+from luthier.core.recipe import Recipe, TrainingRecipe
+from luthier.plan import defaults
+
+
+def num_replayed_per_step(recipe: Recipe) -> tuple[int, int]:
+    """Replayed examples a step, and the examples of a step in all.
+
+    The nearest whole number to the share that was asked for, at least one where it is above 0. Raises RecipeError where
+    no example of the task would be left.
+    """
+    asked, training = recipe.data.replay, recipe.training or TrainingRecipe()
+    size = training.global_batch_size or defaults.GLOBAL_BATCH_SIZE[0]
+    if asked is None:
+        return 0, size
+    fraction = defaults.REPLAY_FRACTION[0] if asked.fraction is None else asked.fraction
+    num = max(1, round(fraction * size)) if fraction else 0
+    if num >= size:
+        raise RecipeError(
+            f"data.replay.fraction {fraction:g} makes {num} of the {size} examples of a step",
+            expected="room for at least one example of the task in each step",
+            do="raise training.global_batch_size, or lower data.replay.fraction",
+        )
+    return num, size
