@@ -11,7 +11,7 @@ import yaml
 
 from luthier.core.events import Event, StepDone, ValidationDone
 from luthier.core.fit import Fit
-from luthier.core.plan import AveragePlan, ObjectivePlan, Plan
+from luthier.core.plan import AveragePlan, Plan
 from luthier.service.recipes import load_recipe
 from luthier.train.fit import diagnose
 
@@ -95,20 +95,17 @@ def test_nothing_is_advised_that_is_in_use_already(make_plan: MakePlan) -> None:
         dropout=0.3, neftune_alpha=5.0, weight_decay=0.1, average=AveragePlan(kind="ema", decay=0.9),
         early_stopping_patience=3, num_steps=40,
     )  # fmt: skip
-    plan = plan.model_copy(update={"objective": ObjectivePlan(name="sft", label_smoothing=0.1)})
     found = named(diagnose(plan, course(*BY_HEART)))
     assert found == "training.max_steps=20 training.learning_rate=0.005"
 
 
-def test_what_a_method_or_objective_has_no_place_for_is_not_advised(make_plan: MakePlan) -> None:
+def test_what_a_method_has_no_place_for_is_not_advised(make_plan: MakePlan) -> None:
     full = named(diagnose(make_plan("full"), course(*BY_HEART)))
     assert "dropout" not in full
     assert "rank" not in full
     adalora = named(diagnose(make_plan("adalora", num_steps=40), course(*BY_HEART)))
     assert "average" not in adalora
     assert "method.rank" not in adalora
-    other = make_plan().model_copy(update={"objective": ObjectivePlan(name="sft", label_smoothing=None)})
-    assert "label_smoothing" not in named(diagnose(other, course(*BY_HEART)))
 
 
 def test_a_part_of_the_rows_is_named_before_new_ones(make_plan: MakePlan) -> None:

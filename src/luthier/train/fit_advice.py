@@ -53,11 +53,11 @@ def _more_rows(plan: Plan) -> list[Remedy]:
 
 
 def _held_back(plan: Plan) -> list[Remedy]:
-    """What regularises and is not used yet, or little."""
+    """What regularises and is not used yet, or little.
+
+    Label smoothing is not among it: it raises the very loss that this advice is about (docs/benchmarks.md).
+    """
     training, method, found = plan.training, plan.method, list[Remedy]()
-    if plan.objective.label_smoothing == 0:
-        text = "Smooth the labels: a tenth of the weight goes to the other tokens, so that certainty does not pay."
-        found.append(Remedy(text=text, settings=("objective.label_smoothing=0.1",)))
     if not training.neftune_alpha:
         text = "Put noise on the embeddings (NEFTune), so that no row is ever seen twice."
         found.append(Remedy(text=text, settings=("training.neftune_alpha=5",)))
