@@ -35,8 +35,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "average uniform": {"training": {"average": {"kind": "uniform"}}},
     "rank 4": {"method": {"rank": 4, "alpha": 8}},
     "learning_rate 2e-4": {"training": {"learning_rate": 2e-4}},
+    "replay 0": {"replay": 0.0},
+    "replay 0.25": {"replay": 0.25},
 }
-"""Each arm: what is added to the recipe of `plain`."""
+"""Each arm: what is added to the recipe of `plain`. Those of replay are judged on general rows, too: instructions of
+Self-Instruct, of which some are replayed and 60 measure what is forgotten."""
+
+NUM_GENERAL_JUDGED = 60
+MOST_GENERAL_CHARACTERS = 600
 
 
 def main() -> None:
@@ -104,11 +110,15 @@ def one_run(args: argparse.Namespace) -> dict[str, Any]:
             "seed": seed,
         } | changes.get("training", {}),
     }  # fmt: skip
+    if "replay" in changes:
+        _add_general_rows(recipe, args, draw, changes["replay"])
     run = luthier.train(recipe, home=args.work / "home")
     checks = [event for event in run.events if isinstance(event, ValidationDone)]
     validations = [event.loss for event in checks]
     steps = [event for event in run.events if isinstance(event, StepDone)]
+    forgetting = run.evaluation.forgetting if run.evaluation is not None else None
     return {
+        "forgetting": forgetting.model_dump(include={"sentence", "word", "comparisons"}) if forgetting else None,
         "arm": args.arms,
         "seed": seed,
         "rows": args.rows,
@@ -123,6 +133,31 @@ def one_run(args: argparse.Namespace) -> dict[str, Any]:
         "seconds_per_step": mean(event.seconds for event in steps),
         "machine": describe(),
     }
+
+
+def _add_general_rows(recipe: dict[str, Any], args: argparse.Namespace, draw: random.Random, fraction: float) -> None:
+    """Rows to replay, others to measure what is forgotten, and a few rows of the task to judge."""
+    file = args.data / "self_instruct" / "user_oriented_instructions.jsonl"
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        task = json.loads(line)
+        prompt = "\n\n".join(filter(None, (task["instruction"], task["instances"][0]["input"])))
+        answer = task["instances"][0]["output"]
+        if answer and len(prompt) + len(answer) <= MOST_GENERAL_CHARACTERS:
+            rows.append({"prompt": prompt, "completion": answer})
+    draw.shuffle(rows)
+    judged, replayed = rows[:NUM_GENERAL_JUDGED], rows[NUM_GENERAL_JUDGED:]
+    task_rows = wikisql_rows(args.data / "wikisql_mlx/test.jsonl")[:20]
+    work, seed = args.work, args.seeds
+    recipe["data"] |= {
+        "held_out": str(write_jsonl(task_rows, work / "regularisation_test_20.jsonl")),
+        "replay": {
+            "file": str(write_jsonl(replayed, work / f"regularisation_general_{seed}.jsonl")),
+            "fraction": fraction,
+            "held_out": str(write_jsonl(judged, work / f"regularisation_general_judged_{seed}.jsonl")),
+        },
+    }
+    recipe["evaluation"] = {"metrics": ["perplexity"], "few_shot": 0}
 
 
 def table(parts: list[dict[str, Any]]) -> str:
@@ -143,6 +178,8 @@ def table(parts: list[dict[str, Any]]) -> str:
                 f"{mean(p['last'] for p in own):.3f} | {_difference(own, plain, 'last')} | "
                 f"{mean(p['accuracy'] for p in own):.3f} | {_difference(own, plain, 'accuracy')} |"
             )
+    told = [part for part in parts if part.get("forgetting")]
+    lines += [f"\n{part['arm']}, seed {part['seed']}: {part['forgetting']['sentence']}" for part in told]
     return "\n".join(lines)
 
 
