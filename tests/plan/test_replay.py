@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import RecipeError
-from luthier.core.plan import Plan, ReplayPlan
+from luthier.core.plan import ObjectivePlan, Plan, ReplayPlan
 from luthier.core.recipe import Recipe
-from luthier.plan.replay import num_replayed_per_step
+from luthier.plan.replay import num_replayed, num_replayed_per_step
 
 from .conftest import profile
 
@@ -52,3 +52,12 @@ def test_without_replay_a_plan_keeps_its_hash_and_with_it_files_count_by_digest(
     assert replayed.hash != plain.hash
     assert with_rows("/elsewhere/general.jsonl", "e" * 64).hash == replayed.hash
     assert with_rows("general.jsonl", "f" * 64).hash != replayed.hash
+
+
+def test_pairs_are_not_replayed(make_plan: Callable[..., Plan]) -> None:
+    data = make_plan().data
+    replayed = data.model_copy(update={"replay": ReplayPlan(num_per_step=2, fraction=0.125)})
+    assert num_replayed(replayed, ObjectivePlan(name="sft")) == 2
+    assert num_replayed(data, ObjectivePlan(name="dpo")) == 0
+    with pytest.raises(RecipeError, match="objective dpo"):
+        num_replayed(replayed, ObjectivePlan(name="dpo"))

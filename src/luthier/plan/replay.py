@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from luthier.core.errors import RecipeError
+from luthier.core.plan import DataPlan, ObjectivePlan
 from luthier.core.recipe import Recipe, TrainingRecipe
-from luthier.plan import defaults
+from luthier.plan import defaults, objectives
 
 
 def num_replayed_per_step(recipe: Recipe) -> tuple[int, int]:
@@ -26,3 +27,15 @@ def num_replayed_per_step(recipe: Recipe) -> tuple[int, int]:
             do="raise training.global_batch_size, or lower data.replay.fraction",
         )
     return num, size
+
+
+def num_replayed(data: DataPlan, objective: ObjectivePlan) -> int:
+    """Replayed examples a step. Raises RecipeError for objectives that look at several rows side by side."""
+    num = data.replay.num_per_step if data.replay else 0
+    if num and objectives.rules_of(objective.name).rows_per_unit != 1:
+        raise RecipeError(
+            f"data.replay with objective {objective.name}",
+            expected="an objective that looks at one row at a time, such as sft",
+            do="remove data.replay",
+        )
+    return num

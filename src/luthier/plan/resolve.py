@@ -26,6 +26,7 @@ from luthier.plan.hardware import Hardware
 from luthier.plan.methods import rules_of
 from luthier.plan.objectives import resolve_objective
 from luthier.plan.optimizers import default_rate, resolve_optimizer
+from luthier.plan.replay import num_replayed
 from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.plan.sources import Sources as _Sources
 
@@ -150,14 +151,7 @@ def _training(
 ) -> TrainingPlan:
     r, pick = recipe.training or TrainingRecipe(), sources.pick
     batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
-    replayed = data.replay.num_per_step if data.replay else 0
-    if replayed and objectives.rules_of(objective.name).rows_per_unit != 1:
-        raise RecipeError(
-            f"data.replay with objective {objective.name}",
-            expected="an objective that looks at one row at a time, such as sft",
-            do="remove data.replay",
-        )
-    per_epoch = math.ceil(data.train.num_examples / (batch - replayed))
+    per_epoch = math.ceil(data.train.num_examples / (batch - num_replayed(data, objective)))
     epochs, steps = _length(r, per_epoch, sources)
     rate = objectives.learning_rate(objective.name, rules_of(method.name).learning_rate)
     if r.optimizer is not None:
