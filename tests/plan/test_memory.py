@@ -64,6 +64,8 @@ def test_what_is_held_by_hand(llama: Structure, make_workload: Make, device: Dev
     assert lora.optimizer_bytes == 12 * thin
     assert lora.weights_bytes == full.weights_bytes
     assert lora.gradients_bytes >= 4 * thin
+    averaged = predict_memory(make_workload(llama, keeps_average=True), device)
+    assert averaged.optimizer_bytes == 16 * thin  # one fp32 average more
     quantised = predict_memory(make_workload(llama, "qlora", base="nf4"), device)
     assert quantised.weights_bytes == pytest.approx(0.516 * matrices + 2 * (parameters - matrices))
 

@@ -87,3 +87,9 @@ def test_preferences_are_learned_slower_than_answers_by_every_method() -> None:
         assert learning_rate("simpo", usual)[0] < learning_rate("dpo", usual)[0] < learning_rate("orpo", usual)[0]
         assert learning_rate("orpo", usual)[0] < usual[0]
     assert rules_of("kto").rows_per_unit == 1
+
+
+def test_label_smoothing_is_off_by_default_and_taken_as_asked() -> None:
+    assert resolve_objective(None, "chat", Sources()).label_smoothing == 0.0
+    asked = ObjectiveRecipe(name="sft", label_smoothing=0.1)
+    assert resolve_objective(asked, "chat", Sources()).label_smoothing == 0.1

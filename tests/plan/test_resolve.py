@@ -102,6 +102,20 @@ def test_hash_does_not_depend_on_where_files_lie(make_plan: MakePlan) -> None:
     assert make_plan(sha256="d" * 64).hash != make_plan().hash
 
 
+def test_what_regularises_is_in_the_hash_only_where_it_is_on(make_plan: MakePlan) -> None:
+    plain = make_plan()
+    document = plain.model_dump(mode="json")
+    del document["training"]["neftune_alpha"], document["training"]["average"], document["objective"]["label_smoothing"]
+    assert Plan.model_validate(document).hash == plain.hash, "a plan of before there was any"
+    asked: tuple[dict[str, Any], ...] = (
+        {"objective": {"name": "sft", "label_smoothing": 0.1}},
+        {"training": {"neftune_alpha": 5}},
+        {"training": {"average": {"kind": "ema"}}},
+        {"training": {"average": {"kind": "ema", "decay": 0.7}}},
+    )
+    assert len({plain.hash, *(make_plan(document).hash for document in asked)}) == 5
+
+
 def test_a_plan_survives_json(make_plan: MakePlan) -> None:
     plan = make_plan()
     again = Plan.model_validate_json(plan.model_dump_json())

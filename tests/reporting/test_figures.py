@@ -75,6 +75,7 @@ def test_systems_of_one_metric_share_their_decimals() -> None:
         (3.0, "3"),
         (("q", "k"), "q, k"),
         ([], "none"),
+        ({"kind": "ema", "decay": 0.9, "from_step": None}, "kind ema, decay 0.9"),
     ],
 )
 def test_values_of_the_plan(value: object, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from luthier.train.dropout import Dropout
+from luthier.train.dropout import Dropout, keep
 from luthier.train.low_rank import LoraProduct
 
 
@@ -17,3 +17,19 @@ def test_gradients_are_the_derivatives(dropped: bool) -> None:
     a, b = draw(2, 5).requires_grad_(), draw(4, 2).requires_grad_()
     dropout = Dropout(0.4, key=7) if dropped else None
     assert torch.autograd.gradcheck(lambda x, a, b: LoraProduct.apply(x, weight, bias, a, b, dropout, 0.7), (x, a, b))
+
+
+def test_dropout_takes_inputs_of_the_adapter_alone_and_makes_good_what_it_took() -> None:
+    """Srivastava et al., 2014, in the inverted form: kept inputs count 1 / (share kept); the base sees all of them."""
+    torch.manual_seed(0)
+    x, weight, a, b = (torch.randn(*shape, dtype=torch.float64) for shape in ((500, 8), (4, 8), (2, 8), (4, 2)))
+    dropout = Dropout(0.25, key=3)
+    scale = 0.7 / dropout.kept_fraction
+    mask = dropout.mask(x)
+    assert mask is not None
+    found = LoraProduct.apply(x, weight, None, a, b, dropout, scale)
+    kept = (keep(torch.ones_like(x), mask) / dropout.kept_fraction) * x
+    torch.testing.assert_close(found, x @ weight.t() + 0.7 * kept @ a.t() @ b.t())
+    ones = torch.ones(20_000, 8, dtype=torch.float64)
+    mean = LoraProduct.apply(ones, weight, None, a, b, Dropout(0.25, key=4), scale).mean(0)
+    torch.testing.assert_close(mean, (ones[:1] @ weight.t() + 0.7 * ones[:1] @ a.t() @ b.t())[0], rtol=0, atol=0.1)

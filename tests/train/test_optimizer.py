@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import nn
 
@@ -36,6 +37,30 @@ def test_equals_torch_adamw_with_clipping(make_plan: Callable[..., Plan]) -> Non
         reference.step()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_decay_shrinks_a_weight_by_its_rate_whatever_its_gradient(make_plan: Callable[..., Plan]) -> None:
+    """Decoupled decay (Loshchilov & Hutter, 2019): with no gradient at all a weight falls by rate x decay of itself."""
+    plan = make_plan(weight_decay=0.1, learning_rate=0.01).training
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 2.0)
+    optimizer = MasterOptimizer(module, plan)
+    optimizer.step(optimizer.gradient_norm(), 0.5)
+    assert float(module.weight.detach()) == pytest.approx(2.0 * (1 - 0.005 * 0.1), rel=1e-6)
+
+
+def test_clipping_scales_all_gradients_alike_and_only_above_the_norm(make_plan: Callable[..., Plan]) -> None:
+    """By hand: gradients (3, 4) have the norm 5; clipped to 1 they are (0.6, 0.8), clipped to 10 they stay."""
+    for clip, wanted in ((1.0, (0.6, 0.8)), (10.0, (3.0, 4.0))):
+        module = nn.ParameterList([nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))])
+        optimizer = MasterOptimizer(module, make_plan(clip_gradient_norm=clip).training)
+        (3 * module[0] + 4 * module[1]).sum().backward()
+        optimizer.collect()
+        seen: list[float] = []
+        norm = optimizer.gradient_norm()
+        assert norm == pytest.approx(5.0)
+        optimizer.step(norm, 1.0, lambda _, gradients, seen=seen: seen.extend(float(g) for g in gradients.values()))
+        assert seen == pytest.approx(wanted)
 
 
 def test_small_steps_are_not_lost_in_bfloat16(make_plan: Callable[..., Plan]) -> None:

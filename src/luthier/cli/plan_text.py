@@ -6,7 +6,7 @@ from luthier.cli import figures
 from luthier.cli.bill_text import budget_lines
 from luthier.cli.quote_text import quote_lines
 from luthier.core.cost import Quote
-from luthier.core.plan import MethodPlan, Plan
+from luthier.core.plan import DataPlan, MethodPlan, Plan
 
 
 def show_plan(run_id: str, plan: Plan, quote: Quote | str) -> None:
@@ -32,6 +32,7 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
     return [
         f"run {run_id}, plan {plan.hash[:12]}",
         f"  rows       {rows}",
+        *_replay_line(data),
         f"  method     {method.name}, {what}: {method.num_trainable_parameters:,} parameters, {share:.2%} of the base",
         f"  training   {training.num_steps:,} steps of {training.global_batch_size} examples, peak learning rate "
         f"{training.learning_rate:g} ({training.schedule})",
@@ -39,6 +40,16 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         f"  judged by  {judged}",
         *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
     ]
+
+
+def _replay_line(data: DataPlan) -> list[str]:
+    replay = data.replay
+    if replay is None:
+        return []
+    replayed, judged = replay.rows, replay.held_out
+    rows = f"{replay.num_per_step} of each step, from {replayed.num_examples:,} general rows" if replayed else "no rows"
+    held_out = f"; forgetting is measured on {judged.num_examples:,} others" if judged else ""
+    return [f"  replay     {rows}{held_out}"]
 
 
 def _what_is_trained(method: MethodPlan) -> str:

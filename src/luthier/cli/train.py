@@ -163,6 +163,7 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
     from luthier.cli import figures
     from luthier.cli.bill_text import bill_line, budget_lines
     from luthier.cli.console import facts
+    from luthier.cli.fit_text import show_fit
     from luthier.cli.verdict_text import print_warnings, show_evaluation
 
     record, result = outcome.record, outcome.record.result
@@ -200,6 +201,8 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
         rows.append(("report", record.report_path))
     facts(console, rows)
     print_warnings(console, outcome.warnings)
+    if result is not None and result.fit is not None:
+        show_fit(console, result.fit)
     if outcome.evaluation is not None:
         show_evaluation(console, outcome.evaluation, only_what_decides=True)
     if outcome.go_on is not None:

@@ -14,7 +14,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.frozen import Frozen
 
 Shape = Literal["chat", "prompt_completion", "alpaca", "sharegpt", "text", "preference", "unpaired"]
-Split = Literal["train", "validation", "held_out"]
+Split = Literal["train", "validation", "held_out", "replay", "replay_held_out"]
 Overlong = Literal["error", "drop", "truncate"]
 
 
@@ -88,7 +88,8 @@ class TokenisedExample:
 
     input_ids: int32 array of length T. loss_mask: T bytes; 1 at position t means that token t is learned, i.e.
     predicted from the tokens before t. Position 0 is never 1. num_truncated_tokens: tokens cut off the end. is_wanted:
-    whether what is learned is to become more likely or less; None where nothing says so.
+    whether what is learned is to become more likely or less; None where nothing says so. is_replayed: whether it is a
+    general row, trained against forgetting.
     """
 
     id: str
@@ -96,6 +97,7 @@ class TokenisedExample:
     loss_mask: bytes
     num_truncated_tokens: int = 0
     is_wanted: bool | None = None
+    is_replayed: bool = False
 
     @property
     def num_tokens(self) -> int:

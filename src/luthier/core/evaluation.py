@@ -79,6 +79,21 @@ class Verdict(Frozen):
     caveats: tuple[str, ...] = ()
 
 
+class Forgetting(Frozen):
+    """What tuning did to rows that are not of the task: base and tuned model on general rows, by likelihood.
+
+    word: "worse" is forgotten. sentence: the finding with its interval. comparisons: tuned minus base.
+    """
+
+    held_out_file: str
+    held_out_sha256: str
+    num_rows: int
+    systems: tuple[SystemResult, ...]
+    comparisons: tuple[Comparison, ...]
+    word: VerdictWord
+    sentence: str
+
+
 class Evaluation(Frozen):
     """One evaluation: several systems judged on the same held-out rows."""
 
@@ -91,4 +106,5 @@ class Evaluation(Frozen):
     systems: tuple[SystemResult, ...]
     comparisons: tuple[Comparison, ...]
     verdict: Verdict | None = None
+    forgetting: Forgetting | None = None
     seconds: float

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
 from luthier.core.budget import Bill
 from luthier.core.frozen import Frozen
 from luthier.core.run import RunStatus
+
+PLAIN_LOSS: Final = "plain_loss"
+"""The measure that holds the loss without what regularisation adds to it, where it adds something."""
+
+
+TASK_LOSS: Final = "task_loss"
+REPLAY_LOSS: Final = "replay_loss"
+"""The measures that hold the plain loss of the task's own rows and that of replayed ones, where rows are replayed."""
 
 
 class RunStarted(Frozen):
@@ -35,6 +43,14 @@ class StepDone(Frozen):
     num_trained_tokens: int
     seconds: float
     measures: dict[str, float] = Field(default_factory=dict)
+
+
+def comparable_loss(event: StepDone) -> float:
+    """The loss of a step that can be held against that of a validation: of the task's rows, without regularisation."""
+    for name in (TASK_LOSS, PLAIN_LOSS):
+        if name in event.measures:
+            return event.measures[name]
+    return event.loss
 
 
 class ValidationDone(Frozen):

@@ -13,6 +13,7 @@ from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
 from luthier.core.recipe import (
     PREFERENCE_OBJECTIVES,
+    AverageKind,
     MetricName,
     NllTokens,
     ObjectiveName,
@@ -47,6 +48,21 @@ class ModelPlan(Frozen):
     template_sha256: str
 
 
+class ReplayPlan(Frozen):
+    """General rows beside those of the task. `rows` are trained on, `held_out` measure what is forgotten.
+
+    num_per_step: replayed examples a step; fraction: their share of it. num_leaked: held-out general rows that are also
+    trained on. num_also_in_train: replayed rows that also stand in the training rows of the task.
+    """
+
+    num_per_step: int
+    fraction: float
+    rows: DatasetProfile | None = None
+    held_out: DatasetProfile | None = None
+    num_leaked: int = 0
+    num_also_in_train: int = 0
+
+
 class DataPlan(Frozen):
     """The splits as they were read. `validation` and `held_out` are None where the run has none.
 
@@ -62,6 +78,7 @@ class DataPlan(Frozen):
     num_same_prompt: int = 0
     num_validation_leaked: int = 0
     part: tuple[float, float] | None = None
+    replay: ReplayPlan | None = None
 
 
 class MethodPlan(Frozen):
@@ -150,6 +167,15 @@ class OptimizerPlan(Frozen):
     num_iterations: int | None = None
 
 
+class AveragePlan(Frozen):
+    """How the weights are averaged over the steps; what a kind has no use for is None."""
+
+    kind: AverageKind
+    decay: float | None = None
+    from_step: int | None = None
+    every_steps: int | None = None
+
+
 class TrainingPlan(Frozen):
     """Everything the loop needs to know. Field meanings as in the recipe; all units in the names."""
 
@@ -164,6 +190,8 @@ class TrainingPlan(Frozen):
     schedule: ScheduleName
     weight_decay: float
     clip_gradient_norm: float
+    neftune_alpha: float = 0.0
+    average: AveragePlan | None = None
     max_length_tokens: int
     overlong: Overlong
     order: OrderName
@@ -214,6 +242,7 @@ class Plan(Frozen):
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
         if self.data.part is None:  # plans of before there were parts keep their hash
             splits["part"] = True
+        splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
         excluded: Any = {
             "sources": True,
             "recipe": True,
@@ -226,7 +255,13 @@ class Plan(Frozen):
         document = self.objective.model_dump(mode="json")
         excluded["objective"] = {key for key, value in document.items() if value is None or value == {}}
         if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
-            excluded["training"] = {"optimizer"}
+            excluded.setdefault("training", set()).add("optimizer")
+        # and so do plans of before there was this to regularise with
+        if self.objective.name == "sft" and not self.objective.label_smoothing:
+            excluded["objective"].add("label_smoothing")
+        excluded.setdefault("training", set()).update(
+            name for name in ("neftune_alpha", "average") if not getattr(self.training, name)
+        )
         return sha256_document(self.model_dump(mode="json", exclude=excluded))
 
     def values(self) -> list[dict[str, Any]]:

@@ -52,6 +52,7 @@ OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", 
 ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
 TemplateName = Literal["auto", "chat", "plain"]
+AverageKind = Literal["ema", "uniform"]
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 MetricName = Literal[
     "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy",
@@ -61,6 +62,19 @@ ShardingName = Literal["auto", "ddp", "fsdp"]
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class ReplayRecipe(Frozen):
+    """General rows beside those of the task. `fraction`: their share of each step; 0 trains on none of them.
+
+    `held_out`: general rows that are never trained on, a file or a fraction of `file`: base and tuned model are held
+    against each other on them, to measure what was forgotten. `map`: as that of the data.
+    """
+
+    file: str
+    fraction: Fraction | None = None
+    held_out: str | OpenFraction | None = None
+    map: dict[str, str] | None = None
 
 
 class DataRecipe(Frozen):
@@ -78,6 +92,7 @@ class DataRecipe(Frozen):
     part: tuple[Fraction, Annotated[float, Field(gt=0.0, le=1.0)]] | None = None
     template: TemplateName | None = None
     allow_leakage: bool | None = None
+    replay: ReplayRecipe | None = None
 
     @field_validator("part")
     @classmethod
@@ -158,6 +173,19 @@ class OptimizerRecipe(Frozen):
         return {"name": given} if isinstance(given, str) else given
 
 
+class AverageRecipe(Frozen):
+    """An average of the weights over the steps, in place of those of the last step.
+
+    `ema`: an exponential moving average that keeps `decay` of itself at each step. `uniform`: the plain mean of the
+    weights of every `every_steps`th step from step `from_step` on.
+    """
+
+    kind: AverageKind
+    decay: OpenFraction | None = None
+    from_step: Annotated[int, Field(ge=1)] | None = None
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+
+
 class TrainingRecipe(Frozen):
     """How long and how fast. `epochs` may be a fraction; steps are optimizer updates."""
 
@@ -171,6 +199,8 @@ class TrainingRecipe(Frozen):
     warmup_fraction: Fraction | None = None
     weight_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
     clip_gradient_norm: Annotated[float, Field(gt=0)] | None = None
+    neftune_alpha: Annotated[float, Field(ge=0, le=1000)] | None = None
+    average: AverageRecipe | None = None
     max_length_tokens: Annotated[int, Field(ge=2)] | None = None
     overlong: Overlong | None = None
     order: OrderName | None = None

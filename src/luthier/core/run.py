@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.core.budget import Bill
+from luthier.core.fit import Fit
 from luthier.core.frozen import Frozen
 
 RunStatus = Literal["planned", "running", "paused", "succeeded", "failed"]
@@ -19,7 +20,7 @@ class TrainResult(Frozen):
     num_tokens counts no padding. adapter_path: the folder of the trained outcome (a PEFT adapter, or a whole model
     after full fine-tuning); None while the run is not done. bill: of all processes of the run, judging included,
     without writing the report; None for runs of before it was kept. ranks: of each matrix by its module name, where the
-    method has found them.
+    method has found them. fit: what the losses say of learning by heart or too little; None while the run is not done.
     """
 
     status: RunStatus
@@ -43,6 +44,7 @@ class TrainResult(Frozen):
     warnings: tuple[str, ...] = ()
     ranks: dict[str, int] = Field(default_factory=dict)
     bill: Bill | None = None
+    fit: Fit | None = None
 
 
 class RunRecord(Frozen):

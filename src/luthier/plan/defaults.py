@@ -29,6 +29,14 @@ SCHEDULE: Final = ("cosine", "falls slowly, then fast, then slowly: the last ste
 WARMUP_FRACTION: Final = (0.03, "the first updates of Adam rest on few gradients and should be small")
 WEIGHT_DECAY: Final = (0.0, "with an adapter, rank and dropout already hold the weights back")
 CLIP_GRADIENT_NORM: Final = (1.0, "one strange batch cannot throw the weights far")
+LABEL_SMOOTHING: Final = (0.0, "off: the answers count as given; 0.05 to 0.2 is usual (docs/regularisation.md)")
+NEFTUNE_ALPHA: Final = (0.0, "off: no noise on the embeddings; 5 to 15 is usual (docs/regularisation.md)")
+AVERAGE_DECAY: Final = (0.999, 0.5, 10)
+"""Most and least decay of an average of the weights, and what share of the steps (one in ten) it looks back over."""
+AVERAGED_SHARE: Final = 0.25
+"""The last share of the steps that a uniform average goes over (Izmailov et al., 2018, section 5)."""
+REPLAY_FRACTION: Final = (0.1, "a few percent keep most of what was known (docs/regularisation.md)")
+REPLAY_HELD_OUT: Final = (0.1, "general rows that are never trained on, to measure what is forgotten")
 OVERLONG: Final = ("error", "rows are never cut or left out unless you say so")
 SHARED_PREFIX: Final = (
     True,

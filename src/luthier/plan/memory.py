@@ -35,7 +35,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     weights = _weights(workload) / shards + _gathered(workload, shards)
     adapters = _adapters(workload) / shards
     masters, moments, sums, narrow = _optimizer(workload)
-    optimizer, gradients = (masters + moments) / shards, sums / shards
+    optimizer, gradients = (masters + moments + _average(workload)) / shards, sums / shards
     activation_part, logits_part, narrow_part = max(
         (_passing(one, narrow / shards) for one in _peaks(workload)), key=lambda parts: sum(parts)
     )
@@ -143,6 +143,11 @@ def _optimizer(workload: Workload) -> tuple[float, float, float, float]:
     extra = 3 * _FP32 * count if workload.method == "adalora" else 0.0  # importances and their averages
     wide = count * _FP32 if optimizer_cost.has_masters(workload.optimizer) else 0.0
     return wide, optimizer_cost.moment_bytes(workload) + extra, wide, in_flight
+
+
+def _average(workload: Workload) -> float:
+    """Of the weights over the steps, where one is held beside them: as precise as the masters."""
+    return workload.num_trainable * _FP32 if workload.keeps_average else 0.0
 
 
 def _generation(workload: Workload) -> float:

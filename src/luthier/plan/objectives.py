@@ -16,6 +16,7 @@ from luthier.core.dataset import Shape
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import ObjectivePlan
 from luthier.core.recipe import OBJECTIVE_ENTRY_POINTS, OBJECTIVES, ObjectiveRecipe
+from luthier.plan import defaults
 from luthier.plan.sources import Sources
 
 Setting = tuple[Any, str]
@@ -49,7 +50,9 @@ _SLOW: Final = (0.1, "preferences move a model that can answer already: a tenth 
 _EACH: Final = (1.0, "both kinds count alike; weigh the rarer kind more where one is much rarer (KTO, section 4.1)")
 
 RULES: Final[Mapping[str, ObjectiveRules]] = {
-    "sft": ObjectiveRules("supervised fine-tuning on the answers", {}, _ANSWERS),
+    "sft": ObjectiveRules(
+        "supervised fine-tuning on the answers", {"label_smoothing": defaults.LABEL_SMOOTHING}, _ANSWERS
+    ),
     "dpo": ObjectiveRules(
         "direct preference optimisation, against the model at the start",
         {"beta": _BETA, "label_smoothing": _SMOOTHING},

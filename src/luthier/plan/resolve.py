@@ -21,10 +21,12 @@ from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricN
 from luthier.models.structure import Structure
 from luthier.plan import checkpointing, defaults, objectives
 from luthier.plan.adapter import outer_targets
+from luthier.plan.averaging import resolve_average
 from luthier.plan.hardware import Hardware
 from luthier.plan.methods import rules_of
 from luthier.plan.objectives import resolve_objective
 from luthier.plan.optimizers import default_rate, resolve_optimizer
+from luthier.plan.replay import num_replayed
 from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.plan.sources import Sources as _Sources
 
@@ -149,7 +151,7 @@ def _training(
 ) -> TrainingPlan:
     r, pick = recipe.training or TrainingRecipe(), sources.pick
     batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
-    per_epoch = math.ceil(data.train.num_examples / batch)
+    per_epoch = math.ceil(data.train.num_examples / (batch - num_replayed(data, objective)))
     epochs, steps = _length(r, per_epoch, sources)
     rate = objectives.learning_rate(objective.name, rules_of(method.name).learning_rate)
     if r.optimizer is not None:
@@ -180,6 +182,8 @@ def _training(
         schedule=pick("training.schedule", r.schedule, defaults.SCHEDULE),
         weight_decay=pick("training.weight_decay", r.weight_decay, defaults.WEIGHT_DECAY),
         clip_gradient_norm=pick("training.clip_gradient_norm", r.clip_gradient_norm, defaults.CLIP_GRADIENT_NORM),
+        neftune_alpha=pick("training.neftune_alpha", r.neftune_alpha, defaults.NEFTUNE_ALPHA),
+        average=resolve_average(r.average, method.name, steps, sources),
         max_length_tokens=length,
         overlong=pick("training.overlong", r.overlong, defaults.OVERLONG),
         order=pick("training.order", r.order, defaults.ORDER),

@@ -62,7 +62,7 @@ class Workload:
     optimizer_in_backward: gradients are used up as they come, never all held. keeps_checkpoints_on_host: the inputs of
     recomputed layers are kept in the host's memory. num_validation_tokens: computed, of one validation.
     initial_rank: AdaLoRA's, where it is not the usual one. trainable: parameters that are
-    trained, where rank and targets do not tell.
+    trained, where rank and targets do not tell. keeps_average: whether an average of the weights is held beside them.
     """
 
     structure: Structure
@@ -93,6 +93,7 @@ class Workload:
     generation_length: int = 0
     initial_rank: int = 0
     trainable: int | None = None
+    keeps_average: bool = False
 
     def __post_init__(self) -> None:
         for name, value, least in (("num_steps", self.num_steps, 1), ("rank", self.rank, 0)):
@@ -173,6 +174,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         generation_length=rows.max_tokens + plan.evaluation.max_new_tokens,
         initial_rank=plan.method.rank,
         trainable=plan.method.num_trainable_parameters,
+        keeps_average=training.average is not None,
     )
 
 

@@ -133,4 +133,6 @@ def plain(value: Any) -> str:
         return number(value, 0) if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {plain(part)}" for name, part in value.items() if part is not None) or "none"
     return str(value)

@@ -10,7 +10,8 @@ from luthier.core.ports import EventSink
 def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
     """What a person should know of the rows before the first step; the report shows it, too."""
     data, found = plan.data, []
-    for profile in filter(None, (data.train, data.validation, data.held_out)):
+    general = (data.replay.rows, data.replay.held_out) if data.replay else ()
+    for profile in filter(None, (data.train, data.validation, data.held_out, *general)):
         if profile.num_dropped:
             found.append((f"dropped_{profile.split}", f"{profile.num_dropped:,} {profile.split} rows were dropped"))
         if profile.num_truncated:
@@ -28,5 +29,11 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
             f"{data.num_validation_leaked:,} validation rows also stand in the training rows: early stopping is blind"
         )
         found.append(("validation_leakage", message))
+    if data.replay and data.replay.num_leaked:
+        message = f"{data.replay.num_leaked:,} held-out general rows are also trained on: forgetting looks too small"
+        found.append(("replay_leakage", message))
+    if data.replay and data.replay.num_also_in_train:
+        num = data.replay.num_also_in_train
+        found.append(("replay_in_train", f"{num:,} replayed rows also stand in the training rows of the task"))
     for code, message in found:
         emit(WarningRaised(step=0, code=code, message=message))

@@ -80,7 +80,7 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
         num_leaked=plan.data.num_leaked,
         num_same_prompt=plan.data.num_same_prompt,
     )
-    return _judge(
+    evaluation = _judge(
         context,
         candidates,
         rows,
@@ -89,6 +89,37 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
         max_samples=plan.evaluation.max_samples,
         run_id=run_id,
     )
+    if prepared.replay_held_out is None:
+        return evaluation
+    return _with_forgetting(context, evaluation, [base, candidates[-1]], prepared)
+
+
+def _with_forgetting(
+    context: Context, evaluation: Evaluation, candidates: Sequence[Candidate], prepared: Prepared
+) -> Evaluation:
+    """The evaluation with what was forgotten: base and tuned model on the general rows that were held out."""
+    from luthier.evaluate.forgetting import METRICS, forgetting
+
+    plan, general = prepared.plan, prepared.replay_held_out
+    assert general is not None
+    assert plan.data.replay is not None
+    start, most = time.perf_counter(), plan.evaluation.max_samples
+    rows = HeldOut(general.profile.file, general.profile.sha256, general.profile.num_rows, general.examples)
+    judged = _judge(context, candidates, rows, metrics=METRICS, max_new_tokens=1, max_samples=most, run_id=None)
+    found = forgetting(
+        judged.systems,
+        judged.comparisons,
+        file=rows.file,
+        sha256=rows.sha256,
+        num_leaked=plan.data.replay.num_leaked,
+        num_in_file=len(rows.examples),
+    )
+    verdict = evaluation.verdict
+    if verdict is not None:
+        more = {"caveats": (*verdict.caveats, found.sentence)} if found.word == "worse" else {}
+        verdict = verdict.model_copy(update=more or {"details": (*verdict.details, found.sentence)})
+    seconds = evaluation.seconds + time.perf_counter() - start
+    return evaluation.model_copy(update={"forgetting": found, "verdict": verdict, "seconds": seconds})
 
 
 def evaluate(

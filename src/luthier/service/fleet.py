@@ -119,7 +119,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
         spread(model, world)
     warn_of_the_data(plan, hooks.emit)
     objective = load_objective(plan.objective)
-    units = [*prepared.train.units, *(prepared.validation.units if prepared.validation else [])]
+    units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
     hooks.meter.begin("reference")
     # rank 0 first: the others, where they share its folder, find what it has computed
     if world.is_first:
@@ -132,7 +132,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             plan,
             model,
             objective,
-            prepared.train.units,
+            prepared.trained_units,
             schedules.of_validation(prepared, shares_prefix=shares),
             schedules.of_training(prepared, shares_prefix=shares),
             CheckpointStore(hooks.folder / "checkpoints", training.keep_checkpoints),

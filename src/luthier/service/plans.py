@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,15 +14,13 @@ from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
 from luthier.service.context import Context
 from luthier.service.judgeable import are_pairs, check_few_shot, check_metrics, have_text_answers
+from luthier.service.replay import load_replay, replay_plan
 
 if TYPE_CHECKING:
     from luthier.core.base_model import LocalModel
     from luthier.data.formats import LoadedFile
     from luthier.data.loss_mask import Tokenised
     from luthier.models.chat_template import ChatTemplate
-
-
-_SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,13 @@ class Prepared:
     train: PreparedSplit
     validation: PreparedSplit | None
     held_out: PreparedSplit | None
+    replay: PreparedSplit | None = None
+    replay_held_out: PreparedSplit | None = None
+
+    @property
+    def trained_units(self) -> list[tuple[TokenisedExample, ...]]:
+        """All that steps are made of: the units of the task, then replayed ones."""
+        return [*self.train.units, *(self.replay.units if self.replay else [])]
 
 
 def make_plan(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None) -> Plan:
@@ -112,15 +117,16 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
         check_metrics(plan.evaluation.metrics, judged)
         check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
     plan = with_budget(context, plan, recipe.budget, prices)
-    return Prepared(plan, model, template, splits["train"], splits.get("validation"), splits.get("held_out"))
+    others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
+    return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
 
 
 def prepare_again(context: Context, plan: Plan) -> Prepared:
     """The same run's material once more, for a resume. Raises ConflictError where model or rows are not the same."""
     # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
     again = prepare(context, plan.recipe.model_copy(update={"budget": None}), base_dir=Path())
-    _refuse_changed(plan, again.model, {split: getattr(again.plan.data, split) for split in _SPLITS})
-    return Prepared(plan, again.model, again.template, again.train, again.validation, again.held_out)
+    _refuse_changed(plan, again.model, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
+    return replace(again, plan=plan)
 
 
 def prepare_share(context: Context, plan: Plan) -> Prepared:
@@ -139,14 +145,14 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
     splits = {
         split: _tokenise(context, split, part, template, recipe, max_length, max_length)
         for split, part in _load_splits(recipe, Path()).items()
-        if split != "held_out"
+        if split not in ("held_out", "replay_held_out")
     }
     _refuse_changed(plan, model, {split: made.profile for split, made in splits.items()})
     here = plan.model_copy(update={"base_model": plan.base_model.model_copy(update={"path": model.path})})
-    return Prepared(here, model, template, splits["train"], splits.get("validation"), None)
+    return Prepared(here, model, template, splits["train"], splits.get("validation"), None, splits.get("replay"))
 
 
-def _refuse_changed(plan: Plan, model: LocalModel, found: Mapping[str, DatasetProfile | None]) -> None:
+def _refuse_changed(plan: Plan, model: LocalModel, found: Mapping[Split, DatasetProfile | None]) -> None:
     """Raise ConflictError where model or rows are not those of the plan. found: the splits that were read anew."""
     if model.sha256 != plan.base_model.sha256:
         raise ConflictError(
@@ -154,8 +160,9 @@ def _refuse_changed(plan: Plan, model: LocalModel, found: Mapping[str, DatasetPr
             expected=f"{plan.base_model.sha256[:12]}, as when the run began",
             do="start a new run: a resumed one would not be the run that was begun",
         )
+    before_by_name = dict(zip(_NAMES, profiles(plan.data), strict=True))
     for split, now in found.items():
-        before = getattr(plan.data, split)
+        before = before_by_name[split]
         if before is not None and (now is None or now.sha256 != before.sha256):
             raise ConflictError(
                 f"{split} file {before.file} has changed since the run began",
@@ -164,9 +171,20 @@ def _refuse_changed(plan: Plan, model: LocalModel, found: Mapping[str, DatasetPr
             )
 
 
+_NAMES: Final[tuple[Split, ...]] = ("train", "validation", "held_out", "replay", "replay_held_out")
+
+
+def profiles(data: DataPlan) -> tuple[DatasetProfile | None, ...]:
+    """The profile of each split: train, validation, held-out, and the general rows of both kinds."""
+    replay = data.replay
+    general = (replay.rows, replay.held_out) if replay else (None, None)
+    return (data.train, data.validation, data.held_out, *general)
+
+
 def training_examples(recipe: Recipe) -> tuple[Example, ...]:
     """The training rows of a recipe with absolute paths, read anew and split as they were for training."""
-    return tuple(_load_splits(recipe, Path())["train"].examples)
+    loaded = _load_splits(recipe, Path())
+    return tuple(e for split in ("train", "replay") if split in loaded for e in loaded[split].examples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +231,7 @@ def _load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, _Part]:
             elif split == "validation":
                 check_shape(recipe.objective, loaded.shape)
             found[split] = _Part(loaded, path, loaded.examples)
-    return found
+    return found | {split: _Part(*part) for split, part in load_replay(recipe, base_dir).items()}
 
 
 def _refuse_mixed(train: LoadedFile, other: LoadedFile) -> None:
@@ -243,7 +261,7 @@ def _tokenise(
     from luthier.plan.objectives import rules_of
 
     overlong = (recipe.training.overlong if recipe.training else None) or "error"
-    if split == "held_out":
+    if split in ("held_out", "replay_held_out"):
         max_length_tokens = room_tokens
         overlong = "drop" if overlong == "truncate" else overlong
     made: Tokenised = tokenise_all(
@@ -266,7 +284,8 @@ def _tokenise(
         truncated_ids=made.truncated_ids,
         **counts,
     )
-    return PreparedSplit(profile, tuple(part.examples[i] for i in made.kept), made.examples, rows_per_unit)
+    tokenised = tuple(replace(e, is_replayed=True) for e in made.examples) if split == "replay" else made.examples
+    return PreparedSplit(profile, tuple(part.examples[i] for i in made.kept), tokenised, rows_per_unit)
 
 
 def _refuse_one_kind(train: PreparedSplit) -> None:
@@ -286,9 +305,10 @@ def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
     from luthier.data.split import leaked_ids
 
     train, validation, held_out = splits["train"], splits.get("validation"), splits.get("held_out")
+    seen = [*train.examples, *(splits["replay"].examples if "replay" in splits else ())]
     num_leaked = num_same_prompt = num_validation_leaked = 0
     if held_out is not None:
-        leakage = leaked_ids(train.examples, held_out.examples)
+        leakage = leaked_ids(seen, held_out.examples)
         if leakage.exact and not recipe.data.allow_leakage:
             raise LeakageError(
                 f"{len(leakage.exact):,} of {len(held_out.examples):,} held-out rows also stand in the training rows",
@@ -298,7 +318,7 @@ def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
             )
         num_leaked, num_same_prompt = len(leakage.exact), len(leakage.same_prompt)
     if validation is not None:
-        num_validation_leaked = len(leaked_ids(train.examples, validation.examples).exact)
+        num_validation_leaked = len(leaked_ids(seen, validation.examples).exact)
     return DataPlan(
         train=train.profile,
         validation=validation.profile if validation else None,
@@ -307,4 +327,5 @@ def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
         num_same_prompt=num_same_prompt,
         num_validation_leaked=num_validation_leaked,
         part=recipe.data.part,
+        replay=replay_plan(recipe, splits),
     )

@@ -120,7 +120,7 @@ def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
     """
     from luthier.service import schedules
 
-    units = prepared.train.units
+    units = prepared.trained_units
     schedule = schedules.of_training(prepared, shares_prefix=shares_prefix)
     count = min(prepared.plan.training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
     made: list[ProbeStep] = [

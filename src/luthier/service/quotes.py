@@ -13,6 +13,7 @@ from luthier.service.context import Context
 from luthier.service.plans import Prepared
 
 if TYPE_CHECKING:
+    from luthier.core.dataset import TokenisedExample
     from luthier.plan.batch_shapes import Batches
     from luthier.plan.calibration import Calibration
     from luthier.plan.workload import Workload
@@ -53,7 +54,7 @@ def quote_of(
     return make_quote(
         workload_on,
         device,
-        longest_tokens=max(row.num_tokens for row in prepared.train.tokenised),
+        longest_tokens=max(row.num_tokens for unit in prepared.trained_units for row in unit),
         num_rows=sum(split.num_examples for split in splits if split is not None),
         num_tokens=round(prepared.plan.training.num_steps * workload_on(device).batches.num_tokens),
         prices=prices if prices is not None else load_prices(),
@@ -95,7 +96,7 @@ def compare_options(
     return options.compare(
         workloads_of(prepared),
         devices,
-        longest_tokens=max(row.num_tokens for row in prepared.train.tokenised),
+        longest_tokens=max(row.num_tokens for unit in prepared.trained_units for row in unit),
         prices=prices if prices is not None else load_prices(),
         market=market,
         calibrations=calibrations,
@@ -136,7 +137,7 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
     from luthier.plan.batch_shapes import batches_of
     from luthier.service import schedules
 
-    training, units, rows = prepared.plan.training, prepared.train.units, prepared.train.tokenised
+    training, units = prepared.plan.training, prepared.trained_units
     schedule = schedules.of_training(
         prepared, shares_prefix=training.shared_prefix, micro_batch_tokens=micro_batch_tokens
     )
@@ -147,17 +148,16 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
         steps.append([batch[i : i + share] for batch in batches for i in range(0, len(batch), share)])
     return batches_of(
         [[[row.num_tokens for i in batch for row in units[i]] for batch in step] for step in steps],
-        learned_fraction=_num_learned(prepared) / sum(row.num_tokens for row in rows),
+        learned_fraction=_num_learned(prepared, units) / sum(row.num_tokens for unit in units for row in unit),
         shared=[[schedule.shared_tokens(batch) for batch in step] for step in steps],
     )
 
 
-def _num_learned(prepared: Prepared) -> int:
+def _num_learned(prepared: Prepared, units: Sequence[Sequence[TokenisedExample]]) -> int:
     """Tokens of all rows at which a loss is computed: the learned ones, and what ORPO looks at beside them."""
-    rows = prepared.train.tokenised
-    learned = sum(row.num_trained_tokens for row in rows)
+    learned = sum(row.num_trained_tokens for unit in units for row in unit)
     if prepared.plan.objective.nll_over == "all":
-        learned += sum(unit[0].num_tokens - 1 - unit[0].num_trained_tokens for unit in prepared.train.units)
+        learned += sum(unit[0].num_tokens - 1 - unit[0].num_trained_tokens for unit in units)
     return learned
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from luthier.core.errors import RecipeError
-from luthier.core.recipe import DataRecipe, Recipe
+from luthier.core.recipe import DataRecipe, Recipe, ReplayRecipe
 from luthier.service.recipe_file import parse_value, read_recipe_file
 from luthier.service.recipe_problems import describe_problems
 
@@ -93,12 +93,18 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with paths counted from `folder` made absolute, so that a resume finds its files from anywhere."""
     data = recipe.data
     changed = DataRecipe(
-        **data.model_dump(exclude={"train", "validation", "held_out"}),
+        **data.model_dump(exclude={"train", "validation", "held_out", "replay"}),
         train=_absolute(data.train, folder),
         validation=_absolute(data.validation, folder) if isinstance(data.validation, str) else data.validation,
         held_out=_absolute(data.held_out, folder) if isinstance(data.held_out, str) else data.held_out,
+        replay=_absolute_replay(data.replay, folder) if data.replay else None,
     )
     return recipe.model_copy(update={"data": changed, "base_model": _absolute_model(recipe.base_model, folder)})
+
+
+def _absolute_replay(replay: ReplayRecipe, folder: Path) -> ReplayRecipe:
+    held_out = _absolute(replay.held_out, folder) if isinstance(replay.held_out, str) else replay.held_out
+    return replay.model_copy(update={"file": _absolute(replay.file, folder), "held_out": held_out})
 
 
 def _absolute(path: str, folder: Path) -> str:

@@ -5,32 +5,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from luthier.service.plans import Prepared
+from luthier.service.plans import Prepared, PreparedSplit
 
 if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
     from luthier.data.batches import StepSchedule
+    from luthier.data.replay import ReplaySchedule
     from luthier.data.shared_prefix import Families, OwnBeginnings
     from luthier.train.step import ValidationBatch
 
 
-def of_training(prepared: Prepared, *, shares_prefix: bool, micro_batch_tokens: int | None = None) -> StepSchedule:
-    """The steps of a run.
+def of_training(
+    prepared: Prepared, *, shares_prefix: bool, micro_batch_tokens: int | None = None
+) -> StepSchedule | ReplaySchedule:
+    """The steps of a run, over `prepared.trained_units`.
 
     shares_prefix: whether units that begin alike go into micro-batches of their own. micro_batch_tokens: in place of
     the plan's.
     """
+    from luthier.data.replay import ReplaySchedule
+
+    data, size = prepared.plan.data, prepared.plan.training.global_batch_size
+    num_replayed = data.replay.num_per_step if data.replay else 0
+    task = _schedule(prepared, prepared.train, size - num_replayed, shares_prefix, micro_batch_tokens)
+    if prepared.replay is None:
+        return task
+    general = _schedule(prepared, prepared.replay, num_replayed, shares_prefix, micro_batch_tokens)
+    return ReplaySchedule(task, general, len(prepared.train.units))
+
+
+def _schedule(
+    prepared: Prepared, split: PreparedSplit, size: int, shares_prefix: bool, micro_batch_tokens: int | None
+) -> StepSchedule:
+    """Steps of `size` examples of one split."""
     from luthier.data.batches import StepSchedule
 
-    training, units = prepared.plan.training, prepared.train.units
-    size = training.global_batch_size
+    training, units = prepared.plan.training, split.units
     return StepSchedule(
         [max(row.num_tokens for row in unit) for unit in units],
         global_batch_size=size,
         micro_batch_tokens=micro_batch_tokens or training.micro_batch_tokens,
         order=training.order,
         seed=training.seed,
-        rows_per_unit=prepared.train.rows_per_unit,
+        rows_per_unit=split.rows_per_unit,
         families=_families(units, size) if shares_prefix else None,
         own=_own_beginnings(units) if shares_prefix else None,
     )

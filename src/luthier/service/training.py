@@ -192,10 +192,13 @@ def _carry_out(
     """Train, judge, report; the record in the store says at each moment how far it is, and at the end why it ended."""
     from luthier.service.reports import write_run_report
     from luthier.train.budget import remaining
+    from luthier.train.fit import diagnose
 
     warnings: list[str] = []
     try:
         result = fleet.train(context, run_id, prepared, meter, recorder(context, run_id, warnings), lock)
+        if result.status == "succeeded":
+            result = result.model_copy(update={"fit": diagnose(prepared.plan, context.runs.events(run_id))})
         _keep_files(context, run_id, result)
         evaluation = None
         if result.status == "succeeded" and prepared.held_out is not None:

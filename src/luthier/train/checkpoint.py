@@ -3,7 +3,7 @@
     checkpoints/step-00000040/
         weights.safetensors     fp32 masters of what is trained
         moments.safetensors     Adam's moments
-        method.safetensors      what the method remembers beside its weights, where it does
+        method.safetensors      what method and average of the weights remember beside them, where they do
         state.json              step, sums, early stopping: all that resume needs beside the plan
         manifest.json           digest of each file; written last
 

@@ -22,6 +22,7 @@ from luthier.core.events import (
 from luthier.core.plan import Plan, TrainingPlan
 from luthier.core.ports import EventSink, Progress
 from luthier.core.run import RunStatus
+from luthier.train.averaging import WeightAverage, all_but_averages, averages_in
 from luthier.train.budget import Meter, in_short, remaining
 from luthier.train.checkpoint import Checkpoint, LoopState
 from luthier.train.distributed import ALONE, World
@@ -74,6 +75,7 @@ def train(
     """
     p = plan.training
     optimizer = MasterOptimizer(model.module, p, model.method.rate_factor)
+    average = WeightAverage(p.average)
     warnings: list[str] = []
 
     def warn(step: int, code: str, message: str) -> None:
@@ -82,7 +84,7 @@ def train(
 
     meter = meter or Meter(plan.budget)
     checkpoints = SharedCheckpoints(world, folder, optimizer.weight_state())
-    state = saved = _resume(plan, model, optimizer, checkpoints, world, warn)
+    state = saved = _resume(plan, model, optimizer, average, checkpoints, world, warn)
     if not meter.at_least(state.seconds, state.num_tokens):
         warn(state.step, "ledger_lost", _LEDGER_LOST)
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
@@ -98,7 +100,7 @@ def train(
             warn(state.step, "replicas_differ", _REPLICAS_DIFFER)
             world.take_first([*weights.values(), *moments.values()])
             optimizer.round_into_model()
-        path, num_bytes = checkpoints.save(state, weights, moments, model.method.state())
+        path, num_bytes = checkpoints.save(state, weights, moments, model.method.state() | average.state())
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
@@ -110,7 +112,8 @@ def train(
                     status, reason = "paused", refused
                     break
                 meter.begin("validation", num_validation_tokens)
-                state, checked = validate(model, objective, validation, state, progress, world)
+                with average.shown_in(model.module):
+                    state, checked = validate(model, objective, validation, state, progress, world)
                 emit(checked)
                 if (message := state.early_stopping.overfitting) is not None:
                     warn(state.step, "overfitting", message)
@@ -134,6 +137,7 @@ def train(
             if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
                 save()
                 raise _diverged(event, state.step, p.learning_rate)
+            average.after_step(state.step, optimizer.weight_state())
             emit(event)
             bar.advance()
             bill = meter.bill(remaining(plan, state.step, state.num_tokens, has_just_ended=True))
@@ -145,8 +149,10 @@ def train(
     watch = state.early_stopping
     if status == "succeeded" and watch.best_loss is not None and watch.best_step != state.step:
         best = checkpoints.load(watch.best_step)
-        optimizer.load_weights(best.weights)
-        model.method.load_state(best.method)
+        optimizer.load_weights(averages_in(best.method) or best.weights)
+        model.method.load_state(all_but_averages(best.method))
+    elif status == "succeeded" and average.weights:
+        optimizer.load_weights(average.weights)
     emit(RunEnded(step=state.step, status=status, reason=reason))
     return LoopOutcome(state, status, reason, warnings)
 
@@ -161,11 +167,12 @@ def _resume(
     plan: Plan,
     model: TrainableModel,
     optimizer: MasterOptimizer,
+    average: WeightAverage,
     checkpoints: SharedCheckpoints,
     world: World,
     warn: Callable[[int, str, str], None],
 ) -> LoopState:
-    """Load the newest whole checkpoint into optimizer and method, or make the state of a fresh start."""
+    """Load the newest whole checkpoint into optimizer, method and average, or make the state of a fresh start."""
     checkpoint, broken = checkpoints.latest()
     step = 0 if checkpoint is None else checkpoint.state.step
     for message in broken:
@@ -177,7 +184,8 @@ def _resume(
         return LoopState(plan_hash=plan.hash, early_stopping=watch)
     _refuse_foreign(checkpoint, plan)
     optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
-    model.method.load_state(checkpoint.method)
+    model.method.load_state(all_but_averages(checkpoint.method))
+    average.load_state(checkpoint.method, optimizer.weight_state())
     return checkpoint.state
 
 

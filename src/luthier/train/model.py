@@ -23,7 +23,8 @@ from luthier.models.quantised import num_parameters
 from luthier.train import attention, kernels
 from luthier.train.methods.protocol import Method
 from luthier.train.methods.registry import load_method
-from luthier.train.objectives.cross_entropy import cross_entropy_sum
+from luthier.train.neftune import EmbeddingNoise
+from luthier.train.objectives.cross_entropy import cross_entropy_sum, smoothed_cross_entropy_sum
 from luthier.train.objectives.log_probabilities import token_log_probabilities
 from luthier.train.objectives.protocol import Losses
 from luthier.train.prefix_attention import PrefixLayout
@@ -36,7 +37,7 @@ class MicroBatch:
     input_ids: [rows, longest], padded on the right; with a `layout` [1, T], beginnings and suffixes one after another
     without padding. rows: [N] flat positions whose next token is learned; targets: [N] those next tokens; learned: for
     each row how many of these are its own, in order. num_tokens: of the rows, without padding, a shared beginning
-    counted for each.
+    counted for each; lengths: of each row by itself.
     """
 
     input_ids: Tensor
@@ -45,6 +46,7 @@ class MicroBatch:
     learned: tuple[int, ...]
     num_tokens: int
     layout: PrefixLayout | None = None
+    lengths: tuple[int, ...] = ()
 
     @property
     def num_trained_tokens(self) -> int:
@@ -84,6 +86,7 @@ def collate(
         learned=tuple(map(len, learned)),
         num_tokens=sum(map(len, ids)),
         layout=layout,
+        lengths=tuple(e.num_tokens for e in examples),
     )
 
 
@@ -130,6 +133,7 @@ class TrainableModel:
         gradient_checkpointing: bool = False,
         micro_batch_tokens: int = 2048,
         shared_prefix: bool = True,
+        neftune_alpha: float = 0.0,
     ) -> None:
         _refuse_unknown_heads(base)
         base.config._attn_implementation = attention.install()
@@ -140,6 +144,7 @@ class TrainableModel:
         self.replaced: Counter[str] = kernels.install(self.module.eval())
         if gradient_checkpointing:
             _recompute_layers(base)
+        self.noise = EmbeddingNoise(base.get_input_embeddings(), neftune_alpha)
         self.pad_id = int(base.config.pad_token_id or 0)
         self.micro_batch_tokens, self._shared_prefix = micro_batch_tokens, shared_prefix
         self.root: nn.Module | None = None
@@ -163,6 +168,7 @@ class TrainableModel:
             gradient_checkpointing=plan.training.gradient_checkpointing,
             micro_batch_tokens=plan.training.micro_batch_tokens,
             shared_prefix=plan.training.shared_prefix,
+            neftune_alpha=plan.training.neftune_alpha,
         )
 
     @property
@@ -187,12 +193,18 @@ class TrainableModel:
         rows, head = self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
         return cross_entropy_sum(rows, head, batch.targets)
 
+    def smoothed_loss_sum(self, batch: MicroBatch, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum with label smoothing, the plain sum beside it, and how many learned tokens are predicted right."""
+        rows, head = self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
+        return smoothed_cross_entropy_sum(rows, head, batch.targets, smoothing)
+
     def log_probabilities(self, batch: MicroBatch) -> Tensor:
         """The log-probability of each learned token, [N], in nats."""
         return token_log_probabilities(self.hidden(batch).flatten(0, 1)[batch.rows], self.head, batch.targets)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""
+        self.noise.expect(batch.input_ids, batch.lengths, batch.layout)
         device = batch.input_ids.device
         if batch.layout is None:
             positions = torch.arange(batch.input_ids.shape[1], device=device)[None]

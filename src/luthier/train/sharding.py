@@ -49,6 +49,12 @@ def refuse_unspreadable(plan: Plan) -> None:
             expected=f"one of {', '.join(METHODS)}",
             do="choose one of these, or set training.sharding: ddp",
         )
+    if plan.training.average is not None:
+        raise RecipeError(
+            "training.sharding fsdp with training.average",
+            expected="no average of the weights where each process holds a share of them",
+            do="leave training.average out, or set training.sharding: ddp",
+        )
     if plan.objective.name != "sft":
         raise RecipeError(
             f"training.sharding fsdp with objective {plan.objective.name}",

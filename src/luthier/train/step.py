@@ -21,6 +21,7 @@ from luthier.train.distributed import ALONE, World
 from luthier.train.model import TrainableModel, collate
 from luthier.train.objectives.protocol import Objective, Unit, rows_of
 from luthier.train.optimizer import MasterOptimizer
+from luthier.train.origin import by_origin, with_origin
 from luthier.train.schedule import learning_rate_factor
 from luthier.train.sharding import idle_pass, loss_divisor, missing_passes
 from luthier.train.step_sums import StepSums
@@ -74,6 +75,8 @@ def one_step(
         beginnings = schedule.shared_tokens(drawn_from)
         batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
         losses = model.within(partial(objective.losses, model, micro_batch, batch))
+        if plan.data.replay is not None:
+            losses = with_origin(losses, micro_batch, objective.weight(micro_batch))
         (losses.total / divisor).backward()
         optimizer.collect()
         sums.add(losses, batch)
@@ -100,7 +103,7 @@ def one_step(
         num_tokens=sums.num_tokens,
         num_trained_tokens=sums.num_trained_tokens,
         seconds=seconds,
-        measures=sums.means(weight),
+        measures=sums.means(weight) if plan.data.replay is None else by_origin(sums.means(weight), loss),
     )
     if not finite:
         return state, event

@@ -10,6 +10,7 @@ import pytest
 
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event, StepDone
+from luthier.core.fit import Fit
 from luthier.evaluate.report.charts import curve_charts
 from luthier.evaluate.report.curves import curves, smooth, smooth_window
 from luthier.evaluate.report.interval_chart import interval_charts
@@ -105,3 +106,23 @@ def test_smoothing_leaves_a_constant_alone_and_short_runs_unsmoothed() -> None:
     assert smooth_window(10) == 1
     assert smooth_window(180) % 2 == 1
     assert np.allclose(smooth(np.full(50, 2.5), 9), 2.5)
+
+
+def test_what_was_learned_by_heart_is_shaded_and_said(events_of: Events) -> None:
+    fit = Fit(kind="overfitted", seen="It rose.", best_step=126, last_step=180)
+    plain, shaded = (curve_charts(curves(events_of()), fit=found)[0] for found in (None, fit))
+    assert "Shaded: steps 126 to 180" in shaded.caption
+    assert "Shaded" not in plain.caption
+    assert str(shaded.svg).count("<path") == str(plain.svg).count("<path") + 1
+    settled = curve_charts(curves(events_of()), fit=fit.model_copy(update={"kind": "settled"}))[0]
+    assert settled == plain
+
+
+def test_a_smoothed_loss_is_drawn_plain(events_of: Events) -> None:
+    events = tuple(
+        e.model_copy(update={"measures": {"plain_loss": 0.5 * e.loss}}) if isinstance(e, StepDone) else e
+        for e in events_of()
+    )
+    found = curves(events)
+    np.testing.assert_allclose(found.loss, 0.5 * curves(events_of()).loss)
+    assert "without label smoothing" in curve_charts(found)[0].caption

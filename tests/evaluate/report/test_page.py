@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from luthier.core.fit import Fit, Remedy
 from luthier.evaluate.report import page
 from luthier.evaluate.report.write import render_report
 from luthier.reporting.page import TEMPLATES
@@ -313,3 +314,19 @@ def test_text_has_the_contrast_of_wcag_aa_on_light_and_dark() -> None:
         assert contrast(theme["ink"], theme["learned"]) >= 4.5
         for line in ("base", "tuned", "other-1", "other-2", "other-3"):
             assert contrast(theme[line], theme["paper"]) >= 3.0, line
+
+
+def test_how_the_run_fitted_stands_below_the_curves_with_what_to_do(documents: Any) -> None:
+    fit = Fit(
+        kind="overfitted",
+        seen="Validation loss rose <fast>.",
+        best_step=126,
+        last_step=180,
+        remedies=(Remedy(text="Stop at step 126.", settings=("training.max_steps=126",)), Remedy(text="More rows.")),
+    )
+    assert documents.record.result is not None
+    record = documents.record.model_copy(update={"result": documents.record.result.model_copy(update={"fit": fit})})
+    text = words(render(documents.but(record=record)))
+    assert "It learned rows by heart Validation loss rose <fast>." in text
+    assert "Stop at step 126. --set training.max_steps=126" in text
+    assert "What to do in the next run" not in words(render(documents))

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from luthier.core.fit import Fit
 from luthier.evaluate.report.curves import Curves, Values, smooth, smooth_window
 from luthier.reporting.figures import number, rough
 from luthier.reporting.page import Chart
@@ -17,40 +18,52 @@ _WIDTH: Final = 460
 _HEIGHT: Final = 250
 
 
-def curve_charts(curves: Curves, loss_unit: str = "") -> list[Chart]:
-    """The four charts of a run; none where no step was finished. loss_unit: empty where a loss has none."""
+def curve_charts(curves: Curves, loss_unit: str = "", fit: Fit | None = None) -> list[Chart]:
+    """The four charts of a run; none where no step was finished.
+
+    loss_unit: empty where a loss has none. fit: what the losses were found to say.
+    """
     if not len(curves.steps):
         return []
     return [
-        loss_chart(curves, loss_unit),
+        loss_chart(curves, loss_unit, fit),
         _line_chart(curves, "learning-rate", "Learning rate", curves.learning_rate, OTHERS[0], smoothed=False),
         _line_chart(curves, "gradient-norm", "Gradient norm", curves.gradient_norm, OTHERS[1], smoothed=True),
         _line_chart(curves, "speed", "Tokens per second", curves.tokens_per_second, OTHERS[2], smoothed=True),
     ]
 
 
-def loss_chart(curves: Curves, unit: str = "") -> Chart:
-    """Training and validation loss, the best step marked."""
+def loss_chart(curves: Curves, unit: str = "", fit: Fit | None = None) -> Chart:
+    """Training and validation loss, the best step marked, what was learned by heart shaded."""
     with canvas(_WIDTH, _HEIGHT) as (figure, axes):
+        if (shaded := fit is not None and fit.kind == "overfitted") and fit is not None:
+            _shade(axes, fit)
         _line(axes, curves.steps, curves.loss, BASE, smoothed=True, label="training")
         if len(curves.validation_steps):
             axes.plot(
                 curves.validation_steps, curves.validation_loss, "-o", color=TUNED, lw=1.8, ms=4, label="validation"
             )
-            _mark_best(axes, curves)
+            _mark_best(axes, curves, is_shaded=shaded)
         _finish(axes, curves)
         axes.legend(frameon=False, loc="upper right", labelcolor=MUTED, handlelength=1.4, borderaxespad=0.1)
         text = _loss_in_words(curves)
+        if shaded and fit is not None:
+            text += f" Shaded: steps {fit.best_step:,} to {fit.last_step:,}, in which rows were learned by heart."
         svg = inline_svg(figure, name="chart-loss", title="Loss", description=text)
     return Chart(f"Loss, {unit}" if unit else "Loss", f"{text} {_how_drawn(curves, smoothed=True)}".strip(), svg)
 
 
-def _mark_best(axes: Axes, curves: Curves) -> None:
+def _shade(axes: Axes, fit: Fit) -> None:
+    """The part of the run after its best step."""
+    axes.axvspan(fit.best_step, fit.last_step, color=TUNED, alpha=0.12, lw=0)
+
+
+def _mark_best(axes: Axes, curves: Curves, *, is_shaded: bool) -> None:
     at = np.flatnonzero(curves.validation_steps == curves.best_step)
     if len(at):
         point = (curves.validation_steps[at[0]], curves.validation_loss[at[0]])
         axes.plot(*point, "o", ms=10, mfc="none", mec=TUNED, mew=1.6)
-        late = point[0] > 0.75 * curves.num_steps
+        late = is_shaded or point[0] > 0.75 * curves.num_steps
         axes.annotate(
             f"best, step {curves.best_step:,}",
             point,
@@ -63,7 +76,13 @@ def _mark_best(axes: Axes, curves: Curves) -> None:
 
 
 def _loss_in_words(curves: Curves) -> str:
-    text = f"Training loss went from {curves.loss[0]:.3f} to {curves.loss[-1]:.3f} in {curves.num_steps:,} steps."
+    without = [
+        name for name, is_so in (("label smoothing", curves.is_plain), ("replayed rows", curves.is_of_task)) if is_so
+    ]
+    which = f", without {' and '.join(without)}," if without else ""
+    text = (
+        f"Training loss{which} went from {curves.loss[0]:.3f} to {curves.loss[-1]:.3f} in {curves.num_steps:,} steps."
+    )
     if not len(curves.validation_steps):
         return f"{text} There was no validation."
     words = f"{text} Validation loss went from {curves.validation_loss[0]:.3f} to {curves.validation_loss[-1]:.3f}"

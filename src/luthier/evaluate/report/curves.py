@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.events import Event, StepDone, ValidationDone
+from luthier.core.events import PLAIN_LOSS, TASK_LOSS, Event, StepDone, ValidationDone, comparable_loss
 
 MAX_POINTS: Final = 400
 _SMOOTH_SHARE: Final = 0.05
@@ -19,7 +19,11 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """What the curves show, each against the optimizer step. `steps_a_point` above 1: points are means of that many."""
+    """What the curves show, each against the optimizer step. `steps_a_point` above 1: points are means of that many.
+
+    is_plain: the training loss is shown without what label smoothing adds, as the validation loss is; is_of_task:
+    it is that of the task's rows, without replayed ones.
+    """
 
     steps: Values
     loss: Values
@@ -30,6 +34,8 @@ class Curves:
     validation_steps: Values
     validation_loss: Values
     best_step: int | None
+    is_plain: bool = False
+    is_of_task: bool = False
 
     @property
     def num_steps(self) -> int:
@@ -48,7 +54,9 @@ def curves(events: Sequence[Event], max_points: int = MAX_POINTS) -> Curves:
     starts = np.arange(0, len(steps), per_point)
     return Curves(
         steps=_array([e.step for e in steps])[np.minimum(starts + per_point - 1, len(steps) - 1)],
-        loss=_means(_array([e.loss for e in steps]), per_point),
+        loss=_means(_array([comparable_loss(e) for e in steps]), per_point),
+        is_plain=any(PLAIN_LOSS in e.measures for e in steps),
+        is_of_task=any(TASK_LOSS in e.measures for e in steps),
         learning_rate=_means(_array([e.learning_rate for e in steps]), per_point),
         gradient_norm=_means(_array([e.gradient_norm for e in steps]), per_point),
         tokens_per_second=_sums(tokens, per_point) / np.maximum(_sums(seconds, per_point), 1e-9),

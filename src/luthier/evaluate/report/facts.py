@@ -149,7 +149,9 @@ def _method_note(method: MethodPlan) -> str:
 
 def split_facts(plan: Plan) -> list[SplitFacts]:
     """One row for each split that the run had."""
-    splits = (plan.data.train, plan.data.validation, plan.data.held_out)
+    replay = plan.data.replay
+    general = (replay.rows, replay.held_out) if replay else ()
+    splits = (plan.data.train, plan.data.validation, plan.data.held_out, *general)
     return [_split(profile) for profile in splits if profile is not None]
 
 

@@ -23,7 +23,7 @@ from luthier.evaluate.report.quoted import quoted
 from luthier.evaluate.report.rank_chart import rank_charts
 from luthier.evaluate.report.roles import roles
 from luthier.evaluate.report.samples import Choice, choose_samples
-from luthier.evaluate.report.tables import differences, metric_rows
+from luthier.evaluate.report.tables import differences, forgetting_rows, metric_rows
 from luthier.reporting import figures
 from luthier.reporting.page import page_environment
 from luthier.reporting.svg import css_variable
@@ -76,6 +76,7 @@ def render_page(
     quote: Quote | None = None,
 ) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
+    fit = record.result.fit if record.result else None
     environment = page_environment(TEMPLATES)
     environment.filters |= {"fold": fold, "plain": figures.plain, "short": figures.short_digest}
     return environment.get_template("report.html.j2").render(
@@ -90,7 +91,8 @@ def render_page(
         splits=facts.split_facts(plan),
         example=shown_example(example),
         example_left_out=max(0, sum(len(text) for text, _ in example) - MAX_EXAMPLE_CHARACTERS),
-        curves=[*curve_charts(curves(events), plan.objective.loss_unit), *measure_charts(events)],
+        curves=[*curve_charts(curves(events), plan.objective.loss_unit, fit), *measure_charts(events)],
+        fit=fit,
         ranks=rank_charts(record.result.ranks if record.result else {}),
         quoted=quoted(record, events, quote),
         warnings=facts.warnings(record, plan, events),
@@ -121,6 +123,8 @@ def _judged(evaluation: Evaluation | None, plan: Plan) -> dict[str, Any] | None:
         "other_differences": others,
         "charts": interval_charts(evaluation, found),
         "without_chart": _without_chart(evaluation),
+        "forgetting": evaluation.forgetting,
+        "forgetting_rows": forgetting_rows(evaluation.forgetting) if evaluation.forgetting else [],
         "choices": choices,
         "samples_title": _samples_title(len(choices.chosen)),
         "score_title": metric_heading(choices.metric) if choices.metric else "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from luthier.core.evaluation import Comparison, Evaluation, Metric
+from luthier.core.evaluation import Comparison, Evaluation, Forgetting, Metric
 from luthier.evaluate.names import metric_heading
 from luthier.evaluate.report.roles import Roles, metric_names
 from luthier.reporting import figures
@@ -78,6 +78,16 @@ def differences(evaluation: Evaluation, roles: Roles) -> tuple[list[Differences]
     every = [Differences(candidate, baseline, tuple(rows)) for (candidate, baseline), rows in pairs.items()]
     mine = [pair for pair in every if pair.candidate == roles.candidate]
     return mine, [pair for pair in every if pair.candidate != roles.candidate]
+
+
+def forgetting_rows(found: Forgetting) -> list[tuple[tuple[Cell, ...], DifferenceRow]]:
+    """The table of what was forgotten: for each metric the cells of the systems, and tuned minus base."""
+    rows = []
+    for comparison in found.comparisons:
+        metrics = [system.metrics[comparison.metric] for system in found.systems]
+        decimals = figures.common_decimals(metrics)
+        rows.append((tuple(_cell(metric, decimals) for metric in metrics), _difference(comparison)))
+    return rows
 
 
 def _difference(comparison: Comparison) -> DifferenceRow:

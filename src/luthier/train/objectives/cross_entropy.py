@@ -4,6 +4,10 @@ A vocabulary of 50,000 makes logits the largest tensor of a small model's step. 
 learned are multiplied with the head, a chunk at a time, and each chunk's gradient is formed at once, so that no more
 than one chunk of logits exists at any moment (the idea of Liger Kernel's fused linear cross-entropy, Hsu et al.,
 2024, arXiv:2410.10989, section 3.2, in plain torch).
+
+Label smoothing (Szegedy et al., 2016, "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567,
+section 7) takes a share of the weight off the wanted token and spreads it evenly over the whole vocabulary. Its loss
+and gradient come from the same logits, with no second pass.
 """
 
 from __future__ import annotations
@@ -17,9 +21,9 @@ CHUNK_ROWS = 512
 
 
 def _one_chunk(
-    rows: Tensor, weight: Tensor, wanted: Tensor, wide: torch.dtype, needs_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Loss of a chunk, how many are right, and the gradient of its logits where it is needed.
+    rows: Tensor, weight: Tensor, wanted: Tensor, wide: torch.dtype, needs_gradient: bool, smoothing: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Smoothed and plain loss of a chunk, how many are right, and the gradient of its logits where it is needed.
 
     A function of its own, so that its logits are gone when the next chunk's come.
     """
@@ -27,37 +31,46 @@ def _one_chunk(
     chosen = logits.gather(1, wanted)
     largest = logits.amax(1, keepdim=True)
     correct = (chosen == largest).sum()
+    mean = logits.mean(1, keepdim=True) if smoothing else None
     exponents = logits.sub_(largest).exp_()
     sums = exponents.sum(1, keepdim=True)
-    loss = (sums.log() + largest - chosen).sum()
+    plain = (sums.log() + largest - chosen).sum()
+    # -(1 - s) log p(wanted) - s mean(log p): what both have in common is the logarithm of the sum
+    loss = plain if mean is None else plain + smoothing * (chosen - mean).sum()
     if not needs_gradient:
-        return loss, correct, None
-    # d(loss)/d(logits) = softmax - one_hot, formed in place of the exponents
-    exponents.div_(sums).scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
-    return loss, correct, exponents.to(rows.dtype)
+        return loss, plain, correct, None
+    # d(loss)/d(logits) = softmax - (1 - s) one_hot - s / vocabulary, formed in place of the exponents
+    exponents.div_(sums).scatter_add_(1, wanted, torch.full_like(chosen, smoothing - 1.0))
+    if smoothing:
+        exponents.sub_(smoothing / exponents.shape[1])
+    return loss, plain, correct, exponents.to(rows.dtype)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of `hidden @ weight.T` against targets.
 
-    hidden: [N, width]; weight: [vocabulary, width]; targets: [N]. Returns the sum in nats (a scalar, fp32 or wider) and
-    how many targets have the largest logit. The gradient of the weight is formed only where the weight is trained.
+    hidden: [N, width]; weight: [vocabulary, width]; targets: [N]. Returns the sum in nats (a scalar, fp32 or wider),
+    the same without smoothing (of which no gradient is taken), and how many targets have the largest logit. The
+    gradient of the weight is formed only where the weight is trained.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, smoothing: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         total = torch.zeros((), dtype=wide, device=hidden.device)
+        plain = torch.zeros_like(total)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
         for start in range(0, hidden.shape[0], chunk):
             rows = hidden[start : start + chunk]
-            loss, right, narrow = _one_chunk(
-                rows, weight, targets[start : start + chunk, None], wide, needs_hidden or needs_weight
-            )
+            wanted = targets[start : start + chunk, None]
+            loss, own, right, narrow = _one_chunk(rows, weight, wanted, wide, needs_hidden or needs_weight, smoothing)
             total += loss
+            plain += own
             correct += right
             if narrow is not None and grad_hidden is not None:
                 torch.mm(narrow, weight, out=grad_hidden[start : start + chunk])
@@ -65,8 +78,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 grad_weight.add_(narrow.t() @ rows)
             del narrow  # or it would stand beside the logits of the next chunk
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
-        ctx.mark_non_differentiable(correct)
-        return total, correct
+        ctx.mark_non_differentiable(plain, correct)
+        return total, plain, correct
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -77,10 +90,22 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             None if grad_weight is None else grad_weight * scale.to(grad_weight.dtype),
             None,
             None,
+            None,
         )
 
 
 def cross_entropy_sum(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int = CHUNK_ROWS) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropy in nats and number of correct predictions; shapes as in `ChunkedCrossEntropy`."""
-    out: tuple[Tensor, Tensor] = ChunkedCrossEntropy.apply(hidden, head, targets, chunk)
+    total, _, correct = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, 0.0)
+    return total, correct
+
+
+def smoothed_cross_entropy_sum(
+    hidden: Tensor, head: Tensor, targets: Tensor, smoothing: float, chunk: int = CHUNK_ROWS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the cross-entropy with label smoothing, the sum without, and number of correct predictions.
+
+    smoothing: the share of the weight that is spread evenly over the vocabulary, at least 0 and below 1.
+    """
+    out: tuple[Tensor, Tensor, Tensor] = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, smoothing)
     return out
