@@ -103,7 +103,7 @@ def test_a_resume_sees_the_same_rows_to_the_byte(
 
         return emit
 
-    monkeypatch.setattr(training_module, "_recorder", dying)
+    monkeypatch.setattr(training_module, "recorder", dying)
     with pytest.raises(KeyboardInterrupt):
         run(context, recipe)
     monkeypatch.undo()
