@@ -140,3 +140,35 @@ def test_weights_that_are_not_numbers_are_an_error(tiny):
         broken.get_output_embeddings().weight[7] = float("nan")
     with pytest.raises(DivergedError, match="not numbers"):
         run(Decoder(broken, end_ids=(), pad_id=0), requests_of([5], vocabulary=384))
+
+
+def test_equal_prompts_go_through_the_model_once_and_write_what_they_write_apart(model, monkeypatch):
+    ids = requests_of([9, 5], vocabulary=384)
+    requests = [Request(ids[i].ids, 10, temperature=1.0, seed=seed) for i, seed in ((0, 1), (1, 2), (0, 3), (0, 1))]
+    decoder = Decoder(model, end_ids={7}, pad_id=0)
+    apart = [run(decoder, [request])[0] for request in requests]
+    seen = []
+    forward = decoder._forward
+    monkeypatch.setattr(
+        decoder, "_forward", lambda tokens, *rest: seen.append(tuple(tokens.shape)) or forward(tokens, *rest)
+    )
+    together = run(decoder, requests)
+    assert sum(rows * width for rows, width in seen if width > 1) == 9 + 9  # two prompts, the shorter one padded
+    assert [one.ids for one in together] == [one.ids for one in apart]
+    assert together[0].ids == together[3].ids != together[2].ids
+
+
+def test_drawn_tokens_come_with_the_probability_they_were_drawn_with(model):
+    requests = [Request(r.ids, 8, temperature=0.7, seed=i) for i, r in enumerate(requests_of([6, 6], vocabulary=384))]
+    end_ids = range(100)
+    for request, found in zip(requests, run(Decoder(model, end_ids=end_ids, pad_id=0), requests), strict=True):
+        new = [*found.ids, *(() if found.end_id is None else (found.end_id,))]
+        assert found.stopped == (found.end_id in end_ids)
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([[*request.ids, *new]])).logits[0] / 0.7
+        wanted = torch.log_softmax(logits, -1)[range(len(request.ids) - 1, len(request.ids) + len(new) - 1), new]
+        torch.testing.assert_close(torch.tensor(found.log_probabilities), wanted, rtol=0, atol=1e-5)
+
+
+def test_nothing_is_drawn_at_temperature_zero(model):
+    assert run(Decoder(model, end_ids=(), pad_id=0), requests_of([4], vocabulary=384))[0].log_probabilities == []

@@ -109,6 +109,11 @@ class TokenisedExample:
         """How many tokens have loss mask 1."""
         return self.loss_mask.count(1)
 
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens before the last learned answer; all of them where nothing is learned."""
+        return self.loss_mask.rfind(0, 0, self.loss_mask.rfind(1) + 1) + 1 if 1 in self.loss_mask else self.num_tokens
+
 
 def shareable_tokens(row: TokenisedExample) -> int:
     """How many tokens from the start may be shared: up to the first learned one, and never all of them.

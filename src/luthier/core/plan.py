@@ -11,9 +11,11 @@ from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
+from luthier.core.graders import Reward
 from luthier.core.recipe import (
     PREFERENCE_OBJECTIVES,
     AverageKind,
+    LossWeighting,
     MetricName,
     NllTokens,
     ObjectiveName,
@@ -148,12 +150,33 @@ class ObjectivePlan(Frozen):
     nll_over: NllTokens | None = None
     desirable_weight: float | None = None
     undesirable_weight: float | None = None
+    rewards: tuple[Reward, ...] | None = None
+    num_samples: int | None = None
+    temperature: float | None = None
+    max_new_tokens: int | None = None
+    kl_weight: float | None = None
+    divide_by_spread: bool | None = None
+    loss_weighting: LossWeighting | None = None
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @property
     def loss_unit(self) -> str:
         """What a loss is counted in; empty where it is a number without a unit."""
         return "" if self.name in PREFERENCE_OBJECTIVES else "nats a learned token"
+
+    @property
+    def draws(self) -> bool:
+        """Whether a step learns from answers that the model writes, and not from those of the rows."""
+        return self.num_samples is not None
+
+    def most_tokens(self, num_tokens: float, num_prompt_tokens: float, num_rows: float) -> float:
+        """Tokens that rows come to in a step: their own; of drawn answers at most, each prompt and all that may be new.
+
+        num_tokens, num_prompt_tokens: of the rows together.
+        """
+        if self.num_samples is None or self.max_new_tokens is None:
+            return num_tokens
+        return self.num_samples * (num_prompt_tokens + num_rows * self.max_new_tokens)
 
 
 class OptimizerPlan(Frozen):
@@ -271,7 +294,13 @@ class Plan(Frozen):
         for name, source in self.sources.items():
             section, _, key = name.partition(".")
             value = document[section][key] if key else document[section]
-            if isinstance(value, dict):
-                value = {name: part for name, part in value.items() if part is not None}
+            value = _without_nothing(value)
             rows.append({"name": name, "value": value, "source": source.source, "why": source.why})
         return rows
+
+
+def _without_nothing(value: Any) -> Any:
+    """The value without the keys, at any depth, that hold nothing."""
+    if isinstance(value, dict):
+        return {key: _without_nothing(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nothing(inner) for inner in value] if isinstance(value, list) else value

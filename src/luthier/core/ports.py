@@ -1,8 +1,9 @@
-"""The narrow doors between layers: progress, events and engines."""
+"""The narrow doors between layers: progress, events, engines and grading."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
 
@@ -80,6 +81,28 @@ class Score(Frozen):
     nll_nats: float
     num_tokens: int
     num_correct: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One answer that a model wrote to the prompt of a row while it was trained. ended: by itself, not cut off."""
+
+    row_id: str
+    text: str
+    num_new_tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What an attempt is worth: `reward`, made of `parts` by name, each before it is weighted."""
+
+    reward: float
+    parts: dict[str, float]
+
+
+Grading = Callable[[Sequence[Attempt]], list[Grade]]
+"""Grades attempts, in order: what training asks of judging without knowing how it judges."""
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from luthier.core.dataset import Overlong
 from luthier.core.frozen import Frozen
+from luthier.core.graders import Reward
 
 METHODS: Final = (
     "full", "lora", "rslora", "dora", "loraplus", "pissa", "olora", "adalora", "qlora", "ia3", "prompt_tuning",
@@ -32,7 +33,7 @@ def _known_method(name: str) -> str:
 MethodName = Annotated[str, AfterValidator(_known_method)]
 
 PREFERENCE_OBJECTIVES: Final = ("dpo", "ipo", "orpo", "kto", "simpo")
-OBJECTIVES: Final = ("sft", *PREFERENCE_OBJECTIVES)
+OBJECTIVES: Final = ("sft", *PREFERENCE_OBJECTIVES, "grpo")
 OBJECTIVE_ENTRY_POINTS: Final = "luthier.objectives"
 """The group of entry points by which another package adds objectives of its own."""
 
@@ -51,6 +52,7 @@ QuantisationName = Literal["auto", "nf4", "int8"]
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
+LossWeighting = Literal["token", "sample", "fixed"]
 TemplateName = Literal["auto", "chat", "plain"]
 AverageKind = Literal["ema", "uniform"]
 PrecisionName = Literal["auto", "float32", "bfloat16"]
@@ -153,6 +155,13 @@ class ObjectiveRecipe(Frozen):
     nll_over: NllTokens | None = None
     desirable_weight: Annotated[float, Field(ge=0.0, le=100)] | None = None
     undesirable_weight: Annotated[float, Field(ge=0.0, le=100)] | None = None
+    rewards: Annotated[tuple[Reward, ...], Field(min_length=1)] | None = None
+    num_samples: Annotated[int, Field(ge=2, le=256)] | None = None
+    temperature: Annotated[float, Field(gt=0, le=10)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    kl_weight: Annotated[float, Field(ge=0, le=100)] | None = None
+    divide_by_spread: bool | None = None
+    loss_weighting: LossWeighting | None = None
     options: dict[str, bool | int | float | str] | None = None
 
 

@@ -4,7 +4,8 @@ What makes it cheaper than a general one:
 
 - rows that have finished leave the batch at once;
 - logits are computed for the last position only;
-- what all prompts begin with (few-shot examples, a system prompt) goes through the model once;
+- what all prompts begin with (few-shot examples, a system prompt) goes through the model once, and so does a prompt
+  that is to be continued several times;
 - prompts go in by parts of like length that suit the processor's caches, and then write together in a larger batch,
   because one step costs nearly the same for 8 rows and for 32;
 - the keys and values of new tokens are written into room made for them (`roomy_cache`).
@@ -13,6 +14,7 @@ What makes it cheaper than a general one:
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,10 +47,20 @@ class Request:
 
 @dataclass(slots=True)
 class Continuation:
-    """New ids without the token that ended them. stopped: an end token came before `max_new_tokens` was reached."""
+    """New ids without the token that ended them. end_id: that token; None where `max_new_tokens` was reached first.
+
+    log_probabilities: of each drawn token, the one that ended it included, at the request's temperature; none where
+    nothing is drawn (temperature 0).
+    """
 
     ids: list[int] = field(default_factory=list)
-    stopped: bool = False
+    end_id: int | None = None
+    log_probabilities: list[float] = field(default_factory=list)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an end token came before `max_new_tokens` was reached."""
+        return self.end_id is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +81,7 @@ class _Batch:
     positions: Tensor
 
     def keep(self, places: list[int]) -> None:
-        """Drop every row but those at `places`, from the cache too."""
+        """Keep the rows at `places`, in that order, and drop all others, from the cache too; a place may come twice."""
         index = torch.tensor(places, device=self.mask.device)
         self.rows = [self.rows[place] for place in places]
         self.mask, self.positions = self.mask[index], self.positions[index]
@@ -106,6 +118,17 @@ class Decoder:
         self._forward(tokens, cache, None, None)
         return Prefix(num_tokens=len(ids), cache=cache)
 
+    @torch.inference_mode()
+    def prefill_vectors(self, vectors: Tensor) -> Prefix:
+        """Send a trained prompt, which has no tokens, through the model once. vectors: [num, width], as embedded.
+
+        Requests must hold any ids in its places, which are never read.
+        """
+        cache = self._new_cache()
+        arguments: dict[str, Any] = {self._cache_argument: cache}
+        self._model(inputs_embeds=vectors.detach()[None], use_cache=True, logits_to_keep=1, **arguments)
+        return Prefix(num_tokens=len(vectors), cache=cache)
+
     def fits_windows(self, num_total_tokens: int) -> bool:
         """Whether rows of this many tokens (new ones included) fit whole into every sliding window of the model.
 
@@ -119,7 +142,8 @@ class Decoder:
     ) -> list[Continuation]:
         """Continue one batch of prompts; `done` is called with the place of each prompt when it has finished.
 
-        With a prefix, every prompt must begin with its tokens and have at least one more.
+        With a prefix, every prompt must begin with its tokens and have at least one more. Equal prompts go through the
+        model once.
 
         Raises:
             DivergedError: the model's logits are NaN.
@@ -130,9 +154,11 @@ class Decoder:
         while True:
             chosen = _choose(logits, [(requests[row].temperature, generators[row]) for row in batch.rows])
             going: list[int] = []
-            for place, (row, token) in enumerate(zip(batch.rows, chosen, strict=True)):
+            for place, (row, (token, log_probability)) in enumerate(zip(batch.rows, chosen, strict=True)):
+                if log_probability is not None:
+                    out[row].log_probabilities.append(log_probability)
                 if token in self._end_ids:
-                    out[row].stopped = True
+                    out[row].end_id = token
                 else:
                     out[row].ids.append(token)
                     if len(out[row].ids) < requests[row].max_new_tokens:
@@ -141,13 +167,27 @@ class Decoder:
                 done(row)
             if not going:
                 return out
-            tokens = torch.tensor([[chosen[place]] for place in going], device=self._model.device)
+            tokens = torch.tensor([[chosen[place][0]] for place in going], device=self._model.device)
             if len(going) < len(batch.rows):
                 batch.keep(going)
             logits = self._step(batch, tokens)
 
     def _start(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[_Batch, Tensor]:
         """Send all prompts through the model; returns the batch and its first logits: [rows, vocabulary]."""
+        firsts: dict[tuple[int, ...], int] = {}
+        same_as = [firsts.setdefault(tuple(request.ids), number) for number, request in enumerate(requests)]
+        if len(firsts) == len(requests):
+            return self._start_each(requests, prefix)
+        numbers = list(firsts.values())
+        batch, logits = self._start_each([requests[number] for number in numbers], prefix)
+        places = {numbers[row]: place for place, row in enumerate(batch.rows)}
+        again = [places[first] for first in same_as]
+        batch.keep(again)
+        batch.rows = list(range(len(requests)))
+        return batch, logits[torch.tensor(again, device=logits.device)]
+
+    def _start_each(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[_Batch, Tensor]:
+        """As `_start`, each request by itself."""
         skip = prefix.num_tokens if prefix else 0
         lengths = [len(request.ids) - skip for request in requests]
         num_new = max(request.max_new_tokens for request in requests)
@@ -227,11 +267,15 @@ def _generator(request: Request, device: torch.device) -> torch.Generator | None
     return generator
 
 
-def _choose(logits: Tensor, rules: Sequence[tuple[float, torch.Generator | None]]) -> list[int]:
-    """The next token of each row: the likeliest, or a draw from the softmax of its logits over its temperature."""
-    chosen: list[int] = logits.argmax(-1).tolist()
+def _choose(logits: Tensor, rules: Sequence[tuple[float, torch.Generator | None]]) -> list[tuple[int, float | None]]:
+    """The next token of each row: the likeliest, or a draw from the softmax of its logits over its temperature.
+
+    Beside it the logarithm of the probability that it was drawn with; None where nothing was drawn.
+    """
+    chosen: list[tuple[int, float | None]] = [(token, None) for token in logits.argmax(-1).tolist()]
     for place, (temperature, generator) in enumerate(rules):
         if generator is not None:
             probabilities = torch.softmax(logits[place].float() / temperature, -1)
-            chosen[place] = int(torch.multinomial(probabilities, 1, generator=generator))
+            token = int(torch.multinomial(probabilities, 1, generator=generator))
+            chosen[place] = (token, math.log(float(probabilities[token])))
     return chosen

@@ -11,8 +11,9 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, Prompt, Score
+from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
 from luthier.engines.decode import Continuation, Decoder, Request
-from luthier.engines.length_batches import common_prefix_length, length_batches
+from luthier.engines.length_batches import length_batches
 from luthier.engines.likelihood import Scorer
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# Keys and values of this many tokens: 0.4 GB for SmolLM2-135M in bfloat16, 2 GB for an 8B model.
-DEFAULT_BATCH_TOKENS = 16_384
-MIN_SHARED_TOKENS = 32
-MAX_GENERATE_ROWS = 32
 # Scoring holds no cache: what bounds a batch is that its activations suit the processor's caches.
 MAX_SCORE_TOKENS = 2048
 
@@ -97,15 +94,10 @@ class TransformersEngine:
         if not requests:
             return []
         decoder = Decoder(self._causal, end_ids=self._template.end_of_turn_ids, pad_id=self._pad_id)
-        totals = [len(request.ids) + request.max_new_tokens for request in requests]
-        num_shared = self._num_shared(requests)
-        shares = num_shared > 0 and decoder.fits_windows(max(totals))
-        prefix = decoder.prefill(requests[0].ids[:num_shared]) if shares else None
-        found: dict[int, Continuation] = {}
         with progress.task("Writing answers", len(requests), "answers") as task:
-            for batch in length_batches(totals, max_tokens=self._batch_tokens, max_rows=MAX_GENERATE_ROWS):
-                written = decoder.run([requests[i] for i in batch], prefix, lambda _: task.advance())
-                found.update(zip(batch, written, strict=True))
+            found = continue_all(
+                decoder, requests, task.advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
+            )
         return [self._generation(request, found[number]) for number, request in enumerate(requests)]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
@@ -168,14 +160,6 @@ class TransformersEngine:
                 do="shorten the prompt, use fewer few-shot examples, or lower max_new_tokens",
             )
         return Request([*self._trained_prompt, *ids], prompt.max_new_tokens, prompt.temperature, prompt.seed)
-
-    def _num_shared(self, requests: Sequence[Request]) -> int:
-        """How many leading tokens to compute once; 0 where that saves nothing. One token a prompt is left over."""
-        if not self.share_prefix or len(requests) < 2:
-            return 0
-        shortest = min(len(request.ids) for request in requests)
-        num_shared = min(common_prefix_length([request.ids for request in requests]), shortest - 1)
-        return num_shared if num_shared >= MIN_SHARED_TOKENS else 0
 
     @property
     def _room_tokens(self) -> int:

@@ -16,6 +16,15 @@ ADALORA_TARGET_RANK: Final = (16, "the average rank at the end: as many ranks as
 ORTHOGONALITY_WEIGHT: Final = (0.5, "keeps the ranks of a matrix apart; 0.1 to 0.5 is usual")
 IMPORTANCE_SMOOTHING: Final = (0.85, "importance of one step alone is noise (Zhang et al., 2023, section 3.2)")
 NUM_VIRTUAL_TOKENS: Final = (20, "longer prompts hardly help beyond 20 (Lester et al., 2021, section 3.2)")
+NUM_SAMPLES: Final = (8, "fewer make the group's mean a poor measure; 16 and more cost as many times the drawing")
+TEMPERATURE: Final = (1.0, "answers are drawn as the model gives them: the gradient is that of what it really writes")
+DRAWN_TOKENS: Final = (128, "longer answers are cut, learned from as they are, and counted as cut")
+KL_WEIGHT: Final = (
+    0.0,
+    "rewards are rules, hard to deceive: nothing holds the model near where it began (arXiv:2503.14476, section 2.3)",
+)
+DIVIDE_BY_SPREAD: Final = (True, "GRPO as published: easy and hard prompts teach alike (arXiv:2402.03300)")
+LOSS_WEIGHTING: Final = ("token", "every token counts the same, in long answers too (arXiv:2503.14476, section 3.3)")
 EPOCHS: Final = (2.0, "two passes; validation picks the best step of them")
 GLOBAL_BATCH_SIZE: Final = (16, "steady gradients and still many steps on a few hundred rows")
 LORA_LEARNING_RATE: Final = (2e-4, "the usual rate for adapters")

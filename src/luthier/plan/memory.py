@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate, MemoryPrediction
 from luthier.plan import activations, optimizer_cost
+from luthier.plan.drawing import cache_bytes, key_value_bytes
 from luthier.plan.workload import BYTES, Workload
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     runtime += max(0.0, loading - training)
     training = max(training, loading)
     generation = max(0.0, weights + adapters + _generation(workload) + _runtime(device) - training)
+    # answers are drawn with the optimizer in memory, but between the activations of two steps
+    generation = max(generation, held + cache_bytes(workload) + _runtime(device) - training)
     total = training + generation
     return MemoryPrediction(
         weights_bytes=weights,
@@ -152,9 +155,7 @@ def _average(workload: Workload) -> float:
 
 def _generation(workload: Workload) -> float:
     """Keys and values of all layers for the rows that are answered at one time."""
-    s = workload.structure
-    per_token = 2 * s.num_layers * s.num_kv_heads * s.head_size * workload.element_bytes
-    return workload.generation_rows * workload.generation_length * per_token
+    return workload.generation_rows * workload.generation_length * key_value_bytes(workload)
 
 
 def _loading(workload: Workload, device: Device) -> float:

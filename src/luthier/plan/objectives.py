@@ -15,8 +15,9 @@ from typing import Any, Final
 from luthier.core.dataset import Shape
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import ObjectivePlan
-from luthier.core.recipe import OBJECTIVE_ENTRY_POINTS, OBJECTIVES, ObjectiveRecipe
+from luthier.core.recipe import OBJECTIVE_ENTRY_POINTS, OBJECTIVES, MethodRecipe, ObjectiveRecipe
 from luthier.plan import defaults
+from luthier.plan.methods import rules_of as method_rules
 from luthier.plan.sources import Sources
 
 Setting = tuple[Any, str]
@@ -30,6 +31,8 @@ class ObjectiveRules:
     learning_rate_factor: what the method's default of training.learning_rate is multiplied by, with the reason; None
     where it is right as it is. reference_passes: passes forward over each row before the first step, for the model at
     the start. step_passes: passes forward over each row of a step beside those that the loss itself takes.
+    required: settings that the recipe must name. takes_dropout: whether it can learn while an adapter drops inputs.
+    needs_adapter_for: a setting that, above 0, needs what is trained to lie beside the base model.
     """
 
     title: str
@@ -39,8 +42,12 @@ class ObjectiveRules:
     learning_rate_factor: Setting | None = None
     reference_passes: int = 0
     step_passes: int = 0
+    required: tuple[str, ...] = ()
+    takes_dropout: bool = True
+    needs_adapter_for: str | None = None
 
 
+_EXAMPLES: Final = {"objective.rewards": "rewards: [{metric: token_f1, weight: 1.0}]"}
 _ANSWERS: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt", "text")
 
 _PAIRS: Final[tuple[Shape, ...]] = ("preference",)
@@ -97,6 +104,22 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         _PAIRS,
         rows_per_unit=2,
         learning_rate_factor=(0.05, "nothing holds it near the start, so it goes slower than DPO"),
+    ),
+    "grpo": ObjectiveRules(
+        "reinforcement: the model's own answers, graded against each other",
+        {
+            "rewards": (None, "what an answer is worth"),
+            "num_samples": defaults.NUM_SAMPLES,
+            "temperature": defaults.TEMPERATURE,
+            "max_new_tokens": defaults.DRAWN_TOKENS,
+            "kl_weight": defaults.KL_WEIGHT,
+            "divide_by_spread": defaults.DIVIDE_BY_SPREAD,
+            "loss_weighting": defaults.LOSS_WEIGHTING,
+        },
+        ("chat", "prompt_completion", "alpaca", "sharegpt"),
+        required=("rewards",),
+        takes_dropout=False,
+        needs_adapter_for="kl_weight",
     ),
 }
 
@@ -162,7 +185,38 @@ def resolve_objective(recipe: ObjectiveRecipe | None, shape: Shape, sources: Sou
             do="remove them: they would be ignored",
         )
     check_shape(recipe, shape)
+    if missing := [f"objective.{name}" for name in rules.required if name not in given]:
+        raise RecipeError(
+            f"objective {asked.name} without {', '.join(missing)}",
+            expected="that it is named: there is no usual value",
+            do=f"add it, such as {_EXAMPLES.get(missing[0], 'in docs/recipe.md')}",
+        )
     values = {
         name: sources.pick(f"objective.{name}", given.get(name), default) for name, default in rules.settings.items()
     }
     return ObjectivePlan(name=asked.name, options=asked.options or {}, **values)
+
+
+def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) -> MethodRecipe | None:
+    """The method as the objective can use it: without dropout where answers are drawn, which are drawn without any.
+
+    Raises RecipeError where dropout is asked for, and for full fine-tuning where what is trained must lie beside.
+    """
+    rules = rules_of(asked.name if asked else "sft")
+    method = recipe or MethodRecipe(name="lora")
+    needed = None if asked is None or rules.needs_adapter_for is None else getattr(asked, rules.needs_adapter_for)
+    if method.name == "full" and needed:
+        raise RecipeError(
+            f"objective.{rules.needs_adapter_for} {needed:g} with method full",
+            expected="an adapter, which can be set back to its start; of a whole model a second one would be needed",
+            do=f"choose another method, or set objective.{rules.needs_adapter_for}: 0",
+        )
+    if rules.takes_dropout or "dropout" not in method_rules(method.name).settings:
+        return recipe
+    if method.dropout:
+        raise RecipeError(
+            f"objective {asked.name if asked else 'sft'} with method.dropout {method.dropout:g}",
+            expected="0: answers are drawn without dropout, and must be learned by the model that wrote them",
+            do="remove method.dropout",
+        )
+    return method.model_copy(update={"dropout": 0.0})

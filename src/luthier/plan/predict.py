@@ -117,6 +117,12 @@ def _notes(
         notes.append("fits as expected, but the upper end of the interval does not")
     if device.is_cpu:
         notes.append("the CPU's power is assumed from its cores, not measured")
+    if (drawing := workload.drawing) is not None:
+        most = drawing.num_answers * drawing.new_tokens
+        notes.append(
+            f"a step draws at most {most:,.0f} tokens; time and tokens are for answers as long as they may be, "
+            "the lower end for a tenth of that"
+        )
     if workload.sharding != "none":
         notes.append("more than one device: link time is added to computing time, as if nothing overlapped")
     return tuple(notes)

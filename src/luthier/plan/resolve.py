@@ -90,12 +90,17 @@ def resolve(
         "in the recipe" if asked_template else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
     )
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
-    method = resolve_method(recipe.method, structure, hardware.device, sources)
+    asked_method = objectives.fitted_method(recipe.method, recipe.objective)
+    method = resolve_method(asked_method, structure, hardware.device, sources)
+    if asked_method is not recipe.method:
+        sources.note("method.dropout", "derived", "answers are drawn without dropout, and learned as they were drawn")
+        if recipe.method is None:
+            sources.note("method.name", "default", "trains a small share of the weights at nearly full quality")
     objective = resolve_objective(recipe.objective, data.train.shape, sources)
     _refuse_adapted_head(method, objective, structure)
     method = _without_noise(method, objective, sources)
     training = _training(recipe, method, objective, model, data, hardware, sources)
-    method = with_schedule(method, recipe.method, training.num_steps, sources)
+    method = with_schedule(method, asked_method, training.num_steps, sources)
     plan = Plan(
         recipe=recipe,
         base_model=ModelPlan(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.cost import Device, Estimate
 from luthier.plan import activations, flops, optimizer_cost
 from luthier.plan.devices import Family, family_of
+from luthier.plan.drawing import drawing_seconds
 from luthier.plan.workload import BYTES, Workload
 
 if TYPE_CHECKING:
@@ -100,16 +101,27 @@ def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
 
 
 def step_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
-    """Seconds of one optimizer step, with the interval that the factors' own scatter leaves."""
+    """Seconds of one optimizer step, with the interval that the factors' own scatter leaves.
+
+    Where answers are drawn their time is in it (plan/drawing.py).
+    """
     factors = calibration.factors if calibration else prior_factors(device, workload)
     terms = time_terms(workload, device)
     value = sum(factors[name] * seconds for name, seconds in terms.items())
     spread = calibration.time_spread if calibration else TIME_SPREAD["cpu" if device.is_cpu else "gpu"]
-    return Estimate(value=value, low=value / (1 + spread), high=value * (1 + spread))
+    learning = Estimate(value=value, low=value / (1 + spread), high=value * (1 + spread))
+    if workload.drawing is None:
+        return learning
+    return learning.plus(drawing_seconds(workload, device, {**prior_factors(device, workload), **factors}, spread))
 
 
 def validation_seconds(workload: Workload, step: Estimate) -> Estimate:
-    """Seconds of one validation: forward only, at the pace that a training step has for its own operations."""
+    """Seconds of one validation: forward only, at the pace that a training step has for its own operations.
+
+    Where answers are drawn a validation draws them too, one a row: it takes what a step takes, answer for answer.
+    """
+    if workload.drawing is not None:
+        return step.times(workload.drawing.num_validated / workload.drawing.num_answers)
     ratio = flops.validation_flops(workload) / max(1.0, flops.step_flops(workload).total)
     return step.times(ratio)
 

@@ -15,6 +15,7 @@ from luthier.models.structure import LinearLayer, Structure
 from luthier.plan import defaults
 from luthier.plan.adapter import resolve_targets
 from luthier.plan.batch_shapes import Batches
+from luthier.plan.drawing import Drawing
 from luthier.plan.objectives import rules_of as objective_rules
 
 WorkMethod = Literal["full", "lora", "adalora", "qlora"]
@@ -63,6 +64,7 @@ class Workload:
     recomputed layers are kept in the host's memory. num_validation_tokens: computed, of one validation.
     initial_rank: AdaLoRA's, where it is not the usual one. trainable: parameters that are
     trained, where rank and targets do not tell. keeps_average: whether an average of the weights is held beside them.
+    drawing: the answers that each step draws, where it learns from such.
     """
 
     structure: Structure
@@ -94,6 +96,7 @@ class Workload:
     initial_rank: int = 0
     trainable: int | None = None
     keeps_average: bool = False
+    drawing: Drawing | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("num_steps", self.num_steps, 1), ("rank", self.rank, 0)):
@@ -175,6 +178,24 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         initial_rank=plan.method.rank,
         trainable=plan.method.num_trainable_parameters,
         keeps_average=training.average is not None,
+        drawing=_drawing(plan),
+    )
+
+
+def _drawing(plan: Plan) -> Drawing | None:
+    """What a mean step draws, answers as long as they may be."""
+    objective, rows = plan.objective, plan.data.train
+    if objective.num_samples is None or objective.max_new_tokens is None:
+        return None
+    per_step = min(plan.training.global_batch_size, rows.num_examples)
+    mean_prompt = (rows.num_tokens - rows.num_trained_tokens) / max(1, rows.num_examples)
+    validation = plan.data.validation
+    return Drawing(
+        num_answers=per_step * objective.num_samples,
+        prompt_tokens=per_step * mean_prompt,
+        new_tokens=objective.max_new_tokens,
+        most_tokens=rows.max_tokens + objective.max_new_tokens,
+        num_validated=validation.num_examples if validation else 0,
     )
 
 

@@ -97,6 +97,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     import torch
 
     from luthier.service import schedules
+    from luthier.service.rewards import tools_for
     from luthier.train import memory
     from luthier.train.checkpoint import CheckpointStore
     from luthier.train.distributed import World, refuse_unequal_shares
@@ -118,7 +119,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     if spreads:
         spread(model, world)
     warn_of_the_data(plan, hooks.emit)
-    objective = load_objective(plan.objective)
+    objective = load_objective(plan.objective, tools_for(prepared, is_first=world.is_first))
     units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
     hooks.meter.begin("reference")
     # rank 0 first: the others, where they share its folder, find what it has computed

@@ -89,6 +89,7 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
     from luthier.models.structure import read_structure
     from luthier.plan import hardware, resolve
     from luthier.service.budgets import with_budget
+    from luthier.service.rewards import check_drawing
 
     model = sources.pull(recipe.base_model, context.home, context.progress)
     template = ChatTemplate.load(model.path, recipe.data.template or "auto")
@@ -116,6 +117,7 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
     if judged:
         check_metrics(plan.evaluation.metrics, judged)
         check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
+    check_drawing(plan, [splits[name] for name in splits if name != "held_out"], room)
     plan = with_budget(context, plan, recipe.budget, prices)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))

@@ -46,7 +46,7 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     keep_few_kernels()
     import torch
 
-    from luthier.core.plan import Plan
+    from luthier.core.plan import ObjectivePlan, Plan
     from luthier.core.ports import SilentProgress
     from luthier.plan.objectives import rules_of
     from luthier.train import memory
@@ -57,6 +57,8 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
     plan = _shortened(Plan.model_validate(plan_document), len(steps))
+    if plan.objective.draws:  # the rows given stand for drawn answers, and what is probed is how long learning takes
+        plan = plan.model_copy(update={"objective": ObjectivePlan(name="sft")})
     torch.set_num_threads(plan.training.num_threads)
     memory.forget_peak()
     model = TrainableModel.load(plan)

@@ -116,20 +116,18 @@ def key_of(device: Device, plan: Plan) -> ProbeKey:
 def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
     """The step with the largest micro-batch, then the run's smaller, middle and larger ones, then the first again.
 
-    Memory is cut up by the steps between: a step that fitted at first takes more when it comes again.
+    Memory is cut up by the steps between: a step that fitted at first takes more when it comes again. Of a step that
+    draws its answers only the learning is probed, from answers as long as they may be.
     """
     from luthier.service import schedules
 
-    units = prepared.trained_units
+    budget = prepared.plan.training.micro_batch_tokens
     schedule = schedules.of_training(prepared, shares_prefix=shares_prefix)
     count = min(prepared.plan.training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
     made: list[ProbeStep] = [
         [
-            ProbeBatch(
-                schedule.shared_tokens(batch),
-                tuple((row.num_tokens, row.num_trained_tokens) for i in batch for row in units[i]),
-            )
-            for batch in schedule.step(step)
+            ProbeBatch(shared if shares_prefix else (), rows)
+            for shared, rows in schedules.shapes(prepared, schedule, step, budget)
         ]
         for step in range(count)
     ]
@@ -158,7 +156,9 @@ def measure(
     batches = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:])
     whole = batches_of(lengths, learned_fraction=learned, shared=shared)
     batches = replace(batches, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
-    work = replace(workload_of(plan, structure, device, batches=batches), num_steps=len(steps), generation_rows=0)
+    work = replace(
+        workload_of(plan, structure, device, batches=batches), num_steps=len(steps), generation_rows=0, drawing=None
+    )
     seconds = answer["step_seconds"][1:]
     return Measurement(
         workload=work, step_seconds=sum(seconds) / len(seconds), peak_memory_bytes=answer["peak_memory_bytes"]

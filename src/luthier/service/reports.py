@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from luthier.core.evaluation import Evaluation
 from luthier.core.run import RunRecord
@@ -47,4 +50,20 @@ def write_run_report(context: Context, record: RunRecord, prepared: Prepared, ev
         example=tuple((span.text, span.learned) for span in shown.spans),
         licence=prepared.model.licence,
         quote=kept_quote(context, record.run_id),
+        drawn=drawn_answers(context.settings.run_folder(record.run_id)),
     )
+
+
+def drawn_answers(folder: Path) -> list[dict[str, Any]]:
+    """Of the first, the middle and the last step that kept answers, those to its first prompt; none where none did.
+
+    A file that cannot be read is left out: the page must not fail of it.
+    """
+    files = sorted((folder / "samples").glob("step-*.jsonl"))
+    chosen = dict.fromkeys(files[i] for i in (0, len(files) // 2, -1)) if files else {}
+    found: list[dict[str, Any]] = []
+    for file in chosen:
+        with suppress(OSError, ValueError):
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            found += [line for line in lines if line["row_id"] == lines[0]["row_id"]]
+    return found

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from luthier.data.batches import StepSchedule
     from luthier.data.replay import ReplaySchedule
     from luthier.data.shared_prefix import Families, OwnBeginnings
-    from luthier.train.step import ValidationBatch
+    from luthier.train.objectives.protocol import Batch
+
+
+Shape = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
+"""A micro-batch: the beginnings that are computed once (`collate`), and of each row its tokens and its learned ones."""
 
 
 def of_training(
@@ -53,7 +57,58 @@ def _schedule(
     )
 
 
-def of_validation(prepared: Prepared, *, shares_prefix: bool) -> list[ValidationBatch]:
+def shapes(
+    prepared: Prepared, schedule: StepSchedule | ReplaySchedule, step: int, micro_batch_tokens: int
+) -> list[Shape]:
+    """The micro-batches of a step in tokens; of answers that it draws, all as long as they may be.
+
+    micro_batch_tokens: most tokens of one that a step makes of its own answers.
+    """
+    units, objective = prepared.trained_units, prepared.plan.objective
+    batches = schedule.step(step)
+    if objective.num_samples is None or objective.max_new_tokens is None:
+        return [
+            (
+                schedule.shared_tokens(batch),
+                tuple((row.num_tokens, row.num_trained_tokens) for i in batch for row in units[i]),
+            )
+            for batch in batches
+        ]
+    prompts = [row.num_prompt_tokens for batch in batches for i in batch for row in units[i]]
+    return _drawn(
+        prompts,
+        objective.num_samples,
+        objective.max_new_tokens,
+        micro_batch_tokens,
+        shares_prefix=prepared.plan.training.shared_prefix,
+    )
+
+
+def _drawn(prompts: Sequence[int], num: int, new: int, micro_batch_tokens: int, *, shares_prefix: bool) -> list[Shape]:
+    """`num` answers of `new` tokens to each prompt, cut as train/objectives/groups.py cuts them."""
+    if not shares_prefix:
+        rows = sorted(((prompt + new, new) for prompt in prompts for _ in range(num)), reverse=True)
+        plain: list[list[tuple[int, int]]] = []
+        for row in rows:
+            if not plain or plain[-1][0][0] * (len(plain[-1]) + 1) > micro_batch_tokens:
+                plain.append([])
+            plain[-1].append(row)
+        return [((), tuple(part)) for part in plain]
+    made: list[tuple[list[int], int]] = []
+    for prompt in prompts:
+        at_once = max(1, min(num, (micro_batch_tokens - prompt) // new))
+        last = made[-1][0] if made and made[-1][1] == num else []
+        if at_once == num and last and sum(last) + prompt + (len(last) + 1) * num * new <= micro_batch_tokens:
+            last.append(prompt)
+        else:
+            made += [([prompt], min(at_once, num - start)) for start in range(0, num, at_once)]
+    return [
+        (tuple(part) if each > 1 else (), tuple((prompt + new, new) for prompt in part for _ in range(each)))
+        for part, each in made
+    ]
+
+
+def of_validation(prepared: Prepared, *, shares_prefix: bool) -> list[Batch]:
     """The validation split in micro-batches: one step that holds them all, cut as training steps are cut."""
     from luthier.data.batches import StepSchedule
 

@@ -104,8 +104,11 @@ def remaining(plan: Plan, step: int, num_tokens: int, *, has_just_ended: bool = 
     has_just_ended: the validation and the checkpoint after this very step are still to come.
     """
     p = plan.training
-    mean = plan.data.train.num_tokens / p.num_steps_per_epoch
-    left = p.num_steps - step
+    rows = plan.data.train
+    whole = plan.objective.most_tokens(rows.num_tokens, rows.num_tokens - rows.num_trained_tokens, rows.num_examples)
+    mean, left = whole / p.num_steps_per_epoch, p.num_steps - step
+    # of drawn answers the most is foreseen, and fewer tokens are done: they tell nothing of what is left
+    done = mean * step if plan.objective.draws else num_tokens
     every, after = p.validate_every_steps, step - 1 if has_just_ended else step
     validations = p.num_steps // every - after // every if every else 0
     if every and p.num_steps % every and after < p.num_steps:
@@ -113,7 +116,7 @@ def remaining(plan: Plan, step: int, num_tokens: int, *, has_just_ended: bool = 
     return Remaining(
         num_steps=left,
         # an epoch's tokens are known to the last one, a step's are not: short ones now mean long ones later
-        num_tokens=max(mean * p.num_steps - num_tokens, 0.25 * mean * left),
+        num_tokens=max(mean * p.num_steps - done, 0.25 * mean * left),
         num_validations=validations,
         num_checkpoints=p.num_steps // p.checkpoint_every_steps - after // p.checkpoint_every_steps,
     )

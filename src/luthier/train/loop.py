@@ -28,10 +28,10 @@ from luthier.train.checkpoint import Checkpoint, LoopState
 from luthier.train.distributed import ALONE, World
 from luthier.train.early_stopping import EarlyStopping
 from luthier.train.model import TrainableModel
-from luthier.train.objectives.protocol import Objective, Unit, rows_of
+from luthier.train.objectives.protocol import Batch, Objective, Unit, rows_of
 from luthier.train.optimizer import MasterOptimizer
 from luthier.train.shared_checkpoints import CheckpointFolder, SharedCheckpoints
-from luthier.train.step import StepSchedule, ValidationBatch, one_step, validate
+from luthier.train.step import StepSchedule, one_step, validate
 
 _BILLS_A_RUN = 20
 _REPLICAS_DIFFER = "the processes' weights have drifted apart, as they do on unlike machines: all go on with rank 0's"
@@ -52,7 +52,7 @@ def train(
     model: TrainableModel,
     objective: Objective,
     units: Sequence[Unit],
-    validation: Sequence[ValidationBatch],
+    validation: Sequence[Batch],
     schedule: StepSchedule,
     folder: CheckpointFolder,
     *,
@@ -126,7 +126,7 @@ def train(
             if state.early_stopping.should_stop:
                 reason = _stopped_early(state)
                 break
-            num_tokens = sum(row.num_tokens for batch in schedule.step(state.step) for i in batch for row in units[i])
+            num_tokens = _num_tokens(plan, [units[i] for batch in schedule.step(state.step) for i in batch])
             last = state.step + 1 == p.num_steps  # its weights are written twice: checkpoint and outcome
             request = stop_requested() or meter.refuses("step", num_tokens, num_checkpoints=1 + last)
             if (request := world.agreed(request)) is not None:
@@ -141,7 +141,7 @@ def train(
             emit(event)
             bar.advance()
             bill = meter.bill(remaining(plan, state.step, state.num_tokens, has_just_ended=True))
-            bar.note(f"loss {event.loss:.3f}  {event.num_tokens / event.seconds:,.0f} tokens/s  {in_short(bill)}")
+            bar.note(f"{_in_short(event)}  {event.num_tokens / event.seconds:,.0f} tokens/s  {in_short(bill)}")
             if state.step % max(1, p.num_steps // _BILLS_A_RUN) == 0:
                 emit(BillUpdated(step=state.step, bill=bill))
     if saved is not state:
@@ -155,6 +155,19 @@ def train(
         optimizer.load_weights(average.weights)
     emit(RunEnded(step=state.step, status=status, reason=reason))
     return LoopOutcome(state, status, reason, warnings)
+
+
+def _in_short(event: StepDone) -> str:
+    """What a step came to; of a step that is graded the mean reward, since its loss lies near 0 whatever it learns."""
+    reward = event.measures.get("reward")
+    return f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
+
+
+def _num_tokens(plan: Plan, units: Sequence[Unit]) -> int:
+    """Tokens of a step, known before it is taken; of answers that it draws, the most that they may be."""
+    rows = rows_of(units)
+    prompts = sum(row.num_prompt_tokens for row in rows)
+    return round(plan.objective.most_tokens(sum(row.num_tokens for row in rows), prompts, len(rows)))
 
 
 def _is_validation_due(p: TrainingPlan, state: LoopState) -> bool:

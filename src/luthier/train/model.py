@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -198,9 +199,10 @@ class TrainableModel:
         rows, head = self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
         return smoothed_cross_entropy_sum(rows, head, batch.targets, smoothing)
 
-    def log_probabilities(self, batch: MicroBatch) -> Tensor:
-        """The log-probability of each learned token, [N], in nats."""
-        return token_log_probabilities(self.hidden(batch).flatten(0, 1)[batch.rows], self.head, batch.targets)
+    def log_probabilities(self, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
+        """The log-probability of each learned token, [N], in nats, with logits divided by `temperature`."""
+        hidden = self.hidden(batch).flatten(0, 1)[batch.rows]
+        return token_log_probabilities(hidden, self.head, batch.targets, temperature=temperature)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""
@@ -249,6 +251,22 @@ class TrainableModel:
     def context_length_tokens(self) -> int:
         """The longest row that the positions of the base are made for."""
         return int(getattr(self.base.config, "max_position_embeddings", 0)) or sys.maxsize
+
+    @contextmanager
+    def as_decoder(self) -> Iterator[PreTrainedModel]:
+        """The base model with what is trained in it, as engines run one: no dropout, and attention that takes a cache.
+
+        The very weights, not a copy of them; afterwards all is as it was. A trained prompt is not in it
+        (`Method.virtual_prompt`).
+        """
+        was_training, attention_of_training = self.module.training, self.base.config._attn_implementation
+        self.module.eval()
+        self.base.config._attn_implementation = "sdpa"
+        try:
+            yield self.base
+        finally:
+            self.base.config._attn_implementation = attention_of_training
+            self.module.train(was_training)
 
     @property
     def num_parameters(self) -> int:

@@ -19,7 +19,7 @@ from luthier.core.ports import Progress
 from luthier.train.checkpoint import LoopState
 from luthier.train.distributed import ALONE, World
 from luthier.train.model import TrainableModel, collate
-from luthier.train.objectives.protocol import Objective, Unit, rows_of
+from luthier.train.objectives.protocol import Batch, Objective, Unit, rows_of
 from luthier.train.optimizer import MasterOptimizer
 from luthier.train.origin import by_origin, with_origin
 from luthier.train.schedule import learning_rate_factor
@@ -28,9 +28,6 @@ from luthier.train.step_sums import StepSums
 
 # Odd and large, so that (seed, step, rank) of nearby runs do not share random numbers.
 _SEED_STRIDE, _RANK_STRIDE = 1_000_003, 7_654_321_987_657
-
-ValidationBatch = tuple[Sequence[Unit], tuple[int, ...]]
-"""A ready-made micro-batch, and the beginnings that its rows share (`collate`)."""
 
 
 class StepSchedule(Protocol):
@@ -65,14 +62,14 @@ def one_step(
     start, p = time.perf_counter(), plan.training
     torch.manual_seed((p.seed * _SEED_STRIDE + world.rank * _RANK_STRIDE + state.step) % 2**63)
     indices = schedule.share(state.step, world.rank, world.size)
-    micro_batches = objective.draw(model, state.step, [[units[i] for i in batch] for batch in indices])
+    given = [([units[i] for i in batch], schedule.shared_tokens(batch)) for batch in indices]
+    batches = objective.draw(model, state.step, given)
     objective.look(model, [[units[i] for i in batch] for batch in schedule.step(state.step)])
-    weight = world.sum(objective.weight([unit for micro_batch in micro_batches for unit in micro_batch]))
-    divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(indices), world)
+    weight = world.sum(objective.weight([unit for micro_batch, _ in batches for unit in micro_batch]))
+    divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(batches), world)
     sums = StepSums(num_examples=sum(map(len, indices)))
     model.module.train()
-    for micro_batch, drawn_from in zip(micro_batches, indices, strict=True):
-        beginnings = schedule.shared_tokens(drawn_from)
+    for micro_batch, beginnings in batches:
         batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
         losses = model.within(partial(objective.losses, model, micro_batch, batch))
         if plan.data.replay is not None:
@@ -131,7 +128,7 @@ def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> L
 def validate(
     model: TrainableModel,
     objective: Objective,
-    validation: Sequence[ValidationBatch],
+    validation: Sequence[Batch],
     state: LoopState,
     progress: Progress,
     world: World = ALONE,
@@ -139,7 +136,8 @@ def validate(
     """Loss over the whole validation split, shared out over the ranks, and the state with the watch moved on."""
     start = time.perf_counter()
     model.module.eval()
-    mine, sums, weight = validation[world.rank :: world.size], StepSums(), 0.0
+    mine = objective.draw_validation(model, validation[world.rank :: world.size])
+    sums, weight = StepSums(), 0.0
     num_missing = missing_passes(model, len(mine), world)
     objective.look(model, [micro_batch for micro_batch, _ in validation])
     with progress.task("validating", len(mine), "batch") as bar:
@@ -154,7 +152,8 @@ def validate(
     loss = sums.loss / weight
     watch = state.early_stopping
     if model.method.may_be_outcome(state.step):
-        watch = watch.after(state.step, loss, state.window_loss_sum / state.window_loss_weight)
+        mean = state.window_loss_sum / state.window_loss_weight if objective.loss_tells_overfitting else 0.0
+        watch = watch.after(state.step, loss, mean)
     event = ValidationDone(
         step=state.step,
         loss=loss,

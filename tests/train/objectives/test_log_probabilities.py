@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from luthier.train.objectives.log_probabilities import summed_by_row, token_log_probabilities
+from luthier.train.objectives.log_probabilities import entropy_sum, summed_by_row, token_log_probabilities
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
@@ -63,3 +63,22 @@ def test_sums_are_of_each_row() -> None:
     sums[2].backward()
     assert values.grad is not None
     assert values.grad.tolist() == [0.0, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("trains_head", [False, True])
+def test_a_temperature_divides_the_logits(chunk: int, trains_head: bool) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(11, 5, dtype=torch.float64, requires_grad=trains_head)
+    targets, slopes = torch.randint(0, 11, (7,)), torch.randn(7, dtype=torch.float64)
+    plain = torch.log_softmax(hidden @ head.t() / 0.7, 1)
+    wanted = plain.gather(1, targets[:, None])[:, 0]
+    found = token_log_probabilities(hidden, head, targets, chunk, temperature=0.7)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(entropy_sum(hidden, head, 0.7, chunk), -(plain.exp() * plain).sum())
+    sources = [hidden, head] if trains_head else [hidden]
+    ours = torch.autograd.grad((found * slopes).sum(), sources)
+    theirs = torch.autograd.grad((wanted * slopes).sum(), sources)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)

@@ -11,6 +11,7 @@ from luthier.core.dataset import DatasetProfile
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.run import RunRecord
+from luthier.evaluate.report.rewarded import best_validation
 from luthier.reporting import figures
 from luthier.reporting.fact import Fact
 
@@ -69,7 +70,8 @@ def key_figures(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[
         each = f"{figures.speed(result.examples_per_second)} a second"
         found.append(Fact("Examples seen", figures.count(result.num_examples), each))
     found += _bill(record, events)
-    return [*found, _loss(record, events, steps), Fact("Ended", record.status, record.stopped_because or "")]
+    goal = _reward(events, steps) if plan.objective.draws else _loss(record, events, steps)
+    return [*found, goal, Fact("Ended", record.status, record.stopped_because or "")]
 
 
 def _bill(record: RunRecord, events: Sequence[Event]) -> list[Fact]:
@@ -106,6 +108,15 @@ def _loss(record: RunRecord, events: Sequence[Event], steps: Sequence[StepDone])
     return Fact("Loss", "none", "no step was finished")
 
 
+def _reward(events: Sequence[Event], steps: Sequence[StepDone]) -> Fact:
+    """The best reward of a validation; without validation that of the last drawn answers."""
+    if (best := best_validation(events)) is not None:
+        return Fact("Best validation reward", f"{best[0]:.3f}", f"at step {best[1]:,}, the likeliest answers")
+    if steps:
+        return Fact("Reward", f"{steps[-1].measures['reward']:.3f}", f"mean at step {steps[-1].step:,}")
+    return Fact("Reward", "none", "no step was finished")
+
+
 def method_title(plan: Plan) -> str:
     """The method in prose."""
     return METHOD_TITLES.get(plan.method.name, plan.method.name)
@@ -122,12 +133,25 @@ def model_facts(record: RunRecord, plan: Plan, licence: str) -> list[Fact]:
     ]
     found += [
         Fact("Method", method_title(plan), _method_note(method)),
-        Fact("Objective", "SFT", "supervised fine-tuning on the answers"),
+        _objective(plan),
     ]
     if record.result and record.result.adapter_sha256 is not None:
         name = "Digest of the model" if method.name == "full" else "Digest of the adapter"
         found.append(Fact(name, record.result.adapter_sha256, "SHA-256"))
     return [*found, Fact("Hash of the plan", record.plan_hash, "SHA-256 of all that decides what is trained")]
+
+
+def _objective(plan: Plan) -> Fact:
+    objective = plan.objective
+    if not objective.draws:
+        source = plan.sources.get("objective.name")
+        usual = "supervised fine-tuning on the answers" if objective.name == "sft" else ""
+        return Fact("Objective", objective.name.upper(), usual if source is None else source.why)
+    parts = [f"{reward.name} x {reward.weight:g}" for reward in objective.rewards or ()]
+    note = (
+        f"{objective.num_samples} answers a prompt, up to {objective.max_new_tokens} tokens, worth {', '.join(parts)}"
+    )
+    return Fact("Objective", "GRPO", note)
 
 
 def _method_note(method: MethodPlan) -> str:

@@ -21,6 +21,7 @@ from luthier.evaluate.report.measure_charts import measure_charts
 from luthier.evaluate.report.outcome import outcomes
 from luthier.evaluate.report.quoted import quoted
 from luthier.evaluate.report.rank_chart import rank_charts
+from luthier.evaluate.report.rewarded import Drawn, rewarded
 from luthier.evaluate.report.roles import roles
 from luthier.evaluate.report.samples import Choice, choose_samples
 from luthier.evaluate.report.tables import differences, forgetting_rows, metric_rows
@@ -74,10 +75,13 @@ def render_page(
     example: MaskedExample,
     licence: str,
     quote: Quote | None = None,
+    drawn: Sequence[Drawn] = (),
 ) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
     fit = record.result.fit if record.result else None
     environment = page_environment(TEMPLATES)
+    of_rewards = rewarded(plan, events, drawn)
+    charts = curve_charts(curves(events), plan.objective.loss_unit, fit)
     environment.filters |= {"fold": fold, "plain": figures.plain, "short": figures.short_digest}
     return environment.get_template("report.html.j2").render(
         record=record,
@@ -91,7 +95,9 @@ def render_page(
         splits=facts.split_facts(plan),
         example=shown_example(example),
         example_left_out=max(0, sum(len(text) for text, _ in example) - MAX_EXAMPLE_CHARACTERS),
-        curves=[*curve_charts(curves(events), plan.objective.loss_unit, fit), *measure_charts(events)],
+        # the loss of drawn answers lies near 0 whatever is learned: the reward stands in its place
+        curves=[*charts, *measure_charts(events)] if of_rewards is None else [*of_rewards.charts, *charts[1:]],
+        rewarded=of_rewards,
         fit=fit,
         ranks=rank_charts(record.result.ranks if record.result else {}),
         quoted=quoted(record, events, quote),

@@ -13,6 +13,7 @@ from luthier.core.events import Event
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.evaluate.report.page import MaskedExample, render_page
+from luthier.evaluate.report.rewarded import Drawn
 from luthier.evaluate.report.roles import roles
 from luthier.evaluate.report.samples import choose_samples
 from luthier.reporting.page import replace_text
@@ -32,12 +33,13 @@ def render_report(
     example: MaskedExample = (),
     licence: str = "not stated",
     quote: Quote | None = None,
+    drawn: Sequence[Drawn] = (),
 ) -> tuple[str, dict[str, Any]]:
     """The report as an HTML page and as a JSON document.
 
     versions: names of programs and of the machine, to what they are; shown as they come. example: one training example
-    as (text, learned) pieces. licence: of the base model. quote: what was
-    predicted before the run, to stand beside what came. The same arguments give the same bytes.
+    as (text, learned) pieces. licence: of the base model. quote: what was predicted before the run, to stand beside
+    what came. drawn: answers that were drawn in a few of its steps. The same arguments give the same bytes.
     """
     page = render_page(
         record=record,
@@ -48,6 +50,7 @@ def render_report(
         example=example,
         licence=licence,
         quote=quote,
+        drawn=drawn,
     )
     document = {
         "format": _FORMAT,
@@ -58,6 +61,7 @@ def render_report(
         "samples": _shown(evaluation),
         "example": [{"text": text, "learned": learned} for text, learned in example],
         "licence": licence,
+        "drawn": [dict(line) for line in drawn],
         "predicted": quote.as_json() if quote is not None else None,
         "versions": dict(versions),
     }
@@ -75,6 +79,7 @@ def write_report(
     example: MaskedExample = (),
     licence: str = "not stated",
     quote: Quote | None = None,
+    drawn: Sequence[Drawn] = (),
 ) -> Path:
     """Write report.html and report.json into `folder` (made if missing); returns the path of the page.
 
@@ -91,6 +96,7 @@ def write_report(
         example=example,
         licence=licence,
         quote=quote,
+        drawn=drawn,
     )
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / JSON_NAME, json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")

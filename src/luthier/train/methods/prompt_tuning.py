@@ -58,6 +58,10 @@ class PromptTuning(PlainMethod):
         out: Tensor = body(inputs_embeds=both, position_ids=places, use_cache=False).last_hidden_state
         return out[:, num:]
 
+    def virtual_prompt(self) -> Tensor | None:
+        """The trained prompt."""
+        return self.prompt
+
     def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
         """Write the adapter as PEFT reads it."""
         assert isinstance(model, PeftModel)

@@ -50,6 +50,10 @@ class Method(Protocol):
         """
         ...
 
+    def virtual_prompt(self) -> Tensor | None:
+        """What `hidden` puts before each text: embedded [num, width]; None where it puts nothing there."""
+        ...
+
     def rate_factor(self, name: str) -> float:
         """What the learning rate is multiplied by for a parameter."""
         ...
@@ -103,6 +107,10 @@ class PlainMethod:
     def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states and head as they are."""
         return rows, head
+
+    def virtual_prompt(self) -> Tensor | None:
+        """Nothing."""
+        return None
 
     def rate_factor(self, name: str) -> float:  # noqa: ARG002
         """The same rate for all."""

@@ -19,7 +19,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import ObjectivePlan
 from luthier.core.ports import Progress
 from luthier.train.objectives.log_probabilities import summed_by_row
-from luthier.train.objectives.protocol import Losses, PlainObjective, Unit, rows_of
+from luthier.train.objectives.protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of
 from luthier.train.objectives.reference import Reference, cut, key_of, reference_of, summed_log_probabilities
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ class Kto(PlainObjective):
 
     reference: Reference
 
-    def __init__(self, plan: ObjectivePlan) -> None:
-        super().__init__(plan)
+    def __init__(self, plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> None:
+        super().__init__(plan, tools)
         assert plan.beta is not None
         self.beta = plan.beta
         self._partners: dict[bytes, TokenisedExample] = {}

@@ -16,15 +16,15 @@ from luthier.train.objectives.cross_entropy import CHUNK_ROWS
 
 
 def _one_chunk(
-    rows: Tensor, weight: Tensor, wanted: Tensor, wide: torch.dtype, needs_gradient: bool
+    rows: Tensor, weight: Tensor, wanted: Tensor, wide: torch.dtype, needs_gradient: bool, temperature: float
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities [n] of a chunk, and d(log-probability)/d(logits) [n, vocabulary] where it is needed.
 
     The logit of the token itself is computed in `wide`: a bf16 logit near 20 is off by up to 0.06, and a completion
     adds up hundreds of them, where a difference between two models' sums is what is learned from.
     """
-    own = (rows.to(wide) * weight.index_select(0, wanted[:, 0]).to(wide)).sum(1, keepdim=True)
-    logits = (rows @ weight.t()).to(wide).scatter_(1, wanted, own)
+    own = (rows.to(wide) * weight.index_select(0, wanted[:, 0]).to(wide)).sum(1, keepdim=True) / temperature
+    logits = (rows @ weight.t()).to(wide).div_(temperature).scatter_(1, wanted, own)
     largest = logits.amax(1, keepdim=True)
     exponents = logits.sub_(largest).exp_()
     sums = exponents.sum(1, keepdim=True)
@@ -33,30 +33,32 @@ def _one_chunk(
         return found, None
     # d(log p)/d(logits) = one_hot - softmax, formed in place of the exponents
     exponents.div_(sums).neg_().scatter_add_(1, wanted, torch.ones_like(own))
-    return found, exponents.to(rows.dtype)
+    return found, exponents.div_(temperature).to(rows.dtype)
 
 
 class TokenLogProbabilities(torch.autograd.Function):
-    """Log-probabilities of targets under softmax(`hidden @ weight.T`), in nats.
+    """Log-probabilities of targets under softmax(`hidden @ weight.T` / temperature), in nats.
 
     hidden: [N, width]; weight: [vocabulary, width]; targets: [N]. Returns [N], fp32 or wider. Kept for the way back is
     the gradient of each row, as wide as the row itself; where the weight is trained its logits are formed again.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, temperature: float) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         found = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
         unit = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
-            found[part], narrow = _one_chunk(hidden[part], weight, targets[part, None], wide, unit is not None)
+            found[part], narrow = _one_chunk(
+                hidden[part], weight, targets[part, None], wide, unit is not None, temperature
+            )
             if narrow is not None and unit is not None:
                 torch.mm(narrow, weight, out=unit[part])
             del narrow  # or it would stand beside the logits of the next chunk
         again = (hidden, weight, targets) if ctx.needs_input_grad[1] else (None, None, None)
         ctx.save_for_backward(unit, *again)
-        ctx.chunk = chunk
+        ctx.chunk, ctx.temperature = chunk, temperature
         return found
 
     @staticmethod
@@ -65,22 +67,34 @@ class TokenLogProbabilities(torch.autograd.Function):
         scale = gradients[0][:, None]
         grad_hidden = None if unit is None else unit * scale.to(unit.dtype)
         if weight is None:
-            return grad_hidden, None, None, None
+            return grad_hidden, None, None, None, None
         wide = scale.dtype
         grad_weight = torch.zeros_like(weight, dtype=wide)
         for start in range(0, hidden.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            _, narrow = _one_chunk(hidden[part], weight, targets[part, None], wide, True)
+            _, narrow = _one_chunk(hidden[part], weight, targets[part, None], wide, True, ctx.temperature)
             assert narrow is not None
             grad_weight.add_((narrow * scale[part].to(narrow.dtype)).t() @ hidden[part])
             del narrow
-        return grad_hidden, grad_weight.to(weight.dtype), None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 
-def token_log_probabilities(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int = CHUNK_ROWS) -> Tensor:
+def token_log_probabilities(
+    hidden: Tensor, head: Tensor, targets: Tensor, chunk: int = CHUNK_ROWS, temperature: float = 1.0
+) -> Tensor:
     """The log-probability of each target in nats, [N]; shapes as in `TokenLogProbabilities`."""
-    out: Tensor = TokenLogProbabilities.apply(hidden, head, targets, chunk)
+    out: Tensor = TokenLogProbabilities.apply(hidden, head, targets, chunk, temperature)
     return out
+
+
+@torch.no_grad()
+def entropy_sum(hidden: Tensor, head: Tensor, temperature: float = 1.0, chunk: int = CHUNK_ROWS) -> Tensor:
+    """The entropies of softmax(`hidden @ head.T` / temperature) in nats, added up over all rows; no gradient."""
+    total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+    for rows in hidden.split(chunk):
+        logarithms = ((rows @ head.t()).to(total.dtype) / temperature).log_softmax(1)
+        total -= (logarithms.exp() * logarithms).sum()
+    return total
 
 
 def summed_by_row(values: Tensor, learned: Sequence[int]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from luthier.core.plan import ObjectivePlan
 from luthier.core.ports import Progress
 from luthier.train.objectives.log_probabilities import summed_by_row
-from luthier.train.objectives.protocol import Losses, PlainObjective, Unit, rows_of
+from luthier.train.objectives.protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of
 from luthier.train.objectives.reference import Reference, reference_of
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def reward_measures(chosen: Tensor, rejected: Tensor, sums: PairSums) -> dict[st
 class PairObjective(PlainObjective, ABC):
     """Learns from pairs what is preferred. The loss is a mean over pairs."""
 
-    def __init__(self, plan: ObjectivePlan) -> None:
-        super().__init__(plan)
+    def __init__(self, plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> None:
+        super().__init__(plan, tools)
         assert plan.beta is not None
         self.beta = plan.beta
 

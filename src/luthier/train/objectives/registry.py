@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from luthier.core.errors import NotFoundError
 from luthier.core.plan import ObjectivePlan
 from luthier.core.recipe import OBJECTIVE_ENTRY_POINTS
-from luthier.train.objectives.protocol import Objective
+from luthier.train.objectives.protocol import NO_TOOLS, Objective, Tools
 
 BUILT_IN = {
     "sft": "luthier.train.objectives.sft:Sft",
@@ -20,11 +20,12 @@ BUILT_IN = {
     "orpo": "luthier.train.objectives.orpo:Orpo",
     "kto": "luthier.train.objectives.kto:Kto",
     "simpo": "luthier.train.objectives.simpo:Simpo",
+    "grpo": "luthier.train.objectives.grpo:Grpo",
 }
 
 
-def load_objective(plan: ObjectivePlan) -> Objective:
-    """The objective that a plan names. Raises NotFoundError for a name that no table knows."""
+def load_objective(plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> Objective:
+    """The objective that a plan names, with what the run lends it. Raises NotFoundError for an unknown name."""
     known = {entry.name: entry.value for entry in entry_points(group=OBJECTIVE_ENTRY_POINTS)} | BUILT_IN
     if plan.name not in known:
         raise NotFoundError(
@@ -33,5 +34,5 @@ def load_objective(plan: ObjectivePlan) -> Objective:
             do="correct objective.name, or install the package that brings it (entry point group luthier.objectives)",
         )
     module, _, name = known[plan.name].partition(":")
-    objective: Objective = getattr(import_module(module), name)(plan)
+    objective: Objective = getattr(import_module(module), name)(plan, tools)
     return objective

@@ -1,0 +1,115 @@
+"""What a written answer is worth, as a recipe says it: figures, graders and lengths, each with a weight.
+
+Graders are those of OpenAI's fine-tuning API (reinforcement, "graders"), by the same names and fields. Of its kinds
+`python` is left out, since it runs code that a recipe brings along, and so are those that ask another model.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.frozen import Frozen
+
+RewardMetric = Literal[
+    "exact_match",
+    "exact_match_ignoring_case",
+    "token_f1",
+    "rouge_1",
+    "rouge_2",
+    "rouge_l",
+    "bleu",
+    "chrf",
+    "label_accuracy",
+]
+Similarity = Literal["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
+
+
+class StringCheck(Frozen):
+    """1 where input and reference are as `operation` says, else 0.
+
+    eq, ne: equal, not equal; like: the reference stands in the input; ilike: so, whatever the case. Input and reference
+    are texts with places to fill: `{{sample.output_text}}`, `{{item.reference}}` (the row's answer), `{{item.FIELD}}`.
+    """
+
+    type: Literal["string_check"]
+    name: str = "string_check"
+    input: str
+    reference: str
+    operation: Literal["eq", "ne", "like", "ilike"]
+
+
+class TextSimilarity(Frozen):
+    """How like the reference the input is, 0 to 1. Input and reference as in `StringCheck`."""
+
+    type: Literal["text_similarity"]
+    name: str = "text_similarity"
+    input: str
+    reference: str
+    evaluation_metric: Similarity
+
+
+OneGrader = Annotated[StringCheck | TextSimilarity, Field(discriminator="type")]
+
+
+class MultiGrader(Frozen):
+    """Several graders and a formula over their names, such as `0.7 * right + 0.3 * short`.
+
+    The formula knows numbers, + - * / and **, and the functions min, max, abs, floor, ceil, exp, sqrt and log.
+    """
+
+    type: Literal["multi"]
+    name: str = "multi"
+    graders: dict[str, OneGrader] = Field(min_length=1)
+    calculate_output: str
+
+
+Grader = Annotated[StringCheck | TextSimilarity | MultiGrader, Field(discriminator="type")]
+
+
+class LengthPenalty(Frozen):
+    """0 up to `free_tokens` new tokens, then falling in a line to -1 at `max_tokens` and beyond.
+
+    Yu et al., 2025, "DAPO", arXiv:2503.14476, equation 13 (soft overlong punishment).
+    """
+
+    free_tokens: Annotated[int, Field(ge=0)]
+    max_tokens: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _falls(self) -> LengthPenalty:
+        if self.max_tokens <= self.free_tokens:
+            raise ValueError("max_tokens above free_tokens")
+        return self
+
+
+class Reward(Frozen):
+    """One part of a reward, counted `weight` times: exactly one of `metric`, `grader` and `length`.
+
+    metric: of the answer against the row's own, on the scale 0 to 1 (BLEU and chrF are divided by 100).
+    """
+
+    metric: RewardMetric | None = None
+    grader: Grader | None = None
+    length: LengthPenalty | None = None
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, given: Any) -> Any:
+        """A name alone means that metric, counted once."""
+        return {"metric": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Reward:
+        if sum(part is not None for part in (self.metric, self.grader, self.length)) != 1:
+            raise ValueError("exactly one of metric, grader and length")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What measures and reports call this part."""
+        if self.metric is not None:
+            return self.metric
+        return "length" if self.grader is None else self.grader.name
