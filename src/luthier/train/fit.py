@@ -14,8 +14,10 @@ from luthier.train.fit_advice import for_astray, for_by_heart, for_still_learnin
 RISE: Final = 0.01
 """A validation loss this share above its best at the end is a rise; less is within what a few rows' chance makes."""
 
-FALL: Final = 0.005
-"""A fall of this share between the last two validations means that the end was not reached."""
+LAST_SHARE: Final = 0.3
+FALL: Final = 0.02
+"""A fall of this share over the last share of the steps means that the end was not reached. The last few steps say
+little: a learning rate that falls to nothing flattens every curve there."""
 
 _TINY: Final = 1e-12
 
@@ -31,7 +33,8 @@ def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
     best = next((check for check in reversed(checks) if check.is_best), None)
     if best is None or len(checks) < 2:
         return Fit(kind="unknown", seen=_too_few(checks), remedies=for_unlooked(plan, len(checks)))
-    last, before = checks[-1], checks[-2]
+    last = checks[-1]
+    before = next((c for c in reversed(checks) if c.step <= (1 - LAST_SHARE) * last.step), checks[0])
     starts = [0, *(check.step for check in checks[:-1])]
     trained = {c.step: _between(steps, start, c.step) for start, c in zip(starts, checks, strict=True)}
     rise = (last.loss - best.loss) / max(abs(best.loss), _TINY)
@@ -50,15 +53,17 @@ def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
             return Fit(kind="overfitted", seen=seen, remedies=for_by_heart(plan, best.step, last.step), **at)
         seen += f"went {losses}: the steps were too large. The weights of step {best.step:,} are kept."
         return Fit(kind="unstable", seen=seen, remedies=for_astray(plan), **at)
-    if best is last and before.loss - last.loss >= FALL * abs(before.loss):
+    fell = (before.loss - last.loss) / max(abs(before.loss), _TINY)
+    if best is last and fell >= FALL:
         seen = (
             f"Validation loss was still falling at the end: {before.loss:.3f} at step {before.step:,}, {last.loss:.3f} "
-            f"at step {last.step:,}, the last and the best."
+            f"at step {last.step:,} ({fell:.1%} less), the last and the best."
         )
         return Fit(kind="still_learning", seen=seen, remedies=for_still_learning(plan), **at)
     seen = (
-        f"Validation loss was lowest at step {best.step:,} ({best.loss:.3f}) and ended at {last.loss:.3f}, "
-        f"{abs(rise):.1%} from it: more steps of this kind would change little, and none did harm."
+        f"Validation loss was {before.loss:.3f} at step {before.step:,} and {last.loss:.3f} at the end; its best was "
+        f"{best.loss:.3f}, at step {best.step:,}, whose weights are kept. It neither rose from its best by {RISE:.0%} "
+        f"nor fell by {FALL:.0%} over the last {LAST_SHARE:.0%} of the steps."
     )
     return Fit(kind="settled", seen=seen, **at)
 
