@@ -203,3 +203,14 @@ def test_training_tells_its_quote_first_and_the_report_sets_it_beside_what_came(
     assert plan == outcome.plan
     document = json.loads(Path(str(outcome.record.report_path)).with_suffix(".json").read_text(encoding="utf-8"))
     assert document["predicted"] == json.loads(json.dumps(quote.as_json()))
+
+
+def test_a_run_of_several_gpus_is_quoted_for_all_of_them(
+    context: Context, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.plan import devices
+
+    monkeypatch.setattr(devices, "this_machine", lambda hardware: devices.device_of("a100-80g", hardware))
+    quote = keep_quote(context, new_id("run"), prepared, num_devices=4)
+    assert not isinstance(quote, str)
+    assert (quote.prediction.device.name, quote.prediction.device.num_devices) == ("a100-80g", 4)

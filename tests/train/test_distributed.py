@@ -32,6 +32,7 @@ def whatever_goes_round(world: World) -> dict[str, Any]:
         "wish": world.agreed(None if first else "enough"),
         "no wish": world.agreed(None),
         "long": len(world.from_first("x" * 100_000 if first else "")),
+        "nothing": world.from_first("" if first else "not asked"),
         "summed": [tensors[0].tolist(), tensors[1].tolist(), tensors[2].unique().tolist(), float(tensors[3])],
         "same": (before, world.are_same(tensors)),
         "taken": own.tolist(),
@@ -48,6 +49,7 @@ def test_what_goes_round_is_the_same_on_every_rank() -> None:
     assert one["texts"] == ["rank 0 – ü", "rank 1 – ü"]
     assert one["sums"] == {"both": 0.1 + 1.1, "one": math.inf}
     assert (one["wish"], one["no wish"], one["long"]) == ("enough", None, 100_000)
+    assert one["nothing"] == ""
     assert one["summed"] == [[[3.0] * 4] * 3, [0.0, 3.0, 6.0, 9.0, 12.0], [3.0], 4.0]
     assert one["same"] == (False, True)
     assert one["taken"] == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]

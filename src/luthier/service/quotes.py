@@ -162,10 +162,13 @@ def _learned_fraction(prepared: Prepared, num_learned: int, num_tokens: int) -> 
     return num_learned / num_tokens
 
 
-def keep_quote(context: Context, run_id: str, prepared: Prepared, prices: Path | None = None) -> Quote | str:
+def keep_quote(
+    context: Context, run_id: str, prepared: Prepared, prices: Path | None = None, *, num_devices: int = 1
+) -> Quote | str:
     """The quote of a run on this machine, kept in its folder for the report; or why there is none.
 
-    prices: a file whose entries replace those of the table that is shipped.
+    prices: a file whose entries replace those of the table that is shipped. num_devices: accelerators such as this
+    machine's that train it together; processes on a CPU share one machine.
 
     A run must not fail of its quote: a device that the table lacks has none.
     """
@@ -173,7 +176,9 @@ def keep_quote(context: Context, run_id: str, prepared: Prepared, prices: Path |
     from luthier.reporting.page import replace_text
 
     try:
-        quote = quote_of(context, prepared, prices=load_prices(prices))
+        device = device_for(None)
+        on = None if device.is_cpu or num_devices == 1 else f"{device.name}:{num_devices}"
+        quote = quote_of(context, prepared, on=on, prices=load_prices(prices))
     except RequestError as error:
         return f"no prediction: {error.came}"
     folder = context.settings.run_folder(run_id)

@@ -129,7 +129,7 @@ def train_prepared(
     )
     with _held(context, run_id) as lock:
         context.runs.create(record, prepared.plan)
-        quote = keep_quote(context, run_id, prepared, prices)
+        quote = keep_quote(context, run_id, prepared, prices, num_devices=fleet.num_processes)
         if show_plan is not None:
             show_plan(run_id, prepared.plan, quote)
         folder = context.settings.run_folder(run_id)

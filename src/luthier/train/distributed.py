@@ -98,7 +98,8 @@ class World:
         dist.broadcast(size, 0)
         if not self.is_first:
             content = torch.empty(int(size), dtype=torch.uint8)
-        dist.broadcast(content, 0)
+        if int(size):
+            dist.broadcast(content, 0)
         return content.numpy().tobytes().decode()
 
     @torch.no_grad()
