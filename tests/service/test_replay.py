@@ -91,7 +91,7 @@ def test_a_resume_sees_the_same_rows_to_the_byte(
 ) -> None:
     recipe = with_replay(make_recipe, fraction=0.25, held_out=0.3)
     whole = run(context, recipe).as_json()["adapter_sha256"]
-    real = training_module._recorder
+    real = training_module.recorder
 
     def dying(context: Context, run_id: str, warnings: list[str]) -> Any:
         inner = real(context, run_id, warnings)
