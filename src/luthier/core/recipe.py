@@ -32,7 +32,7 @@ def _known_method(name: str) -> str:
 MethodName = Annotated[str, AfterValidator(_known_method)]
 
 PREFERENCE_OBJECTIVES: Final = ("dpo", "ipo", "orpo", "kto", "simpo")
-OBJECTIVES: Final = ("sft", *PREFERENCE_OBJECTIVES)
+OBJECTIVES: Final = ("sft", "pretraining", "distillation", *PREFERENCE_OBJECTIVES)
 OBJECTIVE_ENTRY_POINTS: Final = "luthier.objectives"
 """The group of entry points by which another package adds objectives of its own."""
 
@@ -47,6 +47,7 @@ def _known_objective(name: str) -> str:
 
 ObjectiveName = Annotated[str, AfterValidator(_known_objective)]
 NllTokens = Literal["all", "answer"]
+Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
 QuantisationName = Literal["auto", "nf4", "int8"]
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon"]
 ScheduleName = Literal["cosine", "linear", "constant"]
@@ -153,6 +154,11 @@ class ObjectiveRecipe(Frozen):
     nll_over: NllTokens | None = None
     desirable_weight: Annotated[float, Field(ge=0.0, le=100)] | None = None
     undesirable_weight: Annotated[float, Field(ge=0.0, le=100)] | None = None
+    teacher: str | None = None
+    temperature: Annotated[float, Field(gt=0, le=100)] | None = None
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    divergence: Divergence | None = None
+    teacher_share: OpenFraction | None = None
     options: dict[str, bool | int | float | str] | None = None
 
 

@@ -97,6 +97,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     import torch
 
     from luthier.service import schedules
+    from luthier.service.distillations import ask_teacher, not_begun
     from luthier.train import memory
     from luthier.train.checkpoint import CheckpointStore
     from luthier.train.distributed import World, refuse_unequal_shares
@@ -110,6 +111,12 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     refuse_unequal_shares(training.global_batch_size, world.size)
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
     memory.forget_peak()
+    # rank 0 first: the others, where they share its folder, find what it was told
+    stopped = ask_teacher(prepared, hooks) if world.is_first else None
+    if any(world.gather("" if stopped is None else stopped.stopped_because)):
+        return stopped or not_begun(prepared, "stopped with rank 0")
+    if not world.is_first and (stopped := ask_teacher(prepared, hooks)) is not None:
+        return stopped
     hooks.meter.begin("loading")
     spreads = is_spread(plan, world, hooks.emit)
     # what is to be spread is loaded on the CPU: whole, it may not fit on the device

@@ -53,6 +53,7 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     from luthier.train.checkpoint import CheckpointStore
     from luthier.train.loop import train
     from luthier.train.model import TrainableModel
+    from luthier.train.objectives.distillation import Distillation
     from luthier.train.objectives.registry import load_objective
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
@@ -63,6 +64,8 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     if any(beginnings for step in steps for beginnings, _ in step) and not model.can_share_prefix():
         return {"shares_nothing": True}
     objective = load_objective(plan.objective)
+    if isinstance(objective, Distillation):
+        objective.rehearse(model)
     units, schedule = _made_up(steps, int(model.head.shape[0]), rules_of(plan.objective.name).rows_per_unit)
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,8 @@ BUILT_IN = {
     "orpo": "luthier.train.objectives.orpo:Orpo",
     "kto": "luthier.train.objectives.kto:Kto",
     "simpo": "luthier.train.objectives.simpo:Simpo",
+    "pretraining": "luthier.train.objectives.pretraining:Pretraining",
+    "distillation": "luthier.train.objectives.distillation:Distillation",
 }
 
 
