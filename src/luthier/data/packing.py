@@ -14,6 +14,7 @@ Improve Language Modeling", arXiv:2404.10830, section 3, there with the fullest 
 from __future__ import annotations
 
 import re
+import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from itertools import pairwise
 
 from luthier.core.dataset import Example, PackedProfile, TokenisedExample
 from luthier.core.errors import RecipeError
+from luthier.core.ports import Progress
+from luthier.data.loss_mask import tokenise_all
 from luthier.data.template import Template
 
 LEAST_BLOCK_TOKENS = 16
@@ -74,6 +77,13 @@ def pack(documents: Sequence[TokenisedExample], block_tokens: int, *, beginning:
             filled_fraction=num_tokens / (block_tokens * len(blocks)) if blocks else 0.0,
         ),
     )
+
+
+def pack_texts(examples: Sequence[Example], template: Template, block_tokens: int, progress: Progress) -> Packed:
+    """Blocks of texts, tokenised. Raises what `tokenise_all` and `pack` raise."""
+    made = tokenise_all(examples, template, max_length_tokens=sys.maxsize, overlong="error", progress=progress)
+    ids, offsets = template.encode("a")
+    return pack(made.examples, block_tokens, beginning=ids[0] if offsets[0] == (0, 0) else None)
 
 
 def piece_of(row_id: str) -> str:

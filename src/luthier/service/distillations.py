@@ -167,7 +167,7 @@ def not_begun(prepared: Prepared, reason: str) -> TrainResult:
     num_trainable = prepared.plan.method.num_trainable_parameters
     return TrainResult(
         status="paused",
-        stopped_because=f"{reason}, while the teacher was asked",
+        stopped_because=reason,
         num_steps=0,
         num_tokens=0,
         num_trained_tokens=0,

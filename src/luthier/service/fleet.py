@@ -97,7 +97,6 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     import torch
 
     from luthier.service import schedules
-    from luthier.service.distillations import ask_teacher, not_begun
     from luthier.train import memory
     from luthier.train.checkpoint import CheckpointStore
     from luthier.train.distributed import World, refuse_unequal_shares
@@ -111,11 +110,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     refuse_unequal_shares(training.global_batch_size, world.size)
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
     memory.forget_peak()
-    # rank 0 first: the others, where they share its folder, find what it was told
-    stopped = ask_teacher(prepared, hooks) if world.is_first else None
-    if any(world.gather("" if stopped is None else stopped.stopped_because)):
-        return stopped or not_begun(prepared, "stopped with rank 0")
-    if not world.is_first and (stopped := ask_teacher(prepared, hooks)) is not None:
+    if (stopped := _ask_teacher(prepared, hooks, world)) is not None:
         return stopped
     hooks.meter.begin("loading")
     spreads = is_spread(plan, world, hooks.emit)
@@ -154,6 +149,25 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     if spreads:
         model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
+
+
+def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult | None:
+    """Ask the teacher where there is one; the result of all where one of them was stopped meanwhile.
+
+    Rank 0 first: the others, where they share its folder, find what it was told.
+    """
+    from luthier.service.distillations import ask_teacher, not_begun
+
+    if prepared.plan.objective.teacher is None:
+        return None
+    stopped = None
+    for is_our_turn in (world.is_first, not world.is_first):
+        if is_our_turn:
+            stopped = ask_teacher(prepared, hooks)
+        reasons = world.gather("" if stopped is None else stopped.stopped_because)
+        if any(reasons):
+            return stopped or not_begun(prepared, next(filter(None, reasons)))
+    return None
 
 
 def _made_whole(plan: Plan, model: TrainableModel, world: World) -> TrainableModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -319,14 +318,9 @@ def _refuse_one_kind(train: PreparedSplit) -> None:
 
 def _packed(context: Context, split: Split, part: _Part, template: ChatTemplate, block_tokens: int) -> PreparedSplit:
     """Texts of any length in blocks: the counts are of blocks, the examples are the texts as they came."""
-    from luthier.data.loss_mask import tokenise_all
-    from luthier.data.packing import pack
+    from luthier.data.packing import pack_texts
 
-    made = tokenise_all(
-        part.examples, template, max_length_tokens=sys.maxsize, overlong="error", progress=context.progress
-    )
-    ids, offsets = template.encode("a")
-    packed = pack(made.examples, block_tokens, beginning=ids[0] if offsets[0] == (0, 0) else None)
+    packed = pack_texts(part.examples, template, block_tokens, context.progress)
     num_blocks = len(packed.blocks)
     counts: dict[str, Any] = profile_tokens(packed.rows)
     counts |= {"num_examples": num_blocks, "mean_tokens": counts["num_tokens"] / num_blocks}

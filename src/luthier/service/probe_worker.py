@@ -64,12 +64,13 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     if any(beginnings for step in steps for beginnings, _ in step) and not model.can_share_prefix():
         return {"shares_nothing": True}
     objective = load_objective(plan.objective)
-    if isinstance(objective, Distillation):
-        objective.rehearse(model)
     units, schedule = _made_up(steps, int(model.head.shape[0]), rules_of(plan.objective.name).rows_per_unit)
     seconds: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        objective.prepare(model, units, Path(folder), SilentProgress())
+    if isinstance(objective, Distillation):  # what a teacher says takes as long to learn if it is made up
+        objective.rehearse(model)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            objective.prepare(model, units, Path(folder), SilentProgress())
 
     class NoCheckpoints(CheckpointStore):
         """A probe starts anew and leaves nothing behind."""
