@@ -114,7 +114,7 @@ def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
                 folder, teacher, rows, lambda: open_engine(as_candidate(teacher)), progress
             )
         except BudgetSpentError as error:
-            return not_begun(prepared, error.reason)
+            return not_begun(prepared, f"{error.reason}, while the teacher was asked")
     for message in messages:
         hooks.emit(WarningRaised(step=0, code="teacher_asked_again", message=message))
     return None
