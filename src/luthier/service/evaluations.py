@@ -30,7 +30,7 @@ from luthier.service.candidates import (
 )
 from luthier.service.context import Context
 from luthier.service.judgeable import check_few_shot, check_metrics, usual_metrics
-from luthier.service.plans import Prepared
+from luthier.service.plans import Prepared, PreparedSplit
 
 if TYPE_CHECKING:
     from luthier.engines.transformers_engine import TransformersEngine
@@ -53,8 +53,6 @@ class HeldOut:
 
 def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainResult) -> Evaluation:
     """Base, base with few-shot examples, the teacher if any, and the tuned model of a run, on its held-out rows."""
-    from luthier.data.packing import split_text
-
     plan, held_out = prepared.plan, prepared.held_out
     if held_out is None or result.adapter_path is None:
         raise ConflictError(
@@ -77,15 +75,11 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
     if plan.objective.teacher is not None:
         candidates.append(as_candidate(plan.objective.teacher))
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
-    examples = held_out.examples
-    if held_out.profile.packed is not None:
-        room = held_out.profile.packed.block_tokens
-        examples = tuple(piece for e in examples for piece in split_text(e, prepared.template, room))
     rows = HeldOut(
         file=held_out.profile.file,
         sha256=held_out.profile.sha256,
         num_rows=held_out.profile.num_rows,
-        examples=examples,
+        examples=_that_fit(held_out, prepared),
         num_leaked=plan.data.num_leaked,
         num_same_prompt=plan.data.num_same_prompt,
     )
@@ -104,6 +98,16 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
     return _with_forgetting(context, evaluation, [base, candidates[-1]], prepared)
 
 
+def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
+    """The rows to judge; texts that were packed, and so may have any length, in pieces that fit the context."""
+    from luthier.data.packing import split_text
+
+    packed = split.profile.packed
+    if packed is None:
+        return split.examples
+    return tuple(p for e in split.examples for p in split_text(e, prepared.template, packed.block_tokens))
+
+
 def _with_forgetting(
     context: Context, evaluation: Evaluation, candidates: Sequence[Candidate], prepared: Prepared
 ) -> Evaluation:
@@ -114,7 +118,8 @@ def _with_forgetting(
     assert general is not None
     assert plan.data.replay is not None
     start, most = time.perf_counter(), plan.evaluation.max_samples
-    rows = HeldOut(general.profile.file, general.profile.sha256, general.profile.num_rows, general.examples)
+    examples = _that_fit(general, prepared)
+    rows = HeldOut(general.profile.file, general.profile.sha256, general.profile.num_rows, examples)
     judged = _judge(context, candidates, rows, metrics=METRICS, max_new_tokens=1, max_samples=most, run_id=None)
     found = forgetting(
         judged.systems,
