@@ -42,7 +42,10 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
 
     walk(app, "luthier")
     assert sorted(leaves) == [
-        *(f"luthier data {verb}" for verb in ("audit", "card", "diff", "ingest", "preview", "repair", "split")),
+        *(
+            f"luthier data {verb}"
+            for verb in ("answer", "audit", "card", "diff", "ingest", "preview", "repair", "split")
+        ),
         "luthier data synthesise",
         "luthier doctor",
         "luthier eval",

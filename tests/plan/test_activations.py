@@ -19,7 +19,7 @@ from luthier.plan.memory import predict_memory
 from luthier.plan.workload import Workload
 from luthier.train import attention
 from luthier.train.model import MicroBatch, TrainableModel
-from luthier.train.objectives import cross_entropy
+from luthier.train.objectives import cross_entropy, divergence
 
 Make = Callable[..., Any]
 
@@ -27,6 +27,7 @@ Make = Callable[..., Any]
 def test_the_constants_are_those_of_training() -> None:
     assert workload.UNFUSED_MAX_TOKENS == attention.UNFUSED_MAX_TOKENS
     assert activations.CHUNK_ROWS == cross_entropy.CHUNK_ROWS
+    assert activations.DISTILLED_CHUNK_ROWS == divergence.CHUNK_ROWS
 
 
 def saved_bytes(model: TrainableModel, rows: int, length: int) -> int:

@@ -57,3 +57,25 @@ def test_what_is_wrong_is_said_before_a_model_is_fetched(context: Context, tmp_p
         datasets.preview(context, file, "no-such-model", num_rows=0)
     with pytest.raises(NotFoundError, match="no-such-model"):
         datasets.preview(context, file, "no-such-model", mapping=MAPPING)
+
+
+def test_blocks_show_their_pieces_and_borders(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+    texts = ["one two three " * 30, "short", "also short"]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = datasets.preview_blocks(context, path, str(tiny_model), 64, num_blocks=99)
+    assert (found.packed.num_documents, found.packed.num_cut) == (3, 1)
+    pieces = [piece for block in found.blocks for piece in block]
+    assert {"short<|im_end|>", "also short<|im_end|>"} <= {piece.text for piece in pieces}
+    cut = sorted((piece for piece in pieces if " part " in piece.id), key=lambda piece: piece.id)
+    assert "".join(piece.text for piece in cut) == texts[0] + "<|im_end|>"
+    document = json.loads(json.dumps(found.as_json()))
+    assert [len(block) for block in document["blocks"]] == [len(block) for block in found.blocks]
+    assert not document["blocks"][0][0]["tokens"][0]["learned"]
+
+
+def test_blocks_of_rows_with_answers_are_refused(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+    with pytest.raises(RequestError, match="pretraining with prompt_completion rows"):
+        datasets.preview_blocks(context, path, str(tiny_model), 64)

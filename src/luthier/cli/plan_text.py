@@ -6,6 +6,7 @@ from luthier.cli import figures
 from luthier.cli.bill_text import budget_lines
 from luthier.cli.quote_text import quote_lines
 from luthier.core.cost import Quote
+from luthier.core.dataset import DatasetProfile
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 
 
@@ -22,10 +23,7 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
     """Run, rows, what is trained, how long, how precise and how it is judged: one line each."""
     training, method, data = plan.training, plan.method, plan.data
     splits = {"train": data.train, "validation": data.validation, "held-out": data.held_out}
-    rows = ", ".join(
-        f"{name} {found.num_examples:,} ({figures.count(found.num_tokens)} tokens)" if found else f"{name} none"
-        for name, found in splits.items()
-    )
+    rows = ", ".join(_rows(name, found) for name, found in splits.items())
     share = method.num_trainable_parameters / plan.base_model.num_parameters
     what = _what_is_trained(method)
     judged = f"{', '.join(plan.evaluation.metrics)}" if data.held_out else "nothing: the recipe names no held-out rows"
@@ -50,6 +48,20 @@ def _replay_line(data: DataPlan) -> list[str]:
     rows = f"{replay.num_per_step} of each step, from {replayed.num_examples:,} general rows" if replayed else "no rows"
     held_out = f"; forgetting is measured on {judged.num_examples:,} others" if judged else ""
     return [f"  replay     {rows}{held_out}"]
+
+
+def _rows(name: str, found: DatasetProfile | None) -> str:
+    """`train 120 (48k tokens)`; of texts how they fill blocks, and how many had to be cut."""
+    if found is None:
+        return f"{name} none"
+    tokens = f"{figures.count(found.num_tokens)} tokens"
+    if (packed := found.packed) is None:
+        return f"{name} {found.num_examples:,} ({tokens})"
+    cut = f"{packed.num_cut:,} of them cut, " if packed.num_cut else ""
+    return (
+        f"{name} {packed.num_blocks:,} blocks of up to {packed.block_tokens:,} tokens from {packed.num_documents:,} "
+        f"texts ({cut}{tokens}, {packed.filled_fraction:.0%} full)"
+    )
 
 
 def _what_is_trained(method: MethodPlan) -> str:

@@ -67,7 +67,7 @@ def time_line(quote: Quote) -> str:
     prediction = quote.prediction
     step = figures.between(prediction.step_seconds, figures.duration)
     parts = [f"{prediction.num_steps:,} steps of {step}"]
-    for name in ("reference", "validations", "checkpoints"):
+    for name in ("reference", "teacher", "validations", "checkpoints"):
         if name in quote.hours_by_part and quote.hours_by_part[name].value:
             parts.append(f"{name} {figures.duration(quote.hours_by_part[name].value * 3600)}")
     return f"{figures.between(prediction.hours.times(3600), figures.duration)}: {', '.join(parts)}"

@@ -236,8 +236,9 @@ class Option(Frozen):
 class Quote(Frozen):
     """All that one run is expected to cost on one device, before it is run.
 
-    hours_by_part: of steps, validations, checkpoints, and reference where an objective needs the model at its start.
-    usd_per_hour: of one device, with the origin and the date of that price. electricity_usd: what power costs where
+    hours_by_part: of steps, validations, checkpoints, of reference where an objective needs the model at its start, and
+    of teacher where one is asked. usd_per_hour: of one device, with the origin and the date of that price.
+    electricity_usd: what power costs where
     the device is one's own; it is part of the price where the device is rented. people: human work for all rows, by
     assumed rates, never part of `prediction.usd`. room: what fits; changes: what would make it fit, cheapest first,
     where it does not.

@@ -37,7 +37,8 @@ class Example(Frozen):
 
     rejected: in a preference pair, the prompt with the completion that is not wanted; `conversation` then ends with the
     chosen one. is_wanted: whether the completion of an unpaired row is a good one; None where nothing says so.
-    `group` is the value that keeps rows together in a split (a source document, a module), or None.
+    `group` is the value that keeps rows together in a split (a source document, a module), or None. goes_on: the text
+    is a piece that another follows, so that it does not end with the end-of-text token.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Example(Frozen):
     rejected: Conversation | None = None
     is_wanted: bool | None = None
     group: str | None = None
+    goes_on: bool = False
 
     @property
     def sides(self) -> tuple[Example, ...]:
@@ -139,8 +141,25 @@ def common_beginning(rows: Sequence[TokenisedExample]) -> int:
     return low
 
 
+class PackedProfile(Frozen):
+    """How documents fall into blocks. num_cut: documents that are longer than a block, cut into several pieces.
+
+    filled_fraction: tokens as a share of what all blocks could hold.
+    """
+
+    block_tokens: int
+    num_blocks: int
+    num_documents: int
+    num_cut: int
+    num_pieces: int
+    filled_fraction: float
+
+
 class DatasetProfile(Frozen):
-    """What a split holds, in numbers; the plan is made from this and the report shows it."""
+    """What a split holds, in numbers; the plan is made from this and the report shows it.
+
+    packed: where the examples that a step counts are blocks of documents; None where they are rows.
+    """
 
     split: Split
     file: str
@@ -157,6 +176,7 @@ class DatasetProfile(Frozen):
     num_trained_tokens: int
     max_tokens: int
     mean_tokens: float
+    packed: PackedProfile | None = None
 
 
 def profile_tokens(rows: Sequence[TokenisedExample], *, rows_per_example: int = 1) -> dict[str, Any]:

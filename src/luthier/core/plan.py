@@ -15,6 +15,7 @@ from luthier.core.graders import Reward
 from luthier.core.recipe import (
     PREFERENCE_OBJECTIVES,
     AverageKind,
+    Divergence,
     LossWeighting,
     MetricName,
     NllTokens,
@@ -140,6 +141,29 @@ def _layers_in_words(layers: tuple[int, ...]) -> str:
     return "layers " + ", ".join(f"{a} to {b}" if b > a else str(a) for a, b in runs)
 
 
+class TeacherPlan(Frozen):
+    """Whose distribution a student learns: a base model, or one with the adapter of a run on it.
+
+    adapter_path: None for a model without one. precision, quantisation: how it is run. template: how it reads
+    prompts where it is judged itself. hidden_size: width of its last hidden states. vocabulary_size: rows of its head;
+    of two vocabularies that are padded differently the tokens of the smaller one count.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    adapter_path: str | None = None
+    adapter_sha256: str | None = None
+    precision: Literal["float32", "bfloat16"]
+    quantisation: Quantisation | None = None
+    device: str = "cpu"
+    template: Literal["auto", "chat", "plain"] = "auto"
+    num_parameters: int
+    hidden_size: int
+    vocabulary_size: int
+    context_length_tokens: int
+
+
 class ObjectivePlan(Frozen):
     """What is minimised, with all of its settings; what an objective has no use for is None."""
 
@@ -157,6 +181,10 @@ class ObjectivePlan(Frozen):
     kl_weight: float | None = None
     divide_by_spread: bool | None = None
     loss_weighting: LossWeighting | None = None
+    teacher: TeacherPlan | None = None
+    alpha: float | None = None
+    divergence: Divergence | None = None
+    teacher_share: float | None = None
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @property
@@ -263,6 +291,11 @@ class Plan(Frozen):
         Files are in it by their digests.
         """
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
+        for name, profile in (("train", self.data.train), ("validation", self.data.validation)):
+            if profile is not None and profile.packed is None:
+                splits[name] = {"file", "packed"}
+        if self.data.held_out is not None and self.data.held_out.packed is None:
+            splits["held_out"] = {"file", "packed"}
         if self.data.part is None:  # plans of before there were parts keep their hash
             splits["part"] = True
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
@@ -276,12 +309,13 @@ class Plan(Frozen):
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")
-        excluded["objective"] = {key for key, value in document.items() if value is None or value == {}}
+        unused: Any = {key: True for key, value in document.items() if value is None or value == {}}
+        excluded["objective"] = {"teacher": {"name", "path", "adapter_path"}} | unused
         if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
             excluded.setdefault("training", set()).add("optimizer")
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
-            excluded["objective"].add("label_smoothing")
+            excluded["objective"]["label_smoothing"] = True
         excluded.setdefault("training", set()).update(
             name for name in ("neftune_alpha", "average") if not getattr(self.training, name)
         )

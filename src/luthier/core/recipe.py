@@ -33,7 +33,7 @@ def _known_method(name: str) -> str:
 MethodName = Annotated[str, AfterValidator(_known_method)]
 
 PREFERENCE_OBJECTIVES: Final = ("dpo", "ipo", "orpo", "kto", "simpo")
-OBJECTIVES: Final = ("sft", *PREFERENCE_OBJECTIVES, "grpo")
+OBJECTIVES: Final = ("sft", "pretraining", "distillation", *PREFERENCE_OBJECTIVES, "grpo")
 OBJECTIVE_ENTRY_POINTS: Final = "luthier.objectives"
 """The group of entry points by which another package adds objectives of its own."""
 
@@ -48,6 +48,7 @@ def _known_objective(name: str) -> str:
 
 ObjectiveName = Annotated[str, AfterValidator(_known_objective)]
 NllTokens = Literal["all", "answer"]
+Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
 QuantisationName = Literal["auto", "nf4", "int8"]
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon"]
 ScheduleName = Literal["cosine", "linear", "constant"]
@@ -157,11 +158,15 @@ class ObjectiveRecipe(Frozen):
     undesirable_weight: Annotated[float, Field(ge=0.0, le=100)] | None = None
     rewards: Annotated[tuple[Reward, ...], Field(min_length=1)] | None = None
     num_samples: Annotated[int, Field(ge=2, le=256)] | None = None
-    temperature: Annotated[float, Field(gt=0, le=10)] | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     kl_weight: Annotated[float, Field(ge=0, le=100)] | None = None
     divide_by_spread: bool | None = None
     loss_weighting: LossWeighting | None = None
+    teacher: str | None = None
+    temperature: Annotated[float, Field(gt=0, le=100)] | None = None
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    divergence: Divergence | None = None
+    teacher_share: OpenFraction | None = None
     options: dict[str, bool | int | float | str] | None = None
 
 

@@ -32,7 +32,8 @@ class StepSchedule:
         lengths: tokens of each example; of a unit of several rows, those of its longest.
         global_batch_size: examples an optimizer step.
         micro_batch_tokens: most tokens of one micro-batch, padding included; a longer example stands alone.
-        rows_per_unit: rows of each example that stand side by side, such as the two completions of a preference pair.
+        rows_per_unit: rows of each example that stand side by side, such as the two completions of a preference pair; a
+            number for each example where they differ.
         families: which examples begin alike (`shared_prefix.find_families`); those of a step go into micro-batches of
             their own, in which the common beginning counts once. The examples of a step stay the same.
         own: what the rows of each unit begin with (`shared_prefix.own_beginnings`), which then counts once a unit; in
@@ -50,7 +51,7 @@ class StepSchedule:
         micro_batch_tokens: int,
         order: OrderName,
         seed: int,
-        rows_per_unit: int = 1,
+        rows_per_unit: int | Sequence[int] = 1,
         families: Families | None = None,
         own: OwnBeginnings | None = None,
     ) -> None:
@@ -66,7 +67,7 @@ class StepSchedule:
         self._lengths = np.asarray(lengths, dtype=np.int64)
         self._global_batch_size = global_batch_size
         self._micro_batch_tokens = micro_batch_tokens
-        self._rows_per_unit = rows_per_unit
+        self._num_rows = np.broadcast_to(np.asarray(rows_per_unit, dtype=np.int64), len(lengths))
         self._order = order
         self._seed = seed
         none = np.zeros(len(lengths), dtype=np.int64)
@@ -128,7 +129,8 @@ class StepSchedule:
             for micro_batch in self.step(step):
                 size = self._size(micro_batch)
                 if not self.shared_tokens(micro_batch):  # what shares a beginning lies without padding
-                    padding += size - int(self._lengths[list(micro_batch)].sum()) * self._rows_per_unit
+                    rows = list(micro_batch)
+                    padding += size - int((self._lengths[rows] * self._num_rows[rows]).sum())
                 computed += size
         return padding / computed if computed else 0.0
 
@@ -182,4 +184,4 @@ class StepSchedule:
             return int(self._own.computed_tokens[list(micro_batch)].sum())
         if shared:
             return int(self._lengths[list(micro_batch)].sum()) - shared[0] * (len(micro_batch) - 1)
-        return len(micro_batch) * self._rows_per_unit * int(self._lengths[micro_batch[0]])
+        return int(self._num_rows[list(micro_batch)].sum()) * int(self._lengths[micro_batch[0]])

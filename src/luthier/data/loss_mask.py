@@ -82,7 +82,7 @@ def tokenise(example: Example, template: Template) -> TokenisedExample:
 
 
 def _tokenise_text(example: Example, template: Template) -> TokenisedExample:
-    text, end = example.text or "", template.end_of_turn
+    text, end = example.text or "", "" if example.goes_on else template.end_of_turn
     ids, _ = template.encode(text if text.endswith(end) else text + end)
     return _checked(example, ids, bytearray(b"\1" * len(ids)))
 

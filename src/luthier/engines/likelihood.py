@@ -52,16 +52,8 @@ class Scorer:
         Raises:
             DivergedError: a likelihood is NaN or infinite.
         """
-        width = max(example.num_tokens for example in examples)
-        tokens = torch.full((len(examples), width), self._pad_id)
-        learned = torch.zeros((len(examples), width), dtype=torch.bool)
-        for row, example in enumerate(examples):
-            tokens[row, : example.num_tokens] = torch.tensor(example.input_ids)
-            learned[row, : example.num_tokens] = torch.frombuffer(bytearray(example.loss_mask), dtype=torch.bool)
-        rows, places = learned.nonzero(as_tuple=True)
-        tokens = tokens.to(self._device)
-        hidden = self._body(input_ids=tokens, use_cache=False).last_hidden_state
-        nll, correct = self._judge(hidden[rows, places - 1], tokens[rows, places])
+        rows, hidden, targets = self._before_learned(examples)
+        nll, correct = self._judge(hidden, targets)
         if not nll.isfinite().all():
             place = int(rows[(~nll.isfinite()).nonzero()[0, 0]])
             raise _diverged(f"the likelihood of {examples[place].id}")
@@ -72,6 +64,52 @@ class Scorer:
             Score(nll_nats=float(total), num_tokens=example.num_trained_tokens, num_correct=int(hits))
             for example, (total, hits) in zip(examples, sums.tolist(), strict=True)
         ]
+
+    @torch.inference_mode()
+    def states(self, examples: Sequence[TokenisedExample]) -> list[Tensor]:
+        """For each example the last hidden states that its learned tokens are predicted from, on the CPU.
+
+        Each [learned tokens of the example, width], as precise as the model; `head` makes logits of them.
+
+        Raises:
+            DivergedError: a state is NaN or infinite.
+        """
+        rows, hidden, _ = self._before_learned(examples)
+        if not hidden.isfinite().all():
+            place = int(rows[(~hidden.isfinite().all(1)).nonzero()[0, 0]])
+            raise _diverged(f"a hidden state of {examples[place].id}")
+        counts = torch.bincount(rows, minlength=len(examples)).tolist()
+        return list(torch.split(hidden.cpu(), counts))
+
+    @property
+    def head(self) -> Tensor:
+        """[vocabulary, width] the matrix that makes logits of hidden states.
+
+        Raises:
+            RequestError: the model's logits are not its states times one matrix.
+        """
+        head, is_plain = self._head, self._softcap is None and self._scale == 1.0
+        if type(head) is not nn.Linear or head.bias is not None or not is_plain:
+            raise RequestError(
+                f"a head of {type(head).__name__} with bias={getattr(head, 'bias', None) is not None}, "
+                f"logit capping={self._softcap}, logit scale={self._scale:g}",
+                expected="a model whose logits are its last hidden state times one matrix",
+                do="choose another teacher",
+            )
+        return head.weight.detach().cpu()
+
+    def _before_learned(self, examples: Sequence[TokenisedExample]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each learned token of all rows, in order: its row, the state it is predicted from, and the token."""
+        width = max(example.num_tokens for example in examples)
+        tokens = torch.full((len(examples), width), self._pad_id)
+        learned = torch.zeros((len(examples), width), dtype=torch.bool)
+        for row, example in enumerate(examples):
+            tokens[row, : example.num_tokens] = torch.tensor(example.input_ids)
+            learned[row, : example.num_tokens] = torch.frombuffer(bytearray(example.loss_mask), dtype=torch.bool)
+        rows, places = learned.nonzero(as_tuple=True)
+        tokens = tokens.to(self._device)
+        hidden = self._body(input_ids=tokens, use_cache=False).last_hidden_state
+        return rows, hidden[rows, places - 1], tokens[rows, places]
 
     def _judge(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood and correctness of each target, both float64 [positions] on the CPU."""

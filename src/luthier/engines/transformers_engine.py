@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.plan import Quantisation
-from luthier.core.ports import Generation, Progress, Prompt, Score
+from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
 from luthier.engines.decode import Continuation, Decoder, Request
 from luthier.engines.length_batches import length_batches
@@ -21,7 +21,10 @@ from luthier.models.soft_prompt import virtual_tokens
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
     from transformers import PreTrainedModel
+
+_Found = TypeVar("_Found")
 
 # Scoring holds no cache: what bounds a batch is that its activations suit the processor's caches.
 MAX_SCORE_TOKENS = 2048
@@ -108,16 +111,41 @@ class TransformersEngine:
         """
         if not examples:
             return []
+        scorer = Scorer(self._causal, pad_id=self._pad_id)
+        with progress.task("Scoring", len(examples), "rows") as task:
+            return self._in_batches(examples, scorer.score, task)
+
+    def hidden_states(self, examples: Sequence[TokenisedExample], task: ProgressTask) -> list[Tensor]:
+        """For each example the states that its learned tokens are predicted from: [learned tokens, width], in order.
+
+        task: advanced by each example.
+
+        Raises:
+            RequestError, as `score` does. DivergedError: a state is NaN or infinite.
+        """
+        if not examples:
+            return []
+        return self._in_batches(examples, Scorer(self._causal, pad_id=self._pad_id).states, task)
+
+    def head(self) -> Tensor:
+        """[vocabulary, width] the matrix that makes logits of hidden states. Raises RequestError where none does."""
+        return Scorer(self._causal, pad_id=self._pad_id).head
+
+    def _in_batches(
+        self,
+        examples: Sequence[TokenisedExample],
+        look: Callable[[Sequence[TokenisedExample]], list[_Found]],
+        task: ProgressTask,
+    ) -> list[_Found]:
+        """What `look` finds of each example, asked in batches of like length; in the order of the examples."""
         for example in examples:
             self._check_example(example)
-        scorer = Scorer(self._causal, pad_id=self._pad_id)
         lengths = [example.num_tokens + len(self._trained_prompt) for example in examples]
         budget = min(self._batch_tokens, MAX_SCORE_TOKENS)
-        found: dict[int, Score] = {}
-        with progress.task("Scoring", len(examples), "rows") as task:
-            for batch in length_batches(lengths, max_tokens=budget, max_rows=len(examples)):
-                found.update(zip(batch, scorer.score([self._behind_prompt(examples[i]) for i in batch]), strict=True))
-                task.advance(len(batch))
+        found: dict[int, _Found] = {}
+        for batch in length_batches(lengths, max_tokens=budget, max_rows=len(examples)):
+            found.update(zip(batch, look([self._behind_prompt(examples[i]) for i in batch]), strict=True))
+            task.advance(len(batch))
         return [found[number] for number in range(len(examples))]
 
     def close(self) -> None:

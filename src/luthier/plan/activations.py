@@ -16,6 +16,10 @@ from luthier.plan.workload import UNFUSED_MAX_TOKENS, Workload
 _FP32: Final = 4.0
 CHUNK_ROWS: Final = 512
 """Learned tokens whose logits exist at one time (train/objectives/cross_entropy.py; a test holds them equal)."""
+DISTILLED_CHUNK_ROWS: Final = 128
+"""The same of a student beside its teacher (train/objectives/divergence.py; a test holds them equal)."""
+DISTILLED_TENSORS: Final = 8.0
+"""Tensors in fp32 as large as a chunk's logits: logits, log-probabilities of both, what is between them, gradient."""
 # torchtune cuts the tokens of a batch into this many pieces for its loss
 _NUM_CHUNKS_OF_ALL: Final = 8
 FUSED_QUERIES: Final = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
@@ -81,6 +85,9 @@ def logits_bytes(workload: Workload) -> float:
     if workload.loss == "learned_chunks":
         learned = batches.peak_tokens * min(1.0, batches.num_learned / max(1.0, batches.num_tokens))
         rows = min(max(learned, 1.0), CHUNK_ROWS)
+        if workload.teacher is not None:  # smaller chunks, but more of them at one time: see DISTILLED_TENSORS
+            rows = min(rows, DISTILLED_CHUNK_ROWS)
+            one = DISTILLED_TENSORS * s.vocabulary_size * _FP32
         hidden = (2 * learned + batches.peak_tokens) * s.hidden_size * e  # chosen rows, their gradient, all rows
         if workload.method != "full" and not workload.adapts_head:
             return rows * one + hidden

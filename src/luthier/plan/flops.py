@@ -52,6 +52,14 @@ def forward_flops(workload: Workload, num_tokens: float) -> float:
     return num_tokens * (forward + learned * 2.0 * s.head_parameters)
 
 
+def teacher_flops(workload: Workload) -> float:
+    """A teacher's one pass forward over all rows, up to its last hidden states; its head is not asked."""
+    teacher = workload.teacher
+    if teacher is None:
+        return 0.0
+    return teacher.num_tokens * 2.0 * max(0, teacher.num_parameters - teacher.head_parameters)
+
+
 def layers_flops(workload: Workload) -> float:
     """A token's operations in the matrices of all layers, there and back."""
     count, adapters = workload.structure.num_active_parameters, _adapter_parameters(workload)
@@ -82,9 +90,10 @@ def _not_again(workload: Workload) -> float:
 
 
 def head_flops(workload: Workload) -> float:
-    """A token's operations in the output head, there and back."""
+    """A learned token's operations in the output head, there and back; in a teacher's head only there."""
     is_trained = workload.method == "full" or workload.adapts_head
-    return (6.0 if is_trained else 4.0) * workload.structure.head_parameters
+    own = (6.0 if is_trained else 4.0) * workload.structure.head_parameters
+    return own + (2.0 * workload.teacher.head_parameters if workload.teacher else 0.0)
 
 
 def attention_flops(workload: Workload, length: float) -> float:

@@ -33,7 +33,7 @@ _LOW_SHARE, _GPU_HIGH_SHARE = 0.80, 1.35
 def predict_memory(workload: Workload, device: Device, calibration: Calibration | None = None) -> MemoryPrediction:
     """Peak memory on one of the devices. Under `fsdp` weights, gradients and optimizer are spread over all of them."""
     shards = device.num_devices if workload.sharding == "fsdp" else 1
-    weights = _weights(workload) / shards + _gathered(workload, shards)
+    weights = _weights(workload) / shards + _gathered(workload, shards) + _teacher_head(workload)
     adapters = _adapters(workload) / shards
     masters, moments, sums, narrow = _optimizer(workload)
     optimizer, gradients = (masters + moments + _average(workload)) / shards, sums / shards
@@ -47,7 +47,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     gradients += narrow_part
     held = weights + adapters + optimizer + gradients
     training = held + activation_part + logits_part + runtime
-    loading = _loading(workload, device) / shards + _runtime(device)
+    loading = max(_loading(workload, device) / shards, _asking(workload, device)) + _runtime(device)
     runtime += max(0.0, loading - training)
     training = max(training, loading)
     generation = max(0.0, weights + adapters + _generation(workload) + _runtime(device) - training)
@@ -102,7 +102,7 @@ def memory_terms(workload: Workload, device: Device) -> tuple[float, float, floa
     found = predict_memory(workload, device)
     growing = found.activations_bytes + found.logits_bytes
     runtime = _runtime(device)
-    loading = _loading(workload, device)
+    loading = max(_loading(workload, device), _asking(workload, device))
     if found.total_bytes.value <= loading + runtime:
         return loading, 0.0, runtime
     return found.total_bytes.value - growing - found.runtime_bytes, growing, runtime
@@ -161,6 +161,19 @@ def _generation(workload: Workload) -> float:
 def _loading(workload: Workload, device: Device) -> float:
     """While a base is read on a CPU, the mapped file and the weights made of it stand side by side."""
     return 2.0 * _weights(workload) if device.is_cpu else _weights(workload)
+
+
+def _teacher_head(workload: Workload) -> float:
+    """What stays of a teacher while the student learns."""
+    return workload.teacher.head_parameters * BYTES[workload.teacher.compute] if workload.teacher else 0.0
+
+
+def _asking(workload: Workload, device: Device) -> float:
+    """While a teacher is read and asked there is no student yet."""
+    if workload.teacher is None:
+        return 0.0
+    held = workload.teacher.num_parameters * BYTES[workload.teacher.stored]
+    return 2.0 * held if device.is_cpu else held
 
 
 def _runtime(device: Device) -> float:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from luthier.core.dataset import Shape
 from luthier.core.errors import NotFoundError, RecipeError
-from luthier.core.plan import ObjectivePlan
+from luthier.core.plan import ObjectivePlan, TeacherPlan
 from luthier.core.recipe import OBJECTIVE_ENTRY_POINTS, OBJECTIVES, MethodRecipe, ObjectiveRecipe
 from luthier.plan import defaults
 from luthier.plan.methods import rules_of as method_rules
@@ -33,6 +33,8 @@ class ObjectiveRules:
     the start. step_passes: passes forward over each row of a step beside those that the loss itself takes.
     required: settings that the recipe must name. takes_dropout: whether it can learn while an adapter drops inputs.
     needs_adapter_for: a setting that, above 0, needs what is trained to lie beside the base model.
+    needs_teacher: whether objective.teacher must be given; it is no setting with a default. packs: whether its units
+    are blocks, into which texts of any length are cut and filled.
     """
 
     title: str
@@ -45,9 +47,13 @@ class ObjectiveRules:
     required: tuple[str, ...] = ()
     takes_dropout: bool = True
     needs_adapter_for: str | None = None
+    needs_teacher: bool = False
+    packs: bool = False
 
 
 _EXAMPLES: Final = {"objective.rewards": "rewards: [{metric: token_f1, weight: 1.0}]"}
+_TEACHER_SHARE: Final = (0.5, "teacher and student count alike in the mixture (Agarwal et al., 2023, section 2)")
+
 _ANSWERS: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt", "text")
 
 _PAIRS: Final[tuple[Shape, ...]] = ("preference",)
@@ -59,6 +65,24 @@ _EACH: Final = (1.0, "both kinds count alike; weigh the rarer kind more where on
 RULES: Final[Mapping[str, ObjectiveRules]] = {
     "sft": ObjectiveRules(
         "supervised fine-tuning on the answers", {"label_smoothing": defaults.LABEL_SMOOTHING}, _ANSWERS
+    ),
+    "pretraining": ObjectiveRules("continued pre-training on plain text, in blocks", {}, ("text",), packs=True),
+    "distillation": ObjectiveRules(
+        "the answers, and at each of their tokens what the teacher would have said",
+        {
+            "alpha": (0.5, "as much of the teacher as of the answers; 1 learns from the teacher alone"),
+            "temperature": (
+                1.0,
+                "probabilities as they are; 2 to 4 shows more of what the teacher thinks unlikely",
+            ),
+            "divergence": (
+                "forward_kl",
+                "the student covers all that the teacher thinks possible (Hinton et al.)",
+            ),
+            "teacher_share": (None, "only for jensen_shannon"),
+        },
+        _ANSWERS,
+        needs_teacher=True,
     ),
     "dpo": ObjectiveRules(
         "direct preference optimisation, against the model at the start",
@@ -162,6 +186,8 @@ def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
     name = recipe.name if recipe else "sft"
     if shape not in rules_of(name).shapes:
         usual = "give it such rows, or choose another objective"
+        if rules_of(name).packs:
+            usual = "choose objective: {name: sft}, which learns the answers of such rows, or give rows with `text`"
         raise RecipeError(
             f"objective {name} with {shape} rows",
             expected=f"rows of shape {', '.join(rules_of(name).shapes)}",
@@ -169,8 +195,10 @@ def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
         )
 
 
-def resolve_objective(recipe: ObjectiveRecipe | None, shape: Shape, sources: Sources) -> ObjectivePlan:
-    """The objective's part of a plan. shape: of the training rows.
+def resolve_objective(
+    recipe: ObjectiveRecipe | None, shape: Shape, sources: Sources, *, teacher: TeacherPlan | None = None
+) -> ObjectivePlan:
+    """The objective's part of a plan. shape: of the training rows. teacher: the one that the recipe names, found.
 
     Raises RecipeError for settings that the objective does not take, and for rows that it cannot learn from.
     """
@@ -178,6 +206,9 @@ def resolve_objective(recipe: ObjectiveRecipe | None, shape: Shape, sources: Sou
     rules = rules_of(asked.name)
     sources.note("objective.name", "asked" if recipe else "default", rules.title)
     given = {k: v for k, v in asked.model_dump(exclude={"name", "options"}).items() if v is not None}
+    if rules.needs_teacher:
+        named = given.pop("teacher", None)
+        sources.note("objective.teacher", "asked", _teacher_in_words(asked.name, named, teacher))
     if unknown := sorted(set(given) - set(rules.settings)):
         raise RecipeError(
             f"objective {asked.name} with {', '.join(f'objective.{name}' for name in unknown)}",
@@ -194,7 +225,9 @@ def resolve_objective(recipe: ObjectiveRecipe | None, shape: Shape, sources: Sou
     values = {
         name: sources.pick(f"objective.{name}", given.get(name), default) for name, default in rules.settings.items()
     }
-    return ObjectivePlan(name=asked.name, options=asked.options or {}, **values)
+    if "teacher_share" in values:
+        values["teacher_share"] = _teacher_share(values["divergence"], values["teacher_share"], sources)
+    return ObjectivePlan(name=asked.name, options=asked.options or {}, teacher=teacher, **values)
 
 
 def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) -> MethodRecipe | None:
@@ -220,3 +253,30 @@ def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) ->
             do="remove method.dropout",
         )
     return method.model_copy(update={"dropout": 0.0})
+
+
+def _teacher_in_words(objective: str, named: str | None, teacher: TeacherPlan | None) -> str:
+    if named is None or teacher is None:
+        raise RecipeError(
+            f"objective {objective} without a teacher",
+            expected="objective.teacher: a base model, a folder, or a run that has succeeded",
+            do="add it, for example: objective: {name: distillation, teacher: qwen2.5-1.5b-instruct}",
+        )
+    learned_mb = teacher.hidden_size * (2 if teacher.precision == "bfloat16" else 4) / 1e6 * 1000
+    return (
+        f"{named}: {teacher.num_parameters:,} parameters in {teacher.precision}, asked once before training; "
+        f"{learned_mb:.2g} MB are kept for every 1,000 learned tokens"
+    )
+
+
+def _teacher_share(divergence: str, share: float | None, sources: Sources) -> float | None:
+    if divergence == "jensen_shannon":
+        return sources.pick("objective.teacher_share", share, _TEACHER_SHARE)
+    if share is not None:
+        raise RecipeError(
+            f"objective.teacher_share {share:g} with divergence {divergence}",
+            expected="divergence: jensen_shannon, the only one with a mixture",
+            do="remove objective.teacher_share, or set objective.divergence: jensen_shannon",
+        )
+    sources.found.pop("objective.teacher_share", None)
+    return None

@@ -66,7 +66,7 @@ def fits(memory: MemoryPrediction, device: Device) -> bool:
 def hours_by_part(workload: Workload, step: Estimate) -> dict[str, Estimate]:
     """Hours of steps, of validations and of writing checkpoints; judging is not in it. step: seconds of one.
 
-    Where an objective needs the model at its start, also of that `reference`.
+    Where an objective needs the model at its start, also of that `reference`; where one is asked, of the `teacher`.
     """
     validation = speed.validation_seconds(workload, step).times(workload.num_validations)
     saved = checkpoint_seconds(workload) * workload.num_checkpoints
@@ -74,6 +74,8 @@ def hours_by_part(workload: Workload, step: Estimate) -> dict[str, Estimate]:
     parts = {"steps": step.times(workload.num_steps), "validations": validation, "checkpoints": checkpoints}
     if workload.num_reference_tokens:
         parts["reference"] = speed.reference_seconds(workload, step)
+    if workload.teacher is not None:
+        parts["teacher"] = speed.teacher_seconds(workload, step)
     return {name: seconds.times(1 / 3600) for name, seconds in parts.items()}
 
 

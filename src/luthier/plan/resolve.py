@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 from luthier.core.base_model import LocalModel
-from luthier.core.dataset import DatasetProfile
+from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.errors import RecipeError
 from luthier.core.plan import (
     DataPlan,
@@ -15,6 +15,7 @@ from luthier.core.plan import (
     ModelPlan,
     ObjectivePlan,
     Plan,
+    TeacherPlan,
     TrainingPlan,
 )
 from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
@@ -32,7 +33,7 @@ from luthier.plan.sources import Sources as _Sources
 
 _SECTIONS = tuple(Plan.model_fields)
 # whose loss takes the head as the method gives it (`Method.logit_parts`)
-_WITH_ADAPTED_HEAD = ("sft",)
+_WITH_ADAPTED_HEAD = ("sft", "pretraining", "distillation")
 
 
 def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:
@@ -60,7 +61,14 @@ def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
             expected=f"at most {context_length_tokens:,} tokens",
             do="lower training.max_length_tokens, or choose a base model with a longer context",
         )
+    if asked is None and packs(recipe):
+        return min(context_length_tokens, defaults.BLOCK_TOKENS[0])
     return context_length_tokens if asked is None else asked
+
+
+def packs(recipe: Recipe) -> bool:
+    """Whether the texts of a recipe are cut and filled into blocks."""
+    return recipe.objective is not None and objectives.rules_of(recipe.objective.name).packs
 
 
 def resolve(
@@ -75,12 +83,13 @@ def resolve(
     has_text_answers: bool = True,
     are_pairs: bool = False,
     num_shots: int | None = None,
+    teacher: TeacherPlan | None = None,
 ) -> Plan:
     """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together.
 
     has_text_answers: whether the rows that are judged have prompts and answers in words. are_pairs: whether they are
-    preference pairs. num_shots: training rows that
-    could be few-shot examples; None where that is not known.
+    preference pairs. num_shots: training rows that could be few-shot examples; None where that is not known. teacher:
+    who the objective learns from, where it does.
     """
     sources = _Sources()
     sources.note("base_model.name", "asked", "in the recipe")
@@ -96,7 +105,7 @@ def resolve(
         sources.note("method.dropout", "derived", "answers are drawn without dropout, and learned as they were drawn")
         if recipe.method is None:
             sources.note("method.name", "default", "trains a small share of the weights at nearly full quality")
-    objective = resolve_objective(recipe.objective, data.train.shape, sources)
+    objective = resolve_objective(recipe.objective, data.train.shape, sources, teacher=teacher)
     _refuse_adapted_head(method, objective, structure)
     method = _without_noise(method, objective, sources)
     training = _training(recipe, method, objective, model, data, hardware, sources)
@@ -164,7 +173,8 @@ def _training(
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
     sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
     length = max_length_tokens(recipe, model.context_length_tokens)
-    pick("training.max_length_tokens", r.max_length_tokens, (length, "the context length of the base model"))
+    why_length = defaults.BLOCK_TOKENS[1] if data.train.packed else "the context length of the base model"
+    pick("training.max_length_tokens", r.max_length_tokens, (length, why_length))
     precision = hardware.precision if r.precision in (None, "auto") else r.precision
     asked_precision = r.precision not in (None, "auto")
     sources.note(
@@ -190,8 +200,8 @@ def _training(
         neftune_alpha=pick("training.neftune_alpha", r.neftune_alpha, defaults.NEFTUNE_ALPHA),
         average=resolve_average(r.average, method.name, steps, sources),
         max_length_tokens=length,
-        overlong=pick("training.overlong", r.overlong, defaults.OVERLONG),
-        order=pick("training.order", r.order, defaults.ORDER),
+        overlong=_overlong(r, data.train, sources),
+        order=pick("training.order", r.order, defaults.BLOCK_ORDER if data.train.packed else defaults.ORDER),
         precision=precision,
         attention=attention,
         gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
@@ -231,7 +241,22 @@ def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware:
     why = f"fastest per token for the memory on {hardware.device} (docs/benchmarks.md)"
     if train.max_tokens > usual:
         usual, why = train.max_tokens, f"the longest row has {train.max_tokens:,} tokens"
+    if train.packed is not None and train.packed.block_tokens > usual:
+        usual, why = train.packed.block_tokens, f"a block has up to {train.packed.block_tokens:,} tokens"
     return sources.pick("training.micro_batch_tokens", recipe.micro_batch_tokens, (usual, why))
+
+
+def _overlong(recipe: TrainingRecipe, train: DatasetProfile, sources: _Sources) -> Overlong:
+    if train.packed is None:
+        return sources.pick("training.overlong", recipe.overlong, defaults.OVERLONG)
+    if recipe.overlong is not None:
+        raise RecipeError(
+            f"training.overlong {recipe.overlong} with an objective that cuts texts into blocks",
+            expected="no such setting: a text longer than a block goes on in the next one, and nothing is lost",
+            do="remove training.overlong; training.max_length_tokens is the size of a block",
+        )
+    sources.note("training.overlong", "derived", "a text longer than a block goes on in the next one: nothing is lost")
+    return defaults.OVERLONG[0]
 
 
 def _validate_every(recipe: TrainingRecipe, steps: int, validation: DatasetProfile | None, sources: _Sources) -> int:

@@ -132,6 +132,16 @@ def reference_seconds(workload: Workload, step: Estimate) -> Estimate:
     return step.times(work / max(1.0, flops.step_flops(workload).total))
 
 
+def teacher_seconds(workload: Workload, step: Estimate) -> Estimate:
+    """Seconds of a teacher's pass over all rows, at the pace that a training step has for its own operations.
+
+    A larger model computes faster for each operation than a small one, and a step does more than operations: the lower
+    end is half of that pace.
+    """
+    found = step.times(flops.teacher_flops(workload) / max(1.0, flops.step_flops(workload).total))
+    return Estimate(value=found.value, low=found.low / 2, high=found.high)
+
+
 def _traffic_bytes(workload: Workload) -> float:
     """Bytes that norms, activations, softmax and residuals move in a step, all devices together."""
     b = workload.batches

@@ -17,10 +17,9 @@ from luthier.plan.adapter import resolve_targets
 from luthier.plan.batch_shapes import Batches
 from luthier.plan.drawing import Drawing
 from luthier.plan.objectives import rules_of as objective_rules
+from luthier.plan.teaching import Compute, Stored, Teaching, teaching_of
 
 WorkMethod = Literal["full", "lora", "adalora", "qlora"]
-Stored = Literal["float32", "bfloat16", "int8", "nf4"]
-Compute = Literal["float32", "bfloat16"]
 OptimizerKind = Literal[
     "master_adamw", "master_adamw_8bit", "master_paged_adamw_8bit", "master_adafactor", "master_muon",
     "adamw", "adamw_8bit", "paged_adamw_8bit",
@@ -65,6 +64,7 @@ class Workload:
     initial_rank: AdaLoRA's, where it is not the usual one. trainable: parameters that are
     trained, where rank and targets do not tell. keeps_average: whether an average of the weights is held beside them.
     drawing: the answers that each step draws, where it learns from such.
+    teacher: who is asked about every row before the first step.
     """
 
     structure: Structure
@@ -97,6 +97,7 @@ class Workload:
     trainable: int | None = None
     keeps_average: bool = False
     drawing: Drawing | None = None
+    teacher: Teaching | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("num_steps", self.num_steps, 1), ("rank", self.rank, 0)):
@@ -178,6 +179,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         initial_rank=plan.method.rank,
         trainable=plan.method.num_trainable_parameters,
         keeps_average=training.average is not None,
+        teacher=teaching_of(plan),
         drawing=_drawing(plan),
     )
 

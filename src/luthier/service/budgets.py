@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from luthier.core.budget import BudgetPlan
 from luthier.core.errors import RequestError, StorageFullError
@@ -170,19 +170,25 @@ def judge_within(
     return None, result.model_copy(update={"status": "paused", "stopped_because": words})
 
 
+class Watch(Protocol):
+    """What knows why work may not go on: a meter, or one that also asks for signals."""
+
+    def overrun(self) -> str | None: ...
+
+
 class BudgetedProgress:
     """Shows progress as another one does, and stops the work with BudgetSpentError once a budget is spent."""
 
-    def __init__(self, inner: Progress, meter: Meter) -> None:
+    def __init__(self, inner: Progress, meter: Watch) -> None:
         self._inner, self._meter = inner, meter
 
     def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
-        """A task that asks the meter at each advance."""
+        """A task that asks at each advance."""
         return _BudgetedTask(self._inner.task(title, total, unit, done), self._meter)
 
 
 class _BudgetedTask:
-    def __init__(self, inner: ProgressTask, meter: Meter) -> None:
+    def __init__(self, inner: ProgressTask, meter: Watch) -> None:
         self._inner, self._meter = inner, meter
 
     def advance(self, amount: float = 1) -> None:

@@ -11,7 +11,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError
 from luthier.core.ids import is_id
-from luthier.core.plan import Plan, Quantisation
+from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Prompt
 from luthier.service.context import Context
 from luthier.service.judgeable import are_pairs, check_lengths, have_text_answers
@@ -104,6 +104,21 @@ def find_candidate(context: Context, name: str) -> Candidate:
         )
     num_virtual = context.runs.plan(name).method.num_virtual_tokens or 0
     return tuned(name, find_base(context, name), record.result.adapter_path, num_virtual)
+
+
+def as_candidate(teacher: TeacherPlan) -> Candidate:
+    """The teacher of a run, to be asked or judged."""
+    return Candidate(
+        name=f"teacher {teacher.name}",
+        model_name=teacher.name,
+        model_path=teacher.path,
+        adapter_path=teacher.adapter_path,
+        template=teacher.template,
+        precision=teacher.precision,
+        device=teacher.device,
+        context_length_tokens=teacher.context_length_tokens,
+        quantisation=teacher.quantisation,
+    )
 
 
 def open_engine(candidate: Candidate) -> TransformersEngine:

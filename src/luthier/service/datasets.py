@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ from luthier.core.errors import RequestError
 from luthier.service.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.dataset import Shape
+    from luthier.core.dataset import PackedProfile, Shape
     from luthier.data.preview import Preview
 
 
@@ -84,6 +84,62 @@ def preview(
         num_rows=loaded.num_rows,
         rows=rows,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksPreview:
+    """The first blocks that the texts of a file are put into, each with its pieces. packed: how all of them fall."""
+
+    file: str
+    model: str
+    packed: PackedProfile
+    blocks: tuple[tuple[Preview, ...], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier data preview --block-tokens --json`."""
+        return {
+            "file": self.file,
+            "model": self.model,
+            "packed": self.packed.model_dump(mode="json"),
+            "blocks": [[_row_json(piece) for piece in block] for block in self.blocks],
+        }
+
+
+def preview_blocks(
+    context: Context,
+    file: Path,
+    model: str,
+    block_tokens: int,
+    *,
+    num_blocks: int = 3,
+    mapping: Mapping[str, str] | None = None,
+    template: Literal["auto", "chat", "plain"] = "auto",
+) -> BlocksPreview:
+    """The blocks that objective pretraining makes of a file of plain texts, those of the longest pieces first.
+
+    Raises what `preview` raises, and RecipeError for rows that are no plain texts and for blocks too small.
+    """
+    if num_blocks < 1:
+        raise RequestError(f"num_blocks={num_blocks}", expected="at least 1", do="ask for one block or more")
+    from luthier.core.recipe import ObjectiveRecipe
+    from luthier.data.formats import load_file
+    from luthier.data.packing import pack_texts, piece_of
+    from luthier.data.preview import preview as preview_row
+    from luthier.models import sources
+    from luthier.models.chat_template import ChatTemplate
+    from luthier.plan.objectives import check_shape
+
+    loaded = load_file(file, mapping=dict(mapping) if mapping else None)
+    check_shape(ObjectiveRecipe(name="pretraining"), loaded.shape)
+    local = sources.pull(model, context.home, context.progress)
+    chat = ChatTemplate.load(local.path, template)
+    packed = pack_texts(loaded.examples, chat, block_tokens, context.progress)
+    texts = {example.id: example for example in loaded.examples}
+    blocks = tuple(
+        tuple(replace(preview_row(texts[piece_of(piece.id)], piece, chat), id=piece.id) for piece in block)
+        for block in packed.blocks[:num_blocks]
+    )
+    return BlocksPreview(str(file), local.name, packed.profile, blocks)
 
 
 def _row_json(row: Preview) -> dict[str, Any]:

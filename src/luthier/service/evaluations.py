@@ -19,6 +19,7 @@ from luthier.core.recipe import MetricName
 from luthier.core.run import TrainResult
 from luthier.service.candidates import (
     Candidate,
+    as_candidate,
     base_of,
     find_base,
     find_candidate,
@@ -29,7 +30,7 @@ from luthier.service.candidates import (
 )
 from luthier.service.context import Context
 from luthier.service.judgeable import check_few_shot, check_metrics, usual_metrics
-from luthier.service.plans import Prepared
+from luthier.service.plans import Prepared, PreparedSplit
 
 if TYPE_CHECKING:
     from luthier.engines.transformers_engine import TransformersEngine
@@ -51,7 +52,7 @@ class HeldOut:
 
 
 def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainResult) -> Evaluation:
-    """Base, base with few-shot examples, and the tuned model of a run, on the run's held-out rows."""
+    """Base, base with few-shot examples, the teacher if any, and the tuned model of a run, on its held-out rows."""
     plan, held_out = prepared.plan, prepared.held_out
     if held_out is None or result.adapter_path is None:
         raise ConflictError(
@@ -71,12 +72,14 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
                 held_out=held_out.examples,
             )
         )
+    if plan.objective.teacher is not None:
+        candidates.append(as_candidate(plan.objective.teacher))
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
     rows = HeldOut(
         file=held_out.profile.file,
         sha256=held_out.profile.sha256,
         num_rows=held_out.profile.num_rows,
-        examples=held_out.examples,
+        examples=_that_fit(held_out, prepared),
         num_leaked=plan.data.num_leaked,
         num_same_prompt=plan.data.num_same_prompt,
     )
@@ -88,10 +91,21 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
         max_new_tokens=plan.evaluation.max_new_tokens,
         max_samples=plan.evaluation.max_samples,
         run_id=run_id,
+        beside=[c.name for c in candidates if c.name.startswith("teacher ")],
     )
     if prepared.replay_held_out is None:
         return evaluation
     return _with_forgetting(context, evaluation, [base, candidates[-1]], prepared)
+
+
+def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
+    """The rows to judge; texts that were packed, and so may have any length, in pieces that fit the context."""
+    from luthier.data.packing import split_text
+
+    packed = split.profile.packed
+    if packed is None:
+        return split.examples
+    return tuple(p for e in split.examples for p in split_text(e, prepared.template, packed.block_tokens))
 
 
 def _with_forgetting(
@@ -104,7 +118,8 @@ def _with_forgetting(
     assert general is not None
     assert plan.data.replay is not None
     start, most = time.perf_counter(), plan.evaluation.max_samples
-    rows = HeldOut(general.profile.file, general.profile.sha256, general.profile.num_rows, general.examples)
+    examples = _that_fit(general, prepared)
+    rows = HeldOut(general.profile.file, general.profile.sha256, general.profile.num_rows, examples)
     judged = _judge(context, candidates, rows, metrics=METRICS, max_new_tokens=1, max_samples=most, run_id=None)
     found = forgetting(
         judged.systems,
@@ -193,8 +208,12 @@ def _judge(
     max_new_tokens: int,
     max_samples: int,
     run_id: str | None,
+    beside: Sequence[str] = (),
 ) -> Evaluation:
-    """Open each engine once, let `evaluate.compare` judge, and put the verdict into words."""
+    """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
+
+    beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
+    """
     from luthier.evaluate.compare import judge, primary_metric, verdict
 
     start = time.perf_counter()
@@ -213,7 +232,7 @@ def _judge(
     if len(results) > 1:
         words = verdict(
             results,
-            comparisons,
+            [comparison for comparison in comparisons if comparison.baseline not in beside],
             primary=primary,
             num_leaked=held_out.num_leaked,
             num_same_prompt=held_out.num_same_prompt,
@@ -239,7 +258,7 @@ def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]
         return tuple(examples)
 
     def key(example: Example) -> bytes:
-        return hashlib.sha256(example.model_dump_json(exclude={"id"}).encode()).digest()
+        return hashlib.sha256(example.model_dump_json(exclude={"id", "goes_on"}).encode()).digest()
 
     chosen = {e.id for e in sorted(examples, key=key)[:num]}
     return tuple(e for e in examples if e.id in chosen)

@@ -111,6 +111,8 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     refuse_unequal_shares(training.global_batch_size, world.size)
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
     memory.forget_peak()
+    if (stopped := _ask_teacher(prepared, hooks, world)) is not None:
+        return stopped
     hooks.meter.begin("loading")
     spreads = is_spread(plan, world, hooks.emit)
     # what is to be spread is loaded on the CPU: whole, it may not fit on the device
@@ -148,6 +150,25 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     if spreads:
         model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
+
+
+def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult | None:
+    """Ask the teacher where there is one; the result of all where one of them was stopped meanwhile.
+
+    Rank 0 first: the others, where they share its folder, find what it was told.
+    """
+    from luthier.service.distillations import ask_teacher, not_begun
+
+    if prepared.plan.objective.teacher is None:
+        return None
+    stopped = None
+    for is_our_turn in (world.is_first, not world.is_first):
+        if is_our_turn:
+            stopped = ask_teacher(prepared, hooks)
+        reasons = world.gather("" if stopped is None else stopped.stopped_because)
+        if any(reasons):
+            return stopped or not_begun(prepared, next(filter(None, reasons)))
+    return None
 
 
 def _made_whole(plan: Plan, model: TrainableModel, world: World) -> TrainableModel:

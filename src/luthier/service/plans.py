@@ -28,17 +28,21 @@ class PreparedSplit:
     """One split, ready: the examples that are left and their tokens, in the same order.
 
     tokenised: the rows of all examples one after another, one of each, or chosen and rejected of preference pairs.
-    rows_per_unit: how many of them the objective looks at side by side.
+    rows_per_unit: how many of them the objective looks at side by side. blocks: where texts are packed, the pieces of
+    each; `tokenised` then holds these.
     """
 
     profile: DatasetProfile
     examples: tuple[Example, ...]
     tokenised: tuple[TokenisedExample, ...]
     rows_per_unit: int = 1
+    blocks: tuple[tuple[TokenisedExample, ...], ...] | None = None
 
     @cached_property
     def units(self) -> list[tuple[TokenisedExample, ...]]:
         """The rows that an objective looks at side by side; KTO takes the two sides of a pair one by one."""
+        if self.blocks is not None:
+            return list(self.blocks)
         size = self.rows_per_unit
         return [self.tokenised[i : i + size] for i in range(0, len(self.tokenised), size)]
 
@@ -89,6 +93,7 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
     from luthier.models.structure import read_structure
     from luthier.plan import hardware, resolve
     from luthier.service.budgets import with_budget
+    from luthier.service.distillations import find_teacher
     from luthier.service.rewards import check_drawing
 
     model = sources.pull(recipe.base_model, context.home, context.progress)
@@ -113,6 +118,9 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
         has_text_answers=have_text_answers(judged),
         are_pairs=bool(judged) and are_pairs(judged),
         num_shots=num_usable(splits["train"].good_examples, held_out=judged),
+        teacher=find_teacher(
+            context, recipe, template, [split for name, split in splits.items() if "held_out" not in name]
+        ),
     )
     if judged:
         check_metrics(plan.evaluation.metrics, judged)
@@ -125,9 +133,13 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
 
 def prepare_again(context: Context, plan: Plan) -> Prepared:
     """The same run's material once more, for a resume. Raises ConflictError where model or rows are not the same."""
+    from luthier.service.distillations import refuse_another_teacher
+
     # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
     again = prepare(context, plan.recipe.model_copy(update={"budget": None}), base_dir=Path())
     _refuse_changed(plan, again.model, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
+    if plan.objective.teacher is not None:
+        refuse_another_teacher(plan.objective.teacher, again.plan.objective.teacher)
     return replace(again, plan=plan)
 
 
@@ -260,8 +272,12 @@ def _tokenise(
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
     from luthier.data.loss_mask import tokenise_all
+    from luthier.plan import objectives, resolve
     from luthier.plan.objectives import rules_of
 
+    if resolve.packs(recipe):
+        objectives.check_shape(recipe.objective, part.source.shape)
+        return _packed(context, split, part, template, room_tokens if "held_out" in split else max_length_tokens)
     overlong = (recipe.training.overlong if recipe.training else None) or "error"
     if split in ("held_out", "replay_held_out"):
         max_length_tokens = room_tokens
@@ -300,6 +316,32 @@ def _refuse_one_kind(train: PreparedSplit) -> None:
             do="add rows of the other label; to learn good answers alone, use objective sft and map "
             "completion=completion",
         )
+
+
+def _packed(context: Context, split: Split, part: _Part, template: ChatTemplate, block_tokens: int) -> PreparedSplit:
+    """Texts of any length in blocks: the counts are of blocks, the examples are the texts as they came."""
+    from luthier.data.packing import pack_texts
+
+    packed = pack_texts(part.examples, template, block_tokens, context.progress)
+    num_blocks = len(packed.blocks)
+    counts: dict[str, Any] = profile_tokens(packed.rows)
+    counts |= {"num_examples": num_blocks, "mean_tokens": counts["num_tokens"] / num_blocks}
+    profile = DatasetProfile(
+        split=split,
+        file=str(part.path),
+        sha256=part.source.sha256,
+        shape=part.source.shape,
+        shape_reason=part.source.shape_reason,
+        num_rows=len(part.examples),
+        num_dropped=0,
+        packed=packed.profile,
+        **counts,
+    )
+    blocks = packed.blocks
+    if split == "replay":
+        blocks = tuple(tuple(replace(piece, is_replayed=True) for piece in block) for block in blocks)
+    rows = tuple(piece for block in blocks for piece in block)
+    return PreparedSplit(profile, tuple(part.examples), rows, blocks=blocks)
 
 
 def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:

@@ -53,6 +53,7 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     from luthier.train.checkpoint import CheckpointStore
     from luthier.train.loop import train
     from luthier.train.model import TrainableModel
+    from luthier.train.objectives.distillation import Distillation
     from luthier.train.objectives.registry import load_objective
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
@@ -67,8 +68,11 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     objective = load_objective(plan.objective)
     units, schedule = _made_up(steps, int(model.head.shape[0]), rules_of(plan.objective.name).rows_per_unit)
     seconds: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        objective.prepare(model, units, Path(folder), SilentProgress())
+    if isinstance(objective, Distillation):  # what a teacher says takes as long to learn if it is made up
+        objective.rehearse(model)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            objective.prepare(model, units, Path(folder), SilentProgress())
 
     class NoCheckpoints(CheckpointStore):
         """A probe starts anew and leaves nothing behind."""

@@ -99,7 +99,11 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         held_out=_absolute(data.held_out, folder) if isinstance(data.held_out, str) else data.held_out,
         replay=_absolute_replay(data.replay, folder) if data.replay else None,
     )
-    return recipe.model_copy(update={"data": changed, "base_model": _absolute_model(recipe.base_model, folder)})
+    found: dict[str, Any] = {"data": changed, "base_model": _absolute_model(recipe.base_model, folder)}
+    if recipe.objective is not None and recipe.objective.teacher is not None:
+        teacher = _absolute_model(recipe.objective.teacher, folder)
+        found["objective"] = recipe.objective.model_copy(update={"teacher": teacher})
+    return recipe.model_copy(update=found)
 
 
 def _absolute_replay(replay: ReplayRecipe, folder: Path) -> ReplayRecipe:

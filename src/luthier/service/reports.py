@@ -7,13 +7,16 @@ import platform
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.evaluation import Evaluation
 from luthier.core.run import RunRecord
 from luthier.service.context import Context
 from luthier.service.plans import Prepared
 from luthier.service.quotes import kept_quote
+
+if TYPE_CHECKING:
+    from luthier.data.preview import Preview
 
 _NAMED = ("luthier", "torch", "transformers", "peft", "safetensors", "sacrebleu", "rouge-score", "numpy")
 
@@ -35,11 +38,9 @@ def versions() -> dict[str, str]:
 
 def write_run_report(context: Context, record: RunRecord, prepared: Prepared, evaluation: Evaluation | None) -> Path:
     """Write `report.html` and `report.json` into the run's folder; returns the path of the page."""
-    from luthier.data.preview import preview
     from luthier.evaluate.report import write_report
 
-    first = prepared.train
-    shown = preview(first.examples[0], first.tokenised[0], prepared.template)
+    shown = _shown(prepared)
     return write_report(
         context.settings.run_folder(record.run_id),
         record=record,
@@ -67,3 +68,13 @@ def drawn_answers(folder: Path) -> list[dict[str, Any]]:
             lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             found += [line for line in lines if line["row_id"] == lines[0]["row_id"]]
     return found
+
+
+def _shown(prepared: Prepared) -> Preview:
+    """The first training row as the model gets it; of packed texts the first piece of the first block."""
+    from luthier.data.packing import piece_of
+    from luthier.data.preview import preview
+
+    tokenised = prepared.train.tokenised[0]
+    of_row = {example.id: example for example in prepared.train.examples}
+    return preview(of_row[piece_of(tokenised.id)], tokenised, prepared.template)

@@ -24,7 +24,8 @@ def of_training(
 ) -> StepSchedule | ReplaySchedule:
     """The steps of a run, over `prepared.trained_units`.
 
-    shares_prefix: whether units that begin alike go into micro-batches of their own. micro_batch_tokens: in place of
+    shares_prefix: whether units that begin alike go into micro-batches of their own; blocks of texts, of which every
+    token is learned, share nothing. micro_batch_tokens: in place of
     the plan's.
     """
     from luthier.data.replay import ReplaySchedule
@@ -45,13 +46,14 @@ def _schedule(
     from luthier.data.batches import StepSchedule
 
     training, units = prepared.plan.training, split.units
+    shares_prefix = shares_prefix and split.blocks is None
     return StepSchedule(
         [max(row.num_tokens for row in unit) for unit in units],
         global_batch_size=size,
         micro_batch_tokens=micro_batch_tokens or training.micro_batch_tokens,
         order=training.order,
         seed=training.seed,
-        rows_per_unit=split.rows_per_unit,
+        rows_per_unit=[len(unit) for unit in units],
         families=_families(units, size) if shares_prefix else None,
         own=_own_beginnings(units) if shares_prefix else None,
     )
@@ -115,13 +117,14 @@ def of_validation(prepared: Prepared, *, shares_prefix: bool) -> list[Batch]:
     if prepared.validation is None:
         return []
     units = prepared.validation.units
+    shares_prefix = shares_prefix and prepared.validation.blocks is None
     whole = StepSchedule(
         [max(row.num_tokens for row in unit) for unit in units],
         global_batch_size=len(units),
         micro_batch_tokens=prepared.plan.training.micro_batch_tokens,
         order="as_given",
         seed=0,
-        rows_per_unit=prepared.validation.rows_per_unit,
+        rows_per_unit=[len(unit) for unit in units],
         families=_families(units, len(units)) if shares_prefix else None,
         own=_own_beginnings(units) if shares_prefix else None,
     )

@@ -116,14 +116,14 @@ def synthesise(
         if judge is not None and examiner is None:
             examiner = stack.enter_context(closing(find_teacher(context, judge)))
         tally = _write(context, source, num_rows, writer, examiner, options, output, prices or Prices())
-    refused_file = _refused_file(output)
+    listed = refused_file(output)
     if not tally.num_pairs:
-        raise _none_kept(file, writer.name, tally.refused, refused_file)
+        raise _none_kept(file, writer.name, tally.refused, listed)
     cost, note = _cost(prices or Prices(), writer, examiner)
     return Synthesis(
         file=str(file),
         output=str(output),
-        refused_file=str(refused_file) if tally.refused else None,
+        refused_file=str(listed) if tally.refused else None,
         kind=kind,
         teacher=writer.name,
         judge=examiner.name if examiner else None,
@@ -153,6 +153,12 @@ def _check(options: SynthesisOptions, max_rows: int | None, prices: Prices | Non
     for name, value, is_right, expected in problems:
         if not is_right:
             raise RequestError(f"{name}={value}", expected=expected, do=f"correct {name}")
+    check_prices(prices)
+    check_files(file, output)
+
+
+def check_prices(prices: Prices | None) -> None:
+    """Raise RequestError for one price without the other, and for what is no price."""
     given = [price for price in (prices.input_usd, prices.output_usd) if price is not None] if prices else []
     if len(given) == 1 or any(not 0 <= price < float("inf") for price in given):
         raise RequestError(
@@ -160,11 +166,15 @@ def _check(options: SynthesisOptions, max_rows: int | None, prices: Prices | Non
             expected="US dollars a million tokens, 0 or more, for input and output both",
             do="give --price-input and --price-output, or neither",
         )
+
+
+def check_files(file: Path, output: Path) -> None:
+    """Raise RequestError for an output that is no .jsonl file, or one of the files that are read."""
     if output.suffix.lower() not in _OUTPUT_ENDINGS or output.is_dir():
         raise RequestError(
             f"output {str(output)!r}", expected="a file that ends in .jsonl", do="name it like pairs.jsonl"
         )
-    if file.exists() and file.resolve() in (output.resolve(), _refused_file(output).resolve()):
+    if file.exists() and file.resolve() in (output.resolve(), refused_file(output).resolve()):
         raise RequestError(
             f"the output {output} would replace the rows themselves",
             expected="another file",
@@ -241,7 +251,7 @@ def _write(
             nonlocal num_done
             num_done += num_passages
             task.advance(num_passages)
-            task.note(_estimate(teacher, num_done, num_rows, prices))
+            task.note(estimate(teacher, num_done, num_rows, prices))
 
         passages = islice(_passages(source), num_rows)
         for attempt in attempts(passages, teacher, judge, options, context.progress, batch_done=batch_done):
@@ -253,16 +263,16 @@ def _write(
                 tally.refused.append(attempt)
     rows = (refused_row_of(a, options, teacher=teacher.name, judge=judge_name) for a in tally.refused)
     if tally.refused:
-        write_rows(rows, _refused_file(output))
+        write_rows(rows, refused_file(output))
     else:
-        _refused_file(output).unlink(missing_ok=True)
+        refused_file(output).unlink(missing_ok=True)
     if kept:
         write_rows(kept, output)
     return tally
 
 
-def _estimate(teacher: CachedEngine, num_done: int, num_rows: int, prices: Prices) -> str:
-    """What the whole file will take, from the rows so far; new requests only."""
+def estimate(teacher: CachedEngine, num_done: int, num_rows: int, prices: Prices) -> str:
+    """What the whole file will take, in words, from the rows so far; new requests only."""
     usage, factor = teacher.usage, num_rows / num_done
     if not usage.num_requests:
         return "all from the cache so far"
@@ -286,7 +296,8 @@ def _counts(refused: list[Attempt]) -> dict[str, int]:
     return dict(Counter(str(attempt.reason) for attempt in refused).most_common())
 
 
-def _refused_file(output: Path) -> Path:
+def refused_file(output: Path) -> Path:
+    """Where what was refused is listed."""
     return output.with_name(f"{output.name}.refused.jsonl")
 
 

@@ -15,7 +15,7 @@ from luthier.core.cost import Estimate
 from luthier.core.frozen import Frozen
 
 Action = Literal[
-    "preparing", "loading", "reference", "step", "validation", "checkpoint", "saving", "judging", "reporting"
+    "preparing", "teacher", "loading", "reference", "step", "validation", "checkpoint", "saving", "judging", "reporting"
 ]
 
 _KEPT: Final = 0.97

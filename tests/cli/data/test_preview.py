@@ -58,3 +58,15 @@ def test_a_wrong_mapping(pairs: list[str]) -> None:
 
 def test_a_field_may_have_an_equals_sign() -> None:
     assert parse_mapping(["prompt=a=b"]) == {"prompt": "a=b"}
+
+
+def test_blocks_are_shown_with_the_borders_of_their_pieces(luthier, tmp_path: Path, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("why " * 60, "so", "then")))
+    arguments = ("data", "preview", path, "--model", tiny_model, "--block-tokens", "64", "--num-rows", "9")
+    text = luthier(*arguments).out
+    assert "3 texts in" in text
+    assert "1 texts cut into several" in text
+    assert "-- texts.jsonl:2, " in text
+    assert "part 1 of" in text
+    assert luthier(*arguments, "--json").document["packed"]["num_documents"] == 3

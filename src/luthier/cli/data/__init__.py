@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from luthier.cli.answer import Answer
-from luthier.cli.data import audit, card, diff, ingest, preview, repair, split, synthesise
+from luthier.cli.data import answer, audit, card, diff, ingest, preview, repair, split, synthesise
 
 COMMANDS: dict[str, Callable[..., Answer]] = {
     "ingest": ingest.ingest,
     "preview": preview.preview,
     "audit": audit.audit,
+    "answer": answer.answer,
     "card": card.card,
     "diff": diff.diff,
     "repair": repair.repair,

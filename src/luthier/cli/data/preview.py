@@ -15,7 +15,7 @@ from luthier.cli.options import HomeOption, JsonOption, MappingOption, parse_map
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.service.datasets import DataPreview
+    from luthier.service.datasets import BlocksPreview, DataPreview
 
 
 class TemplateChoice(StrEnum):
@@ -29,11 +29,20 @@ class TemplateChoice(StrEnum):
 def preview(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz.")],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The base model whose tokens to show.")],
-    num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="How many rows to show.")] = 3,
+    num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="How many rows, or blocks, to show.")] = 3,
     mapping: MappingOption = None,
     template: Annotated[
         TemplateChoice, typer.Option("--template", help="auto: the model's chat template where it has one.")
     ] = TemplateChoice.AUTO,
+    block_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--block-tokens",
+            min=1,
+            metavar="N",
+            help="Show the blocks of N tokens that objective pretraining makes of plain texts.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -42,10 +51,47 @@ def preview(
 
     fields = parse_mapping(mapping or ())
     with open_context(home) as context:
+        if block_tokens is not None:
+            blocks = datasets.preview_blocks(
+                context,
+                file,
+                model,
+                block_tokens,
+                num_blocks=num_rows,
+                mapping=fields or None,
+                template=template.value,
+            )
+            return Answer(as_json, blocks.as_json(), lambda console: show_blocks(console, blocks))
         found = datasets.preview(
             context, file, model, num_rows=num_rows, mapping=fields or None, template=template.value
         )
     return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
+
+
+def show_blocks(console: Console, found: BlocksPreview) -> None:
+    """How texts fall into blocks, then the first blocks, a line at each border between pieces."""
+    from rich.text import Text
+
+    from luthier.cli.console import visible
+    from luthier.cli.token_text import legend, token_text
+
+    packed = found.packed
+    console.print(
+        visible(
+            f"{found.file}: {packed.num_documents:,} texts in {packed.num_blocks:,} blocks of up to "
+            f"{packed.block_tokens:,} tokens, {packed.filled_fraction:.0%} full; {packed.num_cut:,} texts cut into "
+            "several"
+        ),
+        soft_wrap=True,
+    )
+    console.print(legend(console), soft_wrap=True)
+    for number, block in enumerate(found.blocks, 1):
+        size = sum(piece.num_tokens for piece in block)
+        title = f"block {number} of {packed.num_blocks:,}: {size:,} tokens in {len(block):,} pieces"
+        console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
+        for piece in block:
+            console.print(f"-- {visible(piece.id)}, {piece.num_tokens:,} tokens", soft_wrap=True)
+            console.print(token_text(console, piece.spans), soft_wrap=True)
 
 
 def show_preview(console: Console, found: DataPreview) -> None:

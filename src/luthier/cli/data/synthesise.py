@@ -105,15 +105,16 @@ def _show(console: Console, found: Synthesis) -> None:
         ("refused", f"{found.num_refused:,}, listed in {found.refused_file}" if found.num_refused else "none"),
     ]
     rows += [(f"  {reason}", f"{number:,}") for reason, number in found.refused.items()]
-    rows.append(("tokens", _tokens(found.teacher_usage)))
+    rows.append(("tokens", tokens_text(found.teacher_usage)))
     if found.judge_usage is not None:
-        rows.append(("  of the judge", _tokens(found.judge_usage)))
+        rows.append(("  of the judge", tokens_text(found.judge_usage)))
     cost = "" if found.cost_usd is None else f"{found.cost_usd:.4f} USD: "
     rows += [("cost", cost + found.cost_note), ("time", figures.duration(found.seconds))]
     facts(console, rows)
 
 
-def _tokens(usage: Usage) -> str:
+def tokens_text(usage: Usage) -> str:
+    """What was asked now, and what came from the cache."""
     new = f"{usage.num_prompt_tokens:,} prompt + {usage.num_new_tokens:,} new in {usage.num_requests:,} requests"
     cached = f"{usage.num_cached_prompt_tokens:,} + {usage.num_cached_new_tokens:,} in {usage.num_cached_requests:,}"
     return f"{new}; from the cache {cached}"

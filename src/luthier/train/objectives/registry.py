@@ -21,6 +21,8 @@ BUILT_IN = {
     "kto": "luthier.train.objectives.kto:Kto",
     "simpo": "luthier.train.objectives.simpo:Simpo",
     "grpo": "luthier.train.objectives.grpo:Grpo",
+    "pretraining": "luthier.train.objectives.pretraining:Pretraining",
+    "distillation": "luthier.train.objectives.distillation:Distillation",
 }
 
 

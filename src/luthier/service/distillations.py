@@ -1,0 +1,187 @@
+"""The teacher of a run: found and checked for the plan, asked once before the student is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.errors import ConflictError, RequestError
+from luthier.core.events import WarningRaised
+from luthier.core.ids import is_id
+from luthier.core.plan import TeacherPlan
+from luthier.core.recipe import Recipe
+from luthier.core.run import TrainResult
+from luthier.service.budgets import BudgetedProgress, BudgetSpentError
+from luthier.service.candidates import Candidate, as_candidate, find_candidate, open_engine
+from luthier.service.context import Context
+from luthier.service.stop_signals import stop_signals
+
+if TYPE_CHECKING:
+    from luthier.models.chat_template import ChatTemplate
+    from luthier.service.fleet import Hooks
+    from luthier.service.plans import Prepared, PreparedSplit
+    from luthier.train.budget import Meter
+
+_MOST_NAMED = 3
+
+
+def find_teacher(
+    context: Context, recipe: Recipe, template: ChatTemplate, splits: Sequence[PreparedSplit]
+) -> TeacherPlan | None:
+    """The teacher that a recipe's objective names, with all that decides what it says; None where it names none.
+
+    template: the student's, whose tokens the teacher must share. splits: what it will be asked about.
+
+    Raises RequestError for a teacher with another vocabulary, a shorter context than the rows need, or without logits
+    (behind a server); and what finding a base model or a run raises.
+    """
+    from luthier.models.structure import read_structure
+    from luthier.plan.objectives import rules_of
+
+    name = recipe.objective.teacher if recipe.objective else None
+    if name is None or recipe.objective is None or not rules_of(recipe.objective.name).needs_teacher:
+        return None
+    if name.lower().startswith(("http://", "https://")):
+        raise RequestError(
+            f"objective.teacher {name}",
+            expected="a base model, a folder or a run: a server does not give the probability of every token",
+            do="have the server write the answers instead, and learn those: luthier data answer --teacher ADDRESS",
+        )
+    candidate = find_candidate(context, name)
+    _refuse_other_tokens(candidate, template)
+    longest = max(split.profile.max_tokens for split in splits)
+    if longest > candidate.context_length_tokens:
+        raise RequestError(
+            f"a row of {longest:,} tokens, and a teacher {candidate.model_name} with a context of "
+            f"{candidate.context_length_tokens:,}",
+            expected="rows that the teacher can read whole",
+            do=f"set training.max_length_tokens: {candidate.context_length_tokens} with training.overlong: truncate, "
+            "or choose another teacher",
+        )
+    structure = read_structure(candidate.model_path)
+    asked = recipe.training.precision if recipe.training else None
+    sha256, adapter_sha256 = _digests(context, name, candidate)
+    return TeacherPlan(
+        name=name,
+        path=candidate.model_path,
+        sha256=sha256,
+        adapter_path=candidate.adapter_path,
+        adapter_sha256=adapter_sha256,
+        precision=candidate.precision if asked in (None, "auto") else asked,
+        quantisation=candidate.quantisation,
+        device=candidate.device,
+        num_parameters=structure.num_parameters,
+        hidden_size=structure.hidden_size,
+        vocabulary_size=structure.vocabulary_size,
+        context_length_tokens=candidate.context_length_tokens,
+        template=candidate.template,
+    )
+
+
+def refuse_another_teacher(before: TeacherPlan, now: TeacherPlan | None) -> None:
+    """Raise ConflictError where the teacher of a run that goes on is not the one that it began with."""
+    then, today = (before.sha256, before.adapter_sha256), now and (now.sha256, now.adapter_sha256)
+    if then != today:
+        raise ConflictError(
+            f"the teacher {before.name} has changed since the run began",
+            expected=f"weights with digest {before.sha256[:12]}"
+            + (f" and an adapter with {before.adapter_sha256[:12]}" if before.adapter_sha256 else ""),
+            do="put the teacher back as it was, or start a new run",
+        )
+
+
+def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
+    """Have the teacher of a run look at every row, as far as it has not; None where training may begin.
+
+    It is in memory alone: the student is loaded when it has gone. A signal or the budget stops it between two batches,
+    and the result then says why; what it said so far is kept.
+    """
+    from luthier.train.objectives import teacher_states
+
+    teacher = prepared.plan.objective.teacher
+    if teacher is None:
+        return None
+    hooks.meter.begin("teacher")
+    units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
+    rows = [row for unit in units for row in unit]
+    folder = hooks.folder / teacher_states.FOLDER
+    with stop_signals() if hooks.stop_requested is None else nullcontext(hooks.stop_requested) as stop_requested:
+        progress = BudgetedProgress(hooks.progress, _Watch(hooks.meter, stop_requested))
+        try:
+            messages = teacher_states.ask_teacher(
+                folder, teacher, rows, lambda: open_engine(as_candidate(teacher)), progress
+            )
+        except BudgetSpentError as error:
+            return not_begun(prepared, f"{error.reason}, while the teacher was asked")
+    for message in messages:
+        hooks.emit(WarningRaised(step=0, code="teacher_asked_again", message=message))
+    return None
+
+
+class _Watch:
+    """Why asking may not go on: the budget, or a signal."""
+
+    def __init__(self, meter: Meter, stop_requested: Callable[[], str | None]) -> None:
+        self._meter, self._stop_requested = meter, stop_requested
+
+    def overrun(self) -> str | None:
+        return self._stop_requested() or self._meter.overrun()
+
+
+def _digests(context: Context, name: str, candidate: Candidate) -> tuple[str, str | None]:
+    """Of the weights, and of the adapter on them."""
+    if is_id(name, "run"):
+        result = context.runs.get(name).result
+        trained = result.adapter_sha256 if result else None
+        if candidate.adapter_path is None:  # a whole model came out of it
+            return str(trained), None
+        return context.runs.plan(name).base_model.sha256, trained
+    from luthier.models import sources
+
+    return sources.pull(name, context.home, context.progress).sha256, None
+
+
+def _refuse_other_tokens(teacher: Candidate, template: ChatTemplate) -> None:
+    """A teacher reads the student's token ids: each must be the same text to both."""
+    from luthier.models.loading import load_tokenizer
+
+    own, other = template.tokenizer.get_vocab(), load_tokenizer(Path(teacher.model_path)).get_vocab()
+    if own == other:
+        return
+    apart = sorted(word for word in own.keys() | other.keys() if own.get(word) != other.get(word))
+    shown = ", ".join(
+        f"{word!r} is {own.get(word, 'none')} and {other.get(word, 'none')}" for word in apart[:_MOST_NAMED]
+    )
+    raise RequestError(
+        f"the teacher {teacher.model_name} has another vocabulary: {len(apart):,} of "
+        f"{len(own.keys() | other.keys()):,} tokens differ ({shown}: student and teacher)",
+        expected="a teacher with the student's tokenizer, mostly a larger model of the same family",
+        do="choose such a teacher, or have it write the answers and learn those: luthier data answer",
+    )
+
+
+def not_begun(prepared: Prepared, reason: str) -> TrainResult:
+    """The result of a run that was stopped before its first step."""
+    num_trainable = prepared.plan.method.num_trainable_parameters
+    return TrainResult(
+        status="paused",
+        stopped_because=reason,
+        num_steps=0,
+        num_tokens=0,
+        num_trained_tokens=0,
+        num_examples=0,
+        num_trainable_parameters=num_trainable,
+        trainable_fraction=num_trainable / prepared.plan.base_model.num_parameters,
+        train_loss=0.0,
+        best_validation_loss=None,
+        best_step=0,
+        seconds=0.0,
+        tokens_per_second=0.0,
+        examples_per_second=0.0,
+        seconds_per_step=0.0,
+        peak_memory_bytes=0,
+        adapter_path=None,
+        adapter_sha256=None,
+    )
