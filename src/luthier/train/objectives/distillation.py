@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from luthier.core.plan import ObjectivePlan, TeacherPlan
 from luthier.core.ports import Progress
 from luthier.train.objectives.divergence import Mixing, distillation_sum
-from luthier.train.objectives.protocol import Losses, PlainObjective, Unit, rows_of
+from luthier.train.objectives.protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of
 from luthier.train.objectives.teacher_states import FOLDER, MadeUpStates, TeacherStates
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Distillation(PlainObjective):
     """Learn a teacher's distribution beside the answers. A unit is one example."""
 
-    def __init__(self, plan: ObjectivePlan) -> None:
-        super().__init__(plan)
+    def __init__(self, plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> None:
+        super().__init__(plan, tools)
         self._states: TeacherStates | MadeUpStates | None = None
         self._mixing = Mixing(
             plan.divergence or "forward_kl",
