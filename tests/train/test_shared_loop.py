@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from luthier.core.events import CheckpointSaved, Event, RunEnded, StepDone, ValidationDone
-from luthier.core.plan import Plan
+from luthier.core.plan import AveragePlan, Plan
 from luthier.core.ports import SilentProgress
 from luthier.data.batches import StepSchedule
 from luthier.testing.world import in_world
@@ -148,6 +148,21 @@ def test_a_run_goes_on_with_another_number_of_processes(make_plan: MakePlan, tmp
     last, _ = on_two(plan, tmp_path / "two")
     assert_same(whole[2], last[2], atol=1e-5)
     assert last[1].num_tokens == whole[1].num_tokens
+
+
+@pytest.mark.parametrize("is_spread", [False, True])
+def test_an_average_is_the_same_on_two_processes_and_after_a_pause(
+    make_plan: MakePlan, tmp_path: Path, is_spread: bool
+) -> None:
+    plan = make_plan(num_steps=6, checkpoint_every_steps=100, average=AveragePlan(kind="ema", decay=0.7))
+    alone = trained(ALONE, plan, tmp_path / "one")
+    whole, other = on_two(plan, tmp_path / "two", kill=0, wish=0, drift=False, is_spread=is_spread)
+    assert_same(whole[2], other[2])
+    assert_same(alone[2], whole[2], atol=1e-5)
+    on_two(plan, tmp_path / "again", kill=0, wish=3, drift=False, is_spread=is_spread)
+    resumed, _ = on_two(plan, tmp_path / "again", kill=0, wish=0, drift=False, is_spread=is_spread)
+    assert_same(whole[2], resumed[2])
+    assert resumed[1] == whole[1]
 
 
 def test_weights_that_drift_apart_are_said_and_mended(make_plan: MakePlan, tmp_path: Path) -> None:

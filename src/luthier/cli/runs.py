@@ -135,6 +135,7 @@ def _show_one(console: Console, details: RunDetails) -> None:
     from luthier.cli.bill_text import bill_line
     from luthier.cli.console import facts, make_table, visible
     from luthier.cli.event_text import event_text
+    from luthier.cli.fit_text import show_fit
     from luthier.cli.verdict_text import print_warnings, show_evaluation
 
     record, result = details.view.record, details.view.record.result
@@ -156,12 +157,15 @@ def _show_one(console: Console, details: RunDetails) -> None:
     if details.last_validation is not None:
         rows.append(("last validation", event_text(details.last_validation)))
     if result is not None:
-        results = result.model_dump(mode="json", exclude={"status", "stopped_because", "warnings", "num_steps", "bill"})
+        said_elsewhere = {"status", "stopped_because", "warnings", "num_steps", "bill", "fit"}
+        results = result.model_dump(mode="json", exclude=said_elsewhere)
         rows += [(name, figures.plain(value)) for name, value in results.items()]
     if details.bill is not None:
         rows.append(("bill", bill_line(details.bill)))
     facts(console, rows)
     print_warnings(console, details.warnings)
+    if result is not None and result.fit is not None:
+        show_fit(console, result.fit)
     table = make_table(["plan", "value", "source"], num_text_columns=3)
     for row in details.plan.values():
         table.add_row(row["name"], visible(figures.plain(row["value"])), row["source"])

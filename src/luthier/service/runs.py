@@ -207,7 +207,8 @@ def _side_by_side(columns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _result_values(record: RunRecord) -> dict[str, Any]:
     values: dict[str, Any] = {"status": record.status}
     if record.result is not None:
-        values |= record.result.model_dump(mode="json", exclude={"status", "warnings", "bill"})
+        values |= record.result.model_dump(mode="json", exclude={"status", "warnings", "bill", "fit"})
+        values["fit"] = record.result.fit.title if record.result.fit else None
         if (bill := record.result.bill) is not None:
             values |= {"spent_hours": bill.hours, "spent_usd": bill.usd and bill.usd.value}
             values |= {"spent_energy_kwh": bill.energy_kwh and bill.energy_kwh.value}

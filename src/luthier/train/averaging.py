@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.plan import AveragePlan
+from luthier.train.sharding import shares
 
 _PREFIX: Final = "average."
 
@@ -42,7 +43,8 @@ class WeightAverage:
         if not self.weights:
             self.weights = {name: weight.detach().clone() for name, weight in weights.items()}
             return
-        torch._foreach_lerp_(list(self.weights.values()), [weights[name].detach() for name in self.weights], share)
+        new = [weights[name].detach() for name in self.weights]
+        torch._foreach_lerp_(shares(list(self.weights.values())), shares(new), share)
 
     def _share(self, step: int) -> float | None:
         """What the new weights count in the average, the rest being the average before; None: nothing is averaged."""

@@ -96,9 +96,10 @@ def train(
         nonlocal saved
         meter.begin("checkpoint")
         weights, moments = optimizer.weight_state(), optimizer.moment_state()
-        if not world.are_same([*weights.values(), *moments.values()]):
+        held = [*weights.values(), *moments.values(), *average.weights.values()]
+        if not world.are_same(held):
             warn(state.step, "replicas_differ", _REPLICAS_DIFFER)
-            world.take_first([*weights.values(), *moments.values()])
+            world.take_first(held)
             optimizer.round_into_model()
         path, num_bytes = checkpoints.save(state, weights, moments, model.method.state() | average.state())
         saved = state

@@ -55,7 +55,7 @@ class SharedCheckpoints:
         """Write one checkpoint; folder and bytes are rank 0's, the others get an empty answer."""
         if self.world.is_first:
             return self.folder.save(state, weights, moments, method)
-        for part in (weights, moments):
+        for part in (weights, moments, method or {}):
             for name in in_file_order(part):
                 whole(part[name])
         return Path(), 0
@@ -114,7 +114,7 @@ class _FromFirst(Mapping[str, Tensor]):
         dtype, shape = self.forms[name]
         tensor = self.own[name] if self.world.is_first else torch.empty(shape, dtype=getattr(torch, dtype))
         self.world.take_first([tensor])
-        # a moment bears its weight's name behind its own: first.NAME
+        # a moment bears its weight's name behind its own, first.NAME, and so does an average
         return like(tensor, self.patterns.get(name) if name in self.patterns else self.patterns.get(_behind(name)))
 
     def __contains__(self, name: object) -> bool:
