@@ -20,6 +20,7 @@ from luthier.core.plan import (
 from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
 from luthier.plan import checkpointing, defaults, objectives
+from luthier.plan.acceleration import compiled_for, packs
 from luthier.plan.adapter import outer_targets
 from luthier.plan.averaging import resolve_average
 from luthier.plan.hardware import Hardware
@@ -117,7 +118,7 @@ def resolve(
         ),
         sources=sources.in_order(_SECTIONS),
     )
-    return checkpointing.decided_for(plan, structure, hardware)
+    return compiled_for(checkpointing.decided_for(plan, structure, hardware), structure, hardware)
 
 
 def _refuse_adapted_head(method: MethodPlan, objective: ObjectivePlan, structure: Structure) -> None:
@@ -169,6 +170,8 @@ def _training(
     )
     attention: Literal["by_length", "sdpa"] = "by_length" if hardware.device == "cpu" else "sdpa"
     sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
+    packing = packs(r.packing, hardware, sources)
+    sources.note("training.compile", "derived", "decided once all else is known")
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     return TrainingPlan(
         num_steps=steps,
@@ -186,13 +189,14 @@ def _training(
         average=resolve_average(r.average, method.name, steps, sources),
         max_length_tokens=length,
         overlong=pick("training.overlong", r.overlong, defaults.OVERLONG),
-        order=pick("training.order", r.order, defaults.ORDER),
+        order=pick("training.order", r.order, defaults.ORDER_PACKED if packing else defaults.ORDER),
         precision=precision,
         attention=attention,
         gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
             checkpointing.NAME, None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing, (False, "")
         ),
         shared_prefix=pick("training.shared_prefix", r.shared_prefix, defaults.SHARED_PREFIX),
+        packing=packing,
         sharding=pick("training.sharding", r.sharding, defaults.SHARDING),
         device=hardware.device,
         validate_every_steps=_validate_every(r, steps, data.validation, sources),
