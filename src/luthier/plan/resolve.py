@@ -168,10 +168,8 @@ def _training(
         "asked" if asked_precision else "measured",
         "in the recipe" if asked_precision else hardware.why,
     )
-    attention: Literal["by_length", "sdpa"] = "by_length" if hardware.device == "cpu" else "sdpa"
-    sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
+    attention = _attention(hardware, sources)
     packing = packs(r.packing, hardware, sources)
-    sources.note("training.compile", "derived", "decided once all else is known")
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     return TrainingPlan(
         num_steps=steps,
@@ -208,6 +206,11 @@ def _training(
         num_threads=pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine")),
         seed=pick("training.seed", r.seed, defaults.SEED),
     )
+
+
+def _attention(hardware: Hardware, sources: _Sources) -> Literal["by_length", "sdpa"]:
+    sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
+    return "by_length" if hardware.device == "cpu" else "sdpa"
 
 
 def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> tuple[float, int]:
