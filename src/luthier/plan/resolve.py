@@ -18,9 +18,17 @@ from luthier.core.plan import (
     TeacherPlan,
     TrainingPlan,
 )
-from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
+from luthier.core.recipe import (
+    PREFERENCE_OBJECTIVES,
+    EvaluationRecipe,
+    MetricName,
+    OrderName,
+    Recipe,
+    TrainingRecipe,
+)
 from luthier.models.structure import Structure
 from luthier.plan import checkpointing, defaults, objectives
+from luthier.plan.acceleration import compiled_for, packs
 from luthier.plan.adapter import outer_targets
 from luthier.plan.averaging import resolve_average
 from luthier.plan.hardware import Hardware
@@ -61,12 +69,12 @@ def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
             expected=f"at most {context_length_tokens:,} tokens",
             do="lower training.max_length_tokens, or choose a base model with a longer context",
         )
-    if asked is None and packs(recipe):
+    if asked is None and fills_blocks(recipe):
         return min(context_length_tokens, defaults.BLOCK_TOKENS[0])
     return context_length_tokens if asked is None else asked
 
 
-def packs(recipe: Recipe) -> bool:
+def fills_blocks(recipe: Recipe) -> bool:
     """Whether the texts of a recipe are cut and filled into blocks."""
     return recipe.objective is not None and objectives.rules_of(recipe.objective.name).packs
 
@@ -131,7 +139,7 @@ def resolve(
         ),
         sources=sources.in_order(_SECTIONS),
     )
-    return checkpointing.decided_for(plan, structure, hardware)
+    return compiled_for(checkpointing.decided_for(plan, structure, hardware), structure, hardware)
 
 
 def _refuse_adapted_head(method: MethodPlan, objective: ObjectivePlan, structure: Structure) -> None:
@@ -182,8 +190,8 @@ def _training(
         "asked" if asked_precision else "measured",
         "in the recipe" if asked_precision else hardware.why,
     )
-    attention: Literal["by_length", "sdpa"] = "by_length" if hardware.device == "cpu" else "sdpa"
-    sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
+    attention = _attention(hardware, sources)
+    packing = packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     return TrainingPlan(
         num_steps=steps,
@@ -201,13 +209,14 @@ def _training(
         average=resolve_average(r.average, method.name, steps, sources),
         max_length_tokens=length,
         overlong=_overlong(r, data.train, sources),
-        order=pick("training.order", r.order, defaults.BLOCK_ORDER if data.train.packed else defaults.ORDER),
+        order=pick("training.order", r.order, _usual_order(data.train, is_packed=packing)),
         precision=precision,
         attention=attention,
         gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
             checkpointing.NAME, None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing, (False, "")
         ),
         shared_prefix=pick("training.shared_prefix", r.shared_prefix, defaults.SHARED_PREFIX),
+        packing=packing,
         sharding=pick("training.sharding", r.sharding, defaults.SHARDING),
         device=hardware.device,
         validate_every_steps=_validate_every(r, steps, data.validation, sources),
@@ -219,6 +228,11 @@ def _training(
         num_threads=pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine")),
         seed=pick("training.seed", r.seed, defaults.SEED),
     )
+
+
+def _attention(hardware: Hardware, sources: _Sources) -> Literal["by_length", "sdpa"]:
+    sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
+    return "by_length" if hardware.device == "cpu" else "sdpa"
 
 
 def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> tuple[float, int]:
@@ -233,6 +247,13 @@ def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> 
         return epochs, recipe.max_steps
     sources.note("training.num_steps", "derived", f"{epochs:g} epochs of {steps_per_epoch} steps")
     return epochs, steps
+
+
+def _usual_order(train: DatasetProfile, *, is_packed: bool) -> tuple[OrderName, str]:
+    """Sorting by length pays where rows would be padded."""
+    if train.packed:
+        return defaults.BLOCK_ORDER
+    return defaults.ORDER_PACKED if is_packed else defaults.ORDER
 
 
 def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware: Hardware, sources: _Sources) -> int:

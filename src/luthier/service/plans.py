@@ -275,7 +275,7 @@ def _tokenise(
     from luthier.plan import objectives, resolve
     from luthier.plan.objectives import rules_of
 
-    if resolve.packs(recipe):
+    if resolve.fills_blocks(recipe):
         objectives.check_shape(recipe.objective, part.source.shape)
         return _packed(context, split, part, template, room_tokens if "held_out" in split else max_length_tokens)
     overlong = (recipe.training.overlong if recipe.training else None) or "error"
