@@ -82,6 +82,14 @@ def test_a_method_that_cannot_be_spread_is_refused(make_plan: Callable[..., Plan
         is_spread(make_plan("fsdp", "dora"), TWO, lambda _: None)
 
 
+def test_an_optimizer_that_looks_at_whole_matrices_is_refused(context: Context, make_recipe: MakeRecipe) -> None:
+    training = TRAINING | {"sharding": "fsdp", "optimizer": "muon"}
+    recipe = make_recipe(method={"name": "full"}, training=training)
+    plan = prepare(context, load_recipe(recipe), base_dir=recipe.parent).plan
+    with pytest.raises(RecipeError, match=r"fsdp with optimizer muon[\s\S]*optimizer: adamw"):
+        is_spread(plan, TWO, lambda _: None)
+
+
 def test_the_hash_of_a_plan_does_not_know_how_weights_lie(make_plan: Callable[..., Plan]) -> None:
     assert make_plan("fsdp").hash == make_plan("auto").hash
 

@@ -28,7 +28,7 @@ from luthier.train.distributed import World
 
 MakeRecipe = Callable[..., Path]
 NODES, ADDRESSES, LINKS = ("luthier-a", "luthier-b"), ("10.231.77.1", "10.231.77.2"), ("lut-a", "lut-b")
-PEER_TIMEOUT_SECONDS, MOST_SECONDS = 10, 150
+PEER_TIMEOUT_SECONDS, MOST_SECONDS = 40, 200
 
 
 def ip(*arguments: str) -> None:

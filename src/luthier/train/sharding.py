@@ -49,11 +49,19 @@ def refuse_unspreadable(plan: Plan) -> None:
             expected=f"one of {', '.join(METHODS)}",
             do="choose one of these, or set training.sharding: ddp",
         )
+<<<<<<< HEAD
     if plan.training.average is not None:
         raise RecipeError(
             "training.sharding fsdp with training.average",
             expected="no average of the weights where each process holds a share of them",
             do="leave training.average out, or set training.sharding: ddp",
+=======
+    if plan.training.optimizer.name != "adamw":
+        raise RecipeError(
+            f"training.sharding fsdp with optimizer {plan.training.optimizer.name}",
+            expected="adamw, which moves each number of a weight by itself",
+            do="set training.optimizer: adamw, or training.sharding: ddp",
+>>>>>>> 0b59c5c (The hash of a plan leaves out both how weights lie and an optimizer that nobody chose; only AdamW is spread)
         )
     if plan.objective.name != "sft":
         raise RecipeError(
