@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from luthier.core.errors import DataError, LeakageError, OverlongError, RecipeError, RequestError
 from luthier.core.events import StepDone, ValidationDone
 from luthier.service import datasets
 from luthier.service.context import Context
+from luthier.service.fleet import silent_hooks, train_worker
 from luthier.service.plans import Prepared, prepare
 from luthier.service.quotes import exact_batches, quote_of
 from luthier.service.recipes import load_recipe
 from luthier.service.training import TrainOutcome, resume, train
+from luthier.testing.world import in_world
+from luthier.train.distributed import World
 
 CHILD = Path(__file__).with_name("training_child.py")
 MakeRecipe = Callable[..., Path]
@@ -285,3 +290,20 @@ def test_the_preview_shows_both_sides(context: Context, recipe_of: MakeRecipe, t
     ]
     found = datasets.preview(context, folder / "singles-train.jsonl", str(tiny_model), num_rows=2)
     assert [row["side"] for row in found.as_json()["rows"]] == ["not wanted", "wanted"]
+
+
+def train_share(world: World, prepared: Prepared, folder: Path) -> None:
+    train_worker(prepared, silent_hooks(folder), world)
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_two_processes_learn_the_same_preferences(
+    context: Context, recipe_of: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    kind = "singles" if name == "kto" else "pairs"
+    prepared = ready(context, recipe_of({"name": name}, kind, method={"name": "lora", "rank": 4, "dropout": 0.0}))
+    train_worker(prepared, silent_hooks(tmp_path / "one"))
+    assert [e.error for e in in_world(2, train_share, prepared, tmp_path / "two")] == ["", ""]
+    alone, two = (load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("one", "two"))
+    for weight, expected in alone.items():
+        torch.testing.assert_close(two[weight], expected, atol=1e-5, rtol=0)
