@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import luthier
-from luthier.core.errors import NotFoundError, RecipeError
+from luthier.core.errors import NotFoundError, RecipeError, RequestError
 
 
 def rows(file: Path, start: int, stop: int) -> Path:
@@ -107,3 +107,11 @@ def test_importing_loads_nothing_heavy() -> None:
     code = f"import luthier, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("num", "came"), [(3, "on 3 devices"), (0, "0 devices")])
+def test_a_number_of_devices_that_cannot_be_is_refused(
+    recipe: dict[str, object], tmp_path: Path, num: int, came: str
+) -> None:
+    with pytest.raises(RequestError, match=came):
+        luthier.train(recipe, num_devices=num, home=tmp_path / "home")

@@ -28,15 +28,16 @@ __all__ = ["evaluate", "load_run", "plan", "train"]
 Home = str | Path | None
 
 
-def train(recipe: Recipe | Mapping[str, Any] | str | Path, *, home: Home = None) -> Run:
+def train(recipe: Recipe | Mapping[str, Any] | str | Path, *, num_devices: int = 1, home: Home = None) -> Run:
     """Train a recipe (a mapping, a `Recipe`, or the path of a YAML or JSON file) and judge the result.
 
-    Relative data paths count from the recipe file's folder, or from the current one. home: where models, runs and the
-    database live; None takes LUTHIER_HOME, or `~/.luthier`. Raises the errors of `luthier.core.errors`.
+    Relative data paths count from the recipe file's folder, or from the current one. num_devices: processes of this
+    machine that train it together, a GPU each. home: where models, runs and the database live; None takes LUTHIER_HOME,
+    or `~/.luthier`. Raises the errors of `luthier.core.errors`.
     """
     from luthier import python_api
 
-    return python_api.train(recipe, home=home)
+    return python_api.train(recipe, num_devices=num_devices, home=home)
 
 
 def plan(recipe: Recipe | Mapping[str, Any] | str | Path, *, home: Home = None) -> Plan:

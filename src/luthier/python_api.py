@@ -84,13 +84,15 @@ class Run:
         return f"<h4>{escape(head)}</h4><table>{table}</table>{chart}"
 
 
-def train(recipe: AnyRecipe, *, home: Home = None) -> Run:
+def train(recipe: AnyRecipe, *, num_devices: int = 1, home: Home = None) -> Run:
     """See `luthier.train`."""
     from luthier.service import training
+    from luthier.service.local_fleet import LocalFleet
 
     with _open(home) as context:
         asked, base_dir = _read(recipe)
-        outcome = training.train(context, asked, base_dir=base_dir)
+        fleet = LocalFleet(num_devices) if num_devices != 1 else None
+        outcome = training.train(context, asked, base_dir=base_dir, fleet=fleet)
         return _load(context, outcome.record.run_id)
 
 

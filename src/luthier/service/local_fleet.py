@@ -65,6 +65,8 @@ class LocalFleet:
 
         from luthier.train.distributed import refuse_unequal_shares
 
+        if self.num_processes < 1:
+            raise RequestError(f"{self.num_processes} devices", expected="1 or more", do="correct the number")
         refuse_unequal_shares(plan.training.global_batch_size, self.num_processes)
         if plan.training.device == "cuda" and torch.cuda.device_count() < self.num_processes:
             raise RequestError(
