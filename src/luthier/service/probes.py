@@ -123,16 +123,32 @@ def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
     """
     from luthier.service import schedules
 
-    training, budget = prepared.plan.training, prepared.plan.training.micro_batch_tokens
+    units, training = prepared.trained_units, prepared.plan.training
     schedule = schedules.of_training(prepared, shares_prefix=shares_prefix, packs=training.packing)
     count = min(training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
-    made: list[ProbeStep] = [
+    if prepared.plan.objective.draws:
+        budget = training.micro_batch_tokens
+        found = [schedules.shapes_of_drawn(prepared, schedule, step, budget) for step in range(count)]
+        made: list[ProbeStep] = [
+            [ProbeBatch(beginnings if shares_prefix else (), rows) for beginnings, rows in shapes] for shapes in found
+        ]
+        return _chosen(made)
+    made = [
         [
-            ProbeBatch(shared if shares_prefix else (), rows)
-            for shared, rows in schedules.shapes(prepared, schedule, step, budget)
+            ProbeBatch(
+                schedule.shared_tokens(batch),
+                tuple((row.num_tokens, row.num_trained_tokens) for i in batch for row in units[i]),
+            )
+            for batch in schedule.step(step)
         ]
         for step in range(count)
     ]
+    return _chosen(made)
+
+
+def _chosen(made: Sequence[ProbeStep]) -> list[ProbeStep]:
+    """Those steps of a run that are probed."""
+    count = len(made)
     by_size = sorted(made, key=lambda step: sum(batch.num_computed for batch in step))
     timed = [by_size[(2 * i + 1) * count // (2 * _NUM_BETWEEN)] for i in range(_NUM_BETWEEN)]
     largest = max(made, key=lambda step: max(map(_weight, step)))
@@ -158,9 +174,8 @@ def measure(
     batches = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:])
     whole = batches_of(lengths, learned_fraction=learned, shared=shared)
     batches = replace(batches, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
-    work = replace(
-        workload_of(plan, structure, device, batches=batches), num_steps=len(steps), generation_rows=0, drawing=None
-    )
+    work = workload_of(plan, structure, device, batches=batches)
+    work = replace(work, num_steps=len(steps), generation_rows=0, drawing=None)
     seconds = answer["step_seconds"][1:]
     return Measurement(
         workload=work, step_seconds=sum(seconds) / len(seconds), peak_memory_bytes=answer["peak_memory_bytes"]

@@ -13,6 +13,9 @@ from luthier.service.context import Context
 from luthier.service.plans import Prepared
 
 if TYPE_CHECKING:
+    from luthier.core.dataset import TokenisedExample
+    from luthier.data.batches import StepSchedule
+    from luthier.data.replay import ReplaySchedule
     from luthier.plan.batch_shapes import Batches
     from luthier.plan.calibration import Calibration
     from luthier.plan.workload import Workload
@@ -136,30 +139,50 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
     from luthier.plan.batch_shapes import batches_of
     from luthier.service import schedules
 
-    training = prepared.plan.training
+    training, units = prepared.plan.training, prepared.trained_units
     schedule = schedules.of_training(
         prepared, shares_prefix=training.shared_prefix, packs=packs, micro_batch_tokens=micro_batch_tokens
     )
-    steps, beginnings = [], []
-    num_tokens = num_learned = 0
+    if prepared.plan.objective.draws:
+        return _drawn_batches(prepared, schedule, micro_batch_tokens, num_devices)
+    steps = []
     for number in range(min(training.num_steps, _MOST_STEPS_LOOKED_AT)):
-        batches = schedules.shapes(prepared, schedule, number, micro_batch_tokens)
-        share = -(-sum(len(rows) for _, rows in batches) // num_devices)
-        cut = [(shared, rows[i : i + share]) for shared, rows in batches for i in range(0, len(rows), share)]
-        steps.append([[row[0] for row in rows] for _, rows in cut])
-        beginnings.append([shared for shared, _ in cut])
-        num_tokens += sum(row[0] for _, rows in cut for row in rows)
-        num_learned += sum(row[1] for _, rows in cut for row in rows)
-    return batches_of(steps, learned_fraction=_learned_fraction(prepared, num_learned, num_tokens), shared=beginnings)
+        batches = schedule.step(number)
+        share = -(-sum(map(len, batches)) // num_devices)
+        steps.append([batch[i : i + share] for batch in batches for i in range(0, len(batch), share)])
+    return batches_of(
+        [[[row.num_tokens for i in batch for row in units[i]] for batch in step] for step in steps],
+        learned_fraction=_num_learned(prepared, units) / sum(row.num_tokens for unit in units for row in unit),
+        shared=[[schedule.shared_tokens(batch) for batch in step] for step in steps],
+    )
 
 
-def _learned_fraction(prepared: Prepared, num_learned: int, num_tokens: int) -> float:
-    """Tokens at which a loss is computed as a share of all: the learned ones, and what ORPO looks at beside them."""
+def _drawn_batches(
+    prepared: Prepared, schedule: StepSchedule | ReplaySchedule, micro_batch_tokens: int, num_devices: int
+) -> Batches:
+    """The same of steps that draw their answers, all as long as they may be."""
+    from luthier.plan.batch_shapes import batches_of
+    from luthier.service import schedules
+
+    num_steps = min(prepared.plan.training.num_steps, _MOST_STEPS_LOOKED_AT)
+    steps = [
+        schedules.shapes_of_drawn(prepared, schedule, number, micro_batch_tokens, num_devices)
+        for number in range(num_steps)
+    ]
+    rows = [row for step in steps for _, rows in step for row in rows]
+    return batches_of(
+        [[[row[0] for row in rows] for _, rows in step] for step in steps],
+        learned_fraction=sum(row[1] for row in rows) / sum(row[0] for row in rows),
+        shared=[[beginnings for beginnings, _ in step] for step in steps],
+    )
+
+
+def _num_learned(prepared: Prepared, units: Sequence[Sequence[TokenisedExample]]) -> int:
+    """Tokens of all rows at which a loss is computed: the learned ones, and what ORPO looks at beside them."""
+    learned = sum(row.num_trained_tokens for unit in units for row in unit)
     if prepared.plan.objective.nll_over == "all":
-        units = prepared.trained_units
-        beside = sum(unit[0].num_tokens - 1 - unit[0].num_trained_tokens for unit in units)
-        return num_learned / num_tokens + beside / sum(row.num_tokens for unit in units for row in unit)
-    return num_learned / num_tokens
+        learned += sum(unit[0].num_tokens - 1 - unit[0].num_trained_tokens for unit in units)
+    return learned
 
 
 def keep_quote(

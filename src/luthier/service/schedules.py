@@ -67,31 +67,31 @@ def _schedule(prepared: Prepared, split: PreparedSplit, size: int, how: _How) ->
     )
 
 
-def shapes(
-    prepared: Prepared, schedule: StepSchedule | ReplaySchedule, step: int, micro_batch_tokens: int
+def shapes_of_drawn(
+    prepared: Prepared,
+    schedule: StepSchedule | ReplaySchedule,
+    step: int,
+    micro_batch_tokens: int,
+    num_devices: int = 1,
 ) -> list[Shape]:
-    """The micro-batches of a step in tokens; of answers that it draws, all as long as they may be.
-
-    micro_batch_tokens: most tokens of one that a step makes of its own answers.
-    """
-    units, objective = prepared.trained_units, prepared.plan.objective
-    batches = schedule.step(step)
-    if objective.num_samples is None or objective.max_new_tokens is None:
-        return [
-            (
-                schedule.shared_tokens(batch),
-                tuple((row.num_tokens, row.num_trained_tokens) for i in batch for row in units[i]),
-            )
-            for batch in batches
-        ]
-    prompts = [row.num_prompt_tokens for batch in batches for i in batch for row in units[i]]
-    return _drawn(
-        prompts,
-        objective.num_samples,
-        objective.max_new_tokens,
-        micro_batch_tokens,
-        shares_prefix=prepared.plan.training.shared_prefix,
-    )
+    """The micro-batches of a step that draws its answers, all as long as they may be; devices share the prompts."""
+    objective, units = prepared.plan.objective, prepared.train.units
+    assert objective.num_samples is not None
+    assert objective.max_new_tokens is not None
+    prompts = [row.num_prompt_tokens for batch in schedule.step(step) for i in batch for row in units[i]]
+    share = -(-len(prompts) // num_devices)
+    shares_prefix = prepared.plan.training.shared_prefix
+    return [
+        shape
+        for start in range(0, len(prompts), share)
+        for shape in _drawn(
+            prompts[start : start + share],
+            objective.num_samples,
+            objective.max_new_tokens,
+            micro_batch_tokens,
+            shares_prefix=shares_prefix,
+        )
+    ]
 
 
 def _drawn(prompts: Sequence[int], num: int, new: int, micro_batch_tokens: int, *, shares_prefix: bool) -> list[Shape]:
