@@ -9,6 +9,7 @@ from typing import Any
 
 from luthier.core.evaluation import Evaluation, Verdict
 from luthier.core.events import Event
+from luthier.core.exact_products import keep_products_exact
 from luthier.core.kernel_cache import keep_few_kernels
 from luthier.core.plan import Plan
 from luthier.core.recipe import MetricName, Recipe
@@ -153,6 +154,7 @@ def _open(home: Home) -> Context:
 
     wait_briefly()  # has an effect where torch is not loaded yet
     keep_few_kernels()  # the same
+    keep_products_exact()  # the same
     return Context.open(Path(home) if home is not None else None, progress=make_progress())
 
 

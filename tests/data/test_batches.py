@@ -213,3 +213,76 @@ def test_shares_are_even_in_tokens() -> None:
 def test_alone_the_share_is_the_step() -> None:
     schedule = _schedule([5, 9, 3, 7, 2])
     assert schedule.share(0, 0, 1) == schedule.step(0)
+
+
+@_settings
+@given(
+    st.lists(st.tuples(st.integers(1, 200), st.integers(-1, 2)), min_size=1, max_size=80),
+    st.integers(1, 20),
+    st.integers(1, 500),
+    st.sampled_from(_ORDERS),
+)
+def test_packed_micro_batches_hold_whole_examples_and_waste_nothing(
+    rows: list[tuple[int, int]], size: int, tokens: int, order: OrderName
+) -> None:
+    """The steps are those of padded micro-batches; what lies in one row keeps the budget, and no two fit in one."""
+    of_family = np.array([family for _, family in rows])
+    prefix = np.where(of_family >= 0, 20 + 10 * of_family, 0)
+    lengths = [own + int(shared) for (own, _), shared in zip(rows, prefix, strict=True)]
+    plain = _schedule(lengths, size=size, tokens=tokens, order=order)
+    packed = StepSchedule(
+        lengths,
+        global_batch_size=size,
+        micro_batch_tokens=tokens,
+        order=order,
+        seed=0,
+        families=Families(of_family, prefix),
+        packed=lengths,
+    )
+    assert packed.padding_fraction() == 0
+    for step in range(plain.num_steps_per_epoch):
+        assert sorted(_examples(packed, step)) == sorted(_examples(plain, step))
+        filled: dict[int, list[int]] = {}
+        for micro_batch in packed.step(step):
+            (family,) = {int(of_family[i]) for i in micro_batch}
+            own = sum(rows[i][0] for i in micro_batch)
+            shared = int(prefix[micro_batch[0]])
+            assert len(micro_batch) == 1 or shared + own <= tokens
+            filled.setdefault(family, []).append(own)
+        for family, sizes in filled.items():
+            shared = 20 + 10 * family if family >= 0 else 0
+            two_smallest = sorted(sizes)[:2]
+            assert len(sizes) == 1 or shared + sum(two_smallest) > tokens
+
+
+def test_packing_takes_fewer_micro_batches_than_padding() -> None:
+    lengths = [90, 10, 80, 20, 60, 40]
+    padded = _schedule(lengths, size=6, tokens=100)
+    packed = StepSchedule(
+        lengths, global_batch_size=6, micro_batch_tokens=100, order="by_length", seed=0, packed=lengths
+    )
+    assert len(packed.step(0)) == 3
+    assert len(padded.step(0)) == 5
+
+
+def test_packed_pairs_count_both_rows_and_what_they_share_once() -> None:
+    """Two rows a unit: 30 + 20 own tokens of one behind 40 that they share, 10 + 10 of the other behind none."""
+    own = OwnBeginnings(np.array([40, 0]), np.array([90, 20]))
+
+    def schedule(tokens: int) -> StepSchedule:
+        return StepSchedule(
+            [70, 10],
+            global_batch_size=2,
+            micro_batch_tokens=tokens,
+            order="as_given",
+            seed=0,
+            rows_per_unit=2,
+            own=own,
+            packed=[130, 20],
+        )
+
+    assert schedule(110).step(0) == ((0, 1),)
+    assert schedule(109).step(0) == ((0,), (1,))
+    assert schedule(110).shared_tokens((0, 1)) == (40, 0)
+    assert schedule(110).shared_tokens((1,)) == (0,)
+    assert schedule(110).padding_fraction() == 0

@@ -6,9 +6,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.models.loading import attach_adapter, load_model, load_tokenizer
+from luthier.models.quantised import PackedLinear
 
 
 @pytest.fixture
@@ -122,3 +124,34 @@ def test_an_incomplete_or_pickled_adapter_is_refused(tiny, tmp_path):
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(ModelSourceError, match="no adapter_model"):
         attach_adapter(load_model(tiny, dtype="float32", attention="sdpa"), folder)
+
+
+@pytest.mark.parametrize(("quantisation", "device_map"), [(None, {"": "meta"}), ("int8", None)])
+def test_weights_go_straight_to_the_device_and_packed_ones_matrix_by_matrix(
+    tiny, monkeypatch, quantisation, device_map
+):
+    """Torch's meta device stands for an accelerator: it holds shapes and no numbers."""
+    asked = []
+    read = AutoModelForCausalLM.from_pretrained
+
+    def reads(*args, **kwargs):
+        asked.append(kwargs["device_map"])
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", reads)
+    model = load_model(tiny, dtype="float32", attention="sdpa", device="meta", quantisation=quantisation)
+    assert asked == [device_map]
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    packed = [m for m in model.modules() if isinstance(m, PackedLinear)]
+    assert len(packed) == (14 if quantisation else 0)
+    assert all(m.scale.device.type == "meta" for m in packed)
+
+
+def test_a_device_that_is_the_cpu_is_read_as_before(tiny, monkeypatch):
+    asked = []
+    read = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda *a, **k: asked.append(k["device_map"]) or read(*a, **k)
+    )
+    load_model(tiny, dtype="float32", attention="sdpa")
+    assert asked == [None]

@@ -51,7 +51,13 @@ def profile(split: str, num_examples: int = 100, **changes: Any) -> DatasetProfi
 @pytest.fixture
 def make_plan(structure: Structure) -> Callable[..., Plan]:
     def make(
-        document: dict[str, Any] | None = None, *, validation: bool = True, precision: str = "bfloat16", **train: Any
+        document: dict[str, Any] | None = None,
+        *,
+        validation: bool = True,
+        precision: str = "bfloat16",
+        accelerator: str | None = None,
+        structure: Structure = structure,
+        **train: Any,
     ) -> Plan:
         recipe = Recipe.model_validate({"base_model": "tiny", "data": {"train": "train.jsonl"}} | (document or {}))
         return resolve(
@@ -83,8 +89,8 @@ def make_plan(structure: Structure) -> Callable[..., Plan]:
                 num_threads=2,
                 memory_bytes=8 << 30,
                 memory_available_bytes=6 << 30,
-                device="cpu",
-                accelerators=(),
+                device="cuda" if accelerator else "cpu",
+                accelerators=(accelerator,) if accelerator else (),
                 float32_gflops=100.0,
                 bfloat16_gflops=400.0,
                 precision=precision,  # type: ignore[arg-type]

@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from luthier.train import memory
 
 # A process of its own: in one that has lived, malloc may serve the block from pages that are already resident.
 _DRILL = """
@@ -36,3 +39,14 @@ def test_a_peak_is_seen_and_forgotten() -> None:
         assert int(left) < 30 << 20
     else:  # a sandbox may refuse it: the peak is then over-stated, never under-stated
         assert int(left) >= int(seen)
+
+
+def test_the_peak_of_a_device_is_what_torch_held_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", asked.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 7 if device == "cuda:1" else 0)
+    memory.forget_peaks("cuda:1")
+    memory.forget_peaks("cpu")
+    assert asked == ["cuda:1"]
+    assert memory.device_peak_memory_bytes("cuda:1") == 7
+    assert memory.device_peak_memory_bytes("cpu") == pytest.approx(memory.peak_memory_bytes(), rel=0.1)

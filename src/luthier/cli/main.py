@@ -19,6 +19,7 @@ import typer
 from luthier.cli import data, doctor, evaluate, jobs, launch, models, plan, quickstart, runs, train, worth
 from luthier.cli.answer import Answer
 from luthier.cli.endings import Ending, end_of
+from luthier.core.exact_products import keep_products_exact
 from luthier.core.kernel_cache import keep_few_kernels
 from luthier.core.threads import wait_briefly
 
@@ -75,6 +76,7 @@ def run() -> None:
     """What the installed script calls."""
     wait_briefly()
     keep_few_kernels()
+    keep_products_exact()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

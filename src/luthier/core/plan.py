@@ -251,6 +251,8 @@ class TrainingPlan(Frozen):
     gradient_checkpointing: bool = False
     shared_prefix: bool = False
     sharding: ShardingName = "auto"
+    packing: bool = False
+    compile: bool = False
     device: str
     validate_every_steps: int
     checkpoint_every_steps: int
@@ -317,7 +319,7 @@ class Plan(Frozen):
         if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"]["label_smoothing"] = True
         excluded.setdefault("training", set()).update(
-            name for name in ("neftune_alpha", "average") if not getattr(self.training, name)
+            name for name in ("neftune_alpha", "average", "packing", "compile") if not getattr(self.training, name)
         )
         return sha256_document(self.model_dump(mode="json", exclude=excluded))
 

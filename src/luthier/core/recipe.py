@@ -56,6 +56,7 @@ OrderName = Literal["by_length", "shuffled", "as_given"]
 LossWeighting = Literal["token", "sample", "fixed"]
 TemplateName = Literal["auto", "chat", "plain"]
 AverageKind = Literal["ema", "uniform"]
+Switch = Literal["auto"] | bool
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 MetricName = Literal[
     "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy",
@@ -222,6 +223,8 @@ class TrainingRecipe(Frozen):
     gradient_checkpointing: Literal["auto"] | bool | None = None
     shared_prefix: bool | None = None
     sharding: ShardingName | None = None
+    packing: Switch | None = None
+    compile: Switch | None = None
     validate_every_steps: Annotated[int, Field(ge=1)] | None = None
     checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
     keep_checkpoints: Annotated[int, Field(ge=1)] | None = None

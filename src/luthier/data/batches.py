@@ -38,6 +38,8 @@ class StepSchedule:
             their own, in which the common beginning counts once. The examples of a step stay the same.
         own: what the rows of each unit begin with (`shared_prefix.own_beginnings`), which then counts once a unit; in
             place of families.
+        packed: tokens of each example, all of its rows together, where the rows of a micro-batch lie end to end so that
+            none is padded; any examples of a family may then stand together. None where rows lie side by side.
 
     Raises:
         DataError: no examples. RecipeError: a size below 1 or a negative seed.
@@ -54,6 +56,7 @@ class StepSchedule:
         rows_per_unit: int | Sequence[int] = 1,
         families: Families | None = None,
         own: OwnBeginnings | None = None,
+        packed: Sequence[int] | None = None,
     ) -> None:
         if not lengths:
             raise DataError("no examples to make batches of", expected="at least one", do="check the training data")
@@ -74,6 +77,7 @@ class StepSchedule:
         self._families = none - 1 if families is None else families.families
         self._prefix_tokens = none if families is None else families.prefix_tokens
         self._own = own
+        self._packed = None if packed is None else np.asarray(packed, dtype=np.int64)
         self._cached: tuple[int, list[NDArray[np.int64]]] | None = None
 
     @property
@@ -111,12 +115,15 @@ class StepSchedule:
         return self._micro_batches(mine) if len(mine) else ()
 
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
-        """Tokens of the beginnings that are computed once: one of each unit, one of all examples, or none."""
+        """Tokens of the beginnings that are computed once: one of each unit, one of all examples, or none.
+
+        Rows that lie end to end have one in any case, of no tokens where they begin with nothing in common.
+        """
         if self._own is not None:
             own = self._own.prefix_tokens[list(micro_batch)].tolist()
-            return tuple(own) if any(own) else ()
+            return tuple(own) if any(own) or self._packed is not None else ()
         prefix = int(self._prefix_tokens[micro_batch[0]]) if len(micro_batch) > 1 else 0
-        return (prefix,) if prefix else ()
+        return (prefix,) if prefix or self._packed is not None else ()
 
     def epoch_of(self, step: int) -> float:
         """Epochs that are done once `step` steps are done."""
@@ -167,6 +174,8 @@ class StepSchedule:
 
     def _micro_batches(self, batch: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
         longest_first = batch[np.lexsort((-self._lengths[batch], self._families[batch]))]
+        if self._packed is not None:
+            return self._first_fit(longest_first.tolist(), self._packed)
         made: list[tuple[int, ...]] = []
         current: list[int] = []
         for index in longest_first.tolist():
@@ -177,11 +186,34 @@ class StepSchedule:
             current.append(index)
         return (*made, tuple(current))
 
+    def _first_fit(self, longest_first: Sequence[int], packed: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+        """Each example into the first micro-batch of its family that has room for it.
+
+        At most 11/9 of the micro-batches that there must be, and one more (Johnson, 1973, "Near-optimal bin packing
+        algorithms", first fit decreasing).
+        """
+        made: list[list[int]] = []
+        room: list[int] = []
+        for index in longest_first:
+            family, prefix = self._families[index], int(self._prefix_tokens[index])
+            own = int(packed[index] if self._own is None else self._own.computed_tokens[index]) - prefix
+            for number, micro_batch in enumerate(made):
+                if room[number] >= own and self._families[micro_batch[0]] == family:
+                    micro_batch.append(index)
+                    room[number] -= own
+                    break
+            else:
+                made.append([index])
+                room.append(self._micro_batch_tokens - prefix - own)
+        return tuple(map(tuple, made))
+
     def _size(self, micro_batch: Sequence[int]) -> int:
         """Tokens that are computed, padding included; the first example is the longest."""
         shared = self.shared_tokens(micro_batch)
         if self._own is not None and shared:
             return int(self._own.computed_tokens[list(micro_batch)].sum())
+        if self._packed is not None:
+            return int(self._packed[list(micro_batch)].sum()) - shared[0] * (len(micro_batch) - 1)
         if shared:
             return int(self._lengths[list(micro_batch)].sum()) - shared[0] * (len(micro_batch) - 1)
         return int(self._num_rows[list(micro_batch)].sum()) * int(self._lengths[micro_batch[0]])

@@ -28,7 +28,8 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model in eval mode on `device`, from a transformers folder.
 
-    quantisation: how its matrices are packed after loading (`models/quantised.py`); None leaves them as they are.
+    Weights are read straight onto the device. quantisation: how its matrices are packed (`models/quantised.py`), one
+    after the other on the device, so that it never holds the whole model unpacked; None leaves them as they are.
 
     Raises:
         NotFoundError: no such folder.
@@ -36,6 +37,7 @@ def load_model(
             (transformers would only warn, and train on random numbers).
     """
     folder = _folder(path)
+    straight = device != "cpu" and quantisation is None
     try:
         with quiet_transformers():
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -48,6 +50,7 @@ def load_model(
                 output_loading_info=True,
                 # Otherwise it raises without naming the weight; the report below does not let a mismatch through.
                 ignore_mismatched_sizes=True,
+                device_map={"": device} if straight else None,
             )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise _unloadable(folder, "model", error) from error
@@ -59,9 +62,9 @@ def load_model(
                 expected="weights that fit the architecture in config.json exactly",
                 do="pull the model again; if it stays, this model needs another version of transformers",
             )
-    loaded: PreTrainedModel = model.to(device).eval()
     if quantisation is not None:
-        quantise(loaded, quantisation)
+        quantise(model, quantisation, device)
+    loaded: PreTrainedModel = model.to(device).eval()
     return loaded
 
 

@@ -97,14 +97,17 @@ class Nf4Linear(PackedLinear):
         return out
 
 
-def quantise(model: PreTrainedModel, kind: Quantisation) -> int:
-    """Pack every linear layer of a model but its output head, in place, one after the other; returns how many."""
+def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") -> int:
+    """Pack every linear layer of a model but its output head, in place, one after the other; returns how many.
+
+    device: where each is packed, and stays; what is not packed is left where it is.
+    """
     layer_kind = {"int8": Int8Linear, "nf4": Nf4Linear}[kind]
     head = model.get_output_embeddings()
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
     for name, layer in found:
         parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, layer_kind(layer))
+        setattr(model.get_submodule(parent), own, layer_kind(layer.to(device)))
     return len(found)
 
 

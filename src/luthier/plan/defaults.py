@@ -58,6 +58,7 @@ SHARDING: Final = (
     "of several devices each holds a copy (ddp), or a share (fsdp) where a copy would not fit",
 )
 ORDER: Final = ("by_length", "rows of like length share a step: little padding; order stays random between steps")
+ORDER_PACKED: Final = ("shuffled", "rows that lie end to end need no others of like length beside them")
 CHECKPOINT_EVERY_STEPS: Final = (50, "a kill costs at most this many steps")
 KEEP_CHECKPOINTS: Final = (2, "the last and the one before, in case the last is damaged; the best is kept besides")
 PATIENCE: Final = (3, "three validations in a row without a new best are no accident")

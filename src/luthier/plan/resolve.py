@@ -18,9 +18,9 @@ from luthier.core.plan import (
     TeacherPlan,
     TrainingPlan,
 )
-from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
+from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, OrderName, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
-from luthier.plan import checkpointing, defaults, objectives
+from luthier.plan import acceleration, checkpointing, defaults, objectives
 from luthier.plan.adapter import outer_targets
 from luthier.plan.averaging import resolve_average
 from luthier.plan.hardware import Hardware
@@ -131,7 +131,7 @@ def resolve(
         ),
         sources=sources.in_order(_SECTIONS),
     )
-    return checkpointing.decided_for(plan, structure, hardware)
+    return acceleration.compiled_for(checkpointing.decided_for(plan, structure, hardware), structure, hardware)
 
 
 def _refuse_adapted_head(method: MethodPlan, objective: ObjectivePlan, structure: Structure) -> None:
@@ -182,8 +182,8 @@ def _training(
         "asked" if asked_precision else "measured",
         "in the recipe" if asked_precision else hardware.why,
     )
-    attention: Literal["by_length", "sdpa"] = "by_length" if hardware.device == "cpu" else "sdpa"
-    sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
+    attention = _attention(hardware, sources)
+    packing = acceleration.packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     return TrainingPlan(
         num_steps=steps,
@@ -201,13 +201,14 @@ def _training(
         average=resolve_average(r.average, method.name, steps, sources),
         max_length_tokens=length,
         overlong=_overlong(r, data.train, sources),
-        order=pick("training.order", r.order, defaults.BLOCK_ORDER if data.train.packed else defaults.ORDER),
+        order=pick("training.order", r.order, _order(data, packing)),
         precision=precision,
         attention=attention,
         gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
             checkpointing.NAME, None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing, (False, "")
         ),
         shared_prefix=pick("training.shared_prefix", r.shared_prefix, defaults.SHARED_PREFIX),
+        packing=packing,
         sharding=pick("training.sharding", r.sharding, defaults.SHARDING),
         device=hardware.device,
         validate_every_steps=_validate_every(r, steps, data.validation, sources),
@@ -219,6 +220,17 @@ def _training(
         num_threads=pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine")),
         seed=pick("training.seed", r.seed, defaults.SEED),
     )
+
+
+def _attention(hardware: Hardware, sources: _Sources) -> Literal["by_length", "sdpa"]:
+    sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
+    return "by_length" if hardware.device == "cpu" else "sdpa"
+
+
+def _order(data: DataPlan, packing: bool) -> tuple[OrderName, str]:
+    if data.train.packed:
+        return defaults.BLOCK_ORDER
+    return defaults.ORDER_PACKED if packing else defaults.ORDER
 
 
 def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> tuple[float, int]:

@@ -167,6 +167,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         attention="by_length" if device.is_cpu else "flash",
         loss="learned_chunks",
         gradient_checkpointing=training.gradient_checkpointing,
+        is_compiled=training.compile and device.is_cpu == (training.device == "cpu"),
         num_steps=training.num_steps,
         sharding="none" if device.num_devices == 1 else "ddp",
         num_validations=_num_validations(plan),
@@ -234,6 +235,14 @@ def work_method(name: str) -> WorkMethod:
     return name if name in ("full", "adalora", "qlora") else "lora"  # type: ignore[return-value]
 
 
+def packs_on(plan: Plan, device: Device) -> bool:
+    """Whether the rows of a micro-batch would lie end to end on a device: as asked, else on an accelerator."""
+    if device.is_cpu == (plan.training.device == "cpu"):
+        return plan.training.packing
+    asked = plan.recipe.training.packing if plan.recipe.training else None
+    return asked if isinstance(asked, bool) else not device.is_cpu
+
+
 def _precision(device: Device) -> Compute:
     return "bfloat16" if not device.is_cpu or device.bfloat16_tflops > 1.2 * device.float32_tflops else "float32"
 
@@ -247,7 +256,8 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
     units = min(training.global_batch_size, rows.num_examples)
     per_step = units * objective_rules(plan.objective.name).rows_per_unit
     longest = max(2, rows.max_tokens)
-    length = min(longest, rows.mean_tokens / (1 - _PADDING[training.order]))
+    padding = 0.0 if packs_on(plan, device) else _PADDING[training.order]
+    length = min(longest, rows.mean_tokens / (1 - padding))
     in_one = max(1, min(per_step, int(budget // max(length, 1))))
     peak_rows = max(1, min(per_step, budget // longest))
     # shorter rows fill the budget better than the longest do: the peak is the budget where a step holds that much

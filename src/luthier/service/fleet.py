@@ -100,6 +100,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     from luthier.service.rewards import tools_for
     from luthier.train import memory
     from luthier.train.checkpoint import CheckpointStore
+    from luthier.train.determinism import compute_exactly
     from luthier.train.distributed import World, refuse_unequal_shares
     from luthier.train.loop import train
     from luthier.train.model import TrainableModel
@@ -110,14 +111,15 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     world = world or World(device=training.device)
     refuse_unequal_shares(training.global_batch_size, world.size)
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
-    memory.forget_peak()
+    compute_exactly(world.device)
+    memory.forget_peaks(world.device)
     if (stopped := _ask_teacher(prepared, hooks, world)) is not None:
         return stopped
     hooks.meter.begin("loading")
     spreads = is_spread(plan, world, hooks.emit)
     # what is to be spread is loaded on the CPU: whole, it may not fit on the device
     model = TrainableModel.load(plan, "cpu" if spreads else world.device)
-    shares = _shares_prefix(plan, model, hooks.emit)
+    shares, packs = _proved(plan, model, hooks.emit, spreads=spreads)
     if spreads:
         spread(model, world)
     warn_of_the_data(plan, hooks.emit)
@@ -136,8 +138,8 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             model,
             objective,
             prepared.trained_units,
-            schedules.of_validation(prepared, shares_prefix=shares),
-            schedules.of_training(prepared, shares_prefix=shares),
+            schedules.of_validation(prepared, shares_prefix=shares, packs=packs),
+            schedules.of_training(prepared, shares_prefix=shares, packs=packs),
             CheckpointStore(hooks.folder / "checkpoints", training.keep_checkpoints),
             emit=hooks.emit,
             stop_requested=stop_requested,
@@ -146,7 +148,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             world=world,
         )
     hooks.meter.begin("saving")
-    peaks = world.gather(str(memory.peak_memory_bytes()))
+    peaks = world.gather(str(memory.device_peak_memory_bytes(world.device)))
     if spreads:
         model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
@@ -181,6 +183,14 @@ def _made_whole(plan: Plan, model: TrainableModel, world: World) -> TrainableMod
     return made or model
 
 
+def _proved(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> tuple[bool, bool]:
+    """Whether beginnings are shared, and whether rows lie end to end; compiles the layers where that is planned."""
+    shares = _shares_prefix(plan, model, emit)
+    packs = _packs(plan, model, emit, spreads=spreads)
+    _compile(plan, model, emit, spreads=spreads)
+    return shares, packs
+
+
 def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:
     """Whether common beginnings are computed once: asked for, and the model proves to compute the same with them."""
     if not plan.training.shared_prefix:
@@ -195,10 +205,37 @@ def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], No
     return False
 
 
+def _packs(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> bool:
+    """Whether rows lie end to end: planned, and the model proves to compute the same so."""
+    from luthier.train.proofs import why_not_packed
+
+    if not plan.training.packing:
+        return False
+    why_not = "weights are spread over the devices, none of which can prove it" if spreads else why_not_packed(model)
+    if why_not is None:
+        return True
+    message = f"rows are not packed but padded, which takes longer and trains the same: {why_not}"
+    emit(WarningRaised(step=0, code="no_packing", message=message))
+    return False
+
+
+def _compile(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> None:
+    """Compile the layers, where planned and where the compiled ones prove to compute the same."""
+    from luthier.train.proofs import why_not_compiled
+
+    if not plan.training.compile:
+        return
+    why_not = "weights are spread over the devices, none of which can prove it" if spreads else why_not_compiled(model)
+    if why_not is not None:
+        message = f"layers are not compiled, which takes longer and trains the same: {why_not}"
+        emit(WarningRaised(step=0, code="no_compile", message=message))
+
+
 def _result(
     folder: Path, plan: Plan, model: TrainableModel, outcome: LoopOutcome, peak_memory_bytes: int, *, is_kept: bool
 ) -> TrainResult:
     """What came out, in numbers; writes the trained weights where the run is done. peak: of the largest process."""
+    from luthier.train import memory
     from luthier.train.outcome import save_outcome
 
     state, path, digest = outcome.state, None, None
@@ -222,6 +259,7 @@ def _result(
         examples_per_second=state.num_examples / seconds,
         seconds_per_step=state.seconds / max(1, state.step),
         peak_memory_bytes=peak_memory_bytes,
+        host_peak_memory_bytes=None if plan.training.device == "cpu" else memory.peak_memory_bytes(),
         adapter_path=None if path is None else str(path),
         adapter_sha256=digest,
         warnings=outcome.warnings,

@@ -2,8 +2,8 @@
 
 Reads one JSON document from stdin: `plan`, and `steps`; a step is micro-batches, a micro-batch the tokens of its
 shared beginnings and the rows, a row its tokens and how many of them are learned. Writes "step" after each step and
-at the end one JSON document: `step_seconds`, `peak_memory_bytes` counted as a run's are, and `shares_nothing`, true
-where the model cannot share what it was asked to, so that nothing was run.
+at the end one JSON document: `step_seconds`, `peak_memory_bytes` counted as a run's are, and `refused`, the setting of
+training that the model cannot have, so that nothing was run, or null.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
     from luthier.core.events import Event
     from luthier.core.plan import Plan
+    from luthier.train.model import TrainableModel
 
 _SEED = 0
 
@@ -39,11 +40,13 @@ def main() -> None:
 
 def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     """Train the steps by the plan's settings; returns seconds of each and the peak of memory in bytes."""
+    from luthier.core.exact_products import keep_products_exact
     from luthier.core.kernel_cache import keep_few_kernels
     from luthier.core.threads import wait_briefly
 
     wait_briefly()
     keep_few_kernels()
+    keep_products_exact()
     import torch
 
     from luthier.core.plan import ObjectivePlan, Plan
@@ -51,6 +54,7 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     from luthier.plan.objectives import rules_of
     from luthier.train import memory
     from luthier.train.checkpoint import CheckpointStore
+    from luthier.train.determinism import compute_exactly
     from luthier.train.loop import train
     from luthier.train.model import TrainableModel
     from luthier.train.objectives.distillation import Distillation
@@ -58,13 +62,15 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
     plan = _shortened(Plan.model_validate(plan_document), len(steps))
+    device = plan.training.device
     if plan.objective.draws:  # the rows given stand for drawn answers, and what is probed is how long learning takes
         plan = plan.model_copy(update={"objective": ObjectivePlan(name="sft")})
     torch.set_num_threads(plan.training.num_threads)
-    memory.forget_peak()
+    compute_exactly(device)
+    memory.forget_peaks(device)
     model = TrainableModel.load(plan)
-    if any(beginnings for step in steps for beginnings, _ in step) and not model.can_share_prefix():
-        return {"shares_nothing": True}
+    if (setting := _refused(plan, model, steps)) is not None:
+        return {"refused": setting}
     objective = load_objective(plan.objective)
     units, schedule = _made_up(steps, int(model.head.shape[0]), rules_of(plan.objective.name).rows_per_unit)
     seconds: list[float] = []
@@ -101,17 +107,18 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
         stop_requested=lambda: None,
         progress=SilentProgress(),
     )
-    return {"step_seconds": seconds, "peak_memory_bytes": _peak(plan), "shares_nothing": False}
+    return {"step_seconds": seconds, "peak_memory_bytes": memory.device_peak_memory_bytes(device), "refused": None}
 
 
-def _peak(plan: Plan) -> int:
-    import torch
+def _refused(plan: Plan, model: TrainableModel, steps: list[Any]) -> str | None:
+    """The first setting of training with which the model computes something else; None where there is none."""
+    from luthier.train.proofs import why_not_compiled, why_not_packed
 
-    from luthier.train import memory
-
-    if plan.training.device == "cpu":
-        return memory.peak_memory_bytes()
-    return int(torch.cuda.max_memory_reserved())
+    if any(any(beginnings) for step in steps for beginnings, _ in step) and not model.can_share_prefix():
+        return "shared_prefix"
+    if plan.training.packing and why_not_packed(model) is not None:
+        return "packing"
+    return "compile" if plan.training.compile and why_not_compiled(model) is not None else None
 
 
 def _load_what_a_run_loads(model_path: str) -> None:

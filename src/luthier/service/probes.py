@@ -71,13 +71,15 @@ def probe(context: Context, prepared: Prepared) -> Calibration:
     from luthier.plan.devices import this_machine
 
     device, structure = this_machine(hardware.measure()), read_structure(prepared.model.path)
-    shares = prepared.plan.training.shared_prefix
-    try:
-        steps = probe_steps(prepared, shares_prefix=shares)
-        measured = measure(prepared.plan, structure, device, steps, context.progress)
-    except _NothingSharedError:
-        steps = probe_steps(prepared, shares_prefix=False)
-        measured = measure(prepared.plan, structure, device, steps, context.progress)
+    plan = prepared.plan
+    while True:
+        prepared = replace(prepared, plan=plan)
+        try:
+            steps = probe_steps(prepared, shares_prefix=plan.training.shared_prefix)
+            measured = measure(plan, structure, device, steps, context.progress)
+            break
+        except _RefusedError as error:  # a run of this model goes on without it, and so does the probe
+            plan = plan.model_copy(update={"training": plan.training.model_copy(update={error.setting: False})})
     store = ProbeStore(context.settings.probes_folder)
     return calibration.fit(device, store.add(key_of(device, prepared.plan), [measured]))
 
@@ -121,12 +123,13 @@ def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
     """
     from luthier.service import schedules
 
-    budget = prepared.plan.training.micro_batch_tokens
-    schedule = schedules.of_training(prepared, shares_prefix=shares_prefix)
-    count = min(prepared.plan.training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
+    training = prepared.plan.training
+    budget = training.micro_batch_tokens
+    schedule = schedules.of_training(prepared, shares_prefix=shares_prefix, packs=training.packing)
+    count = min(training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
     made: list[ProbeStep] = [
         [
-            ProbeBatch(shared if shares_prefix else (), rows)
+            ProbeBatch(shared if shares_prefix or training.packing else (), rows)
             for shared, rows in schedules.shapes(prepared, schedule, step, budget)
         ]
         for step in range(count)
@@ -170,8 +173,12 @@ def _weight(batch: ProbeBatch) -> float:
     return batch.num_computed * (1.0 + batch.longest / _LENGTH_THAT_DOUBLES)
 
 
-class _NothingSharedError(Exception):
-    """The model computes something else where a beginning is shared: a run of it shares none."""
+class _RefusedError(Exception):
+    """The model computes something else with a setting of training, whose name this is: a run goes on without it."""
+
+    def __init__(self, setting: str) -> None:
+        super().__init__(setting)
+        self.setting = setting
 
 
 def _run_child(plan: Plan, steps: Sequence[ProbeStep], progress: Progress) -> dict[str, Any]:
@@ -202,8 +209,8 @@ def _run_child(plan: Plan, steps: Sequence[ProbeStep], progress: Progress) -> di
         said = log.read().decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]
     if child.returncode != 0 or answer is None or "error" in answer:
         raise _failed(child.returncode, answer, said)
-    if answer["shares_nothing"]:
-        raise _NothingSharedError
+    if answer["refused"] is not None:
+        raise _RefusedError(answer["refused"])
     return answer
 
 

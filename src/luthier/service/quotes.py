@@ -115,30 +115,30 @@ def workloads_of(prepared: Prepared) -> Callable[[Device], Workload]:
     from luthier.models.structure import read_structure
     from luthier.plan.checkpointing import chosen_on
     from luthier.plan.described import refuse_idle_devices
-    from luthier.plan.workload import workload_of
+    from luthier.plan.workload import packs_on, workload_of
 
     plan, structure = prepared.plan, read_structure(prepared.model.path)
-    known: dict[tuple[int, int], Batches] = {}
+    known: dict[tuple[int, int, bool], Batches] = {}
 
     def on(device: Device) -> Workload:
         refuse_idle_devices(min(plan.training.global_batch_size, plan.data.train.num_examples), device)
-        key = (_micro_batch_tokens(prepared, device), device.num_devices)
+        key = (_micro_batch_tokens(prepared, device), device.num_devices, packs_on(plan, device))
         if key not in known:
-            known[key] = exact_batches(prepared, micro_batch_tokens=key[0], num_devices=key[1])
+            known[key] = exact_batches(prepared, micro_batch_tokens=key[0], num_devices=key[1], packs=key[2])
         workload = workload_of(plan, structure, device, batches=known[key])
         return workload if _is_here(device) else chosen_on(plan, workload, device)
 
     return on
 
 
-def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: int = 1) -> Batches:
+def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: int = 1, packs: bool = False) -> Batches:
     """The batches of the run's own schedule, up to its first 2,000 steps; devices share the rows of a step evenly."""
     from luthier.plan.batch_shapes import batches_of
     from luthier.service import schedules
 
     training = prepared.plan.training
     schedule = schedules.of_training(
-        prepared, shares_prefix=training.shared_prefix, micro_batch_tokens=micro_batch_tokens
+        prepared, shares_prefix=training.shared_prefix, packs=packs, micro_batch_tokens=micro_batch_tokens
     )
     steps, beginnings = [], []
     num_tokens = num_learned = 0

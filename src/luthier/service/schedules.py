@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.service.plans import Prepared, PreparedSplit
 
@@ -20,42 +20,50 @@ Shape = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
 
 
 def of_training(
-    prepared: Prepared, *, shares_prefix: bool, micro_batch_tokens: int | None = None
+    prepared: Prepared, *, shares_prefix: bool, packs: bool = False, micro_batch_tokens: int | None = None
 ) -> StepSchedule | ReplaySchedule:
     """The steps of a run, over `prepared.trained_units`.
 
     shares_prefix: whether units that begin alike go into micro-batches of their own; blocks of texts, of which every
-    token is learned, share nothing. micro_batch_tokens: in place of
-    the plan's.
+    token is learned, share nothing. packs: whether the rows of a micro-batch lie end to end. micro_batch_tokens: in
+    place of the plan's.
     """
     from luthier.data.replay import ReplaySchedule
 
     data, size = prepared.plan.data, prepared.plan.training.global_batch_size
     num_replayed = data.replay.num_per_step if data.replay else 0
-    task = _schedule(prepared, prepared.train, size - num_replayed, shares_prefix, micro_batch_tokens)
+    how = _How(shares_prefix, packs, micro_batch_tokens or prepared.plan.training.micro_batch_tokens)
+    task = _schedule(prepared, prepared.train, size - num_replayed, how)
     if prepared.replay is None:
         return task
-    general = _schedule(prepared, prepared.replay, num_replayed, shares_prefix, micro_batch_tokens)
+    general = _schedule(prepared, prepared.replay, num_replayed, how)
     return ReplaySchedule(task, general, len(prepared.train.units))
 
 
-def _schedule(
-    prepared: Prepared, split: PreparedSplit, size: int, shares_prefix: bool, micro_batch_tokens: int | None
-) -> StepSchedule:
+class _How(NamedTuple):
+    """How examples fall into micro-batches."""
+
+    shares_prefix: bool
+    packs: bool
+    micro_batch_tokens: int
+
+
+def _schedule(prepared: Prepared, split: PreparedSplit, size: int, how: _How) -> StepSchedule:
     """Steps of `size` examples of one split."""
     from luthier.data.batches import StepSchedule
 
     training, units = prepared.plan.training, split.units
-    shares_prefix = shares_prefix and split.blocks is None
+    shares_prefix = how.shares_prefix and split.blocks is None
     return StepSchedule(
         [max(row.num_tokens for row in unit) for unit in units],
         global_batch_size=size,
-        micro_batch_tokens=micro_batch_tokens or training.micro_batch_tokens,
+        micro_batch_tokens=how.micro_batch_tokens,
         order=training.order,
         seed=training.seed,
         rows_per_unit=[len(unit) for unit in units],
         families=_families(units, size) if shares_prefix else None,
         own=_own_beginnings(units) if shares_prefix else None,
+        packed=_together(units) if how.packs else None,
     )
 
 
@@ -110,7 +118,7 @@ def _drawn(prompts: Sequence[int], num: int, new: int, micro_batch_tokens: int, 
     ]
 
 
-def of_validation(prepared: Prepared, *, shares_prefix: bool) -> list[Batch]:
+def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = False) -> list[Batch]:
     """The validation split in micro-batches: one step that holds them all, cut as training steps are cut."""
     from luthier.data.batches import StepSchedule
 
@@ -127,8 +135,14 @@ def of_validation(prepared: Prepared, *, shares_prefix: bool) -> list[Batch]:
         rows_per_unit=[len(unit) for unit in units],
         families=_families(units, len(units)) if shares_prefix else None,
         own=_own_beginnings(units) if shares_prefix else None,
+        packed=_together(units) if packs else None,
     )
     return [([units[i] for i in batch], whole.shared_tokens(batch)) for batch in whole.step(0)]
+
+
+def _together(units: Sequence[Sequence[TokenisedExample]]) -> list[int]:
+    """Tokens of each unit, all of its rows together."""
+    return [sum(row.num_tokens for row in unit) for unit in units]
 
 
 def _families(units: Sequence[Sequence[TokenisedExample]], size: int) -> Families | None:

@@ -9,6 +9,7 @@ bf16 matrix products do the same in a fraction of it (docs/log.md has the figure
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from luthier.train.packed_attention import PackedRow, packed_attention
 from luthier.train.prefix_attention import PrefixLayout, shared_attention
 
 NAME = "luthier_causal"
@@ -50,13 +52,15 @@ class _UnfusedCausal(torch.autograd.Function):
         return torch.matmul(grad_s, k), torch.matmul(grad_s.transpose(-1, -2), q), grad_v, None, None
 
 
-@lru_cache(maxsize=16)
-def _causal_mask(num_tokens: int, window: int | None, dtype: torch.dtype, device: str) -> Tensor:
+def _causal_mask(num_tokens: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[T, T] additive mask: 0 where a token may look, -inf elsewhere; `window` counts the token itself."""
     allowed = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device).tril()
     if window is not None:
         allowed = allowed.triu(1 - window)
     return torch.zeros(num_tokens, num_tokens, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
+
+
+_kept_causal_mask = lru_cache(maxsize=16)(_causal_mask)
 
 
 def causal_attention(
@@ -70,13 +74,14 @@ def causal_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    prefix_layout: PrefixLayout | None = None,
+    prefix_layout: PrefixLayout | PackedRow | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers calls.
 
     query: [batch, heads, T, head]; key, value: [batch, kv_heads, T, head]; returns [batch, T, heads, head].
-    prefix_layout: how a micro-batch in one row shares its beginnings (prefix_attention.py); None for plain rows.
+    prefix_layout: how a micro-batch lies in one row and shares its beginnings (prefix_attention.py), or such a row with
+    the masks by which FlexAttention computes it (packed_attention.py); None for plain rows.
     Kinds of attention that it does not compute (score capping, sinks) are refused, never approximated.
     """
     if softcap is not None or s_aux is not None or attention_mask is not None or dropout:
@@ -87,24 +92,40 @@ def causal_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if prefix_layout is None:
         return _causal(query, key, value, scale, sliding_window).transpose(1, 2).contiguous(), None
-    length = prefix_layout.longest_prefix + prefix_layout.longest_suffix
+    if isinstance(prefix_layout, PackedRow):
+        out = packed_attention(query, key, value, prefix_layout, scale, sliding_window)
+    else:
+        out = _uncompiled(query, key, value, prefix_layout, scale, sliding_window)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _in_two_parts(
+    query: Tensor, key: Tensor, value: Tensor, layout: PrefixLayout, scale: float, sliding_window: int | None
+) -> Tensor:
+    """The beginnings by themselves, then what the suffixes see: [1, heads, tokens of the row, head]."""
+    length = layout.longest_prefix + layout.longest_suffix
     window = sliding_window if sliding_window is not None and length > sliding_window else None
     unfused = query.device.type == "cpu" and length <= UNFUSED_MAX_TOKENS
     causal = partial(_causal, scale=scale, sliding_window=sliding_window)
-    out = shared_attention(query, key, value, prefix_layout, causal, scale, window, unfused=unfused)
-    return out.transpose(1, 2).contiguous(), None
+    return shared_attention(query, key, value, layout, causal, scale, window, unfused=unfused)
+
+
+# Its sizes are other ones in every micro-batch, and each would be compiled anew.
+_uncompiled: Callable[..., Tensor] = torch.compiler.disable(_in_two_parts)
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_window: int | None) -> Tensor:
     """Plain causal attention: [batch, heads, T, head] from query of that shape and key, value of kv_heads."""
     num_tokens, num_kv_heads = query.shape[2], key.shape[1]
     window = sliding_window if sliding_window is not None and num_tokens > sliding_window else None
-    if query.device.type == "cpu" and num_tokens <= UNFUSED_MAX_TOKENS:
-        causal = _causal_mask(num_tokens, window, query.dtype, str(query.device))
+    is_compiling = torch.compiler.is_compiling()
+    if query.device.type == "cpu" and num_tokens <= UNFUSED_MAX_TOKENS and not is_compiling:
+        causal = _kept_causal_mask(num_tokens, window, query.dtype, query.device)
         stacked = query.unflatten(1, (num_kv_heads, -1)).flatten(2, 3)
         out: Tensor = _UnfusedCausal.apply(stacked, key, value, causal, scale).view(query.shape)
         return out
-    mask = None if window is None else _causal_mask(num_tokens, window, query.dtype, str(query.device))
+    make = _causal_mask if is_compiling else _kept_causal_mask  # a compiler does not see what is kept
+    mask = None if window is None else make(num_tokens, window, query.dtype, query.device)
     found: Tensor = F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
     )

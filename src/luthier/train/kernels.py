@@ -1,7 +1,8 @@
 """Exact replacements for small operations whose plain form wastes passes over memory.
 
 On a CPU with fast bf16 products, half of a training step goes into elementwise passes. Each function here computes
-the same formula as the module that it replaces, in fewer passes and with fewer tensors kept for the way back.
+the same formula as the module that it replaces, in fewer passes and with fewer tensors kept for the way back. On CUDA
+Liger Kernel's are tried first, where they are installed.
 
 A replacement is never assumed to fit: `install` runs the original and the replacement on the same random input, in
 the model's own precision, compares outputs and gradients, and leaves a module as it is where they differ.
@@ -16,6 +17,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from luthier.train import liger
+from luthier.train.objectives.cross_entropy import cross_entropy_sum
+
+CrossEntropySum = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # Two computations of one formula differ by rounding alone: a few units in the last place of the result's largest entry.
 _TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -72,13 +78,19 @@ def _gated_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: down(SwiGlu.apply(gate(x), up(x)))  # type: ignore[operator]
 
 
-def _replacement(module: nn.Module) -> tuple[Callable[[Tensor], Tensor], int] | None:
-    """The replacement for a module of a known form and the width of its input, or None."""
+Make = Callable[[nn.Module], Callable[[Tensor], Tensor]]
+
+
+def _replacements(module: nn.Module, with_liger: bool) -> tuple[dict[str, Make], int]:
+    """What may stand in for a module of a known form, by what is said of it, the first tried first; its width."""
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-        return _norm_forward(module), next(module.parameters()).shape[-1]
-    if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-        return _gated_forward(module), int(module.gate_proj.in_features)  # type: ignore[union-attr, arg-type]
-    return None
+        theirs, ours, width = liger.norm_forward, _norm_forward, next(module.parameters()).shape[-1]
+    elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+        theirs, ours, width = liger.gated_forward, _gated_forward, int(module.gate_proj.in_features)  # type: ignore[union-attr, arg-type]
+    else:
+        return {}, 0
+    found: dict[str, Make] = {" (liger)": theirs} if with_liger else {}
+    return found | {"": ours}, width
 
 
 def _output_and_gradient(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,23 +114,55 @@ def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width
     return all(_same(a, b) for a, b in zip(before, after, strict=True))
 
 
-def install(model: nn.Module) -> Counter[str]:
+def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
     """Swap in every replacement that proves equal; returns how many of each class were swapped, and which were not.
 
-    Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ). Keys of the
-    result: a class name, or a class name with " (kept)" where the replacement did not agree.
+    Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ). with_liger: try
+    Liger Kernel's, too, where they are at hand. Keys of the result: a class name, with " (liger)" where one of those
+    was taken, with " (kept)" where no replacement agreed.
     """
     swapped: Counter[str] = Counter()
     # packed matrices are integers: what is computed with them has the precision of the weights that are not packed
     like = next(p for p in model.parameters() if p.is_floating_point())
+    with_liger = with_liger and liger.is_at_hand(like.device)
     for module in model.modules():
-        found = _replacement(module)
-        if found is None:
-            continue
-        forward, width = found
-        if _same_function(module, forward, width, like):
-            module.forward = forward
-            swapped[type(module).__name__] += 1
+        found, width = _replacements(module, with_liger)
+        for said, make in found.items():
+            forward = make(module)
+            if _same_function(module, forward, width, like):
+                module.forward = forward
+                swapped[f"{type(module).__name__}{said}"] += 1
+                break
         else:
-            swapped[f"{type(module).__name__} (kept)"] += 1
+            if found:
+                swapped[f"{type(module).__name__} (kept)"] += 1
     return swapped
+
+
+def uninstall(model: nn.Module) -> None:
+    """Give every module that `install` takes care of its own forward back."""
+    for module in model.modules():
+        if _replacements(module, False)[0]:
+            vars(module).pop("forward", None)
+
+
+def linear_cross_entropy(head: Tensor, *, with_liger: bool = True) -> CrossEntropySum:
+    """The loss of a linear head: Liger Kernel's where it is at hand and proves equal, else ours.
+
+    By reading, not by measurement (benchmarks/train_gpu.py can tell): ours passes over the logits of a chunk about
+    seven times in fp32, theirs twice in the precision of the model.
+    """
+    if not (with_liger and liger.is_at_hand(head.device)):
+        return cross_entropy_sum
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(8, head.shape[1], generator=generator).to(head)
+    targets = torch.randint(head.shape[0], (8,), generator=generator).to(head.device)
+    found = []
+    for loss in (cross_entropy_sum, liger.cross_entropy_sum):
+        x = hidden.clone().requires_grad_()
+        with torch.enable_grad():
+            total, _ = loss(x, head.detach(), targets)
+        found.append((total.detach().to(head.dtype), *torch.autograd.grad(total, x)))
+    ours, theirs = found
+    is_same = all(_same(a, b) for a, b in zip(ours, theirs, strict=True))
+    return liger.cross_entropy_sum if is_same else cross_entropy_sum

@@ -1,10 +1,12 @@
-"""The process's own memory: its peak since a moment of our choosing."""
+"""The memory of the process and of its device: the peak since a moment of our choosing."""
 
 from __future__ import annotations
 
 import resource
 import sys
 from pathlib import Path
+
+import torch
 
 _CLEAR_PEAK = "5"
 
@@ -21,8 +23,23 @@ def forget_peak() -> bool:
     return True
 
 
+def forget_peaks(device: str) -> None:
+    """Start counting the peaks of the process's memory and of an accelerator's anew."""
+    forget_peak()
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def device_peak_memory_bytes(device: str) -> int:
+    """The most that torch held of a device's memory since `forget_peaks`; for a CPU, of the process's own.
+
+    What is held counts, not only what is in use: a run needs both, cut up as memory becomes.
+    """
+    return torch.cuda.max_memory_reserved(device) if device.startswith("cuda") else peak_memory_bytes()
+
+
 def peak_memory_bytes() -> int:
-    """Largest resident memory of this process since `forget_peak`, in bytes; on a GPU see torch's own counter."""
+    """Largest resident memory of this process since `forget_peak`, in bytes."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():

@@ -25,9 +25,10 @@ from luthier.train import attention, kernels
 from luthier.train.methods.protocol import Method
 from luthier.train.methods.registry import load_method
 from luthier.train.neftune import EmbeddingNoise
-from luthier.train.objectives.cross_entropy import cross_entropy_sum, smoothed_cross_entropy_sum
+from luthier.train.objectives.cross_entropy import smoothed_cross_entropy_sum
 from luthier.train.objectives.log_probabilities import token_log_probabilities
 from luthier.train.objectives.protocol import Losses
+from luthier.train.packed_attention import packed_row
 from luthier.train.prefix_attention import PrefixLayout
 
 
@@ -81,14 +82,22 @@ def collate(
         places = [own - 1 + number * longest for number, own in enumerate(learned)]
     targets = np.concatenate([row[own] for row, own in zip(ids, learned, strict=True)]).astype(np.int64)
     return MicroBatch(
-        input_ids=torch.from_numpy(laid).to(device),
-        rows=torch.from_numpy(np.concatenate(places)).to(device),
-        targets=torch.from_numpy(targets).to(device),
+        input_ids=_on(device, laid),
+        rows=_on(device, np.concatenate(places)),
+        targets=_on(device, targets),
         learned=tuple(map(len, learned)),
         num_tokens=sum(map(len, ids)),
         layout=layout,
         lengths=tuple(e.num_tokens for e in examples),
     )
+
+
+def _on(device: str, array: NDArray[np.int64]) -> Tensor:
+    """The array as a tensor there; to a GPU from pinned memory, so that nothing waits for the copy."""
+    tensor = torch.from_numpy(array)
+    if device.startswith("cuda"):
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _share(
@@ -135,6 +144,7 @@ class TrainableModel:
         micro_batch_tokens: int = 2048,
         shared_prefix: bool = True,
         neftune_alpha: float = 0.0,
+        with_liger: bool = True,
     ) -> None:
         _refuse_unknown_heads(base)
         base.config._attn_implementation = attention.install()
@@ -142,13 +152,18 @@ class TrainableModel:
         self.base, self.method, self.device = base, method, device
         self.body: nn.Module = base.get_decoder()
         self.module: nn.Module = method.prepare(base, seed)
-        self.replaced: Counter[str] = kernels.install(self.module.eval())
+        self.replaced: Counter[str] = kernels.install(self.module.eval(), with_liger=with_liger)
+        self.cross_entropy_sum = kernels.linear_cross_entropy(self.head, with_liger=with_liger)
         if gradient_checkpointing:
             _recompute_layers(base)
         self.noise = EmbeddingNoise(base.get_input_embeddings(), neftune_alpha)
         self.pad_id = int(base.config.pad_token_id or 0)
         self.micro_batch_tokens, self._shared_prefix = micro_batch_tokens, shared_prefix
         self.root: nn.Module | None = None
+        self.uses_flex_attention = False
+        """Whether rows that hold several examples go through FlexAttention: once proofs.why_not_packed lets them."""
+        self.windows: tuple[int | None, ...] = ()
+        """How far its layers look back, where they are compiled: their masks are made before they are called."""
 
     @classmethod
     def load(cls, plan: Plan, device: str | None = None) -> TrainableModel:
@@ -192,7 +207,7 @@ class TrainableModel:
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
         rows, head = self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
-        return cross_entropy_sum(rows, head, batch.targets)
+        return self.cross_entropy_sum(rows, head, batch.targets)
 
     def smoothed_loss_sum(self, batch: MicroBatch, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
         """The sum with label smoothing, the plain sum beside it, and how many learned tokens are predicted right."""
@@ -211,7 +226,13 @@ class TrainableModel:
         if batch.layout is None:
             positions = torch.arange(batch.input_ids.shape[1], device=device)[None]
             return self.method.hidden(self.body, batch.input_ids, positions)
-        return self.method.hidden(self.body, batch.input_ids, batch.layout.positions(device), batch.layout)
+        positions = batch.layout.positions(device)
+        if not self.uses_flex_attention:
+            return self.method.hidden(self.body, batch.input_ids, positions, batch.layout)
+        row = packed_row(batch.layout, device)
+        for window in self.windows:
+            row.mask(window)
+        return self.method.hidden(self.body, batch.input_ids, positions, row)
 
     @torch.no_grad()
     def can_share_prefix(self) -> bool:

@@ -217,14 +217,17 @@ def shared_attention(
     padded, packed = _places(layout, str(query.device))
     cut = layout.num_groups * layout.longest_prefix
     laid = [_Pad.apply(x, padded, packed)[0] for x in (query, key, value)]
+    if not cut:  # nothing in common: the suffixes are plain rows, [G * K, heads, S, head]
+        rows = [x.unflatten(1, (len(layout.suffix_tokens), -1)).transpose(0, 1) for x in laid]
+        alone: Tensor = _Unpad.apply(causal(*rows).transpose(0, 1).flatten(1, 2)[None], packed)
+        return alone
     # beginnings as plain rows: [G, heads, P, head]
-    first = [x[:, :cut].unflatten(1, (layout.num_groups, -1)).transpose(0, 1) for x in laid] if cut else []
+    first = [x[:, :cut].unflatten(1, (layout.num_groups, -1)).transpose(0, 1) for x in laid]
     suffixes = [x[:, cut:].unflatten(1, (layout.num_groups, layout.num_suffixes, -1)) for x in laid]
     mask = suffix_mask(layout, window, query.dtype, str(query.device))
     seen = (_unfused_suffixes if unfused else _fused_suffixes)(suffixes, first[1:], mask, scale)
-    if first:
-        seen = torch.cat((causal(*first).transpose(0, 1).flatten(1, 2), seen), 1)
-    out: Tensor = _Unpad.apply(seen[None], packed)
+    together = torch.cat((causal(*first).transpose(0, 1).flatten(1, 2), seen), 1)
+    out: Tensor = _Unpad.apply(together[None], packed)
     return out
 
 
@@ -238,8 +241,6 @@ def _unfused_suffixes(suffixes: Sequence[Tensor], first: Sequence[Tensor], mask:
     # the query heads that share a key head are stacked along the rows: [kv_heads * G, K, queries a key * S, head]
     stacked = q.unflatten(0, (num_kv_heads, -1)).permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(0, 1)
     at_first = [x.transpose(0, 1).flatten(0, 1).contiguous() for x in first]
-    if not at_first:
-        at_first = [k.new_empty(k.shape[0] * k.shape[1], 0, k.shape[-1])] * 2
     own = [x.flatten(0, 1).contiguous() for x in (k, v)]
     out: Tensor = _UnfusedSuffixes.apply(stacked.contiguous(), *own, *at_first, mask, scale)
     apart = out.view(num_kv_heads, k.shape[1], k.shape[2], -1, k.shape[3], k.shape[4])
@@ -250,9 +251,8 @@ def _fused_suffixes(suffixes: Sequence[Tensor], first: Sequence[Tensor], mask: T
     """The same by torch's own attention, each suffix behind a copy of its beginning's keys."""
     num_suffixes = suffixes[0].shape[2]
     q, k, v = (x.permute(1, 2, 0, 3, 4) for x in suffixes)  # [G, K, heads, S, head]
-    if first:
-        ahead = [x[:, None].expand(-1, num_suffixes, -1, -1, -1) for x in first]
-        k, v = (torch.cat(pair, 3) for pair in zip(ahead, (k, v), strict=True))
+    ahead = [x[:, None].expand(-1, num_suffixes, -1, -1, -1) for x in first]
+    k, v = (torch.cat(pair, 3) for pair in zip(ahead, (k, v), strict=True))
     masks = mask.repeat_interleave(num_suffixes, 0)[:, None]
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     found = F.scaled_dot_product_attention(q, k, v, attn_mask=masks, scale=scale, enable_gqa=True)

@@ -66,7 +66,9 @@ def key_figures(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[
         Fact("Trainable parameters", figures.short_count(num_trainable), f"{figures.percent(share)} of the model"),
     ]
     if result:
-        found.append(Fact("Peak memory", figures.size(result.peak_memory_bytes), "of the training process"))
+        host = result.host_peak_memory_bytes
+        whose = "of the training process" if host is None else f"of the device; {figures.size(host)} of the process"
+        found.append(Fact("Peak memory", figures.size(result.peak_memory_bytes), whose))
         each = f"{figures.speed(result.examples_per_second)} a second"
         found.append(Fact("Examples seen", figures.count(result.num_examples), each))
     found += _bill(record, events)

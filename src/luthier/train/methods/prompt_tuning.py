@@ -7,7 +7,7 @@ saved by PEFT; it starts from embeddings of random tokens of the vocabulary (sec
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from peft import PeftModel, PromptTuningConfig, get_peft_model
@@ -18,7 +18,9 @@ from luthier.models.quiet import quiet_peft
 from luthier.train.methods.adapter_files import adapter_tensors, write_adapter
 from luthier.train.methods.lora import ADAPTER
 from luthier.train.methods.protocol import PlainMethod
-from luthier.train.prefix_attention import PrefixLayout
+
+if TYPE_CHECKING:
+    from luthier.train.methods.protocol import RowLayout
 
 
 class PromptTuning(PlainMethod):
@@ -47,7 +49,7 @@ class PromptTuning(PlainMethod):
         body: nn.Module,
         input_ids: Tensor,
         positions: Tensor,
-        layout: PrefixLayout | None = None,  # noqa: ARG002 - never given, see above
+        layout: RowLayout | None = None,  # noqa: ARG002 - never given, see above
     ) -> Tensor:
         """The body run on prompt and texts; the hidden states of the texts alone."""
         num = self.prompt.shape[0]

@@ -13,7 +13,10 @@ from luthier.core.plan import MethodPlan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from luthier.train.packed_attention import PackedRow
     from luthier.train.prefix_attention import PrefixLayout
+
+    RowLayout = PrefixLayout | PackedRow
 
 
 class Method(Protocol):
@@ -26,7 +29,7 @@ class Method(Protocol):
     outcome_name: ClassVar[str]
     """Folder name of what it saves: "adapter", or "model" where the outcome stands without its base."""
     can_share_prefix: ClassVar[bool]
-    """Whether a beginning that rows share may be computed once for all of them."""
+    """Whether a beginning that rows share may be computed once for all of them, and rows may lie end to end."""
 
     def __init__(self, plan: MethodPlan) -> None: ...
 
@@ -34,9 +37,7 @@ class Method(Protocol):
         """Freeze what stays, add what is trained; returns the module whose parameters the optimizer takes."""
         ...
 
-    def hidden(
-        self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: PrefixLayout | None = None
-    ) -> Tensor:
+    def hidden(self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: RowLayout | None = None) -> Tensor:
         """Last hidden states [batch, T, width] of the ids [batch, T] by the body of the prepared model.
 
         layout: where all rows lie in one after a beginning that they share; never given to a method that cannot.
@@ -96,9 +97,7 @@ class PlainMethod:
     def __init__(self, plan: MethodPlan) -> None:
         self.plan = plan
 
-    def hidden(
-        self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: PrefixLayout | None = None
-    ) -> Tensor:
+    def hidden(self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: RowLayout | None = None) -> Tensor:
         """The body, run on the ids."""
         shared = {} if layout is None else {"prefix_layout": layout}
         out: Tensor = body(input_ids=input_ids, position_ids=positions, use_cache=False, **shared).last_hidden_state

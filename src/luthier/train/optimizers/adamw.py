@@ -44,7 +44,8 @@ class AdamW:
         for one in self.trained:
             assert self.adam is not None
             self.adam.state[one.master] = {
-                "step": torch.tensor(float(num_steps_taken)),
+                # where the weights are: the fused update takes nothing from elsewhere
+                "step": torch.tensor(float(num_steps_taken), device=one.master.device),
                 "exp_avg": state[f"first.{one.name}"].to(one.master.device, copy=True),
                 "exp_avg_sq": state[f"second.{one.name}"].to(one.master.device, copy=True),
             }
