@@ -18,7 +18,7 @@ from luthier.core.plan import (
     TeacherPlan,
     TrainingPlan,
 )
-from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, OrderName, Recipe, TrainingRecipe
+from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
 from luthier.plan import acceleration, checkpointing, defaults, objectives
 from luthier.plan.adapter import outer_targets
@@ -182,7 +182,7 @@ def _training(
         "asked" if asked_precision else "measured",
         "in the recipe" if asked_precision else hardware.why,
     )
-    attention = _attention(hardware, sources)
+    attention = acceleration.attention_on(hardware, sources)
     packing = acceleration.packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     return TrainingPlan(
@@ -201,7 +201,7 @@ def _training(
         average=resolve_average(r.average, method.name, steps, sources),
         max_length_tokens=length,
         overlong=_overlong(r, data.train, sources),
-        order=pick("training.order", r.order, _order(data, packing)),
+        order=pick("training.order", r.order, acceleration.order_of(data, packing)),
         precision=precision,
         attention=attention,
         gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
@@ -220,17 +220,6 @@ def _training(
         num_threads=pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine")),
         seed=pick("training.seed", r.seed, defaults.SEED),
     )
-
-
-def _attention(hardware: Hardware, sources: _Sources) -> Literal["by_length", "sdpa"]:
-    sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
-    return "by_length" if hardware.device == "cpu" else "sdpa"
-
-
-def _order(data: DataPlan, packing: bool) -> tuple[OrderName, str]:
-    if data.train.packed:
-        return defaults.BLOCK_ORDER
-    return defaults.ORDER_PACKED if packing else defaults.ORDER
 
 
 def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> tuple[float, int]:

@@ -103,9 +103,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     from luthier.train.determinism import compute_exactly
     from luthier.train.distributed import World, refuse_unequal_shares
     from luthier.train.loop import train
-    from luthier.train.model import TrainableModel
     from luthier.train.objectives.registry import load_objective
-    from luthier.train.sharding import spread
 
     plan, training = prepared.plan, prepared.plan.training
     world = world or World(device=training.device)
@@ -117,11 +115,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
         return stopped
     hooks.meter.begin("loading")
     spreads = is_spread(plan, world, hooks.emit)
-    # what is to be spread is loaded on the CPU: whole, it may not fit on the device
-    model = TrainableModel.load(plan, "cpu" if spreads else world.device)
-    shares, packs = _proved(plan, model, hooks.emit, spreads=spreads)
-    if spreads:
-        spread(model, world)
+    model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
     warn_of_the_data(plan, hooks.emit)
     objective = load_objective(plan.objective, tools_for(prepared, is_first=world.is_first))
     units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
@@ -183,12 +177,21 @@ def _made_whole(plan: Plan, model: TrainableModel, world: World) -> TrainableMod
     return made or model
 
 
-def _proved(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> tuple[bool, bool]:
-    """Whether beginnings are shared, and whether rows lie end to end; compiles the layers where that is planned."""
+def _loaded(
+    plan: Plan, world: World, emit: Callable[[Event], None], *, spreads: bool
+) -> tuple[TrainableModel, bool, bool]:
+    """The model, its layers compiled where that is planned; whether beginnings are shared, and rows lie end to end."""
+    from luthier.train.model import TrainableModel
+    from luthier.train.sharding import spread
+
+    # what is to be spread is loaded on the CPU: whole, it may not fit on the device
+    model = TrainableModel.load(plan, "cpu" if spreads else world.device)
     shares = _shares_prefix(plan, model, emit)
     packs = _packs(plan, model, emit, spreads=spreads)
     _compile(plan, model, emit, spreads=spreads)
-    return shares, packs
+    if spreads:
+        spread(model, world)
+    return model, shares, packs
 
 
 def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:

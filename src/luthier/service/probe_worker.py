@@ -40,13 +40,7 @@ def main() -> None:
 
 def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     """Train the steps by the plan's settings; returns seconds of each and the peak of memory in bytes."""
-    from luthier.core.exact_products import keep_products_exact
-    from luthier.core.kernel_cache import keep_few_kernels
-    from luthier.core.threads import wait_briefly
-
-    wait_briefly()
-    keep_few_kernels()
-    keep_products_exact()
+    _make_torch_ready()
     import torch
 
     from luthier.core.plan import ObjectivePlan, Plan
@@ -108,6 +102,17 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
         progress=SilentProgress(),
     )
     return {"step_seconds": seconds, "peak_memory_bytes": memory.device_peak_memory_bytes(device), "refused": None}
+
+
+def _make_torch_ready() -> None:
+    """What must be said before torch is loaded."""
+    from luthier.core.exact_products import keep_products_exact
+    from luthier.core.kernel_cache import keep_few_kernels
+    from luthier.core.threads import wait_briefly
+
+    wait_briefly()
+    keep_few_kernels()
+    keep_products_exact()
 
 
 def _refused(plan: Plan, model: TrainableModel, steps: list[Any]) -> str | None:
