@@ -182,7 +182,6 @@ def _training(
         "asked" if asked_precision else "measured",
         "in the recipe" if asked_precision else hardware.why,
     )
-    attention = acceleration.attention_on(hardware, sources)
     packing = acceleration.packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     return TrainingPlan(
@@ -203,7 +202,7 @@ def _training(
         overlong=_overlong(r, data.train, sources),
         order=pick("training.order", r.order, acceleration.order_of(data, packing)),
         precision=precision,
-        attention=attention,
+        attention=acceleration.attention_on(hardware, sources),
         gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
             checkpointing.NAME, None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing, (False, "")
         ),
