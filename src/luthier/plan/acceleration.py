@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 from luthier.core.errors import RecipeError, RequestError
-from luthier.core.plan import Plan, ValueSource
-from luthier.core.recipe import Switch
+from luthier.core.plan import DataPlan, Plan, ValueSource
+from luthier.core.recipe import OrderName, Switch
 from luthier.models.structure import Structure
+from luthier.plan import defaults
 from luthier.plan.devices import this_machine
 from luthier.plan.hardware import Hardware
 from luthier.plan.sources import Sources
@@ -37,6 +38,19 @@ def packs(asked: Switch | None, hardware: Hardware, sources: Sources) -> bool:
         f"on {hardware.device} rows end to end waste nothing on padding; first the model proves to train the same",
     )
     return True
+
+
+def order_of(data: DataPlan, packing: bool) -> tuple[OrderName, str]:
+    """The order of rows where nobody asks for one, and why."""
+    if data.train.packed:
+        return defaults.BLOCK_ORDER
+    return defaults.ORDER_PACKED if packing else defaults.ORDER
+
+
+def attention_on(hardware: Hardware, sources: Sources) -> Literal["by_length", "sdpa"]:
+    """How attention over rows side by side is computed."""
+    sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
+    return "by_length" if hardware.device == "cpu" else "sdpa"
 
 
 def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:

@@ -127,10 +127,10 @@ def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
     schedule = schedules.of_training(prepared, shares_prefix=shares_prefix, packs=training.packing)
     count = min(training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
     if prepared.plan.objective.draws:
-        budget = training.micro_batch_tokens
-        found = [schedules.shapes_of_drawn(prepared, schedule, step, budget) for step in range(count)]
+        lies_so = shares_prefix or training.packing
+        found = [schedules.shapes_of_drawn(prepared, schedule, n, training.micro_batch_tokens) for n in range(count)]
         made: list[ProbeStep] = [
-            [ProbeBatch(beginnings if shares_prefix else (), rows) for beginnings, rows in shapes] for shapes in found
+            [ProbeBatch(beginnings if lies_so else (), rows) for beginnings, rows in shapes] for shapes in found
         ]
         return _chosen(made)
     made = [
