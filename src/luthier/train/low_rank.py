@@ -128,4 +128,5 @@ class LoraProducts(torch.autograd.Function):
 def _read(rows: Tensor, masks: Sequence[Tensor | None], readers: Sequence[Tensor]) -> Sequence[Tensor]:
     if any(mask is not None for mask in masks):
         return [keep(rows, mask) @ a.t() for mask, a in zip(masks, readers, strict=True)]
-    return (rows @ torch.cat(list(readers)).t()).split([a.shape[0] for a in readers], 1)
+    thins: tuple[Tensor, ...] = (rows @ torch.cat(list(readers)).t()).split([a.shape[0] for a in readers], 1)
+    return thins
