@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 from luthier.core.cost import Device
 from luthier.models.structure import structure_of
-from luthier.plan import activations, workload
+from luthier.plan import activations, batch_shapes
 from luthier.plan.memory import predict_memory
 from luthier.plan.workload import Workload
-from luthier.train import attention
+from luthier.train import attention, prefix_attention
 from luthier.train.model import MicroBatch, TrainableModel
 from luthier.train.objectives import cross_entropy, divergence
 
@@ -25,12 +25,17 @@ Make = Callable[..., Any]
 
 
 def test_the_constants_are_those_of_training() -> None:
-    assert workload.UNFUSED_MAX_TOKENS == attention.UNFUSED_MAX_TOKENS
+    assert batch_shapes.KEPT_MAX_TOKENS == attention.KEPT_MAX_TOKENS
+    assert batch_shapes.BLOCK_TOKENS == attention.BLOCK_TOKENS
+    assert batch_shapes.BLOCK_SCORES == prefix_attention.BLOCK_SCORES
     assert activations.CHUNK_ROWS == cross_entropy.CHUNK_ROWS
     assert activations.DISTILLED_CHUNK_ROWS == divergence.CHUNK_ROWS
+    assert activations.WIDE_ROWS == cross_entropy.WIDE_ROWS
 
 
-def saved_bytes(model: TrainableModel, rows: int, length: int) -> int:
+def saved_bytes(
+    model: TrainableModel, rows: int, length: int, layout: prefix_attention.PrefixLayout | None = None
+) -> int:
     """What autograd keeps of the layers' forward pass: each storage once, parameters not."""
     parameters = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
     kept: dict[int, torch.Tensor] = {}
@@ -40,13 +45,15 @@ def saved_bytes(model: TrainableModel, rows: int, length: int) -> int:
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    ids, positions = torch.zeros(rows, length, dtype=torch.int64), torch.arange(length)[None]
+    ids = torch.zeros(rows, length, dtype=torch.int64)
+    positions = torch.arange(length)[None] if layout is None else layout.positions(ids.device)
+    shared = {} if layout is None else {"prefix_layout": layout}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model.body(input_ids=ids, position_ids=positions, use_cache=False)
+        model.body(input_ids=ids, position_ids=positions, use_cache=False, **shared)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-@pytest.mark.parametrize(("rows", "length"), [(4, 48), (1, 600)])
+@pytest.mark.parametrize(("rows", "length"), [(4, 48), (1, 600), (1, 1100)])
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("name", ["llama", "llama_untied", "gemma3", "qwen2", "qwen3", "phi3", "mixtral", "qwen3_moe"])
 def test_kept_bytes_are_what_autograd_saves(
@@ -170,22 +177,43 @@ def test_the_parts_that_come_and_go_are_what_lives_at_one_time(
 def test_logits_by_hand(architecture: Make, make_workload: Make) -> None:
     # vocabulary 256, width 64, bf16; 4 x 48 = 192 positions, 96 of them learned
     structure = structure_of(architecture("llama"))
-    logits = 96 * 256 * (4 + 2)
+    logits = 96 * 256 * 2 + 16 * 256 * 4 * 2
     hidden = (2 * 96 + 192) * 64 * 2
     assert activations.logits_bytes(make_workload(structure)) == logits + hidden
     many = make_workload(structure, rows=100, learned=1.0)
-    assert activations.logits_bytes(many) == 512 * 256 * (4 + 2) + 3 * 4800 * 64 * 2
+    assert activations.logits_bytes(many) == 512 * 256 * 2 + 16 * 256 * 4 * 2 + 3 * 4800 * 64 * 2
     assert activations.logits_bytes(replace(many, loss="all")) == 4800 * 256 * (2 + 4 + 4)
     full = make_workload(structure, "full")
     # wide logits stand beside the fp32 gradient of the head
     assert activations.logits_bytes(full) == logits + hidden + 256 * 64 * 4
 
 
-def test_attention_by_length_keeps_probabilities_of_short_rows_only(architecture: Make, make_workload: Make) -> None:
+def test_attention_on_a_cpu_keeps_probabilities_of_short_rows_only(architecture: Make, make_workload: Make) -> None:
     structure = structure_of(architecture("llama"))
-    short, long = (make_workload(structure, length=n) for n in (512, 513))
-    assert activations.uses_unfused_attention(short, 512)
-    assert not activations.uses_unfused_attention(long, 513)
-    assert activations.layer_count(short, 512).kept > activations.layer_count(long, 513).kept + 3 * 512
-    assert not activations.uses_unfused_attention(replace(short, attention="flash"), 512)
-    assert activations.uses_unfused_attention(replace(short, attention="eager"), 5000)
+    short, long = (make_workload(structure, length=n) for n in (1024, 1025))
+    assert activations.keeps_probabilities(short, 1024)
+    assert not activations.keeps_probabilities(long, 1025)
+    assert activations.layer_count(short, 1024).kept > activations.layer_count(long, 1025).kept + 3 * 512
+    assert not activations.keeps_probabilities(replace(short, attention="flash"), 512)
+    assert activations.keeps_probabilities(replace(short, attention="eager"), 5000)
+
+
+@pytest.mark.parametrize(
+    ("length", "by_hand"), [(100, 100.0), (128, 128.0), (129, (128 * 128 + 129) / 129), (256, 192.0)]
+)
+def test_a_block_of_queries_meets_the_keys_up_to_its_end(length: int, by_hand: float) -> None:
+    assert batch_shapes.blocked_keys(length) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("num_prefix", [100, 600, 1000])
+def test_kept_bytes_of_a_shared_beginning(
+    num_prefix: int, architecture: Make, make_workload: Make, make_model: Make
+) -> None:
+    num, own = 12, 40
+    config = architecture("llama")
+    batches = batch_shapes.batches_of([[[num_prefix + own] * num]], learned_fraction=0.5, shared=[[(num_prefix,)]])
+    size = num_prefix + num * own
+    work = replace(make_workload(structure_of(config)), batches=batches)
+    layout = prefix_attention.PrefixLayout((num_prefix,), (own,) * num)
+    saved = saved_bytes(make_model(config, work), 1, size, layout)
+    assert activations.kept_bytes(work) == pytest.approx(saved, rel=0.06)

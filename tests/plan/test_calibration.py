@@ -30,9 +30,9 @@ def workloads(architecture: Make, make_workload: Make) -> list[Workload]:
     return [
         make_workload(big, rows=16, length=128, dropout=0.1),
         make_workload(big, "full", rows=8, length=256),
-        make_workload(big, rows=4, length=1024, gradient_checkpointing=True),
+        make_workload(big, rows=6, length=1100, gradient_checkpointing=True),
         make_workload(big, rows=8, length=300, rank=64),
-        make_workload(big, "full", rows=2, length=1024),
+        make_workload(big, "full", rows=2, length=1100),
         make_workload(big, rows=32, length=100, dropout=0.1),
     ]
 

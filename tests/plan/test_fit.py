@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.cost import Device
+from luthier.plan.batch_shapes import KEPT_MAX_TOKENS
 from luthier.plan.fit import longest_row, made_to_fit, most_rows, room, ways_to_fit
 from luthier.plan.memory import predict_memory
 from luthier.plan.predict import fits
 from luthier.plan.speed import step_seconds
-from luthier.plan.workload import UNFUSED_MAX_TOKENS, Workload, with_micro_batch
+from luthier.plan.workload import Workload, with_micro_batch
 
 from .shapes import accelerator, run_of
 
@@ -42,14 +43,14 @@ def test_one_token_more_than_the_longest_row_does_not_fit(memory_gib: float) -> 
     assert not holds(workload, device, 1, length + 1)
 
 
-def test_a_row_beyond_the_limit_of_unfused_attention_is_found_though_shorter_ones_do_not_fit() -> None:
+def test_a_row_beyond_the_limit_of_kept_probabilities_is_found_though_shorter_ones_do_not_fit() -> None:
     workload = replace(run_of(accelerator(80)), attention="by_length")
-    just_below = predict_memory(with_micro_batch(workload, 1, UNFUSED_MAX_TOKENS), accelerator(80)).total_bytes.value
-    just_above = predict_memory(with_micro_batch(workload, 1, UNFUSED_MAX_TOKENS + 1), accelerator(80)).total_bytes
+    just_below = predict_memory(with_micro_batch(workload, 1, KEPT_MAX_TOKENS), accelerator(80)).total_bytes.value
+    just_above = predict_memory(with_micro_batch(workload, 1, KEPT_MAX_TOKENS + 1), accelerator(80)).total_bytes
     assert just_above.value < just_below
     device = accelerator((just_below + just_above.value) / 2 / 0.95 / 2**30)
-    assert not holds(workload, device, 1, UNFUSED_MAX_TOKENS)
-    assert longest_row(workload, device) > UNFUSED_MAX_TOKENS
+    assert not holds(workload, device, 1, KEPT_MAX_TOKENS)
+    assert longest_row(workload, device) > KEPT_MAX_TOKENS
 
 
 def test_nothing_fits_where_the_weights_do_not() -> None:

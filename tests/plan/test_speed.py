@@ -34,7 +34,7 @@ def test_products_take_their_operations_at_the_devices_rate(
     assert terms["fused_attention"] == terms["dropout"] == terms["link"] == 0
     wide = replace(work, compute="float32")
     assert speed.time_terms(wide, device)["products"] == pytest.approx(4 * terms["products"])
-    long = make_workload(llama, length=513)
+    long = make_workload(llama, length=1025)
     assert speed.time_terms(long, device)["attention"] == 0
     assert speed.time_terms(long, device)["fused_attention"] > 0
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from luthier.train.dropout import Dropout, keep
-from luthier.train.low_rank import LoraProduct
+from luthier.train.low_rank import LoraProduct, LoraProducts
 
 
 @pytest.mark.parametrize("dropped", [False, True])
@@ -33,3 +33,30 @@ def test_dropout_takes_inputs_of_the_adapter_alone_and_makes_good_what_it_took()
     ones = torch.ones(20_000, 8, dtype=torch.float64)
     mean = LoraProduct.apply(ones, weight, None, a, b, Dropout(0.25, key=4), scale).mean(0)
     torch.testing.assert_close(mean, (ones[:1] @ weight.t() + 0.7 * ones[:1] @ a.t() @ b.t())[0], rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_several_products_of_one_input_are_those_products(dropped: bool) -> None:
+    torch.manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, dtype=torch.float64)  # noqa: E731
+    widths, ranks = (4, 2, 3), (2, 1, 3)
+    x = draw(2, 3, 5).requires_grad_()
+    bases, biases = [draw(n, 5) for n in widths], [draw(4), None, draw(3)]
+    factors = [t for n, r in zip(widths, ranks, strict=True) for t in (draw(r, 5), draw(n, r))]
+    for factor in factors:
+        factor.requires_grad_()
+    dropouts = [Dropout(0.4, key=key) if dropped else None for key in range(3)]
+    scales = [0.7, 1.1, 2.0]
+    together = LoraProducts.apply(x, bases, biases, dropouts, scales, *factors)
+    apart = [
+        LoraProduct.apply(x, base, bias, a, b, dropout, scale)
+        for base, bias, a, b, dropout, scale in zip(
+            bases, biases, factors[::2], factors[1::2], dropouts, scales, strict=True
+        )
+    ]
+    gradients = [torch.randn_like(out) for out in apart]
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other)
+    wanted = torch.autograd.grad(apart, [x, *factors], gradients)
+    for one, other in zip(torch.autograd.grad(together, [x, *factors], gradients), wanted, strict=True):
+        torch.testing.assert_close(one, other)

@@ -78,9 +78,9 @@ def test_flex_attention_equals_attention_in_two_parts(window: int | None, layout
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 100])
-@pytest.mark.parametrize("unfused_max", [512, 0])
+@pytest.mark.parametrize("kept_max", [1024, 0])
 def test_rows_with_nothing_in_common_are_separate_rows(
-    window: int | None, unfused_max: int, monkeypatch: pytest.MonkeyPatch
+    window: int | None, kept_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU: suffixes of a beginning of no tokens."""
     lengths = (4, 1, 6, 3)
@@ -88,7 +88,7 @@ def test_rows_with_nothing_in_common_are_separate_rows(
     parts = [t.split(lengths, 2) for t in tensors]
     rows = [causal_attention(nn.Identity(), *row, None, sliding_window=window)[0] for row in zip(*parts, strict=True)]
     expected = torch.cat(rows, 1)
-    monkeypatch.setattr("luthier.train.attention.UNFUSED_MAX_TOKENS", unfused_max)
+    monkeypatch.setattr("luthier.train.attention.KEPT_MAX_TOKENS", kept_max)
     layout = PrefixLayout((0,), lengths)
     out, _ = causal_attention(nn.Identity(), *tensors, None, sliding_window=window, prefix_layout=layout)
     torch.testing.assert_close(out, expected)

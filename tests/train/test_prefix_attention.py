@@ -54,20 +54,34 @@ def row_by_row(layout: PrefixLayout, q: Tensor, k: Tensor, v: Tensor, window: in
 
 
 @pytest.mark.parametrize("window", [None, 3, 6, 100])
-@pytest.mark.parametrize("unfused_max", [512, 0])
+@pytest.mark.parametrize("kept_max", [512, 0])
+@pytest.mark.parametrize("block_scores", [1 << 20, 500, 1])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_equals_separate_rows(
-    layout: PrefixLayout, window: int | None, unfused_max: int, monkeypatch: pytest.MonkeyPatch
+    layout: PrefixLayout, window: int | None, kept_max: int, block_scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     q, k, v = draw(layout)
     expected = row_by_row(layout, q, k, v, window)
     weight = torch.randn_like(expected)
     wanted = torch.autograd.grad((expected * weight).sum(), [q, k, v])
-    monkeypatch.setattr("luthier.train.attention.UNFUSED_MAX_TOKENS", unfused_max)
+    monkeypatch.setattr("luthier.train.attention.KEPT_MAX_TOKENS", kept_max)
+    monkeypatch.setattr("luthier.train.prefix_attention.BLOCK_SCORES", block_scores)
     out, _ = causal_attention(nn.Identity(), q, k, v, None, sliding_window=window, prefix_layout=layout)
     torch.testing.assert_close(out, expected)
     for one, other in zip(torch.autograd.grad((out * weight).sum(), [q, k, v]), wanted, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_torchs_own_kernel_gives_the_same(
+    layout: PrefixLayout, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v = draw(layout)
+    expected = row_by_row(layout, q, k, v, window)
+    monkeypatch.setattr("luthier.train.attention.is_blocked", lambda device: False)
+    out, _ = causal_attention(nn.Identity(), q, k, v, None, sliding_window=window, prefix_layout=layout)
+    torch.testing.assert_close(out, expected)
 
 
 def test_gradient_is_the_derivative() -> None:

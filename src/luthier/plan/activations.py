@@ -11,11 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.plan.workload import UNFUSED_MAX_TOKENS, Workload
+from luthier.plan.batch_shapes import BLOCK_SCORES, BLOCK_TOKENS, KEPT_MAX_TOKENS, blocked_keys
+from luthier.plan.workload import Workload
 
 _FP32: Final = 4.0
 CHUNK_ROWS: Final = 512
 """Learned tokens whose logits exist at one time (train/objectives/cross_entropy.py; a test holds them equal)."""
+WIDE_ROWS: Final = 16
+"""Of these, how many are widened to fp32 at one time (the same)."""
 DISTILLED_CHUNK_ROWS: Final = 128
 """The same of a student beside its teacher (train/objectives/divergence.py; a test holds them equal)."""
 DISTILLED_TENSORS: Final = 8.0
@@ -40,11 +43,22 @@ class LayerCount:
     transient: float
 
 
-def uses_unfused_attention(workload: Workload, length: int) -> bool:
-    """Whether the probabilities of every pair of tokens are formed and kept."""
+def keeps_probabilities(workload: Workload, length: float) -> bool:
+    """Whether the probabilities of attention are kept for the way back."""
     if workload.attention == "eager":
         return True
-    return workload.attention == "by_length" and length <= UNFUSED_MAX_TOKENS
+    if workload.batches.shared_keys:
+        return workload.batches.shared_kept_keys > 0
+    return workload.attention == "by_length" and length <= KEPT_MAX_TOKENS
+
+
+def num_keys(workload: Workload, length: float) -> float:
+    """Keys that a token meets on average in rows of `length` tokens, what a mask hides but is computed included."""
+    if workload.attention == "eager":
+        return length
+    if workload.attention == "by_length":
+        return max(blocked_keys(length), workload.batches.shared_keys)
+    return length / 2
 
 
 def layer_count(workload: Workload, length: int) -> LayerCount:
@@ -89,14 +103,16 @@ def logits_bytes(workload: Workload) -> float:
             rows = min(rows, DISTILLED_CHUNK_ROWS)
             one = DISTILLED_TENSORS * s.vocabulary_size * _FP32
         hidden = (2 * learned + batches.peak_tokens) * s.hidden_size * e  # chosen rows, their gradient, all rows
+        # a few rows at a time are widened, and their log-probabilities stand beside that
+        wide = min(rows, WIDE_ROWS) * s.vocabulary_size * _FP32 * (2 if e < _FP32 else 1)
+        logits = rows * s.vocabulary_size * e
         if workload.method != "full" and not workload.adapts_head:
-            return rows * one + hidden
+            return logits + wide + hidden
         # the head's gradient adds up in fp32; a chunk's part of it comes when its wide logits are gone
         beside = s.vocabulary_size * workload.adapter_rank if workload.adapts_head else 0
         head = s.head_parameters + beside
-        part = rows * s.vocabulary_size * e + head * e
         copied = head * e if workload.adapts_head else 0.0  # matrix and adapter side by side
-        return max(rows * one, part) + hidden + head * _FP32 + copied
+        return logits + max(wide, head * e) + hidden + head * _FP32 + copied
     if workload.loss == "all_chunks":  # all logits as computed, one piece of them in fp32 with its gradient
         return batches.peak_tokens * s.vocabulary_size * (e + 2 * _FP32 / _NUM_CHUNKS_OF_ALL)
     # logits as computed, their fp32 copy, and its gradient
@@ -149,9 +165,11 @@ def _attention(workload: Workload, length: int) -> float:
     window = min(length, s.sliding_window or length)
     if workload.attention == "eager":  # keys and values are copied to every head; softmax in fp32, then rounded
         return (3 * query * e) + s.num_heads * window * (_FP32 + e) + query * e
-    if uses_unfused_attention(workload, length):
+    if workload.attention == "by_length":
         output = query * e if _keeps_input(workload, "o_proj") else 0.0
-        return (query + key + values) * e + s.num_heads * length * e + output
+        keys = workload.batches.shared_kept_keys or num_keys(workload, length)
+        kept = s.num_heads * keys * e if keeps_probabilities(workload, length) else 0.0
+        return (query + 2 * key) * e + kept + output
     return ((3 if is_cut else 2) * query + key + values) * e + s.num_heads * _FP32
 
 
@@ -159,8 +177,7 @@ def _mask(workload: Workload, length: int) -> float:
     """Bytes of the mask, all tokens together, that layers share where they look back a few tokens only."""
     s = workload.structure
     is_masked = s.num_windowed_layers and length > (s.sliding_window or length)
-    is_ours = workload.attention == "by_length" and not uses_unfused_attention(workload, length)
-    return length**2 * workload.element_bytes if is_masked and is_ours else 0.0
+    return length**2 * workload.element_bytes if is_masked and workload.attention == "by_length" else 0.0
 
 
 def _mlp(workload: Workload) -> float:
@@ -206,6 +223,11 @@ def _mlp_transient(workload: Workload) -> float:
 def _attention_transient(workload: Workload, length: int) -> float:
     """Gradients in flight in attention: of probabilities and scores, or of queries, keys and values."""
     s, e = workload.structure, workload.element_bytes
-    width = s.num_heads * s.head_size
-    inside = 2 * s.num_heads * length if uses_unfused_attention(workload, length) else 3 * width
+    width, keys = s.num_heads * s.head_size, s.num_kv_heads * s.head_size
+    if workload.attention == "by_length":  # of keys and values added up in fp32; of scores only those of one block
+        tokens = workload.batches.peak_tokens
+        one_row = s.num_heads * min(BLOCK_TOKENS, length) * length
+        scores = max(one_row, min(BLOCK_SCORES, tokens / length * one_row)) / tokens
+        return (2 * width + s.hidden_size + 3 * scores) * e + 2 * keys * _FP32
+    inside = 2 * s.num_heads * length if workload.attention == "eager" else 3 * width
     return (inside + width + s.hidden_size) * e

@@ -12,6 +12,14 @@ from luthier.core.errors import RecipeError
 
 MAX_TOKENS: Final = 1 << 31
 
+KEPT_MAX_TOKENS: Final = 1024
+"""Rows of at most this many tokens keep the probabilities of attention on a CPU (train/attention.py; a test holds them
+equal)."""
+BLOCK_TOKENS: Final = 128
+"""Queries that attention on a CPU computes together (train/attention.py; a test holds them equal)."""
+BLOCK_SCORES: Final = 1 << 20
+"""Scores that it computes at a time (train/prefix_attention.py; a test holds them equal)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batches:
@@ -20,7 +28,8 @@ class Batches:
     peak_rows, peak_length: rows and padded length of the largest micro-batch; other_peaks: of those with fewer tokens
     in longer rows, which may take more memory. num_tokens counts no padding; num_computed counts it. length: padded
     length of a row, weighted by its tokens. num_micro_batches: of all devices together. num_learned: tokens that a loss
-    is computed at.
+    is computed at. shared_keys: most keys that a token of a micro-batch with common beginnings meets on average, 0
+    where nothing is shared; shared_kept_keys: of these, those whose probabilities a CPU keeps.
     """
 
     peak_rows: int
@@ -31,6 +40,8 @@ class Batches:
     num_micro_batches: float
     length: float
     other_peaks: tuple[tuple[int, int], ...] = ()
+    shared_keys: float = 0.0
+    shared_kept_keys: float = 0.0
 
     def __post_init__(self) -> None:
         size = self.peak_rows * self.peak_length
@@ -70,7 +81,7 @@ def batches_of(
     beginnings that are computed once (`num_computed_tokens`); None where nothing is shared. Raises RecipeError where
     there is no row.
     """
-    tokens = computed = weighted = 0.0
+    tokens = computed = weighted = shared_keys = shared_kept_keys = 0.0
     shapes: set[tuple[int, int]] = set()
     num_steps = num_micro = 0
     beginnings: Iterable[Iterable[Sequence[int]]] = repeat(repeat(())) if shared is None else shared
@@ -81,6 +92,8 @@ def batches_of(
             size = num_computed_tokens(lengths, prefix)
             num_micro, tokens, computed = num_micro + 1, tokens + sum(lengths), computed + size
             weighted += size * longest
+            met, kept = _shared_keys(lengths, prefix)
+            shared_keys, shared_kept_keys = max(shared_keys, met / size), max(shared_kept_keys, kept / size)
             shapes.add((len(lengths), math.ceil(size / len(lengths))))
     if not computed:
         raise RecipeError("a schedule without rows", expected="at least one", do="check the training data")
@@ -94,7 +107,28 @@ def batches_of(
         num_learned=tokens * learned_fraction / num_steps,
         num_micro_batches=num_micro / num_steps,
         length=weighted / computed,
+        shared_keys=shared_keys,
+        shared_kept_keys=shared_kept_keys,
     )
+
+
+def blocked_keys(length: float) -> float:
+    """Keys that a token meets on average in a row that is computed in blocks: all up to the last one of its block."""
+    whole, rest = divmod(length, BLOCK_TOKENS)
+    return (BLOCK_TOKENS**2 * whole * (whole + 1) / 2 + rest * length) / length
+
+
+def _shared_keys(lengths: Sequence[int], beginnings: Sequence[int]) -> tuple[float, float]:
+    """Keys met by all tokens of a micro-batch together, in attention's padding, and those of kept probabilities."""
+    if not any(beginnings):
+        return 0.0, 0.0
+    num_suffixes = len(lengths) // len(beginnings)
+    before = max(beginnings)
+    own = max(length - beginnings[number // num_suffixes] for number, length in enumerate(lengths))
+    first = len(beginnings) * before * blocked_keys(before)
+    others = len(lengths) * own * (before + own)
+    kept = first * (before <= KEPT_MAX_TOKENS) + others * (before + own <= KEPT_MAX_TOKENS)
+    return float(first + others), float(kept)
 
 
 def _largest(shapes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

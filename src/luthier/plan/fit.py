@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from luthier.core.cost import Device, Room
+from luthier.plan.batch_shapes import KEPT_MAX_TOKENS
 from luthier.plan.calibration import Calibration
 from luthier.plan.memory import predict_memory
 from luthier.plan.predict import fits
 from luthier.plan.speed import step_seconds
-from luthier.plan.workload import UNFUSED_MAX_TOKENS, Workload, with_micro_batch
+from luthier.plan.workload import Workload, with_micro_batch
 
 _MOST_TOKENS: Final = 1 << 24
 """Nothing is looked for beyond: no micro-batch and no row is larger today."""
@@ -59,10 +60,10 @@ def longest_row(workload: Workload, device: Device, *, calibration: Calibration 
         return _fits(with_micro_batch(workload, 1, length), device, calibration)
 
     # Rows just above the limit keep no probabilities and may need less than those just below.
-    beyond = UNFUSED_MAX_TOKENS + 1
+    beyond = KEPT_MAX_TOKENS + 1
     if workload.attention == "by_length" and holds(beyond):
         return _largest(_MOST_TOKENS, holds, least=beyond)
-    most = UNFUSED_MAX_TOKENS if workload.attention == "by_length" else _MOST_TOKENS
+    most = KEPT_MAX_TOKENS if workload.attention == "by_length" else _MOST_TOKENS
     return _largest(most, holds)
 
 

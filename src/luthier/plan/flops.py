@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from luthier.plan.activations import FUSED_QUERIES, uses_unfused_attention
+from luthier.plan.activations import FUSED_QUERIES, keeps_probabilities, num_keys
 from luthier.plan.workload import Workload
 
 _FIRST = ("q_proj", "k_proj", "v_proj", *FUSED_QUERIES)
@@ -99,24 +99,20 @@ def head_flops(workload: Workload) -> float:
 def attention_flops(workload: Workload, length: float) -> float:
     """A token's operations in queries x keys and probabilities x values, there and back, in rows of that length.
 
-    Unfused: every pair is computed, twice as much on the way back. Fused (Dao, 2023, arXiv:2307.08691, section 4.1):
-    pairs ahead are skipped, and the way back computes the scores once more. A mask of our own (windows on a CPU) skips
-    nothing.
+    Kept probabilities: twice as much on the way back. Fused (Dao, 2023, arXiv:2307.08691, section 4.1), or formed
+    again: the way back computes the scores once more. Pairs ahead are skipped but for those inside a block of queries;
+    on a CPU windows skip nothing.
     """
     s = workload.structure
-    unfused = uses_unfused_attention(workload, int(length))
-    back = 2.0 if unfused else 2.5
+    back = 2.0 if keeps_probabilities(workload, length) else 2.5
     again = 1.0 if workload.gradient_checkpointing else 0.0
-    whole = s.num_layers - s.num_windowed_layers
-    if unfused:
-        pairs = s.num_layers * length
+    if workload.attention in ("by_length", "eager"):
+        pairs = s.num_layers * num_keys(workload, length)
     else:
         window = min(length, float(s.sliding_window or length))
         # a row of T tokens that look back w at most has T w - w^2 / 2 pairs
         windowed = window - window**2 / (2 * length)
-        if workload.attention == "by_length" and window < length:
-            windowed = length
-        pairs = whole * length / 2 + s.num_windowed_layers * windowed
+        pairs = (s.num_layers - s.num_windowed_layers) * length / 2 + s.num_windowed_layers * windowed
     return 4.0 * s.num_heads * s.head_size * pairs * (1.0 + back + again)
 
 

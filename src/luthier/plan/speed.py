@@ -1,7 +1,7 @@
 """Time of a step: few terms, each from the workload and the device, each with one factor.
 
     seconds = f_products  * FLOPs of matrices / rate
-            + f_attention * FLOPs of attention / rate            (unfused, or fused: a factor each)
+            + f_attention * FLOPs of attention / rate            (kept, or fused and formed again: a factor each)
             + f_traffic   * bytes that elementwise work moves / bandwidth
             + f_adapters  * bytes that thin products move / bandwidth
             + f_dropout   * bytes that masks of dropout move / bandwidth
@@ -36,9 +36,9 @@ PRODUCT_UTILISATION: Final[dict[Family, float]] = {
     "datacentre": 0.68,
     "hopper": 0.60,
 }
-# Attention's products are small, and softmax stands between them. On a CPU torch's fused kernel is slower still.
+# Attention's products are small, and softmax stands between them.
 _ATTENTION_SHARE: Final = {"cpu": 0.7, "gpu": 0.5}
-_FUSED_SHARE: Final = {"cpu": 0.25, "gpu": 0.5}
+_FUSED_SHARE: Final = {"cpu": 0.6, "gpu": 0.5}
 # Share of the memory's rate that elementwise work and thin products reach. A CPU computes where a copy only moves: it
 # rounds, draws random words, and walks thin matrices (fitted over all runs of benchmarks/plan_accuracy.py).
 _BANDWIDTH_SHARE: Final = {"cpu": 0.28, "gpu": 0.7}
@@ -68,7 +68,7 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
     attention = work.attention / count / (tflops * 1e12)
     # Muon's products, which each of several devices makes for itself
     iterations = optimizer_cost.step_flops(workload) / (device.bfloat16_tflops * 1e12)
-    is_fused = not activations.uses_unfused_attention(workload, int(b.length))
+    is_fused = not activations.keeps_probabilities(workload, b.length)
     return {
         "products": work.matrices / count / (tflops * 1e12) + iterations,
         "attention": 0.0 if is_fused else attention,

@@ -41,8 +41,6 @@ _KIND_OF: Final[dict[OptimizerName, OptimizerKind]] = {
     "muon": "master_muon",
 }
 
-UNFUSED_MAX_TOKENS: Final = 512
-"""Rows of at most this many tokens take unfused attention on a CPU (train/attention.py; a test holds them equal)."""
 
 ADALORA_START: Final = 1.5
 """AdaLoRA begins with half as many ranks again as it ends with (Zhang et al., 2023, arXiv:2303.10512, section 4.1)."""

@@ -215,7 +215,7 @@ def _tokenise(
     Held-out rows are judged, not trained, so they may fill the whole context; they are never truncated, since a cut
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
-    from luthier.data.loss_mask import tokenise_all
+    from luthier.data.tokenised_cache import TokenisedCache
     from luthier.plan import objectives, resolve
     from luthier.plan.objectives import rules_of
 
@@ -226,7 +226,8 @@ def _tokenise(
     if split in ("held_out", "replay_held_out"):
         max_length_tokens = room_tokens
         overlong = "drop" if overlong == "truncate" else overlong
-    made: Tokenised = tokenise_all(
+    cache = TokenisedCache(context.settings.tokenised_folder, context.settings.tokenised_cache_bytes)
+    made: Tokenised = cache.tokenise_all(
         part.examples, template, max_length_tokens=max_length_tokens, overlong=overlong, progress=context.progress
     )
     rows_per_unit = made.rows_per_example

@@ -17,6 +17,7 @@ class Settings(BaseSettings):
     home: the folder that holds all that Luthier keeps; `~/.luthier` where nobody says otherwise. database: the URL of a
     database elsewhere, such as `postgresql://user:password@host/name`; a SQLite file in the home without one.
     peer_timeout_seconds: how long a process of a run waits for the others, the slowest may be reading its rows.
+    tokenised_cache_bytes: how much of the disk tokenised rows may take, so that none is tokenised twice; 0 keeps none.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -24,6 +25,7 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("~/.luthier"))
     database: SecretStr | None = None
     peer_timeout_seconds: float = Field(default=1800.0, gt=0)
+    tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
 
     @property
     def database_path(self) -> Path:
@@ -54,6 +56,11 @@ class Settings(BaseSettings):
     def probes_folder(self) -> Path:
         """What probes measured on this machine."""
         return self.home / "probes"
+
+    @property
+    def tokenised_folder(self) -> Path:
+        """Tokenised rows, named by the digest of what they were made from; may be deleted at any time."""
+        return self.home / "cache" / "tokenised"
 
     def run_folder(self, run_id: str) -> Path:
         """The folder of one run. Raises NotFoundError for what is no run id: it must never become part of a path."""

@@ -17,7 +17,7 @@ matrices of the layers, where nearly all of the work is, see no padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -26,6 +26,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+BLOCK_SCORES = 1 << 20
+"""Scores that are computed at a time: in bf16 they and what becomes of them stay in the caches of two cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,54 +134,114 @@ class _Unpad(torch.autograd.Function):
         return gradients[0].new_zeros(ctx.shape).index_copy_(2, packed, gradients[0]), None
 
 
-class _UnfusedSuffixes(torch.autograd.Function):
-    """softmax over the beginning's and the suffix's own keys; the probabilities are kept for the way back.
+class _BlockedSuffixes(torch.autograd.Function):
+    """softmax over the beginning's and the suffix's own keys, as many at a time as the processor's caches hold.
 
     Heads and groups of rows are one dimension, H = kv_heads * G. q: [H, K, queries a key * S, head]; k, v:
     [H, K, S, head]; prefix_k, prefix_v: [H, P, head]; mask: [G, S, P + S] additive. The keys of a beginning meet all of
-    its suffixes in one product and are never copied.
+    its suffixes in one product and are never copied. sees_all: whether nothing of the beginnings is hidden. keeps:
+    whether probabilities are kept for the way back; they are formed again there where not.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, mask: Tensor, scale: float
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        prefix_k: Tensor,
+        prefix_v: Tensor,
+        mask: Tensor,
+        sees_all: bool,
+        scale: float,
+        keeps: bool,
     ) -> Tensor:
-        num_heads, size = q.shape[0], q.shape[3]
-        num_own, num_prefix = k.shape[2], prefix_k.shape[1]
-        together = q.reshape(num_heads, -1, size)
-        scores = q.new_empty(*q.shape[:3], num_prefix + num_own)
-        scores[..., :num_prefix] = torch.bmm(together, prefix_k.transpose(1, 2)).view(*q.shape[:3], num_prefix)
-        scores[..., num_prefix:] = torch.matmul(q, k.transpose(-1, -2))
-        by_group = scores.view(-1, mask.shape[0], q.shape[1], q.shape[2] // num_own, num_own, scores.shape[-1])
-        by_group.mul_(scale).add_(mask[:, None, None])
-        probabilities = torch.softmax(scores, -1)
-        out = torch.matmul(probabilities[..., num_prefix:], v)
-        at_prefix = probabilities[..., :num_prefix].reshape(num_heads, -1, num_prefix)
-        out.view(num_heads, -1, size).baddbmm_(at_prefix, prefix_v)
-        ctx.save_for_backward(q, k, v, prefix_k, prefix_v, probabilities)
-        ctx.scale = scale
+        out, saved, kept = torch.empty_like(q), [], []
+        for heads, part in _blocks(q, mask.shape[2]):
+            scaled = q[heads, part] * scale
+            at_prefix, at_own = _probabilities(scaled, k[heads, part], prefix_k[heads], _of(mask, heads), sees_all)
+            found = torch.bmm(at_own, v[heads, part].flatten(0, 1))
+            found.view(len(at_prefix), -1, q.shape[3]).baddbmm_(at_prefix, prefix_v[heads])
+            out[heads, part] = found.view(scaled.shape)
+            saved.append(scaled)
+            if keeps:
+                kept += [at_prefix, at_own]
+        ctx.save_for_backward(k, v, prefix_k, prefix_v, mask, *saved, *kept)
+        ctx.sees_all, ctx.scale, ctx.keeps = sees_all, scale, keeps
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, prefix_k, prefix_v, probabilities = ctx.saved_tensors
+        k, v, prefix_k, prefix_v, mask, *saved = ctx.saved_tensors
         grad_out = gradients[0].contiguous()
-        num_heads, size, num_prefix = q.shape[0], q.shape[3], prefix_k.shape[1]
-        together, grad_together = q.reshape(num_heads, -1, size), grad_out.view(num_heads, -1, size)
-        at_prefix = probabilities[..., :num_prefix].reshape(num_heads, -1, num_prefix)
-        at_own = probabilities[..., num_prefix:]
-        grad_v = torch.matmul(at_own.transpose(-1, -2), grad_out)
-        grad_prefix_v = torch.bmm(at_prefix.transpose(1, 2), grad_together)
-        grad_p = torch.empty_like(probabilities)
-        to_prefix = torch.bmm(grad_together, prefix_v.transpose(1, 2))
-        grad_p[..., :num_prefix] = to_prefix.view(*q.shape[:3], num_prefix)
-        grad_p[..., num_prefix:] = torch.matmul(grad_out, v.transpose(-1, -2))
-        grad_s = torch._softmax_backward_data(grad_p, probabilities, -1, probabilities.dtype).mul_(ctx.scale)
-        own, prefix = grad_s[..., num_prefix:], grad_s[..., :num_prefix].reshape(num_heads, -1, num_prefix)
-        grad_q = torch.matmul(own, k)
-        grad_q.view(num_heads, -1, size).baddbmm_(prefix, prefix_k)
-        grad_k = torch.matmul(own.transpose(-1, -2), q)
-        return grad_q, grad_k, grad_v, torch.bmm(prefix.transpose(1, 2), together), grad_prefix_v, None, None
+        grad_q, grad_k, grad_v = torch.empty_like(grad_out), torch.empty_like(k), torch.empty_like(v)
+        sums = prefix_k.new_zeros((2, *prefix_k.shape), dtype=torch.promote_types(k.dtype, torch.float32))
+        blocks = list(_blocks(grad_out, mask.shape[2]))
+        for index, (heads, part) in enumerate(blocks):
+            scaled, own_k, own_v = saved[index], k[heads, part], v[heads, part]
+            if ctx.keeps:
+                at_prefix, at_own = saved[len(blocks) + 2 * index : len(blocks) + 2 * index + 2]
+            else:
+                at_prefix, at_own = _probabilities(scaled, own_k, prefix_k[heads], _of(mask, heads), ctx.sees_all)
+            grad = grad_out[heads, part]
+            together, apart = grad.reshape(len(at_prefix), -1, k.shape[3]), grad.reshape(len(at_own), -1, k.shape[3])
+            grad_v[heads, part] = torch.bmm(at_own.transpose(1, 2), apart).view(own_v.shape)
+            sums[1][heads].add_(torch.bmm(at_prefix.transpose(1, 2), together))
+            to_prefix = torch.bmm(together, prefix_v[heads].transpose(1, 2))
+            to_own = torch.bmm(apart, own_v.flatten(0, 1).transpose(1, 2))
+            _back_through_softmax(to_prefix, to_own, at_prefix, at_own)
+            found = torch.bmm(to_own, own_k.flatten(0, 1))
+            found.view(together.shape).baddbmm_(to_prefix, prefix_k[heads])
+            grad_q[heads, part] = found.mul_(ctx.scale).view(scaled.shape)
+            grad_k[heads, part] = torch.bmm(to_own.transpose(1, 2), scaled.view(apart.shape)).view(own_k.shape)
+            sums[0][heads].add_(torch.bmm(to_prefix.transpose(1, 2), scaled.view(together.shape)))
+        return grad_q, grad_k, grad_v, *sums.to(k.dtype), None, None, None, None
+
+
+def _blocks(q: Tensor, num_keys: int) -> Iterator[tuple[slice, slice]]:
+    """Heads and suffixes of each block. q: [H, K, queries a key * S, head]."""
+    num_heads, num_suffixes, num_queries, _ = q.shape
+    each = max(1, BLOCK_SCORES // (num_queries * num_keys))  # suffixes that may be computed together
+    num_together = max(1, each // num_suffixes)
+    for head in range(0, num_heads, num_together):
+        for start in range(0, num_suffixes, each):
+            yield slice(head, min(num_heads, head + num_together)), slice(start, start + each)
+
+
+def _of(mask: Tensor, heads: slice) -> Tensor:
+    """The mask [1 or heads, S, P + S] of these of H = kv_heads * G."""
+    if len(mask) == 1:
+        return mask
+    return mask[torch.arange(heads.start, heads.stop, device=mask.device) % len(mask)]
+
+
+def _probabilities(scaled: Tensor, k: Tensor, prefix_k: Tensor, mask: Tensor, sees_all: bool) -> tuple[Tensor, Tensor]:
+    """Over the beginnings [H, K * queries, P] and over the suffixes' own keys [H * K, queries, S] of a block.
+
+    The two are kept apart, since torch copies a part of a tensor for each product that reads it: that was a third of
+    this attention's time (docs/log.md).
+    """
+    num_heads, num_suffixes, num_queries, size = scaled.shape
+    num_own, cut = k.shape[2], prefix_k.shape[1]
+    scores = scaled.new_empty(num_heads, num_suffixes * num_queries, cut + num_own)
+    by_suffix = scores.view(num_heads * num_suffixes, num_queries, cut + num_own)
+    torch.bmm(scaled.view(num_heads, -1, size), prefix_k.transpose(1, 2), out=scores[..., :cut])
+    torch.bmm(scaled.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), out=by_suffix[..., cut:])
+    hidden = cut if sees_all else 0
+    scores.view(num_heads, -1, num_own, cut + num_own)[..., hidden:].add_(mask[:, None, :, hidden:])
+    probabilities = torch.softmax(scores, -1)
+    at_own = probabilities.view(by_suffix.shape)[..., cut:].contiguous()
+    return probabilities[..., :cut].contiguous(), at_own
+
+
+def _back_through_softmax(to_prefix: Tensor, to_own: Tensor, at_prefix: Tensor, at_own: Tensor) -> None:
+    """Turn gradients of probabilities into those of scores, in place: p * (g - sum(p * g)), the sum over both parts."""
+    wide = torch.promote_types(to_own.dtype, torch.float32)
+    mean = (to_prefix * at_prefix).sum(-1, keepdim=True, dtype=wide)
+    mean.add_((to_own * at_own).sum(-1, keepdim=True, dtype=wide).view(mean.shape))
+    narrow = mean.to(to_own.dtype)
+    to_prefix.sub_(narrow).mul_(at_prefix)
+    to_own.sub_(narrow.view(*to_own.shape[:2], 1)).mul_(at_own)
 
 
 @lru_cache(maxsize=16)
@@ -207,12 +270,14 @@ def shared_attention(
     scale: float,
     window: int | None,
     *,
-    unfused: bool,
+    is_blocked: bool,
+    keeps: bool,
 ) -> Tensor:
     """Attention of a micro-batch in one row. query: [1, heads, T, head]; key, value: [1, kv_heads, T, head].
 
-    causal: attention of plain rows, for the beginnings. window: how far back a token looks, itself counted. unfused:
-    form all probabilities by matrix products (CPU, short rows), not SDPA. Returns [1, heads, T, head].
+    causal: attention of plain rows, for the beginnings. window: how far back a token looks, itself counted.
+    is_blocked: by matrix products (CPU), not SDPA; these keep their probabilities or not (`keeps`). Returns
+    [1, heads, T, head].
     """
     padded, packed = _places(layout, str(query.device))
     cut = layout.num_groups * layout.longest_prefix
@@ -225,13 +290,19 @@ def shared_attention(
     first = [x[:, :cut].unflatten(1, (layout.num_groups, -1)).transpose(0, 1) for x in laid]
     suffixes = [x[:, cut:].unflatten(1, (layout.num_groups, layout.num_suffixes, -1)) for x in laid]
     mask = suffix_mask(layout, window, query.dtype, str(query.device))
-    seen = (_unfused_suffixes if unfused else _fused_suffixes)(suffixes, first[1:], mask, scale)
+    if is_blocked:
+        sees_all = window is None and len(set(layout.prefix_tokens)) == 1
+        seen = _blocked_suffixes(suffixes, first[1:], mask, sees_all, scale, keeps)
+    else:
+        seen = _fused_suffixes(suffixes, first[1:], mask, scale)
     together = torch.cat((causal(*first).transpose(0, 1).flatten(1, 2), seen), 1)
     out: Tensor = _Unpad.apply(together[None], packed)
     return out
 
 
-def _unfused_suffixes(suffixes: Sequence[Tensor], first: Sequence[Tensor], mask: Tensor, scale: float) -> Tensor:
+def _blocked_suffixes(
+    suffixes: Sequence[Tensor], first: Sequence[Tensor], mask: Tensor, sees_all: bool, scale: float, keeps: bool
+) -> Tensor:
     """suffixes: query [heads, G, K, S, head], key and value of kv_heads; first: key and value of the beginnings.
 
     Returns [heads, G * K * S, head].
@@ -242,7 +313,7 @@ def _unfused_suffixes(suffixes: Sequence[Tensor], first: Sequence[Tensor], mask:
     stacked = q.unflatten(0, (num_kv_heads, -1)).permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(0, 1)
     at_first = [x.transpose(0, 1).flatten(0, 1).contiguous() for x in first]
     own = [x.flatten(0, 1).contiguous() for x in (k, v)]
-    out: Tensor = _UnfusedSuffixes.apply(stacked.contiguous(), *own, *at_first, mask, scale)
+    out: Tensor = _BlockedSuffixes.apply(stacked.contiguous(), *own, *at_first, mask, sees_all, scale, keeps)
     apart = out.view(num_kv_heads, k.shape[1], k.shape[2], -1, k.shape[3], k.shape[4])
     return apart.permute(0, 3, 1, 2, 4, 5).reshape(num_heads, -1, k.shape[4])
 

@@ -6,12 +6,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as PeftLoraLinear
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from luthier.core.plan import Plan
+from luthier.train.methods.lora import Joined
 from luthier.train.model import TrainableModel
 
 
@@ -70,3 +74,73 @@ def test_only_the_adapter_is_trained(make_plan: Callable[..., Plan], make_model:
     assert trained
     assert all("lora_" in name for name in trained)
     assert model.num_trainable_parameters == sum(p.numel() for n, p in model.module.named_parameters() if "lora_" in n)
+
+
+def joined(model: TrainableModel) -> list[Joined]:
+    forwards = [layer.forward for layer in model.module.modules() if isinstance(layer, PeftLoraLinear)]
+    return list(dict.fromkeys(forward.joined for forward in forwards if forward.joined is not None))
+
+
+def losses_and_gradients(model: TrainableModel) -> tuple[Tensor, list[Tensor]]:
+    """Of two micro-batches one after the other, with dropout."""
+    torch.manual_seed(5)
+    model.module.train()
+    ids = torch.arange(24).reshape(2, 12)
+    losses = []
+    for batch in (ids, ids[:, :7]):
+        out = model.body(input_ids=batch, position_ids=torch.arange(batch.shape[1])[None], use_cache=False)
+        losses.append(out.last_hidden_state.square().sum())
+        losses[-1].backward()
+    gradients = [p.grad.clone() for p in model.module.parameters() if p.grad is not None]
+    model.module.zero_grad()
+    return torch.stack(losses), gradients
+
+
+@pytest.mark.parametrize("name", ["lora", "rslora", "pissa", "adalora"])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_matrices_of_one_input_computed_together_are_the_same(
+    make_plan: Callable[..., Plan],
+    make_model: Callable[..., TrainableModel],
+    name: str,
+    dropout: float,
+    checkpointing: bool,
+) -> None:
+    targets = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+    plan = make_plan(name, dropout, {"targets": targets}, gradient_checkpointing=checkpointing)
+    model = make_model(plan, torch.float64)
+    with torch.no_grad():
+        for p in model.module.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p), alpha=0.1)
+    groups = joined(model)
+    assert [len(group.forwards) for group in groups] == [3, 2] * model.base.config.num_hidden_layers
+    losses, gradients = losses_and_gradients(model)
+    assert not any(group.is_apart or group.ready or group.x is not None for group in groups)
+    for group in groups:
+        group.is_apart = True
+    wanted_losses, wanted = losses_and_gradients(model)
+    torch.testing.assert_close(losses, wanted_losses)
+    assert len(gradients) == len(wanted)
+    for one, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_another_input_gives_is_never_taken(
+    make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel]
+) -> None:
+    model = make_model(make_plan(settings={"targets": ("q_proj", "k_proj", "v_proj")}), torch.float64)
+    group = joined(model)[0]
+    q, k, v = group.forwards
+    width = model.base.config.hidden_size
+    x, other = torch.randn(2, 3, width, dtype=torch.float64), torch.randn(2, 3, width, dtype=torch.float64)
+    model.module.eval()
+    alone = k(other)
+    q(x)
+    torch.testing.assert_close(k(other), alone)
+    assert group.ready
+    q(x)  # k and v of the first x were never asked for: these do not read one input
+    assert group.is_apart
+    assert not group.ready
+    torch.testing.assert_close(k(other), alone)
+    assert v(x).shape == k(x).shape

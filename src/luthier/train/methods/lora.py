@@ -7,6 +7,7 @@ tool of the field can load it; the computation is ours, one fused function a mat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
 
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 from luthier.models.quantised import PackedLinear
 from luthier.models.quiet import quiet_peft
 from luthier.train.dropout import Dropout
-from luthier.train.low_rank import LoraProduct, PackedMatrix
+from luthier.train.low_rank import LoraProduct, LoraProducts, PackedMatrix
 from luthier.train.methods.adapter_files import adapter_tensors, write_adapter
 from luthier.train.methods.protocol import PlainMethod
 
@@ -35,6 +36,7 @@ class AdaptedForward:
         self.inner: nn.Module = layer.get_base_layer()
         self.thin: tuple[nn.Module, nn.Module] = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
         self.scale = float(layer.scaling[ADAPTER])
+        self.joined: Joined | None = None
 
     # Weights are read anew at each call: those that are spread over devices come and go.
 
@@ -71,7 +73,15 @@ class AdaptedForward:
         dropout = Dropout(self.probability, int(torch.randint(2**62, ())))
         return dropout, self.scale / dropout.kept_fraction
 
+    @property
+    def can_join(self) -> bool:
+        """Whether this is the plain product, over a matrix that lies there as it is, on a CPU."""
+        is_plain = type(self).__call__ is AdaptedForward.__call__ and isinstance(self.base, Tensor)
+        return is_plain and self.a.device.type == "cpu"
+
     def __call__(self, x: Tensor) -> Tensor:
+        if self.joined is not None and (ready := self.joined.of(self, x)) is not None:
+            return ready
         dropout, scale = self.draw()
         a, b = self.factors()
         out: Tensor = LoraProduct.apply(x, self.base, self.bias, a, b, dropout, scale)
@@ -99,6 +109,60 @@ def open_to_a_compiler(model: nn.Module) -> list[tuple[nn.Module, AdaptedForward
             found.append((layer, layer.forward))
             layer.forward = MethodType(_traced_forward, layer)
     return found
+
+
+class Joined:
+    """Adapted matrices of one input, computed together when the first is called; the others then take what is theirs.
+
+    The model's own code stays as it is and calls one after the other. What belongs to another input is never taken, and
+    where the others turn out to read another input, each goes on alone.
+    """
+
+    def __init__(self, forwards: Sequence[AdaptedForward]) -> None:
+        self.forwards = list(forwards)
+        self.x: Tensor | None = None
+        self.ready: dict[int, Tensor] = {}
+        self.is_apart = False
+        for forward in forwards:
+            forward.joined = self
+
+    def of(self, forward: AdaptedForward, x: Tensor) -> Tensor | None:
+        """The output of one of them for x; None where it has to be computed alone."""
+        if forward is not self.forwards[0]:
+            found = self.ready.pop(id(forward), None) if x is self.x else None
+            if not self.ready:
+                self.x = None
+            return found
+        self.is_apart = self.is_apart or bool(self.ready)  # nobody came for the last ones
+        self.x, self.ready = None, {}
+        if self.is_apart:
+            return None
+        draws = [one.draw() for one in self.forwards]
+        factors = [factor for one in self.forwards for factor in one.factors()]
+        outs = LoraProducts.apply(
+            x,
+            [one.base for one in self.forwards],
+            [one.bias for one in self.forwards],
+            [dropout for dropout, _ in draws],
+            [scale for _, scale in draws],
+            *factors,
+        )
+        self.x = x
+        self.ready = {id(one): out for one, out in zip(self.forwards[1:], outs[1:], strict=True)}
+        first: Tensor = outs[0]
+        return first
+
+
+_READ_ONE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+def _join(model: nn.Module) -> None:
+    """Find the matrices that read one input by the names that they have in nearly all models."""
+    for module in model.modules():
+        for names in _READ_ONE_INPUT:
+            forwards = [getattr(getattr(module, name, None), "forward", None) for name in names]
+            if all(isinstance(forward, AdaptedForward) and forward.can_join for forward in forwards):
+                Joined(forwards)  # type: ignore[arg-type]
 
 
 class Lora(PlainMethod):
@@ -133,6 +197,7 @@ class Lora(PlainMethod):
                 layer.forward = self.forward_of(name, layer)
                 if layer is model.get_output_embeddings():
                     self.head_forward = layer.forward
+        _join(adapted)
         return adapted  # type: ignore[no-any-return]
 
     def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:

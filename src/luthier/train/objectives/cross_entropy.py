@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 512
+WIDE_ROWS = 16
+"""Rows of a chunk that are held in fp32 at one time: few enough to stay in the processor's caches on their way."""
 
 
 def _one_chunk(
@@ -27,23 +29,26 @@ def _one_chunk(
 
     A function of its own, so that its logits are gone when the next chunk's come.
     """
-    logits = (rows @ weight.t()).to(wide)
-    chosen = logits.gather(1, wanted)
-    largest = logits.amax(1, keepdim=True)
-    correct = (chosen == largest).sum()
-    mean = logits.mean(1, keepdim=True) if smoothing else None
-    exponents = logits.sub_(largest).exp_()
-    sums = exponents.sum(1, keepdim=True)
-    plain = (sums.log() + largest - chosen).sum()
-    # -(1 - s) log p(wanted) - s mean(log p): what both have in common is the logarithm of the sum
-    loss = plain if mean is None else plain + smoothing * (chosen - mean).sum()
-    if not needs_gradient:
-        return loss, plain, correct, None
-    # d(loss)/d(logits) = softmax - (1 - s) one_hot - s / vocabulary, formed in place of the exponents
-    exponents.div_(sums).scatter_add_(1, wanted, torch.full_like(chosen, smoothing - 1.0))
-    if smoothing:
-        exponents.sub_(smoothing / exponents.shape[1])
-    return loss, plain, correct, exponents.to(rows.dtype)
+    logits = rows @ weight.t()
+    loss, plain = (torch.zeros((), dtype=wide, device=rows.device) for _ in range(2))
+    correct = torch.zeros((), dtype=torch.int64, device=rows.device)
+    for start in range(0, len(logits), WIDE_ROWS):
+        part, target = logits[start : start + WIDE_ROWS], wanted[start : start + WIDE_ROWS]
+        correct += (part.gather(1, target) == part.amax(1, keepdim=True)).sum()
+        log_probabilities = torch.log_softmax(part, 1, dtype=wide)
+        chosen = log_probabilities.gather(1, target).sum()
+        plain -= chosen
+        loss -= (1.0 - smoothing) * chosen
+        if smoothing:
+            loss -= smoothing * log_probabilities.mean(1).sum()
+        if needs_gradient:
+            # d(loss)/d(logits) = softmax - (1 - s) one_hot - s / vocabulary, rounded into the place of the logits
+            gradient = log_probabilities.exp_()
+            gradient.scatter_add_(1, target, torch.full_like(target, smoothing - 1.0, dtype=wide))
+            part.copy_(gradient.sub_(smoothing / gradient.shape[1]) if smoothing else gradient)
+            del gradient
+        del log_probabilities  # or it would stand beside the next ones
+    return loss, plain, correct, logits if needs_gradient else None
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):

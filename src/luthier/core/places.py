@@ -1,0 +1,36 @@
+"""Where a method changes a model, in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+def places_in_words(targets: Sequence[str]) -> str:
+    """`q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
+    whole = [name for name in targets if "." not in name]
+    single: dict[tuple[int, ...], list[str]] = {}
+    kinds: dict[str, list[int]] = {}
+    for name in targets:
+        number = re.search(r"\.(\d+)\.", name)
+        if number is not None:
+            kinds.setdefault(name.rpartition(".")[2], []).append(int(number[1]))
+        elif "." in name:
+            whole.append(name)
+    for kind, layers in sorted(kinds.items()):
+        single.setdefault(tuple(sorted(layers)), []).append(kind)
+    parts = [", ".join(whole)] if whole else []
+    parts += [f"{', '.join(names)} of {_layers_in_words(layers)}" for layers, names in single.items()]
+    return "; ".join(parts)
+
+
+def _layers_in_words(layers: tuple[int, ...]) -> str:
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return "layers " + ", ".join(f"{a} to {b}" if b > a else str(a) for a, b in runs)
