@@ -43,30 +43,27 @@ class _Root(nn.Module):
 
 def refuse_unspreadable(plan: Plan) -> None:
     """Raise RecipeError where the weights of a plan cannot be spread."""
-    if plan.method.name not in METHODS:
-        raise RecipeError(
-            f"training.sharding fsdp with method {plan.method.name}",
-            expected=f"one of {', '.join(METHODS)}",
-            do="choose one of these, or set training.sharding: ddp",
-        )
-    if plan.training.average is not None:
-        raise RecipeError(
-            "training.sharding fsdp with training.average",
-            expected="no average of the weights where each process holds a share of them",
-            do="leave training.average out, or set training.sharding: ddp",
-        )
-    if plan.training.optimizer.name != "adamw":
-        raise RecipeError(
-            f"training.sharding fsdp with optimizer {plan.training.optimizer.name}",
-            expected="adamw, which moves each number of a weight by itself",
-            do="set training.optimizer: adamw, or training.sharding: ddp",
-        )
-    if plan.objective.name != "sft":
-        raise RecipeError(
-            f"training.sharding fsdp with objective {plan.objective.name}",
-            expected="sft",
-            do="set training.sharding: ddp",
-        )
+    optimizer, average = plan.training.optimizer.name, plan.training.average
+    for came, is_wrong, expected, do in (
+        (f"method {plan.method.name}", plan.method.name not in METHODS, f"one of {', '.join(METHODS)}", "choose one"),
+        (
+            f"optimizer {optimizer}",
+            optimizer != "adamw",
+            "adamw, which moves each number of a weight by itself",
+            "set training.optimizer: adamw",
+        ),
+        (
+            "training.average",
+            average is not None,
+            "no average of the weights where each process holds a share of them",
+            "leave training.average out",
+        ),
+        (f"objective {plan.objective.name}", plan.objective.name != "sft", "sft", "set objective.name: sft"),
+    ):
+        if is_wrong:
+            raise RecipeError(
+                f"training.sharding fsdp with {came}", expected=expected, do=f"{do}, or set training.sharding: ddp"
+            )
 
 
 def spread(model: TrainableModel, world: World) -> None:
