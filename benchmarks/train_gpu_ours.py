@@ -42,8 +42,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         return facts
     device = plan.training.device
     compute_exactly(device)
-    memory.forget_peak()
-    memory.forget_device_peak(device)
+    memory.forget_peaks(device)
     held = plan.method.quantisation
     base = random_model(request["shape"], "cpu" if held else device, plan.training.precision)
     if held:

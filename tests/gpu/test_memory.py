@@ -62,7 +62,7 @@ def test_the_peak_lies_in_the_predicted_interval(
     structure, card = read_structure(str(larger_model)), this_machine(hardware.measure())
     predicted = predict_memory(workload_of(plan, structure, card), card)
     torch.cuda.empty_cache()
-    memory.forget_device_peak(device)
+    memory.forget_peaks(device)
     run(plan, TrainableModel.load(plan), tmp_path, packs=True)
     measured = memory.device_peak_memory_bytes(device)
     total, runtime = predicted.total_bytes, predicted.runtime_bytes

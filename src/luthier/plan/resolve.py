@@ -18,17 +18,10 @@ from luthier.core.plan import (
     TeacherPlan,
     TrainingPlan,
 )
-from luthier.core.recipe import (
-    PREFERENCE_OBJECTIVES,
-    EvaluationRecipe,
-    MetricName,
-    OrderName,
-    Recipe,
-    TrainingRecipe,
-)
+from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
 from luthier.plan import checkpointing, defaults, objectives
-from luthier.plan.acceleration import compiled_for, packs
+from luthier.plan.acceleration import attention_on, compiled_for, packs, usual_order
 from luthier.plan.adapter import outer_targets
 from luthier.plan.averaging import resolve_average
 from luthier.plan.hardware import Hardware
@@ -190,7 +183,6 @@ def _training(
         "asked" if asked_precision else "measured",
         "in the recipe" if asked_precision else hardware.why,
     )
-    attention = _attention(hardware, sources)
     packing = packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     return TrainingPlan(
@@ -209,9 +201,9 @@ def _training(
         average=resolve_average(r.average, method.name, steps, sources),
         max_length_tokens=length,
         overlong=_overlong(r, data.train, sources),
-        order=pick("training.order", r.order, _usual_order(data.train, is_packed=packing)),
+        order=pick("training.order", r.order, usual_order(data.train, is_packed=packing)),
         precision=precision,
-        attention=attention,
+        attention=attention_on(hardware, sources),
         gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
             checkpointing.NAME, None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing, (False, "")
         ),
@@ -230,11 +222,6 @@ def _training(
     )
 
 
-def _attention(hardware: Hardware, sources: _Sources) -> Literal["by_length", "sdpa"]:
-    sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
-    return "by_length" if hardware.device == "cpu" else "sdpa"
-
-
 def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> tuple[float, int]:
     """Epochs and optimizer steps: `max_steps` where it is given without `epochs`, else whichever is shorter."""
     if recipe.max_steps is not None and recipe.epochs is None:
@@ -247,13 +234,6 @@ def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> 
         return epochs, recipe.max_steps
     sources.note("training.num_steps", "derived", f"{epochs:g} epochs of {steps_per_epoch} steps")
     return epochs, steps
-
-
-def _usual_order(train: DatasetProfile, *, is_packed: bool) -> tuple[OrderName, str]:
-    """Sorting by length pays where rows would be padded."""
-    if train.packed:
-        return defaults.BLOCK_ORDER
-    return defaults.ORDER_PACKED if is_packed else defaults.ORDER
 
 
 def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware: Hardware, sources: _Sources) -> int:

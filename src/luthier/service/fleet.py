@@ -103,28 +103,19 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     from luthier.train.determinism import compute_exactly
     from luthier.train.distributed import World, refuse_unequal_shares
     from luthier.train.loop import train
-    from luthier.train.model import TrainableModel
     from luthier.train.objectives.registry import load_objective
-    from luthier.train.sharding import spread
 
     plan, training = prepared.plan, prepared.plan.training
     world = world or World(device=training.device)
     refuse_unequal_shares(training.global_batch_size, world.size)
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
     compute_exactly(world.device)
-    memory.forget_peak()
-    memory.forget_device_peak(world.device)
+    memory.forget_peaks(world.device)
     if (stopped := _ask_teacher(prepared, hooks, world)) is not None:
         return stopped
     hooks.meter.begin("loading")
     spreads = is_spread(plan, world, hooks.emit)
-    # what is to be spread is loaded on the CPU: whole, it may not fit on the device
-    model = TrainableModel.load(plan, "cpu" if spreads else world.device)
-    shares = _shares_prefix(plan, model, hooks.emit)
-    packs = _packs(plan, model, hooks.emit, spreads=spreads)
-    _compile(plan, model, hooks.emit, spreads=spreads)
-    if spreads:
-        spread(model, world)
+    model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
     warn_of_the_data(plan, hooks.emit)
     objective = load_objective(plan.objective, tools_for(prepared, is_first=world.is_first))
     units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
@@ -184,6 +175,23 @@ def _made_whole(plan: Plan, model: TrainableModel, world: World) -> TrainableMod
     made = TrainableModel.load(plan, "cpu") if world.is_first else None
     fill_in(made, {name: weight for name, weight in model.module.named_parameters() if weight.requires_grad})
     return made or model
+
+
+def _loaded(
+    plan: Plan, world: World, emit: Callable[[Event], None], *, spreads: bool
+) -> tuple[TrainableModel, bool, bool]:
+    """The model, its layers compiled where that is planned; whether beginnings are shared, and rows lie end to end."""
+    from luthier.train.model import TrainableModel
+    from luthier.train.sharding import spread
+
+    # what is to be spread is loaded on the CPU: whole, it may not fit on the device
+    model = TrainableModel.load(plan, "cpu" if spreads else world.device)
+    shares = _shares_prefix(plan, model, emit)
+    packs = _packs(plan, model, emit, spreads=spreads)
+    _compile(plan, model, emit, spreads=spreads)
+    if spreads:
+        spread(model, world)
+    return model, shares, packs
 
 
 def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:
@@ -254,7 +262,7 @@ def _result(
         examples_per_second=state.num_examples / seconds,
         seconds_per_step=state.seconds / max(1, state.step),
         peak_memory_bytes=peak_memory_bytes,
-        host_peak_memory_bytes=None if model.device == "cpu" else memory.peak_memory_bytes(),
+        host_peak_memory_bytes=None if plan.training.device == "cpu" else memory.peak_memory_bytes(),
         adapter_path=None if path is None else str(path),
         adapter_sha256=digest,
         warnings=outcome.warnings,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
     from luthier.core.events import Event
     from luthier.core.plan import Plan
+    from luthier.train.model import TrainableModel
 
 _SEED = 0
 
@@ -39,13 +40,7 @@ def main() -> None:
 
 def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     """Train the steps by the plan's settings; returns seconds of each and the peak of memory in bytes."""
-    from luthier.core.exact_products import keep_products_exact
-    from luthier.core.kernel_cache import keep_few_kernels
-    from luthier.core.threads import wait_briefly
-
-    wait_briefly()
-    keep_few_kernels()
-    keep_products_exact()
+    _make_torch_ready()
     import torch
 
     from luthier.core.plan import ObjectivePlan, Plan
@@ -58,24 +53,18 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     from luthier.train.model import TrainableModel
     from luthier.train.objectives.distillation import Distillation
     from luthier.train.objectives.registry import load_objective
-    from luthier.train.proofs import why_not_compiled, why_not_packed
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
     plan = _shortened(Plan.model_validate(plan_document), len(steps))
+    device = plan.training.device
     if plan.objective.draws:  # the rows given stand for drawn answers, and what is probed is how long learning takes
         plan = plan.model_copy(update={"objective": ObjectivePlan(name="sft")})
-    device = plan.training.device
     torch.set_num_threads(plan.training.num_threads)
     compute_exactly(device)
-    memory.forget_peak()
-    memory.forget_device_peak(device)
+    memory.forget_peaks(device)
     model = TrainableModel.load(plan)
-    if any(any(beginnings) for step in steps for beginnings, _ in step) and not model.can_share_prefix():
-        return {"refused": "shared_prefix"}
-    if plan.training.packing and why_not_packed(model) is not None:
-        return {"refused": "packing"}
-    if plan.training.compile and why_not_compiled(model) is not None:
-        return {"refused": "compile"}
+    if (setting := _refused(plan, model, steps)) is not None:
+        return {"refused": setting}
     objective = load_objective(plan.objective)
     units, schedule = _made_up(steps, int(model.head.shape[0]), rules_of(plan.objective.name).rows_per_unit)
     seconds: list[float] = []
@@ -113,6 +102,28 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
         progress=SilentProgress(),
     )
     return {"step_seconds": seconds, "peak_memory_bytes": memory.device_peak_memory_bytes(device), "refused": None}
+
+
+def _make_torch_ready() -> None:
+    """What must be said before torch is loaded."""
+    from luthier.core.exact_products import keep_products_exact
+    from luthier.core.kernel_cache import keep_few_kernels
+    from luthier.core.threads import wait_briefly
+
+    wait_briefly()
+    keep_few_kernels()
+    keep_products_exact()
+
+
+def _refused(plan: Plan, model: TrainableModel, steps: list[Any]) -> str | None:
+    """The first setting of training with which the model computes something else; None where there is none."""
+    from luthier.train.proofs import why_not_compiled, why_not_packed
+
+    if any(any(beginnings) for step in steps for beginnings, _ in step) and not model.can_share_prefix():
+        return "shared_prefix"
+    if plan.training.packing and why_not_packed(model) is not None:
+        return "packing"
+    return "compile" if plan.training.compile and why_not_compiled(model) is not None else None
 
 
 def _load_what_a_run_loads(model_path: str) -> None:

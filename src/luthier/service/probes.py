@@ -123,12 +123,13 @@ def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
     """
     from luthier.service import schedules
 
-    training, budget = prepared.plan.training, prepared.plan.training.micro_batch_tokens
+    training = prepared.plan.training
+    budget = training.micro_batch_tokens
     schedule = schedules.of_training(prepared, shares_prefix=shares_prefix, packs=training.packing)
     count = min(training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
     made: list[ProbeStep] = [
         [
-            ProbeBatch(shared if shares_prefix else (), rows)
+            ProbeBatch(shared if shares_prefix or training.packing else (), rows)
             for shared, rows in schedules.shapes(prepared, schedule, step, budget)
         ]
         for step in range(count)

@@ -23,14 +23,15 @@ def forget_peak() -> bool:
     return True
 
 
-def forget_device_peak(device: str) -> None:
-    """Start counting the peak of an accelerator's memory anew; nothing is done for a CPU."""
+def forget_peaks(device: str) -> None:
+    """Start counting the peaks of the process's memory and of an accelerator's anew."""
+    forget_peak()
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def device_peak_memory_bytes(device: str) -> int:
-    """The most that torch held of a device's memory since `forget_device_peak`; for a CPU, of the process's own.
+    """The most that torch held of a device's memory since `forget_peaks`; for a CPU, of the process's own.
 
     What is held counts, not only what is in use: a run needs both, cut up as memory becomes.
     """
