@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from luthier.core.errors import RecipeError
-from luthier.core.plan import Plan
+from luthier.core.plan import ObjectivePlan, Plan
 from luthier.models.structure import Structure
-from luthier.plan.acceleration import COMPILE_SECONDS
+from luthier.plan.acceleration import COMPILE_SECONDS, compiled_for
 from luthier.plan.devices import device_of
 from luthier.plan.hardware import measure
 from luthier.plan.speed import step_seconds
@@ -98,6 +98,18 @@ def test_compiling_as_asked(make_plan: MakePlan) -> None:
     assert not make_plan({"training": {"compile": False, "max_steps": 10**6}}, accelerator=H100).training.compile
     with pytest.raises(RecipeError, match="compile is true with method qlora"):
         make_plan({"method": {"name": "qlora", "quantisation": "int8"}, "training": {"compile": True}})
+
+
+def test_nothing_is_compiled_where_the_model_writes_answers(make_plan: MakePlan, structure: Structure) -> None:
+    machine = measure().model_copy(update={"device": "cuda", "accelerators": (H100,)})
+    drawing = ObjectivePlan(name="grpo", num_samples=4)
+    plan = make_plan({"training": {"max_steps": 10**6}}, accelerator=H100).model_copy(update={"objective": drawing})
+    decided = compiled_for(plan, structure, machine)
+    assert not decided.training.compile
+    assert "writes answers" in decided.sources["training.compile"].why
+    asked = make_plan({"training": {"compile": True}}, accelerator=H100).model_copy(update={"objective": drawing})
+    with pytest.raises(RecipeError, match="compile is true with objective grpo"):
+        compiled_for(asked, structure, machine)
 
 
 def test_another_device_packs_as_it_would_by_itself(make_plan: MakePlan) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, Literal
 
+from luthier.core.dataset import DatasetProfile
 from luthier.core.errors import RecipeError, RequestError
-from luthier.core.plan import DataPlan, Plan, ValueSource
+from luthier.core.plan import Plan, ValueSource
 from luthier.core.recipe import OrderName, Switch
 from luthier.models.structure import Structure
 from luthier.plan import defaults
@@ -40,11 +41,11 @@ def packs(asked: Switch | None, hardware: Hardware, sources: Sources) -> bool:
     return True
 
 
-def order_of(data: DataPlan, packing: bool) -> tuple[OrderName, str]:
-    """The order of rows where nobody asks for one, and why."""
-    if data.train.packed:
+def usual_order(train: DatasetProfile, *, is_packed: bool) -> tuple[OrderName, str]:
+    """The order of rows where nobody asks for one, and why: sorting by length pays where rows would be padded."""
+    if train.packed:
         return defaults.BLOCK_ORDER
-    return defaults.ORDER_PACKED if packing else defaults.ORDER
+    return defaults.ORDER_PACKED if is_packed else defaults.ORDER
 
 
 def attention_on(hardware: Hardware, sources: Sources) -> Literal["by_length", "sdpa"]:
@@ -57,9 +58,16 @@ def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
     """The plan with its layers compiled or not: as asked, else where an accelerator gains more than it costs.
 
     Raises RecipeError where it is asked for with a method whose matrices a compiler does not see through: those over a
-    packed base are unpacked by a kernel of another library, and others keep something from one call to the next.
+    packed base are unpacked by a kernel of another library, and others keep something from one call to the next. So it
+    does with an objective for which the model writes answers between its steps, token by token.
     """
     asked = plan.recipe.training.compile if plan.recipe.training else None
+    if asked is True and plan.objective.draws:
+        raise RecipeError(
+            f"training.compile is true with objective {plan.objective.name}",
+            expected="an objective that learns from given rows: writing answers would compile the layers anew and anew",
+            do="remove training.compile",
+        )
     if asked is True and plan.method.name not in COMPILED_METHODS:
         raise RecipeError(
             f"training.compile is true with method {plan.method.name}",
@@ -84,6 +92,8 @@ def _with(plan: Plan, does: bool, source: ValueSource) -> Plan:
 def _pays(plan: Plan, structure: Structure, hardware: Hardware) -> tuple[bool, str]:
     if hardware.device == "cpu":
         return False, "on a CPU it gains a few percent and costs minutes"
+    if plan.objective.draws:
+        return False, "the model writes answers between steps, for which compiled layers would be compiled anew"
     if plan.method.name not in COMPILED_METHODS:
         return False, f"a compiler does not see through the matrices of method {plan.method.name}"
     try:

@@ -18,15 +18,10 @@ from luthier.core.plan import (
     TeacherPlan,
     TrainingPlan,
 )
-from luthier.core.recipe import (
-    PREFERENCE_OBJECTIVES,
-    EvaluationRecipe,
-    MetricName,
-    Recipe,
-    TrainingRecipe,
-)
+from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
-from luthier.plan import acceleration, checkpointing, defaults, objectives
+from luthier.plan import checkpointing, defaults, objectives
+from luthier.plan.acceleration import attention_on, packs, usual_order
 from luthier.plan.adapter import outer_targets
 from luthier.plan.averaging import resolve_average
 from luthier.plan.hardware import Hardware
@@ -188,7 +183,7 @@ def _training(
         "asked" if asked_precision else "measured",
         "in the recipe" if asked_precision else hardware.why,
     )
-    packing = acceleration.packs(r.packing, hardware, sources)
+    packing = packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     return TrainingPlan(
         num_steps=steps,
@@ -206,9 +201,9 @@ def _training(
         average=resolve_average(r.average, method.name, steps, sources),
         max_length_tokens=length,
         overlong=_overlong(r, data.train, sources),
-        order=pick("training.order", r.order, acceleration.order_of(data, packing)),
+        order=pick("training.order", r.order, usual_order(data.train, is_packed=packing)),
         precision=precision,
-        attention=acceleration.attention_on(hardware, sources),
+        attention=attention_on(hardware, sources),
         gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
             checkpointing.NAME, None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing, (False, "")
         ),
