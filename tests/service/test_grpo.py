@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from luthier.core.errors import LuthierError, OverlongError, RecipeError, RequestError
 from luthier.core.events import StepDone, ValidationDone
 from luthier.service.context import Context
-from luthier.service.plans import prepare
+from luthier.service.fleet import silent_hooks, train_worker
+from luthier.service.plans import Prepared, prepare
 from luthier.service.probes import probe
 from luthier.service.quotes import exact_batches, quote_of
 from luthier.service.recipes import load_recipe
 from luthier.service.training import TrainOutcome, resume, train
+from luthier.testing.world import in_world
 from luthier.train import loop
+from luthier.train.distributed import World
 from luthier.train.objectives import sample_files
 
 from .conftest import write_rows
@@ -171,3 +176,21 @@ def test_a_quote_and_a_probe_reckon_with_answers_as_long_as_they_may_be(
     again = quote_of(context, prepared).prediction.step_seconds
     assert 0 < again.low < again.value < again.high
     assert step.low < step.value / 2  # answers may be far shorter
+
+
+def worker(world: World, prepared: Prepared, folder: Path) -> None:
+    torch.set_num_threads(1)
+    train_worker(prepared, silent_hooks(folder), world)
+
+
+def test_two_processes_draw_what_one_draws(context: Context, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    training = TRAINING | {"max_steps": 4, "validate_every_steps": 2}
+    recipe = make_recipe(objective=OBJECTIVE, training=training, data=DATA, method={"name": "lora"})
+    prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    train_worker(prepared, silent_hooks(tmp_path / "one"))
+    assert [ended.error for ended in in_world(2, worker, prepared, tmp_path / "two")] == ["", ""]
+    alone, two = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+    for name, expected in alone.items():
+        torch.testing.assert_close(two[name], expected, atol=1e-5, rtol=0)
+    first = [(tmp_path / name / "samples" / "step-00000001.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert set(first[1]) & set(first[0])  # rank 0 keeps the first prompts of its own share

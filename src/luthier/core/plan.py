@@ -12,6 +12,7 @@ from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
 from luthier.core.graders import Reward
+from luthier.core.layers_in_words import layers_in_words
 from luthier.core.recipe import (
     PREFERENCE_OBJECTIVES,
     AverageKind,
@@ -125,20 +126,8 @@ class MethodPlan(Frozen):
         for kind, layers in sorted(kinds.items()):
             single.setdefault(tuple(sorted(layers)), []).append(kind)
         parts = [", ".join(whole)] if whole else []
-        parts += [f"{', '.join(names)} of {_layers_in_words(layers)}" for layers, names in single.items()]
+        parts += [f"{', '.join(names)} of {layers_in_words(layers)}" for layers, names in single.items()]
         return "; ".join(parts)
-
-
-def _layers_in_words(layers: tuple[int, ...]) -> str:
-    if len(layers) == 1:
-        return f"layer {layers[0]}"
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return "layers " + ", ".join(f"{a} to {b}" if b > a else str(a) for a, b in runs)
 
 
 class TeacherPlan(Frozen):
@@ -330,8 +319,7 @@ class Plan(Frozen):
         for name, source in self.sources.items():
             section, _, key = name.partition(".")
             value = document[section][key] if key else document[section]
-            value = _without_nothing(value)
-            rows.append({"name": name, "value": value, "source": source.source, "why": source.why})
+            rows.append({"name": name, "value": _without_nothing(value), "source": source.source, "why": source.why})
         return rows
 
 

@@ -30,12 +30,12 @@ def num_replayed_per_step(recipe: Recipe) -> tuple[int, int]:
 
 
 def num_replayed(data: DataPlan, objective: ObjectivePlan) -> int:
-    """Replayed examples a step. Raises RecipeError for objectives that look at several rows side by side."""
+    """Replayed examples a step. Raises RecipeError for objectives that do not learn from the answers of rows."""
     num = data.replay.num_per_step if data.replay else 0
-    if num and objectives.rules_of(objective.name).rows_per_unit != 1:
+    if num and (objective.draws or objectives.rules_of(objective.name).rows_per_unit != 1):
         raise RecipeError(
             f"data.replay with objective {objective.name}",
-            expected="an objective that looks at one row at a time, such as sft",
+            expected="an objective that learns from the answers of single rows, such as sft",
             do="remove data.replay",
         )
     return num

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
-from luthier.core.errors import ConflictError, DataError, LeakageError, RecipeError
+from luthier.core.errors import ConflictError, DataError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
 from luthier.service.context import Context
+from luthier.service.data_plan import data_plan
 from luthier.service.judgeable import are_pairs, check_few_shot, check_metrics, have_text_answers
-from luthier.service.replay import load_replay, replay_plan
+from luthier.service.split_files import Part, load_splits
 
 if TYPE_CHECKING:
     from luthier.core.base_model import LocalModel
-    from luthier.data.formats import LoadedFile
     from luthier.data.loss_mask import Tokenised
     from luthier.models.chat_template import ChatTemplate
 
@@ -100,12 +100,12 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
     template = ChatTemplate.load(model.path, recipe.data.template or "auto")
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
-    loaded = _load_splits(recipe, base_dir)
+    loaded = load_splits(recipe, base_dir)
     splits = {
         split: _tokenise(context, split, part, template, recipe, max_length, room) for split, part in loaded.items()
     }
     _refuse_one_kind(splits["train"])
-    data = _data_plan(recipe, splits)
+    data = data_plan(recipe, splits)
     judged = splits["held_out"].examples if "held_out" in splits else ()
     plan = resolve.resolve(
         recipe,
@@ -125,7 +125,7 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
     if judged:
         check_metrics(plan.evaluation.metrics, judged)
         check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
-    check_drawing(plan, [splits[name] for name in splits if name != "held_out"], room)
+    check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], room)
     plan = with_budget(context, plan, recipe.budget, prices)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
@@ -158,7 +158,7 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     splits = {
         split: _tokenise(context, split, part, template, recipe, max_length, max_length)
-        for split, part in _load_splits(recipe, Path()).items()
+        for split, part in load_splits(recipe, Path()).items()
         if split not in ("held_out", "replay_held_out")
     }
     _refuse_changed(plan, model, {split: made.profile for split, made in splits.items()})
@@ -197,70 +197,14 @@ def profiles(data: DataPlan) -> tuple[DatasetProfile | None, ...]:
 
 def training_examples(recipe: Recipe) -> tuple[Example, ...]:
     """The training rows of a recipe with absolute paths, read anew and split as they were for training."""
-    loaded = _load_splits(recipe, Path())
+    loaded = load_splits(recipe, Path())
     return tuple(e for split in ("train", "replay") if split in loaded for e in loaded[split].examples)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The examples of one split, and the file they came from."""
-
-    source: LoadedFile
-    path: Path
-    examples: Sequence[Example]
-
-
-def _load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, _Part]:
-    """Read the files that the recipe names and take out of the training rows what it asks for as fractions."""
-    from luthier.data.formats import load_file
-    from luthier.data.part import part_of
-    from luthier.data.split import split_by_fraction
-    from luthier.plan.objectives import check_shape
-
-    asked: dict[Split, str | float | None] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
-    train_path = base_dir / recipe.data.train
-    train = load_file(train_path, mapping=recipe.data.map, group_by=recipe.data.group_by)
-    check_shape(recipe.objective, train.shape)
-    fractions = {split: value for split, value in asked.items() if isinstance(value, float)}
-    parts: dict[Split, Sequence[Example]] = {"train": train.examples}
-    if fractions:
-        seed = recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
-        parts = dict(
-            split_by_fraction(
-                train.examples,
-                validation=fractions.get("validation", 0.0),
-                held_out=fractions.get("held_out", 0.0),
-                seed=seed,
-            )
-        )
-    if recipe.data.part is not None:
-        parts["train"] = part_of(parts["train"], recipe.data.part)
-    found = {split: _Part(train, train_path, examples) for split, examples in parts.items() if examples}
-    for split, value in asked.items():
-        if isinstance(value, str):
-            path = base_dir / value
-            loaded = load_file(path, mapping=recipe.data.map, group_by=recipe.data.group_by)
-            if loaded.shape == "text" or train.shape == "text":
-                _refuse_mixed(train, loaded)
-            elif split == "validation":
-                check_shape(recipe.objective, loaded.shape)
-            found[split] = _Part(loaded, path, loaded.examples)
-    return found | {split: _Part(*part) for split, part in load_replay(recipe, base_dir).items()}
-
-
-def _refuse_mixed(train: LoadedFile, other: LoadedFile) -> None:
-    if train.shape != other.shape:
-        raise RecipeError(
-            f"{train.file} holds {train.shape} rows, {other.file} {other.shape} rows",
-            expected="plain text in all files or in none",
-            do="give all splits the same kind of rows",
-        )
 
 
 def _tokenise(
     context: Context,
     split: Split,
-    part: _Part,
+    part: Part,
     template: ChatTemplate,
     recipe: Recipe,
     max_length_tokens: int,
@@ -318,7 +262,7 @@ def _refuse_one_kind(train: PreparedSplit) -> None:
         )
 
 
-def _packed(context: Context, split: Split, part: _Part, template: ChatTemplate, block_tokens: int) -> PreparedSplit:
+def _packed(context: Context, split: Split, part: Part, template: ChatTemplate, block_tokens: int) -> PreparedSplit:
     """Texts of any length in blocks: the counts are of blocks, the examples are the texts as they came."""
     from luthier.data.packing import pack_texts
 
@@ -342,34 +286,3 @@ def _packed(context: Context, split: Split, part: _Part, template: ChatTemplate,
         blocks = tuple(tuple(replace(piece, is_replayed=True) for piece in block) for block in blocks)
     rows = tuple(piece for block in blocks for piece in block)
     return PreparedSplit(profile, tuple(part.examples), rows, blocks=blocks)
-
-
-def _data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
-    """The data part of the plan. Raises LeakageError for held-out rows in the training rows, unless that is allowed."""
-    from luthier.data.split import leaked_ids
-
-    train, validation, held_out = splits["train"], splits.get("validation"), splits.get("held_out")
-    seen = [*train.examples, *(splits["replay"].examples if "replay" in splits else ())]
-    num_leaked = num_same_prompt = num_validation_leaked = 0
-    if held_out is not None:
-        leakage = leaked_ids(seen, held_out.examples)
-        if leakage.exact and not recipe.data.allow_leakage:
-            raise LeakageError(
-                f"{len(leakage.exact):,} of {len(held_out.examples):,} held-out rows also stand in the training rows",
-                expected="no held-out row that the model is trained on: it would be judged on what it has seen",
-                do="take them out of one of the two files, or set data.allow_leakage: true (the verdict will say so)",
-                problems=leakage.exact,
-            )
-        num_leaked, num_same_prompt = len(leakage.exact), len(leakage.same_prompt)
-    if validation is not None:
-        num_validation_leaked = len(leaked_ids(seen, validation.examples).exact)
-    return DataPlan(
-        train=train.profile,
-        validation=validation.profile if validation else None,
-        held_out=held_out.profile if held_out else None,
-        num_leaked=num_leaked,
-        num_same_prompt=num_same_prompt,
-        num_validation_leaked=num_validation_leaked,
-        part=recipe.data.part,
-        replay=replay_plan(recipe, splits),
-    )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from luthier.plan.batch_shapes import Batches
     from luthier.plan.calibration import Calibration
     from luthier.plan.workload import Workload
+    from luthier.service.schedules import Shape
 
 _MOST_STEPS_LOOKED_AT = 2000
 QUOTE_NAME = "quote.json"
@@ -145,12 +146,23 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
     for number in range(min(training.num_steps, _MOST_STEPS_LOOKED_AT)):
         batches = schedules.shapes(prepared, schedule, number, micro_batch_tokens)
         share = -(-sum(len(rows) for _, rows in batches) // num_devices)
-        cut = [(shared, rows[i : i + share]) for shared, rows in batches for i in range(0, len(rows), share)]
+        cut = [part for shared, rows in batches for part in _cut(shared, rows, share)]
         steps.append([[row[0] for row in rows] for _, rows in cut])
         beginnings.append([shared for shared, _ in cut])
         num_tokens += sum(row[0] for _, rows in cut for row in rows)
         num_learned += sum(row[1] for _, rows in cut for row in rows)
     return batches_of(steps, learned_fraction=_learned_fraction(prepared, num_learned, num_tokens), shared=beginnings)
+
+
+def _cut(beginnings: tuple[int, ...], rows: Sequence[tuple[int, int]], most: int) -> list[Shape]:
+    """A micro-batch in parts of about `most` rows; rows that share one of several beginnings stay together."""
+    each = len(rows) // len(beginnings) if len(beginnings) > 1 else 1
+    whole = max(1, most // each)
+    parts = []
+    for start in range(0, len(rows) // each, whole):
+        shared = beginnings[start : start + whole] if len(beginnings) > 1 else beginnings
+        parts.append((shared, tuple(rows[start * each : (start + whole) * each])))
+    return parts
 
 
 def _learned_fraction(prepared: Prepared, num_learned: int, num_tokens: int) -> float:
