@@ -50,6 +50,7 @@ def test_a_database_of_before_gets_the_table_and_keeps_what_it_has(tmp_path: Pat
         connection.execute(text("INSERT INTO artifacts VALUES ('a', 'b', 1, 'c')"))
     with closing(sqlite3.connect(path)) as plain:
         plain.execute("DROP TABLE generations")
+        plain.execute("DROP TABLE jobs")
         plain.execute("UPDATE alembic_version SET version_num = '0001'")
         plain.commit()
     with Database.open(path) as database:

@@ -21,7 +21,7 @@ from luthier.core.plan import (
 from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.models.structure import Structure
 from luthier.plan import checkpointing, defaults, objectives
-from luthier.plan.acceleration import attention_on, packs, usual_order
+from luthier.plan.acceleration import attention_on, compiled_for, packs, usual_order
 from luthier.plan.adapter import outer_targets
 from luthier.plan.averaging import resolve_average
 from luthier.plan.hardware import Hardware
@@ -132,7 +132,7 @@ def resolve(
         ),
         sources=sources.in_order(_SECTIONS),
     )
-    return acceleration.compiled_for(checkpointing.decided_for(plan, structure, hardware), structure, hardware)
+    return compiled_for(checkpointing.decided_for(plan, structure, hardware), structure, hardware)
 
 
 def _refuse_adapted_head(method: MethodPlan, objective: ObjectivePlan, structure: Structure) -> None:
