@@ -52,7 +52,7 @@ def _learned(row: Any) -> int:
 
 
 def _noisy(model: Path, folder: Path) -> Path:
-    """The model with a hundredth of each matrix's size added as noise."""
+    """The model with noise of a tenth of each matrix's spread."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -73,7 +73,9 @@ def test_the_whole_way(context: Context, make_texts: Callable[..., Path]) -> Non
     assert tuned.metrics["bits_per_byte"].value < base.metrics["bits_per_byte"].value
     # the text that is longer than the context is judged in pieces, all the others whole
     assert evaluation.num_rows > 5
-    assert Path(document["report_path"]).is_file()
+    page = Path(document["report_path"]).read_text(encoding="utf-8")
+    assert f"in {packed.num_blocks} blocks of up to 64 tokens" in page
+    assert "6 texts cut into several" in page
 
 
 def test_nothing_is_lost_and_blocks_are_what_a_step_counts(context: Context, make_texts: Callable[..., Path]) -> None:

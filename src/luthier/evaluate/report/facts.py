@@ -187,6 +187,10 @@ def _split(profile: DatasetProfile) -> SplitFacts:
         remarks.append(f"{profile.num_dropped:,} dropped: {_ids(profile.dropped_ids, profile.num_dropped)}")
     if profile.num_truncated:
         remarks.append(f"{profile.num_truncated:,} truncated: {_ids(profile.truncated_ids, profile.num_truncated)}")
+    if (packed := profile.packed) is not None:
+        cut = f", {packed.num_cut:,} texts cut into several" if packed.num_cut else ""
+        full = f"{packed.filled_fraction:.0%} full"
+        remarks.append(f"in {packed.num_blocks:,} blocks of up to {packed.block_tokens:,} tokens, {full}{cut}")
     return SplitFacts(
         split=profile.split.replace("_", "-"),
         file=Path(profile.file).name,
