@@ -22,7 +22,6 @@ from luthier.core.recipe import (
     PREFERENCE_OBJECTIVES,
     EvaluationRecipe,
     MetricName,
-    OrderName,
     Recipe,
     TrainingRecipe,
 )
@@ -209,7 +208,7 @@ def _training(
         average=resolve_average(r.average, method.name, steps, sources),
         max_length_tokens=length,
         overlong=_overlong(r, data.train, sources),
-        order=pick("training.order", r.order, _usual_order(data.train, is_packed=packing)),
+        order=pick("training.order", r.order, defaults.ORDER_PACKED if packing else defaults.ORDER),
         precision=precision,
         attention=attention,
         gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
@@ -247,13 +246,6 @@ def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> 
         return epochs, recipe.max_steps
     sources.note("training.num_steps", "derived", f"{epochs:g} epochs of {steps_per_epoch} steps")
     return epochs, steps
-
-
-def _usual_order(train: DatasetProfile, *, is_packed: bool) -> tuple[OrderName, str]:
-    """Sorting by length pays where rows would be padded."""
-    if train.packed:
-        return defaults.BLOCK_ORDER
-    return defaults.ORDER_PACKED if is_packed else defaults.ORDER
 
 
 def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware: Hardware, sources: _Sources) -> int:
