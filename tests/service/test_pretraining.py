@@ -160,8 +160,8 @@ def test_the_size_of_a_block_is_part_of_the_plan_and_fills_a_micro_batch(
     assert plan().hash != plan("training.max_length_tokens=128").hash
     silent = plan("training.max_length_tokens=")
     assert silent.training.max_length_tokens == 512  # the tiny model's context, less than a usual block
-    assert silent.sources["training.order"].why.startswith("blocks hold about as many tokens each")
-    assert plan().training.order == "shuffled"
+    assert silent.sources["training.max_length_tokens"].why.startswith("a block of texts fills a micro-batch")
+    assert plan().training.order == "by_length"
 
 
 def test_plans_of_rows_keep_their_hash(context: Context, make_recipe: Callable[..., Path]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, Literal
 
-from luthier.core.dataset import DatasetProfile
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.plan import Plan, ValueSource
 from luthier.core.recipe import OrderName, Switch
@@ -41,10 +40,8 @@ def packs(asked: Switch | None, hardware: Hardware, sources: Sources) -> bool:
     return True
 
 
-def usual_order(train: DatasetProfile, *, is_packed: bool) -> tuple[OrderName, str]:
+def usual_order(*, is_packed: bool) -> tuple[OrderName, str]:
     """The order of rows where nobody asks for one, and why: sorting by length pays where rows would be padded."""
-    if train.packed:
-        return defaults.BLOCK_ORDER
     return defaults.ORDER_PACKED if is_packed else defaults.ORDER
 
 

@@ -47,7 +47,6 @@ AVERAGED_SHARE: Final = 0.25
 REPLAY_FRACTION: Final = (0.1, "a few percent keep most of what was known (docs/regularisation.md)")
 REPLAY_HELD_OUT: Final = (0.1, "general rows that are never trained on, to measure what is forgotten")
 BLOCK_TOKENS: Final = (2048, "a block of texts fills a micro-batch of a CPU; longer ones show the model longer texts")
-BLOCK_ORDER: Final = ("shuffled", "blocks hold about as many tokens each, so nothing is gained by sorting them")
 OVERLONG: Final = ("error", "rows are never cut or left out unless you say so")
 SHARED_PREFIX: Final = (
     True,
