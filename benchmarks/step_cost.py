@@ -157,7 +157,7 @@ def _draw(found: dict[str, list[dict[str, float]]], file: Path) -> None:
             pane.plot(ends, slope * ends + offset, color="#999999", linewidth=1, linestyle="--")
             pane.set_xlim(0)
         pane.plot(x, y, marker="o", markersize=5, linewidth=1.6 if name == "length" else 0, color="#1f5fa8")
-        pane.set_ylim(0)
+        pane.set_ylim(0, 1.1 * y.max())
         pane.set_xlabel(title)
         pane.set_ylabel("processor seconds")
         pane.spines[["top", "right"]].set_visible(False)

@@ -110,7 +110,7 @@ def test_preferences_and_labels_are_remembered(ask: Ask, monkeypatch: pytest.Mon
 def test_every_field_is_kept() -> None:
     # a new field has to be written and read, too: then it joins these
     assert [f.name for f in fields(TokenisedExample)] == [
-        "id", "input_ids", "loss_mask", "num_truncated_tokens", "is_wanted",
+        "id", "input_ids", "loss_mask", "num_truncated_tokens", "is_wanted", "is_replayed",
     ]  # fmt: skip
     assert [f.name for f in fields(Tokenised)] == [
         "examples", "dropped_ids", "truncated_ids", "kept", "rows_per_example",
@@ -183,7 +183,7 @@ def test_what_a_kill_leaves_is_no_entry_and_goes_in_time(
     ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(_: Tokenised) -> Any:
-        yield b"luthier-tokenised 1\n"
+        yield b"luthier-tokenised 2\n"
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

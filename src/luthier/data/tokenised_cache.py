@@ -4,7 +4,7 @@ An entry is named by a digest of all that its tokens depend on: the examples the
 what is done with long rows, and the versions of what computes them. Whatever changes, the name changes with it; nothing
 is ever looked up by a file's name or date. An entry is one file:
 
-    luthier-tokenised 1                           a line
+    luthier-tokenised 2                           a line
     {"ids": [...], "num_tokens": [...], ...}      a line
     token ids, int32, of all examples
     loss masks, a byte a token, of all examples
@@ -39,7 +39,7 @@ from luthier.data.loss_mask import Tokenised, tokenise_all
 from luthier.data.template import Template
 
 DEFAULT_MAX_BYTES: Final = 1 << 30
-_MAGIC: Final = b"luthier-tokenised 1\n"
+_MAGIC: Final = b"luthier-tokenised 2\n"
 _DIGEST_BYTES: Final = 32
 _ROWS_AT_A_TIME: Final = 1000
 _PARTIAL_SECONDS: Final = 3600.0  # what a killed writer left; a living one is never this slow
@@ -149,6 +149,7 @@ def _pieces(made: Tokenised) -> Iterator[bytes]:
         "num_tokens": [example.num_tokens for example in made.examples],
         "num_truncated_tokens": [example.num_truncated_tokens for example in made.examples],
         "is_wanted": [example.is_wanted for example in made.examples],
+        "is_replayed": [example.is_replayed for example in made.examples],
         "dropped_ids": made.dropped_ids,
         "truncated_ids": made.truncated_ids,
         "kept": made.kept,
@@ -180,11 +181,10 @@ def _read(place: Path) -> tuple[Tokenised | None, str | None]:
     borders = [0, *np.cumsum(np.asarray(lengths, dtype=np.int64)).tolist()]
     masks = end + 1 + 4 * borders[-1]
     examples = []
-    rows = zip(header["ids"], pairwise(borders), header["num_truncated_tokens"], header["is_wanted"], strict=True)
-    for row_id, (start, stop), num_truncated, is_wanted in rows:
+    others = zip(header["num_truncated_tokens"], header["is_wanted"], header["is_replayed"], strict=True)
+    for row_id, (start, stop), rest in zip(header["ids"], pairwise(borders), others, strict=True):
         ids = array("i")
         ids.frombytes(body[end + 1 + 4 * start : end + 1 + 4 * stop])
-        mask = bytes(body[masks + start : masks + stop])
-        examples.append(TokenisedExample(row_id, ids, mask, num_truncated, is_wanted))
+        examples.append(TokenisedExample(row_id, ids, bytes(body[masks + start : masks + stop]), *rest))
     dropped, truncated, kept = (tuple(header[name]) for name in ("dropped_ids", "truncated_ids", "kept"))
     return Tokenised(tuple(examples), dropped, truncated, kept, header["rows_per_example"]), None
