@@ -80,7 +80,8 @@ def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
 def _with(plan: Plan, does: bool, source: ValueSource) -> Plan:
     sources = {}
     for name, found in plan.sources.items():
-        sources[name] = found
+        if name != "training.compile":
+            sources[name] = found
         if name == "training.packing":  # beside it, where a reader looks for it
             sources["training.compile"] = source
     return plan.model_copy(update={"training": plan.training.model_copy(update={"compile": does}), "sources": sources})
