@@ -206,7 +206,7 @@ class TrainableModel:
 
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
-        rows, head = self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
+        rows, head = self.logit_parts(batch)
         return self.cross_entropy_sum(rows, head, batch.targets)
 
     def smoothed_loss_sum(self, batch: MicroBatch, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -216,8 +216,12 @@ class TrainableModel:
 
     def log_probabilities(self, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
         """The log-probability of each learned token, [N], in nats, with logits divided by `temperature`."""
-        hidden = self.hidden(batch).flatten(0, 1)[batch.rows]
-        return token_log_probabilities(hidden, self.head, batch.targets, temperature=temperature)
+        rows, head = self.logit_parts(batch)
+        return token_log_probabilities(rows, head, batch.targets, temperature=temperature)
+
+    def logit_parts(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Rows [N, w] and matrix [vocabulary, w] whose product are the logits before each learned token."""
+        return self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""

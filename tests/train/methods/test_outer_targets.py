@@ -79,6 +79,8 @@ def test_loss_and_gradients_are_pefts(
                 q.copy_(p)
     chosen = examples[:5]
     total, _ = ours.loss_sum(collate(chosen, ours.pad_id, "cpu"))
+    each = ours.log_probabilities(collate(chosen, ours.pad_id, "cpu"))  # what losses on preferences are made of
+    torch.testing.assert_close(-each.sum().detach(), total.detach())
     total.backward()
     expected = torch.zeros((), dtype=torch.float64)
     for example in chosen:
