@@ -211,7 +211,7 @@ class TrainableModel:
 
     def smoothed_loss_sum(self, batch: MicroBatch, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
         """The sum with label smoothing, the plain sum beside it, and how many learned tokens are predicted right."""
-        rows, head = self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
+        rows, head = self.logit_parts(batch)
         return smoothed_cross_entropy_sum(rows, head, batch.targets, smoothing)
 
     def log_probabilities(self, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
