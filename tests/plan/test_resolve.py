@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
+from luthier.plan import adapter
 
 MakePlan = Callable[..., Plan]
 
@@ -139,3 +140,14 @@ def test_numbers_hang_together(
     assert 0 <= t.num_warmup_steps <= t.num_steps
     assert (t.num_steps - 1) < epochs * t.num_steps_per_epoch <= t.num_steps + 1e-6
     assert 1 <= t.validate_every_steps <= t.num_steps
+
+
+def test_a_loss_that_does_not_know_of_it_is_refused_with_an_adapter_on_the_head(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"method": {"name": "lora", "targets": ["q_proj", "lm_head"]}}
+    assert make_plan(asked).method.targets == ("lm_head", "q_proj")
+    monkeypatch.setattr(adapter, "_WITH_ADAPTED_HEAD", ("dpo",))
+    with pytest.raises(RecipeError, match=r"objective sft with an adapter on lm_head[\s\S]*leave lm_head out"):
+        make_plan(asked)
+    assert make_plan({"method": {"name": "lora", "targets": ["q_proj", "embed_tokens"]}})

@@ -38,8 +38,9 @@ TWO = FirstOfTwo(size=2, local_size=2)
 
 @pytest.fixture
 def make_plan(context: Context, make_recipe: MakeRecipe) -> Callable[..., Plan]:
-    def make(asked: str, method: str = "lora") -> Plan:
-        recipe = make_recipe(method={"name": method}, training=TRAINING | {"sharding": asked})
+    def make(asked: str, method: str = "lora", optimizer: str = "adamw", targets: str = "all-linear") -> Plan:
+        given = {"name": method} | ({} if method == "full" else {"targets": targets})
+        recipe = make_recipe(method=given, training=TRAINING | {"sharding": asked, "optimizer": optimizer})
         return prepare(context, load_recipe(recipe), base_dir=recipe.parent).plan
 
     return make
@@ -51,6 +52,15 @@ def test_as_asked(make_plan: Callable[..., Plan]) -> None:
     assert not is_spread(make_plan("ddp"), TWO, events.append)
     assert not is_spread(make_plan("fsdp"), ALONE, events.append)
     assert events == []
+
+
+def test_what_looks_at_whole_matrices_is_not_spread(make_plan: Callable[..., Plan]) -> None:
+    events: list[Event] = []
+    with pytest.raises(RecipeError, match=r"fsdp with optimizer adafactor[\s\S]*training\.sharding: ddp"):
+        is_spread(make_plan("fsdp", optimizer="adafactor"), TWO, events.append)
+    with pytest.raises(RecipeError, match=r"fsdp with an adapter on embed_tokens[\s\S]*training\.sharding: ddp"):
+        is_spread(make_plan("fsdp", targets="re:.*(embed_tokens|q_proj)"), TWO, events.append)
+    assert not is_spread(make_plan("ddp", optimizer="adafactor"), TWO, events.append)
 
 
 def test_by_need(make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,7 @@ class TransformersEngine:
         return replace(example, input_ids=ids, loss_mask=bytes(len(self._trained_prompt)) + example.loss_mask)
 
     def _check_example(self, example: TokenisedExample) -> None:
-        vocabulary = self._causal.get_input_embeddings().num_embeddings - len(self._trained_prompt)
+        vocabulary = self._causal.get_input_embeddings().weight.shape[0] - len(self._trained_prompt)
         if not 0 < example.num_tokens <= self._room_tokens or len(example.loss_mask) != example.num_tokens:
             raise RequestError(
                 f"{example.id} has {example.num_tokens} tokens and {len(example.loss_mask)} places in its loss mask",

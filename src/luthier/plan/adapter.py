@@ -12,6 +12,8 @@ from luthier.models.structure import LinearLayer, Structure
 from luthier.store.nearest import nearest_ids
 
 GROUPS: Final = ("all-linear", "attention", "mlp")
+_WITH_ADAPTED_HEAD: Final = ("sft", "pretraining", "distillation", "dpo", "ipo", "orpo", "kto", "simpo")
+"""Objectives whose loss takes the head as the method gives it (`TrainableModel.logit_parts`)."""
 _PATTERN: Final = "re:"
 _ATTENTION: Final = re.compile(r"attn|attention", re.IGNORECASE)
 
@@ -73,6 +75,17 @@ def refuse_rank(layers: Sequence[LinearLayer], rank: int, setting: str) -> None:
             f"method.{setting} is {rank}, but {smallest.name} is {smallest.num_outputs} x {smallest.num_inputs}",
             expected=f"a rank of at most {smallest.full_rank}",
             do=f"lower method.{setting}, or leave that matrix out of method.targets",
+        )
+
+
+def refuse_adapted_head(structure: Structure, targets: Sequence[str], objective: str) -> None:
+    """Raise RecipeError where the head carries an adapter that the loss of the objective would not see."""
+    head = structure.outer_layers[-1:]
+    if objective not in _WITH_ADAPTED_HEAD and any(_matches(layer, t) for layer in head for t in targets):
+        raise RecipeError(
+            f"objective {objective} with an adapter on {head[0].name}",
+            expected=f"{', '.join(_WITH_ADAPTED_HEAD)}: other losses are computed from the head of the base",
+            do=f"leave {head[0].name} out of method.targets",
         )
 
 

@@ -26,7 +26,7 @@ SETTINGS: Final[Mapping[OptimizerName, Mapping[str, float]]] = {
 """The settings of each rule with their defaults: those of the papers. Muon's betas are those of what AdamW moves."""
 
 
-# Muon's update has a root mean square of 0.2, AdamW's first ones nearly 1 (docs/log.md).
+# Muon's update has a root mean square of 0.2, AdamW's first ones have nearly 1 (docs/log.md).
 _MUON_FACTOR: Final = 5.0
 
 

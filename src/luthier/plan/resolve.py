@@ -22,7 +22,7 @@ from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricN
 from luthier.models.structure import Structure
 from luthier.plan import checkpointing, defaults, objectives
 from luthier.plan.acceleration import attention_on, compiled_for, packs, usual_order
-from luthier.plan.adapter import outer_targets
+from luthier.plan.adapter import refuse_adapted_head
 from luthier.plan.averaging import resolve_average
 from luthier.plan.hardware import Hardware
 from luthier.plan.methods import rules_of
@@ -33,8 +33,6 @@ from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_sch
 from luthier.plan.sources import Sources as _Sources
 
 _SECTIONS = tuple(Plan.model_fields)
-# whose loss takes the head as the method gives it (`Method.logit_parts`)
-_WITH_ADAPTED_HEAD = ("sft", "pretraining", "distillation")
 
 
 def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:
@@ -107,7 +105,7 @@ def resolve(
         if recipe.method is None:
             sources.note("method.name", "default", "trains a small share of the weights at nearly full quality")
     objective = resolve_objective(recipe.objective, data.train.shape, sources, teacher=teacher)
-    _refuse_adapted_head(method, objective, structure)
+    refuse_adapted_head(structure, method.targets, objective.name)
     method = _without_noise(method, objective, sources)
     training = _training(recipe, method, objective, model, data, hardware, sources)
     method = with_schedule(method, asked_method, training.num_steps, sources)
@@ -133,16 +131,6 @@ def resolve(
         sources=sources.in_order(_SECTIONS),
     )
     return compiled_for(checkpointing.decided_for(plan, structure, hardware), structure, hardware)
-
-
-def _refuse_adapted_head(method: MethodPlan, objective: ObjectivePlan, structure: Structure) -> None:
-    heads = [layer.name for layer in outer_targets(structure, method.targets) if layer == structure.outer_layers[-1]]
-    if heads and objective.name not in _WITH_ADAPTED_HEAD:
-        raise RecipeError(
-            f"objective {objective.name} with an adapter on {heads[0]}",
-            expected=f"{', '.join(_WITH_ADAPTED_HEAD)}: other losses are computed from the head of the base",
-            do=f"leave {heads[0]} out of method.targets",
-        )
 
 
 def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:

@@ -206,18 +206,19 @@ class TrainableModel:
 
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
-        rows, head = self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
-        return self.cross_entropy_sum(rows, head, batch.targets)
+        return self.cross_entropy_sum(*self.logit_parts(batch), batch.targets)
 
     def smoothed_loss_sum(self, batch: MicroBatch, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
         """The sum with label smoothing, the plain sum beside it, and how many learned tokens are predicted right."""
-        rows, head = self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
-        return smoothed_cross_entropy_sum(rows, head, batch.targets, smoothing)
+        return smoothed_cross_entropy_sum(*self.logit_parts(batch), batch.targets, smoothing)
 
     def log_probabilities(self, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
         """The log-probability of each learned token, [N], in nats, with logits divided by `temperature`."""
-        hidden = self.hidden(batch).flatten(0, 1)[batch.rows]
-        return token_log_probabilities(hidden, self.head, batch.targets, temperature=temperature)
+        return token_log_probabilities(*self.logit_parts(batch), batch.targets, temperature=temperature)
+
+    def logit_parts(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Rows [N, w] and matrix [vocabulary, w] whose product are the logits before each learned token."""
+        return self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""
@@ -259,9 +260,8 @@ class TrainableModel:
             for batch in (collate(rows, self.pad_id, self.device, beginnings=cuts) for cuts in ((), (5, 3)))
         )
         self.module.train(was_training)
-        scale = plain.abs().max().clamp_min(1e-30)
         tolerance = 5e-2 if self.base.dtype == torch.bfloat16 else 1e-4
-        return bool((shared - plain).abs().max() <= tolerance * scale)
+        return bool((shared - plain).abs().max() <= tolerance * plain.abs().max().clamp_min(1e-30))
 
     @cached_property
     def shares_prefix(self) -> bool:

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
+from luthier.models.structure import read_structure
 from luthier.train.objectives.protocol import Losses, Unit, rows_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class _Root(nn.Module):
 
 def refuse_unspreadable(plan: Plan) -> None:
     """Raise RecipeError where the weights of a plan cannot be spread."""
-    optimizer, average = plan.training.optimizer.name, plan.training.average
+    optimizer, average, outer = plan.training.optimizer.name, plan.training.average, _outer_targets(plan)
     for came, is_wrong, expected, do in (
         (f"method {plan.method.name}", plan.method.name not in METHODS, f"one of {', '.join(METHODS)}", "choose one"),
         (
@@ -58,12 +59,26 @@ def refuse_unspreadable(plan: Plan) -> None:
             "no average of the weights where each process holds a share of them",
             "leave training.average out",
         ),
+        (
+            f"an adapter on {', '.join(outer)}",
+            bool(outer),
+            "adapters on matrices of the layers",
+            "leave them out of method.targets",
+        ),
         (f"objective {plan.objective.name}", plan.objective.name != "sft", "sft", "set objective.name: sft"),
     ):
         if is_wrong:
             raise RecipeError(
                 f"training.sharding fsdp with {came}", expected=expected, do=f"{do}, or set training.sharding: ddp"
             )
+
+
+def _outer_targets(plan: Plan) -> list[str]:
+    """Embeddings and head, as far as they carry an adapter."""
+    if not plan.method.targets:
+        return []
+    outer = {name for layer in read_structure(plan.base_model.path).outer_layers for name in (layer.kind, layer.name)}
+    return sorted(outer.intersection(plan.method.targets))
 
 
 def spread(model: TrainableModel, world: World) -> None:

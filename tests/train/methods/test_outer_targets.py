@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
-from luthier.engines.likelihood import Scorer
+from luthier.core.ports import SilentProgress
+from luthier.engines.transformers_engine import TransformersEngine
 from luthier.models.loading import attach_adapter, load_model
 from luthier.models.merging import merged_model
 from luthier.models.quiet import quiet_peft
@@ -40,6 +42,7 @@ def base_path(tiny_model: Path, tmp_path: Path) -> Callable[[bool], Path]:
     def path(is_tied: bool) -> Path:
         if is_tied:
             return tiny_model
+        shutil.copytree(tiny_model, tmp_path / "untied")  # with its tokenizer
         model = AutoModelForCausalLM.from_pretrained(tiny_model)
         torch.manual_seed(5)
         model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.05)
@@ -76,6 +79,8 @@ def test_loss_and_gradients_are_pefts(
                 q.copy_(p)
     chosen = examples[:5]
     total, _ = ours.loss_sum(collate(chosen, ours.pad_id, "cpu"))
+    each = ours.log_probabilities(collate(chosen, ours.pad_id, "cpu"))  # what losses on preferences are made of
+    torch.testing.assert_close(-each.sum().detach(), total.detach())
     total.backward()
     expected = torch.zeros((), dtype=torch.float64)
     for example in chosen:
@@ -148,7 +153,12 @@ def test_it_resumes_to_the_bit_loads_with_peft_and_merges_into_the_same_function
         # PEFT adds the update of one of two tied matrices to both: the reason for a merge of our own
         is_wrong = float((naive - expected).abs().max()) > 100 * tolerance
         assert is_wrong == is_tied
-    Scorer(merged, pad_id=0)  # judged by its head, too
+    engine = TransformersEngine.open(str(plan.base_model.path), adapter_path=str(folder), dtype="float32")
+    scores = engine.score(examples[:5], SilentProgress())
+    with torch.no_grad():
+        total, correct = model.loss_sum(collate(examples[:5], model.pad_id, "cpu"))
+    assert sum(score.nll_nats for score in scores) == pytest.approx(float(total), rel=1e-5)
+    assert sum(score.num_correct for score in scores) == int(correct)
 
 
 def test_what_cannot_carry_such_an_adapter_is_refused(make_plan: MakePlan) -> None:
