@@ -34,7 +34,7 @@ from luthier.plan.sources import Sources as _Sources
 
 _SECTIONS = tuple(Plan.model_fields)
 # whose loss takes the head as the method gives it (`Method.logit_parts`)
-_WITH_ADAPTED_HEAD = ("sft", "pretraining", "distillation")
+_WITH_ADAPTED_HEAD = ("sft", "pretraining", "distillation", *PREFERENCE_OBJECTIVES)
 
 
 def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:

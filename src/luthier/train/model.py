@@ -216,8 +216,8 @@ class TrainableModel:
 
     def log_probabilities(self, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
         """The log-probability of each learned token, [N], in nats, with logits divided by `temperature`."""
-        hidden = self.hidden(batch).flatten(0, 1)[batch.rows]
-        return token_log_probabilities(hidden, self.head, batch.targets, temperature=temperature)
+        rows, head = self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
+        return token_log_probabilities(rows, head, batch.targets, temperature=temperature)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""
