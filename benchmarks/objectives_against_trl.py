@@ -42,6 +42,7 @@ def main() -> None:
     cli.add_argument("--num-pairs", type=int, default=8)
     cli.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with hh_rlhf/")
     cli.add_argument("--work", type=Path, default=ROOT / ".bench")
+    cli.add_argument("--model", default=MODEL, help="a base model's name, or a folder")
     cli.add_argument("--home", type=Path, help="a home with the model in it; by default one below --work")
     args = cli.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,12 @@ def main() -> None:
         for name in names
     }
     largest = max(abs(way["difference"]) for row in table.values() for way in row.values() if isinstance(way, dict))
-    summary = {"benchmark": "objectives_against_trl", "num_pairs": len(rows), "largest_difference": largest}
+    summary = {
+        "benchmark": "objectives_against_trl",
+        "model": args.model,
+        "num_pairs": len(rows),
+        "largest_difference": largest,
+    }
     print(json.dumps(summary | {"losses": table, "machine": describe()}, indent=2))
 
 
@@ -77,11 +83,11 @@ def _ours(args: argparse.Namespace, file: Path, names: list[str]) -> tuple[dict[
 
     recipe = Recipe.model_validate(
         {
-            "base_model": MODEL,
+            "base_model": args.model,
             "data": {"train": str(file)},
             "method": {"name": "lora", "rank": 8, "alpha": 16, "dropout": 0.0},
             "objective": {"name": "dpo"},
-            "training": {"precision": "float32", "max_length_tokens": 1024},
+            "training": {"precision": "float32", "overlong": "drop"},
         }
     )
     with Context.open(args.home or args.work / "home") as context:

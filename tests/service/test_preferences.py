@@ -22,7 +22,9 @@ from luthier.core.errors import DataError, LeakageError, OverlongError, RecipeEr
 from luthier.core.events import StepDone, ValidationDone
 from luthier.service import datasets
 from luthier.service.context import Context
+from luthier.service.evaluations import evaluate
 from luthier.service.fleet import silent_hooks, train_worker
+from luthier.service.learning_curves import _ready
 from luthier.service.plans import Prepared, prepare
 from luthier.service.quotes import exact_batches, quote_of
 from luthier.service.recipes import load_recipe
@@ -296,7 +298,7 @@ def train_share(world: World, prepared: Prepared, folder: Path) -> None:
     train_worker(prepared, silent_hooks(folder), world)
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto"])
+@pytest.mark.parametrize("name", ["dpo", "kto", "orpo"])
 def test_two_processes_learn_the_same_preferences(
     context: Context, recipe_of: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
@@ -307,3 +309,20 @@ def test_two_processes_learn_the_same_preferences(
     alone, two = (load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("one", "two"))
     for weight, expected in alone.items():
         torch.testing.assert_close(two[weight], expected, atol=1e-5, rtol=0)
+
+
+def test_a_learning_curve_says_that_its_losses_are_no_nats(context: Context, recipe_of: MakeRecipe) -> None:
+    for name, is_said in (("dpo", True), (None, False)):
+        recipe = load_recipe(recipe_of({"name": name} if name else None))
+        _, notes = _ready(recipe)
+        assert any("plain numbers" in note for note in notes) == is_said
+
+
+def test_a_run_is_judged_on_pairs_of_a_file(context: Context, recipe_of: MakeRecipe, tiny_model: Path) -> None:
+    recipe = recipe_of({"name": "dpo"})
+    outcome = run(context, recipe)
+    write_rows(recipe.parent / "more.jsonl", [pair(n) for n in range(300, 306)])
+    found = evaluate(context, [outcome.record.run_id, str(tiny_model)], data=recipe.parent / "more.jsonl")
+    base, tuned = found.systems
+    assert (base.metrics["reward_accuracy"].value, found.num_rows) == (0.5, 6)
+    assert tuned.metrics["reward_accuracy"].value > 0.5

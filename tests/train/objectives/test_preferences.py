@@ -301,3 +301,22 @@ def test_a_prompt_with_the_completion_of_another_row() -> None:
     assert list(found.input_ids) == [1, 2, 3, 7, 8, 9]
     assert found.loss_mask == bytes([0, 0, 0, 1, 1, 1])
     assert list(mismatched(one, other, 5).input_ids) == [1, 2, 3, 7, 8]
+
+
+@pytest.mark.parametrize("targets", [("q_proj",), ("lm_head", "q_proj"), ("embed_tokens",)])
+def test_each_row_adds_up_to_what_cross_entropy_gives(
+    make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel], targets: tuple[str, ...]
+) -> None:
+    """Also where the head has an adapter, and in the gradient of everything that is trained."""
+    model = moved(make_model(make_plan("lora", settings={"targets": targets})))
+    model.module.eval()
+    batch = collate(rows_of(pairs()), model.pad_id, "cpu")
+    found = []
+    for loss in (lambda: model.loss_sum(batch)[0], lambda: -model.log_probabilities(batch).sum()):
+        model.module.zero_grad()
+        value = loss()
+        value.backward()
+        gradients = [p.grad.flatten() for p in model.module.parameters() if p.grad is not None]
+        found.append((value.item(), torch.cat(gradients)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-4)
