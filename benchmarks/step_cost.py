@@ -143,6 +143,7 @@ def _draw(found: dict[str, list[dict[str, float]]], file: Path) -> None:
     figure.patch.set_facecolor("white")
     for pane, (name, title) in zip(panes.flat, LINES.items(), strict=True):
         if name not in found:
+            pane.set_visible(False)
             continue
         x, y = (np.array([p[key] for p in found[name]]) for key in ("x", "seconds"))
         if name == "length":
