@@ -141,13 +141,15 @@ def _draw(found: dict[str, list[dict[str, float]]], file: Path) -> None:
 
     figure, panes = plt.subplots(2, 2, figsize=(8.6, 6.2), layout="constrained")
     figure.patch.set_facecolor("white")
-    for pane, (name, title) in zip(panes.flat, LINES.items(), strict=True):
-        if name not in found:
-            continue
+    for pane in panes.flat[len(found) :]:
+        pane.set_visible(False)
+    measured = [(name, title) for name, title in LINES.items() if name in found]
+    for pane, (name, title) in zip(panes.flat, measured, strict=False):
         x, y = (np.array([p[key] for p in found[name]]) for key in ("x", "seconds"))
         if name == "length":
             pane.set_xscale("log", base=2)
             pane.set_xticks([n for n in x if n != 1025], [f"{n:,}" for n in x if n != 1025])
+            pane.set_xlim(110, 4800)
             pane.axvline(1024, color="#999999", linewidth=0.8, linestyle=":")
             pane.annotate("probabilities kept", (1024, 0), (-4, 6), textcoords="offset points", ha="right", fontsize=8)
             pane.annotate("formed again", (1024, 0), (4, 6), textcoords="offset points", ha="left", fontsize=8)
