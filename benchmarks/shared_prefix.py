@@ -38,6 +38,13 @@ _RULES = (
     "Where two readings are possible, take the one that the body of the function bears out.",
     "Leave the history of the code, its authors and its licence aside.",
     "Answer in English even where comments are in another language.",
+    "Call a function by the name that stands behind def, and a method by that name alone.",
+    "What is left out when it has a default is named last, together with that default.",
+    "Say what is opened and not closed, and what is locked and not let go.",
+    "If an argument is changed in place, say so before anything else about it.",
+    "Of several things that come back at once, tell all, in their order.",
+    "Where the code waits for something, tell for what, and for how long at most.",
+    "Do not repeat the words of the comments; say what they mean.",
 )
 
 
