@@ -12,6 +12,7 @@ from sqlalchemy import text
 from luthier.core.ports import Generation
 from luthier.store.database import Database
 from luthier.store.generations import GenerationStore
+from luthier.store.tables import metadata
 
 
 def generation(words: str) -> Generation:
@@ -49,8 +50,10 @@ def test_a_database_of_before_gets_the_table_and_keeps_what_it_has(tmp_path: Pat
     with Database.open(path) as database, database.write() as connection:
         connection.execute(text("INSERT INTO artifacts VALUES ('a', 'b', 1, 'c')"))
     with closing(sqlite3.connect(path)) as plain:
-        plain.execute("DROP TABLE generations")
-        plain.execute("DROP TABLE jobs")
+        first = {"runs", "plans", "events", "evaluations", "artifacts", "artifact_links"}
+        for table in reversed(metadata.sorted_tables):
+            if table.name not in first:
+                plain.execute(f"DROP TABLE {table.name}")
         plain.execute("UPDATE alembic_version SET version_num = '0001'")
         plain.commit()
     with Database.open(path) as database:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
+from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.frozen import Frozen
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 JobKind = Literal["train"]
 Wish = Literal["pause", "cancel"]
+Lane = Literal["validate", "train"]
 ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")
 
 
@@ -18,7 +20,8 @@ class Job(Frozen):
     document: what is to be done, as its kind understands it. run_id: the run that it makes or goes on with. wish: what
     was asked of it while it runs. attempt: counts every start; a worker that holds an older number has lost the job.
     num_crashes: crashes since it last got any further. step: how far it was when it last said so. not_before: it rests
-    until then, after a crash. error: why it failed, as `LuthierError.as_json` writes it.
+    until then, after a crash. error: why it failed, as `LuthierError.as_json` writes it. lane: which kind of worker takes
+    it next; from `validate` a job goes on to `train`.
     """
 
     job_id: str
@@ -37,6 +40,8 @@ class Job(Frozen):
     updated_at: float = 0.0
     finished_at: float | None = None
     error: dict[str, Any] | None = None
+    project_id: str = DEFAULT_PROJECT
+    lane: Lane = "train"
 
     @property
     def shown_status(self) -> str:

@@ -13,12 +13,14 @@ from luthier.core.ports import Progress, SilentProgress
 from luthier.service.settings import Settings
 
 if TYPE_CHECKING:
+    from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.generations import GenerationStore
     from luthier.store.jobs import JobStore
     from luthier.store.runs import RunStore
+    from luthier.store.tuned_models import TunedModelStore
 
 
 class Context:
@@ -80,6 +82,20 @@ class Context:
         from luthier.store.jobs import JobStore
 
         return JobStore(self.database)
+
+    @cached_property
+    def tuned_models(self) -> TunedModelStore:
+        """The models that jobs of this home have made."""
+        from luthier.store.tuned_models import TunedModelStore
+
+        return TunedModelStore(self.database)
+
+    @cached_property
+    def access(self) -> AccessStore:
+        """The projects and keys of this home."""
+        from luthier.store.access import AccessStore
+
+        return AccessStore(self.database)
 
     @cached_property
     def artifacts(self) -> ArtifactStore:

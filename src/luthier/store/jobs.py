@@ -48,7 +48,7 @@ class JobStore:
                 values = {
                     "job_id": job.job_id, "kind": job.kind, "document": json.dumps(job.document), "run_id": job.run_id,
                     "status": "queued", "attempt": 0, "num_crashes": 0, "step": 0, "crash_step": -1, "not_before": now,
-                    "created_at": now, "updated_at": now,
+                    "created_at": now, "updated_at": now, "project_id": job.project_id, "lane": job.lane,
                 }  # fmt: skip
                 connection.execute(insert(jobs).values(**values))
                 return self._get(connection, job.job_id)
@@ -244,7 +244,7 @@ def _is(row: RowMapping) -> Any:
 
 
 def _job(row: RowMapping) -> Job:
-    values = {name: value for name, value in row.items() if name not in ("number", "crash_step")}
+    values = {name: value for name, value in row.items() if name not in ("number", "crash_step", "announced")}
     values["document"] = json.loads(values["document"])
     values["error"] = None if values["error"] is None else json.loads(values["error"])
     return Job(**values)

@@ -1,0 +1,48 @@
+"""Who may do what: projects, keys, and the one who asks."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from luthier.core.frozen import Frozen
+
+Scope = Literal["read", "train", "infer", "admin"]
+SCOPES: Final[tuple[Scope, ...]] = ("read", "train", "infer", "admin")
+"""read: look at what a project has. train: make and change it. infer: ask its models. admin: all of it, and keys."""
+DEFAULT_PROJECT: Final = "default"
+"""The project of all that is made without a key, by the commands and the Python API."""
+
+
+class Project(Frozen):
+    """What keys, files, jobs and models belong to; one project never sees those of another."""
+
+    project_id: str
+    name: str
+    created_at: float
+
+
+class ApiKey(Frozen):
+    """A key, without the key itself: of that only a digest is kept. Times are seconds since 1970."""
+
+    key_id: str
+    project_id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    requests_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    created_at: float = 0.0
+    expires_at: float | None = None
+    revoked_at: float | None = None
+
+
+class Caller(Frozen):
+    """The one who asks: a key, or, with `key_id` None, a person at this very machine."""
+
+    project_id: str = DEFAULT_PROJECT
+    scopes: tuple[Scope, ...] = ("admin",)
+    key_id: str | None = None
+    name: str = "local"
+
+    def may(self, scope: Scope) -> bool:
+        """Whether this scope was given; `admin` holds all others."""
+        return "admin" in self.scopes or scope in self.scopes
