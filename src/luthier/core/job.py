@@ -20,8 +20,8 @@ class Job(Frozen):
     document: what is to be done, as its kind understands it. run_id: the run that it makes or goes on with. wish: what
     was asked of it while it runs. attempt: counts every start; a worker that holds an older number has lost the job.
     num_crashes: crashes since it last got any further. step: how far it was when it last said so. not_before: it rests
-    until then, after a crash. error: why it failed, as `LuthierError.as_json` writes it. lane: which kind of worker takes
-    it next; from `validate` a job goes on to `train`.
+    until then, after a crash. error: why it failed, as `LuthierError.as_json` writes it. lane: which kind of worker
+    takes it next; from `validate` a job goes on to `train`.
     """
 
     job_id: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from luthier.core.frozen import Frozen
 
 
@@ -20,5 +22,5 @@ class TunedModel(Frozen):
     adapter_path: str
     step: int | None = None
     checkpoint_id: str | None = None
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     created_at: float = 0.0

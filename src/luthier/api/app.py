@@ -1,0 +1,29 @@
+"""The app: every router, every middleware, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from luthier.api.errors import add_error_handlers
+from luthier.service.context import Context
+
+_ROUTERS = ()
+
+
+def create_app(context: Context) -> FastAPI:
+    """The app that serves an open home; the caller closes the context, once the app has shut down."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    app = FastAPI(title="Luthier", version=version("luthier"), lifespan=lifespan, redirect_slashes=False)
+    app.state.context = context
+    add_error_handlers(app)
+    for router in _ROUTERS:
+        app.include_router(router)
+    return app

@@ -1,0 +1,102 @@
+"""Every failure as OpenAI's error object, with the status that its client library knows it by."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, StorageFullError
+
+log = logging.getLogger("luthier.api")
+
+
+class ApiError(Exception):
+    """A request that is refused. status: of HTTP. type, param, code: as in OpenAI's error object.
+
+    headers: sent with it, such as `Retry-After` (seconds), or `x-should-retry: false` for a conflict that waiting does
+    not mend.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status, self.message, self.type, self.param, self.code = status, message, type, param, code
+        self.headers = dict(headers or {})
+        super().__init__(message)
+
+
+class ErrorBody(dict[str, Any]):
+    """`{"error": {"message", "type", "param", "code"}}`."""
+
+    def __init__(self, message: str, type: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(error={"message": message, "type": type, "param": param, "code": code})
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Teach the app to answer with OpenAI's error object whatever goes wrong."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(LuthierError, _luthier_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+
+
+def as_api_error(error: LuthierError) -> ApiError:
+    """Ours as the client is told it: what came, what was expected, what to do."""
+    message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+    if isinstance(error, NotFoundError):
+        return ApiError(404, message, code="not_found")
+    if isinstance(error, ConflictError):
+        return ApiError(409, message, code="conflict", headers={"x-should-retry": "false"})
+    if isinstance(error, RequestError):
+        return ApiError(400, message, code="invalid_value")
+    if isinstance(error, StorageFullError):
+        return ApiError(507, message, type="server_error", code="storage_full", headers={"x-should-retry": "false"})
+    return ApiError(503, message, type="server_error", code="unavailable", headers={"Retry-After": "5"})
+
+
+async def _api_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    body = ErrorBody(error.message, error.type, error.param, error.code)
+    return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+
+async def _luthier_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, LuthierError)
+    return await _api_error(request, as_api_error(error))
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    """The first thing that is wrong with the request, with its place; status 400, as OpenAI answers."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:]) or None
+    what = f"{first['msg']} at {place!r}" if place else str(first["msg"])
+    return await _api_error(request, ApiError(400, f"Invalid request: {what}", param=place, code="invalid_value"))
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    known = {404: f"no such address: {request.method} {request.url.path}", 405: f"{request.method} is not allowed here"}
+    message = known.get(error.status_code, str(error.detail))
+    headers = error.headers
+    return await _api_error(request, ApiError(error.status_code, message, code="unknown_url", headers=headers))
+
+
+async def _bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    message = "The server had an error of its own; its log says more, by the x-request-id of this answer"
+    return await _api_error(request, ApiError(500, message, type="server_error", code="internal_error"))

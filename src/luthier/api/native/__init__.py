@@ -1,0 +1,1 @@
+"""What OpenAI's wire format has no words for, one file a noun."""
