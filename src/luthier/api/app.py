@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from luthier.api.errors import add_error_handlers
 from luthier.service.context import Context
 
-_ROUTERS = ()
+_ROUTERS: tuple[APIRouter, ...] = ()
 
 
 def create_app(context: Context) -> FastAPI:

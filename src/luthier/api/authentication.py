@@ -46,8 +46,8 @@ def _needs(scope: Scope) -> Callable[..., Caller]:
         if not caller.may(scope):
             raise ApiError(
                 403,
-                f"The key {caller.name!r} has the scopes {', '.join(caller.scopes)}; expected: {scope}; what to do: use "
-                f"or make a key that has it",
+                f"The key {caller.name!r} has the scopes {', '.join(caller.scopes)}; expected: {scope}; what to do: "
+                f"use or make a key that has it",
                 type="insufficient_permissions",
                 code="missing_scope",
             )
