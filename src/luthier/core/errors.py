@@ -14,6 +14,7 @@
         ├── CheckpointError     no checkpoint that can be trusted
         ├── DivergedError       the loss or a gradient became NaN or infinite
         ├── StorageFullError    no room left on the disk
+        ├── UnavailableError    a database that does not answer
         └── PeerLostError       exit code 75: another process of the same run has gone, or cannot be reached
 
 Each error is built from three parts, so that none can be left out: what came, what was expected, what to do.
@@ -137,6 +138,10 @@ class DivergedError(WorkError):
 
 class StorageFullError(WorkError):
     """No room is left on the disk."""
+
+
+class UnavailableError(WorkError):
+    """The database does not answer; what was written before is safe."""
 
 
 class PeerLostError(WorkError):

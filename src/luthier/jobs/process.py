@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from luthier.core.frozen import Frozen
 
 OUTCOME_NAME, LOG_NAME = "outcome.json", "log.txt"
+NOT_NOW: Final = 75
+"""The child's exit code where nothing is wrong with the job, but the disk is full or the database stays away."""
 _LAST_BYTES = 2000
 
 
@@ -85,6 +87,11 @@ class Attempt:
             return Outcome.model_validate_json((self.folder / OUTCOME_NAME).read_bytes())
         except FileNotFoundError:
             return None
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether it ended because the machine has no room, or the database stays away: no fault of the job."""
+        return self._guard.returncode == NOT_NOW
 
     def how_it_ended(self) -> str:
         """Exit code or signal, and the last words of the log: for a crash."""

@@ -26,21 +26,26 @@ if TYPE_CHECKING:
 class Context:
     """An open home. The database is opened when it is first needed; leaving the `with` block closes it."""
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
+    def __init__(self, settings: Settings, progress: Progress, database_patience_seconds: float = 0.0) -> None:
         self.settings, self.progress = settings, progress
+        self._patience_seconds = database_patience_seconds
 
     @classmethod
-    def open(cls, home: Path | None = None, *, progress: Progress | None = None) -> Context:
+    def open(
+        cls, home: Path | None = None, *, progress: Progress | None = None, database_patience_seconds: float = 0.0
+    ) -> Context:
         """Open a home, making the folder where it is missing.
 
-        home: None takes LUTHIER_HOME, or else `~/.luthier`. progress: None shows nothing.
+        home: None takes LUTHIER_HOME, or else `~/.luthier`. progress: None shows nothing. database_patience_seconds:
+        how long to ask a database again that does not answer.
 
         Raises RequestError where the home cannot be made or written.
         """
         settings = Settings() if home is None else Settings(home=home)
         place = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - resolve() would follow links
         _make_writable(place)
-        return cls(settings.model_copy(update={"home": place}), progress or SilentProgress())
+        settings = settings.model_copy(update={"home": place})
+        return cls(settings, progress or SilentProgress(), database_patience_seconds)
 
     @property
     def home(self) -> Path:
@@ -53,7 +58,8 @@ class Context:
         from luthier.store.database import Database
 
         named = self.settings.database
-        return Database.open(self.settings.database_path if named is None else named.get_secret_value())
+        place = self.settings.database_path if named is None else named.get_secret_value()
+        return Database.open(place, patience_seconds=self._patience_seconds)
 
     @cached_property
     def runs(self) -> RunStore:
@@ -81,7 +87,7 @@ class Context:
         """The queue of this home."""
         from luthier.store.jobs import JobStore
 
-        return JobStore(self.database)
+        return JobStore(self.database, self.settings.lease_seconds)
 
     @cached_property
     def tuned_models(self) -> TunedModelStore:

@@ -67,7 +67,7 @@ def work(
     Returns how many attempts it made. Raises RequestError for a name that cannot be part of a path, ConflictError where
     another process of this home has that name.
     """
-    from luthier.jobs.worker import Worker
+    from luthier.jobs.worker import Pace, Worker
     from luthier.service.job_child import JOB_NAME
     from luthier.store.file_lock import file_lock
 
@@ -90,5 +90,6 @@ def work(
 
     folder = context.settings.jobs_folder
     with file_lock(folder / f"worker-{name}.lock", what=f"the worker name {name}", timeout_seconds=_LOCK_SECONDS):
+        pace = pace or Pace.for_lease(context.jobs.lease_seconds)
         worker = Worker(name, context.jobs, command, step_of, folder, tell=tell, pace=pace)
         return worker.work(stop_requested, until_idle=until_idle)

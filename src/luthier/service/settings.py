@@ -17,6 +17,7 @@ class Settings(BaseSettings):
     home: the folder that holds all that Luthier keeps; `~/.luthier` where nobody says otherwise. database: the URL of a
     database elsewhere, such as `postgresql://user:password@host/name`; a SQLite file in the home without one.
     peer_timeout_seconds: how long a process of a run waits for the others, the slowest may be reading its rows.
+    lease_seconds: how long a worker that says nothing keeps its job; workers of one queue should agree.
     tokenised_cache_bytes: how much of the disk tokenised rows may take, so that none is tokenised twice; 0 keeps none.
     """
 
@@ -25,6 +26,7 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("~/.luthier"))
     database: SecretStr | None = None
     peer_timeout_seconds: float = Field(default=1800.0, gt=0)
+    lease_seconds: float = Field(default=90.0, ge=10.0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
 
     @property

@@ -114,11 +114,17 @@ class JobStore:
             self._close(connection, row, now, status, error)
             return self._get(connection, job_id)
 
-    def give_back(self, job_id: str, attempt: int) -> Job:
-        """Put a job back into the queue in good order, as when its worker shuts down. Raises LeaseLostError."""
+    def give_back(self, job_id: str, attempt: int, *, rest_seconds: float = 0.0) -> Job:
+        """Put a job back into the queue in good order, as when its worker shuts down. Raises LeaseLostError.
+
+        rest_seconds: how long nobody is to take it. What it was asked meanwhile is done at once.
+        """
         with self._database.write() as connection:
             row, now = self._held(connection, job_id, attempt), self._now(connection)
-            self._stop(connection, row, now, not_before=now)
+            if row["wish"] is None:
+                self._stop(connection, row, now, not_before=now + rest_seconds)
+            else:
+                self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
             return self._get(connection, job_id)
 
     def crash(self, job_id: str, attempt: int, reason: str) -> Job:
