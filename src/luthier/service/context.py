@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.generations import GenerationStore
+    from luthier.store.job_events import JobEventStore
     from luthier.store.jobs import JobStore
     from luthier.store.runs import RunStore
     from luthier.store.tuned_models import TunedModelStore
@@ -82,6 +83,13 @@ class Context:
         from luthier.store.jobs import JobStore
 
         return JobStore(self.database)
+
+    @cached_property
+    def job_events(self) -> JobEventStore:
+        """What is told of the jobs of this home."""
+        from luthier.store.job_events import JobEventStore
+
+        return JobEventStore(self.database)
 
     @cached_property
     def tuned_models(self) -> TunedModelStore:
