@@ -18,6 +18,7 @@ class Settings(BaseSettings):
     database elsewhere, such as `postgresql://user:password@host/name`; a SQLite file in the home without one.
     peer_timeout_seconds: how long a process of a run waits for the others, the slowest may be reading its rows.
     tokenised_cache_bytes: how much of the disk tokenised rows may take, so that none is tokenised twice; 0 keeps none.
+    result_files_base64: serve result files of jobs encoded as the hosted service does, not as they are.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -26,6 +27,7 @@ class Settings(BaseSettings):
     database: SecretStr | None = None
     peer_timeout_seconds: float = Field(default=1800.0, gt=0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
+    result_files_base64: bool = False
 
     @property
     def database_path(self) -> Path:
