@@ -31,6 +31,7 @@ def main(home: Path, folder: Path) -> None:
     from luthier.core.threads import wait_briefly
     from luthier.jobs.process import NOT_NOW, Outcome, write_outcome
     from luthier.service.context import Context
+    from luthier.service.tuning_job import carry_out
 
     wait_briefly()
     keep_few_kernels()
@@ -38,7 +39,7 @@ def main(home: Path, folder: Path) -> None:
     try:
         with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context:
             try:
-                outcome = Outcome(status=_do(context, job))
+                outcome = carry_out(context, job) if "request" in job.document else Outcome(status=_do(context, job))
             except (StorageFullError, UnavailableError):
                 raise
             except LuthierError as error:
