@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import DataError, LuthierError, ModelSourceError, NotFoundError, RequestError, StorageFullError, UnavailableError
+from luthier.core.errors import (
+    DataError,
+    LuthierError,
+    ModelSourceError,
+    NotFoundError,
+    RequestError,
+    StorageFullError,
+    UnavailableError,
+)
 from luthier.core.fine_tuning import LEAST_EXAMPLES, FineTuningRequest
 from luthier.core.job import Job
 from luthier.core.recipe import Recipe
