@@ -8,10 +8,12 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 
+from luthier.api import health
 from luthier.api.errors import add_error_handlers
 from luthier.service.context import Context
+from luthier.service.health import Readiness
 
-_ROUTERS: tuple[APIRouter, ...] = ()
+_ROUTERS: tuple[APIRouter, ...] = (health.router,)
 
 
 def create_app(context: Context) -> FastAPI:
@@ -23,6 +25,7 @@ def create_app(context: Context) -> FastAPI:
 
     app = FastAPI(title="Luthier", version=version("luthier"), lifespan=lifespan, redirect_slashes=False)
     app.state.context = context
+    app.state.readiness = Readiness(context)
     add_error_handlers(app)
     for router in _ROUTERS:
         app.include_router(router)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +19,8 @@ class Settings(BaseSettings):
     database elsewhere, such as `postgresql://user:password@host/name`; a SQLite file in the home without one.
     peer_timeout_seconds: how long a process of a run waits for the others, the slowest may be reading its rows.
     tokenised_cache_bytes: how much of the disk tokenised rows may take, so that none is tokenised twice; 0 keeps none.
+    log_format: of the lines that server and workers write to stderr. webhooks_may_reach_private: whether webhooks may
+    be sent to this machine and private networks; where nobody says, a server that only this machine reaches may.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -26,6 +29,8 @@ class Settings(BaseSettings):
     database: SecretStr | None = None
     peer_timeout_seconds: float = Field(default=1800.0, gt=0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
+    log_format: Literal["text", "json"] = "text"
+    webhooks_may_reach_private: bool | None = None
 
     @property
     def database_path(self) -> Path:

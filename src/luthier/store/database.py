@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from luthier.core.errors import RequestError
 from luthier.store.backend import IS_WRITE, Backend
-from luthier.store.schema import bring_up_to_date
+from luthier.store.schema import bring_up_to_date, version_of
 from luthier.store.sqlite import Sqlite
 
 
@@ -59,6 +59,11 @@ class Database:
             connection = plain.execution_options(**{IS_WRITE: True})
             with connection.begin():
                 yield connection
+
+    def schema_version(self) -> str | None:
+        """The migration that the tables stand at, asked of the database now; the code's is `SCHEMA_VERSION`."""
+        with self.read() as connection:
+            return version_of(connection)
 
     def close(self) -> None:
         """Let go of all connections. The next use opens new ones."""
