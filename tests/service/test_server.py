@@ -157,7 +157,7 @@ def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
         pass
 
 
-@pytest.mark.parametrize("host", ["", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["::", "0.0.0.0"])
 def test_every_address_is_not_this_machine_alone(host: str) -> None:
     with listen(host, 0) as opened:
         assert not opened.is_loopback

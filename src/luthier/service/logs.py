@@ -32,8 +32,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **getattr(record, FACTS, {}),
         }
-        if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
+        if trace := _trace(self, record):
+            line["trace"] = trace
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
@@ -51,7 +51,8 @@ class TextFormatter(logging.Formatter):
         if not message.isprintable():  # a line break of a stranger's must not look like a line of ours
             message = message.encode("unicode_escape").decode("ascii")
         line = f"{time} {self._process} {message}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        trace = _trace(self, record)
+        return f"{line}\n{trace}" if trace else line
 
 
 def set_up_logging(log_format: LogFormat, process: str) -> None:
@@ -71,3 +72,8 @@ def teller(log_format: LogFormat, process: str) -> Callable[[str], None]:
     set_up_logging(log_format, process)
     log = logging.getLogger("luthier.process")
     return log.info
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """The trace of an error, as a filter has left it where one has made it text already."""
+    return record.exc_text or (formatter.formatException(record.exc_info) if record.exc_info else "")
