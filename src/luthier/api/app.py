@@ -8,11 +8,20 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 
+from luthier.api import health, metrics
 from luthier.api.errors import add_error_handlers
+from luthier.api.metrics import Metrics
+from luthier.api.observe import Observe
 from luthier.api.openai import files, uploads
 from luthier.service.context import Context
+from luthier.service.health import Readiness
 
-_ROUTERS: tuple[APIRouter, ...] = (files.router, uploads.router)
+_ROUTERS: tuple[APIRouter, ...] = (
+    files.router,
+    uploads.router,
+    health.router,
+    metrics.router,
+)
 
 
 def create_app(context: Context) -> FastAPI:
@@ -24,7 +33,9 @@ def create_app(context: Context) -> FastAPI:
 
     app = FastAPI(title="Luthier", version=version("luthier"), lifespan=lifespan, redirect_slashes=False)
     app.state.context = context
+    app.state.readiness, app.state.metrics = Readiness(context), Metrics(context)
     add_error_handlers(app)
+    app.add_middleware(Observe, metrics=app.state.metrics)  # the last one is the outermost: this one must be
     for router in _ROUTERS:
         app.include_router(router)
     return app

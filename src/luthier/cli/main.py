@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.cli import data, doctor, evaluate, jobs, launch, models, plan, quickstart, runs, train, worth
+from luthier.cli import data, doctor, evaluate, jobs, launch, models, plan, quickstart, runs, train, up, worth
 from luthier.cli.answer import Answer
 from luthier.cli.endings import Ending, end_of
 from luthier.core.exact_products import keep_products_exact
@@ -51,6 +51,7 @@ def build_app() -> typer.Typer:
         for verb, function in verbs.items():
             group.command(verb)(function)
         app.add_typer(group)
+    app.command("up", short_help="Serve OpenAI's fine-tuning API, with workers.")(up.up)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("launch", short_help="Write a job file for many machines.")(launch.launch)
     app.command("doctor", short_help="What this machine can do.")(doctor.doctor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,6 +23,8 @@ class Settings(BaseSettings):
     lease_seconds: how long a worker that says nothing keeps its job; workers of one queue should agree.
     tokenised_cache_bytes: how much of the disk tokenised rows may take, so that none is tokenised twice; 0 keeps none.
     result_files_base64: serve result files of jobs encoded as the hosted service does, not as they are.
+    log_format: of the lines that server and workers write to stderr. webhooks_may_reach_private: whether webhooks may
+    be sent to this machine and private networks; where nobody says, a server that only this machine reaches may.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -34,6 +37,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=90.0, ge=10.0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
     result_files_base64: bool = False
+    log_format: Literal["text", "json"] = "text"
+    webhooks_may_reach_private: bool | None = None
 
     @property
     def database_path(self) -> Path:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from luthier.core.errors import RequestError, UnavailableError
 from luthier.store.backend import IS_WRITE, Backend
-from luthier.store.schema import bring_up_to_date
+from luthier.store.schema import bring_up_to_date, version_of
 from luthier.store.sqlite import Sqlite
 
 _ASK_AGAIN_SECONDS: Final = 0.5
@@ -64,6 +64,11 @@ class Database:
         """A transaction: all of the block takes effect, or, where it raises, none. Keep it short."""
         with self._begun(is_write=True) as connection:
             yield connection
+
+    def schema_version(self) -> str | None:
+        """The migration that the tables stand at, asked of the database now; the code's is `SCHEMA_VERSION`."""
+        with self.read() as connection:
+            return version_of(connection)
 
     def close(self) -> None:
         """Let go of all connections. The next use opens new ones."""

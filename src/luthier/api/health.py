@@ -1,0 +1,36 @@
+"""GET /healthz and /readyz: for whoever watches over processes. Neither needs a key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from luthier.service.health import Readiness
+
+router = APIRouter(tags=["operation"])
+
+
+def readiness_of(request: Request) -> Readiness:
+    """What looks after the readiness of this server."""
+    found: Readiness = request.app.state.readiness
+    return found
+
+
+@router.get("/healthz", summary="The process is alive")
+async def healthz() -> dict[str, str]:
+    """Answers whatever the database does: who gets no answer from this should start the process anew."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="The server can do its work", responses={503: {"description": "It cannot; why"}})
+def readyz(request: Request) -> JSONResponse:
+    """503 with the reasons while it should be sent no requests: also while it shuts down."""
+    checks = readiness_of(request).checks()
+    is_ready = all(check.problem is None for check in checks)
+    body: dict[str, Any] = {
+        "status": "ok" if is_ready else "unavailable",
+        "checks": {check.name: check.problem or "ok" for check in checks},
+    }
+    return JSONResponse(body, status_code=200 if is_ready else 503)
