@@ -17,7 +17,7 @@ _NAMED = (
 )
 # `Authorization: Bearer x`, also as a mapping is shown, and as the pairs of bytes that servers keep headers in.
 _HEADER = (
-    r"(?i)(authorization\b[^A-Za-z0-9\n]{1,6}(?:b['\"])?(?:(?:bearer|basic|token)[ ]+)?)"
+    r"(?i)(authorization\b[^A-Za-z0-9\n]{1,6}(?:b['\"])?(?:(?:bearer|basic|token)[ ]+)?+)"
     r"[^\s'\",*][^\s'\",]*"
 )
 _RULES: Final = (
