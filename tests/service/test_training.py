@@ -25,11 +25,13 @@ from luthier.core.errors import (
     RecipeError,
     StorageFullError,
 )
-from luthier.core.events import CheckpointSaved, RunEnded, StepDone, ValidationDone, WarningRaised
+from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, StepDone, ValidationDone, WarningRaised
 from luthier.service.context import Context
 from luthier.service.recipes import load_recipe
-from luthier.service.training import TrainOutcome, resume, train
+from luthier.service.training import TrainOutcome, recorder, resume, train
+from luthier.testing.records import make_plan, make_record
 from luthier.train import checkpoint as checkpoint_module
+from luthier.train.checkpoint import checkpoint_path
 
 from .conftest import chat_row, write_rows
 
