@@ -76,7 +76,7 @@ def generated(engine, asked):
 @pytest.mark.parametrize("apart", [0, 1, 5])
 def test_asks_that_come_and_go_get_what_each_would_get_alone(engine, streaming, sampling, apart):
     texts = ["The front", "A luthier builds and repairs stringed instruments: violins, cellos", "a", "Maple is harder."]
-    lengths = [100, 3, 70, 20]
+    lengths = [80, 3, 30, 20]
     requests = {
         number: request(text, max_new_tokens=length, sampling=sampling)
         for number, (text, length) in enumerate(zip(texts, lengths, strict=True))

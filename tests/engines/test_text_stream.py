@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,7 +64,7 @@ few = st.text("ab", max_size=12)
 def test_a_stop_text_is_found_in_whatever_pieces_it_comes(text, stops, cuts):
     edges = [0, *sorted(min(place, len(text)) for place in cuts), len(text)]
     finder = StopTexts(stops)
-    told = "".join(finder.add(text[start:end]) for start, end in zip(edges, edges[1:], strict=False)) + finder.end()
+    told = "".join(finder.add(text[start:end]) for start, end in pairwise(edges)) + finder.end()
     assert (told, finder.found) == cut(text, stops)
 
 

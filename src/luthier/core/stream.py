@@ -86,11 +86,15 @@ class Started(Frozen):
 
 
 class Piece(Frozen):
-    """More of an answer: whole characters only. tokens: those that end in it, where likelihoods were asked for."""
+    """More of an answer: whole characters only.
+
+    num_new_tokens: of the answer so far. tokens: those that begin in it, where likelihoods were asked for.
+    """
 
     kind: Literal["piece"] = "piece"
     choice: int = 0
     text: str
+    num_new_tokens: int = 0
     tokens: tuple[WrittenToken, ...] = ()
 
 

@@ -161,6 +161,11 @@ class StreamingEngine:
         self._drop_ended()
         return told
 
+    def close(self) -> None:
+        """Let go of the weights; nothing can be written afterwards."""
+        self._rows, self._groups = {}, []
+        self._engine.close()
+
     def _row(self, key: Hashable, choice: int, prepared: Prepared, device: torch.device) -> _Row:
         asked = prepared.asked
         return _Row(
@@ -226,7 +231,8 @@ class StreamingEngine:
             row.open_tokens = row.open_tokens[len(tokens) :]
         if not text and not tokens:
             return []
-        return [(row.key, Piece(choice=row.choice, text=text, tokens=tuple(tokens)))]
+        piece = Piece(choice=row.choice, text=text, num_new_tokens=row.num_new_tokens, tokens=tuple(tokens))
+        return [(row.key, piece)]
 
     def _likelihoods(self, row: _Row, token: int, logits: Tensor) -> WrittenToken:
         own, top = likelihoods(logits, token, row.asked.num_top or 0)

@@ -18,6 +18,9 @@ class Settings(BaseSettings):
     database elsewhere, such as `postgresql://user:password@host/name`; a SQLite file in the home without one.
     peer_timeout_seconds: how long a process of a run waits for the others, the slowest may be reading its rows.
     tokenised_cache_bytes: how much of the disk tokenised rows may take, so that none is tokenised twice; 0 keeps none.
+    serving_models: how many models may be held in memory to answer at once; serving_queue: how many asks may be under
+    way or wait; serving_idle_seconds: without an ask for so long, all models are let go; serving_threads: of the process
+    that answers, 0 takes half of the cores; serving_new_tokens: an answer ends there where the ask sets no limit.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -26,6 +29,12 @@ class Settings(BaseSettings):
     database: SecretStr | None = None
     peer_timeout_seconds: float = Field(default=1800.0, gt=0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
+
+    serving_models: int = Field(default=2, ge=1)
+    serving_queue: int = Field(default=64, ge=1)
+    serving_idle_seconds: float = Field(default=600.0, gt=0)
+    serving_threads: int = Field(default=0, ge=0)
+    serving_new_tokens: int = Field(default=1024, ge=1)
 
     @property
     def database_path(self) -> Path:
