@@ -13,6 +13,7 @@ from luthier.core.ports import Progress, SilentProgress
 from luthier.service.settings import Settings
 
 if TYPE_CHECKING:
+    from luthier.service.model_server import ModelServer
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
     from luthier.store.audit_log import AuditLogStore
@@ -152,8 +153,18 @@ class Context:
 
         return UploadStore(self.database, self.artifacts)
 
+    @cached_property
+    def model_server(self) -> ModelServer:
+        """The process that answers with models of this home; it is started by the first ask."""
+        from luthier.service.model_server import ModelServer
+
+        # Two threads may come here at once: both get the one that was kept first.
+        return self.__dict__.setdefault("model_server", ModelServer(self.settings))
+
     def close(self) -> None:
-        """Close the database, where it was opened."""
+        """End the process that answers and close the database, where they were opened."""
+        if "model_server" in self.__dict__:
+            self.model_server.close()
         if "database" in self.__dict__:
             self.database.close()
 
