@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, UnavailableError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, UnreachableError, WorkError
 from luthier.store.database import Database
 
 
@@ -238,7 +238,7 @@ def test_a_killed_writer_leaves_a_whole_database(tmp_path, runs, record, plan) -
         ("database or disk is full", StorageFullError),
         ("attempt to write a readonly database", RequestError),
         ("unable to open database file", RequestError),
-        ("database is locked", UnavailableError),
+        ("database is locked", UnreachableError),
         ("disk I/O error", WorkError),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from luthier.core.errors import ConflictError, RequestError, UnavailableError, WorkError
+from luthier.core.errors import ConflictError, RequestError, UnreachableError, WorkError
 from luthier.store import postgresql as module
 from luthier.store.database import Database
 from luthier.testing.postgresql_server import PASSWORD, PostgresqlServer
@@ -118,7 +118,7 @@ def test_who_waits_too_long_for_a_writer_is_told_so(database: Database, monkeypa
     holder.start()
     inside.wait(30)
     try:
-        with pytest.raises(UnavailableError, match="was busy"), database.write():
+        with pytest.raises(UnreachableError, match="was busy"), database.write():
             pass
     finally:
         release.set()

@@ -111,13 +111,6 @@ def charge_tokens(context: Context, caller: Caller, num_tokens: int, *, may_refu
     return context.access.charge(caller.key_id, num_tokens, may_refuse=may_refuse)
 
 
-def first_key(context: Context) -> str | None:
-    """The key of who starts a server in a new home: admin, of the default project; None where there is a key."""
-    if context.access.keys():
-        return None
-    return create_key(context, "first", scopes=("admin",))[1]
-
-
 def caller_of(context: Context, key: str) -> Caller | None:
     """Who this key lets in; None where it is unknown, revoked or expired."""
     found = context.access.key_of(digest_of(key))

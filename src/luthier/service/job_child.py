@@ -26,7 +26,7 @@ _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 
 def main(home: Path, folder: Path) -> None:
     """Do the job that stands in the folder."""
-    from luthier.core.errors import LuthierError, StorageFullError, UnavailableError
+    from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
     from luthier.core.kernel_cache import keep_few_kernels
     from luthier.core.threads import wait_briefly
     from luthier.jobs.process import NOT_NOW, Outcome, write_outcome
@@ -40,12 +40,12 @@ def main(home: Path, folder: Path) -> None:
         with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context:
             try:
                 outcome = carry_out(context, job) if "request" in job.document else Outcome(status=_do(context, job))
-            except (StorageFullError, UnavailableError):
+            except (StorageFullError, UnreachableError):
                 raise
             except LuthierError as error:
                 outcome = Outcome(status="failed", error=error.as_json())
             write_outcome(folder, outcome)
-    except (StorageFullError, UnavailableError) as error:
+    except (StorageFullError, UnreachableError) as error:
         sys.exit(_not_now(error, NOT_NOW))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

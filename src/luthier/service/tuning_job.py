@@ -15,7 +15,7 @@ from luthier.core.errors import (
     NotFoundError,
     RequestError,
     StorageFullError,
-    UnavailableError,
+    UnreachableError,
 )
 from luthier.core.fine_tuning import LEAST_EXAMPLES, FineTuningRequest
 from luthier.core.job import Job
@@ -49,7 +49,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
             job.document.get("found", {}).get("validate_every_steps"),
         )
         return _validate(context, request, recipe) if job.lane == "validate" else _train(context, job, recipe)
-    except (StorageFullError, UnavailableError):
+    except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
         return Outcome(status="failed", error=_as_error(error, laid, is_validating=job.lane == "validate"))

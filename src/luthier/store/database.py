@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
-from luthier.core.errors import RequestError, UnavailableError
+from luthier.core.errors import RequestError, UnreachableError
 from luthier.store.backend import IS_WRITE, Backend
 from luthier.store.schema import bring_up_to_date, version_of
 from luthier.store.sqlite import Sqlite
@@ -40,7 +40,7 @@ class Database:
         patience_seconds: how long to ask again, now and before each transaction, where it does not answer.
 
         Raises RequestError (an URL that this version cannot use, a folder that cannot be written), ConflictError (made
-        by a newer Luthier), UnavailableError (a server that does not answer), WorkError (damaged).
+        by a newer Luthier), UnreachableError (a server that does not answer), WorkError (damaged).
         """
         database = cls(_backend_of(_as_url(url_or_path)), patience_seconds)
         try:
@@ -98,7 +98,7 @@ class Database:
                     stack.push(opened.pop_all())
                     return connection
             except DBAPIError as error:
-                is_away = isinstance(self._backend.explain(error), UnavailableError)
+                is_away = isinstance(self._backend.explain(error), UnreachableError)
                 if not is_away or time.monotonic() >= give_up_at:
                     raise
                 time.sleep(_ASK_AGAIN_SECONDS)
