@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 MAX_FIELD_BYTES: Final = 4096
 MAX_FORM_OVERHEAD_BYTES: Final = 64 * 1024
 """What fields, headers and boundaries may take together, beside the file."""
-DRAIN_BYTES: Final = 64 << 20
-"""How much of a refused body is read and dropped, so that its sender gets to hear why; more is cut off."""
 _PIECE_BYTES: Final = 1 << 20
 
 
@@ -42,24 +40,20 @@ async def read_form(
     Raises ApiError: 413 for a file of more than `most_bytes`; 400 for another kind of body, one that ends too early,
     and fields that are unknown, missing, there twice or too long.
     """
+    reader = _FormReader(request, incoming, file_field, fields, most_bytes)
     held = bytearray()
     try:
-        reader = _FormReader(request, incoming, file_field, fields, most_bytes)
-        try:
-            async for chunk in request.stream():
-                held += chunk
-                if len(held) >= _PIECE_BYTES:
-                    await run_in_threadpool(reader.feed, bytes(held))
-                    held.clear()
-            await run_in_threadpool(reader.feed, bytes(held))
-        except FormParserError as error:
-            raise _malformed(str(error)) from error
-        return reader.form()
+        async for chunk in request.stream():
+            held += chunk
+            if len(held) >= _PIECE_BYTES:
+                await run_in_threadpool(reader.feed, bytes(held))
+                held.clear()
+        await run_in_threadpool(reader.feed, bytes(held))
+    except FormParserError as error:
+        raise _malformed(str(error)) from error
     except ClientDisconnect as error:
         raise ApiError(400, "The client went away before the body was whole") from error
-    except Exception:
-        await _drain(request)
-        raise
+    return reader.form()
 
 
 class _FormReader:
@@ -212,15 +206,3 @@ def _too_large(most_bytes: int) -> ApiError:
         param="file",
         code="file_too_large",
     )
-
-
-async def _drain(request: Request) -> None:
-    """Read on and drop what comes, within bounds: a sender that is cut off while it sends may never see the answer."""
-    num_bytes = 0
-    try:
-        async for chunk in request.stream():
-            num_bytes += len(chunk)
-            if num_bytes > DRAIN_BYTES:
-                return
-    except (ClientDisconnect, RuntimeError):  # gone, or all of it was read
-        return
