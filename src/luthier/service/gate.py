@@ -1,7 +1,7 @@
 """Who is let in, and how often: what a server remembers of keys, so that not every request asks the database.
 
-A key is looked up again after `REMEMBERED_SECONDS`, by one request alone: the others are let in while that one asks, for
-`WHILE_ASKED_SECONDS` at most. So long, both together, may a revoked key still be let in. Clients that come with
+A key is looked up again after `REMEMBERED_SECONDS`, by one request alone: the others are let in while that one asks,
+for `WHILE_ASKED_SECONDS` at most. So long, both together, may a revoked key still be let in. Clients that come with
 wrong keys are slowed down by their address. Keys that this process has let in before are looked up in spite of that:
 nobody can lock out the others behind the same address.
 """
@@ -100,9 +100,8 @@ class Gate:
                 _remember(self._right, digest, known, MOST_KEYS)
         if given.caller is None:
             self._failures.take(block, FAILURES_PER_MINUTE)
-            log.info(
-                "refused %s from %s", "an unknown key" if found is None else f"the old key {found.key_id}", address
-            )
+            what = "an unknown key" if found is None else f"the revoked or expired key {found.key_id}"
+            log.info("refused %s from %s", what, address)
         return given
 
     def count(self, given: Pass) -> Taken | None:
