@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from luthier.service.access import create_project, list_keys, revoke_key
 from luthier.service.context import Context
-from luthier.service.gate import FAILURES_PER_MINUTE, REMEMBERED_SECONDS, Gate
+from luthier.service.gate import FAILURES_PER_MINUTE, REMEMBERED_SECONDS, WHILE_ASKED_SECONDS, Gate
 
 MakeClient = Callable[..., TestClient]
 
@@ -60,9 +60,26 @@ def test_a_revoked_key_is_out_within_seconds(client: MakeClient, home: Context, 
     asker = client("read")
     assert asker.get("/v1/things").status_code == 200
     revoke_key(home, list_keys(home)[0].key_id)
-    assert REMEMBERED_SECONDS <= 5
+    assert REMEMBERED_SECONDS + WHILE_ASKED_SECONDS <= 5
     clock.now += REMEMBERED_SECONDS
     assert asker.get("/v1/things").status_code == 401
+
+
+def test_while_one_asks_again_the_others_are_let_in(client: MakeClient, home: Context, clock: Clock) -> None:
+    asker = client("read")
+    assert asker.get("/v1/things").status_code == 200
+    gate: Gate = asker.app.state.gate  # type: ignore[attr-defined]
+    key = asker.headers["Authorization"].removeprefix("Bearer ")
+    clock.now += REMEMBERED_SECONDS
+    assert gate.recall(key) is None, "this one asks"
+    assert gate.recall(key) is not None
+    clock.now += WHILE_ASKED_SECONDS
+    assert gate.recall(key) is None, "it got no answer: now all ask"
+    assert gate.recall(key) is None
+    assert gate.look_up(key, "").caller is not None
+    assert gate.recall(key) is not None
+    gate.forget_all()
+    assert gate.recall(key) is None
 
 
 def test_a_key_that_expires_is_not_remembered_beyond_that(client: MakeClient, home: Context, clock: Clock) -> None:

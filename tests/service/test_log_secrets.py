@@ -8,7 +8,7 @@ import secrets
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.service.log_secrets import SecretFilter, masked
@@ -47,6 +47,7 @@ def logged(message: object, *arguments: object, error: BaseException | None = No
     return stream.getvalue()
 
 
+@settings(deadline=None)
 @given(TOKEN, FORMS, AROUND, AROUND)
 def test_whatever_stands_around_it_a_secret_is_masked(token: str, form: str, before: str, after: str) -> None:
     text = f"{before} {form.format(token)} {after}"
@@ -56,12 +57,14 @@ def test_whatever_stands_around_it_a_secret_is_masked(token: str, form: str, bef
     assert token not in logged(text)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=40).filter(lambda text: text not in "***"))
 def test_any_password_of_an_url(password: str) -> None:
     shown = masked(f"cannot reach postgresql://luthier:{quote(password, safe='')}@db.example:5432/luthier")
     assert shown == "cannot reach postgresql://luthier:***@db.example:5432/luthier"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_masking_twice_changes_nothing_more(text: str) -> None:
     assert masked(masked(text)) == masked(text)

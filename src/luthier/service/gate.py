@@ -1,6 +1,7 @@
 """Who is let in, and how often: what a server remembers of keys, so that not every request asks the database.
 
-A key is looked up again after `REMEMBERED_SECONDS`: so long may a revoked one still be let in. Clients that come with
+A key is looked up again after `REMEMBERED_SECONDS`, by one request alone: the others are let in while that one asks,
+for `WHILE_ASKED_SECONDS` at most. So long, both together, may a revoked key still be let in. Clients that come with
 wrong keys are slowed down by their address. Keys that this process has let in before are looked up in spite of that:
 nobody can lock out the others behind the same address.
 """
@@ -8,11 +9,13 @@ nobody can lock out the others behind the same address.
 from __future__ import annotations
 
 import ipaddress
+import logging
+import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from luthier.core.access import ApiKey, Caller
@@ -20,7 +23,10 @@ from luthier.service.access import digest_of
 from luthier.service.context import Context
 from luthier.service.rate_limits import Taken, TokenBuckets
 
+log = logging.getLogger("luthier.service")
+
 REMEMBERED_SECONDS: Final = 3.0
+WHILE_ASKED_SECONDS: Final = 1.0
 FAILURES_PER_MINUTE: Final = 30
 MOST_KEYS: Final = 10_000
 MOST_WRONG_KEYS: Final = 1_000
@@ -39,12 +45,21 @@ class Pass:
     wait_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """A key that lets somebody in; the times are the process's own."""
+
+    given: Pass
+    until: float
+    until_asked: float
+
+
 class Gate:
     """The gate of one server process. Safe to share between threads; its memory is bounded."""
 
     def __init__(self, context: Context, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._context, self._clock, self._lock = context, clock, threading.Lock()
-        self._right: OrderedDict[str, tuple[Pass, float]] = OrderedDict()  # digest -> (pass, good until)
+        self._right: OrderedDict[str, _Remembered] = OrderedDict()  # by digest
         self._wrong: OrderedDict[str, float] = OrderedDict()
         self._requests, self._failures = TokenBuckets(clock=clock), TokenBuckets(clock=clock)
 
@@ -52,9 +67,12 @@ class Gate:
         """What is known of a key, at once; None where it has to be looked up."""
         digest, now = digest_of(key), self._clock()
         with self._lock:
-            if (known := self._right.get(digest)) is not None and now < known[1]:
+            if (known := self._right.get(digest)) is not None and now < known.until:
                 self._right.move_to_end(digest)
-                return known[0]
+                return known.given
+            if known is not None and now < known.until_asked:
+                self._right[digest] = replace(known, until=known.until_asked)
+                return None
             if now < self._wrong.get(digest, 0.0):
                 return Pass(caller=None)
         return None
@@ -76,10 +94,14 @@ class Gate:
                 self._right.pop(digest, None)
                 _remember(self._wrong, digest, asked_at + REMEMBERED_SECONDS, MOST_WRONG_KEYS)
             else:
-                left = REMEMBERED_SECONDS if found.expires_at is None else found.expires_at - now
-                _remember(self._right, digest, (given, asked_at + min(left, REMEMBERED_SECONDS)), MOST_KEYS)
+                ends_at = math.inf if found.expires_at is None else asked_at + found.expires_at - now
+                until = min(ends_at, asked_at + REMEMBERED_SECONDS)
+                known = _Remembered(given, until, min(ends_at, until + WHILE_ASKED_SECONDS))
+                _remember(self._right, digest, known, MOST_KEYS)
         if given.caller is None:
             self._failures.take(block, FAILURES_PER_MINUTE)
+            what = "an unknown key" if found is None else f"the revoked or expired key {found.key_id}"
+            log.info("refused %s from %s", what, address)
         return given
 
     def count(self, given: Pass) -> Taken | None:
@@ -91,8 +113,8 @@ class Gate:
     def forget_all(self) -> None:
         """Look every key up again: after a key was revoked by way of this process."""
         with self._lock:
-            for digest, (given, _) in self._right.items():
-                self._right[digest] = (given, 0.0)
+            for digest, known in self._right.items():
+                self._right[digest] = replace(known, until=-math.inf, until_asked=-math.inf)
 
 
 def _pass_of(found: ApiKey | None, now: float) -> Pass:

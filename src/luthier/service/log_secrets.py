@@ -13,12 +13,12 @@ _MASK: Final = "***"
 # What follows `password`, `api_key` ... and an equals sign or a colon.
 _NAMED = (
     r"(?i)\b((?:[a-z0-9]+[_\-])*(?:password|passwd|secret|api[_\-]?key|access[_\-]?key)\b['\"]?[ ]?[=:][ ]?['\"]?)"
-    r"[^\s'\"&,;}*][^\s'\"&,;}]*"
+    r"(?!\*{3})[^\s'\"&,;}]+"
 )
 # `Authorization: Bearer x`, also as a mapping is shown, and as the pairs of bytes that servers keep headers in.
 _HEADER = (
-    r"(?i)(authorization\b[^A-Za-z0-9\n]{1,6}(?:b['\"])?(?:(?:bearer|basic|token)[ ]+)?+)"
-    r"[^\s'\",*][^\s'\",]*"
+    r"(?i)(authorization['\"]?[ ]?[:=,][ ]?(?:b?['\"])?+(?:(?:bearer|basic|token)[ ]+)?+)"
+    r"(?!\*{3})[^\s'\",]+"
 )
 _RULES: Final = (
     # Our keys, and those of services that are asked through one.
