@@ -11,11 +11,12 @@ from fastapi import APIRouter, FastAPI
 from luthier.api import health, metrics
 from luthier.api.errors import add_error_handlers
 from luthier.api.metrics import Metrics
+from luthier.api.native import webhooks
 from luthier.api.observe import Observe
 from luthier.service.context import Context
 from luthier.service.health import Readiness
 
-_ROUTERS: tuple[APIRouter, ...] = (health.router, metrics.router)
+_ROUTERS: tuple[APIRouter, ...] = (health.router, metrics.router, webhooks.router)
 
 
 def create_app(context: Context) -> FastAPI:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from luthier.store.jobs import JobStore
     from luthier.store.runs import RunStore
     from luthier.store.tuned_models import TunedModelStore
+    from luthier.store.webhooks import WebhookStore
 
 
 class Context:
@@ -89,6 +90,13 @@ class Context:
         from luthier.store.tuned_models import TunedModelStore
 
         return TunedModelStore(self.database)
+
+    @cached_property
+    def webhooks(self) -> WebhookStore:
+        """Where projects want to be told that jobs have ended."""
+        from luthier.store.webhooks import WebhookStore
+
+        return WebhookStore(self.database)
 
     @cached_property
     def access(self) -> AccessStore:
