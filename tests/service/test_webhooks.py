@@ -246,8 +246,8 @@ def test_who_answers_a_byte_now_and_then_is_cut_off() -> None:
         thread = threading.Thread(target=drip)
         thread.start()
         began = time.monotonic()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
         with pytest.raises(outgoing.UnreachableError):
-            url = f"http://127.0.0.1:{server.getsockname()[1]}/"
             outgoing.post(url, {}, b"{}", may_reach_private=True, most_seconds=0.4)
         assert time.monotonic() - began < outgoing.MOST_SECONDS
         thread.join()

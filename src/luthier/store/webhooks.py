@@ -174,8 +174,8 @@ def _event(event_type: str, data: dict[str, Any], at: float) -> str:
 
 def _message(webhook_id: str, body: str, now: float) -> dict[str, Any]:
     return {
-        "message_id": f"msg_{secrets.token_hex(12)}", "webhook_id": webhook_id, "body": body, "status": "pending", "num_attempts": 0,
-        "next_at": now, "last_answer": None, "created_at": now,
+        "message_id": f"msg_{secrets.token_hex(12)}", "webhook_id": webhook_id, "body": body, "status": "pending",
+        "num_attempts": 0, "next_at": now, "last_answer": None, "created_at": now,
     }  # fmt: skip
 
 
