@@ -9,10 +9,10 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 
 from luthier.api.errors import add_error_handlers
-from luthier.api.openai import files, uploads
+from luthier.api.openai import files, fine_tuning, uploads
 from luthier.service.context import Context
 
-_ROUTERS: tuple[APIRouter, ...] = (files.router, uploads.router)
+_ROUTERS: tuple[APIRouter, ...] = (files.router, fine_tuning.router, uploads.router)
 
 
 def create_app(context: Context) -> FastAPI:
