@@ -13,10 +13,18 @@ from luthier.api.errors import add_error_handlers
 from luthier.api.metrics import Metrics
 from luthier.api.native import webhooks
 from luthier.api.observe import Observe
+from luthier.api.openai import files, fine_tuning, uploads
 from luthier.service.context import Context
 from luthier.service.health import Readiness
 
-_ROUTERS: tuple[APIRouter, ...] = (health.router, metrics.router, webhooks.router)
+_ROUTERS: tuple[APIRouter, ...] = (
+    health.router,
+    metrics.router,
+    webhooks.router,
+    files.router,
+    fine_tuning.router,
+    uploads.router,
+)
 
 
 def create_app(context: Context) -> FastAPI:

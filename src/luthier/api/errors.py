@@ -11,7 +11,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, StorageFullError
+from luthier.core.errors import (
+    ConflictError,
+    LuthierError,
+    NotFoundError,
+    RequestError,
+    StorageFullError,
+    UnsupportedError,
+)
 
 log = logging.getLogger("luthier.api")
 
@@ -61,6 +68,8 @@ def as_api_error(error: LuthierError) -> ApiError:
         return ApiError(404, message, code="not_found")
     if isinstance(error, ConflictError):
         return ApiError(409, message, code="conflict", headers={"x-should-retry": "false"})
+    if isinstance(error, UnsupportedError):
+        return ApiError(400, message, param=error.param, code=error.code)
     if isinstance(error, RequestError):
         return ApiError(400, message, code="invalid_value")
     if isinstance(error, StorageFullError):

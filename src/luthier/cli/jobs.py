@@ -123,7 +123,7 @@ def _show(console: Console, job: Job) -> None:
         ("job", job.job_id),
         ("status", job.shown_status),
         ("run", job.run_id),
-        ("base model", str(job.document["recipe"].get("base_model"))),
+        ("base model", str(job.document.get("recipe", job.document).get("base_model"))),
         ("step", f"{job.step:,}"),
         ("attempts", f"{job.attempt:,}"),
     ]

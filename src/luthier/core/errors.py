@@ -7,6 +7,7 @@
     │   │   ├── OverlongError   rows longer than the context, and the recipe does not say what to do
     │   │   └── LeakageError    held-out rows stand in the training data
     │   ├── TemplateError       the chat template cannot be trusted with a loss mask
+    │   ├── UnsupportedError    a value of OpenAI's API that this server cannot follow, and where it stands
     │   ├── NotFoundError       no such model, run or file
     │   └── ConflictError       the thing exists but is in use or in another state
     └── WorkError               exit code 1: the request was right, the work failed
@@ -109,6 +110,14 @@ class LeakageError(DataError):
 
 class TemplateError(RequestError):
     """The chat template renders a conversation in a way that no loss mask can be proved on."""
+
+
+class UnsupportedError(RequestError):
+    """A value of OpenAI's API that this server cannot follow. code, param: as in its error object."""
+
+    def __init__(self, came: str, *, expected: str, do: str, code: str, param: str) -> None:
+        super().__init__(came, expected=expected, do=do)
+        self.code, self.param = code, param
 
 
 class NotFoundError(RequestError):

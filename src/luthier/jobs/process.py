@@ -18,10 +18,14 @@ _LAST_BYTES = 2000
 
 
 class Outcome(Frozen):
-    """What the child says at its end. error: as `LuthierError.as_json` writes it."""
+    """What the child says at its end. `validated`: it has looked at all there is, and the work may begin.
 
-    status: Literal["succeeded", "paused", "failed"]
+    error: as `LuthierError.as_json` writes it. found: what is to be kept with the job.
+    """
+
+    status: Literal["validated", "succeeded", "paused", "failed"]
     error: dict[str, Any] | None = None
+    found: dict[str, Any] | None = None
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import LuthierError
-from luthier.core.job import Job, JobStatus, Wish
+from luthier.core.job import Job, JobStatus, Lane, Wish
 from luthier.jobs.process import Attempt
 from luthier.store.jobs import JobStore, LeaseLostError
 
@@ -38,7 +38,7 @@ class Worker:
     """Looks after one job at a time.
 
     name: no two processes may have the same. command: what does a job, given the folder of its attempt. step_of: how
-    far a job is. folder: where the attempts of the jobs lie.
+    far a job is. folder: where the attempts of the jobs lie. lanes: of which it takes jobs.
     """
 
     def __init__(
@@ -51,9 +51,10 @@ class Worker:
         *,
         tell: Tell,
         pace: Pace | None = None,
+        lanes: tuple[Lane, ...] = ("train",),
     ) -> None:
         self.name, self.store, self.command, self.step_of, self.folder = name, store, command, step_of, folder
-        self.tell, self.pace = tell, pace or Pace()
+        self.tell, self.pace, self.lanes = tell, pace or Pace(), lanes
 
     def work(self, stop_requested: Callable[[], str | None], *, until_idle: bool = False) -> int:
         """Take jobs until a stop is requested; a running one goes back into the queue in good order. Returns how many.
@@ -63,7 +64,7 @@ class Worker:
         num_done = 0
         while (reason := stop_requested()) is None:
             try:
-                job = self.store.claim(self.name)
+                job = self.store.claim(self.name, self.lanes)
             except LuthierError as error:
                 self.tell(f"waiting for the database: {error.came}")
                 job = None
@@ -138,8 +139,10 @@ class Worker:
                     after = self.store.give_back(job.job_id, job.attempt)
                 elif outcome is None:
                     after = self.store.crash(job.job_id, job.attempt, attempt.how_it_ended())
+                elif outcome.status == "validated":
+                    after = self.store.advance(job.job_id, job.attempt, outcome.found)
                 elif outcome.status != "paused":
-                    after = self.store.finish(job.job_id, job.attempt, outcome.status, outcome.error)
+                    after = self.store.finish(job.job_id, job.attempt, outcome.status, outcome.error, outcome.found)
                 elif is_stopping:
                     after = self.store.give_back(job.job_id, job.attempt)
                 else:

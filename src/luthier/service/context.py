@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from luthier.store.artifacts import ArtifactStore
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
+    from luthier.store.files import FileStore
     from luthier.store.generations import GenerationStore
+    from luthier.store.job_events import JobEventStore
     from luthier.store.jobs import JobStore
     from luthier.store.runs import RunStore
     from luthier.store.tuned_models import TunedModelStore
+    from luthier.store.uploads import UploadStore
     from luthier.store.webhooks import WebhookStore
 
 
@@ -85,6 +88,13 @@ class Context:
         return JobStore(self.database)
 
     @cached_property
+    def job_events(self) -> JobEventStore:
+        """What is told of the jobs of this home."""
+        from luthier.store.job_events import JobEventStore
+
+        return JobEventStore(self.database)
+
+    @cached_property
     def tuned_models(self) -> TunedModelStore:
         """The models that jobs of this home have made."""
         from luthier.store.tuned_models import TunedModelStore
@@ -110,7 +120,23 @@ class Context:
         """The files of this home that are named by their digest."""
         from luthier.store.artifacts import ArtifactStore
 
-        return ArtifactStore(self.database, self.settings.artifacts_folder)
+        named = self.settings.artifacts
+        root = self.settings.artifacts_folder if named is None else named.get_secret_value()
+        return ArtifactStore(self.database, root, self.settings.incoming_folder)
+
+    @cached_property
+    def files(self) -> FileStore:
+        """The files of the projects of this home."""
+        from luthier.store.files import FileStore
+
+        return FileStore(self.database, self.artifacts)
+
+    @cached_property
+    def uploads(self) -> UploadStore:
+        """The files that come in parts."""
+        from luthier.store.uploads import UploadStore
+
+        return UploadStore(self.database, self.artifacts)
 
     def close(self) -> None:
         """Close the database, where it was opened."""

@@ -28,13 +28,14 @@ def main(home: Path, folder: Path) -> None:
     from luthier.core.threads import wait_briefly
     from luthier.jobs.process import Outcome, write_outcome
     from luthier.service.context import Context
+    from luthier.service.tuning_job import carry_out
 
     wait_briefly()
     keep_few_kernels()
     job = Job.model_validate_json((folder / JOB_NAME).read_bytes())
     with Context.open(home) as context:
         try:
-            outcome = Outcome(status=_do(context, job))
+            outcome = carry_out(context, job) if "request" in job.document else Outcome(status=_do(context, job))
         except LuthierError as error:
             outcome = Outcome(status="failed", error=error.as_json())
         write_outcome(folder, outcome)

@@ -17,20 +17,26 @@ class Settings(BaseSettings):
 
     home: the folder that holds all that Luthier keeps; `~/.luthier` where nobody says otherwise. database: the URL of a
     database elsewhere, such as `postgresql://user:password@host/name`; a SQLite file in the home without one.
+    artifacts: the URL of a place elsewhere for files by digest, such as `s3://bucket/folder`; a folder in the home
+    without one. max_file_bytes: the most that a file of a project may have.
     peer_timeout_seconds: how long a process of a run waits for the others, the slowest may be reading its rows.
     tokenised_cache_bytes: how much of the disk tokenised rows may take, so that none is tokenised twice; 0 keeps none.
     log_format: of the lines that server and workers write to stderr. webhooks_may_reach_private: whether webhooks may
     be sent to this machine and private networks; where nobody says, a server that only this machine reaches may.
+    result_files_base64: serve result files of jobs encoded as the hosted service does, not as they are.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     home: Path = Field(default=Path("~/.luthier"))
     database: SecretStr | None = None
+    artifacts: SecretStr | None = None
+    max_file_bytes: int = Field(default=8 << 30, gt=0)
     peer_timeout_seconds: float = Field(default=1800.0, gt=0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
     log_format: Literal["text", "json"] = "text"
     webhooks_may_reach_private: bool | None = None
+    result_files_base64: bool = False
 
     @property
     def database_path(self) -> Path:
@@ -51,6 +57,16 @@ class Settings(BaseSettings):
     def artifacts_folder(self) -> Path:
         """Files named by their digest."""
         return self.home / "artifacts"
+
+    @property
+    def incoming_folder(self) -> Path:
+        """Files that are on their way in, or out to artifacts elsewhere."""
+        return self.home / "cache" / "incoming"
+
+    @property
+    def file_cache_folder(self) -> Path:
+        """Files of projects as this machine trains on them, one folder a digest; may be deleted between jobs."""
+        return self.home / "cache" / "files"
 
     @property
     def jobs_folder(self) -> Path:

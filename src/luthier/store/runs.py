@@ -125,6 +125,13 @@ class RunStore:
         position = max((row.position for row in rows), default=after)
         return [event_adapter.validate_json(row.document) for row in rows], position
 
+    def last(self, run_id: str, kind: str) -> Event | None:
+        """The newest event of a kind; None where there is none."""
+        query = select(events.c.document).where(events.c.run_id == run_id, events.c.kind == kind)
+        with self._database.read() as connection:
+            document = connection.execute(query.order_by(events.c.step.desc()).limit(1)).scalar()
+        return None if document is None else event_adapter.validate_json(document)
+
     def truncate_after(self, run_id: str, step: int) -> int:
         """Drop the events after `step`, as when a run resumes from the checkpoint of that step; returns how many."""
         with self._database.write() as connection:
