@@ -15,8 +15,9 @@ from luthier.api.metrics import Metrics
 from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
+from luthier.api.native import webhooks
 from luthier.api.observe import Observe
-from luthier.api.openai import files, uploads
+from luthier.api.openai import files, fine_tuning, uploads
 from luthier.service.context import Context
 from luthier.service.gate import Gate
 from luthier.service.health import Readiness
@@ -26,6 +27,12 @@ _ROUTERS: tuple[APIRouter, ...] = (
     uploads.router,
     health.router,
     metrics.router,
+    health.router,
+    metrics.router,
+    webhooks.router,
+    files.router,
+    fine_tuning.router,
+    uploads.router,
 )
 
 

@@ -21,6 +21,7 @@ from luthier.api.app import create_app
 from luthier.service.context import Context
 from luthier.service.health import Readiness
 from luthier.service.logs import set_up_logging
+from luthier.service.webhook_sender import WebhookSender
 
 _STILL_ANSWERS_SECONDS: Final = 1.0
 _DRAIN_SECONDS: Final = 10
@@ -32,7 +33,8 @@ def main(descriptor: int) -> None:
         set_up_logging(context.settings.log_format, "api")
         _ = context.database  # made and brought up to date before the first request
         app = create_app(context)
-        asyncio.run(make_server(app, app.state.readiness).serve(sockets=[listening]))
+        with WebhookSender(context):
+            asyncio.run(make_server(app, app.state.readiness).serve(sockets=[listening]))
 
 
 def make_server(app: FastAPI, readiness: Readiness) -> uvicorn.Server:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from luthier.core.frozen import Frozen
 
@@ -23,21 +23,3 @@ class JobEvent(Frozen):
     level: Level = "info"
     message: str
     data: dict[str, float | None] | None = None
-
-    @property
-    def kind(self) -> Literal["message", "metrics"]:
-        """What OpenAI's API calls the type."""
-        return "message" if self.data is None else "metrics"
-
-
-def event_document(event: JobEvent) -> dict[str, Any]:
-    """The event as OpenAI's API shows it; times in whole seconds."""
-    return {
-        "object": "fine_tuning.job.event",
-        "id": event.event_id,
-        "created_at": int(event.created_at),
-        "level": event.level,
-        "message": event.message,
-        "type": event.kind,
-        "data": event.data,
-    }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.store.runs import RunStore
     from luthier.store.tuned_models import TunedModelStore
     from luthier.store.uploads import UploadStore
+    from luthier.store.webhooks import WebhookStore
 
 
 class Context:
@@ -108,6 +109,13 @@ class Context:
         from luthier.store.tuned_models import TunedModelStore
 
         return TunedModelStore(self.database)
+
+    @cached_property
+    def webhooks(self) -> WebhookStore:
+        """Where projects want to be told that jobs have ended."""
+        from luthier.store.webhooks import WebhookStore
+
+        return WebhookStore(self.database)
 
     @cached_property
     def access(self) -> AccessStore:

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     serving_models: how many models may be held in memory to answer at once; serving_queue: how many asks may be under
     way or wait; serving_idle_seconds: without an ask for so long, all models are let go; serving_threads: of the process
     that answers, 0 takes half of the cores; serving_new_tokens: an answer ends there where the ask sets no limit.
+    log_format: of the lines that server and workers write to stderr. webhooks_may_reach_private: whether webhooks may
+    be sent to this machine and private networks; where nobody says, a server that only this machine reaches may.
+    result_files_base64: serve result files of jobs encoded as the hosted service does, not as they are.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -52,6 +55,9 @@ class Settings(BaseSettings):
     serving_idle_seconds: float = Field(default=600.0, gt=0)
     serving_threads: int = Field(default=0, ge=0)
     serving_new_tokens: int = Field(default=1024, ge=1)
+    log_format: Literal["text", "json"] = "text"
+    webhooks_may_reach_private: bool | None = None
+    result_files_base64: bool = False
 
     @property
     def database_path(self) -> Path:
