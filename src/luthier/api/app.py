@@ -9,6 +9,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 
 from luthier.api import health, metrics
+from luthier.api.document import document_failures
 from luthier.api.errors import add_error_handlers
 from luthier.api.idempotency import add_idempotency
 from luthier.api.metrics import Metrics
@@ -23,10 +24,6 @@ from luthier.service.gate import Gate
 from luthier.service.health import Readiness
 
 _ROUTERS: tuple[APIRouter, ...] = (
-    files.router,
-    uploads.router,
-    health.router,
-    metrics.router,
     health.router,
     metrics.router,
     webhooks.router,
@@ -63,4 +60,5 @@ def create_app(context: Context) -> FastAPI:
     app.add_middleware(Observe, metrics=app.state.metrics)
     for router in _ROUTERS:
         app.include_router(router)
+    document_failures(app)
     return app

@@ -55,9 +55,6 @@ class Settings(BaseSettings):
     serving_idle_seconds: float = Field(default=600.0, gt=0)
     serving_threads: int = Field(default=0, ge=0)
     serving_new_tokens: int = Field(default=1024, ge=1)
-    log_format: Literal["text", "json"] = "text"
-    webhooks_may_reach_private: bool | None = None
-    result_files_base64: bool = False
 
     @property
     def database_path(self) -> Path:
