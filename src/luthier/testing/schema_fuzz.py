@@ -42,39 +42,63 @@ def fuzz(
     that not all of them ask for what is not there.
     """
     import schemathesis
-    from hypothesis import HealthCheck, Phase, given, settings
-    from hypothesis import seed as seeded
-    from hypothesis import strategies as st
+    from schemathesis.core.result import Ok
     from schemathesis.generation import GenerationMode
 
     report = FuzzReport()
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
-    operations = [result.ok() for result in schema.get_all_operations()]
-    num_each = max(1, -(-num_requests // (2 * len(operations))))
-    for operation in operations:
-        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-
-            @seeded(seed)
-            @settings(
-                max_examples=num_each,
-                deadline=None,
-                database=None,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            )
-            @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
-            def ask(case: Any, data: st.DataObject) -> None:
-                for name in set(case.path_parameters or ()) & set(known or ()):
-                    if data.draw(st.booleans()):
-                        case.path_parameters[name] = data.draw(st.sampled_from(list((known or {})[name])))
-                _ask(case, headers, report)
-
-            try:
-                ask()
-            except Exception as error:  # noqa: BLE001 - a document from which nothing can be drawn is a finding, too
-                if "Unable to satisfy" not in str(error) and "no examples" not in str(error):
-                    report.failures.setdefault(f"{operation.label} {mode.name}", repr(error)[:500])
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    while report.num_requests < num_requests:
+        num_each = max(1, -(-(num_requests - report.num_requests) // (2 * len(operations))))
+        before = report.num_requests
+        for operation in operations:
+            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+                _ask_one(operation, mode, headers, known or {}, report, num_each=num_each, seed=seed)
+        if report.num_requests == before:
+            raise RuntimeError("nothing could be drawn from the document")
+        seed += 1
     return report
+
+
+def _ask_one(
+    operation: Any,
+    mode: Any,
+    headers: Mapping[str, str],
+    known: Mapping[str, Sequence[str]],
+    report: FuzzReport,
+    *,
+    num_each: int,
+    seed: int,
+) -> None:
+    """Draw for one operation; some have so few different requests that fewer are sent."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+    from hypothesis import strategies as st
+    from hypothesis.errors import Unsatisfiable
+
+    @seeded(seed)
+    @settings(
+        max_examples=num_each,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
+    def ask(case: Any, data: st.DataObject) -> None:
+        for name in sorted(set(case.path_parameters or ()) & set(known)):
+            if data.draw(st.booleans()):
+                case.path_parameters[name] = data.draw(st.sampled_from(list(known[name])))
+        if data.draw(st.integers(0, 9)):  # else with what is drawn for a key
+            case.headers.update(headers)
+        _ask(case, headers, report)
+
+    try:
+        ask()
+    except Unsatisfiable:
+        return  # nothing wrong can be asked of a route without parameters
+    except Exception as error:  # noqa: BLE001 - a document from which nothing can be drawn is a finding, too
+        report.failures.setdefault(f"{operation.label} {mode.name}", repr(error)[:500])
 
 
 def _ask(case: Any, headers: Mapping[str, str], report: FuzzReport) -> None:
