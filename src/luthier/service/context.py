@@ -15,10 +15,12 @@ from luthier.service.settings import Settings
 if TYPE_CHECKING:
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
+    from luthier.store.audit_log import AuditLogStore
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.files import FileStore
     from luthier.store.generations import GenerationStore
+    from luthier.store.idempotency import IdempotencyStore
     from luthier.store.job_events import JobEventStore
     from luthier.store.jobs import JobStore
     from luthier.store.runs import RunStore
@@ -114,6 +116,20 @@ class Context:
         from luthier.store.access import AccessStore
 
         return AccessStore(self.database)
+
+    @cached_property
+    def audit_log(self) -> AuditLogStore:
+        """What was done in this home, and by whom."""
+        from luthier.store.audit_log import AuditLogStore
+
+        return AuditLogStore(self.database)
+
+    @cached_property
+    def idempotency(self) -> IdempotencyStore:
+        """The answers to requests that came with an idempotency key."""
+        from luthier.store.idempotency import IdempotencyStore
+
+        return IdempotencyStore(self.database)
 
     @cached_property
     def artifacts(self) -> ArtifactStore:

@@ -24,6 +24,8 @@ class Settings(BaseSettings):
     log_format: of the lines that server and workers write to stderr. webhooks_may_reach_private: whether webhooks may
     be sent to this machine and private networks; where nobody says, a server that only this machine reaches may.
     result_files_base64: serve result files of jobs encoded as the hosted service does, not as they are.
+    max_request_bytes: how large a request to the server may be that uploads no file. allowed_hosts: names, separated by
+    blanks, that requests to the server may come by (their `Host`) besides those of this machine itself; `*` for any.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -37,6 +39,8 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     webhooks_may_reach_private: bool | None = None
     result_files_base64: bool = False
+    max_request_bytes: int = Field(default=4 << 20, gt=0)
+    allowed_hosts: str = ""
 
     @property
     def database_path(self) -> Path:
