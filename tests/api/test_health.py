@@ -29,7 +29,7 @@ def test_each_reason_stands_in_the_answer(visitor, home: Context, monkeypatch) -
     assert answer.status_code == 503
     checks = answer.json()["checks"]
     assert checks["database"] == "its tables are of version 0003"
-    assert "exists" in checks["artifacts"].lower()
+    assert checks["artifacts"] == "Not a directory"
     assert checks["disk"] == "1 MiB are free"
     assert visitor().get("/healthz").status_code == 200, "the process itself is well"
 

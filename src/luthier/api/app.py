@@ -15,7 +15,7 @@ from luthier.api.metrics import Metrics
 from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
-from luthier.api.native import webhooks
+from luthier.api.native import keys, plans, runs, webhooks
 from luthier.api.observe import Observe
 from luthier.api.openai import files, fine_tuning, uploads
 from luthier.service.context import Context
@@ -25,6 +25,9 @@ from luthier.service.health import Readiness
 _ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     metrics.router,
+    keys.router,
+    plans.router,
+    runs.router,
     webhooks.router,
     files.router,
     fine_tuning.router,
