@@ -1,4 +1,4 @@
-"""The app of a home that lies in a temporary folder, asked without a network."""
+"""The server of a home in a temporary folder, asked without a network."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from luthier.core.access import Scope
 from luthier.service.access import create_key
 from luthier.service.context import Context
 
-Client = Callable[..., TestClient]
+Visitor = Callable[..., TestClient]
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
+def home(tmp_path: Path) -> Iterator[Context]:
     with Context.open(tmp_path / "home") as opened:
         yield opened
 
 
 @pytest.fixture
-def client(context: Context) -> Iterator[Client]:
-    """Makes a client with a key of these scopes; no scopes: without a key."""
-    app, clients = create_app(context), []
+def visitor(home: Context) -> Iterator[Visitor]:
+    """Makes a client that asks from this address with a key of these scopes; no scopes: without a key."""
+    app, made = create_app(home), []
 
     def make(*scopes: Scope, project: str = "default", address: str = "192.0.2.7") -> TestClient:
-        made = TestClient(app, client=(address, 50000), raise_server_exceptions=False)
+        one = TestClient(app, client=(address, 50000))
         if scopes:
-            made.headers["Authorization"] = f"Bearer {create_key(context, 'k', scopes=scopes, project=project)[1]}"
-        clients.append(made)
-        return made
+            one.headers["Authorization"] = f"Bearer {create_key(home, 'k', scopes=scopes, project=project)[1]}"
+        made.append(one)
+        return one
 
     yield make
-    for made in clients:
-        made.close()
+    for one in made:
+        one.close()

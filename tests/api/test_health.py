@@ -12,30 +12,30 @@ from luthier.service import health
 from luthier.service.context import Context
 
 
-def test_ready_without_a_key(client) -> None:  # type: ignore[no-untyped-def]
-    asked = client()
+def test_ready_without_a_key(visitor) -> None:  # type: ignore[no-untyped-def]
+    asked = visitor()
     assert asked.get("/healthz").json() == {"status": "ok"}
     answer = asked.get("/readyz")
     assert answer.status_code == 200
     assert answer.json() == {"status": "ok", "checks": {"database": "ok", "artifacts": "ok", "disk": "ok"}}
 
 
-def test_each_reason_stands_in_the_answer(client, context: Context, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    with context.database.write() as connection:
+def test_each_reason_stands_in_the_answer(visitor, home: Context, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    with home.database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
-    context.settings.artifacts_folder.write_text("no folder")
+    home.settings.artifacts_folder.write_text("no folder")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1 << 20))
-    answer = client().get("/readyz")
+    answer = visitor().get("/readyz")
     assert answer.status_code == 503
     checks = answer.json()["checks"]
     assert checks["database"] == "its tables are of version 0003"
-    assert "exists" in checks["artifacts"].lower()
+    assert checks["artifacts"] == "Not a directory"
     assert checks["disk"] == "1 MiB are free"
-    assert client().get("/healthz").status_code == 200, "the process itself is well"
+    assert visitor().get("/healthz").status_code == 200, "the process itself is well"
 
 
 def test_it_is_remembered_for_a_moment_and_never_ready_while_stopping(
-    client, context: Context, monkeypatch: pytest.MonkeyPatch  # type: ignore[no-untyped-def]
+    visitor, home: Context, monkeypatch: pytest.MonkeyPatch  # type: ignore[no-untyped-def]
 ) -> None:  # fmt: skip
     looks: list[Context] = []
 
@@ -44,10 +44,10 @@ def test_it_is_remembered_for_a_moment_and_never_ready_while_stopping(
         return ()
 
     monkeypatch.setattr(health, "look", look)
-    asked = client()
+    asked = visitor()
     for _ in range(5):
         assert asked.get("/readyz").status_code == 200
-    assert looks == [context]
+    assert looks == [home]
     app = asked.app
     assert isinstance(app, FastAPI)
     app.state.readiness.is_stopping = True

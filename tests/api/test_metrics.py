@@ -26,8 +26,8 @@ def labelled(**labels: str) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(labels.items()))
 
 
-def test_requests_are_counted_by_route_and_never_by_address(client) -> None:  # type: ignore[no-untyped-def]
-    asked = client(address="127.0.0.1")
+def test_requests_are_counted_by_route_and_never_by_address(visitor) -> None:  # type: ignore[no-untyped-def]
+    asked = visitor(address="127.0.0.1")
     for number in range(20):
         asked.get(f"/nowhere/{number}")
     asked.request("BREW", "/healthz")
@@ -43,13 +43,13 @@ def test_requests_are_counted_by_route_and_never_by_address(client) -> None:  # 
     assert [labels for key, labels in found if key == "luthier_build_info"]
 
 
-def test_the_state_of_the_home(client, context: Context) -> None:  # type: ignore[no-untyped-def]
+def test_the_state_of_the_home(visitor, home: Context) -> None:  # type: ignore[no-untyped-def]
     for number in range(3):
-        context.jobs.submit(Job(job_id=f"job-{number}", kind="train", document={}, run_id=f"run-{number}"))
-    context.jobs.claim("far-away")
-    context.jobs.ask("job-1", "cancel")
-    with file_lock(context.settings.jobs_folder / "worker-near.lock", what="w", timeout_seconds=0):
-        found = figures(client(address="127.0.0.1").get("/metrics").text)
+        home.jobs.submit(Job(job_id=f"job-{number}", kind="train", document={}, run_id=f"run-{number}"))
+    home.jobs.claim("far-away")
+    home.jobs.ask("job-1", "cancel")
+    with file_lock(home.settings.jobs_folder / "worker-near.lock", what="w", timeout_seconds=0):
+        found = figures(visitor(address="127.0.0.1").get("/metrics").text)
     jobs = {dict(labels)["status"]: value for (key, labels), value in found.items() if key == "luthier_jobs"}
     assert jobs == {"queued": 1, "running": 1, "paused": 0, "succeeded": 0, "failed": 0, "cancelled": 1}
     assert found["luthier_workers_alive", ()] == 2
@@ -60,18 +60,18 @@ def test_the_state_of_the_home(client, context: Context) -> None:  # type: ignor
     assert found["luthier_database_up", ()] == 1
 
 
-def test_a_database_that_is_away_is_a_figure(client, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_database_that_is_away_is_a_figure(visitor, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     def away(_: Context) -> None:
         raise WorkError("no answer", expected="one", do="wait")
 
     monkeypatch.setattr(measures, "measured", away)
-    found = figures(client(address="127.0.0.1").get("/metrics").text)
+    found = figures(visitor(address="127.0.0.1").get("/metrics").text)
     assert found["luthier_database_up", ()] == 0
 
 
-def test_from_elsewhere_it_takes_a_key_that_may_read(client) -> None:  # type: ignore[no-untyped-def]
-    assert client().get("/metrics").status_code == 401
-    assert client("infer").get("/metrics").status_code == 403
-    assert client("read").get("/metrics").status_code == 200
-    near = client(address="127.0.0.1")
+def test_from_elsewhere_it_takes_a_key_that_may_read(visitor) -> None:  # type: ignore[no-untyped-def]
+    assert visitor().get("/metrics").status_code == 401
+    assert visitor("infer").get("/metrics").status_code == 403
+    assert visitor("read").get("/metrics").status_code == 200
+    near = visitor(address="127.0.0.1")
     assert near.get("/metrics", headers={"X-Forwarded-For": "198.51.100.1"}).status_code == 401, "a proxy hands it on"

@@ -15,9 +15,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
     return [json.loads(form.format(record)) for record in caplog.records if record.name == "luthier.requests"]
 
 
-def test_one_line_a_request(client, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
+def test_one_line_a_request(visitor, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
     caplog.set_level(logging.INFO, logger="luthier")
-    asked = client("read")
+    asked = visitor("read")
     asked.get("/metrics?token=abc")
     asked.get("/nowhere/17?password=xyz")
     asked.get("/healthz")

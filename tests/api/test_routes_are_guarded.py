@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,12 @@ def routes_that_readers_may_change_by(app: FastAPI, key: str) -> list[str]:
         for method, path in routes_of(app)
         if method != "GET" and client.request(method, path, json={}).status_code != 403
     ]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Context]:
+    with Context.open(tmp_path / "home") as opened:
+        yield opened
 
 
 @pytest.fixture

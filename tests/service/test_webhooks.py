@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.job import Job
 from luthier.service import outgoing, webhook_sender, webhooks
@@ -93,7 +93,7 @@ def told(context: Context, webhook_id: str) -> tuple[str, int, str | None]:
 def test_the_openai_package_accepts_what_is_sent(context: Context, receiver: Receiver) -> None:
     import openai
 
-    _, secret = webhooks.create_webhook(context, DEFAULT_PROJECT, receiver.url)
+    _, secret = webhooks.create_webhook(context, Caller(), receiver.url)
     end_a_job(context)
     assert send(context) == 1
     ((headers, body),) = receiver.received
@@ -105,7 +105,7 @@ def test_the_openai_package_accepts_what_is_sent(context: Context, receiver: Rec
             with pytest.raises(openai.InvalidWebhookSignatureError):
                 client.webhooks.unwrap(wrong, headers, secret=secret)
         with pytest.raises(openai.InvalidWebhookSignatureError):
-            client.webhooks.unwrap(body, headers, secret=webhooks.create_webhook(context, "default", receiver.url)[1])
+            client.webhooks.unwrap(body, headers, secret=webhooks.create_webhook(context, Caller(), receiver.url)[1])
 
 
 def test_the_example_of_the_specification() -> None:
@@ -116,7 +116,7 @@ def test_the_example_of_the_specification() -> None:
 
 
 def test_what_is_refused_is_tried_again_with_the_same_id_and_body(context: Context, receiver: Receiver) -> None:
-    made, _ = webhooks.create_webhook(context, DEFAULT_PROJECT, receiver.url)
+    made, _ = webhooks.create_webhook(context, Caller(), receiver.url)
     receiver.statuses = [500, 302, 204]
     end_a_job(context)
     for number, answer in ((1, "HTTP 500"), (2, "HTTP 302")):
@@ -131,7 +131,7 @@ def test_what_is_refused_is_tried_again_with_the_same_id_and_body(context: Conte
 
 
 def test_after_three_days_it_is_given_up(context: Context, receiver: Receiver) -> None:
-    made, _ = webhooks.create_webhook(context, DEFAULT_PROJECT, receiver.url)
+    made, _ = webhooks.create_webhook(context, Caller(), receiver.url)
     receiver.statuses = [503]
     end_a_job(context)
     context.webhooks.announce()
@@ -143,7 +143,7 @@ def test_after_three_days_it_is_given_up(context: Context, receiver: Receiver) -
 
 
 def test_who_answers_gone_is_asked_no_more(context: Context, receiver: Receiver) -> None:
-    webhooks.create_webhook(context, DEFAULT_PROJECT, receiver.url)
+    webhooks.create_webhook(context, Caller(), receiver.url)
     receiver.statuses = [410]
     end_a_job(context)
     send(context)
@@ -158,7 +158,7 @@ def test_waits_grow_to_half_a_day_and_differ_by_chance() -> None:
 
 
 def test_the_thread_tells_by_itself_and_ends(context: Context, receiver: Receiver) -> None:
-    made, _ = webhooks.create_webhook(context, DEFAULT_PROJECT, receiver.url)
+    made, _ = webhooks.create_webhook(context, Caller(), receiver.url)
     with webhook_sender.WebhookSender(context):
         webhooks.send_test(context, DEFAULT_PROJECT, made.webhook_id)
         deadline = time.monotonic() + 30
@@ -296,24 +296,24 @@ def make_certificate(folder: Path) -> Path:
 )  # fmt: skip
 def test_an_url_that_cannot_be_is_refused(context: Context, url: str) -> None:
     with pytest.raises(RequestError, match="url"):
-        webhooks.create_webhook(context, DEFAULT_PROJECT, url)
+        webhooks.create_webhook(context, Caller(), url)
 
 
 @pytest.mark.parametrize("url", ["http://u:p@a.example/", "http://u@a.example/", "http://169.254.169.254/latest"])
 def test_an_url_that_may_not_be_is_refused_when_it_is_made(context: Context, url: str) -> None:
     with pytest.raises(RequestError, match="the webhook's url"):
-        webhooks.create_webhook(context, DEFAULT_PROJECT, url)
+        webhooks.create_webhook(context, Caller(), url)
 
 
 def test_without_a_word_about_it_no_private_address(tmp_path: Path) -> None:
     with Context.open(tmp_path) as plain, pytest.raises(RequestError, match="not on the public internet"):
-        webhooks.create_webhook(plain, DEFAULT_PROJECT, "http://127.0.0.1/")
+        webhooks.create_webhook(plain, Caller(), "http://127.0.0.1/")
 
 
 def test_a_project_has_so_many_and_no_more(context: Context) -> None:
     for _ in range(webhooks.MOST_OF_A_PROJECT):
-        webhooks.create_webhook(context, DEFAULT_PROJECT, "https://a.example/")
+        webhooks.create_webhook(context, Caller(), "https://a.example/")
     with pytest.raises(ConflictError, match="20 webhooks already"):
-        webhooks.create_webhook(context, DEFAULT_PROJECT, "https://a.example/")
+        webhooks.create_webhook(context, Caller(), "https://a.example/")
     with pytest.raises(NotFoundError, match="is not the id"):
-        webhooks.remove_webhook(context, DEFAULT_PROJECT, "\0")
+        webhooks.remove_webhook(context, Caller(), "\0")

@@ -16,7 +16,7 @@ from luthier.api.metrics import Metrics
 from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
-from luthier.api.native import webhooks
+from luthier.api.native import keys, plans, runs, webhooks
 from luthier.api.observe import Observe
 from luthier.api.openai import files, fine_tuning, uploads
 from luthier.service.context import Context
@@ -26,6 +26,9 @@ from luthier.service.health import Readiness
 _ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     metrics.router,
+    keys.router,
+    plans.router,
+    runs.router,
     webhooks.router,
     files.router,
     fine_tuning.router,
@@ -57,7 +60,7 @@ def create_app(context: Context) -> FastAPI:
     app.add_middleware(BodyLimit, most_bytes=context.settings.max_request_bytes)
     app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)
     app.add_middleware(Frame)
-    app.add_middleware(Observe, metrics=app.state.metrics)
+    app.add_middleware(Observe, metrics=app.state.metrics)  # beyond Frame: it reads the id that Frame has given
     for router in _ROUTERS:
         app.include_router(router)
     document_failures(app)

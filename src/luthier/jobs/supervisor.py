@@ -110,20 +110,13 @@ class Supervisor:
 
     def _start(self, one: _Running) -> None:
         supervisor = os.getpid()
-
-        def prepare() -> None:
-            if sys.platform.startswith("linux"):
-                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-                if os.getppid() != supervisor:  # it died before the kernel was told
-                    os._exit(1)
-
         one.process = subprocess.Popen(
             one.program.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # that of the supervisor is for its answer alone
             start_new_session=True,
             pass_fds=one.program.descriptors,
-            preexec_fn=prepare,
+            preexec_fn=lambda: end_with(supervisor),
         )
         one.started = time.monotonic()
 
@@ -134,6 +127,17 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(one.process.pid, signal.SIGKILL)
         one.process.wait()
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process where the thread that has started it ends, however it ends.
+
+    parent: the process id of who has started it, which may have died before the kernel was told.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def _how_it_ended(code: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import Final
 
@@ -76,14 +75,12 @@ def _database(context: Context) -> None:
 
 
 def _artifacts(context: Context) -> None:
-    """Every process of a server keeps its attempts and files below the home."""
-    folder = context.settings.artifacts_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".probe-{uuid.uuid4().hex}"
-    try:
-        probe.write_bytes(b"probe")
-    finally:
-        probe.unlink(missing_ok=True)
+    """Every file comes in by way of this machine's disk, wherever it is kept."""
+    from luthier.store.incoming import IncomingFile
+
+    with IncomingFile(context.artifacts.incoming) as probe:
+        probe.write(b"probe")
+    context.artifacts.look()
 
 
 def _disk(context: Context) -> None:

@@ -7,8 +7,9 @@ import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib import import_module, util
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
+
+from luthier.service.log_secrets import SecretFilter
 
 LogFormat = Literal["text", "json"]
 FACTS = "facts"
@@ -55,14 +56,28 @@ class TextFormatter(logging.Formatter):
         return f"{line}\n{trace}" if trace else line
 
 
+class _Handler(logging.Handler):
+    """Writes to whatever stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stderr: TextIO | None = sys.stderr
+        try:
+            if stderr is not None:
+                stderr.write(f"{self.format(record)}\n")
+                stderr.flush()
+        except Exception:  # noqa: BLE001 - a log that cannot be written must not end the work
+            self.handleError(record)
+
+
 def set_up_logging(log_format: LogFormat, process: str) -> None:
-    """Let this process write its log lines to stderr. Secrets are taken out where the filter for them is there."""
-    handler = logging.StreamHandler(sys.__stderr__)
+    """Let this process write its log lines to stderr, without secrets in them."""
+    handler = _Handler()
     handler.setFormatter(JsonFormatter(process) if log_format == "json" else TextFormatter(process))
-    if util.find_spec("luthier.service.log_secrets") is not None:
-        handler.addFilter(import_module("luthier.service.log_secrets").SecretFilter())
+    handler.addFilter(SecretFilter())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    for old in [one for one in root.handlers if isinstance(one, _Handler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("luthier").setLevel(logging.INFO)
 

@@ -30,9 +30,6 @@ class Settings(BaseSettings):
     serving_models: how many models may be held in memory to answer at once; serving_queue: how many asks may be under
     way or wait; serving_idle_seconds: without an ask for so long, all models are let go; serving_threads: of the process
     that answers, 0 takes half of the cores; serving_new_tokens: an answer ends there where the ask sets no limit.
-    log_format: of the lines that server and workers write to stderr. webhooks_may_reach_private: whether webhooks may
-    be sent to this machine and private networks; where nobody says, a server that only this machine reaches may.
-    result_files_base64: serve result files of jobs encoded as the hosted service does, not as they are.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")

@@ -14,9 +14,11 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
+from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.webhook import EVENT_TYPES, TEST_EVENT, Delivery, EventType, Webhook
+from luthier.service.audit_log import record
 from luthier.service.context import Context
 from luthier.service.outgoing import why_forbidden
 
@@ -27,14 +29,14 @@ _MOST_URL_CHARACTERS: Final = 2000
 
 
 def create_webhook(
-    context: Context, project_id: str, url: str, event_types: tuple[EventType, ...] = EVENT_TYPES
+    context: Context, caller: Caller, url: str, event_types: tuple[EventType, ...] = EVENT_TYPES
 ) -> tuple[Webhook, str]:
     """Make a webhook; returns it and the secret that messages to it are signed with, which is never shown again.
 
     Raises RequestError for an address that cannot be or may not be reached, ConflictError where there are too many.
     """
     _check_url(url, may_reach_private=may_reach_private(context))
-    if len(context.webhooks.of_project(project_id)) >= MOST_OF_A_PROJECT:
+    if len(context.webhooks.of_project(caller.project_id)) >= MOST_OF_A_PROJECT:
         raise ConflictError(
             f"this project has {MOST_OF_A_PROJECT} webhooks already",
             expected="no more than that",
@@ -42,8 +44,10 @@ def create_webhook(
         )
     secret = _SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_NUM_SECRET_BYTES)).decode()
     chosen = tuple(kind for kind in EVENT_TYPES if kind in event_types)
-    made = Webhook(webhook_id=new_id("webhook"), project_id=project_id, url=url, event_types=chosen)
-    return context.webhooks.add(made, secret), secret
+    made = Webhook(webhook_id=new_id("webhook"), project_id=caller.project_id, url=url, event_types=chosen)
+    kept = context.webhooks.add(made, secret)
+    record(context, caller, "webhook.created", kept.webhook_id, {"url": url})
+    return kept, secret
 
 
 def list_webhooks(context: Context, project_id: str) -> list[Webhook]:
@@ -56,9 +60,11 @@ def show_webhook(context: Context, project_id: str, webhook_id: str) -> Webhook:
     return context.webhooks.get(_known(webhook_id), project_id)
 
 
-def remove_webhook(context: Context, project_id: str, webhook_id: str) -> Webhook:
+def remove_webhook(context: Context, caller: Caller, webhook_id: str) -> Webhook:
     """Forget a webhook, and what it was still to be told. Raises NotFoundError."""
-    return context.webhooks.remove(_known(webhook_id), project_id)
+    removed = context.webhooks.remove(_known(webhook_id), caller.project_id)
+    record(context, caller, "webhook.removed", webhook_id, {"url": removed.url})
+    return removed
 
 
 def list_deliveries(context: Context, project_id: str, webhook_id: str, *, limit: int) -> list[Delivery]:

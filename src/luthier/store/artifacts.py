@@ -122,6 +122,11 @@ class ArtifactStore:
         except FileNotFoundError as error:
             raise self._damaged(row, "the file is gone") from error
 
+    def look(self) -> None:
+        """See whether the place answers; what it holds does not matter."""
+        with self._explained():
+            self._files.exists(f"{self._root}/.probe")
+
     def has(self, sha256: str) -> bool:
         """Whether there is such an artifact."""
         return self._find(sha256) is not None

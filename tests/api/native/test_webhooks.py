@@ -5,8 +5,8 @@ from __future__ import annotations
 URL = "https://hooks.example/luthier"
 
 
-def test_made_listed_tested_removed(client) -> None:  # type: ignore[no-untyped-def]
-    asked = client("train", "read")
+def test_made_listed_tested_removed(visitor) -> None:  # type: ignore[no-untyped-def]
+    asked = visitor("train", "read")
     made = asked.post("/api/v1/webhooks", json={"url": URL, "events": ["fine_tuning.job.failed"]})
     assert made.status_code == 201
     made = made.json()
@@ -24,17 +24,17 @@ def test_made_listed_tested_removed(client) -> None:  # type: ignore[no-untyped-
     assert asked.get("/api/v1/webhooks").json() == {"object": "list", "data": []}
 
 
-def test_another_projects_is_not_there(client, context) -> None:  # type: ignore[no-untyped-def]
-    context.access.add_project("proj-b", "b")
-    made = client("train").post("/api/v1/webhooks", json={"url": URL}).json()
-    other = client("admin", project="b")
+def test_another_projects_is_not_there(visitor, home) -> None:  # type: ignore[no-untyped-def]
+    home.access.add_project("proj-b", "b")
+    made = visitor("train").post("/api/v1/webhooks", json={"url": URL}).json()
+    other = visitor("admin", project="b")
     for method, place in (("GET", ""), ("DELETE", ""), ("GET", "/deliveries"), ("POST", "/test")):
         assert other.request(method, f"/api/v1/webhooks/{made['id']}{place}").status_code == 404
     assert other.get("/api/v1/webhooks").json()["data"] == []
 
 
-def test_what_is_wrong_is_told(client) -> None:  # type: ignore[no-untyped-def]
-    asked = client("admin")
+def test_what_is_wrong_is_told(visitor) -> None:  # type: ignore[no-untyped-def]
+    asked = visitor("admin")
     for body in (
         {},
         {"url": URL, "events": []},
@@ -45,6 +45,6 @@ def test_what_is_wrong_is_told(client) -> None:  # type: ignore[no-untyped-def]
         answer = asked.post("/api/v1/webhooks", json=body)
         assert answer.status_code == 400, body
         assert answer.json()["error"]["message"]
-    assert client("read").post("/api/v1/webhooks", json={"url": URL}).status_code == 403
-    assert client().get("/api/v1/webhooks").status_code == 401
+    assert visitor("read").post("/api/v1/webhooks", json={"url": URL}).status_code == 403
+    assert visitor().get("/api/v1/webhooks").status_code == 401
     assert asked.get("/api/v1/webhooks/%00").status_code == 400

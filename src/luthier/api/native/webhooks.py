@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.api.authentication import HomeContext, Reader, Trainer
+from luthier.api.error_documents import documented
 from luthier.api.native.ids import Id
 from luthier.core.webhook import EVENT_TYPES, Delivery, DeliveryStatus, EventType, Webhook
 from luthier.service import webhooks
@@ -76,32 +77,32 @@ class DeletedWebhook(BaseModel):
     deleted: Literal[True] = True
 
 
-@router.post("", status_code=201, summary="Make a webhook")
+@router.post("", status_code=201, summary="Make a webhook", responses=documented(409))
 def create(context: HomeContext, caller: Trainer, asked: WebhookRequest) -> NewWebhookView:
     """Messages are signed with the secret that is shown here, as the Standard Webhooks specification says."""
-    made, secret = webhooks.create_webhook(context, caller.project_id, asked.url, tuple(asked.events))
+    made, secret = webhooks.create_webhook(context, caller, asked.url, tuple(asked.events))
     return NewWebhookView(**_view(made).model_dump(), secret=secret)
 
 
-@router.get("", summary="List webhooks")
+@router.get("", summary="List webhooks", responses=documented())
 def list_all(context: HomeContext, caller: Reader) -> WebhookList:
     """All webhooks of the project."""
     return WebhookList(data=[_view(one) for one in webhooks.list_webhooks(context, caller.project_id)])
 
 
-@router.get("/{webhook_id}", summary="Look at a webhook")
+@router.get("/{webhook_id}", summary="Look at a webhook", responses=documented(404))
 def show(context: HomeContext, caller: Reader, webhook_id: Id) -> WebhookView:
     """One webhook, without its secret."""
     return _view(webhooks.show_webhook(context, caller.project_id, webhook_id))
 
 
-@router.delete("/{webhook_id}", summary="Remove a webhook")
+@router.delete("/{webhook_id}", summary="Remove a webhook", responses=documented(404))
 def remove(context: HomeContext, caller: Trainer, webhook_id: Id) -> DeletedWebhook:
     """What it was still to be told is forgotten."""
-    return DeletedWebhook(id=webhooks.remove_webhook(context, caller.project_id, webhook_id).webhook_id)
+    return DeletedWebhook(id=webhooks.remove_webhook(context, caller, webhook_id).webhook_id)
 
 
-@router.get("/{webhook_id}/deliveries", summary="What a webhook was told")
+@router.get("/{webhook_id}/deliveries", summary="What a webhook was told", responses=documented(404))
 def deliveries(
     context: HomeContext, caller: Reader, webhook_id: Id, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> DeliveryList:
@@ -110,7 +111,7 @@ def deliveries(
     return DeliveryList(data=[_delivery_view(one) for one in found])
 
 
-@router.post("/{webhook_id}/test", status_code=202, summary="Send a test message")
+@router.post("/{webhook_id}/test", status_code=202, summary="Send a test message", responses=documented(404))
 def test(context: HomeContext, caller: Trainer, webhook_id: Id) -> DeliveryView:
     """Sent within seconds; its event has the type `luthier.webhook.test`."""
     return _delivery_view(webhooks.send_test(context, caller.project_id, webhook_id))
