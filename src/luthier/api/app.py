@@ -13,6 +13,7 @@ from luthier.api.idempotency import add_idempotency
 from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
+from luthier.api.middleware.key_first import KeyFirst
 from luthier.service.context import Context
 from luthier.service.gate import Gate
 
@@ -40,6 +41,7 @@ def create_app(context: Context) -> FastAPI:
     add_error_handlers(app)
     # The last one is the outermost.
     app.add_middleware(BodyLimit, most_bytes=context.settings.max_request_bytes)
+    app.add_middleware(KeyFirst)
     app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)
     app.add_middleware(Frame)
     for router in _ROUTERS:
