@@ -28,10 +28,20 @@ def create(
         str | None, typer.Option("--expires", metavar="SPAN", help="When it ends: 30d, 12h.", show_default="never")
     ] = None,
     requests_per_minute: Annotated[
-        int | None, typer.Option("--requests-per-minute", metavar="N", min=1, show_default="no limit")
+        int | None,
+        typer.Option(
+            "--requests-per-minute", metavar="N", min=1, help="How often it may ask.", show_default="no limit"
+        ),
     ] = None,
     tokens_per_day: Annotated[
-        int | None, typer.Option("--tokens-per-day", metavar="N", min=1, show_default="no limit")
+        int | None,
+        typer.Option(
+            "--tokens-per-day",
+            metavar="N",
+            min=1,
+            help="What models may read and write for it.",
+            show_default="no limit",
+        ),
     ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
