@@ -108,9 +108,7 @@ def test_what_is_wrong_with_a_request_is_the_error_that_the_engine_raised(shared
         serving.answer(shared, ME, "smollm2-135m-instruct", QUESTION, max_tokens=1)
 
 
-def test_after_a_crash_what_was_under_way_fails_and_the_next_ask_is_answered(
-    shared: Context, tiny_model: Path
-) -> None:
+def test_after_a_crash_what_was_under_way_fails_and_the_next_ask_is_answered(shared: Context, tiny_model: Path) -> None:
     before = Asking(shared, tiny_model).end().choices[0].text
     asking = Asking(shared, tiny_model, endless())
     asking.until(lambda event: isinstance(event, Piece))

@@ -9,9 +9,14 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 
 from luthier.api.errors import add_error_handlers
+from luthier.api.openai import chat, completions, models
 from luthier.service.context import Context
 
-_ROUTERS: tuple[APIRouter, ...] = ()
+_ROUTERS: tuple[APIRouter, ...] = (
+    chat.router,
+    completions.router,
+    models.router,
+)
 
 
 def create_app(context: Context) -> FastAPI:

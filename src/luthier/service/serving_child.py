@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.errors import LuthierError, WorkError
-from luthier.core.stream import Failed, Served, StreamEvent, TextRequest
+from luthier.core.stream import Failed, Served, TextRequest
 
 if TYPE_CHECKING:
     from luthier.engines.streaming import Prepared, StreamingEngine
