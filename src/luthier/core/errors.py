@@ -8,6 +8,7 @@
     │   │   └── LeakageError    held-out rows stand in the training data
     │   ├── TemplateError       the chat template cannot be trusted with a loss mask
     │   ├── NotFoundError       no such model, run or file
+    │   ├── QuotaError          what a key may use in a day is used up
     │   └── ConflictError       the thing exists but is in use or in another state
     └── WorkError               exit code 1: the request was right, the work failed
         ├── ModelSourceError    a base model could not be fetched, or came damaged
@@ -113,6 +114,10 @@ class TemplateError(RequestError):
 
 class NotFoundError(RequestError):
     """No such model, run or file."""
+
+
+class QuotaError(RequestError):
+    """What a key may use in a day is used up."""
 
 
 class ConflictError(RequestError):

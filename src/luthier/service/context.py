@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from luthier.service.model_server import ModelServer
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
+    from luthier.store.audit_log import AuditLogStore
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.generations import GenerationStore
+    from luthier.store.idempotency import IdempotencyStore
     from luthier.store.jobs import JobStore
     from luthier.store.runs import RunStore
     from luthier.store.tuned_models import TunedModelStore
@@ -97,6 +99,20 @@ class Context:
         from luthier.store.access import AccessStore
 
         return AccessStore(self.database)
+
+    @cached_property
+    def audit_log(self) -> AuditLogStore:
+        """What was done in this home, and by whom."""
+        from luthier.store.audit_log import AuditLogStore
+
+        return AuditLogStore(self.database)
+
+    @cached_property
+    def idempotency(self) -> IdempotencyStore:
+        """The answers to requests that came with an idempotency key."""
+        from luthier.store.idempotency import IdempotencyStore
+
+        return IdempotencyStore(self.database)
 
     @cached_property
     def artifacts(self) -> ArtifactStore:

@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,19 +23,19 @@ ServedHome = tuple[Context, str]
 
 
 @pytest.fixture
-def ask(client: openai.OpenAI, tiny_model: Path) -> Callable[..., Any]:
+def ask(client: openai.OpenAI) -> Callable[..., Any]:
     """Asks the tiny model; keywords go to the client as they are."""
 
     def create(**wishes: Any) -> Any:
-        given = {"model": str(tiny_model), "messages": QUESTION, "max_tokens": 12, "seed": 7} | wishes
+        given = {"model": "tiny", "messages": QUESTION, "max_tokens": 12, "seed": 7} | wishes
         return client.chat.completions.create(**given)
 
     return create
 
 
-def test_an_answer_has_what_openai_writes(ask: Callable[..., Any], tiny_model: Path) -> None:
+def test_an_answer_has_what_openai_writes(ask: Callable[..., Any]) -> None:
     made = ask(n=2)
-    assert (made.object, made.model) == ("chat.completion", str(tiny_model))
+    assert (made.object, made.model) == ("chat.completion", "tiny")
     assert made.id.startswith("chatcmpl-")
     assert made.system_fingerprint.startswith("fp_")
     assert abs(made.created - time.time()) < 120
@@ -197,14 +196,14 @@ def test_readers_that_leave_make_room(ask: Callable[..., Any], served: ServedHom
 
 
 def test_too_many_asks_are_told_to_come_back_and_who_hangs_up_waits_no_more(
-    ask: Callable[..., Any], served: ServedHome, tiny_model: Path
+    ask: Callable[..., Any], served: ServedHome
 ) -> None:
     ask()
     pid = served[0].model_server.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)  # nothing is written meanwhile: all that come wait
     try:
-        sockets = [raw_ask(served, tiny_model) for _ in range(4)]
+        sockets = [raw_ask(served) for _ in range(4)]
         wait_until(lambda: num_under_way(served) == 4)
         with pytest.raises(openai.InternalServerError, match="4 asks are under way") as caught:
             ask()
@@ -221,11 +220,11 @@ def num_under_way(served: ServedHome) -> int:
     return served[0].model_server.num_under_way
 
 
-def raw_ask(served: ServedHome, tiny_model: Path) -> socket.socket:
+def raw_ask(served: ServedHome) -> socket.socket:
     """An ask over a bare socket, which can hang up without waiting for an answer."""
     address = urlsplit(served[1])
     _, key = create_key(served[0], "raw", scopes=("infer",))
-    body = json.dumps({"model": str(tiny_model), "messages": QUESTION, "max_tokens": 4}).encode()
+    body = json.dumps({"model": "tiny", "messages": QUESTION, "max_tokens": 4}).encode()
     opened = socket.create_connection((address.hostname, address.port))
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
