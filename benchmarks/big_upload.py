@@ -38,9 +38,7 @@ def main() -> int:
     """Upload both ways while memory is sampled."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--gib", type=float, default=2.0)
-    cli.add_argument(
-        "--folder", type=Path, default=None, help="of the home: on a disk with three times the room"
-    )
+    cli.add_argument("--folder", type=Path, default=None, help="of the home: on a disk with three times the room")
     args = cli.parse_args()
     num_mib = round(args.gib * 1024)
     with (

@@ -84,53 +84,53 @@ def test_an_answer_is_that_of_the_engine(shared: Context, tiny_model: Path) -> N
     from luthier.core.ports import Prompt
     from luthier.engines.transformers_engine import TransformersEngine
 
-    written = serving.answer(shared, ME, str(tiny_model), QUESTION, max_tokens=12)
+    written = serving.answer(shared, ME, "tiny", QUESTION, max_tokens=12)
     talk = Conversation(messages=tuple(Message.model_validate(message) for message in QUESTION))
     engine = TransformersEngine.open(str(tiny_model), dtype="float32")
     assert written == engine.generate([Prompt(conversation=talk, max_new_tokens=12)], SilentProgress())[0].text
 
 
-def test_several_prompts_are_one_answer_with_choices_counted_through(shared: Context, tiny_model: Path) -> None:
-    both = Asking(shared, tiny_model, request("The front", num_choices=2), request("Maple")).end()
-    alone = Asking(shared, tiny_model, request("Maple")).end()
+def test_several_prompts_are_one_answer_with_choices_counted_through(shared: Context) -> None:
+    both = Asking(shared, "tiny", request("The front", num_choices=2), request("Maple")).end()
+    alone = Asking(shared, "tiny", request("Maple")).end()
     assert both.choices[2].text == alone.choices[0].text
     assert both.choices[0].text == both.choices[1].text
     assert both.num_prompt_tokens > alone.num_prompt_tokens
 
 
-def test_what_is_wrong_with_a_request_is_the_error_that_the_engine_raised(shared: Context, tiny_model: Path) -> None:
-    assert isinstance(Asking(shared, tiny_model, request("word " * 600)).end().error, OverlongError)
+def test_what_is_wrong_with_a_request_is_the_error_that_the_engine_raised(shared: Context) -> None:
+    assert isinstance(Asking(shared, "tiny", request("word " * 600)).end().error, OverlongError)
     with pytest.raises(RequestError, match="empty"):
-        raise Asking(shared, tiny_model, request("")).end().error or AssertionError
+        raise Asking(shared, "tiny", request("")).end().error or AssertionError
     with pytest.raises(NotFoundError, match="does not exist"):
         serving.answer(shared, ME, "gpt-4o", QUESTION, max_tokens=1)
     with pytest.raises(NotFoundError, match="luthier models pull smollm2-135m-instruct"):
         serving.answer(shared, ME, "smollm2-135m-instruct", QUESTION, max_tokens=1)
 
 
-def test_after_a_crash_what_was_under_way_fails_and_the_next_ask_is_answered(shared: Context, tiny_model: Path) -> None:
-    before = Asking(shared, tiny_model).end().choices[0].text
-    asking = Asking(shared, tiny_model, endless())
+def test_after_a_crash_what_was_under_way_fails_and_the_next_ask_is_answered(shared: Context) -> None:
+    before = Asking(shared, "tiny").end().choices[0].text
+    asking = Asking(shared, "tiny", endless())
     asking.until(lambda event: isinstance(event, Piece))
     pid = shared.model_server.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     assert isinstance(asking.end().error, WorkError)
-    assert Asking(shared, tiny_model).end().choices[0].text == before
+    assert Asking(shared, "tiny").end().choices[0].text == before
     assert shared.model_server.pid not in (None, pid)
 
 
-def test_a_cancelled_ask_makes_room_for_the_next(home: Path, tiny_model: Path) -> None:
+def test_a_cancelled_ask_makes_room_for_the_next(home: Path) -> None:
     with open_context(home, serving_queue=1) as context:
-        first = Asking(context, tiny_model, endless())
+        first = Asking(context, "tiny", endless())
         first.until(lambda event: isinstance(event, Piece))
         with pytest.raises(WorkError, match="1 asks are under way"):
-            Asking(context, tiny_model)
+            Asking(context, "tiny")
         first.cancel()
-        assert Asking(context, tiny_model).end().error is None
+        assert Asking(context, "tiny").end().error is None
         first.cancel()
         num_heard = first.events.qsize()
-        Asking(context, tiny_model).end()
+        Asking(context, "tiny").end()
         assert first.events.qsize() == num_heard
 
 
@@ -140,8 +140,8 @@ def test_more_models_than_places_are_answered_one_after_the_other(home: Path, tm
     other = make_tiny_model(tmp_path / "other", seed=1)
     sources.pull(str(other), home, SilentProgress())
     with open_context(home, serving_models=1) as context:
-        first = Asking(context, tiny_model, request(max_new_tokens=60))
-        second, third = Asking(context, other), Asking(context, tiny_model)
+        first = Asking(context, "tiny", request(max_new_tokens=60))
+        second, third = Asking(context, "other"), Asking(context, "tiny")
         texts = [asking.end().choices[0].text for asking in (first, second, third)]
         assert first.fingerprint == third.fingerprint != second.fingerprint
     assert texts[0].startswith(texts[2])
@@ -162,19 +162,19 @@ def wait_until(seen: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_it_lets_go_when_nobody_asks_and_is_there_again_when_somebody_does(home: Path, tiny_model: Path) -> None:
+def test_it_lets_go_when_nobody_asks_and_is_there_again_when_somebody_does(home: Path) -> None:
     with open_context(home, serving_idle_seconds=0.2) as context:
-        Asking(context, tiny_model).end()
+        Asking(context, "tiny").end()
         pid = context.model_server.pid
         assert pid is not None
         wait_until(lambda: not is_alive(pid))
         assert context.model_server.pid is None
-        assert Asking(context, tiny_model).end().error is None
+        assert Asking(context, "tiny").end().error is None
 
 
-def test_closing_ends_what_is_under_way(home: Path, tiny_model: Path) -> None:
+def test_closing_ends_what_is_under_way(home: Path) -> None:
     context = open_context(home)
-    asking = Asking(context, tiny_model, endless())
+    asking = Asking(context, "tiny", endless())
     asking.until(lambda event: isinstance(event, Started))
     pid = context.model_server.pid
     assert pid is not None
@@ -182,10 +182,10 @@ def test_closing_ends_what_is_under_way(home: Path, tiny_model: Path) -> None:
     assert not is_alive(pid)
     assert isinstance(asking.end().error, WorkError)
     with pytest.raises(WorkError, match="shutting down"):
-        Asking(context, tiny_model)
+        Asking(context, "tiny")
 
 
-def test_it_dies_with_its_parent_and_loads_no_torch_there(home: Path, tiny_model: Path) -> None:
+def test_it_dies_with_its_parent_and_loads_no_torch_there(home: Path) -> None:
     script = f"""
 import sys, time
 from luthier.core.access import Caller
@@ -193,7 +193,7 @@ from luthier.service import serving
 from luthier.service.context import Context
 from pathlib import Path
 context = Context.open(Path({str(home)!r}))
-serving.answer(context, Caller(), {str(tiny_model)!r}, {QUESTION!r}, max_tokens=2)
+serving.answer(context, Caller(), 'tiny', {QUESTION!r}, max_tokens=2)
 print(context.model_server.pid, "torch" in sys.modules, flush=True)
 time.sleep(60)
 """

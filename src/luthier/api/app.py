@@ -17,6 +17,9 @@ from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
 from luthier.api.middleware.key_first import KeyFirst
+from luthier.api.native import keys, plans, runs, webhooks
+from luthier.api.observe import Observe
+from luthier.api.openai import chat, completions, files, fine_tuning, models, uploads
 from luthier.service.context import Context
 from luthier.service.gate import Gate
 from luthier.service.health import Readiness
@@ -31,6 +34,9 @@ _ROUTERS: tuple[APIRouter, ...] = (
     files.router,
     fine_tuning.router,
     uploads.router,
+    chat.router,
+    completions.router,
+    models.router,
 )
 
 

@@ -8,13 +8,15 @@ Failed     instead of all that would still have come
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
 from luthier.core.conversation import Conversation
 from luthier.core.frozen import Frozen
 from luthier.core.plan import Quantisation
+
+MAX_CHOICES: Final = 16
 
 
 class Sampling(Frozen):
@@ -44,7 +46,7 @@ class TextRequest(Frozen):
     sampling: Sampling = Sampling()
     max_new_tokens: int = Field(default=128, ge=1)
     stop: tuple[str, ...] = ()
-    num_choices: int = Field(default=1, ge=1)
+    num_choices: int = Field(default=1, ge=1, le=MAX_CHOICES)
     num_top: int | None = None
 
 
@@ -99,7 +101,7 @@ class Piece(Frozen):
 
 
 class Ended(Frozen):
-    """An answer is complete. stop: by itself or by a stop text. num_new_tokens: as written, the end token not counted."""
+    """An answer is complete. stop: by itself or by a stop text. num_new_tokens: without the end token."""
 
     kind: Literal["ended"] = "ended"
     choice: int = 0

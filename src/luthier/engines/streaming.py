@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from luthier.core.ports import Prompt
-from luthier.core.stream import Ended, Piece, Started, TextRequest, TokenLikelihood, WrittenToken
+from luthier.core.stream import MAX_CHOICES, Ended, Piece, Started, TextRequest, TokenLikelihood, WrittenToken
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS
 from luthier.engines.decode import Batch, Request
 from luthier.engines.sampling import Sampler, likelihoods
 from luthier.engines.text_stream import StopTexts, TextStream
 from luthier.engines.transformers_engine import TransformersEngine
 
-MAX_STREAM_ROWS: Final = 16
+MAX_STREAM_ROWS: Final = MAX_CHOICES
 # Room is made for this many tokens at a time: making it costs a copy of the cache, and not all answers get long.
 _ROOM_TOKENS: Final = 64
 

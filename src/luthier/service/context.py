@@ -167,7 +167,8 @@ class Context:
         from luthier.service.model_server import ModelServer
 
         # Two threads may come here at once: both get the one that was kept first.
-        return self.__dict__.setdefault("model_server", ModelServer(self.settings))
+        kept: ModelServer = self.__dict__.setdefault("model_server", ModelServer(self.settings))
+        return kept
 
     def close(self) -> None:
         """End the process that answers and close the database, where they were opened."""

@@ -66,6 +66,12 @@ class ModelServer:
         child = self._child
         return None if child is None or child.has_ended else child.pid
 
+    @property
+    def num_under_way(self) -> int:
+        """How many asks are written or wait."""
+        child = self._child
+        return 0 if child is None else child.num_under_way
+
     def close(self) -> None:
         """End the child; asks that are under way fail. Waits until it has ended."""
         with self._lock:
@@ -126,6 +132,10 @@ class _Child:
                 self._outbox.put({"cancel": key})
 
         return cancel
+
+    @property
+    def num_under_way(self) -> int:
+        return len(self._asks)
 
     def close(self) -> None:
         self._hang_up()

@@ -10,6 +10,8 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.frozen import Frozen
 from luthier.core.stream import Served
 from luthier.core.tuned_model import TunedModel
+from luthier.service.audit_log import record
+from luthier.service.base_models import base_models
 from luthier.service.context import Context
 
 
@@ -23,16 +25,15 @@ class NamedModel(Frozen):
 
 def list_models(context: Context, caller: Caller) -> list[NamedModel]:
     """What this project can ask: its tuned models, checkpoints that it was permitted, base models on this machine."""
-    from luthier.models import sources
-
     tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
-    return [_tuned_view(model) for model in tuned] + [_base_view(model) for model in sources.local_models(context.home)]
+    bases = [_base_view(name, model) for name, model in _base_models(context).items()]
+    return [_tuned_view(model) for model in tuned] + bases
 
 
 def get_model(context: Context, caller: Caller, name: str) -> NamedModel:
     """One model by its name. Raises NotFoundError, also for another project's."""
     found = _find(context, caller, name)
-    return _tuned_view(found) if isinstance(found, TunedModel) else _base_view(found)
+    return _tuned_view(found) if isinstance(found, TunedModel) else _base_view(name, found)
 
 
 def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
@@ -55,6 +56,7 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
             do="ask that project to delete it, or to take the permission back",
         )
     context.tuned_models.delete(caller.project_id, name)
+    record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
     return found
 
 
@@ -75,7 +77,7 @@ def served_model(context: Context, caller: Caller, name: str) -> Served:
             do="train it again, or copy the home of the machine where it was trained",
         )
     is_adapter = (folder / "adapter_config.json").is_file()
-    base = _base_model(context, plan.base_model.name) if is_adapter else None
+    base = _base_of(context, plan.base_model.name) if is_adapter else None
     return Served(
         path=str(folder) if base is None else base.path,
         sha256="" if base is None else base.sha256,
@@ -92,15 +94,31 @@ def _find(context: Context, caller: Caller, name: str) -> TunedModel | LocalMode
     return _base_model(context, name)
 
 
-def _base_model(context: Context, name: str) -> LocalModel:
-    """A base model on this machine by its exact name: what a request names never becomes a path."""
-    from luthier.models import catalog, sources
+def _base_of(context: Context, recipe_name: str) -> LocalModel:
+    """The base of a tuned model, by the name in its recipe."""
+    for model in _base_models(context).values():
+        if model.name == recipe_name:
+            return model
+    name = next((known for known, own in base_models(context).items() if own == recipe_name), recipe_name)
+    return _base_model(context, name)
 
+
+def _base_models(context: Context) -> dict[str, LocalModel]:
+    """The base models on this machine, by the name in the API."""
+    from luthier.models import sources
+
+    local = {model.name: model for model in sources.local_models(context.home)}
+    return {name: local[own] for name, own in base_models(context).items() if own in local}
+
+
+def _base_model(context: Context, name: str) -> LocalModel:
+    """A base model on this machine by its name in the API: what a request names never becomes a path."""
+    here = _base_models(context)
     wanted = (name, f"{name}@main") if name.startswith("hub:") else (name,)
-    found = next((model for model in sources.local_models(context.home) if model.name in wanted), None)
+    found = next((here[one] for one in wanted if one in here), None)
     if found is not None:
         return found
-    is_known = name in catalog.entries()
+    is_known = name in base_models(context)
     raise NotFoundError(
         f"the base model {name!r} is not on this machine" if is_known else f"the model {name!r} does not exist",
         expected="a base model that is on this machine, or a model that a job of this project has made",
@@ -112,7 +130,7 @@ def _tuned_view(model: TunedModel) -> NamedModel:
     return NamedModel(model_id=model.model_id, created_at=model.created_at, owned_by=model.project_id)
 
 
-def _base_view(model: LocalModel) -> NamedModel:
+def _base_view(name: str, model: LocalModel) -> NamedModel:
     folder = Path(model.path)
     created_at = folder.stat().st_mtime if folder.is_dir() else 0.0
-    return NamedModel(model_id=model.name, created_at=created_at, owned_by="system")
+    return NamedModel(model_id=name, created_at=created_at, owned_by="system")

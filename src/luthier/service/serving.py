@@ -13,7 +13,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.digest import sha256_document
 from luthier.core.errors import LuthierError
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest, WrittenToken
-from luthier.service import access
+from luthier.service.access import charge_tokens
 from luthier.service.context import Context
 from luthier.service.fleet_answers import error_from
 from luthier.service.model_server import Event, Hear
@@ -92,9 +92,10 @@ def ask(
 
     hear: called with every event from another thread; it must not wait. Choices are counted through all requests.
 
-    Raises NotFoundError for the model, WorkError where too many ask already. What is wrong with a request comes as
-    `Failed`.
+    Raises QuotaError where the caller's day has no tokens left, NotFoundError for the model, WorkError where too many
+    ask already. What is wrong with a request comes as `Failed`.
     """
+    charge_tokens(context, caller, 0)
     served, cancels = served_model(context, caller, model), list[Callable[[], None]]()
 
     def cancel() -> None:
@@ -124,7 +125,7 @@ def answer(
 ) -> str:
     """The answer of a model to messages, as the caller's key lets it be asked; waits for it and charges its tokens.
 
-    Raises NotFoundError for the model, RequestError for messages that it cannot read, WorkError where it cannot answer
+    Raises what `ask` raises, RequestError for messages that the model cannot read, WorkError where it cannot answer
     now.
     """
     conversation = Conversation(messages=tuple(Message.model_validate(dict(message)) for message in messages))
@@ -143,10 +144,8 @@ def answer(
 
 def charge(context: Context, caller: Caller, heard: Answer) -> None:
     """Count the tokens of an answer, whole or not, on the caller's budget."""
-    num_tokens = heard.num_prompt_tokens + heard.num_new_tokens
-    charge_tokens = getattr(access, "charge_tokens", None)
-    if num_tokens and charge_tokens is not None:
-        charge_tokens(context, caller, num_tokens)
+    if num_tokens := heard.num_prompt_tokens + heard.num_new_tokens:
+        charge_tokens(context, caller, num_tokens, may_refuse=False)
 
 
 def _from(first: int, hear: Hear) -> Hear:

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     serving_models: how many models may be held in memory to answer at once; serving_queue: how many asks may be under
     way or wait; serving_idle_seconds: without an ask for so long, all models are let go; serving_threads: of the process
     that answers, 0 takes half of the cores; serving_new_tokens: an answer ends there where the ask sets no limit.
+    way or wait; serving_idle_seconds: all models are let go when nobody has asked for so long; serving_threads: of the
+    process that answers, 0 takes half of the cores; serving_new_tokens: where an answer ends for which the ask sets no
+    limit.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
