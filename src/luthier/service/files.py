@@ -11,12 +11,13 @@ import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Final, Literal
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.stored_file import Purpose, StoredFile
 from luthier.service.context import Context
+from luthier.store.artifact_transfer import ArtifactReader
 from luthier.store.incoming import IncomingFile, sweep_incoming
 
 MAX_FILENAME_LENGTH: Final = 255
@@ -151,7 +152,7 @@ def safe_filename(name: str) -> str:
     return stem[: MAX_FILENAME_LENGTH - len(suffix)] + suffix
 
 
-def _proved_blocks(reader: BinaryIO, file: StoredFile) -> Iterator[bytes]:
+def _proved_blocks(reader: ArtifactReader, file: StoredFile) -> Iterator[bytes]:
     digest, held = hashlib.sha256(), b""
     with reader:
         while block := reader.read(_BLOCK_BYTES):

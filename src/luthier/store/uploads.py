@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Final, Literal
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.stored_file import StoredFile, Upload, UploadPart, UploadPurpose
+from luthier.store.artifact_transfer import ArtifactReader
 from luthier.store.artifacts import ArtifactStore
 from luthier.store.database import Database
 from luthier.store.files import insert_file
@@ -115,7 +116,7 @@ class UploadStore:
                 )
         return [known[part_id] for part_id in part_ids]
 
-    def open_part(self, part: UploadPart) -> BinaryIO:
+    def open_part(self, part: UploadPart) -> ArtifactReader:
         """The content of a part as a stream."""
         return self._artifacts.open(part.sha256)
 
