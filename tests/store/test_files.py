@@ -116,6 +116,14 @@ def test_what_cannot_be_added_leaves_nothing(artifacts: ArtifactStore, add: Call
     assert kept_files(artifacts) == 0
 
 
+def test_ids_that_are_taken_are_not_given_again(
+    add: Callable[..., StoredFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = iter("aab")
+    monkeypatch.setattr("luthier.store.files.new_id", lambda kind: f"{kind}-20261125-093000-{next(drawn) * 6}")
+    assert [add(b"1").file_id[-1], add(b"2").file_id[-1]] == ["a", "b"]
+
+
 def test_pages_of_many(store: FileStore, database: Database, add: Callable[..., StoredFile]) -> None:
     made = [add(b"%d" % number).file_id for number in range(7)]
     add(b"theirs", OTHER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, RowMapping, delete, insert, or_, select, update
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
@@ -48,7 +48,7 @@ class FileStore:
                 insert_file(
                     connection,
                     StoredFile(
-                        file_id=new_id("file"),
+                        file_id=unused_id(connection, files.c.file_id, "file"),
                         project_id=project_id,
                         filename=filename,
                         purpose=purpose,
@@ -150,6 +150,14 @@ class FileStore:
                 do="begin again without `after`",
             )
         return int(number)
+
+
+def unused_id(connection: Connection, column: Column[str], kind: str) -> str:
+    """A new id that no row has, within a transaction that writes: of those of one second some would be equal."""
+    while True:
+        made = new_id(kind)
+        if connection.execute(select(column).where(column == made)).first() is None:
+            return made
 
 
 def insert_file(connection: Connection, file: StoredFile) -> StoredFile:

@@ -170,7 +170,6 @@ def content(file_id: str, caller: Reader, context: HomeContext) -> StreamingResp
     headers = {
         "Content-Length": str(file.num_bytes),
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
-        "X-Content-Type-Options": "nosniff",
     }
     return _Download(read_file(context, file), headers=headers)
 
