@@ -17,7 +17,7 @@ from fsspec.core import url_to_fs
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
 
-WRITE_BYTES: Final = 16 << 20
+WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent at once: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
 
 

@@ -94,9 +94,7 @@ class FileDeleted(BaseModel):
 
 
 class _Download(StreamingResponse):
-    """The file as it is, and never as a page: a browser saves it."""
-
-    media_type = "application/octet-stream"
+    """The file as it is; without a kind of its own, so that the document says JSON of failures."""
 
 
 @router.post("", response_model=FileObject, responses=documented(413, 503, 507), openapi_extra=_BODY)
@@ -171,7 +169,7 @@ def content(file_id: str, caller: Reader, context: HomeContext) -> StreamingResp
         "Content-Length": str(file.num_bytes),
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
     }
-    return _Download(read_file(context, file), headers=headers)
+    return _Download(read_file(context, file), headers=headers, media_type="application/octet-stream")
 
 
 def file_object(file: StoredFile) -> FileObject:
