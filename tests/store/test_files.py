@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, NotFoundError, RequestError, StorageFullError
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.core.stored_file import StoredFile, UploadPart
@@ -214,4 +214,12 @@ def test_partial_files(tmp_path: Path) -> None:
         os.utime(other, (long_ago, long_ago))
         sweep_incoming(tmp_path)
         assert not other.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    with IncomingFile(tmp_path) as incoming, Path("/dev/full").open("wb", buffering=0) as full:
+        os.dup2(full.fileno(), incoming._file.fileno())
+        with pytest.raises(StorageFullError, match="no room for a file"):
+            incoming.write(b"abc")
     assert list(tmp_path.iterdir()) == []

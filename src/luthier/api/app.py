@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI
 
 from luthier.api.errors import add_error_handlers
 from luthier.api.openai import files, uploads
+from luthier.api.sweeping import swept
 from luthier.service.context import Context
 
 _ROUTERS: tuple[APIRouter, ...] = (files.router, uploads.router)
@@ -20,7 +21,8 @@ def create_app(context: Context) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with swept(context):
+            yield
 
     app = FastAPI(title="Luthier", version=version("luthier"), lifespan=lifespan, redirect_slashes=False)
     app.state.context = context

@@ -7,7 +7,6 @@ import itertools
 import os
 import re
 import shutil
-import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +20,8 @@ from luthier.store.artifact_transfer import ArtifactReader
 from luthier.store.incoming import IncomingFile, sweep_incoming
 
 MAX_FILENAME_LENGTH: Final = 255
-SWEEP_SECONDS: Final = 60.0
 _BLOCK_BYTES: Final = 1 << 20
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
-
-_last_sweep: dict[Path, float] = {}
 
 
 def incoming_file(context: Context) -> IncomingFile:
@@ -131,14 +127,6 @@ def sweep_files(context: Context) -> None:
     for folder in cache.iterdir() if cache.is_dir() else ():
         if not context.artifacts.has(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep_now_and_then(context: Context) -> None:
-    """`sweep_files`, at most once a minute in a process: what is brought in pays for what has to go."""
-    now = time.monotonic()
-    if now - _last_sweep.get(context.home, -SWEEP_SECONDS) >= SWEEP_SECONDS:
-        _last_sweep[context.home] = now
-        sweep_files(context)
 
 
 def safe_filename(name: str) -> str:

@@ -30,7 +30,6 @@ from luthier.service.files import (
     keep_file,
     list_files,
     read_file,
-    sweep_now_and_then,
 )
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -100,7 +99,6 @@ class _Download(StreamingResponse):
 @router.post("", response_model=FileObject, responses=documented(413, 503, 507), openapi_extra=_BODY)
 async def create_file(request: Request, caller: Trainer, context: HomeContext) -> FileObject:
     """Keep a file; its bytes go to the disk as they come. The key was looked at before any of them was read."""
-    await run_in_threadpool(sweep_now_and_then, context)
     incoming = await run_in_threadpool(incoming_file, context)
     with incoming:
         most = context.settings.max_file_bytes

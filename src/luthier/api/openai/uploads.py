@@ -21,7 +21,7 @@ from luthier.core.stored_file import (
     UploadPurpose,
     UploadStatus,
 )
-from luthier.service.files import incoming_file, sweep_now_and_then
+from luthier.service.files import incoming_file
 from luthier.service.uploads import (
     MAX_PART_BYTES,
     cancel_upload,
@@ -123,7 +123,6 @@ def create(body: UploadRequest, caller: Trainer, context: HomeContext) -> Upload
             param="bytes",
             code="file_too_large",
         )
-    sweep_now_and_then(context)
     upload = create_upload(
         context,
         caller.project_id,
