@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, NotFoundError, RequestError, StorageFullError
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.core.stored_file import StoredFile, UploadPart
@@ -71,7 +71,7 @@ def test_the_last_file_takes_its_content_along(
         store.delete(PROJECT, second.file_id)
     assert store.delete(PROJECT, first.file_id) == first
     with store.open(second) as reader:
-        assert reader.read() == b"same"
+        assert reader.read(99) == b"same"
     store.delete(OTHER, second.file_id)
     assert (kept_files(artifacts), artifacts.has(second.sha256)) == (0, False)
 
@@ -99,7 +99,7 @@ def test_who_brings_what_is_just_being_deleted_loses_nothing(
         for _ in range(8):
             file = add(b"same")
             with store.open(file) as reader:
-                whole = reader.read() == b"same"
+                whole = reader.read(99) == b"same"
             store.delete(PROJECT, file.file_id)
             if not whole:
                 return False
@@ -114,6 +114,14 @@ def test_what_cannot_be_added_leaves_nothing(artifacts: ArtifactStore, add: Call
     with pytest.raises(Exception, match=r"(?i)foreign key"):
         add(b"rows", "proj-none")
     assert kept_files(artifacts) == 0
+
+
+def test_ids_that_are_taken_are_not_given_again(
+    add: Callable[..., StoredFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = iter("aab")
+    monkeypatch.setattr("luthier.store.files.new_id", lambda kind: f"{kind}-20261125-093000-{next(drawn) * 6}")
+    assert [add(b"1").file_id[-1], add(b"2").file_id[-1]] == ["a", "b"]
 
 
 def test_pages_of_many(store: FileStore, database: Database, add: Callable[..., StoredFile]) -> None:
@@ -206,4 +214,12 @@ def test_partial_files(tmp_path: Path) -> None:
         os.utime(other, (long_ago, long_ago))
         sweep_incoming(tmp_path)
         assert not other.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    with IncomingFile(tmp_path) as incoming, Path("/dev/full").open("wb", buffering=0) as full:
+        os.dup2(full.fileno(), incoming._file.fileno())
+        with pytest.raises(StorageFullError, match="no room for a file"):
+            incoming.write(b"abc")
     assert list(tmp_path.iterdir()) == []

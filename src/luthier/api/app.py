@@ -11,15 +11,8 @@ from fastapi import APIRouter, FastAPI
 from luthier.api import health, metrics
 from luthier.api.document import document_failures
 from luthier.api.errors import add_error_handlers
-from luthier.api.idempotency import add_idempotency
-from luthier.api.metrics import Metrics
-from luthier.api.middleware.body import BodyLimit
-from luthier.api.middleware.frame import Frame
-from luthier.api.middleware.hosts import HostCheck
-from luthier.api.middleware.key_first import KeyFirst
-from luthier.api.native import keys, plans, runs, webhooks
-from luthier.api.observe import Observe
-from luthier.api.openai import chat, completions, files, fine_tuning, models, uploads
+from luthier.api.openai import files, uploads
+from luthier.api.sweeping import swept
 from luthier.service.context import Context
 from luthier.service.gate import Gate
 from luthier.service.health import Readiness
@@ -45,7 +38,8 @@ def create_app(context: Context) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with swept(context):
+            yield
 
     app = FastAPI(
         title="Luthier",

@@ -7,24 +7,21 @@ import itertools
 import os
 import re
 import shutil
-import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Final, Literal
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.stored_file import Purpose, StoredFile
 from luthier.service.context import Context
+from luthier.store.artifact_transfer import ArtifactReader
 from luthier.store.incoming import IncomingFile, sweep_incoming
 
 MAX_FILENAME_LENGTH: Final = 255
-SWEEP_SECONDS: Final = 60.0
 _BLOCK_BYTES: Final = 1 << 20
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
-
-_last_sweep: dict[Path, float] = {}
 
 
 def incoming_file(context: Context) -> IncomingFile:
@@ -132,14 +129,6 @@ def sweep_files(context: Context) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep_now_and_then(context: Context) -> None:
-    """`sweep_files`, at most once a minute in a process: what is brought in pays for what has to go."""
-    now = time.monotonic()
-    if now - _last_sweep.get(context.home, -SWEEP_SECONDS) >= SWEEP_SECONDS:
-        _last_sweep[context.home] = now
-        sweep_files(context)
-
-
 def safe_filename(name: str) -> str:
     """What is kept of the name that a client gives: its last part, of printable characters, cut at 255 of them."""
     last = re.split(r"[/\\]", name)[-1]
@@ -151,7 +140,7 @@ def safe_filename(name: str) -> str:
     return stem[: MAX_FILENAME_LENGTH - len(suffix)] + suffix
 
 
-def _proved_blocks(reader: BinaryIO, file: StoredFile) -> Iterator[bytes]:
+def _proved_blocks(reader: ArtifactReader, file: StoredFile) -> Iterator[bytes]:
     digest, held = hashlib.sha256(), b""
     with reader:
         while block := reader.read(_BLOCK_BYTES):

@@ -62,7 +62,7 @@ def complete_upload(
     """Put the parts together in the order of their ids. Done again, it gives the same: answers get lost.
 
     md5: what the whole file must have, in hexadecimal digits. Raises RequestError where bytes or md5 differ from what
-    was announced, NotFoundError, and ConflictError where it was cancelled or has expired.
+    was announced or a part is not of it, NotFoundError, and ConflictError where it was cancelled or has expired.
     """
     if (done := _completed(context, project_id, upload_id)) is not None:
         return done

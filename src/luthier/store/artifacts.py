@@ -12,9 +12,8 @@ import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -22,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from luthier.core.digest import sha256_file
 from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.frozen import Frozen
-from luthier.store.artifact_transfer import copy_local, copy_to, errors_explained
+from luthier.store.artifact_transfer import ArtifactReader, copy_local, copy_to, errors_explained, open_root
 from luthier.store.database import Database
 from luthier.store.tables import artifact_links, artifacts, files, upload_parts
 
@@ -44,13 +43,13 @@ class ArtifactStore:
     root: a local folder (made where it is missing) or an fsspec URL such as `s3://bucket/luthier`. scratch: a local
     folder for files on their way; None takes one in the root, which must then be local.
 
-    All methods raise WorkError where a root elsewhere does not answer or refuses.
+    Raises RequestError for an URL that no driver knows; all methods raise WorkError where a root elsewhere does not
+    answer or refuses.
     """
 
     def __init__(self, database: Database, root: str | Path, scratch: Path | None = None) -> None:
         self._database = database
-        with errors_explained(str(root).partition("://")[0], is_local=False):
-            self._files, self._root = url_to_fs(str(root), use_listings_cache=False)
+        self._files, self._root = open_root(str(root))
         self._is_local = isinstance(self._files, LocalFileSystem)
         self._name = self._root if self._is_local else str(self._files.unstrip_protocol(self._root))
         self._scratch = scratch
@@ -108,7 +107,7 @@ class ArtifactStore:
             partial.unlink(missing_ok=True)
         return target
 
-    def open(self, sha256: str) -> BinaryIO:
+    def open(self, sha256: str) -> ArtifactReader:
         """Read an artifact as a stream, whose digest the reader has to prove; what is open outlives its removal.
 
         Raises NotFoundError (never kept) and WorkError (lost since).
@@ -116,9 +115,12 @@ class ArtifactStore:
         row = self._row(sha256)
         try:
             with self._explained():
+                file: Any
                 if self._is_local:
-                    return Path(self._place(row)).open("rb")
-                return cast(BinaryIO, self._files.open(self._place(row), "rb", block_size=READ_BYTES))
+                    file = Path(self._place(row)).open("rb")  # noqa: SIM115 - the reader closes it
+                else:
+                    file = self._files.open(self._place(row), "rb", block_size=READ_BYTES)
+                return ArtifactReader(file, self._name, is_local=self._is_local)
         except FileNotFoundError as error:
             raise self._damaged(row, "the file is gone") from error
 
@@ -224,8 +226,7 @@ class ArtifactStore:
 
     def _write(self, source: Path, place: str, *, may_move: bool) -> None:
         if not self._is_local:  # an object appears whole or not at all
-            with self._explained():
-                copy_to(self._files, source, f"{self._root}/{place}")
+            copy_to(self._files, source, f"{self._root}/{place}", self._name)
             return
         final = Path(self._root) / place
         final.parent.mkdir(parents=True, exist_ok=True)

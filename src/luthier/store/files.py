@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, RowMapping, delete, insert, or_, select, update
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.stored_file import PURPOSES, Purpose, StoredFile
+from luthier.store.artifact_transfer import ArtifactReader
 from luthier.store.artifacts import ArtifactStore
 from luthier.store.database import Database
 from luthier.store.tables import files
@@ -47,7 +48,7 @@ class FileStore:
                 insert_file(
                     connection,
                     StoredFile(
-                        file_id=new_id("file"),
+                        file_id=unused_id(connection, files.c.file_id, "file"),
                         project_id=project_id,
                         filename=filename,
                         purpose=purpose,
@@ -94,7 +95,7 @@ class FileStore:
             found = [_file(row) for row in connection.execute(ordered.limit(limit + 1)).mappings()]
         return found[:limit], len(found) > limit
 
-    def open(self, file: StoredFile) -> BinaryIO:
+    def open(self, file: StoredFile) -> ArtifactReader:
         """Its content as a stream; the reader has to prove the digest."""
         return self._artifacts.open(file.sha256)
 
@@ -149,6 +150,14 @@ class FileStore:
                 do="begin again without `after`",
             )
         return int(number)
+
+
+def unused_id(connection: Connection, column: Column[str], kind: str) -> str:
+    """A new id that no row has, within a transaction that writes: of those of one second some would be equal."""
+    while True:
+        made = new_id(kind)
+        if connection.execute(select(column).where(column == made)).first() is None:
+            return made
 
 
 def insert_file(connection: Connection, file: StoredFile) -> StoredFile:

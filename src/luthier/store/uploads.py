@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Final, Literal
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.ids import is_id, new_id
+from luthier.core.ids import is_id
 from luthier.core.stored_file import StoredFile, Upload, UploadPart, UploadPurpose
+from luthier.store.artifact_transfer import ArtifactReader
 from luthier.store.artifacts import ArtifactStore
 from luthier.store.database import Database
-from luthier.store.files import insert_file
-from luthier.store.tables import upload_parts, uploads
+from luthier.store.files import insert_file, unused_id
+from luthier.store.tables import files, upload_parts, uploads
 
 LIFE_SECONDS: Final = 3600.0
 MAX_PARTS: Final = 10_000
@@ -43,7 +44,7 @@ class UploadStore:
         with self._database.write() as connection:
             now = self._now(connection)
             upload = Upload(
-                upload_id=new_id("upload"),
+                upload_id=unused_id(connection, uploads.c.upload_id, "upload"),
                 project_id=project_id,
                 filename=filename,
                 purpose=purpose,
@@ -89,7 +90,7 @@ class UploadStore:
                     do="begin another upload with the right number of bytes",
                 )
             part = UploadPart(
-                part_id=new_id("part"),
+                part_id=unused_id(connection, upload_parts.c.part_id, "part"),
                 upload_id=upload_id,
                 sha256=sha256,
                 num_bytes=num_bytes,
@@ -115,7 +116,7 @@ class UploadStore:
                 )
         return [known[part_id] for part_id in part_ids]
 
-    def open_part(self, part: UploadPart) -> BinaryIO:
+    def open_part(self, part: UploadPart) -> ArtifactReader:
         """The content of a part as a stream."""
         return self._artifacts.open(part.sha256)
 
@@ -127,7 +128,7 @@ class UploadStore:
             _check_pending(self._get(connection, upload.project_id, upload.upload_id))
             now, life = self._now(connection), upload.file_expires_after_seconds
             file = StoredFile(
-                file_id=new_id("file"),
+                file_id=unused_id(connection, files.c.file_id, "file"),
                 project_id=upload.project_id,
                 filename=upload.filename,
                 purpose=upload.purpose,

@@ -303,3 +303,6 @@ def test_the_document_tells_how_to_send_a_file(client: TestClient) -> None:
     assert schema["required"] == ["file", "purpose"]
     assert {"400", "401", "403", "413"} <= set(operation["responses"])
     assert "ErrorAnswer" in json.dumps(operation["responses"]["413"])
+    content = document["paths"]["/v1/files/{file_id}/content"]["get"]["responses"]
+    assert list(content["200"]["content"]) == ["application/octet-stream"]
+    assert list(content["404"]["content"]) == ["application/json"]

@@ -79,7 +79,7 @@ def refused(answer: Any, status: int) -> str:
 
 
 def test_parts_become_a_file_in_the_order_that_is_asked_for(client: TestClient, context: Context) -> None:
-    upload = begin(client, expires_after={"anchor": "created_at", "seconds": 7200})
+    upload = begin(client, bytes=18.0, expires_after={"anchor": "created_at", "seconds": 7200})
     assert (upload["object"], upload["status"], upload["file"]) == ("upload", "pending", None)
     assert (upload["filename"], upload["expires_at"] - upload["created_at"]) == ("rows.jsonl", 3600)
     ids = [add(client, upload["id"], part) for part in reversed(PARTS)]
@@ -188,6 +188,7 @@ def test_parts_that_are_refused(client: TestClient, context: Context) -> None:
         ({"bytes": 0}, 400),
         ({"bytes": "18"}, 400),
         ({"bytes": True}, 400),
+        ({"bytes": 18.5}, 400),
         ({"filename": ""}, 400),
         ({"purpose": "fine-tune-results"}, 400),
         ({"mime_type": "text\x00"}, 400),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from luthier.api.authentication import HomeContext, Trainer
@@ -21,7 +21,7 @@ from luthier.core.stored_file import (
     UploadPurpose,
     UploadStatus,
 )
-from luthier.service.files import incoming_file, sweep_now_and_then
+from luthier.service.files import incoming_file
 from luthier.service.uploads import (
     MAX_PART_BYTES,
     cancel_upload,
@@ -54,17 +54,27 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _as_number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise ValueError(f"{value!r} is no number")
+    return value
+
+
+# JSON has one kind of number: 5.0 is 5, but "5" is not.
+_IS_NUMBER: Final = BeforeValidator(_as_number)
+
+
 class ExpiresAfter(_Request):
     """When the file that an upload becomes expires."""
 
     anchor: Literal["created_at"]
-    seconds: Annotated[int, Field(ge=MIN_EXPIRY_SECONDS, le=MAX_EXPIRY_SECONDS)]
+    seconds: Annotated[int, Field(strict=False, ge=MIN_EXPIRY_SECONDS, le=MAX_EXPIRY_SECONDS), _IS_NUMBER]
 
 
 class UploadRequest(_Request):
     """What is going to be sent."""
 
-    bytes: Annotated[int, Field(ge=1)]
+    bytes: Annotated[int, Field(strict=False, ge=1), _IS_NUMBER]
     filename: Annotated[str, Field(min_length=1, max_length=1024)]
     mime_type: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]+$")]
     purpose: UploadPurpose
@@ -113,7 +123,6 @@ def create(body: UploadRequest, caller: Trainer, context: HomeContext) -> Upload
             param="bytes",
             code="file_too_large",
         )
-    sweep_now_and_then(context)
     upload = create_upload(
         context,
         caller.project_id,
