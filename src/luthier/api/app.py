@@ -9,10 +9,16 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 
 from luthier.api.errors import add_error_handlers
-from luthier.api.openai import files, fine_tuning, uploads
+from luthier.api.openai import checkpoints, files, fine_tuning, graders, uploads
 from luthier.service.context import Context
 
-_ROUTERS: tuple[APIRouter, ...] = (files.router, fine_tuning.router, uploads.router)
+_ROUTERS: tuple[APIRouter, ...] = (
+    files.router,
+    uploads.router,
+    fine_tuning.router,
+    checkpoints.router,
+    graders.router,
+)
 
 
 def create_app(context: Context) -> FastAPI:

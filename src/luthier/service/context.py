@@ -15,6 +15,7 @@ from luthier.service.settings import Settings
 if TYPE_CHECKING:
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
+    from luthier.store.checkpoint_permissions import CheckpointPermissionStore
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.files import FileStore
@@ -99,6 +100,13 @@ class Context:
         from luthier.store.tuned_models import TunedModelStore
 
         return TunedModelStore(self.database)
+
+    @cached_property
+    def checkpoint_permissions(self) -> CheckpointPermissionStore:
+        """Which projects may ask models of others."""
+        from luthier.store.checkpoint_permissions import CheckpointPermissionStore
+
+        return CheckpointPermissionStore(self.database)
 
     @cached_property
     def access(self) -> AccessStore:
