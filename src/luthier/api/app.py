@@ -11,7 +11,15 @@ from fastapi import APIRouter, FastAPI
 from luthier.api import health, metrics
 from luthier.api.document import document_failures
 from luthier.api.errors import add_error_handlers
-from luthier.api.openai import files, uploads
+from luthier.api.idempotency import add_idempotency
+from luthier.api.metrics import Metrics
+from luthier.api.middleware.body import BodyLimit
+from luthier.api.middleware.frame import Frame
+from luthier.api.middleware.hosts import HostCheck
+from luthier.api.middleware.key_first import KeyFirst
+from luthier.api.native import keys, plans, runs, webhooks
+from luthier.api.observe import Observe
+from luthier.api.openai import chat, checkpoints, completions, files, fine_tuning, graders, models, uploads
 from luthier.api.sweeping import swept
 from luthier.service.context import Context
 from luthier.service.gate import Gate
@@ -25,11 +33,13 @@ _ROUTERS: tuple[APIRouter, ...] = (
     runs.router,
     webhooks.router,
     files.router,
-    fine_tuning.router,
     uploads.router,
+    fine_tuning.router,
+    checkpoints.router,
+    graders.router,
+    models.router,
     chat.router,
     completions.router,
-    models.router,
 )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
     from luthier.store.audit_log import AuditLogStore
+    from luthier.store.checkpoint_permissions import CheckpointPermissionStore
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.files import FileStore
@@ -116,6 +117,13 @@ class Context:
         from luthier.store.webhooks import WebhookStore
 
         return WebhookStore(self.database)
+
+    @cached_property
+    def checkpoint_permissions(self) -> CheckpointPermissionStore:
+        """Which projects may ask models of others."""
+        from luthier.store.checkpoint_permissions import CheckpointPermissionStore
+
+        return CheckpointPermissionStore(self.database)
 
     @cached_property
     def access(self) -> AccessStore:

@@ -67,8 +67,9 @@ class JobReporter:
 
     def _is_validation_due(self, step: int) -> bool:
         plan = self._plan = self._plan or self.context.runs.plan(self.job.run_id)
-        is_such = step == plan.training.num_steps or step % plan.training.validate_every_steps == 0
-        return plan.data.validation is not None and is_such
+        if plan.data.validation is None:  # then no step is one to validate after, and the plan names none
+            return False
+        return step == plan.training.num_steps or step % plan.training.validate_every_steps == 0
 
     def _step_before(self, event: ValidationDone) -> StepDone | None:
         """The step that was validated; from the store where a pause lies between the two."""

@@ -17,6 +17,7 @@ from luthier.jobs.worker import Pace
 from luthier.service import jobs
 from luthier.service.access import create_key
 from luthier.service.context import Context
+from luthier.service.tuning_job import carry_out
 
 QUICK = Pace(look=0.05, ping=0.2, beat=0.5)
 
@@ -65,6 +66,16 @@ def upload(client: TestClient, rows: list[Any], name: str = "rows.jsonl") -> str
 
 def work(context: Context, stop: Callable[[], str | None] = lambda: None) -> None:
     jobs.work(context, "w", stop_requested=stop, tell=lambda _: None, until_idle=True, pace=QUICK)
+
+
+def work_here(context: Context) -> None:
+    """What a worker and its children do, in this very process: they take seconds to start."""
+    while (job := context.jobs.claim("here", ("validate", "train"))) is not None:
+        outcome = carry_out(context, job)
+        if outcome.status == "validated":
+            context.jobs.advance(job.job_id, job.attempt, outcome.found)
+        else:
+            context.jobs.finish(job.job_id, job.attempt, outcome.status, outcome.error, outcome.found)
 
 
 def ok(answer: Any) -> dict[str, Any]:

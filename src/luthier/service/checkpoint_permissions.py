@@ -1,0 +1,42 @@
+"""Use cases: let other projects ask a checkpoint, see who may, and take it back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from luthier.core.access import Caller
+from luthier.core.checkpoint_permission import CheckpointPermission
+from luthier.core.errors import NotFoundError
+from luthier.core.tuned_model import TunedModel
+from luthier.service.context import Context
+
+
+def permit(context: Context, caller: Caller, checkpoint: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
+    """Let projects ask a checkpoint. Raises NotFoundError for the checkpoint, RequestError for a project."""
+    return context.checkpoint_permissions.add(_own(context, caller, checkpoint).model_id, project_ids)
+
+
+def list_permissions(
+    context: Context, caller: Caller, checkpoint: str, *, project_id: str | None = None
+) -> list[CheckpointPermission]:
+    """Who may ask a checkpoint, newest first. Raises NotFoundError."""
+    return context.checkpoint_permissions.list(_own(context, caller, checkpoint).model_id, project_id)
+
+
+def take_back(context: Context, caller: Caller, checkpoint: str, permission_id: str) -> None:
+    """Let a project ask a checkpoint no longer. Raises NotFoundError."""
+    context.checkpoint_permissions.delete(_own(context, caller, checkpoint).model_id, permission_id)
+
+
+def _own(context: Context, caller: Caller, checkpoint: str) -> TunedModel:
+    """A model of the caller's project, by its name or the id of the checkpoint."""
+    if checkpoint.startswith("ftckpt_"):
+        return context.tuned_models.by_checkpoint(caller.project_id, checkpoint)
+    found = context.tuned_models.get(caller.project_id, checkpoint)
+    if found.project_id != caller.project_id:  # it may ask it, not give it on
+        raise NotFoundError(
+            f"no checkpoint {checkpoint!r} of this project",
+            expected="a model that a job of this project has made",
+            do="list them: GET /v1/models",
+        )
+    return found
