@@ -9,8 +9,14 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 
 from luthier.api.errors import add_error_handlers
-from luthier.api.openai import checkpoints, files, fine_tuning, graders, uploads
+from luthier.api.idempotency import add_idempotency
+from luthier.api.middleware.body import BodyLimit
+from luthier.api.middleware.frame import Frame
+from luthier.api.middleware.hosts import HostCheck
+from luthier.api.middleware.key_first import KeyFirst
+from luthier.api.openai import chat, checkpoints, completions, files, fine_tuning, graders, models, uploads
 from luthier.service.context import Context
+from luthier.service.gate import Gate
 
 _ROUTERS: tuple[APIRouter, ...] = (
     files.router,
@@ -18,6 +24,9 @@ _ROUTERS: tuple[APIRouter, ...] = (
     fine_tuning.router,
     checkpoints.router,
     graders.router,
+    chat.router,
+    completions.router,
+    models.router,
 )
 
 
@@ -28,9 +37,23 @@ def create_app(context: Context) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
 
-    app = FastAPI(title="Luthier", version=version("luthier"), lifespan=lifespan, redirect_slashes=False)
-    app.state.context = context
+    app = FastAPI(
+        title="Luthier",
+        version=version("luthier"),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # FastAPI's pages load scripts from elsewhere, which neither works offline nor belongs beside an API with keys.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.context, app.state.gate = context, Gate(context)
+    add_idempotency(app.state)
     add_error_handlers(app)
+    # The last one is the outermost.
+    app.add_middleware(BodyLimit, most_bytes=context.settings.max_request_bytes)
+    app.add_middleware(KeyFirst)
+    app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)
+    app.add_middleware(Frame)
     for router in _ROUTERS:
         app.include_router(router)
     return app

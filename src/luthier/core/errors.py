@@ -9,6 +9,7 @@
     │   ├── TemplateError       the chat template cannot be trusted with a loss mask
     │   ├── UnsupportedError    a value of OpenAI's API that this server cannot follow, and where it stands
     │   ├── NotFoundError       no such model, run or file
+    │   ├── QuotaError          what a key may use in a day is used up
     │   └── ConflictError       the thing exists but is in use or in another state
     └── WorkError               exit code 1: the request was right, the work failed
         ├── ModelSourceError    a base model could not be fetched, or came damaged
@@ -123,6 +124,10 @@ class UnsupportedError(RequestError):
 
 class NotFoundError(RequestError):
     """No such model, run or file."""
+
+
+class QuotaError(RequestError):
+    """What a key may use in a day is used up."""
 
 
 class ConflictError(RequestError):

@@ -13,13 +13,16 @@ from luthier.core.ports import Progress, SilentProgress
 from luthier.service.settings import Settings
 
 if TYPE_CHECKING:
+    from luthier.service.model_server import ModelServer
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
+    from luthier.store.audit_log import AuditLogStore
     from luthier.store.checkpoint_permissions import CheckpointPermissionStore
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.files import FileStore
     from luthier.store.generations import GenerationStore
+    from luthier.store.idempotency import IdempotencyStore
     from luthier.store.job_events import JobEventStore
     from luthier.store.jobs import JobStore
     from luthier.store.runs import RunStore
@@ -116,6 +119,20 @@ class Context:
         return AccessStore(self.database)
 
     @cached_property
+    def audit_log(self) -> AuditLogStore:
+        """What was done in this home, and by whom."""
+        from luthier.store.audit_log import AuditLogStore
+
+        return AuditLogStore(self.database)
+
+    @cached_property
+    def idempotency(self) -> IdempotencyStore:
+        """The answers to requests that came with an idempotency key."""
+        from luthier.store.idempotency import IdempotencyStore
+
+        return IdempotencyStore(self.database)
+
+    @cached_property
     def artifacts(self) -> ArtifactStore:
         """The files of this home that are named by their digest."""
         from luthier.store.artifacts import ArtifactStore
@@ -138,8 +155,19 @@ class Context:
 
         return UploadStore(self.database, self.artifacts)
 
+    @cached_property
+    def model_server(self) -> ModelServer:
+        """The process that answers with models of this home; it is started by the first ask."""
+        from luthier.service.model_server import ModelServer
+
+        # Two threads may come here at once: both get the one that was kept first.
+        kept: ModelServer = self.__dict__.setdefault("model_server", ModelServer(self.settings))
+        return kept
+
     def close(self) -> None:
-        """Close the database, where it was opened."""
+        """End the process that answers and close the database, where they were opened."""
+        if "model_server" in self.__dict__:
+            self.model_server.close()
         if "database" in self.__dict__:
             self.database.close()
 

@@ -94,6 +94,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("hash", name="uq_audit_log_hash"),
         sqlite_autoincrement=True,
     )
+    _make_audit_log_append_only()
     op.create_table(
         "files",
         sa.Column("number", sa.Integer(), autoincrement=True, nullable=False),
@@ -240,3 +241,22 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("lane", sa.String(16), nullable=False, server_default="train"))
     op.add_column("jobs", sa.Column("announced", sa.Integer(), nullable=False, server_default="0"))
     op.create_index("ix_jobs_project_id", "jobs", ["project_id"])
+
+
+def _make_audit_log_append_only() -> None:
+    """Triggers that refuse changes: against slips and bugs, not against the owner of the database."""
+    if op.get_bind().dialect.name == "sqlite":
+        for change in ("UPDATE", "DELETE"):
+            op.execute(
+                f"CREATE TRIGGER audit_log_no_{change.lower()} BEFORE {change} ON audit_log "
+                "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+            )
+        return
+    op.execute(
+        "CREATE FUNCTION audit_log_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_log_refuse()"
+    )
