@@ -8,12 +8,16 @@ from luthier.core.access import Caller
 from luthier.core.checkpoint_permission import CheckpointPermission
 from luthier.core.errors import NotFoundError
 from luthier.core.tuned_model import TunedModel
+from luthier.service.audit_log import record
 from luthier.service.context import Context
 
 
 def permit(context: Context, caller: Caller, checkpoint: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
     """Let projects ask a checkpoint. Raises NotFoundError for the checkpoint, RequestError for a project."""
-    return context.checkpoint_permissions.add(_own(context, caller, checkpoint).model_id, project_ids)
+    model_id = _own(context, caller, checkpoint).model_id
+    made = context.checkpoint_permissions.add(model_id, project_ids)
+    record(context, caller, "checkpoint.permitted", model_id, {"project_ids": list(project_ids)})
+    return made
 
 
 def list_permissions(
@@ -25,7 +29,9 @@ def list_permissions(
 
 def take_back(context: Context, caller: Caller, checkpoint: str, permission_id: str) -> None:
     """Let a project ask a checkpoint no longer. Raises NotFoundError."""
-    context.checkpoint_permissions.delete(_own(context, caller, checkpoint).model_id, permission_id)
+    model_id = _own(context, caller, checkpoint).model_id
+    context.checkpoint_permissions.delete(model_id, permission_id)
+    record(context, caller, "checkpoint.permission_taken_back", model_id, {"permission_id": permission_id})
 
 
 def _own(context: Context, caller: Caller, checkpoint: str) -> TunedModel:
