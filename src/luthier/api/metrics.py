@@ -7,12 +7,14 @@ from importlib.metadata import version
 from typing import Final
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from luthier.api.authentication import let_in
+from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
 from luthier.core.errors import LuthierError
 from luthier.core.job import ENDED
@@ -103,7 +105,13 @@ async def _may_look(request: Request) -> None:
         )
 
 
-@router.get("/metrics", summary="Figures for Prometheus", dependencies=[Depends(_may_look)])
+@router.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    dependencies=[Depends(_may_look)],
+    response_class=PlainTextResponse,
+    responses=documented(),
+)
 def metrics(request: Request) -> Response:
     """Figures of this process and of the home; from another machine it takes a key with the scope read."""
     found: Metrics = request.app.state.metrics
