@@ -20,7 +20,7 @@ from luthier.service import jobs
 from luthier.service.context import Context
 from luthier.service.listening import listen
 from luthier.service.recipes import load_recipe
-from luthier.service.server import ServerRequest, serve
+from luthier.service.server import ServerRequest, serve, worker_names
 from luthier.service.training import train
 
 MakeRecipe = Callable[..., Path]
@@ -140,6 +140,15 @@ def test_others_come_in_only_with_a_key(context: Context) -> None:
             stop_requested=never, tell=lambda _: None, started=lambda _: None,
         )  # fmt: skip
     assert context.access.keys() == [], "and none is made that nobody was told"
+
+
+def test_who_shares_a_database_shares_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Context.open(tmp_path / "a") as alone:
+        assert worker_names(alone, 2) == ("up-1", "up-2")
+    monkeypatch.setenv("LUTHIER_DATABASE", f"sqlite:///{tmp_path}/shared.db")
+    with Context.open(tmp_path / "a") as first, Context.open(tmp_path / "b") as second:
+        assert not set(worker_names(first, 3)) & set(worker_names(second, 3))
+        assert worker_names(first, 3) == worker_names(first, 3)
 
 
 def test_a_port_that_is_taken_says_what_to_do() -> None:

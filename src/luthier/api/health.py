@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from luthier.service.health import Readiness
 
 router = APIRouter(tags=["operation"])
+
+
+class ReadinessView(BaseModel):
+    """checks: of each thing that work needs `ok`, or what is wrong with it."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str]
 
 
 def readiness_of(request: Request) -> Readiness:
@@ -24,13 +31,12 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="The server can do its work", responses={503: {"description": "It cannot; why"}})
-def readyz(request: Request) -> JSONResponse:
+@router.get("/readyz", summary="The server can do its work", responses={503: {"model": ReadinessView}})
+def readyz(request: Request, response: Response) -> ReadinessView:
     """503 with the reasons while it should be sent no requests: also while it shuts down."""
     checks = readiness_of(request).checks()
     is_ready = all(check.problem is None for check in checks)
-    body: dict[str, Any] = {
-        "status": "ok" if is_ready else "unavailable",
-        "checks": {check.name: check.problem or "ok" for check in checks},
-    }
-    return JSONResponse(body, status_code=200 if is_ready else 503)
+    response.status_code = 200 if is_ready else 503
+    return ReadinessView(
+        status="ok" if is_ready else "unavailable", checks={check.name: check.problem or "ok" for check in checks}
+    )

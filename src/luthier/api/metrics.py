@@ -111,6 +111,7 @@ async def _may_look(request: Request) -> None:
     dependencies=[Depends(_may_look)],
     response_class=PlainTextResponse,
     responses=documented(401),
+    responses=documented(),
 )
 def metrics(request: Request) -> Response:
     """Figures of this process and of the home; from another machine it takes a key with the scope read."""

@@ -14,13 +14,16 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import platform
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from luthier.core.digest import sha256_bytes
 from luthier.core.errors import RequestError, WorkError
 from luthier.jobs.supervisor import Program, Supervisor
 from luthier.service.context import Context
@@ -60,6 +63,18 @@ class Started:
         return shown | {"workers": list(self.workers)} | ({} if self.key is None else {"key": self.key})
 
 
+def worker_names(context: Context, num_workers: int) -> tuple[str, ...]:
+    """The names of the workers of a server: the same at each start, so that each takes up again what it held.
+
+    Where others may share the database, none of theirs may be the same: then machine and home are part of the name.
+    """
+    first = "up"
+    if context.settings.database is not None:
+        machine = re.sub(r"[^A-Za-z0-9]+", "-", platform.node()).strip("-")[:50] or "machine"
+        first = f"{machine}-{sha256_bytes(os.fsencode(context.home))[:6]}"
+    return tuple(f"{first}-{number}" for number in range(1, num_workers + 1))
+
+
 def serve(
     context: Context,
     request: ServerRequest,
@@ -89,7 +104,7 @@ def serve(
                 expected="a key before anybody else can come in, or an address of this machine alone",
                 do="make one first: luthier keys create --name NAME --scopes admin",
             )
-        workers = tuple(f"up-{number}" for number in range(1, request.num_workers + 1))
+        workers = worker_names(context, request.num_workers)
         supervisor = Supervisor([_api(listener), *map(_worker, workers)], tell=tell)
         try:
             with _environment(context, listener):
@@ -116,7 +131,7 @@ def _worker(name: str) -> Program:
 
 
 @contextlib.contextmanager
-def _environment(context: Context, listener: Listener) -> Any:
+def _environment(context: Context, listener: Listener) -> Iterator[None]:
     """What the processes are told, for as long as this one may start any."""
     settings = context.settings
     given = {"LUTHIER_HOME": str(context.home), "LUTHIER_LOG_FORMAT": settings.log_format}
