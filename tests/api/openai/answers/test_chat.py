@@ -202,8 +202,8 @@ def test_too_many_asks_are_told_to_come_back_and_who_hangs_up_waits_no_more(
     pid = served[0].model_server.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)  # nothing is written meanwhile: all that come wait
+    sockets = [raw_ask(served) for _ in range(4)]
     try:
-        sockets = [raw_ask(served) for _ in range(4)]
         wait_until(lambda: num_under_way(served) == 4)
         with pytest.raises(openai.InternalServerError, match="4 asks are under way") as caught:
             ask()
@@ -212,6 +212,8 @@ def test_too_many_asks_are_told_to_come_back_and_who_hangs_up_waits_no_more(
             one.close()
         wait_until(lambda: num_under_way(served) == 0)
     finally:
+        for one in sockets:
+            one.close()
         os.kill(pid, signal.SIGCONT)
     assert ask().object == "chat.completion"
 
@@ -227,7 +229,7 @@ def raw_ask(served: ServedHome) -> socket.socket:
     body = json.dumps({"model": "tiny", "messages": QUESTION, "max_tokens": 4}).encode()
     opened = socket.create_connection((address.hostname, address.port))
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     opened.sendall(head.encode() + body)
