@@ -10,14 +10,16 @@ import shutil
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.stored_file import Purpose, StoredFile
 from luthier.service.context import Context
-from luthier.store.artifact_transfer import ArtifactReader
 from luthier.store.incoming import IncomingFile, sweep_incoming
+
+if TYPE_CHECKING:
+    from luthier.store.artifact_transfer import ArtifactReader
 
 MAX_FILENAME_LENGTH: Final = 255
 _BLOCK_BYTES: Final = 1 << 20
