@@ -110,7 +110,6 @@ async def _may_look(request: Request) -> None:
     summary="Figures for Prometheus",
     dependencies=[Depends(_may_look)],
     response_class=PlainTextResponse,
-    responses=documented(401),
     responses=documented(),
 )
 def metrics(request: Request) -> Response:

@@ -28,8 +28,6 @@ class Settings(BaseSettings):
     max_request_bytes: how large a request to the server may be that uploads no file. allowed_hosts: names, separated by
     blanks, that requests to the server may come by (their `Host`) besides those of this machine itself; `*` for any.
     serving_models: how many models may be held in memory to answer at once; serving_queue: how many asks may be under
-    way or wait; serving_idle_seconds: without an ask for so long, all models are let go; serving_threads: of the process
-    that answers, 0 takes half of the cores; serving_new_tokens: an answer ends there where the ask sets no limit.
     way or wait; serving_idle_seconds: all models are let go when nobody has asked for so long; serving_threads: of the
     process that answers, 0 takes half of the cores; serving_new_tokens: where an answer ends for which the ask sets no
     limit.

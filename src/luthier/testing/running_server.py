@@ -56,8 +56,9 @@ def running_server(
         )
     assert process.stdout is not None
     line = process.stdout.readline()
-    if not line:
-        process.wait()
+    if not line.startswith('{"url"'):  # else it ends with an error, told on several lines
+        process.stdout.close()
+        process.wait(_STOP_SECONDS)
         raise RuntimeError(f"the server did not start: {log.read_text(encoding='utf-8')[-3000:]}")
     started: dict[str, Any] = json.loads(line)
     server = RunningServer(process, started["url"], started.get("key"), home, log)
