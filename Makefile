@@ -16,12 +16,12 @@ RESULTS := build/tests.xml
 quickstart: $(VENV)/installed
 	$(BIN)/luthier quickstart
 
-test: lint | $(VENV)/system-test
+test: lint | $(VENV)/system-test $(VENV)/client-test
 	@mkdir -p build
 	$(BIN)/python -m pytest -m "not drill" --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
-drill: $(VENV)/installed-test | $(VENV)/system-test
+drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test
 	@mkdir -p build
 	$(BIN)/python -m pytest -m drill --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
@@ -52,6 +52,11 @@ $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 # Servers that some tests run against. Without them those tests are skipped, each with its reason.
 $(VENV)/system-test: tests/system_packages.sh | $(BIN)/python
 	bash tests/system_packages.sh
+	@touch $@
+
+# The oldest client package that the API is tested with.
+$(VENV)/client-test: tests/client_packages.sh | $(BIN)/python
+	bash tests/client_packages.sh $(BIN)/python
 	@touch $@
 
 $(BIN)/python:

@@ -42,6 +42,8 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
 
     walk(app, "luthier")
     assert sorted(leaves) == [
+        "luthier audit-log show",
+        "luthier audit-log verify",
         *(
             f"luthier data {verb}"
             for verb in ("answer", "audit", "card", "diff", "ingest", "preview", "repair", "split")
@@ -55,12 +57,17 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier jobs resume",
         "luthier jobs show",
         "luthier jobs submit",
+        "luthier keys create",
+        "luthier keys list",
+        "luthier keys revoke",
         "luthier launch",
         "luthier models list",
         "luthier models pull",
         "luthier models rm",
         "luthier models show",
         "luthier plan",
+        "luthier projects create",
+        "luthier projects list",
         "luthier quickstart",
         "luthier runs compare",
         "luthier runs list",

@@ -3,7 +3,7 @@
     python child.py FOLDER COUNTER MODE
 
 MODE: plain; crash (dies at step 10 of its first attempt); poison (dies at once); stubborn (does not hear SIGTERM);
-slow; wrong (says that the request is wrong).
+slow; wrong (says that the request is wrong); full (no room on the disk in its first attempt).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from luthier.jobs.process import Outcome, write_outcome
+from luthier.jobs.process import NOT_NOW, Outcome, write_outcome
 
 STEPS = 40
 
@@ -26,6 +26,8 @@ def main(folder: Path, counter: Path, mode: str) -> None:
         error = {"type": "DataError", "came": "row 3 is empty", "expected": "text", "do": "fill it"}
         write_outcome(folder, Outcome(status="failed", error=error))
         return
+    if mode == "full" and folder.name == "attempt-0001":
+        sys.exit(NOT_NOW)
     with (folder / "pid").open("w") as file:
         file.write(str(os.getpid()))
     while (done := int(counter.read_text()) if counter.exists() else 0) < STEPS:

@@ -214,3 +214,34 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+def test_what_finds_no_room_waits_and_is_no_crash(house: House) -> None:
+    job_id = house.submit("full")
+    assert house.work() == 1
+    job = house.queue.get(job_id)
+    assert (job.status, job.num_crashes) == ("queued", 0)
+    assert job.not_before > job.updated_at
+    with house.queue._database.write() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET not_before = 0")
+    house.work()
+    assert house.queue.get(job_id).status == "succeeded"
+
+
+def test_a_disk_without_room_for_an_attempt_is_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = house.submit()
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", no_room)
+    assert house.work() == 1
+    job = house.queue.get(job_id)
+    assert (job.status, job.num_crashes) == ("queued", 0)
+
+
+def test_shorter_leases_are_renewed_more_often() -> None:
+    assert Pace.for_lease(90.0) == Pace()
+    short = Pace.for_lease(12.0)
+    assert short.beat <= 2.0
+    assert short.beat < 12.0 - short.margin

@@ -25,11 +25,13 @@ from luthier.core.errors import (
     RecipeError,
     StorageFullError,
 )
-from luthier.core.events import CheckpointSaved, RunEnded, StepDone, ValidationDone, WarningRaised
+from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, StepDone, ValidationDone, WarningRaised
 from luthier.service.context import Context
 from luthier.service.recipes import load_recipe
-from luthier.service.training import TrainOutcome, resume, train
+from luthier.service.training import TrainOutcome, recorder, resume, train
+from luthier.testing.records import make_plan, make_record
 from luthier.train import checkpoint as checkpoint_module
+from luthier.train.checkpoint import checkpoint_path
 
 from .conftest import chat_row, write_rows
 
@@ -394,3 +396,17 @@ def _same_story(context: Context, run_id: str, other_id: str) -> None:
         return [*steps, *[("validation", e.step, e.loss) for e in events if isinstance(e, ValidationDone)]]
 
     assert story(run_id) == story(other_id)
+
+
+def test_a_checkpoint_that_a_killed_process_did_not_tell_of_is_told_when_the_run_goes_on_from_it(
+    context: Context,
+) -> None:
+    run = make_record()
+    context.runs.create(run, make_plan())
+    folder = checkpoint_path(context.settings.run_folder(run.run_id) / "checkpoints", 4)
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"12345")
+    for _ in range(2):
+        recorder(context, run.run_id, [])(RunStarted(from_step=4, num_steps=10))
+    told = [event for event in context.runs.events(run.run_id) if isinstance(event, CheckpointSaved)]
+    assert [(event.step, event.path, event.num_bytes) for event in told] == [(4, str(folder), 5)]

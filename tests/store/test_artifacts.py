@@ -32,6 +32,11 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+def the_one_file(folder: Path) -> Path:
+    (file,) = (path for path in folder.rglob("*") if path.is_file())
+    return file
+
+
 def test_what_goes_in_comes_out_under_its_digest(store: ArtifactStore, source: Path, tmp_path: Path) -> None:
     artifact = store.put_file(source, "adapter")
     assert (artifact.sha256, artifact.num_bytes, artifact.kind) == (sha256_bytes(CONTENT), len(CONTENT), "adapter")
@@ -46,9 +51,9 @@ def test_the_same_content_is_kept_once(store: ArtifactStore, source: Path, tmp_p
 
 def test_a_local_store_holds_whole_files_only(database: Database, source: Path, tmp_path: Path) -> None:
     ArtifactStore(database, tmp_path / "artifacts").put_file(source, "adapter")
-    digest = sha256_bytes(CONTENT)
-    files = [p.relative_to(tmp_path / "artifacts") for p in (tmp_path / "artifacts").rglob("*") if p.is_file()]
-    assert files == [Path(digest[:2]) / digest[2:]]
+    digest, place = sha256_bytes(CONTENT), the_one_file(tmp_path / "artifacts")
+    assert place.parent == tmp_path / "artifacts" / digest[:2]
+    assert place.name.startswith(f"{digest[2:]}-")
 
 
 @pytest.mark.parametrize("content", [b"", CONTENT[:-1], b"x" + CONTENT[1:]])
@@ -57,20 +62,20 @@ def test_damage_is_found_when_it_is_read_and_healed_by_putting_again(
 ) -> None:
     store = ArtifactStore(database, tmp_path / "artifacts")
     artifact = store.put_file(source, "adapter")
-    place = tmp_path / "artifacts" / artifact.sha256[:2] / artifact.sha256[2:]
-    place.write_bytes(content)
+    the_one_file(tmp_path / "artifacts").write_bytes(content)
     with pytest.raises(WorkError, match="is damaged"):
         store.fetch(artifact.sha256, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
     assert not list(tmp_path.glob(".copy*"))
     store.put_file(source, "adapter")
     assert store.fetch(artifact.sha256, tmp_path / "copy").read_bytes() == CONTENT
+    the_one_file(tmp_path / "artifacts")
 
 
 def test_a_lost_file_and_an_unknown_digest(database: Database, source: Path, tmp_path: Path) -> None:
     store = ArtifactStore(database, tmp_path / "artifacts")
     artifact = store.put_file(source, "adapter")
-    (tmp_path / "artifacts" / artifact.sha256[:2] / artifact.sha256[2:]).unlink()
+    the_one_file(tmp_path / "artifacts").unlink()
     with pytest.raises(WorkError, match="the file is gone"):
         store.fetch(artifact.sha256, tmp_path / "copy")
     with pytest.raises(NotFoundError, match="no artifact"):

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, UnreachableError, WorkError
 from luthier.store.database import Database
 
 
@@ -46,7 +46,9 @@ for step in range(int(sys.argv[2]), 10**9):
 def test_opening_makes_the_file_once_and_leaves_it_alone_after(tmp_path: Path) -> None:
     path = tmp_path / "luthier.db"
     with Database.open(path) as database, database.write() as connection:
-        connection.execute(text("INSERT INTO artifacts VALUES ('a', 'b', 1, 'c')"))
+        connection.execute(
+            text("INSERT INTO artifacts (sha256, kind, num_bytes, created_at) VALUES ('a', 'b', 1, 'c')")
+        )
     with Database.open(f"sqlite:///{path}") as database, database.read() as connection:
         assert connection.execute(text("SELECT num_bytes FROM artifacts")).scalar() == 1
 
@@ -72,7 +74,9 @@ def test_the_settings_that_safety_rests_on(database: Database) -> None:
 def test_a_block_that_raises_writes_nothing(database: Database) -> None:
     def write_and_fail() -> None:
         with database.write() as connection:
-            connection.execute(text("INSERT INTO artifacts VALUES ('a', 'b', 1, 'c')"))
+            connection.execute(
+                text("INSERT INTO artifacts (sha256, kind, num_bytes, created_at) VALUES ('a', 'b', 1, 'c')")
+            )
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -93,7 +97,9 @@ def test_a_reader_sees_one_state(database: Database) -> None:
     with database.read() as reader:
         assert reader.execute(text("SELECT count(*) FROM artifacts")).scalar() == 0
         with database.write() as writer:
-            writer.execute(text("INSERT INTO artifacts VALUES ('a', 'b', 1, 'c')"))
+            writer.execute(
+                text("INSERT INTO artifacts (sha256, kind, num_bytes, created_at) VALUES ('a', 'b', 1, 'c')")
+            )
         assert reader.execute(text("SELECT count(*) FROM artifacts")).scalar() == 0
 
 
@@ -232,7 +238,7 @@ def test_a_killed_writer_leaves_a_whole_database(tmp_path, runs, record, plan) -
         ("database or disk is full", StorageFullError),
         ("attempt to write a readonly database", RequestError),
         ("unable to open database file", RequestError),
-        ("database is locked", ConflictError),
+        ("database is locked", UnreachableError),
         ("disk I/O error", WorkError),
     ],
 )

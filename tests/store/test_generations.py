@@ -48,12 +48,13 @@ def test_more_keys_than_one_statement_takes(store: GenerationStore) -> None:
 def test_a_database_of_before_gets_the_table_and_keeps_what_it_has(tmp_path: Path) -> None:
     path = tmp_path / "luthier.db"
     with Database.open(path) as database, database.write() as connection:
-        connection.execute(text("INSERT INTO artifacts VALUES ('a', 'b', 1, 'c')"))
+        connection.execute(text("INSERT INTO artifacts VALUES ('a', 'b', 1, 'c', NULL)"))
     with closing(sqlite3.connect(path)) as plain:
         first = {"runs", "plans", "events", "evaluations", "artifacts", "artifact_links"}
         for table in reversed(metadata.sorted_tables):
             if table.name not in first:
                 plain.execute(f"DROP TABLE {table.name}")
+        plain.execute("ALTER TABLE artifacts DROP COLUMN place")
         plain.execute("UPDATE alembic_version SET version_num = '0001'")
         plain.commit()
     with Database.open(path) as database:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from luthier.core.errors import ConflictError, RequestError, WorkError
+from luthier.core.errors import ConflictError, RequestError, UnreachableError, WorkError
 from luthier.store import postgresql as module
 from luthier.store.database import Database
 from luthier.testing.postgresql_server import PASSWORD, PostgresqlServer
@@ -118,7 +118,7 @@ def test_who_waits_too_long_for_a_writer_is_told_so(database: Database, monkeypa
     holder.start()
     inside.wait(30)
     try:
-        with pytest.raises(ConflictError, match="was busy"), database.write():
+        with pytest.raises(UnreachableError, match="was busy"), database.write():
             pass
     finally:
         release.set()
@@ -185,3 +185,12 @@ def test_a_restart_between_two_uses_is_not_noticed(postgresql: PostgresqlServer,
     postgresql.stop("fast")
     postgresql.start()
     assert count(database) == 0
+
+
+def test_with_patience_a_restart_is_waited_for(postgresql: PostgresqlServer, url: str) -> None:
+    with Database.open(url, patience_seconds=60) as database:
+        postgresql.stop()
+        starter = threading.Timer(1.0, postgresql.start)
+        starter.start()
+        assert count(database) == 0
+        starter.join()

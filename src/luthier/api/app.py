@@ -8,10 +8,39 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 
+from luthier.api import health, metrics
+from luthier.api.document import document_failures
 from luthier.api.errors import add_error_handlers
+from luthier.api.idempotency import add_idempotency
+from luthier.api.metrics import Metrics
+from luthier.api.middleware.body import BodyLimit
+from luthier.api.middleware.frame import Frame
+from luthier.api.middleware.hosts import HostCheck
+from luthier.api.middleware.key_first import KeyFirst
+from luthier.api.native import keys, plans, runs, webhooks
+from luthier.api.observe import Observe
+from luthier.api.openai import chat, checkpoints, completions, files, fine_tuning, graders, models, uploads
+from luthier.api.sweeping import swept
 from luthier.service.context import Context
+from luthier.service.gate import Gate
+from luthier.service.health import Readiness
 
-_ROUTERS: tuple[APIRouter, ...] = ()
+_ROUTERS: tuple[APIRouter, ...] = (
+    health.router,
+    metrics.router,
+    keys.router,
+    plans.router,
+    runs.router,
+    webhooks.router,
+    files.router,
+    uploads.router,
+    fine_tuning.router,
+    checkpoints.router,
+    graders.router,
+    models.router,
+    chat.router,
+    completions.router,
+)
 
 
 def create_app(context: Context) -> FastAPI:
@@ -19,11 +48,29 @@ def create_app(context: Context) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with swept(context):
+            yield
 
-    app = FastAPI(title="Luthier", version=version("luthier"), lifespan=lifespan, redirect_slashes=False)
-    app.state.context = context
+    app = FastAPI(
+        title="Luthier",
+        version=version("luthier"),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # FastAPI's pages load scripts from elsewhere, which neither works offline nor belongs beside an API with keys.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.context, app.state.gate = context, Gate(context)
+    app.state.readiness, app.state.metrics = Readiness(context), Metrics(context)
+    add_idempotency(app.state)
     add_error_handlers(app)
+    # The last one is the outermost.
+    app.add_middleware(BodyLimit, most_bytes=context.settings.max_request_bytes)
+    app.add_middleware(KeyFirst)
+    app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)
+    app.add_middleware(Frame)
+    app.add_middleware(Observe, metrics=app.state.metrics)  # beyond Frame: it reads the id that Frame has given
     for router in _ROUTERS:
         app.include_router(router)
+    document_failures(app)
     return app

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,9 +12,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, StorageFullError
+from luthier.core.errors import (
+    ConflictError,
+    LuthierError,
+    NotFoundError,
+    QuotaError,
+    RequestError,
+    StorageFullError,
+    UnsupportedError,
+)
 
 log = logging.getLogger("luthier.api")
+_KIND = re.compile(r"(literal|constrained-\w+|function-[\w-]+)(\[|$)|(int|float|str|bool)$")
 
 
 class ApiError(Exception):
@@ -61,6 +71,11 @@ def as_api_error(error: LuthierError) -> ApiError:
         return ApiError(404, message, code="not_found")
     if isinstance(error, ConflictError):
         return ApiError(409, message, code="conflict", headers={"x-should-retry": "false"})
+    if isinstance(error, UnsupportedError):
+        return ApiError(400, message, param=error.param, code=error.code)
+    if isinstance(error, QuotaError):
+        kind, headers = "insufficient_quota", {"x-should-retry": "false"}
+        return ApiError(429, message, type=kind, code=kind, headers=headers)
     if isinstance(error, RequestError):
         return ApiError(400, message, code="invalid_value")
     if isinstance(error, StorageFullError):
@@ -68,10 +83,21 @@ def as_api_error(error: LuthierError) -> ApiError:
     return ApiError(503, message, type="server_error", code="unavailable", headers={"Retry-After": "5"})
 
 
-async def _api_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ApiError)
+def error_response(error: ApiError) -> JSONResponse:
+    """The answer that tells a client of it."""
     body = ErrorBody(error.message, error.type, error.param, error.code)
     return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+
+def bug_response() -> JSONResponse:
+    """The answer to what went wrong by our own fault."""
+    message = "The server had an error of its own; its log says more, by the x-request-id of this answer"
+    return error_response(ApiError(500, message, type="server_error", code="internal_error"))
+
+
+async def _api_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return error_response(error)
 
 
 async def _luthier_error(request: Request, error: Exception) -> JSONResponse:
@@ -82,21 +108,28 @@ async def _luthier_error(request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong with the request, with its place; status 400, as OpenAI answers."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:]) or None
-    what = f"{first['msg']} at {place!r}" if place else str(first["msg"])
+    found = [(_place(one["loc"]), str(one["msg"])) for one in error.errors()]
+    place = found[0][0]
+    # a field that may be one thing or another has an error for each
+    words = " or: ".join(dict.fromkeys(message for where, message in found if where == place))
+    what = f"{words} at {place!r}" if place else words
     return await _api_error(request, ApiError(400, f"Invalid request: {what}", param=place, code="invalid_value"))
+
+
+def _place(location: Sequence[int | str]) -> str | None:
+    """Where in the body, by dots; without what only says which of several kinds of value was tried."""
+    parts = [str(part) for part in location[1:]]
+    return ".".join(part for part in parts if not _KIND.match(part)) or None
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     known = {404: f"no such address: {request.method} {request.url.path}", 405: f"{request.method} is not allowed here"}
     message = known.get(error.status_code, str(error.detail))
-    headers = error.headers
-    return await _api_error(request, ApiError(error.status_code, message, code="unknown_url", headers=headers))
+    code = {413: "request_too_large", 404: "unknown_url", 405: "unknown_url"}.get(error.status_code, "invalid_request")
+    return error_response(ApiError(error.status_code, message, code=code, headers=error.headers))
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:
     log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
-    message = "The server had an error of its own; its log says more, by the x-request-id of this answer"
-    return await _api_error(request, ApiError(500, message, type="server_error", code="internal_error"))
+    return bug_response()

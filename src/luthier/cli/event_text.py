@@ -10,6 +10,7 @@ from luthier.core.events import (
     Event,
     RunEnded,
     RunStarted,
+    SnapshotSaved,
     StepDone,
     ValidationDone,
     WarningRaised,
@@ -34,6 +35,8 @@ def event_text(event: Event) -> str:
             return f"step {event.step:,}  validation loss {event.loss:.4f}{measures}{best}"
         case CheckpointSaved():
             return f"step {event.step:,}  checkpoint {event.path} ({figures.size(event.num_bytes)})"
+        case SnapshotSaved():
+            return f"step {event.step:,}  snapshot {event.path}"
         case WarningRaised():
             return f"step {event.step:,}  warning: {event.message}"
         case BillUpdated():

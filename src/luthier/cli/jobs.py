@@ -96,17 +96,14 @@ def worker(
     """
     import platform
 
-    from luthier.cli.console import stderr_console, visible
     from luthier.service import jobs
+    from luthier.service.logs import teller
     from luthier.service.stop_signals import stop_signals
 
-    def tell(message: str) -> None:
-        stderr_console().print(visible(message), soft_wrap=True)
-
     with open_context(home) as context, stop_signals() as stop_requested:
-        num_attempts = jobs.work(
-            context, name or platform.node(), stop_requested=stop_requested, tell=tell, until_idle=until_idle
-        )
+        name = name or platform.node()
+        tell = teller(context.settings.log_format, name)
+        num_attempts = jobs.work(context, name, stop_requested=stop_requested, tell=tell, until_idle=until_idle)
     document = {"num_attempts": num_attempts}
     return Answer(as_json, document, lambda console: console.print(f"attempts made: {num_attempts:,}"))
 
@@ -126,7 +123,7 @@ def _show(console: Console, job: Job) -> None:
         ("job", job.job_id),
         ("status", job.shown_status),
         ("run", job.run_id),
-        ("base model", str(job.document["recipe"].get("base_model"))),
+        ("base model", str(job.document.get("recipe", job.document).get("base_model"))),
         ("step", f"{job.step:,}"),
         ("attempts", f"{job.attempt:,}"),
     ]

@@ -16,7 +16,23 @@ from typing import Annotated
 
 import typer
 
-from luthier.cli import data, doctor, evaluate, jobs, launch, models, plan, quickstart, runs, train, worth
+from luthier.cli import (
+    audit_log,
+    data,
+    doctor,
+    evaluate,
+    jobs,
+    keys,
+    launch,
+    models,
+    plan,
+    projects,
+    quickstart,
+    runs,
+    train,
+    up,
+    worth,
+)
 from luthier.cli.answer import Answer
 from luthier.cli.endings import Ending, end_of
 from luthier.core.exact_products import keep_products_exact
@@ -46,11 +62,15 @@ def build_app() -> typer.Typer:
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
         ("models", models.COMMANDS, "List, fetch, look at and remove base models."),
         ("data", data.COMMANDS, "Documents in; rows looked at, checked, repaired, split and described."),
+        ("keys", keys.COMMANDS, "Make, list and revoke the keys that the server lets in."),
+        ("projects", projects.COMMANDS, "Make and list projects: what keys, files, jobs and models belong to."),
+        ("audit-log", audit_log.COMMANDS, "Look at what was done and by whom, and prove it unchanged."),
     ):
         group = typer.Typer(name=name, help=text, rich_markup_mode=None, no_args_is_help=True)
         for verb, function in verbs.items():
             group.command(verb)(function)
         app.add_typer(group)
+    app.command("up", short_help="Serve OpenAI's fine-tuning API, with workers.")(up.up)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("launch", short_help="Write a job file for many machines.")(launch.launch)
     app.command("doctor", short_help="What this machine can do.")(doctor.doctor)

@@ -7,13 +7,16 @@
     │   │   ├── OverlongError   rows longer than the context, and the recipe does not say what to do
     │   │   └── LeakageError    held-out rows stand in the training data
     │   ├── TemplateError       the chat template cannot be trusted with a loss mask
+    │   ├── UnsupportedError    a value of OpenAI's API that this server cannot follow, and where it stands
     │   ├── NotFoundError       no such model, run or file
+    │   ├── QuotaError          what a key may use in a day is used up
     │   └── ConflictError       the thing exists but is in use or in another state
     └── WorkError               exit code 1: the request was right, the work failed
         ├── ModelSourceError    a base model could not be fetched, or came damaged
         ├── CheckpointError     no checkpoint that can be trusted
         ├── DivergedError       the loss or a gradient became NaN or infinite
         ├── StorageFullError    no room left on the disk
+        ├── UnreachableError    a database that does not answer now; a later try may be heard
         └── PeerLostError       exit code 75: another process of the same run has gone, or cannot be reached
 
 Each error is built from three parts, so that none can be left out: what came, what was expected, what to do.
@@ -111,8 +114,20 @@ class TemplateError(RequestError):
     """The chat template renders a conversation in a way that no loss mask can be proved on."""
 
 
+class UnsupportedError(RequestError):
+    """A value of OpenAI's API that this server cannot follow. code, param: as in its error object."""
+
+    def __init__(self, came: str, *, expected: str, do: str, code: str, param: str) -> None:
+        super().__init__(came, expected=expected, do=do)
+        self.code, self.param = code, param
+
+
 class NotFoundError(RequestError):
     """No such model, run or file."""
+
+
+class QuotaError(RequestError):
+    """What a key may use in a day is used up."""
 
 
 class ConflictError(RequestError):
@@ -137,6 +152,10 @@ class DivergedError(WorkError):
 
 class StorageFullError(WorkError):
     """No room is left on the disk."""
+
+
+class UnreachableError(WorkError):
+    """A database does not answer now; nothing of what was asked of it is done, and a later try may be heard."""
 
 
 class PeerLostError(WorkError):

@@ -74,6 +74,19 @@ class CheckpointSaved(Frozen):
     num_bytes: int
 
 
+class SnapshotSaved(Frozen):
+    """What is trained, as it was after an epoch, lies whole in a folder that can be used like the outcome of the run.
+
+    metrics: of that very step, by name: `train_loss`, `train_token_accuracy`, `valid_loss`, `valid_token_accuracy`, as
+    far as they are known.
+    """
+
+    kind: Literal["snapshot"] = "snapshot"
+    step: int
+    path: str
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
 class WarningRaised(Frozen):
     """Something a person should know: `code` is stable, `message` says what came and what to do."""
 
@@ -101,7 +114,7 @@ class RunEnded(Frozen):
 
 
 Event = Annotated[
-    RunStarted | StepDone | ValidationDone | CheckpointSaved | WarningRaised | BillUpdated | RunEnded,
+    RunStarted | StepDone | ValidationDone | SnapshotSaved | CheckpointSaved | WarningRaised | BillUpdated | RunEnded,
     Field(discriminator="kind"),
 ]
 event_adapter: TypeAdapter[Event] = TypeAdapter(Event)

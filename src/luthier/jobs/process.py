@@ -9,19 +9,25 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from luthier.core.frozen import Frozen
 
 OUTCOME_NAME, LOG_NAME = "outcome.json", "log.txt"
+NOT_NOW: Final = 75
+"""The child's exit code where nothing is wrong with the job, but the disk is full or the database stays away."""
 _LAST_BYTES = 2000
 
 
 class Outcome(Frozen):
-    """What the child says at its end. error: as `LuthierError.as_json` writes it."""
+    """What the child says at its end. `validated`: it has looked at all there is, and the work may begin.
 
-    status: Literal["succeeded", "paused", "failed"]
+    error: as `LuthierError.as_json` writes it. found: what is to be kept with the job.
+    """
+
+    status: Literal["validated", "succeeded", "paused", "failed"]
     error: dict[str, Any] | None = None
+    found: dict[str, Any] | None = None
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -85,6 +91,11 @@ class Attempt:
             return Outcome.model_validate_json((self.folder / OUTCOME_NAME).read_bytes())
         except FileNotFoundError:
             return None
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether it ended because the machine has no room, or the database stays away: no fault of the job."""
+        return self._guard.returncode == NOT_NOW
 
     def how_it_ended(self) -> str:
         """Exit code or signal, and the last words of the log: for a crash."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import LuthierError
-from luthier.core.job import Job, JobStatus, Wish
+from luthier.core.job import Job, JobStatus, Lane, Wish
 from luthier.jobs.process import Attempt
 from luthier.store.jobs import JobStore, LeaseLostError
 
@@ -24,7 +24,8 @@ class Pace:
 
     look: between two looks for work. ping: between two pings and two looks at what is asked of the job. beat: between
     two renewals of the lease. grace: from SIGTERM to SIGKILL, for a last checkpoint. margin: how long before the lease
-    ends the child is dead for sure, where the database no longer answers or the worker no longer pings.
+    ends the child is dead for sure, where the database no longer answers or the worker no longer pings. rest: until a
+    job is tried again that found no room on the disk, or a database that stayed away.
     """
 
     look: float = 1.0
@@ -32,13 +33,20 @@ class Pace:
     beat: float = 5.0
     grace: float = 60.0
     margin: float = 20.0
+    rest: float = 15.0
+
+    @classmethod
+    def for_lease(cls, seconds: float) -> Pace:
+        """The usual pace, quickened where leases are shorter than usual."""
+        usual = cls()
+        return cls(beat=min(usual.beat, seconds / 6), margin=min(usual.margin, seconds / 4))
 
 
 class Worker:
     """Looks after one job at a time.
 
     name: no two processes may have the same. command: what does a job, given the folder of its attempt. step_of: how
-    far a job is. folder: where the attempts of the jobs lie.
+    far a job is. folder: where the attempts of the jobs lie. lanes: of which it takes jobs.
     """
 
     def __init__(
@@ -51,9 +59,10 @@ class Worker:
         *,
         tell: Tell,
         pace: Pace | None = None,
+        lanes: tuple[Lane, ...] = ("train",),
     ) -> None:
         self.name, self.store, self.command, self.step_of, self.folder = name, store, command, step_of, folder
-        self.tell, self.pace = tell, pace or Pace()
+        self.tell, self.pace, self.lanes = tell, pace or Pace(), lanes
 
     def work(self, stop_requested: Callable[[], str | None], *, until_idle: bool = False) -> int:
         """Take jobs until a stop is requested; a running one goes back into the queue in good order. Returns how many.
@@ -63,7 +72,7 @@ class Worker:
         num_done = 0
         while (reason := stop_requested()) is None:
             try:
-                job = self.store.claim(self.name)
+                job = self.store.claim(self.name, self.lanes)
             except LuthierError as error:
                 self.tell(f"waiting for the database: {error.came}")
                 job = None
@@ -79,9 +88,12 @@ class Worker:
 
     def _carry_out(self, job: Job, stop_requested: Callable[[], str | None]) -> None:
         self.tell(f"{job.job_id} attempt {job.attempt}: {job.kind} {job.run_id}")
-        folder = self.folder / job.job_id / f"attempt-{job.attempt:04d}"
-        folder.mkdir(parents=True)  # an attempt number is given once: a folder that is there would be another's
-        attempt = Attempt(self.command(job, folder), folder, self.store.lease_seconds - self.pace.margin)
+        try:
+            attempt = self._start(job)
+        except OSError as error:  # a full disk, or no process left: another time
+            self.tell(f"{job.job_id} cannot be started: {error}")
+            self._settle(job, lambda: self._put_off(job))
+            return
         try:
             wish, is_stopping = self._look_after(job, attempt, stop_requested)
         except LeaseLostError as error:
@@ -89,7 +101,12 @@ class Worker:
             return
         finally:
             attempt.close()
-        self._settle(job, attempt, wish, is_stopping=is_stopping)
+        self._settle(job, lambda: self._told(job, attempt, wish, is_stopping=is_stopping))
+
+    def _start(self, job: Job) -> Attempt:
+        folder = self.folder / job.job_id / f"attempt-{job.attempt:04d}"
+        folder.mkdir(parents=True)  # an attempt number is given once: a folder that is there would be another's
+        return Attempt(self.command(job, folder), folder, self.store.lease_seconds - self.pace.margin)
 
     def _look_after(
         self, job: Job, attempt: Attempt, stop_requested: Callable[[], str | None]
@@ -128,23 +145,12 @@ class Worker:
             time.sleep(_TICK_SECONDS)
         return wish, is_stopping
 
-    def _settle(self, job: Job, attempt: Attempt, wish: Wish | None, *, is_stopping: bool) -> None:
+    def _settle(self, job: Job, write_down: Callable[[], Job]) -> None:
         """Write down how the attempt ended. Tried until the database answers or the lease must be taken as lost."""
-        outcome = attempt.outcome()
         deadline = time.monotonic() + self.store.lease_seconds
         while True:
             try:
-                if outcome is None and is_stopping:
-                    after = self.store.give_back(job.job_id, job.attempt)
-                elif outcome is None:
-                    after = self.store.crash(job.job_id, job.attempt, attempt.how_it_ended())
-                elif outcome.status != "paused":
-                    after = self.store.finish(job.job_id, job.attempt, outcome.status, outcome.error)
-                elif is_stopping:
-                    after = self.store.give_back(job.job_id, job.attempt)
-                else:
-                    status: JobStatus = "cancelled" if wish == "cancel" else "paused"
-                    after = self.store.finish(job.job_id, job.attempt, status)
+                after = write_down()
             except LeaseLostError as error:
                 self.tell(f"{job.job_id} is lost: {error.came}")
                 return
@@ -156,6 +162,25 @@ class Worker:
             else:
                 self.tell(f"{job.job_id}: {after.shown_status}")
                 return
+
+    def _told(self, job: Job, attempt: Attempt, wish: Wish | None, *, is_stopping: bool) -> Job:
+        """Tell the queue what became of an attempt; the job as it is then."""
+        outcome = attempt.outcome()
+        if outcome is None and attempt.has_to_wait:
+            return self._put_off(job)
+        if outcome is None and not is_stopping:
+            return self.store.crash(job.job_id, job.attempt, attempt.how_it_ended())
+        if outcome is None or (outcome.status == "paused" and is_stopping):
+            return self.store.give_back(job.job_id, job.attempt)
+        if outcome.status == "validated":
+            return self.store.advance(job.job_id, job.attempt, outcome.found)
+        if outcome.status != "paused":
+            return self.store.finish(job.job_id, job.attempt, outcome.status, outcome.error, outcome.found)
+        status: JobStatus = "cancelled" if wish == "cancel" else "paused"
+        return self.store.finish(job.job_id, job.attempt, status)
+
+    def _put_off(self, job: Job) -> Job:
+        return self.store.give_back(job.job_id, job.attempt, rest_seconds=self.pace.rest)
 
 
 def _wait(seconds: float, stop_requested: Callable[[], str | None]) -> None:

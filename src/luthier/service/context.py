@@ -13,34 +13,47 @@ from luthier.core.ports import Progress, SilentProgress
 from luthier.service.settings import Settings
 
 if TYPE_CHECKING:
+    from luthier.service.model_server import ModelServer
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
+    from luthier.store.audit_log import AuditLogStore
+    from luthier.store.checkpoint_permissions import CheckpointPermissionStore
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
+    from luthier.store.files import FileStore
     from luthier.store.generations import GenerationStore
+    from luthier.store.idempotency import IdempotencyStore
+    from luthier.store.job_events import JobEventStore
     from luthier.store.jobs import JobStore
     from luthier.store.runs import RunStore
     from luthier.store.tuned_models import TunedModelStore
+    from luthier.store.uploads import UploadStore
+    from luthier.store.webhooks import WebhookStore
 
 
 class Context:
     """An open home. The database is opened when it is first needed; leaving the `with` block closes it."""
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
+    def __init__(self, settings: Settings, progress: Progress, database_patience_seconds: float = 0.0) -> None:
         self.settings, self.progress = settings, progress
+        self._patience_seconds = database_patience_seconds
 
     @classmethod
-    def open(cls, home: Path | None = None, *, progress: Progress | None = None) -> Context:
+    def open(
+        cls, home: Path | None = None, *, progress: Progress | None = None, database_patience_seconds: float = 0.0
+    ) -> Context:
         """Open a home, making the folder where it is missing.
 
-        home: None takes LUTHIER_HOME, or else `~/.luthier`. progress: None shows nothing.
+        home: None takes LUTHIER_HOME, or else `~/.luthier`. progress: None shows nothing. database_patience_seconds:
+        how long to ask a database again that does not answer.
 
         Raises RequestError where the home cannot be made or written.
         """
         settings = Settings() if home is None else Settings(home=home)
         place = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - resolve() would follow links
         _make_writable(place)
-        return cls(settings.model_copy(update={"home": place}), progress or SilentProgress())
+        settings = settings.model_copy(update={"home": place})
+        return cls(settings, progress or SilentProgress(), database_patience_seconds)
 
     @property
     def home(self) -> Path:
@@ -53,7 +66,8 @@ class Context:
         from luthier.store.database import Database
 
         named = self.settings.database
-        return Database.open(self.settings.database_path if named is None else named.get_secret_value())
+        place = self.settings.database_path if named is None else named.get_secret_value()
+        return Database.open(place, patience_seconds=self._patience_seconds)
 
     @cached_property
     def runs(self) -> RunStore:
@@ -81,7 +95,14 @@ class Context:
         """The queue of this home."""
         from luthier.store.jobs import JobStore
 
-        return JobStore(self.database)
+        return JobStore(self.database, self.settings.lease_seconds)
+
+    @cached_property
+    def job_events(self) -> JobEventStore:
+        """What is told of the jobs of this home."""
+        from luthier.store.job_events import JobEventStore
+
+        return JobEventStore(self.database)
 
     @cached_property
     def tuned_models(self) -> TunedModelStore:
@@ -91,6 +112,20 @@ class Context:
         return TunedModelStore(self.database)
 
     @cached_property
+    def webhooks(self) -> WebhookStore:
+        """Where projects want to be told that jobs have ended."""
+        from luthier.store.webhooks import WebhookStore
+
+        return WebhookStore(self.database)
+
+    @cached_property
+    def checkpoint_permissions(self) -> CheckpointPermissionStore:
+        """Which projects may ask models of others."""
+        from luthier.store.checkpoint_permissions import CheckpointPermissionStore
+
+        return CheckpointPermissionStore(self.database)
+
+    @cached_property
     def access(self) -> AccessStore:
         """The projects and keys of this home."""
         from luthier.store.access import AccessStore
@@ -98,14 +133,55 @@ class Context:
         return AccessStore(self.database)
 
     @cached_property
+    def audit_log(self) -> AuditLogStore:
+        """What was done in this home, and by whom."""
+        from luthier.store.audit_log import AuditLogStore
+
+        return AuditLogStore(self.database)
+
+    @cached_property
+    def idempotency(self) -> IdempotencyStore:
+        """The answers to requests that came with an idempotency key."""
+        from luthier.store.idempotency import IdempotencyStore
+
+        return IdempotencyStore(self.database)
+
+    @cached_property
     def artifacts(self) -> ArtifactStore:
         """The files of this home that are named by their digest."""
         from luthier.store.artifacts import ArtifactStore
 
-        return ArtifactStore(self.database, self.settings.artifacts_folder)
+        named = self.settings.artifacts
+        root = self.settings.artifacts_folder if named is None else named.get_secret_value()
+        return ArtifactStore(self.database, root, self.settings.incoming_folder)
+
+    @cached_property
+    def files(self) -> FileStore:
+        """The files of the projects of this home."""
+        from luthier.store.files import FileStore
+
+        return FileStore(self.database, self.artifacts)
+
+    @cached_property
+    def uploads(self) -> UploadStore:
+        """The files that come in parts."""
+        from luthier.store.uploads import UploadStore
+
+        return UploadStore(self.database, self.artifacts)
+
+    @cached_property
+    def model_server(self) -> ModelServer:
+        """The process that answers with models of this home; it is started by the first ask."""
+        from luthier.service.model_server import ModelServer
+
+        # Two threads may come here at once: both get the one that was kept first.
+        kept: ModelServer = self.__dict__.setdefault("model_server", ModelServer(self.settings))
+        return kept
 
     def close(self) -> None:
-        """Close the database, where it was opened."""
+        """End the process that answers and close the database, where they were opened."""
+        if "model_server" in self.__dict__:
+            self.model_server.close()
         if "database" in self.__dict__:
             self.database.close()
 

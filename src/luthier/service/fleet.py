@@ -30,7 +30,7 @@ class Hooks:
     """Where a process reads and writes, and whom it tells.
 
     folder: of the run; checkpoints and the outcome go there. stop_requested: None takes SIGTERM and SIGINT for a wish
-    to stop, while the loop runs.
+    to stop, while the loop runs. num_snapshots: what the model was after so many of the last epochs is kept, too.
     """
 
     folder: Path
@@ -38,6 +38,7 @@ class Hooks:
     progress: Progress
     meter: Meter
     stop_requested: Callable[[], str | None] | None = None
+    num_snapshots: int = 0
 
 
 class Fleet(Protocol):
@@ -58,10 +59,13 @@ class Fleet(Protocol):
 
 
 class ThisProcess:
-    """Trains a run right here, alone."""
+    """Trains a run right here, alone. num_snapshots: as in `Hooks`."""
 
     num_processes = 1
     flags = ""
+
+    def __init__(self, num_snapshots: int = 0) -> None:
+        self.num_snapshots = num_snapshots
 
     def check(self, plan: Plan) -> None:
         """Any plan may be trained by one process."""
@@ -76,7 +80,9 @@ class ThisProcess:
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
         """Train in this process."""
-        return train_worker(prepared, Hooks(context.settings.run_folder(run_id), emit, context.progress, meter))
+        folder = context.settings.run_folder(run_id)
+        hooks = Hooks(folder, emit, context.progress, meter, num_snapshots=self.num_snapshots)
+        return train_worker(prepared, hooks)
 
 
 def silent_hooks(folder: Path, stop_requested: Callable[[], str | None] | None = None) -> Hooks:
@@ -140,12 +146,22 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             progress=hooks.progress,
             meter=hooks.meter,
             world=world,
+            snapshot=_snapshots(plan, hooks),
         )
     hooks.meter.begin("saving")
     peaks = world.gather(str(memory.device_peak_memory_bytes(world.device)))
     if spreads:
         model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
+
+
+def _snapshots(plan: Plan, hooks: Hooks) -> Callable[[TrainableModel, int], Path] | None:
+    """What writes down the model after each epoch, where that is asked for."""
+    from luthier.train.outcome import Snapshots
+
+    if not hooks.num_snapshots:
+        return None
+    return Snapshots(Path(plan.base_model.path), hooks.folder, hooks.num_snapshots).save
 
 
 def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult | None:

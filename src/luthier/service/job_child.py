@@ -4,14 +4,16 @@
 
 FOLDER is the attempt's own. It holds `job.json`, which says what is to be done; the last act is to write the outcome
 into it. Ends as the run ends: paused after SIGTERM, with a checkpoint; what a person has to correct is an outcome, too.
+A full disk or a database that stays away is none: then it ends with `NOT_NOW`, and the job goes on when there is room.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from luthier.core.job import Job
 
@@ -19,25 +21,41 @@ if TYPE_CHECKING:
     from luthier.service.context import Context
 
 JOB_NAME = "job.json"
+_PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 
 
 def main(home: Path, folder: Path) -> None:
     """Do the job that stands in the folder."""
-    from luthier.core.errors import LuthierError
+    from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
     from luthier.core.kernel_cache import keep_few_kernels
     from luthier.core.threads import wait_briefly
-    from luthier.jobs.process import Outcome, write_outcome
+    from luthier.jobs.process import NOT_NOW, Outcome, write_outcome
     from luthier.service.context import Context
+    from luthier.service.tuning_job import carry_out
 
     wait_briefly()
     keep_few_kernels()
     job = Job.model_validate_json((folder / JOB_NAME).read_bytes())
-    with Context.open(home) as context:
-        try:
-            outcome = Outcome(status=_do(context, job))
-        except LuthierError as error:
-            outcome = Outcome(status="failed", error=error.as_json())
-        write_outcome(folder, outcome)
+    try:
+        with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context:
+            try:
+                outcome = carry_out(context, job) if "request" in job.document else Outcome(status=_do(context, job))
+            except (StorageFullError, UnreachableError):
+                raise
+            except LuthierError as error:
+                outcome = Outcome(status="failed", error=error.as_json())
+            write_outcome(folder, outcome)
+    except (StorageFullError, UnreachableError) as error:
+        sys.exit(_not_now(error, NOT_NOW))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(_not_now(error, NOT_NOW))
+
+
+def _not_now(error: Exception, code: int) -> int:
+    sys.stderr.write(f"{error}\n")
+    return code
 
 
 def _do(context: Context, job: Job) -> Literal["succeeded", "paused", "failed"]:

@@ -6,8 +6,10 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Event
+from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import new_id
@@ -17,10 +19,11 @@ from luthier.service.context import Context
 from luthier.service.recipes import with_absolute_paths
 
 if TYPE_CHECKING:
-    from luthier.jobs.worker import Pace
+    from luthier.jobs.worker import Pace, Worker
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 _LOCK_SECONDS = 1.0
+_LOOKS: Final = "validate"
 
 
 def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
@@ -64,10 +67,12 @@ def work(
 ) -> int:
     """Be the worker of that name: take jobs until a stop is requested, or, with `until_idle`, until none is left.
 
+    Files of new jobs are looked at beside, so that what is wrong with them is known while another job trains.
+
     Returns how many attempts it made. Raises RequestError for a name that cannot be part of a path, ConflictError where
     another process of this home has that name.
     """
-    from luthier.jobs.worker import Worker
+    from luthier.jobs.worker import Pace, Worker
     from luthier.service.job_child import JOB_NAME
     from luthier.store.file_lock import file_lock
 
@@ -90,5 +95,41 @@ def work(
 
     folder = context.settings.jobs_folder
     with file_lock(folder / f"worker-{name}.lock", what=f"the worker name {name}", timeout_seconds=_LOCK_SECONDS):
-        worker = Worker(name, context.jobs, command, step_of, folder, tell=tell, pace=pace)
-        return worker.work(stop_requested, until_idle=until_idle)
+        pace = pace or Pace.for_lease(context.jobs.lease_seconds)
+        trains = Worker(name, context.jobs, command, step_of, folder, tell=tell, pace=pace)
+        # a name of its own: what a worker held when it died it takes back at once, and these two live side by side
+        looks = Worker(
+            f"{name}:{_LOOKS}", context.jobs, command, step_of, folder, tell=tell, pace=pace, lanes=("validate",)
+        )
+        if until_idle:
+            return _until_idle(looks, trains, stop_requested)
+        return _side_by_side(looks, trains, stop_requested)
+
+
+def _until_idle(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:
+    """One lane after the other, until neither has anything left."""
+    num_done = 0
+    while True:
+        num_now = sum(worker.work(stop_requested, until_idle=True) for worker in (looks, trains))
+        num_done += num_now
+        if num_now == 0 or stop_requested() is not None:
+            return num_done
+
+
+def _side_by_side(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:
+    """Both lanes at once, until a stop is requested; where one ends with an error the other ends, too."""
+    ended = Event()
+
+    def stop() -> str | None:
+        return stop_requested() or ("the other lane has ended" if ended.is_set() else None)
+
+    def work(worker: Worker) -> int:
+        try:
+            return worker.work(stop)
+        finally:
+            ended.set()
+
+    with ThreadPoolExecutor(1, thread_name_prefix=_LOOKS) as pool:
+        looking = pool.submit(work, looks)
+        num_done = work(trains)
+        return num_done + looking.result()

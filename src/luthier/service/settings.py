@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,16 +17,42 @@ class Settings(BaseSettings):
 
     home: the folder that holds all that Luthier keeps; `~/.luthier` where nobody says otherwise. database: the URL of a
     database elsewhere, such as `postgresql://user:password@host/name`; a SQLite file in the home without one.
+    artifacts: the URL of a place elsewhere for files by digest, such as `s3://bucket/folder`; a folder in the home
+    without one. max_file_bytes: the most that a file of a project may have.
     peer_timeout_seconds: how long a process of a run waits for the others, the slowest may be reading its rows.
+    lease_seconds: how long a worker that says nothing keeps its job; workers of one queue should agree.
     tokenised_cache_bytes: how much of the disk tokenised rows may take, so that none is tokenised twice; 0 keeps none.
+    result_files_base64: serve result files of jobs encoded as the hosted service does, not as they are.
+    log_format: of the lines that server and workers write to stderr. webhooks_may_reach_private: whether webhooks may
+    be sent to this machine and private networks; where nobody says, a server that only this machine reaches may.
+    max_request_bytes: how large a request to the server may be that uploads no file. allowed_hosts: names, separated by
+    blanks, that requests to the server may come by (their `Host`) besides those of this machine itself; `*` for any.
+    serving_models: how many models may be held in memory to answer at once; serving_queue: how many asks may be under
+    way or wait; serving_idle_seconds: all models are let go when nobody has asked for so long; serving_threads: of the
+    process that answers, 0 takes half of the cores; serving_new_tokens: where an answer ends for which the ask sets no
+    limit.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     home: Path = Field(default=Path("~/.luthier"))
     database: SecretStr | None = None
+    artifacts: SecretStr | None = None
+    max_file_bytes: int = Field(default=8 << 30, gt=0)
     peer_timeout_seconds: float = Field(default=1800.0, gt=0)
+    lease_seconds: float = Field(default=90.0, ge=10.0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
+    result_files_base64: bool = False
+    log_format: Literal["text", "json"] = "text"
+    webhooks_may_reach_private: bool | None = None
+    max_request_bytes: int = Field(default=4 << 20, gt=0)
+    allowed_hosts: str = ""
+
+    serving_models: int = Field(default=2, ge=1)
+    serving_queue: int = Field(default=64, ge=1)
+    serving_idle_seconds: float = Field(default=600.0, gt=0)
+    serving_threads: int = Field(default=0, ge=0)
+    serving_new_tokens: int = Field(default=1024, ge=1)
 
     @property
     def database_path(self) -> Path:
@@ -46,6 +73,16 @@ class Settings(BaseSettings):
     def artifacts_folder(self) -> Path:
         """Files named by their digest."""
         return self.home / "artifacts"
+
+    @property
+    def incoming_folder(self) -> Path:
+        """Files that are on their way in, or out to artifacts elsewhere."""
+        return self.home / "cache" / "incoming"
+
+    @property
+    def file_cache_folder(self) -> Path:
+        """Files of projects as this machine trains on them, one folder a digest; may be deleted between jobs."""
+        return self.home / "cache" / "files"
 
     @property
     def jobs_folder(self) -> Path:

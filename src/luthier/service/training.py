@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ConflictError, LuthierError, StorageFullError
 from luthier.core.evaluation import Evaluation
-from luthier.core.events import Event, RunEnded, RunStarted, StepDone, WarningRaised
+from luthier.core.events import CheckpointSaved, Event, RunEnded, RunStarted, StepDone, WarningRaised
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
+from luthier.core.ports import EventSink
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult
 from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_spent, with_budget, with_larger_budget
@@ -79,13 +80,15 @@ def train(
     show_plan: ShowPlan | None = None,
     run_id: str | None = None,
     fleet: Fleet | None = None,
+    listener: EventSink | None = None,
 ) -> TrainOutcome:
     """Train a recipe from its start.
 
     Relative paths in the recipe count from `base_dir`. prices: a file whose entries replace those of the price table.
     show_plan: called before anything is trained, with run id, plan, and what it is predicted to take (or why that is
     not known). run_id: the run's own, where it was named before; else a new one. fleet: the processes that train it;
-    None is this one.
+    None is this one. listener: told each event of the training once it is in the store, and before the checkpoint
+    that makes it final.
 
     SIGTERM, SIGINT and the budget end the run as `paused`, with a checkpoint.
     Raises what `service.plans.prepare` raises before anything is trained; then DivergedError, StorageFullError.
@@ -96,7 +99,14 @@ def train(
         plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=fleet.num_processes)
         prepared = replace(prepared, plan=plan)
     return train_prepared(
-        context, prepared, began=began, prices=prices, show_plan=show_plan, run_id=run_id, fleet=fleet
+        context,
+        prepared,
+        began=began,
+        prices=prices,
+        show_plan=show_plan,
+        run_id=run_id,
+        fleet=fleet,
+        listener=listener,
     )
 
 
@@ -109,6 +119,7 @@ def train_prepared(
     show_plan: ShowPlan | None = None,
     run_id: str | None = None,
     fleet: Fleet | None = None,
+    listener: EventSink | None = None,
 ) -> TrainOutcome:
     """Train what is ready, as `train` does; it is judged where `prepared` holds held-out rows.
 
@@ -134,7 +145,7 @@ def train_prepared(
             show_plan(run_id, prepared.plan, quote)
         folder = context.settings.run_folder(run_id)
         with metered(folder, prepared.plan, seconds_before=time.perf_counter() - began) as meter:
-            return _carry_out(context, run_id, prepared, meter, fleet, lock)
+            return _carry_out(context, run_id, prepared, meter, fleet, lock, listener)
 
 
 def resume(
@@ -145,12 +156,13 @@ def resume(
     prices: Path | None = None,
     is_judged: bool = True,
     fleet: Fleet | None = None,
+    listener: EventSink | None = None,
 ) -> TrainOutcome:
     """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
 
     budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
     run keeps the rates that it has. is_judged: false leaves the held-out rows alone. fleet: as for `train`; it need not
-    be the one that began.
+    be the one that began. listener: as for `train`.
 
     Raises NotFoundError for an unknown run, ConflictError where it is done, in another process's hands, or where its
     base model or rows have changed, RequestError where its budget leaves nothing to go on with.
@@ -173,7 +185,7 @@ def resume(
             if not is_judged:
                 prepared = replace(prepared, held_out=None)
             context.runs.set_budget(run_id, plan)
-            return _carry_out(context, run_id, prepared, meter, fleet, lock)
+            return _carry_out(context, run_id, prepared, meter, fleet, lock, listener)
 
 
 @contextmanager
@@ -187,7 +199,13 @@ def _held(context: Context, run_id: str) -> Iterator[int]:
 
 
 def _carry_out(
-    context: Context, run_id: str, prepared: Prepared, meter: Meter, fleet: Fleet, lock: int
+    context: Context,
+    run_id: str,
+    prepared: Prepared,
+    meter: Meter,
+    fleet: Fleet,
+    lock: int,
+    listener: EventSink | None,
 ) -> TrainOutcome:
     """Train, judge, report; the record in the store says at each moment how far it is, and at the end why it ended."""
     from luthier.service.reports import write_run_report
@@ -196,7 +214,7 @@ def _carry_out(
 
     warnings: list[str] = []
     try:
-        result = fleet.train(context, run_id, prepared, meter, recorder(context, run_id, warnings), lock)
+        result = fleet.train(context, run_id, prepared, meter, recorder(context, run_id, warnings, listener), lock)
         # the loss of drawn answers lies near 0 whatever is learned: it says nothing of how they fit
         if result.status == "succeeded" and not prepared.plan.objective.draws:
             result = result.model_copy(update={"fit": diagnose(prepared.plan, context.runs.events(run_id))})
@@ -244,19 +262,44 @@ def _keep_files(context: Context, run_id: str, result: TrainResult) -> None:
         context.artifacts.link(run_id, f"{folder.name}/{file.name}", artifact.sha256)
 
 
-def recorder(context: Context, run_id: str, warnings: list[str]) -> Callable[[Event], None]:
-    """Writes events into the store. What a killed process had recorded after its last checkpoint is dropped first."""
+def recorder(
+    context: Context, run_id: str, warnings: list[str], listener: EventSink | None = None
+) -> Callable[[Event], None]:
+    """Writes events into the store. What a killed process had recorded after its last checkpoint is dropped first.
 
-    def emit(event: Event) -> None:
+    listener: told each event after it is in the store. A database that restarts is waited for.
+    """
+    from luthier.store.patience import patiently
+
+    def record(event: Event) -> None:
         if isinstance(event, RunStarted):
             context.runs.truncate_after(run_id, event.from_step)
             context.runs.update(run_id, status="running", step=event.from_step)
+            _tell_of_checkpoint(context, run_id, event.from_step)
         if isinstance(event, RunEnded):
             return  # the record is closed by `_carry_out`, once outcome, verdict and report are on disk
         context.runs.append(run_id, event)
         if isinstance(event, StepDone):
             context.runs.update(run_id, step=event.step)
+        if listener is not None:
+            listener(event)
+
+    def emit(event: Event) -> None:
+        patiently(lambda: record(event))
         if isinstance(event, WarningRaised):
             warnings.append(event.message)
 
     return emit
+
+
+def _tell_of_checkpoint(context: Context, run_id: str, step: int) -> None:
+    """Tell of the checkpoint that a run goes on from, where its process was killed before it could."""
+    from luthier.train.checkpoint import checkpoint_path
+
+    folder = checkpoint_path(context.settings.run_folder(run_id) / "checkpoints", step)
+    if not folder.is_dir() or any(
+        isinstance(event, CheckpointSaved) and event.step == step for event in context.runs.events(run_id)
+    ):
+        return
+    num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    context.runs.append(run_id, CheckpointSaved(step=step, path=str(folder), num_bytes=num_bytes))

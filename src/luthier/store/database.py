@@ -6,39 +6,46 @@ SQLite in one file by default, PostgreSQL by URL; what differs between the two s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
-from luthier.core.errors import RequestError
+from luthier.core.errors import RequestError, UnreachableError
 from luthier.store.backend import IS_WRITE, Backend
-from luthier.store.schema import bring_up_to_date
+from luthier.store.schema import bring_up_to_date, version_of
 from luthier.store.sqlite import Sqlite
+
+_ASK_AGAIN_SECONDS: Final = 0.5
 
 
 class Database:
     """An open database whose schema is that of this version of Luthier. Safe to share between threads."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, patience_seconds: float = 0.0) -> None:
         self._backend, self._engine, self.name, self.now = backend, backend.engine, backend.name, backend.now
+        self._patience_seconds = patience_seconds
 
     @classmethod
-    def open(cls, url_or_path: str | Path) -> Database:
+    def open(cls, url_or_path: str | Path, *, patience_seconds: float = 0.0) -> Database:
         """Open a database, making or migrating it where needed.
 
         url_or_path: a file, or an SQLAlchemy URL (`sqlite:///...`, `postgresql://user:password@host/name`).
+        patience_seconds: how long to ask again, now and before each transaction, where it does not answer.
 
         Raises RequestError (an URL that this version cannot use, a folder that cannot be written), ConflictError (made
-        by a newer Luthier), WorkError (damaged, or a server that does not answer).
+        by a newer Luthier), UnreachableError (a server that does not answer), WorkError (damaged).
         """
-        database = cls(_backend_of(_as_url(url_or_path)))
+        database = cls(_backend_of(_as_url(url_or_path)), patience_seconds)
         try:
+            with database._begun(is_write=False):
+                pass  # waits until it answers
             with database._errors_explained():
                 bring_up_to_date(database._backend)
         except BaseException:
@@ -49,16 +56,19 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection that sees one state of the database throughout the block."""
-        with self._errors_explained(), self._engine.connect() as connection, connection.begin():
+        with self._begun(is_write=False) as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction: all of the block takes effect, or, where it raises, none. Keep it short."""
-        with self._errors_explained(), self._engine.connect() as plain:
-            connection = plain.execution_options(**{IS_WRITE: True})
-            with connection.begin():
-                yield connection
+        with self._begun(is_write=True) as connection:
+            yield connection
+
+    def schema_version(self) -> str | None:
+        """The migration that the tables stand at, asked of the database now; the code's is `SCHEMA_VERSION`."""
+        with self.read() as connection:
+            return version_of(connection)
 
     def close(self) -> None:
         """Let go of all connections. The next use opens new ones."""
@@ -71,6 +81,27 @@ class Database:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def _begun(self, *, is_write: bool) -> Iterator[Connection]:
+        with self._errors_explained(), ExitStack() as stack:
+            yield self._begin(stack, is_write=is_write)
+
+    def _begin(self, stack: ExitStack, *, is_write: bool) -> Connection:
+        """Begin a transaction that ends with the stack. Only this is tried again: of what follows, some may be done."""
+        give_up_at = time.monotonic() + self._patience_seconds
+        while True:
+            try:
+                with ExitStack() as opened:
+                    connection = opened.enter_context(self._engine.connect())
+                    opened.enter_context(connection.execution_options(**{IS_WRITE: is_write}).begin())
+                    stack.push(opened.pop_all())
+                    return connection
+            except DBAPIError as error:
+                is_away = isinstance(self._backend.explain(error), UnreachableError)
+                if not is_away or time.monotonic() >= give_up_at:
+                    raise
+                time.sleep(_ASK_AGAIN_SECONDS)
 
     @contextmanager
     def _errors_explained(self) -> Iterator[None]:

@@ -14,21 +14,28 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, Select, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.job import ENDED, Job, JobStatus, Wish
+from luthier.core.errors import ConflictError
+from luthier.core.job import ENDED, Job, JobStatus, Lane, Wish
 from luthier.store.database import Database
-from luthier.store.nearest import nearest_ids
+from luthier.store.job_events import is_told, tell
+from luthier.store.job_rows import LeaseLostError, held_row, is_row, job_by_id, job_of, locked_row
 from luthier.store.tables import jobs
+
+__all__ = ["LEASE_SECONDS", "MOST_CRASHES", "JobStore", "LeaseLostError"]
 
 LEASE_SECONDS: Final = 90.0
 """Long enough for a database to restart below a healthy training, short enough to wait for."""
 MOST_CRASHES: Final = 3
 FIRST_REST_SECONDS: Final = 5.0
 LONGEST_REST_SECONDS: Final = 300.0
-
-
-class LeaseLostError(ConflictError):
-    """Another attempt has the job now, or it has ended: whoever gets this must stop working on it."""
+_STARTS: Final = {"validate": ("validating", "Validating the files"), "train": ("started", "Fine-tuning job started")}
+_ENDS: Final = {
+    "paused": "Fine-tuning job paused",
+    "cancelled": "Fine-tuning job cancelled",
+    "succeeded": "The job has successfully completed",
+    "failed": "The job has failed",
+}
+"""What is told when a job begins and when it ends."""
 
 
 class JobStore:
@@ -51,27 +58,47 @@ class JobStore:
                     "created_at": now, "updated_at": now, "project_id": job.project_id, "lane": job.lane,
                 }  # fmt: skip
                 connection.execute(insert(jobs).values(**values))
-                return self._get(connection, job.job_id)
+                tell(connection, now, job.job_id, f"Created fine-tuning job: {job.job_id}", code="created")
+                return job_by_id(connection, job.job_id)
         except IntegrityError as error:
             raise ConflictError(
                 f"job {job.job_id} exists already", expected="a new id", do="make one with new_id('job')"
             ) from error
 
-    def get(self, job_id: str) -> Job:
-        """One job."""
+    def get(self, job_id: str, project_id: str | None = None) -> Job:
+        """One job; that of another project than the one named is as one that is not there."""
         with self._database.read() as connection:
-            return self._get(connection, job_id)
+            return job_by_id(connection, job_id, project_id)
 
-    def list(self, *, status: JobStatus | None = None, limit: int | None = None) -> list[Job]:
-        """Jobs, newest first: all, or those of one status; at most `limit`."""
-        query = select(jobs).order_by(jobs.c.number.desc()).limit(limit)
+    def list(
+        self,
+        *,
+        status: JobStatus | None = None,
+        limit: int | None = None,
+        project_id: str | None = None,
+        prefix: str = "",
+        after: str | None = None,
+    ) -> list[Job]:
+        """Jobs, newest first: all, or those of one status and project; at most `limit`.
+
+        prefix: what their ids begin with. after: only those that were made before this one. Raises NotFoundError where
+        there is no such job to begin behind.
+        """
+        query = select(jobs).where(jobs.c.job_id.startswith(prefix, autoescape=True)).order_by(jobs.c.number.desc())
         if status is not None:
             query = query.where(jobs.c.status == status)
+        if project_id is not None:
+            query = query.where(jobs.c.project_id == project_id)
         with self._database.read() as connection:
-            return [_job(row) for row in connection.execute(query).mappings()]
+            if after is not None:
+                job_by_id(connection, after, project_id)
+                query = query.where(
+                    jobs.c.number < select(jobs.c.number).where(jobs.c.job_id == after).scalar_subquery()
+                )
+            return [job_of(row) for row in connection.execute(query.limit(limit)).mappings()]
 
-    def claim(self, worker: str) -> Job | None:
-        """Take the next job and start an attempt of it; None where there is nothing to do.
+    def claim(self, worker: str, lanes: tuple[Lane, ...] = ("train",)) -> Job | None:
+        """Take the next job of these lanes and start an attempt of it; None where there is nothing to do.
 
         First comes what this very worker held when it died, whatever its lease says: there is one process of a name.
         Then what another worker has lost, then what is queued, oldest first. What was lost counts as a crash, and a job
@@ -79,14 +106,14 @@ class JobStore:
         """
         with self._database.write() as connection:
             now = self._now(connection)
-            while (row := self._next(connection, worker, now)) is not None:
+            while (row := self._next(connection, worker, now, lanes)) is not None:
                 if row["status"] == "running":
                     self._end_attempt(connection, row, now, "the worker that held it is gone")
-                    if connection.execute(select(jobs.c.status).where(_is(row))).scalar() != "queued":
+                    if connection.execute(select(jobs.c.status).where(is_row(row))).scalar() != "queued":
                         continue
                 connection.execute(
                     update(jobs)
-                    .where(_is(row))
+                    .where(is_row(row))
                     .values(
                         status="running",
                         worker=worker,
@@ -95,38 +122,78 @@ class JobStore:
                         updated_at=now,
                     )
                 )
-                return self._get(connection, str(row["job_id"]))
+                self._tell_start(connection, row, now)
+                return job_by_id(connection, str(row["job_id"]))
         return None
 
     def beat(self, job_id: str, attempt: int, step: int = 0) -> Wish | None:
         """Renew the lease and say how far the work is; returns what is asked of it. Raises LeaseLostError."""
         with self._database.write() as connection:
-            row, now = self._held(connection, job_id, attempt), self._now(connection)
+            row, now = held_row(connection, job_id, attempt), self._now(connection)
             values = {"lease_until": now + self.lease_seconds, "step": max(step, row["step"]), "updated_at": now}
-            connection.execute(update(jobs).where(_is(row)).values(**values))
+            connection.execute(update(jobs).where(is_row(row)).values(**values))
             wish: Wish | None = row["wish"]
             return wish
 
-    def finish(self, job_id: str, attempt: int, status: JobStatus, error: dict[str, Any] | None = None) -> Job:
-        """Close an attempt: the job has ended, or is paused. Raises LeaseLostError."""
-        with self._database.write() as connection:
-            row, now = self._held(connection, job_id, attempt), self._now(connection)
-            self._close(connection, row, now, status, error)
-            return self._get(connection, job_id)
+    def finish(
+        self,
+        job_id: str,
+        attempt: int,
+        status: JobStatus,
+        error: dict[str, Any] | None = None,
+        found: dict[str, Any] | None = None,
+    ) -> Job:
+        """Close an attempt: the job has ended, or is paused. found: joins `found` in its document.
 
-    def give_back(self, job_id: str, attempt: int) -> Job:
-        """Put a job back into the queue in good order, as when its worker shuts down. Raises LeaseLostError."""
+        Raises LeaseLostError.
+        """
         with self._database.write() as connection:
-            row, now = self._held(connection, job_id, attempt), self._now(connection)
-            self._stop(connection, row, now, not_before=now)
-            return self._get(connection, job_id)
+            row, now = held_row(connection, job_id, attempt), self._now(connection)
+            self._note(connection, row, found)
+            self._close(connection, row, now, status, error)
+            return job_by_id(connection, job_id)
+
+    def advance(self, job_id: str, attempt: int, found: dict[str, Any] | None = None) -> Job:
+        """What had to be looked at is good: the job goes on to the lane `train`. found: as for `finish`.
+
+        Where it was to be paused or cancelled meanwhile, it is. Raises LeaseLostError.
+        """
+        with self._database.write() as connection:
+            row, now = held_row(connection, job_id, attempt), self._now(connection)
+            self._note(connection, row, found)
+            fresh = {"lane": "train", "num_crashes": 0, "crash_step": -1}
+            connection.execute(update(jobs).where(is_row(row)).values(**fresh))
+            tell(connection, now, job_id, "Files validated, moving job to queued state", code="validated")
+            if row["wish"] is None:
+                self._stop(connection, row, now, not_before=now)
+            else:
+                self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
+            return job_by_id(connection, job_id)
+
+    def give_back(self, job_id: str, attempt: int, *, rest_seconds: float = 0.0) -> Job:
+        """Put a job back into the queue in good order, as when its worker shuts down. Raises LeaseLostError.
+
+        rest_seconds: how long nobody is to take it. What it was asked meanwhile is done at once.
+        """
+        with self._database.write() as connection:
+            row, now = held_row(connection, job_id, attempt), self._now(connection)
+            if row["wish"] is not None:
+                self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
+                return job_by_id(connection, job_id)
+            self._stop(connection, row, now, not_before=now + rest_seconds)
+            if rest_seconds:
+                message = "There is no room on the disk, or the database stayed away: the job is tried again soon"
+                tell(connection, now, job_id, message, level="warn")
+            else:
+                tell(connection, now, job_id, "The worker was stopped: the job waits for the next one")
+            return job_by_id(connection, job_id)
 
     def crash(self, job_id: str, attempt: int, reason: str) -> Job:
         """An attempt ended without a word. The job rests and is tried again, or fails. Raises LeaseLostError."""
         with self._database.write() as connection:
-            row, now = self._held(connection, job_id, attempt), self._now(connection)
+            row, now = held_row(connection, job_id, attempt), self._now(connection)
             self._end_attempt(connection, row, now, reason)
-            return self._get(connection, job_id)
+            return job_by_id(connection, job_id)
 
     def ask(self, job_id: str, wish: Wish) -> Job:
         """Ask a job to pause or to be cancelled: at once where nobody works on it, else as soon as its worker hears.
@@ -134,20 +201,22 @@ class JobStore:
         Raises ConflictError where it has ended, or where it is to be paused and is already.
         """
         with self._database.write() as connection:
-            row, now = self._row(connection, job_id), self._now(connection)
+            row, now = locked_row(connection, job_id), self._now(connection)
             status = row["status"]
             if status in ENDED or (status, wish) == ("paused", "pause") or row["wish"] == "cancel":
                 words = {"pause": "paused: queued or running", "cancel": "cancelled: queued, running or paused"}
                 raise ConflictError(
-                    f"job {job_id} is {_job(row).shown_status}",
+                    f"job {job_id} is {job_of(row).shown_status}",
                     expected=f"a job that can be {words[wish]}",
                     do="look at it: it may be what you wanted already",
                 )
             if status == "running":
-                connection.execute(update(jobs).where(_is(row)).values(wish=wish, updated_at=now))
+                told = "Pausing: a checkpoint is written first" if wish == "pause" else "Cancelling"
+                tell(connection, now, job_id, told)
+                connection.execute(update(jobs).where(is_row(row)).values(wish=wish, updated_at=now))
             else:
                 self._close(connection, row, now, "paused" if wish == "pause" else "cancelled", None)
-            return self._get(connection, job_id)
+            return job_by_id(connection, job_id)
 
     def resume(self, job_id: str) -> Job:
         """Queue a paused or failed job again; it goes on from its last checkpoint.
@@ -155,25 +224,27 @@ class JobStore:
         Raises ConflictError where it is not paused or failed: also while it is still pausing.
         """
         with self._database.write() as connection:
-            row, now = self._row(connection, job_id), self._now(connection)
+            row, now = locked_row(connection, job_id), self._now(connection)
             if row["status"] not in ("paused", "failed"):
                 raise ConflictError(
-                    f"job {job_id} is {_job(row).shown_status}",
+                    f"job {job_id} is {job_of(row).shown_status}",
                     expected="a job that is paused or has failed",
                     do="wait until it has paused" if row["wish"] == "pause" else "look at it: it needs no resuming",
                 )
             values = {"status": "queued", "wish": None, "num_crashes": 0, "not_before": now, "error": None}
-            connection.execute(update(jobs).where(_is(row)).values(**values, finished_at=None, updated_at=now))
-            return self._get(connection, job_id)
+            connection.execute(update(jobs).where(is_row(row)).values(**values, finished_at=None, updated_at=now))
+            tell(connection, now, job_id, "Fine-tuning job resumed")
+            return job_by_id(connection, job_id)
 
-    def _next(self, connection: Connection, worker: str, now: float) -> RowMapping | None:
+    def _next(self, connection: Connection, worker: str, now: float, lanes: tuple[Lane, ...]) -> RowMapping | None:
         running, queued = jobs.c.status == "running", jobs.c.status == "queued"
+        is_ours = jobs.c.lane.in_(lanes)
         for condition in (
             running & (jobs.c.worker == worker),
             running & (jobs.c.lease_until < now),
             queued & (jobs.c.not_before <= now),
         ):
-            query: Select[Any] = select(jobs).where(condition).order_by(jobs.c.number).limit(1)
+            query: Select[Any] = select(jobs).where(condition, is_ours).order_by(jobs.c.number).limit(1)
             row = connection.execute(query.with_for_update(skip_locked=True)).mappings().first()
             if row is not None:
                 return row
@@ -187,7 +258,7 @@ class JobStore:
         has_got_further = row["step"] > row["crash_step"]
         num_crashes = 1 if has_got_further else row["num_crashes"] + 1
         after = {"num_crashes": num_crashes, "crash_step": row["step"]}
-        connection.execute(update(jobs).where(_is(row)).values(**after))
+        connection.execute(update(jobs).where(is_row(row)).values(**after))
         if num_crashes >= MOST_CRASHES:
             error = {
                 "type": "WorkError",
@@ -198,11 +269,13 @@ class JobStore:
             self._close(connection, row, now, "failed", error)
             return
         rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 4 ** (num_crashes - 1))
+        told = f"The work ended unexpectedly ({reason}): it is taken up again from the last checkpoint"
+        tell(connection, now, row["job_id"], told, level="warn")
         self._stop(connection, row, now, not_before=now if has_got_further else now + rest)
 
     def _stop(self, connection: Connection, row: RowMapping, now: float, *, not_before: float) -> None:
         values = {"status": "queued", "worker": None, "lease_until": None, "not_before": not_before, "updated_at": now}
-        connection.execute(update(jobs).where(_is(row)).values(**values))
+        connection.execute(update(jobs).where(is_row(row)).values(**values))
 
     def _close(
         self, connection: Connection, row: RowMapping, now: float, status: JobStatus, error: dict[str, Any] | None
@@ -210,50 +283,23 @@ class JobStore:
         values = {"status": status, "wish": None, "worker": None, "lease_until": None, "updated_at": now}
         document = None if error is None else json.dumps(error)
         finished = now if status in ENDED else None
-        connection.execute(update(jobs).where(_is(row)).values(**values, error=document, finished_at=finished))
+        connection.execute(update(jobs).where(is_row(row)).values(**values, error=document, finished_at=finished))
+        told = _ENDS[status] if error is None else str(error.get("message") or error["came"])
+        tell(connection, now, row["job_id"], told, level="info" if error is None else "error")
 
-    def _held(self, connection: Connection, job_id: str, attempt: int) -> RowMapping:
-        row = self._row(connection, job_id)
-        if row["status"] != "running" or row["attempt"] != attempt:
-            raise LeaseLostError(
-                f"attempt {attempt} of job {job_id}, which is {row['status']} with attempt {row['attempt']}",
-                expected="the attempt that holds the job",
-                do="stop working on it: another worker has taken it over, or it has ended",
-            )
-        return row
+    def _tell_start(self, connection: Connection, row: RowMapping, now: float) -> None:
+        code, told = _STARTS[row["lane"]]
+        if not is_told(connection, row["job_id"], code):
+            tell(connection, now, row["job_id"], told, code=code)
+        elif row["lane"] == "train":
+            tell(connection, now, row["job_id"], "Fine-tuning job goes on from its last checkpoint")
 
-    def _row(self, connection: Connection, job_id: str) -> RowMapping:
-        query = select(jobs).where(jobs.c.job_id == job_id).with_for_update()
-        row = connection.execute(query).mappings().first()
-        if row is None:
-            raise _no_such_job(connection, job_id)
-        return row
-
-    def _get(self, connection: Connection, job_id: str) -> Job:
-        row = connection.execute(select(jobs).where(jobs.c.job_id == job_id)).mappings().first()
-        if row is None:
-            raise _no_such_job(connection, job_id)
-        return _job(row)
+    def _note(self, connection: Connection, row: RowMapping, found: dict[str, Any] | None) -> None:
+        """Let what the work has found join the document of the job."""
+        if found:
+            document = json.loads(row["document"])
+            document["found"] = {**document.get("found", {}), **found}
+            connection.execute(update(jobs).where(is_row(row)).values(document=json.dumps(document)))
 
     def _now(self, connection: Connection) -> float:
         return float(connection.execute(select(self._database.now)).scalar_one())
-
-
-def _is(row: RowMapping) -> Any:
-    return jobs.c.number == row["number"]
-
-
-def _job(row: RowMapping) -> Job:
-    values = {name: value for name, value in row.items() if name not in ("number", "crash_step", "announced")}
-    values["document"] = json.loads(values["document"])
-    values["error"] = None if values["error"] is None else json.loads(values["error"])
-    return Job(**values)
-
-
-def _no_such_job(connection: Connection, job_id: str) -> NotFoundError:
-    known = connection.execute(select(jobs.c.job_id).order_by(jobs.c.number.desc())).scalars().all()
-    return NotFoundError(
-        f"no job {job_id!r}; {nearest_ids(job_id, known)}",
-        expected="the id of a job in this home",
-        do="see `luthier jobs list`",
-    )

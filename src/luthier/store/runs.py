@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.events import Event, RunStarted, WarningRaised, event_adapter
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, RunStatus, TrainResult
 from luthier.store.database import Database
 from luthier.store.nearest import nearest_ids
-from luthier.store.tables import events, plans, runs
+from luthier.store.tables import events, jobs, plans, runs
+
+_WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
+_OWNER = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
 
 
 class RunStore:
@@ -125,6 +129,13 @@ class RunStore:
         position = max((row.position for row in rows), default=after)
         return [event_adapter.validate_json(row.document) for row in rows], position
 
+    def last(self, run_id: str, kind: str) -> Event | None:
+        """The newest event of a kind; None where there is none."""
+        query = select(events.c.document).where(events.c.run_id == run_id, events.c.kind == kind)
+        with self._database.read() as connection:
+            document = connection.execute(query.order_by(events.c.step.desc()).limit(1)).scalar()
+        return None if document is None else event_adapter.validate_json(document)
+
     def truncate_after(self, run_id: str, step: int) -> int:
         """Drop the events after `step`, as when a run resumes from the checkpoint of that step; returns how many."""
         with self._database.write() as connection:
@@ -142,6 +153,23 @@ class RunStore:
         query = select(runs).order_by(runs.c.number.desc()).limit(limit)
         with self._database.read() as connection:
             return [_record(row) for row in connection.execute(query).mappings()]
+
+    def project_of(self, run_id: str) -> str | None:
+        """The project that a run belongs to: that of its job, or `default`; None where there is no such run."""
+        query = select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id)
+        with self._database.read() as connection:
+            owner: str | None = connection.execute(query).scalar()
+            return owner
+
+    def of_project(self, project_id: str, *, limit: int, after: str | None = None) -> Sequence[RunRecord]:
+        """Runs of a project, newest first, at most `limit`; those that were made before the run `after`."""
+        query = select(runs).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
+        if after is not None:
+            query = query.where(runs.c.number < select(runs.c.number).where(runs.c.run_id == after).scalar_subquery())
+        with self._database.read() as connection:
+            return [
+                _record(row) for row in connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).mappings()
+            ]
 
 
 def _step(event: Event) -> int:

@@ -21,16 +21,16 @@ def bring_up_to_date(backend: Backend) -> None:
     Raises ConflictError (made by a newer Luthier) and WorkError (a database that is not Luthier's).
     """
     with backend.engine.connect() as connection:
-        if _version(connection) == SCHEMA_VERSION:
+        if version_of(connection) == SCHEMA_VERSION:
             return
     with backend.migrating() as connection:
-        version = _version(connection)
+        version = version_of(connection)
         if version != SCHEMA_VERSION:
             _check_origin(connection, backend.name, version)
             _migrate(connection)
 
 
-def _version(connection: Connection) -> str | None:
+def version_of(connection: Connection) -> str | None:
     """The migration that the database stands at, or None where it has none yet."""
     if not inspect(connection).has_table("alembic_version"):
         return None

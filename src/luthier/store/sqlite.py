@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, WorkError
+from luthier.core.errors import LuthierError, RequestError, StorageFullError, UnreachableError, WorkError
 from luthier.store.backend import IS_WRITE
 from luthier.store.file_lock import file_lock
 
@@ -74,7 +74,7 @@ class Sqlite:
                 do="correct the permissions, or choose another home",
             )
         if "locked" in words:
-            return ConflictError(
+            return UnreachableError(
                 f"the database {self.name} was busy for {BUSY_TIMEOUT_SECONDS} s",
                 expected="each process to write for moments only",
                 do="look for a process that hangs with this file open, then try again",

@@ -101,8 +101,9 @@ artifacts = Table(
     metadata,
     Column("sha256", String(64), primary_key=True),
     Column("kind", String(32), nullable=False),
-    Column("num_bytes", Integer, nullable=False),
+    Column("num_bytes", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("created_at", String(40), nullable=False),
+    Column("place", String(100)),  # below the root, new with every writing; None: `ab/cdef...`, as it was before 0004
 )
 
 artifact_links = Table(
@@ -257,6 +258,7 @@ files = Table(
     Column("expires_at", Double),
     UniqueConstraint("file_id"),
     Index(None, "project_id"),
+    Index(None, "sha256"),
     sqlite_autoincrement=True,
 )
 
@@ -290,6 +292,7 @@ upload_parts = Table(
     Column("created_at", Double, nullable=False),
     UniqueConstraint("part_id"),
     Index(None, "upload_id"),
+    Index(None, "sha256"),
     sqlite_autoincrement=True,
 )
 

@@ -65,6 +65,11 @@ class Checkpoint:
     method: Mapping[str, Tensor]
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies in the folder of a run's checkpoints."""
+    return folder / f"{_PREFIX}{step:08d}"
+
+
 class CheckpointStore:
     """The checkpoints of one run."""
 
@@ -156,7 +161,7 @@ class CheckpointStore:
         )
 
     def _path(self, step: int) -> Path:
-        return self.folder / f"{_PREFIX}{step:08d}"
+        return checkpoint_path(self.folder, step)
 
     def _best_of(self, step: int) -> int | None:
         """The best step that a checkpoint points to, or None where it cannot be read."""

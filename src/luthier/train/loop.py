@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from luthier.core.errors import CheckpointError, DivergedError
 from luthier.core.events import (
@@ -16,7 +17,9 @@ from luthier.core.events import (
     CheckpointSaved,
     RunEnded,
     RunStarted,
+    SnapshotSaved,
     StepDone,
+    ValidationDone,
     WarningRaised,
 )
 from luthier.core.plan import Plan, TrainingPlan
@@ -38,6 +41,8 @@ _REPLICAS_DIFFER = "the processes' weights have drifted apart, as they do on unl
 _LEDGER_LOST = "no whole record of what this run has spent: of its earlier time only that of the steps it kept counts"
 
 StopRequest = Callable[[], str | None]
+Snapshot = Callable[[TrainableModel, int], Path]
+"""Writes what the model is now under the number of its step, and returns where."""
 
 
 class LoopOutcome:
@@ -61,12 +66,14 @@ def train(
     progress: Progress,
     meter: Meter | None = None,
     world: World = ALONE,
+    snapshot: Snapshot | None = None,
 ) -> LoopOutcome:
     """Train from the newest checkpoint (or the start) to the end of the plan; leaves the best weights in the model.
 
     units: what is trained, indexed by `schedule`. validation: ready-made micro-batches, empty for none.
     stop_requested: asked after each step; a text stops the run as `paused`, with a checkpoint, for that reason.
     meter: told what begins, and asked first; where it refuses, the run stops as `paused`, too. None: no cap.
+    snapshot: called at the end of each epoch and of the last step, before the checkpoint of that step. None: never.
     world: the processes that share the work. Each calls this with the same arguments, but that only rank 0's `emit`,
     `progress`, `folder` and `meter` count; a wish to stop may come from any.
 
@@ -88,6 +95,9 @@ def train(
     if not meter.at_least(state.seconds, state.num_tokens):
         warn(state.step, "ledger_lost", _LEDGER_LOST)
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
+    event: StepDone | None = None
+    checked: ValidationDone | None = None
+    is_best = False
     status: RunStatus = "succeeded"
     reason = f"all {p.num_steps} steps done"
     num_validation_tokens = sum(row.num_tokens for micro_batch, _ in validation for row in rows_of(micro_batch))
@@ -118,10 +128,14 @@ def train(
                 emit(checked)
                 if (message := state.early_stopping.overfitting) is not None:
                     warn(state.step, "overfitting", message)
-                if checked.is_best:
-                    save()
-            if state.step % p.checkpoint_every_steps == 0 and saved is not state:
+                is_best = checked.is_best
+            if snapshot is not None and saved is not state and _is_epoch_done(p, state):
+                with average.shown_in(model.module):
+                    path = snapshot(model, state.step)
+                emit(SnapshotSaved(step=state.step, path=str(path), metrics=_metrics(state.step, event, checked)))
+            if saved is not state and (is_best or state.step % p.checkpoint_every_steps == 0):
                 save()
+            is_best = False
             if state.step == p.num_steps:
                 break
             if state.early_stopping.should_stop:
@@ -162,6 +176,23 @@ def _in_short(event: StepDone) -> str:
     """What a step came to; of a step that is graded the mean reward, since its loss lies near 0 whatever it learns."""
     reward = event.measures.get("reward")
     return f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
+
+
+def _is_epoch_done(p: TrainingPlan, state: LoopState) -> bool:
+    """Whether this step is the last of an epoch or of the run."""
+    is_last = state.step == p.num_steps or state.early_stopping.should_stop
+    return is_last or state.step % p.num_steps_per_epoch == 0
+
+
+def _metrics(step: int, trained: StepDone | None, checked: ValidationDone | None) -> dict[str, float]:
+    """What is known of this very step, for its snapshot."""
+    found = {}
+    for name, event in (("train", trained), ("valid", checked)):
+        if event is not None and event.step == step:
+            found[f"{name}_loss"] = event.loss
+            if (accuracy := event.measures.get("token_accuracy")) is not None:
+                found[f"{name}_token_accuracy"] = accuracy
+    return found
 
 
 def _num_tokens(plan: Plan, units: Sequence[Unit]) -> int:

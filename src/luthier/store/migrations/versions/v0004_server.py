@@ -94,6 +94,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("hash", name="uq_audit_log_hash"),
         sqlite_autoincrement=True,
     )
+    _make_audit_log_append_only()
     op.create_table(
         "files",
         sa.Column("number", sa.Integer(), autoincrement=True, nullable=False),
@@ -115,6 +116,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_files_project_id", "files", ["project_id"])
+    op.create_index("ix_files_sha256", "files", ["sha256"])
     op.create_table(
         "uploads",
         sa.Column("number", sa.Integer(), autoincrement=True, nullable=False),
@@ -152,6 +154,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_upload_parts_upload_id", "upload_parts", ["upload_id"])
+    op.create_index("ix_upload_parts_sha256", "upload_parts", ["sha256"])
     op.create_table(
         "tuned_models",
         sa.Column("number", sa.Integer(), autoincrement=True, nullable=False),
@@ -231,7 +234,29 @@ def upgrade() -> None:
     op.create_index("ix_webhook_deliveries_status_next_at", "webhook_deliveries", ["status", "next_at"])
     projects = sa.table("projects", sa.column("project_id"), sa.column("name"), sa.column("created_at"))
     op.bulk_insert(projects, [{"project_id": "default", "name": "default", "created_at": time.time()}])
+    op.add_column("artifacts", sa.Column("place", sa.String(100)))
+    if op.get_bind().dialect.name == "postgresql":  # SQLite's integers have 64 bits already
+        op.alter_column("artifacts", "num_bytes", type_=sa.BigInteger())
     op.add_column("jobs", sa.Column("project_id", sa.String(64), nullable=False, server_default="default"))
     op.add_column("jobs", sa.Column("lane", sa.String(16), nullable=False, server_default="train"))
     op.add_column("jobs", sa.Column("announced", sa.Integer(), nullable=False, server_default="0"))
     op.create_index("ix_jobs_project_id", "jobs", ["project_id"])
+
+
+def _make_audit_log_append_only() -> None:
+    """Triggers that refuse changes: against slips and bugs, not against the owner of the database."""
+    if op.get_bind().dialect.name == "sqlite":
+        for change in ("UPDATE", "DELETE"):
+            op.execute(
+                f"CREATE TRIGGER audit_log_no_{change.lower()} BEFORE {change} ON audit_log "
+                "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+            )
+        return
+    op.execute(
+        "CREATE FUNCTION audit_log_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_log_refuse()"
+    )

@@ -1,0 +1,79 @@
+"""What must hold after the fault drill: each job as if undisturbed, and nothing left over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from drill_world import World
+
+from luthier.core.digest import sha256_file
+from luthier.core.events import CheckpointSaved, Event, RunEnded, RunStarted, StepDone, ValidationDone
+from luthier.core.job import Job
+from luthier.service.context import Context
+
+_DOTTED_AND_RIGHT = (".drill-filler", ".lock-")
+
+
+def adapter_files(context: Context, job: Job) -> dict[str, str]:
+    """The digests of all files of a job's final adapter."""
+    result = context.runs.get(job.run_id).result
+    if result is None or result.adapter_path is None:
+        return {}
+    folder = Path(result.adapter_path)
+    return {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def told(context: Context, job: Job) -> list[tuple[Any, ...]]:
+    """What a run's events say, without times and paths, in order. Starts are left out: each attempt has one."""
+    shown: list[tuple[Any, ...]] = []
+    for event in context.runs.events(job.run_id):
+        if isinstance(event, StepDone):
+            shown.append(("step", event.step, event.loss, event.gradient_norm, event.learning_rate, event.num_tokens))
+        elif isinstance(event, ValidationDone):
+            shown.append(("validation", event.step, event.loss, event.is_best))
+        elif isinstance(event, CheckpointSaved):
+            shown.append(("checkpoint", event.step))
+        elif isinstance(event, RunEnded) and event.status == "succeeded":
+            shown.append(("run_ended", event.step, event.reason))
+    return shown
+
+
+def doubled(events: list[Event]) -> list[tuple[str, int]]:
+    """Kinds and steps that stand there more than once."""
+    seen = Counter((event.kind, event.from_step if isinstance(event, RunStarted) else event.step) for event in events)
+    return [key for key, times in seen.items() if times > 1 and key[0] != "warning"]
+
+
+def problems_of(context: Context, job: Job, calm_context: Context, calm: Job) -> list[str]:
+    """In what a job differs from the undisturbed one of the same recipe."""
+    if job.status != "succeeded":
+        return [f"ended as {job.status}: {job.error}"]
+    found = []
+    if (ours := adapter_files(context, job)) != adapter_files(calm_context, calm) or not ours:
+        found.append(f"its adapter differs: {ours}")
+    expected, came = told(calm_context, calm), told(context, job)
+    if came != expected:
+        lost = sorted(map(str, set(expected) - set(came)))
+        more = sorted(map(str, set(came) - set(expected)))
+        found.append(f"its events differ: lost {lost[:3]}, too many {more[:3]}, {len(came)} for {len(expected)}")
+    if twice := doubled(context.runs.events(job.run_id)):
+        found.append(f"told twice: {twice[:3]}")
+    return found
+
+
+def leftovers(world: World) -> list[str]:
+    """Files that were being written when something was killed, and that nobody has cleared away."""
+    partial = [
+        str(path.relative_to(world.home))
+        for path in world.home.rglob("*")
+        if (path.name.startswith(".") or path.name.endswith((".partial", ".tmp", ".new")))
+        and not path.name.startswith(_DOTTED_AND_RIGHT)
+    ]
+    return sorted(partial)
+
+
+def orphans(world: World) -> list[str]:
+    """Processes of this home that are still there although nobody is to be."""
+    return [f"{process.role} {process.pid} of {process.job_id}" for process in world.processes()]

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Many clients that poll a job and its events while it trains: errors, latency, and what it costs the training.
+
+    python benchmarks/load.py [--clients 200] [--pace 1] [--seconds 20] [--pairs 4]
+
+`luthier up` on the loopback with one worker, which trains one long job of a small model on all cores but for what the
+plan leaves to others; 200 clients in a process of their own each ask once a second. Windows with and without them
+alternate within the same training (with, without; without, with; ...), so that a machine that drifts does not decide.
+Asked: no error, the 99th percentile below 200 ms on 2 cores, less than 5% fewer steps a second. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import psutil
+from machine import describe
+
+from luthier.service.access import create_key
+from luthier.service.context import Context
+from luthier.service.models import pull_model
+from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.tiny import make_tiny_model
+
+NUM_ROWS, NUM_EPOCHS = 100, 50
+CLIENTS = Path(__file__).with_name("load_clients.py")
+
+
+def main() -> int:
+    """Start the server and a training, then measure in pairs of windows."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--clients", type=int, default=200)
+    cli.add_argument("--pace", type=float, default=1.0, help="requests a second of each client")
+    cli.add_argument("--seconds", type=float, default=20.0, help="of one window")
+    cli.add_argument("--pairs", type=int, default=4)
+    cli.add_argument("--hidden", type=int, default=256, help="width of the model that is trained")
+    cli.add_argument("--layers", type=int, default=6)
+    args = cli.parse_args()
+    with tempfile.TemporaryDirectory(prefix="luthier-load-") as folder:
+        home = Path(folder) / "home"
+        model = make_tiny_model(Path(folder) / "small", hidden=args.hidden, layers=args.layers)
+        with Context.open(home) as context:
+            pull_model(context, str(model))
+            key = create_key(context, "load", scopes=("admin",))[1]
+            with running_server(home, num_workers=1) as server:
+                document = _measure(context, server, key, args)
+    print(json.dumps(document | {"machine": describe()}, indent=2))
+    return 0 if document["is_well"] else 1
+
+
+def _measure(context: Context, server: RunningServer, key: str, args: argparse.Namespace) -> dict[str, Any]:
+    job = _start_job(server.url, key)
+    run_id = context.jobs.get(job).run_id
+    _wait_for_steps(context, job, run_id)
+    pairs, seen = [], []
+    for number in range(args.pairs):
+        rates: dict[bool, float] = {}
+        for is_loaded in (True, False) if number % 2 == 0 else (False, True):
+            before, began = context.runs.get(run_id).step, time.monotonic()
+            cpu = _cpu_seconds(server)
+            if is_loaded:
+                seen.append(_clients(server.url, key, job, args))
+                seen[-1]["server_cpu_share"] = round((_cpu_seconds(server) - cpu) / (time.monotonic() - began), 3)
+            else:
+                time.sleep(args.seconds)
+            rates[is_loaded] = (context.runs.get(run_id).step - before) / (time.monotonic() - began)
+        pairs.append({"steps_per_second": [round(rates[False], 2), round(rates[True], 2)],
+                      "slower": round(1 - rates[True] / rates[False], 4)})  # fmt: skip
+    status = context.jobs.get(job).status
+    context.jobs.ask(job, "cancel")
+    slower = statistics.median(pair["slower"] for pair in pairs)
+    errors, p99 = sum(one["errors"] for one in seen), max(one["p99_ms"] for one in seen)
+    return {
+        "benchmark": "load",
+        "clients": args.clients,
+        "pace": args.pace,
+        "is_well": errors == 0 and p99 < 200 and slower < 0.05 and status == "running",
+        "errors": errors,
+        "p50_ms": statistics.median(one["p50_ms"] for one in seen),
+        "worst_p99_ms": p99,
+        "training_slower": slower,
+        "job_at_the_end": status,
+        "pairs": pairs,
+        "windows": seen,
+    }
+
+
+def _start_job(url: str, key: str) -> str:
+    row = {"messages": [{"role": "user", "content": "a b c " * 20}, {"role": "assistant", "content": "d e f " * 20}]}
+    content = (json.dumps(row) + "\n") * NUM_ROWS
+    edge = "luthier-load"
+    body = (
+        f'--{edge}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n--{edge}\r\n'
+        f'Content-Disposition: form-data; name="file"; filename="rows.jsonl"\r\n\r\n{content}\r\n--{edge}--\r\n'
+    )
+    file = _post(f"{url}/v1/files", key, body.encode(), f"multipart/form-data; boundary={edge}")
+    asked = {
+        "model": "small", "training_file": file["id"],
+        "hyperparameters": {"n_epochs": NUM_EPOCHS, "batch_size": 1},
+    }  # fmt: skip
+    return str(_post(f"{url}/v1/fine_tuning/jobs", key, json.dumps(asked).encode(), "application/json")["id"])
+
+
+def _post(url: str, key: str, body: bytes, kind: str) -> dict[str, Any]:
+    request = Request(url, body, {"Authorization": f"Bearer {key}", "Content-Type": kind})
+    with urlopen(request) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found
+
+
+def _wait_for_steps(context: Context, job: str, run_id: str) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        found = context.jobs.get(job)
+        if found.status == "running" and found.lane == "train" and found.step >= 5:
+            return
+        if found.status in ("failed", "cancelled"):
+            raise RuntimeError(f"the job {found.status}: {found.error}")
+        time.sleep(0.5)
+    raise RuntimeError(f"run {run_id} does not train")
+
+
+def _clients(url: str, key: str, job: str, args: argparse.Namespace) -> dict[str, Any]:
+    place = urlsplit(url)
+    command = [sys.executable, str(CLIENTS), str(place.hostname), str(place.port), job]
+    told = subprocess.run(
+        [*command, str(args.seconds), str(args.clients), str(args.pace)],
+        input=key, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    seen: dict[str, Any] = json.loads(told.stdout)
+    return seen
+
+
+def _cpu_seconds(server: RunningServer) -> float:
+    """Processor time of the process that answers."""
+    for process in psutil.Process(server.process.pid).children():
+        if "luthier.api.server" in process.cmdline():
+            used = process.cpu_times()
+            return float(used.user + used.system)
+    return 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

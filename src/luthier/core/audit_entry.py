@@ -1,0 +1,55 @@
+"""What the audit log holds: who did what to what, each entry sealed by the hash of it and of all before it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from luthier.core.digest import sha256_document
+from luthier.core.frozen import Frozen
+
+GENESIS_HASH: Final = "0" * 64
+"""What stands in place of a hash before the first entry."""
+
+
+class Deed(Frozen):
+    """Something that was done, before it is an entry. document: JSON text, never with a secret in it."""
+
+    actor: str
+    action: str
+    subject: str
+    project_id: str | None
+    document: str = "{}"
+
+
+class AuditEntry(Frozen):
+    """One entry. number: 1, 2, 3 ... without a gap. created_at: seconds since 1970, by the database's clock."""
+
+    number: int
+    created_at: float
+    actor: str
+    action: str
+    subject: str
+    project_id: str | None
+    document: str
+    previous_hash: str
+    hash: str = ""
+
+    def hash_of_it(self) -> str:
+        """The hash of an entry with this content: SHA-256 over its canonical JSON, which holds the hash before it."""
+        return sha256_document(self.model_dump(exclude={"hash"}))
+
+
+class AuditVerdict(Frozen):
+    """What a walk along the chain found.
+
+    num_entries: how many entries are whole, from the first one on. head_number, head_hash: the last of those (0 and
+    `GENESIS_HASH` in an empty log), to be kept outside: a chain alone cannot tell that its end was cut off.
+    broken_number, problem: the first entry that is not as it was written, and what is wrong with it.
+    """
+
+    is_whole: bool
+    num_entries: int
+    head_number: int
+    head_hash: str
+    broken_number: int | None = None
+    problem: str | None = None

@@ -1,0 +1,118 @@
+"""What a client asks for when it makes a job: the request of OpenAI's fine-tuning API, field by field."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from luthier.core.frozen import Frozen
+
+Auto = Literal["auto"]
+NumEpochs = Auto | Annotated[int, Field(ge=1, le=50, strict=True)]
+BatchSize = Auto | Annotated[int, Field(ge=1, le=256, strict=True)]
+RateMultiplier = Auto | Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Beta = Auto | Annotated[float, Field(gt=0, le=2, strict=True)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+LEAST_EXAMPLES: Final = 10
+"""As the hosted service: fewer rows teach nothing that can be told from chance."""
+
+
+class Hyperparameters(Frozen):
+    """How long and how fast. `learning_rate_multiplier` counts times our own default rate for the method."""
+
+    n_epochs: NumEpochs = "auto"
+    batch_size: BatchSize = "auto"
+    learning_rate_multiplier: RateMultiplier = "auto"
+
+
+class DpoHyperparameters(Hyperparameters):
+    """Those, and how far the model may go from where it began: less the larger `beta` is."""
+
+    beta: Beta = "auto"
+
+
+class ReinforcementHyperparameters(Hyperparameters):
+    """Those, and what the hosted service knows besides."""
+
+    reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
+    compute_multiplier: Auto | Annotated[float, Field(ge=1e-5, le=10, strict=True)] = "auto"
+    eval_interval: Auto | Annotated[int, Field(ge=1, strict=True)] = "auto"
+    eval_samples: Auto | Annotated[int, Field(ge=1, strict=True)] = "auto"
+
+
+class SupervisedMethod(Frozen):
+    """Learn to write the answers of the rows."""
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class DpoMethod(Frozen):
+    """Learn to prefer one answer to another."""
+
+    hyperparameters: DpoHyperparameters | None = None
+
+
+class ReinforcementMethod(Frozen):
+    """Learn to write what a grader likes. grader: one of OpenAI's graders, as a document."""
+
+    grader: dict[str, Any]
+    hyperparameters: ReinforcementHyperparameters | None = None
+
+
+class MethodRequest(Frozen):
+    """The method; of the three sections only that of `type` counts."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: SupervisedMethod | None = None
+    dpo: DpoMethod | None = None
+    reinforcement: ReinforcementMethod | None = None
+
+
+class WandbIntegration(Frozen):
+    """Where Weights & Biases would be told of the job."""
+
+    project: str
+    name: str | None = None
+    entity: str | None = None
+    tags: tuple[str, ...] | None = None
+
+
+class Integration(Frozen):
+    """Another service that would be told of the job."""
+
+    type: Literal["wandb"]
+    wandb: WandbIntegration
+
+
+class FineTuningRequest(Frozen):
+    """The body of `POST /v1/fine_tuning/jobs`. The top-level `hyperparameters` are deprecated there and still taken."""
+
+    model: Annotated[str, Field(min_length=1, max_length=255)]
+    training_file: Annotated[str, Field(min_length=1, max_length=64)]
+    validation_file: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2147483647, strict=True)] | None = None
+    metadata: Metadata | None = None
+    integrations: Annotated[tuple[Integration, ...], Field(max_length=5)] | None = None
+    hyperparameters: Hyperparameters | None = None
+    method: MethodRequest | None = None
+
+    @property
+    def method_name(self) -> Literal["supervised", "dpo", "reinforcement"]:
+        """Which method; supervised where none is named."""
+        return self.method.type if self.method else "supervised"
+
+    @property
+    def asked(self) -> Hyperparameters:
+        """The hyperparameters of that method; what it leaves open is taken from the deprecated ones."""
+        kinds = {
+            "supervised": Hyperparameters, "dpo": DpoHyperparameters, "reinforcement": ReinforcementHyperparameters
+        }  # fmt: skip
+        section = getattr(self.method, self.method_name) if self.method else None
+        own: Hyperparameters = (section.hyperparameters if section else None) or kinds[self.method_name]()
+        old = self.hyperparameters or Hyperparameters()
+        open_ones = {n: v for n, v in old.model_dump().items() if getattr(own, n) == "auto"}
+        return own.model_copy(update=open_ones)

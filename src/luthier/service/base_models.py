@@ -1,0 +1,36 @@
+"""Base models by the name that the API knows them by: never a path, whatever they were made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luthier.core.errors import NotFoundError
+from luthier.service.context import Context
+
+
+def base_models(context: Context) -> dict[str, str]:
+    """Name in the API -> name in a recipe, of all base models: the catalogue's, then those that were pulled.
+
+    A model that was made from a folder or a file is known by the last part of its path.
+    """
+    from luthier.models import catalog, sources
+
+    found = {name: name for name in catalog.entries()}
+    for model in sources.local_models(context.home):
+        name = model.name
+        if model.source in ("folder", "gguf"):
+            name = Path(model.name).stem if model.source == "gguf" else Path(model.name).name
+        found.setdefault(name, model.name)
+    return found
+
+
+def find_base_model(context: Context, name: str) -> str:
+    """The name in a recipe of the base model that the API knows by this name. Raises NotFoundError."""
+    known = base_models(context)
+    if name not in known:
+        raise NotFoundError(
+            f"the base model {name!r} is not known here",
+            expected=f"one of {', '.join(known)}",
+            do="choose one of these; others come with `luthier models pull` on the server",
+        )
+    return known[name]

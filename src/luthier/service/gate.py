@@ -1,0 +1,142 @@
+"""Who is let in, and how often: what a server remembers of keys, so that not every request asks the database.
+
+A key is looked up again after `REMEMBERED_SECONDS`, by one request alone: the others are let in while that one asks,
+for `WHILE_ASKED_SECONDS` at most. So long, both together, may a revoked key still be let in. Clients that come with
+wrong keys are slowed down by their address. Keys that this process has let in before are looked up in spite of that:
+nobody can lock out the others behind the same address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from luthier.core.access import ApiKey, Caller
+from luthier.service.access import digest_of
+from luthier.service.context import Context
+from luthier.service.rate_limits import Taken, TokenBuckets
+
+log = logging.getLogger("luthier.service")
+
+REMEMBERED_SECONDS: Final = 3.0
+WHILE_ASKED_SECONDS: Final = 1.0
+FAILURES_PER_MINUTE: Final = 30
+MOST_KEYS: Final = 10_000
+MOST_WRONG_KEYS: Final = 1_000
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What came of a key.
+
+    caller: None where it lets nobody in. wait_seconds: above 0 where it was not even looked up.
+    """
+
+    caller: Caller | None
+    requests_per_minute: int | None = None
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """A key that lets somebody in; the times are the process's own."""
+
+    given: Pass
+    until: float
+    until_asked: float
+
+
+class Gate:
+    """The gate of one server process. Safe to share between threads; its memory is bounded."""
+
+    def __init__(self, context: Context, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._context, self._clock, self._lock = context, clock, threading.Lock()
+        self._right: OrderedDict[str, _Remembered] = OrderedDict()  # by digest
+        self._wrong: OrderedDict[str, float] = OrderedDict()
+        self._requests, self._failures = TokenBuckets(clock=clock), TokenBuckets(clock=clock)
+
+    def recall(self, key: str) -> Pass | None:
+        """What is known of a key, at once; None where it has to be looked up."""
+        digest, now = digest_of(key), self._clock()
+        with self._lock:
+            if (known := self._right.get(digest)) is not None and now < known.until:
+                self._right.move_to_end(digest)
+                return known.given
+            if known is not None and now < known.until_asked:
+                self._right[digest] = replace(known, until=known.until_asked)
+                return None
+            if now < self._wrong.get(digest, 0.0):
+                return Pass(caller=None)
+        return None
+
+    def look_up(self, key: str, address: str) -> Pass:
+        """Ask the database for a key. address: where the client is, by which failures are counted."""
+        digest, block = digest_of(key), _block(address)
+        with self._lock:
+            was_right = digest in self._right
+        if not was_right:
+            failures = self._failures.take(block, FAILURES_PER_MINUTE, cost=0)
+            if not failures.is_allowed:
+                return Pass(caller=None, wait_seconds=failures.wait_seconds)
+        asked_at = self._clock()
+        found, now = self._context.access.key_and_now(digest)
+        given = _pass_of(found, now)
+        with self._lock:
+            if given.caller is None or found is None:
+                self._right.pop(digest, None)
+                _remember(self._wrong, digest, asked_at + REMEMBERED_SECONDS, MOST_WRONG_KEYS)
+            else:
+                ends_at = math.inf if found.expires_at is None else asked_at + found.expires_at - now
+                until = min(ends_at, asked_at + REMEMBERED_SECONDS)
+                known = _Remembered(given, until, min(ends_at, until + WHILE_ASKED_SECONDS))
+                _remember(self._right, digest, known, MOST_KEYS)
+        if given.caller is None:
+            self._failures.take(block, FAILURES_PER_MINUTE)
+            what = "an unknown key" if found is None else f"the revoked or expired key {found.key_id}"
+            log.info("refused %s from %s", what, address)
+        return given
+
+    def count(self, given: Pass) -> Taken | None:
+        """Count a request of a key that was let in; None where it may come as often as it likes."""
+        if given.caller is None or given.caller.key_id is None or given.requests_per_minute is None:
+            return None
+        return self._requests.take(given.caller.key_id, given.requests_per_minute)
+
+    def forget_all(self) -> None:
+        """Look every key up again: after a key was revoked by way of this process."""
+        with self._lock:
+            for digest, known in self._right.items():
+                self._right[digest] = replace(known, until=-math.inf, until_asked=-math.inf)
+
+
+def _pass_of(found: ApiKey | None, now: float) -> Pass:
+    if found is None or found.revoked_at is not None or (found.expires_at is not None and found.expires_at <= now):
+        return Pass(caller=None)
+    caller = Caller(project_id=found.project_id, scopes=found.scopes, key_id=found.key_id, name=found.name)
+    return Pass(caller=caller, requests_per_minute=found.requests_per_minute)
+
+
+def _block(address: str) -> str:
+    """What failures are counted by: an IPv4 address, or the /64 of an IPv6 one, of which a client has all."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
+
+
+def _remember(known: OrderedDict[str, Value], digest: str, value: Value, most: int) -> None:
+    known[digest] = value
+    known.move_to_end(digest)
+    if len(known) > most:
+        known.popitem(last=False)

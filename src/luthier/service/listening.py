@@ -1,0 +1,81 @@
+"""The socket that a server listens on, and who can reach it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from luthier.core.errors import ConflictError, LuthierError, RequestError
+
+_MOST_WAITING: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An open socket. host: as it was asked for. near_host: by which this machine reaches it."""
+
+    socket: socket.socket
+    host: str
+    port: int
+    near_host: str
+    is_loopback: bool
+
+    @property
+    def url(self) -> str:
+        """Where clients find it, without `/v1`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+@contextmanager
+def listen(host: str, port: int) -> Iterator[Listener]:
+    """Listen on an address while the block runs. port: 0 takes any that is free.
+
+    Raises ConflictError (the port is taken) and RequestError (no address of this machine, no right to that port).
+    """
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        opened = socket.socket(family, kind, number)
+    except (OSError, UnicodeError) as error:
+        raise _no_address(host, str(error)) from error
+    with opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            opened.bind(address)
+            opened.listen(_MOST_WAITING)  # at once: two sockets may be bound to one port until the first one listens
+        except (OSError, OverflowError) as error:
+            raise _explained(host, port, error) from error
+        found = ip_address(opened.getsockname()[0])
+        near = ("::1" if family == socket.AF_INET6 else "127.0.0.1") if found.is_unspecified else str(found)
+        yield Listener(opened, host, opened.getsockname()[1], near, found.is_loopback)
+
+
+def _explained(host: str, port: int, error: Exception) -> LuthierError:
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        return ConflictError(
+            f"port {port} of {host} is taken by another program",
+            expected="a port that nobody listens on",
+            do=f"choose another with --port (0: any that is free), or end that program (`ss -ltnp 'sport = :{port}'` "
+            f"names it)",
+        )
+    if number == errno.EACCES:
+        return RequestError(
+            f"port {port} may not be used by this user", expected="a port from 1024 on", do="choose one with --port"
+        )
+    return _no_address(host, str(error))
+
+
+def _no_address(host: str, why: str) -> RequestError:
+    return RequestError(
+        f"cannot listen on {host!r}: {why}",
+        expected="an address of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for all of its networks",
+        do="correct --host",
+    )

@@ -1,0 +1,99 @@
+"""Use cases: the runs and evaluations of one project, as who is not on this machine may see them.
+
+A run belongs to the project of its job; one without a job, made by a command, to the project `default`. Those of other
+projects are as if they were not there, and no error names one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.errors import NotFoundError
+from luthier.core.evaluation import Evaluation
+from luthier.core.ids import is_id
+from luthier.service import runs
+from luthier.service.asked_by_id import without_places
+from luthier.service.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """Some runs, newest first, and whether there are older ones."""
+
+    runs: tuple[dict[str, Any], ...]
+    has_more: bool
+
+
+def list_runs(context: Context, project_id: str, *, after: str | None, limit: int) -> RunPage:
+    """Runs, newest first; those older than the run `after`. Raises NotFoundError where there is no such run."""
+    if after is not None:
+        _check(context, project_id, after)
+    found = context.runs.of_project(project_id, after=after, limit=limit + 1)
+    shown = [runs.view_run(context, record.run_id).as_json() for record in found[:limit]]
+    return RunPage(tuple(_shown(context, one) for one in shown), len(found) > limit)
+
+
+def show_run(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
+    """All that is known of a run, short of the samples of its evaluation. Raises NotFoundError."""
+    _check(context, project_id, run_id)
+    document = runs.show_run(context, run_id).as_json()
+    del document["folder"]
+    return _shown(context, document)
+
+
+def run_events(context: Context, project_id: str, run_id: str, *, after: int) -> tuple[list[dict[str, Any]], int]:
+    """The events after the position `after`, and the position to ask from next. Raises NotFoundError."""
+    _check(context, project_id, run_id)
+    found, position = context.runs.tail(run_id, after)
+    return [_shown(context, event.model_dump(mode="json")) for event in found], position
+
+
+def run_verdict(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
+    """The verdict of the last evaluation of a run. Raises NotFoundError, also where it was not judged."""
+    _check(context, project_id, run_id)
+    found = context.evaluations.list(run_id=run_id, limit=1)
+    if not found or found[0].verdict is None:
+        raise NotFoundError(
+            f"run {run_id} has no verdict",
+            expected="a run that was judged on held-out rows",
+            do="wait until it has ended, or give its recipe held-out rows",
+        )
+    judged = found[0]
+    facts = {"run_id": run_id, "evaluation_id": judged.evaluation_id, "num_rows": judged.num_rows}
+    return facts | _shown(context, judged.verdict.model_dump(mode="json"))  # type: ignore[union-attr]
+
+
+def show_evaluation(
+    context: Context, project_id: str, evaluation_id: str, *, with_samples: bool = False
+) -> dict[str, Any]:
+    """An evaluation, with what each system wrote for each row where that is asked for. Raises NotFoundError."""
+    found = _evaluation(context, evaluation_id)
+    owner = DEFAULT_PROJECT if found is None or found.run_id is None else context.runs.project_of(found.run_id)
+    if found is None or owner != project_id:
+        raise NotFoundError(
+            f"no evaluation {evaluation_id!r}",
+            expected="the id of an evaluation of this project",
+            do="take the evaluation_id of a run",
+        )
+    return _shown(context, found.model_dump(mode="json") if with_samples else runs.without_samples(found))
+
+
+def _evaluation(context: Context, evaluation_id: str) -> Evaluation | None:
+    try:
+        return context.evaluations.get(evaluation_id)
+    except NotFoundError:
+        return None
+
+
+def _check(context: Context, project_id: str, run_id: str) -> None:
+    if not is_id(run_id, "run") or context.runs.project_of(run_id) != project_id:
+        raise NotFoundError(
+            f"no run {run_id!r}", expected="the id of a run of this project", do="list them: GET /api/v1/runs"
+        )
+
+
+def _shown(context: Context, document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = without_places(document, {f"{context.home}/": ""})
+    return found

@@ -1,0 +1,98 @@
+"""Questions whose answers take heavy libraries and many seconds: each is answered by a process of its own.
+
+So a server stays small and quick while somebody has a file of a million rows planned: its memory and its threads are
+not what that takes. The process is `python -m luthier.service.question_child`; it dies with the one that asked.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from typing import Any, Final, Literal
+
+from luthier.core import errors
+from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.service.context import Context
+
+log = logging.getLogger("luthier.questions")
+
+Question = Literal["plan", "audit"]
+
+MOST_SECONDS: Final = 600.0
+_MOST_AT_ONCE: Final = 2
+_WAIT_SECONDS: Final = 10.0
+_LAST_BYTES: Final = 2000
+_turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
+
+
+def answer_to(context: Context, question: Question, given: dict[str, Any]) -> dict[str, Any]:
+    """The answer, as a plain document.
+
+    given: what the question is about, as `question_child` reads it.
+
+    Raises what the services raise that answer it, and WorkError where it takes too long, ends without an answer, or too
+    many are being answered already.
+    """
+    if not _turns.acquire(timeout=_WAIT_SECONDS):
+        raise WorkError(
+            f"{_MOST_AT_ONCE} such questions are being answered already",
+            expected="one of them to end soon",
+            do="ask again in a moment",
+        )
+    try:
+        answer = _ask(context, {"question": question, **given})
+    finally:
+        _turns.release()
+    if "error" in answer:
+        raise _error(answer["error"])
+    found: dict[str, Any] = answer["answer"]
+    return found
+
+
+def _ask(context: Context, document: dict[str, Any]) -> dict[str, Any]:
+    try:
+        words = json.dumps(document).encode()
+    except RecursionError as error:
+        raise RequestError(
+            "the request holds values in values in values", expected="a plain document", do="write it out flat"
+        ) from error
+    command = [sys.executable, "-m", "luthier.service.question_child", str(os.getpid())]
+    environment = os.environ | {"LUTHIER_HOME": str(context.home)}
+    try:
+        ended = subprocess.run(
+            command,
+            input=words,
+            capture_output=True,
+            timeout=MOST_SECONDS,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise WorkError(
+            f"it took longer than {MOST_SECONDS:.0f} s",
+            expected="less to look at",
+            do="ask about fewer rows, or use the commands on the server",
+        ) from error
+    if ended.returncode != 0:
+        log.error(
+            "a question ended with code %d: %s", ended.returncode, ended.stderr[-2000:].decode("utf-8", "replace")
+        )
+        raise WorkError(
+            "the process that was to answer ended without an answer",
+            expected="enough memory, and no bug of ours",
+            do="see the server's log",
+        )
+    answer: dict[str, Any] = json.loads(ended.stdout)
+    return answer
+
+
+def _error(document: dict[str, Any]) -> LuthierError:
+    """The error that the process told, as one of the same class."""
+    kind = getattr(errors, str(document["type"]), WorkError)
+    if not (isinstance(kind, type) and issubclass(kind, LuthierError)):
+        kind = WorkError
+    return kind(document["came"], expected=document["expected"], do=document["do"])

@@ -1,0 +1,57 @@
+"""So many a minute, by token buckets in this process's memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+MOST_BUCKETS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a bucket said.
+
+    wait_seconds: until the next may come, 0 where this one may. reset_seconds: until the bucket is full again.
+    """
+
+    is_allowed: bool
+    limit: int
+    num_remaining: int
+    wait_seconds: float
+    reset_seconds: float
+
+
+class TokenBuckets:
+    """One bucket a name: it holds a minute's worth, and fills up evenly. Safe to share between threads.
+
+    Of more than `most` names the one that was asked for longest ago is forgotten: its bucket is full again.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, most: int = MOST_BUCKETS) -> None:
+        self._clock, self._most, self._lock = clock, most, threading.Lock()
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # name -> (tokens, when that was so)
+
+    def take(self, name: str, per_minute: int, *, cost: int = 1) -> Taken:
+        """Take one from this bucket where there is one. cost: 0 only looks whether there is one."""
+        with self._lock:
+            now = self._clock()
+            tokens, since = self._buckets.pop(name, (float(per_minute), now))
+            tokens = min(float(per_minute), tokens + (now - since) * per_minute / 60)
+            is_allowed = tokens >= 1
+            tokens -= cost if is_allowed else 0
+            self._buckets[name] = (tokens, now)
+            if len(self._buckets) > self._most:
+                self._buckets.popitem(last=False)
+        a_second = per_minute / 60
+        return Taken(
+            is_allowed=is_allowed,
+            limit=per_minute,
+            num_remaining=int(tokens),
+            wait_seconds=0.0 if is_allowed else (1 - tokens) / a_second,
+            reset_seconds=(per_minute - tokens) / a_second,
+        )

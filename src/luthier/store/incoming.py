@@ -1,0 +1,80 @@
+"""A file that is just coming in: written to disk and hashed piece by piece, never whole in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from luthier.core.errors import StorageFullError
+
+STALE_SECONDS: Final = 24 * 3600.0
+"""How long a partial file that nobody writes to is left alone: longer than any transfer pauses."""
+
+
+class IncomingFile:
+    """A partial file in a folder (made where it is missing); gone when the `with` block ends, unless it was moved away.
+
+    Raises StorageFullError, from `write` and `finish`, where no room is left.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{uuid.uuid4().hex}.partial"
+        self._file = self.path.open("xb", buffering=0)
+        self._sha256, self.num_bytes = hashlib.sha256(), 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        with _disk_full_explained(self.path):
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        self._sha256.update(data)
+        self.num_bytes += len(data)
+
+    def finish(self) -> str:
+        """Bring all of it to the disk and close it; returns its SHA-256 in hexadecimal digits."""
+        with _disk_full_explained(self.path):
+            os.fsync(self._file.fileno())
+            self._file.close()
+        return self._sha256.hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def sweep_incoming(folder: Path) -> None:
+    """Remove partial files that a process which died has left behind."""
+    oldest = time.time() - STALE_SECONDS
+    for path in folder.glob("*.partial"):
+        with contextlib.suppress(OSError):  # another process may sweep the same folder
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _disk_full_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageFullError(
+            f"no room for a file in {path.parent}: {error.strerror}",
+            expected="free space for the file that came in",
+            do="free some disk space, then send it again",
+        ) from error

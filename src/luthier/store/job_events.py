@@ -1,0 +1,93 @@
+"""What is told of a job, in order: append-only, each thing once."""
+
+from __future__ import annotations
+
+import json
+import secrets
+
+from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from luthier.core.errors import RequestError
+from luthier.core.job_event import JobEvent, Level
+from luthier.store.database import Database
+from luthier.store.tables import job_events
+
+
+class JobEventStore:
+    """The events of all jobs. Every method is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def append(
+        self,
+        job_id: str,
+        code: str,
+        message: str,
+        *,
+        level: Level = "info",
+        data: dict[str, float | None] | None = None,
+    ) -> bool:
+        """Tell something of a job; false where a thing of that code was told before: the first word stays."""
+        try:
+            with self._database.write() as connection:
+                if is_told(connection, job_id, code):
+                    return False
+                now = float(connection.execute(select(self._database.now)).scalar_one())
+                tell(connection, now, job_id, message, code=code, level=level, data=data)
+        except IntegrityError:  # another process has told it in this very moment
+            return False
+        return True
+
+    def page(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> tuple[list[JobEvent], bool]:
+        """The events of a job, newest first, and whether there are more behind them.
+
+        after: the id of the event behind which the page begins. Raises RequestError where the job has no such event: an
+        empty page would look like the end of the list.
+        """
+        query = select(job_events).where(job_events.c.job_id == job_id).order_by(job_events.c.number.desc())
+        with self._database.read() as connection:
+            if after is not None:
+                its = select(job_events.c.number).where(job_events.c.job_id == job_id, job_events.c.event_id == after)
+                number = connection.execute(its).scalar()
+                if number is None:
+                    raise RequestError(
+                        f"after={after!r} is no event of this job",
+                        expected="the id of one of its events",
+                        do="begin anew, without `after`",
+                    )
+                query = query.where(job_events.c.number < number)
+            rows = connection.execute(query if limit is None else query.limit(limit + 1)).mappings().all()
+        shown = rows if limit is None else rows[:limit]
+        return [_event(row) for row in shown], len(rows) > len(shown)
+
+
+def is_told(connection: Connection, job_id: str, code: str) -> bool:
+    """Whether a thing of that code was told of the job."""
+    known = select(job_events.c.number).where(job_events.c.job_id == job_id, job_events.c.code == code)
+    return connection.execute(known).first() is not None
+
+
+def tell(
+    connection: Connection,
+    now: float,
+    job_id: str,
+    message: str,
+    *,
+    code: str | None = None,
+    level: Level = "info",
+    data: dict[str, float | None] | None = None,
+) -> None:
+    """Write an event as part of a transaction. code: None for what can happen again, such as a pause."""
+    event_id = f"ftevent-{secrets.token_hex(12)}"
+    values = {
+        "event_id": event_id, "job_id": job_id, "code": code or event_id, "created_at": now, "level": level,
+        "message": message, "data": None if data is None else json.dumps(data),
+    }  # fmt: skip
+    connection.execute(insert(job_events).values(**values))
+
+
+def _event(row: RowMapping) -> JobEvent:
+    values = {name: value for name, value in row.items() if name != "number"}
+    return JobEvent(**(values | {"data": None if values["data"] is None else json.loads(values["data"])}))

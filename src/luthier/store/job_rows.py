@@ -1,0 +1,77 @@
+"""Rows of the queue: found, held, and read as jobs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, select
+
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.job import Job
+from luthier.store.nearest import nearest_ids
+from luthier.store.tables import jobs
+
+_OWN = ("number", "crash_step", "announced")
+"""Columns that are the store's alone."""
+
+
+class LeaseLostError(ConflictError):
+    """Another attempt has the job now, or it has ended: whoever gets this must stop working on it."""
+
+
+def held_row(connection: Connection, job_id: str, attempt: int) -> RowMapping:
+    """The row of a job, locked, for the attempt that holds it. Raises LeaseLostError, NotFoundError."""
+    row = locked_row(connection, job_id)
+    if row["status"] != "running" or row["attempt"] != attempt:
+        raise LeaseLostError(
+            f"attempt {attempt} of job {job_id}, which is {row['status']} with attempt {row['attempt']}",
+            expected="the attempt that holds the job",
+            do="stop working on it: another worker has taken it over, or it has ended",
+        )
+    return row
+
+
+def locked_row(connection: Connection, job_id: str) -> RowMapping:
+    """The row of a job, which nobody else changes until the transaction ends. Raises NotFoundError."""
+    row = connection.execute(select(jobs).where(jobs.c.job_id == job_id).with_for_update()).mappings().first()
+    if row is None:
+        raise no_such_job(connection, job_id)
+    return row
+
+
+def job_by_id(connection: Connection, job_id: str, project_id: str | None = None) -> Job:
+    """A job; of this project, where one is named. Raises NotFoundError."""
+    query = select(jobs).where(jobs.c.job_id == job_id)
+    if project_id is not None:
+        query = query.where(jobs.c.project_id == project_id)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        raise no_such_job(connection, job_id, project_id)
+    return job_of(row)
+
+
+def is_row(row: RowMapping) -> Any:
+    """The condition that is true of this row alone."""
+    return jobs.c.number == row["number"]
+
+
+def job_of(row: RowMapping) -> Job:
+    """The job of a row."""
+    values = {name: value for name, value in row.items() if name not in _OWN}
+    values["document"] = json.loads(values["document"])
+    values["error"] = None if values["error"] is None else json.loads(values["error"])
+    return Job(**values)
+
+
+def no_such_job(connection: Connection, job_id: str, project_id: str | None = None) -> NotFoundError:
+    """The error for an id that is no job's; it names the nearest ones, within the project where one is named."""
+    query = select(jobs.c.job_id).order_by(jobs.c.number.desc())
+    if project_id is not None:
+        query = query.where(jobs.c.project_id == project_id)
+    known = connection.execute(query).scalars().all()
+    return NotFoundError(
+        f"no job {job_id!r}; {nearest_ids(job_id, known)}",
+        expected="the id of a job in this home" if project_id is None else "the id of a job of this project",
+        do="see `luthier jobs list`" if project_id is None else "list them: GET /v1/fine_tuning/jobs",
+    )

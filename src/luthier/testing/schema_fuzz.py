@@ -1,0 +1,127 @@
+"""Requests drawn from the server's own OpenAPI document, right ones and wrong ones, and what its answers are to keep.
+
+Needs schemathesis, of the test tools. Asked of each answer: no 5xx; a status, content type, headers and body that the
+document knows for that operation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_MOST_FAILURES = 20
+
+
+@dataclass
+class FuzzReport:
+    """What came of it. failures: by operation and reason, one each. operations: how many requests each got."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    operations: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_requests(self) -> int:
+        """All requests that were answered."""
+        return self.operations.total()
+
+
+def fuzz(
+    app: Any,
+    headers: Mapping[str, str],
+    *,
+    num_requests: int,
+    seed: int = 0,
+    known: Mapping[str, Sequence[str]] | None = None,
+) -> FuzzReport:
+    """Send about `num_requests` requests to an app in this process, shared out over all of its operations.
+
+    headers: go with every request. known: values for path parameters by their name, used in half of the requests, so
+    that not all of them ask for what is not there.
+    """
+    import schemathesis
+    from schemathesis.core.result import Ok
+    from schemathesis.generation import GenerationMode
+
+    report = FuzzReport()
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    while report.num_requests < num_requests:
+        num_each = max(1, -(-(num_requests - report.num_requests) // (2 * len(operations))))
+        before = report.num_requests
+        for operation in operations:
+            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+                _ask_one(operation, mode, headers, known or {}, report, num_each=num_each, seed=seed)
+        if report.num_requests == before:
+            raise RuntimeError("nothing could be drawn from the document")
+        seed += 1
+    return report
+
+
+def _ask_one(
+    operation: Any,
+    mode: Any,
+    headers: Mapping[str, str],
+    known: Mapping[str, Sequence[str]],
+    report: FuzzReport,
+    *,
+    num_each: int,
+    seed: int,
+) -> None:
+    """Draw for one operation; some have so few different requests that fewer are sent."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+    from hypothesis import strategies as st
+    from hypothesis.errors import Unsatisfiable
+
+    @seeded(seed)
+    @settings(
+        max_examples=num_each,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode), data=st.data())
+    def ask(case: Any, data: st.DataObject) -> None:
+        for name in sorted(set(case.path_parameters or ()) & set(known)):
+            if data.draw(st.booleans()):
+                case.path_parameters[name] = data.draw(st.sampled_from(list(known[name])))
+        if data.draw(st.integers(0, 9)):  # else with what is drawn for a key
+            case.headers.update(headers)
+        _ask(case, headers, report)
+
+    try:
+        ask()
+    except Unsatisfiable:
+        return  # nothing wrong can be asked of a route without parameters
+    except Exception as error:  # noqa: BLE001 - a document from which nothing can be drawn is a finding, too
+        report.failures.setdefault(f"{operation.label} {mode.name}", repr(error)[:500])
+
+
+def _ask(case: Any, headers: Mapping[str, str], report: FuzzReport) -> None:
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+    label = case.operation.label
+    asked = [
+        not_a_server_error,
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_headers_conformance,
+        checks.response_schema_conformance,
+    ]
+    response = case.call(headers=dict(headers))
+    report.operations[label] += 1
+    report.statuses[response.status_code] += 1
+    for check in asked:
+        try:
+            case.validate_response(response, checks=[check])
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            if len(report.failures) < _MOST_FAILURES:
+                key = f"{label} {response.status_code} {check.__name__}"
+                report.failures.setdefault(key, f"{error}\n{case.as_curl_command()[:500]}\n{response.text[:500]}")

@@ -1,0 +1,90 @@
+"""The unmodified `openai` package, oldest and newest, against a real server: the whole way of a fine-tuned model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from luthier.service.access import create_key
+from luthier.service.context import Context
+from luthier.service.models import pull_model
+from luthier.testing.running_server import RunningServer, running_server
+
+STORY = Path(__file__).with_name("story.py")
+OLDEST = Path(__file__).parents[2] / "build" / "openai-oldest"
+VERSIONS = ("oldest", "newest")
+TIMEOUT_SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def keys_and_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Any]:
+    """A server with two workers, so that the stories of both versions may go on at once."""
+    home = tmp_path_factory.mktemp("compat") / "home"
+    with Context.open(home) as context:
+        pull_model(context, str(tiny_model))
+        keys = {
+            "admin": create_key(context, "admin", scopes=("admin",))[1],
+            "reader": create_key(context, "reader", scopes=("read",))[1],
+        }
+        for version in VERSIONS:
+            keys[version] = create_key(context, version, scopes=("read",), requests_per_minute=1)[1]
+    with running_server(home, num_workers=2) as server:
+        yield keys, server
+
+
+@pytest.fixture(scope="module")
+def stories(keys_and_server: tuple[dict[str, str], RunningServer]) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """Both stories, begun at once."""
+    keys, server = keys_and_server
+    begun = {}
+    for version in VERSIONS:
+        if version == "oldest" and not OLDEST.is_dir():
+            continue
+        path = {"PYTHONPATH": str(OLDEST)} if version == "oldest" else {}
+        begun[version] = subprocess.Popen(
+            [sys.executable, "-W", "error", str(STORY), f"{server.url}/v1"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | path,
+        )
+        stdin = begun[version].stdin
+        assert stdin is not None
+        stdin.write(json.dumps({"admin": keys["admin"], "reader": keys["reader"], "slow": keys[version]}))
+        stdin.close()
+        begun[version].stdin = None  # communicate() would close it again
+    yield begun
+    for process in begun.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_client_cannot_tell(
+    version: str, stories: dict[str, subprocess.Popen[str]], keys_and_server: tuple[dict[str, str], RunningServer]
+) -> None:
+    if version not in stories:
+        pytest.skip("the oldest openai package is not installed: bash tests/client_packages.sh .venv/bin/python")
+    out, errors = stories[version].communicate(timeout=TIMEOUT_SECONDS)
+    log = keys_and_server[1].log
+    assert stories[version].returncode == 0, f"{errors[-3000:]}\n{log.read_text()[-2000:]}"
+    seen = json.loads(out.splitlines()[-1])
+    assert seen["version"] == ("1.18.0" if version == "oldest" else openai.__version__)
+    assert seen["errors"] == {
+        "BadRequestError": [400, "invalid_file"],
+        "AuthenticationError": [401, "invalid_api_key"],
+        "PermissionDeniedError": [403, "missing_scope"],
+        "NotFoundError": [404, "not_found"],
+        "UnprocessableEntityError": [422, "idempotency_key_reused"],
+        "RateLimitError": [429, "rate_limit_exceeded"],
+        "ConflictError": [409, "conflict"],
+    }

@@ -1,0 +1,173 @@
+"""`luthier up` as real processes: it answers, trains, ends in good order, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.errors import ConflictError, RequestError
+from luthier.service import jobs
+from luthier.service.context import Context
+from luthier.service.listening import listen
+from luthier.service.recipes import load_recipe
+from luthier.service.server import ServerRequest, serve, worker_names
+from luthier.service.training import train
+
+MakeRecipe = Callable[..., Path]
+Up = Callable[..., tuple[subprocess.Popen[str], dict[str, Any]]]
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """Starts `luthier up`, waits for its line, and sees to it that none outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: str, fails: bool = False) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+        command = [sys.executable, "-m", "luthier", "up", "--json", "--port", "0", "--home", str(tmp_path / "home")]
+        with (tmp_path / "up.log").open("a") as log:
+            process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=log, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        document = json.loads(process.stdout.read() if fails else process.stdout.readline())
+        return process, document
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def get(url: str, path: str) -> tuple[int, Any]:
+    host, port = url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def wait_until(seen: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[tuple[int, str]]:
+    """The processes that this one has started: id and command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (folder / "cmdline").read_bytes().decode().replace("\0", " ")
+        except OSError:
+            continue
+        if parent == pid:
+            found.append((int(folder.name), words))
+    return found
+
+
+def test_stopped_in_the_middle_of_a_job_it_goes_on_with_the_next_start(
+    context: Context, make_recipe: MakeRecipe, up: Up
+) -> None:
+    recipe = make_recipe(evaluation={"few_shot": 0, "max_new_tokens": 4, "max_samples": 2})
+    plain = train(context, load_recipe(recipe), base_dir=recipe.parent).as_json()
+    job = jobs.submit(context, load_recipe(recipe), base_dir=recipe.parent)
+
+    def step() -> int:
+        found = [record.step for record in context.runs.list() if record.run_id == job.run_id]
+        return found[0] if found else 0
+
+    process, first = up("--log-format", "json")
+    assert first["pid"] == process.pid
+    assert first["key"].startswith("sk-luthier-")
+    assert get(first["url"], "/readyz")[0] == 200
+    wait_until(lambda: step() >= 3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    between = context.jobs.get(job.job_id)
+    assert (between.status, between.num_crashes) in (("queued", 0), ("succeeded", 0))
+
+    process, second = up()
+    assert "key" not in second, "the first key is told once"
+    wait_until(lambda: context.jobs.get(job.job_id).status == "succeeded")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    result = context.runs.get(job.run_id).result
+    assert result is not None
+    assert result.adapter_sha256 == plain["adapter_sha256"]
+    log = (context.home.parent / "up.log").read_text().splitlines()
+    assert {json.loads(line)["process"] for line in log if line.startswith("{")} >= {"up", "up-1"}
+
+
+def test_what_crashes_comes_back_and_what_is_orphaned_dies(context: Context, up: Up) -> None:
+    process, line = up()
+    (api,) = [pid for pid, words in children(process.pid) if "luthier.api.server" in words]
+    os.kill(api, signal.SIGKILL)
+    assert get(line["url"], "/healthz") == (200, {"status": "ok"}), "the socket stays: no one is turned away meanwhile"
+    ids = [pid for pid, _ in children(process.pid)]
+    assert len(ids) == 2
+    assert api not in ids
+    _, refused = up(fails=True)
+    assert "as a server is in use" in refused["error"]["came"]
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ids))
+
+
+def test_others_come_in_only_with_a_key(context: Context) -> None:
+    def never() -> str | None:
+        raise AssertionError("it was not refused")
+
+    with pytest.raises(RequestError, match="has no key"):
+        serve(
+            context, ServerRequest(host="0.0.0.0", port=0),
+            stop_requested=never, tell=lambda _: None, started=lambda _: None,
+        )  # fmt: skip
+    assert context.access.keys() == [], "and none is made that nobody was told"
+
+
+def test_who_shares_a_database_shares_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Context.open(tmp_path / "a") as alone:
+        assert worker_names(alone, 2) == ("up-1", "up-2")
+    monkeypatch.setenv("LUTHIER_DATABASE", f"sqlite:///{tmp_path}/shared.db")
+    with Context.open(tmp_path / "a") as first, Context.open(tmp_path / "b") as second:
+        assert not set(worker_names(first, 3)) & set(worker_names(second, 3))
+        assert worker_names(first, 3) == worker_names(first, 3)
+
+
+def test_a_port_that_is_taken_says_what_to_do() -> None:
+    with listen("127.0.0.1", 0) as first:
+        assert first.url == f"http://127.0.0.1:{first.port}"
+        with pytest.raises(ConflictError, match=f"port {first.port} of 127.0.0.1 is taken") as caught, \
+                listen("127.0.0.1", first.port):  # fmt: skip
+            pass
+        assert "--port" in caught.value.do
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 70])
+def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
+    with pytest.raises(RequestError, match="cannot listen"), listen(host, 0):
+        pass
+
+
+@pytest.mark.parametrize("host", ["::", "0.0.0.0"])
+def test_every_address_is_not_this_machine_alone(host: str) -> None:
+    with listen(host, 0) as opened:
+        assert not opened.is_loopback
+        assert opened.near_host in ("127.0.0.1", "::1")
