@@ -15,9 +15,10 @@ from luthier.api.metrics import Metrics
 from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
+from luthier.api.middleware.key_first import KeyFirst
 from luthier.api.native import keys, plans, runs, webhooks
 from luthier.api.observe import Observe
-from luthier.api.openai import files, fine_tuning, uploads
+from luthier.api.openai import chat, checkpoints, completions, files, fine_tuning, graders, models, uploads
 from luthier.service.context import Context
 from luthier.service.gate import Gate
 from luthier.service.health import Readiness
@@ -30,8 +31,13 @@ _ROUTERS: tuple[APIRouter, ...] = (
     runs.router,
     webhooks.router,
     files.router,
-    fine_tuning.router,
     uploads.router,
+    fine_tuning.router,
+    checkpoints.router,
+    graders.router,
+    chat.router,
+    completions.router,
+    models.router,
 )
 
 
@@ -57,6 +63,7 @@ def create_app(context: Context) -> FastAPI:
     add_error_handlers(app)
     # The last one is the outermost.
     app.add_middleware(BodyLimit, most_bytes=context.settings.max_request_bytes)
+    app.add_middleware(KeyFirst)
     app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)
     app.add_middleware(Frame)
     app.add_middleware(Observe, metrics=app.state.metrics)  # beyond Frame: it reads the id that Frame has given

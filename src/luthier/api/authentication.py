@@ -96,13 +96,13 @@ async def _caller(
     return await let_in(request)
 
 
-def _needs(scope: Scope) -> Callable[..., Awaitable[Caller]]:
+def _needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
     async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
-        if not caller.may(scope):
+        if not any(caller.may(scope) for scope in scopes):
             raise ApiError(
                 403,
-                f"The key {caller.name!r} has the scopes {', '.join(caller.scopes)}; expected: {scope}; what to do: "
-                f"use or make a key that has it",
+                f"The key {caller.name!r} has the scopes {', '.join(caller.scopes)}; "
+                f"expected: {' or '.join(scopes)}; what to do: use or make a key that has it",
                 type="insufficient_permissions",
                 code="missing_scope",
             )
@@ -121,5 +121,6 @@ HomeContext = Annotated[Context, Depends(_context)]
 Reader = Annotated[Caller, Depends(_needs("read"))]
 Trainer = Annotated[Caller, Depends(_needs("train"))]
 Asker = Annotated[Caller, Depends(_needs("infer"))]
+Looker = Annotated[Caller, Depends(_needs("read", "infer"))]
 Admin = Annotated[Caller, Depends(_needs("admin"))]
 """What a handler asks for to be sure that the one who calls may: the caller, with its project."""

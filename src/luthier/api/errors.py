@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,6 +23,7 @@ from luthier.core.errors import (
 )
 
 log = logging.getLogger("luthier.api")
+_KIND = re.compile(r"(literal|constrained-\w+|function-[\w-]+)(\[|$)|(int|float|str|bool)$")
 
 
 class ApiError(Exception):
@@ -106,10 +108,18 @@ async def _luthier_error(request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong with the request, with its place; status 400, as OpenAI answers."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:]) or None
-    what = f"{first['msg']} at {place!r}" if place else str(first["msg"])
+    found = [(_place(one["loc"]), str(one["msg"])) for one in error.errors()]
+    place = found[0][0]
+    # a field that may be one thing or another has an error for each
+    words = " or: ".join(dict.fromkeys(message for where, message in found if where == place))
+    what = f"{words} at {place!r}" if place else words
     return await _api_error(request, ApiError(400, f"Invalid request: {what}", param=place, code="invalid_value"))
+
+
+def _place(location: Sequence[int | str]) -> str | None:
+    """Where in the body, by dots; without what only says which of several kinds of value was tried."""
+    parts = [str(part) for part in location[1:]]
+    return ".".join(part for part in parts if not _KIND.match(part)) or None
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:

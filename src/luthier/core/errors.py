@@ -16,6 +16,7 @@
         ├── CheckpointError     no checkpoint that can be trusted
         ├── DivergedError       the loss or a gradient became NaN or infinite
         ├── StorageFullError    no room left on the disk
+        ├── UnreachableError    a database that does not answer now; a later try may be heard
         └── PeerLostError       exit code 75: another process of the same run has gone, or cannot be reached
 
 Each error is built from three parts, so that none can be left out: what came, what was expected, what to do.
@@ -151,6 +152,10 @@ class DivergedError(WorkError):
 
 class StorageFullError(WorkError):
     """No room is left on the disk."""
+
+
+class UnreachableError(WorkError):
+    """A database does not answer now; nothing of what was asked of it is done, and a later try may be heard."""
 
 
 class PeerLostError(WorkError):

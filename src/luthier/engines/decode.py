@@ -72,13 +72,21 @@ class Prefix:
 
 
 @dataclass(slots=True)
-class _Batch:
+class Batch:
     """The rows that still write. `mask`: [rows, width] 1 at real tokens; `positions`: [rows] of the next token."""
 
     rows: list[int]
     cache: DynamicCache
     mask: Tensor
     positions: Tensor
+
+    def trim(self) -> None:
+        """Drop what is padding in all rows on the left, so that rows that come and go do not make it ever wider."""
+        num_padding = int(self.mask.any(0).int().argmax())
+        if num_padding:
+            self.mask = self.mask[:, num_padding:]
+            for layer in self.cache.layers:
+                layer.keys, layer.values = layer.keys[:, :, num_padding:], layer.values[:, :, num_padding:]
 
     def keep(self, places: list[int]) -> None:
         """Keep the rows at `places`, in that order, and drop all others, from the cache too; a place may come twice."""
@@ -129,6 +137,11 @@ class Decoder:
         self._model(inputs_embeds=vectors.detach()[None], use_cache=True, logits_to_keep=1, **arguments)
         return Prefix(num_tokens=len(vectors), cache=cache)
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end a turn."""
+        return self._end_ids
+
     def fits_windows(self, num_total_tokens: int) -> bool:
         """Whether rows of this many tokens (new ones included) fit whole into every sliding window of the model.
 
@@ -170,9 +183,9 @@ class Decoder:
             tokens = torch.tensor([[chosen[place][0]] for place in going], device=self._model.device)
             if len(going) < len(batch.rows):
                 batch.keep(going)
-            logits = self._step(batch, tokens)
+            logits = self.step(batch, tokens)
 
-    def _start(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[_Batch, Tensor]:
+    def _start(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch, Tensor]:
         """Send all prompts through the model; returns the batch and its first logits: [rows, vocabulary]."""
         firsts: dict[tuple[int, ...], int] = {}
         same_as = [firsts.setdefault(tuple(request.ids), number) for number, request in enumerate(requests)]
@@ -186,31 +199,37 @@ class Decoder:
         batch.rows = list(range(len(requests)))
         return batch, logits[torch.tensor(again, device=logits.device)]
 
-    def _start_each(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[_Batch, Tensor]:
+    def _start_each(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch, Tensor]:
         """As `_start`, each request by itself."""
         skip = prefix.num_tokens if prefix else 0
         lengths = [len(request.ids) - skip for request in requests]
         num_new = max(request.max_new_tokens for request in requests)
         if not self.fits_windows(max(lengths) + skip + num_new):
-            return self._start_part(requests, list(range(len(requests))), prefix)
+            return self.start_part(requests, list(range(len(requests))), prefix)
         parts = length_batches(lengths, max_tokens=PREFILL_TOKENS, max_rows=len(requests))
-        started = [self._start_part(requests, part, prefix) for part in parts]
-        batches = [batch for batch, _ in started]
-        width = max(batch.mask.shape[1] for batch in batches)
+        started = [self.start_part(requests, part, prefix) for part in parts]
+        batch = self.join([batch for batch, _ in started], num_new, skip)
+        return batch, torch.cat([logits for _, logits in started])
+
+    def join(self, batches: Sequence[Batch], num_room: int, prefix_tokens: int = 0) -> Batch:
+        """All rows in one batch with room for `num_room` more tokens each; the batches are emptied on the way.
+
+        Only where all rows fit into the model's windows with what they will write (`fits_windows`).
+        """
+        skip, width = prefix_tokens, max(batch.mask.shape[1] for batch in batches)
         # Padding goes behind the shared prefix: every mask is 1 there, so it may be filled up from the left there too.
         masks = [
             torch.cat([b.mask[:, :skip], b.mask.new_zeros(len(b.rows), width - b.mask.shape[1]), b.mask[:, skip:]], 1)
             for b in batches
         ]
-        batch = _Batch(
+        return Batch(
             rows=[row for b in batches for row in b.rows],
-            cache=joined([b.cache for b in batches], num_new, skip),
+            cache=joined([b.cache for b in batches], num_room, skip),
             mask=torch.cat(masks),
             positions=torch.cat([b.positions for b in batches]),
         )
-        return batch, torch.cat([logits for _, logits in started])
 
-    def _start_part(self, requests: Sequence[Request], rows: list[int], prefix: Prefix | None) -> tuple[_Batch, Tensor]:
+    def start_part(self, requests: Sequence[Request], rows: list[int], prefix: Prefix | None) -> tuple[Batch, Tensor]:
         """Send some of the prompts through the model, padded on the left (behind the prefix, where there is one)."""
         skip = prefix.num_tokens if prefix else 0
         width = max(len(requests[row].ids) for row in rows) - skip
@@ -226,9 +245,9 @@ class Decoder:
         mask = mask.to(device)
         cache = expanded(prefix.cache, len(rows)) if prefix else self._new_cache()
         logits = self._forward(tokens.to(device), cache, mask, positions)
-        return _Batch(list(rows), cache, mask, positions[:, -1] + 1), logits
+        return Batch(list(rows), cache, mask, positions[:, -1] + 1), logits
 
-    def _step(self, batch: _Batch, tokens: Tensor) -> Tensor:
+    def step(self, batch: Batch, tokens: Tensor) -> Tensor:
         """Send one token a row ([rows, 1]) through the model; returns the logits of the next: [rows, vocabulary]."""
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
         logits = self._forward(tokens, batch.cache, batch.mask, batch.positions[:, None])

@@ -96,12 +96,30 @@ class TransformersEngine:
         requests = [self._request(prompt, number) for number, prompt in enumerate(prompts)]
         if not requests:
             return []
-        decoder = Decoder(self._causal, end_ids=self._template.end_of_turn_ids, pad_id=self._pad_id)
+        decoder = self.open_decoder()
         with progress.task("Writing answers", len(requests), "answers") as task:
             found = continue_all(
                 decoder, requests, task.advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
             )
         return [self._generation(request, found[number]) for number, request in enumerate(requests)]
+
+    def open_decoder(self) -> Decoder:
+        """A decoder over this model, for those who write token by token."""
+        return Decoder(self._causal, end_ids=self._template.end_of_turn_ids, pad_id=self._pad_id)
+
+    def request_within_context(self, prompt: Prompt) -> Request:
+        """The prompt as a decoder takes it; its new tokens end where the context does.
+
+        Raises RequestError where it is empty, OverlongError where not one token more fits into the context.
+        """
+        request = self._request(prompt.model_copy(update={"max_new_tokens": 1}), 0)
+        room = self._context_tokens - len(request.ids)
+        return replace(request, max_new_tokens=min(prompt.max_new_tokens, room))
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """How many ids of every request stand for a trained prompt."""
+        return len(self._trained_prompt)
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
         """One score an example, in order: nats over its learned tokens, how many, how many predicted correctly.

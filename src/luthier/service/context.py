@@ -13,9 +13,11 @@ from luthier.core.ports import Progress, SilentProgress
 from luthier.service.settings import Settings
 
 if TYPE_CHECKING:
+    from luthier.service.model_server import ModelServer
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
     from luthier.store.audit_log import AuditLogStore
+    from luthier.store.checkpoint_permissions import CheckpointPermissionStore
     from luthier.store.database import Database
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.files import FileStore
@@ -111,6 +113,13 @@ class Context:
         return WebhookStore(self.database)
 
     @cached_property
+    def checkpoint_permissions(self) -> CheckpointPermissionStore:
+        """Which projects may ask models of others."""
+        from luthier.store.checkpoint_permissions import CheckpointPermissionStore
+
+        return CheckpointPermissionStore(self.database)
+
+    @cached_property
     def access(self) -> AccessStore:
         """The projects and keys of this home."""
         from luthier.store.access import AccessStore
@@ -154,8 +163,19 @@ class Context:
 
         return UploadStore(self.database, self.artifacts)
 
+    @cached_property
+    def model_server(self) -> ModelServer:
+        """The process that answers with models of this home; it is started by the first ask."""
+        from luthier.service.model_server import ModelServer
+
+        # Two threads may come here at once: both get the one that was kept first.
+        kept: ModelServer = self.__dict__.setdefault("model_server", ModelServer(self.settings))
+        return kept
+
     def close(self) -> None:
-        """Close the database, where it was opened."""
+        """End the process that answers and close the database, where they were opened."""
+        if "model_server" in self.__dict__:
+            self.model_server.close()
         if "database" in self.__dict__:
             self.database.close()
 

@@ -16,6 +16,7 @@ from luthier.core.ids import new_id
 from luthier.core.job import Job, Wish
 from luthier.core.job_event import JobEvent
 from luthier.core.tuned_model import TunedModel
+from luthier.service.audit_log import record
 from luthier.service.base_models import find_base_model
 from luthier.service.context import Context
 from luthier.service.tuning_recipe import check_request
@@ -49,7 +50,7 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
         "request": request.model_copy(update={"seed": seed}).model_dump(mode="json", exclude_none=True),
         "base_model": base_model,
     }
-    return context.jobs.submit(
+    job = context.jobs.submit(
         Job(
             job_id=new_id(JOB),
             kind="train",
@@ -59,6 +60,8 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
             lane="validate",
         )
     )
+    record(context, caller, "job.created", job.job_id, {"model": request.model, "training_file": request.training_file})
+    return job
 
 
 def get(context: Context, caller: Caller, job_id: str) -> Job:
@@ -99,13 +102,17 @@ def page_of_jobs(
 def ask(context: Context, caller: Caller, job_id: str, wish: Wish) -> Job:
     """Pause or cancel a job. Raises NotFoundError, ConflictError where its state forbids that."""
     get(context, caller, job_id)
-    return context.jobs.ask(job_id, wish)
+    job = context.jobs.ask(job_id, wish)
+    record(context, caller, f"job.{wish}", job_id)
+    return job
 
 
 def resume(context: Context, caller: Caller, job_id: str) -> Job:
     """Queue a paused or failed job again. Raises NotFoundError, ConflictError: also while it is still pausing."""
     get(context, caller, job_id)
-    return context.jobs.resume(job_id)
+    job = context.jobs.resume(job_id)
+    record(context, caller, "job.resume", job_id)
+    return job
 
 
 def events(

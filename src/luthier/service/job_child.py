@@ -2,6 +2,7 @@
 
     python -m luthier.service.job_child HOME FOLDER
 
+What another try may mend (a database that does not answer, a full disk) ends it without an outcome, as a crash does.
 FOLDER is the attempt's own. It holds `job.json`, which says what is to be done; the last act is to write the outcome
 into it. Ends as the run ends: paused after SIGTERM, with a checkpoint; what a person has to correct is an outcome, too.
 """
@@ -23,7 +24,7 @@ JOB_NAME = "job.json"
 
 def main(home: Path, folder: Path) -> None:
     """Do the job that stands in the folder."""
-    from luthier.core.errors import LuthierError
+    from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
     from luthier.core.kernel_cache import keep_few_kernels
     from luthier.core.threads import wait_briefly
     from luthier.jobs.process import Outcome, write_outcome
@@ -36,6 +37,8 @@ def main(home: Path, folder: Path) -> None:
     with Context.open(home) as context:
         try:
             outcome = carry_out(context, job) if "request" in job.document else Outcome(status=_do(context, job))
+        except (UnreachableError, StorageFullError) as error:
+            sys.exit(f"{type(error).__name__}: {error.came}")
         except LuthierError as error:
             outcome = Outcome(status="failed", error=error.as_json())
         write_outcome(folder, outcome)

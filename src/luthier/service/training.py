@@ -267,10 +267,11 @@ def recorder(
 ) -> Callable[[Event], None]:
     """Writes events into the store. What a killed process had recorded after its last checkpoint is dropped first.
 
-    listener: told each event after it is in the store.
+    listener: told each event after it is in the store. A database that restarts is waited for.
     """
+    from luthier.store.patience import patiently
 
-    def emit(event: Event) -> None:
+    def record(event: Event) -> None:
         if isinstance(event, RunStarted):
             context.runs.truncate_after(run_id, event.from_step)
             context.runs.update(run_id, status="running", step=event.from_step)
@@ -279,9 +280,12 @@ def recorder(
         context.runs.append(run_id, event)
         if isinstance(event, StepDone):
             context.runs.update(run_id, step=event.step)
-        if isinstance(event, WarningRaised):
-            warnings.append(event.message)
         if listener is not None:
             listener(event)
+
+    def emit(event: Event) -> None:
+        patiently(lambda: record(event))
+        if isinstance(event, WarningRaised):
+            warnings.append(event.message)
 
     return emit

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import DataError, LuthierError, ModelSourceError, NotFoundError, RequestError
+from luthier.core.errors import (
+    DataError,
+    LuthierError,
+    ModelSourceError,
+    NotFoundError,
+    RequestError,
+    StorageFullError,
+    UnreachableError,
+)
 from luthier.core.fine_tuning import LEAST_EXAMPLES, FineTuningRequest
 from luthier.core.job import Job
 from luthier.core.recipe import Recipe
@@ -41,6 +49,8 @@ def carry_out(context: Context, job: Job) -> Outcome:
             job.document.get("found", {}).get("validate_every_steps"),
         )
         return _validate(context, request, recipe) if job.lane == "validate" else _train(context, job, recipe)
+    except (UnreachableError, StorageFullError):  # another try may mend it
+        raise
     except LuthierError as error:
         return Outcome(status="failed", error=_as_error(error, laid, is_validating=job.lane == "validate"))
 

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, create_engine, event, literal_
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError
 
-from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, UnreachableError
 from luthier.store.backend import IS_WRITE
 
 BUSY_TIMEOUT_SECONDS: float = 30
@@ -55,7 +55,7 @@ class Postgresql:
         if state.startswith("23") and error.orig is not None:  # pg8000 knows the broken uniqueness alone
             return IntegrityError(error.statement, error.params, error.orig)
         if isinstance(error, InterfaceError) or state[:2] in ("08", "57"):
-            return WorkError(
+            return UnreachableError(
                 f"the database {self.name} does not answer: {words}",
                 expected="a PostgreSQL server that takes connections at that address",
                 do="start it, or correct host and port; what was written before is safe, and nothing of this was",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from sqlalchemy import RowMapping, delete, insert, select
 
@@ -61,6 +62,14 @@ class TunedModelStore:
         with self._database.read() as connection:
             found = connection.execute(query.order_by(tuned_models.c.number.desc())).mappings()
             return [_model(row) for row in found]
+
+    def permitted(self, project_id: str) -> Sequence[TunedModel]:
+        """Checkpoints of other projects that this one may use, newest first."""
+        permitted = select(checkpoint_permissions.c.model_id).where(checkpoint_permissions.c.project_id == project_id)
+        is_it = tuned_models.c.model_id.in_(permitted) & (tuned_models.c.project_id != project_id)
+        query = select(tuned_models).where(is_it).order_by(tuned_models.c.number.desc())
+        with self._database.read() as connection:
+            return [_model(row) for row in connection.execute(query).mappings()]
 
     def delete(self, project_id: str, model_id: str) -> None:
         """Forget a model of this project; its files stay. Raises NotFoundError."""

@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from luthier.core.errors import WorkError
 from luthier.service.access import create_project, list_keys, revoke_key
 from luthier.service.context import Context
 from luthier.service.gate import FAILURES_PER_MINUTE, REMEMBERED_SECONDS, WHILE_ASKED_SECONDS, Gate
@@ -56,13 +57,17 @@ def test_a_key_opens_its_own_project_and_its_own_scopes(client: MakeClient, home
     assert client("admin").post("/v1/things", json={"size": 1}).status_code == 200
 
 
-def test_a_revoked_key_is_out_within_seconds(client: MakeClient, home: Context, clock: Clock) -> None:
+def test_a_revoked_key_is_out_within_seconds(
+    client: MakeClient, home: Context, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     asker = client("read")
     assert asker.get("/v1/things").status_code == 200
     revoke_key(home, list_keys(home)[0].key_id)
     assert REMEMBERED_SECONDS + WHILE_ASKED_SECONDS <= 5
     clock.now += REMEMBERED_SECONDS
+    caplog.set_level("INFO", "luthier.service")
     assert asker.get("/v1/things").status_code == 401
+    assert list_keys(home)[0].key_id in caplog.text
 
 
 def test_while_one_asks_again_the_others_are_let_in(client: MakeClient, home: Context, clock: Clock) -> None:
@@ -148,6 +153,21 @@ def test_a_day_holds_so_many_tokens(client: MakeClient) -> None:
     assert (refused.status_code, refused.headers["x-should-retry"]) == (429, "false")
     assert refused.json()["error"]["type"] == refused.json()["error"]["code"] == "insufficient_quota"
     assert client("infer").post("/v1/answers?num_tokens=5").json() == {"left": None}
+
+
+def test_no_key_no_look_at_the_body(client: MakeClient) -> None:
+    wrong = {"Authorization": "Bearer sk-luthier-wrong", "Content-Type": "application/json"}
+    for path in ("/v1/things", "/v1/nowhere", "/api/v1/nowhere"):
+        assert client().post(path, content=b"{not json", headers=wrong).status_code == 401
+
+
+def test_a_database_that_does_not_answer_is_told_as_such(client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise WorkError("the database does not answer", expected="an answer", do="start it")
+
+    monkeypatch.setattr(Gate, "look_up", fail)
+    answer = client().get("/v1/things")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
 
 def test_without_a_key_no_file_is_taken(client: MakeClient) -> None:

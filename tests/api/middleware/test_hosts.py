@@ -31,6 +31,11 @@ def test_a_page_that_points_its_own_name_here_is_refused(host: str) -> None:
     assert status(LOOPBACK, host) == 421
 
 
+def test_loopback_has_several_addresses() -> None:
+    for address in ("http://[::1]:8520", "http://[::ffff:127.0.0.1]:8520", "http://127.9.9.9"):
+        assert status(address, "evil.example") == 421
+
+
 def test_names_can_be_allowed() -> None:
     assert status(LOOPBACK, "tunes.example:443", "tunes.example other.example") == 200
     assert status(LOOPBACK, "evil.example", "tunes.example") == 421

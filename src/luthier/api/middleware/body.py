@@ -1,7 +1,6 @@
 """How large a request may be, counted while it comes in, whatever it says of itself; and its digest where it is needed.
 
-Routes that take files count for themselves, and let them stream to the disk: there the key is looked at first, so that
-nobody without one can send a single byte to it.
+Routes that take files count for themselves, and let them stream to the disk.
 """
 
 from __future__ import annotations
@@ -11,12 +10,9 @@ import re
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from luthier.api.authentication import let_in
-from luthier.api.errors import ApiError, as_api_error, error_response
-from luthier.core.errors import LuthierError
+from luthier.api.errors import ApiError, error_response
 
 _TAKES_FILES = re.compile(r"/v1/files/?|/v1/uploads/[^/]+/parts/?")
 
@@ -37,14 +33,8 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         takes_files = scope["method"] == "POST" and _TAKES_FILES.fullmatch(scope["path"]) is not None
-        try:
-            if takes_files:
-                await let_in(Request(scope))
-            elif _told_length(headers) > self._most_bytes:
-                raise self._too_large()
-        except (ApiError, LuthierError) as error:
-            told = error if isinstance(error, ApiError) else as_api_error(error)
-            await error_response(told)(scope, receive, send)
+        if not takes_files and _told_length(headers) > self._most_bytes:
+            await error_response(self._too_large())(scope, receive, send)
             return
         digest, num_bytes = hashlib.sha256(), 0
         if is_hashed := "idempotency-key" in headers:

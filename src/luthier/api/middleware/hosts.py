@@ -53,9 +53,11 @@ def _is_loopback(scope: Scope) -> bool:
     """Whether the connection came in at an address that only this machine can reach."""
     server = scope.get("server")
     try:
-        return server is not None and ipaddress.ip_address(server[0]).is_loopback
+        address = ipaddress.ip_address(server[0] if server is not None else "")
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _without_port(host: str) -> str:

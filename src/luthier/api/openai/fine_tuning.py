@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from luthier.api.authentication import HomeContext, Reader, Trainer
 from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
+from luthier.api.idempotency import once
 from luthier.api.lists import page
 from luthier.api.openai.fine_tuning_objects import (
     CheckpointList,
@@ -47,9 +48,9 @@ _EventLimit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("", response_model=JobObject, responses=documented())
-def create(request: FineTuningRequest, caller: Trainer, context: HomeContext) -> JobObject:
+def create(body: FineTuningRequest, request: Request, caller: Trainer, context: HomeContext) -> Any:
     """Make a job; its files are validated before it is trained."""
-    return _shown(context, fine_tuning.create(context, caller, request))
+    return once(request, caller, context, lambda: _shown(context, fine_tuning.create(context, caller, body)))
 
 
 @router.get("", response_model=JobList, responses=documented(), openapi_extra=_METADATA_SCHEMA)

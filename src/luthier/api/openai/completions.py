@@ -1,0 +1,127 @@
+"""/v1/completions: a model goes on with a text, whole or as it writes."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import Field
+
+from luthier.api.authentication import Asker, HomeContext
+from luthier.api.errors import ApiError
+from luthier.api.openai.answering import ANSWERS, respond, usage_of
+from luthier.api.openai.sampling import SamplingBody, Unsupported
+from luthier.core.stream import Ended, Piece, TextRequest, WrittenToken
+from luthier.service.serving import Answer
+
+router = APIRouter(prefix="/v1/completions", tags=["completions"])
+
+_DEFAULT_TOKENS: Final = 16
+_MAX_PROMPTS: Final = 16
+Prompts = Annotated[list[str], Field(min_length=1, max_length=_MAX_PROMPTS)]
+
+
+class CompletionBody(SamplingBody):
+    """What is asked. Prompts as tokens are not supported: a client would need this model's own tokenizer."""
+
+    prompt: str | Prompts
+    logprobs: int | None = Field(default=None, ge=0, le=5)
+    best_of: int | None = Field(default=None, ge=1)
+    echo: Unsupported = None
+    suffix: Unsupported = None
+
+
+@router.post("", responses=ANSWERS, response_class=Response)
+async def create_completion(body: CompletionBody, request: Request, context: HomeContext, caller: Asker) -> Response:
+    """What comes after a text; with `stream` as server-sent events."""
+    if body.best_of not in (None, body.n or 1):
+        raise ApiError(
+            400,
+            f"best_of={body.best_of} with n={body.n or 1} is not supported; expected: as many as n, or none",
+            param="best_of",
+            code="invalid_value",
+        )
+    sampling, stops = body.sampling(), body.stops()
+    asked = [
+        TextRequest(
+            text=prompt,
+            sampling=sampling,
+            max_new_tokens=body.max_tokens or _DEFAULT_TOKENS,
+            stop=stops,
+            num_choices=body.n or 1,
+            num_top=body.logprobs,
+        )
+        for prompt in ([body.prompt] if isinstance(body.prompt, str) else body.prompt)
+    ]
+    return await respond(
+        request,
+        context,
+        caller,
+        model=body.model,
+        asked=asked,
+        words=lambda fingerprint: _TextWords(body.model, fingerprint, body.tells_usage, body.logprobs is not None),
+        is_streamed=bool(body.stream),
+    )
+
+
+@dataclass(slots=True)
+class _TextWords:
+    """`text_completion`, the same object for the whole and for a chunk."""
+
+    model: str
+    fingerprint: str
+    tells_usage: bool
+    tells_likelihoods: bool
+    id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        choices = [
+            self._choice(number, choice.text, choice.reason, choice.tokens)
+            for number, choice in enumerate(answer.choices)
+        ]
+        return self._document(choices) | {"usage": usage_of(answer)}
+
+    def first(self, choice: int) -> None:  # noqa: ARG002 - a text has no role to tell
+        return None
+
+    def piece(self, piece: Piece) -> dict[str, Any]:
+        return self._chunk(self._choice(piece.choice, piece.text, None, piece.tokens))
+
+    def end(self, ended: Ended) -> dict[str, Any]:
+        return self._chunk(self._choice(ended.choice, "", ended.reason, None))
+
+    def usage(self, answer: Answer) -> dict[str, Any] | None:
+        return self._document([]) | {"usage": usage_of(answer)} if self.tells_usage else None
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return self._document([choice]) | ({"usage": None} if self.tells_usage else {})
+
+    def _choice(
+        self, number: int, text: str, reason: str | None, tokens: list[WrittenToken] | tuple[WrittenToken, ...] | None
+    ) -> dict[str, Any]:
+        told = _likelihoods(tokens) if self.tells_likelihoods and tokens is not None else None
+        return {"index": number, "text": text, "logprobs": told, "finish_reason": reason}
+
+    def _document(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+            "choices": choices,
+        }
+
+
+def _likelihoods(tokens: list[WrittenToken] | tuple[WrittenToken, ...]) -> dict[str, Any]:
+    return {
+        "tokens": [token.chosen.token for token in tokens],
+        "token_logprobs": [token.chosen.log_probability for token in tokens],
+        "top_logprobs": [{one.token: one.log_probability for one in token.top} for token in tokens],
+        "text_offset": [token.offset for token in tokens],
+    }

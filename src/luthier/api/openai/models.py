@@ -1,0 +1,57 @@
+"""/v1/models: what can be asked by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from luthier.api.authentication import HomeContext, Looker, Trainer
+from luthier.api.errors import ApiError
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.service import served_models
+from luthier.service.served_models import NamedModel
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+def list_models(context: HomeContext, caller: Looker) -> dict[str, Any]:
+    """Tuned models of the project, checkpoints that it was permitted, and base models on this machine."""
+    return {"object": "list", "data": [_show(model) for model in served_models.list_models(context, caller)]}
+
+
+@router.get("/{model:path}")
+def retrieve_model(model: str, context: HomeContext, caller: Looker) -> dict[str, Any]:
+    """One model. 404 where there is none that this project can ask."""
+    try:
+        return _show(served_models.get_model(context, caller, model))
+    except NotFoundError as error:
+        raise _not_found(error) from error
+
+
+@router.delete("/{model:path}")
+def delete_model(model: str, context: HomeContext, caller: Trainer) -> dict[str, Any]:
+    """Forget a tuned model; its run and files stay. 403 for a base model and for one that was only permitted."""
+    try:
+        served_models.delete_model(context, caller, model)
+    except NotFoundError as error:
+        raise _not_found(error) from error
+    except ConflictError as error:
+        message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+        raise ApiError(403, message, param="model", code="model_cannot_be_deleted") from error
+    return {"id": model, "object": "model", "deleted": True}
+
+
+def _show(model: NamedModel) -> dict[str, Any]:
+    return {
+        "id": model.model_id,
+        "object": "model",
+        "created": int(model.created_at),
+        "owned_by": model.owned_by,
+    }
+
+
+def _not_found(error: NotFoundError) -> ApiError:
+    message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+    return ApiError(404, message, param="model", code="model_not_found")

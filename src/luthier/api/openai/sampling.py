@@ -1,0 +1,80 @@
+"""What can be asked of chat and completions alike, and how it is refused what this server cannot do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from luthier.api.errors import ApiError
+from luthier.core.stream import MAX_CHOICES, Sampling
+from luthier.service.serving import new_seed
+
+
+def _refuse(value: Any) -> None:
+    if value not in (None, False, "", [], {}):
+        raise ValueError("this server does not support this parameter: leave it out")
+
+
+Unsupported = Annotated[None, BeforeValidator(_refuse)]
+"""A parameter of OpenAI's that would change the answer and is not built: only values that ask for nothing pass."""
+Ignored = Any
+"""A parameter that does not change the answer."""
+
+
+class StreamOptions(BaseModel):
+    """include_usage: a last chunk tells the tokens used."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class SamplingBody(BaseModel):
+    """Common to both. A key that is not known is refused, so that no wish is passed over in silence."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: str = Field(min_length=1, max_length=1024)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
+    stop: str | list[str] | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    user: Ignored = None
+    metadata: Ignored = None
+    logit_bias: Unsupported = None
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether a stream ends with a chunk of usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def sampling(self) -> Sampling:
+        """How tokens are drawn."""
+        return Sampling(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            seed=new_seed() if self.seed is None else self.seed,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+        )
+
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end an answer. Raises ApiError for more than four, an empty one, or a very long one."""
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if len(stops) > 4 or not all(0 < len(stop) <= 1024 for stop in stops):
+            raise ApiError(
+                400,
+                "Invalid 'stop': expected up to 4 texts of 1 to 1024 characters",
+                param="stop",
+                code="invalid_value",
+            )
+        return stops

@@ -1,0 +1,120 @@
+"""Text that a model writes while somebody reads along: what is asked for, and the events that come back.
+
+Started    once an ask: it was taken up
+Piece      any number of times a choice: text that will not change any more
+Ended      once a choice
+Failed     instead of all that would still have come
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, TypeAdapter
+
+from luthier.core.conversation import Conversation
+from luthier.core.frozen import Frozen
+from luthier.core.plan import Quantisation
+
+MAX_CHOICES: Final = 16
+
+
+class Sampling(Frozen):
+    """How the next token is drawn. temperature: 0 is greedy; what is under 0.0001 counts as 0.
+
+    top_p: only the likeliest tokens that have this much of the probability together are drawn. seed: rules the draws;
+    choice number N of an ask draws with `seed + N`. frequency_penalty, presence_penalty: taken off the logit of a token
+    for each time that the answer has it already, and once if it has it at all.
+    """
+
+    temperature: float = Field(default=1.0, ge=0.0)
+    top_p: float = Field(default=1.0, ge=0.0, le=1.0)
+    seed: int = 0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+
+class TextRequest(Frozen):
+    """One prompt to be continued; exactly one of `conversation` and `text` is set.
+
+    max_new_tokens: of each choice; an answer ends where the context does in any case. stop: an answer ends before the
+    first of these texts. num_top: None for no likelihoods, else how many of the likeliest tokens are told with each.
+    """
+
+    conversation: Conversation | None = None
+    text: str | None = None
+    sampling: Sampling = Sampling()
+    max_new_tokens: int = Field(default=128, ge=1)
+    stop: tuple[str, ...] = ()
+    num_choices: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    num_top: int | None = None
+
+
+class Served(Frozen):
+    """A model as it is loaded to answer. adapter_path: None for a base model and for one that was trained whole.
+
+    sha256: of the base's weights, so that a base pulled anew is loaded anew. precision: None takes what is fastest on
+    this machine.
+    """
+
+    path: str
+    sha256: str
+    adapter_path: str | None = None
+    template: Literal["auto", "chat", "plain"] = "auto"
+    precision: Literal["float32", "bfloat16"] | None = None
+    quantisation: Quantisation | None = None
+
+
+class TokenLikelihood(Frozen):
+    """A token as text and the logarithm of its probability, before temperature and penalties."""
+
+    token: str
+    log_probability: float
+
+
+class WrittenToken(Frozen):
+    """A token of an answer. offset: the character of the answer at which it begins. top: the likeliest in its place."""
+
+    chosen: TokenLikelihood
+    offset: int
+    top: tuple[TokenLikelihood, ...] = ()
+
+
+class Started(Frozen):
+    """The prompt is understood and goes through the model next."""
+
+    kind: Literal["started"] = "started"
+    num_prompt_tokens: int
+
+
+class Piece(Frozen):
+    """More of an answer: whole characters only.
+
+    num_new_tokens: of the answer so far. tokens: those that begin in it, where likelihoods were asked for.
+    """
+
+    kind: Literal["piece"] = "piece"
+    choice: int = 0
+    text: str
+    num_new_tokens: int = 0
+    tokens: tuple[WrittenToken, ...] = ()
+
+
+class Ended(Frozen):
+    """An answer is complete. stop: by itself or by a stop text. num_new_tokens: without the end token."""
+
+    kind: Literal["ended"] = "ended"
+    choice: int = 0
+    reason: Literal["stop", "length"]
+    num_new_tokens: int
+
+
+class Failed(Frozen):
+    """Nothing more will come. error: as `LuthierError.as_json` writes it."""
+
+    kind: Literal["failed"] = "failed"
+    error: dict[str, Any]
+
+
+StreamEvent = Annotated[Started | Piece | Ended | Failed, Field(discriminator="kind")]
+stream_event: TypeAdapter[Started | Piece | Ended | Failed] = TypeAdapter(StreamEvent)

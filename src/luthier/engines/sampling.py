@@ -1,0 +1,65 @@
+"""Which token comes next: greedy or drawn, from the likeliest only, with less of what was written already."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from luthier.core.stream import Sampling
+
+_GREEDY_BELOW: Final = 1e-4
+
+
+class Sampler:
+    """Draws the tokens of one answer. Equal logits, rules and seeds give equal tokens.
+
+    number: of the choice; each draws from numbers of its own.
+    """
+
+    def __init__(self, rules: Sampling, number: int, device: torch.device) -> None:
+        self._rules = rules
+        self._counts: dict[int, int] = {}
+        self._generator: torch.Generator | None = None
+        if rules.temperature >= _GREEDY_BELOW and rules.top_p > 0:
+            self._generator = torch.Generator(device=device)
+            self._generator.manual_seed((rules.seed + number) % (1 << 63))
+
+    def draw(self, logits: Tensor) -> int:
+        """The next token. logits: [vocabulary]."""
+        scores = self._with_penalties(logits.float())
+        if self._generator is None:
+            token = int(scores.argmax())
+        else:
+            probabilities = torch.softmax(scores / self._rules.temperature, -1)
+            if self._rules.top_p < 1:
+                probabilities = _nucleus(probabilities, self._rules.top_p)
+            token = int(torch.multinomial(probabilities, 1, generator=self._generator))
+        if self._rules.frequency_penalty or self._rules.presence_penalty:
+            self._counts[token] = self._counts.get(token, 0) + 1
+        return token
+
+    def _with_penalties(self, logits: Tensor) -> Tensor:
+        if not self._counts:
+            return logits
+        tokens = torch.tensor(list(self._counts), device=logits.device)
+        counts = torch.tensor(list(self._counts.values()), dtype=logits.dtype, device=logits.device)
+        penalties = self._rules.frequency_penalty * counts + self._rules.presence_penalty
+        return logits.index_add(0, tokens, -penalties)
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """The smallest set of likeliest tokens with `top_p` of the probability; all others get none."""
+    ordered, places = probabilities.sort(descending=True)
+    before = ordered.cumsum(-1) - ordered
+    ordered[before >= top_p] = 0.0
+    return torch.zeros_like(probabilities).scatter(0, places, ordered)
+
+
+def likelihoods(logits: Tensor, token: int, num_top: int) -> tuple[float, list[tuple[int, float]]]:
+    """The log-probability of a token, and the `num_top` likeliest with theirs. logits: [vocabulary]."""
+    log_probabilities = torch.log_softmax(logits.float(), -1)
+    found = log_probabilities.topk(min(num_top, len(log_probabilities)))
+    top = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+    return float(log_probabilities[token]), top

@@ -1,0 +1,159 @@
+"""Use cases: have a model answer, all at once or while somebody reads along."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from luthier.core.access import Caller
+from luthier.core.conversation import Conversation, Message
+from luthier.core.digest import sha256_document
+from luthier.core.errors import LuthierError
+from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest, WrittenToken
+from luthier.service.access import charge_tokens
+from luthier.service.context import Context
+from luthier.service.fleet_answers import error_from
+from luthier.service.model_server import Event, Hear
+from luthier.service.served_models import served_model
+
+
+@dataclass(slots=True)
+class Choice:
+    """One answer so far. reason: why it ended; None while it is being written."""
+
+    pieces: list[str] = field(default_factory=list)
+    tokens: list[WrittenToken] = field(default_factory=list)
+    num_new_tokens: int = 0
+    reason: Literal["stop", "length"] | None = None
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.pieces)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What asks have come to so far: `hear` is given their events, from one thread at a time.
+
+    num_prompts: how many prompts were asked. error: what has ended it all.
+    """
+
+    choices: list[Choice]
+    num_prompts: int = 1
+    num_started: int = 0
+    num_prompt_tokens: int = 0
+    error: LuthierError | None = None
+
+    def hear(self, event: Event) -> None:
+        """Take one event in."""
+        if isinstance(event, Started):
+            self.num_started += 1
+            self.num_prompt_tokens += event.num_prompt_tokens
+        elif isinstance(event, Failed):
+            self.error = self.error or error_from(event.error)
+        elif isinstance(event, Piece):
+            choice = self.choices[event.choice]
+            choice.pieces.append(event.text)
+            choice.tokens += event.tokens
+            choice.num_new_tokens = event.num_new_tokens
+        else:
+            choice = self.choices[event.choice]
+            choice.num_new_tokens, choice.reason = event.num_new_tokens, event.reason
+
+    @property
+    def has_started(self) -> bool:
+        """Whether every prompt was taken up."""
+        return self.num_started == self.num_prompts
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.error is not None or all(choice.reason is not None for choice in self.choices)
+
+    @property
+    def num_new_tokens(self) -> int:
+        """Of all choices."""
+        return sum(choice.num_new_tokens for choice in self.choices)
+
+
+def new_seed() -> int:
+    """A seed for an ask that names none."""
+    return secrets.randbits(31)
+
+
+def ask(
+    context: Context, caller: Caller, model: str, requests: Sequence[TextRequest], hear: Hear
+) -> tuple[Callable[[], None], str]:
+    """Have prompts continued; returns what cancels it, and a fingerprint of the model and how it is run.
+
+    hear: called with every event from another thread; it must not wait. Choices are counted through all requests.
+
+    Raises QuotaError where the caller's day has no tokens left, NotFoundError for the model, WorkError where too many
+    ask already. What is wrong with a request comes as `Failed`.
+    """
+    charge_tokens(context, caller, 0)
+    served, cancels = served_model(context, caller, model), list[Callable[[], None]]()
+
+    def cancel() -> None:
+        for one in cancels:
+            one()
+
+    first = 0
+    try:
+        for request in requests:
+            cancels.append(context.model_server.ask(served, request, _from(first, hear)))
+            first += request.num_choices
+    except LuthierError:
+        cancel()
+        raise
+    return cancel, "fp_" + sha256_document(served.model_dump(mode="json"))[:10]
+
+
+def answer(
+    context: Context,
+    caller: Caller,
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """The answer of a model to messages, as the caller's key lets it be asked; waits for it and charges its tokens.
+
+    Raises what `ask` raises, RequestError for messages that the model cannot read, WorkError where it cannot answer
+    now.
+    """
+    conversation = Conversation(messages=tuple(Message.model_validate(dict(message)) for message in messages))
+    sampling = Sampling(temperature=temperature, seed=seed)
+    request = TextRequest(conversation=conversation, sampling=sampling, max_new_tokens=max_tokens)
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    ask(context, caller, model, [request], events.put)
+    heard = Answer([Choice()])
+    while not heard.has_ended:
+        heard.hear(events.get())
+    charge(context, caller, heard)
+    if heard.error is not None:
+        raise heard.error
+    return heard.choices[0].text
+
+
+def charge(context: Context, caller: Caller, heard: Answer) -> None:
+    """Count the tokens of an answer, whole or not, on the caller's budget."""
+    if num_tokens := heard.num_prompt_tokens + heard.num_new_tokens:
+        charge_tokens(context, caller, num_tokens, may_refuse=False)
+
+
+def _from(first: int, hear: Hear) -> Hear:
+    """Events of a request whose choices are counted from `first` on."""
+    if first == 0:
+        return hear
+
+    def hear_counted(event: Event) -> None:
+        hear(event.model_copy(update={"choice": event.choice + first}) if isinstance(event, Piece | Ended) else event)
+
+    return hear_counted

@@ -1,0 +1,29 @@
+"""Wait for a database that restarts: what was computed meanwhile must not be lost to a few seconds of silence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from luthier.core.errors import UnreachableError
+
+Found = TypeVar("Found")
+MOST_SECONDS: Final = 120.0
+_LONGEST_WAIT_SECONDS: Final = 2.0
+
+
+def patiently(do: Callable[[], Found], most_seconds: float = MOST_SECONDS) -> Found:
+    """Do something again until the database answers; it must be such that doing it twice changes nothing.
+
+    Raises UnreachableError where it has not answered for `most_seconds`.
+    """
+    deadline, wait = time.monotonic() + most_seconds, 0.1
+    while True:
+        try:
+            return do()
+        except UnreachableError:
+            if time.monotonic() + wait >= deadline:
+                raise
+        time.sleep(wait)
+        wait = min(_LONGEST_WAIT_SECONDS, 2 * wait)

@@ -1,0 +1,218 @@
+import math
+from collections import defaultdict
+
+import pytest
+import torch
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import OverlongError, RequestError
+from luthier.core.ports import Prompt, SilentProgress
+from luthier.core.stream import Ended, Piece, Sampling, Started, TextRequest
+from luthier.engines.sampling import Sampler
+from luthier.engines.streaming import StreamingEngine
+from luthier.engines.transformers_engine import TransformersEngine
+from luthier.models.chat_template import ChatTemplate
+from luthier.models.loading import load_model
+
+GREEDY = Sampling(temperature=0)
+WARM = Sampling(temperature=1.0, seed=5)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny):
+    return TransformersEngine.open(str(tiny), dtype="float32")
+
+
+@pytest.fixture
+def streaming(engine):
+    return StreamingEngine(engine)
+
+
+def request(text="The front is made of", **wishes):
+    return TextRequest(text=text, **({"max_new_tokens": 12, "sampling": GREEDY} | wishes))
+
+
+class Heard:
+    """What was told, by ask."""
+
+    def __init__(self):
+        self.text, self.ends, self.pieces, self.started = defaultdict(str), {}, defaultdict(list), {}
+
+    def hear(self, told):
+        for key, event in told:
+            if isinstance(event, Started):
+                self.started[key] = event
+            elif isinstance(event, Piece):
+                self.text[key, event.choice] += event.text
+                self.pieces[key, event.choice].append(event)
+            elif isinstance(event, Ended):
+                assert (key, event.choice) not in self.ends
+                self.ends[key, event.choice] = event
+
+
+def write(streaming, requests, *, apart=0):
+    """All requests to their end; each comes `apart` steps after the one before it."""
+    heard = Heard()
+    for key, asked in requests.items():
+        heard.hear(streaming.start(key, streaming.prepare(asked)))
+        for _ in range(apart):
+            heard.hear(streaming.step())
+    while streaming.keys:
+        heard.hear(streaming.step())
+    return heard
+
+
+def generated(engine, asked):
+    prompt = Prompt(
+        text=asked.text,
+        max_new_tokens=asked.max_new_tokens,
+        temperature=asked.sampling.temperature,
+        seed=asked.sampling.seed,
+    )
+    return engine.generate([prompt], SilentProgress())[0]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM])
+@pytest.mark.parametrize("apart", [0, 1, 5])
+def test_asks_that_come_and_go_get_what_each_would_get_alone(engine, streaming, sampling, apart):
+    texts = ["The front", "A luthier builds and repairs stringed instruments: violins, cellos", "a", "Maple is harder."]
+    lengths = [80, 3, 30, 20]
+    requests = {
+        number: request(text, max_new_tokens=length, sampling=sampling)
+        for number, (text, length) in enumerate(zip(texts, lengths, strict=True))
+    }
+    heard = write(streaming, requests, apart=apart)
+    for number, asked in requests.items():
+        alone = generated(engine, asked)
+        end = heard.ends[number, 0]
+        assert heard.text[number, 0] == alone.text
+        assert (end.num_new_tokens, end.reason) == (alone.num_new_tokens, alone.finish_reason)
+        assert heard.started[number].num_prompt_tokens == alone.num_prompt_tokens
+
+
+def test_a_model_with_sliding_windows_writes_long_answers_beside_the_others(tmp_path):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    from luthier.models.quiet import quiet_transformers
+    from luthier.testing.tiny import make_tiny_model
+
+    folder = make_tiny_model(tmp_path / "base")
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
+        torch.manual_seed(0)
+        config = MistralConfig(
+            vocab_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=512, sliding_window=24, initializer_range=0.2,
+        )  # fmt: skip
+        MistralForCausalLM(config).save_pretrained(tmp_path / "windowed")
+    model = load_model(tmp_path / "windowed", dtype="float32", attention="sdpa")
+    engine = TransformersEngine(model, ChatTemplate.load(folder))
+    requests = {
+        "long": request("The front of a violin is made of", max_new_tokens=40),
+        "short": request("a", max_new_tokens=10),
+        "other": request("Maple", max_new_tokens=8),
+    }
+    heard = write(StreamingEngine(engine), requests, apart=2)
+    for key, asked in requests.items():
+        assert heard.text[key, 0] == generated(engine, asked).text
+
+
+def test_choices_of_one_ask_differ_and_come_again_with_the_seed(streaming):
+    asked = request(sampling=WARM, num_choices=3)
+    first, second = write(streaming, {"a": asked}), write(streaming, {"a": asked})
+    assert first.text == second.text
+    assert len(set(first.text.values())) == 3
+    assert {choice for _, choice in first.ends} == {0, 1, 2}
+    alone = write(streaming, {"a": request(sampling=WARM.model_copy(update={"seed": 6}))})
+    assert alone.text["a", 0] == first.text["a", 1]
+
+
+def test_an_answer_ends_before_a_stop_text(streaming):
+    text = write(streaming, {"a": request(max_new_tokens=40)}).text["a", 0]
+    stop = text[7:10]
+    heard = write(streaming, {"a": request(max_new_tokens=40, stop=(stop, "never"), num_top=0)})
+    assert heard.text["a", 0] == text[: text.find(stop)]
+    assert heard.ends["a", 0].reason == "stop"
+    tokens = [token for piece in heard.pieces["a", 0] for token in piece.tokens]
+    assert all(token.offset < len(heard.text["a", 0]) for token in tokens)
+
+
+def test_a_cancelled_ask_is_heard_of_no_more_and_changes_no_other(streaming):
+    alone = write(streaming, {"b": request("Maple", max_new_tokens=20)}).text["b", 0]
+    heard = Heard()
+    for key, text in (("a", "The front"), ("b", "Maple")):
+        heard.hear(streaming.start(key, streaming.prepare(request(text, max_new_tokens=20))))
+    heard.hear(streaming.step())
+    streaming.cancel("a")
+    streaming.cancel("unknown")
+    before = heard.text["a", 0]
+    while streaming.keys:
+        heard.hear(streaming.step())
+    assert (heard.text["a", 0], heard.text["b", 0]) == (before, alone)
+    assert set(heard.ends) == {("b", 0)}
+
+
+def test_likelihoods_are_those_of_the_model(engine, streaming, tiny):
+    heard = write(streaming, {"a": request(num_top=2, max_new_tokens=6)})
+    tokens = [token for piece in heard.pieces["a", 0] for token in piece.tokens]
+    assert len(tokens) == heard.ends["a", 0].num_new_tokens
+    ids, _ = engine.template.encode("The front is made of")
+    logits = load_model(tiny, dtype="float32", attention="sdpa")(torch.tensor([ids])).logits[0, -1]
+    best = torch.log_softmax(logits, -1).max()
+    assert tokens[0].chosen.log_probability == pytest.approx(float(best.detach()), abs=1e-4)
+    assert tokens[0].top[0] == tokens[0].chosen
+    assert all(len(token.top) == 2 and token.offset <= len(heard.text["a", 0]) for token in tokens)
+
+
+def test_the_text_ends_where_the_context_does(engine, streaming):
+    num = len(engine.template.encode("word " * 100)[0])
+    heard = write(streaming, {"a": request("word " * 100, max_new_tokens=5000)})
+    end = heard.ends["a", 0]
+    assert end.reason == "stop" or end.num_new_tokens == 512 - num
+    with pytest.raises(OverlongError, match="512"):
+        streaming.prepare(request("word " * 600))
+    with pytest.raises(RequestError, match="empty"):
+        streaming.prepare(request(""))
+
+
+def test_room_is_kept_for_what_is_being_written(engine):
+    streaming = StreamingEngine(engine, max_rows=3, batch_tokens=100)
+    small, wide = request("a", max_new_tokens=20), request("a", max_new_tokens=300, num_choices=5)
+    assert streaming.has_room_for(streaming.prepare(wide))
+    streaming.start("a", streaming.prepare(small))
+    assert streaming.has_room_for(streaming.prepare(small))
+    assert not streaming.has_room_for(streaming.prepare(request("a", max_new_tokens=60)))
+    assert not streaming.has_room_for(streaming.prepare(request("a", max_new_tokens=20, num_choices=3)))
+
+
+def test_a_conversation_is_written_with_the_models_template(engine, streaming):
+    talk = Conversation(messages=(Message(role="user", content="Which wood?"),))
+    heard = write(streaming, {"a": TextRequest(conversation=talk, sampling=GREEDY, max_new_tokens=5)})
+    alone = engine.generate([Prompt(conversation=talk, max_new_tokens=5)], SilentProgress())[0]
+    assert heard.text["a", 0] == alone.text
+
+
+LOGITS = torch.tensor([math.log(p) for p in (0.5, 0.3, 0.15, 0.05)])
+
+
+def draws(num=300, **rules):
+    sampler = Sampler(Sampling(**rules), 0, torch.device("cpu"))
+    return [sampler.draw(LOGITS) for _ in range(num)]
+
+
+def test_top_p_leaves_the_smallest_set_that_has_it():
+    assert set(draws(top_p=1.0)) == {0, 1, 2, 3}
+    assert set(draws(top_p=0.81)) == {0, 1, 2}
+    assert set(draws(top_p=0.6)) == {0, 1}
+    assert set(draws(top_p=0.4)) == {0}
+    assert set(draws(top_p=0.0)) == {0}
+
+
+def test_temperature_makes_draws_bolder_and_zero_is_greedy():
+    assert set(draws(temperature=0.0)) == {0} == set(draws(temperature=1e-12))
+    assert draws(temperature=0.3).count(0) > draws(temperature=1.0).count(0) > draws(temperature=2.0).count(0)
+
+
+def test_penalties_make_what_was_written_less_likely():
+    assert draws(4, temperature=0.0, presence_penalty=2.0) == [0, 1, 2, 0]
+    assert draws(5, temperature=0.0, frequency_penalty=0.4) == [0, 0, 1, 0, 1]
+    assert draws(3, temperature=0.0, presence_penalty=-2.0) == [0, 0, 0]
