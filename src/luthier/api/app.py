@@ -20,7 +20,6 @@ from luthier.api.middleware.key_first import KeyFirst
 from luthier.api.native import keys, plans, runs, webhooks
 from luthier.api.observe import Observe
 from luthier.api.openai import chat, checkpoints, completions, files, fine_tuning, graders, models, uploads
-from luthier.api.sweeping import swept
 from luthier.service.context import Context
 from luthier.service.gate import Gate
 from luthier.service.health import Readiness
@@ -40,6 +39,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     chat.router,
     completions.router,
+    models.router,
 )
 
 
