@@ -20,6 +20,7 @@ from luthier.api.middleware.key_first import KeyFirst
 from luthier.api.native import keys, plans, runs, webhooks
 from luthier.api.observe import Observe
 from luthier.api.openai import chat, checkpoints, completions, files, fine_tuning, graders, models, uploads
+from luthier.api.sweeping import swept
 from luthier.service.context import Context
 from luthier.service.gate import Gate
 from luthier.service.health import Readiness
@@ -39,7 +40,6 @@ _ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     chat.router,
     completions.router,
-    models.router,
 )
 
 

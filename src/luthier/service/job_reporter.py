@@ -67,7 +67,6 @@ class JobReporter:
 
     def _is_validation_due(self, step: int) -> bool:
         plan = self._plan = self._plan or self.context.runs.plan(self.job.run_id)
-        if plan.data.validation is None:  # then no step is one to validate after, and the plan names none
         if plan.data.validation is None:
             return False
         return step == plan.training.num_steps or step % plan.training.validate_every_steps == 0
