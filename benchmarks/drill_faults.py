@@ -28,6 +28,7 @@ class Faults:
     world: World
     context: Context
     skipped: dict[str, str]
+    is_submitting: Callable[[], bool]
     counts: Counter[str] = field(default_factory=Counter)
     told: list[str] = field(default_factory=list)
     _deck: list[str] = field(default_factory=list)
@@ -42,6 +43,8 @@ class Faults:
             "kill -9 worker": lambda: self._kill("worker"),
             "kill -9 child": lambda: self._kill("job_child"),
             "kill -9 guard": lambda: self._kill("guard"),
+            "kill -9 API": lambda: self._kill_server("api"),
+            "kill -9 luthier up": lambda: self._kill_server("up"),
             "SIGSTOP worker past its lease": self._stop_worker,
             "database restart": self._restart_database,
             "disk full": self._fill_disk,
@@ -116,6 +119,13 @@ class Faults:
         process, _, where = picked
         os.kill(process.pid, signal.SIGKILL)
         return where
+
+    def _kill_server(self, role: str) -> str | None:
+        found = [process.pid for process in self.world.processes() if process.role == role]
+        if not found or not self.is_submitting():
+            return None
+        os.kill(found[0], signal.SIGKILL)
+        return "while jobs are handed in"
 
     def _stop_worker(self) -> str | None:
         if (picked := self._pick("worker")) is None:

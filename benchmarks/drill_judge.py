@@ -40,6 +40,23 @@ def told(context: Context, job: Job) -> list[tuple[Any, ...]]:
     return shown
 
 
+def told_to_clients(context: Context, job: Job) -> list[tuple[Any, ...]]:
+    """What a job's events say to clients, in order; without what tells of crashes and of the job's own ids."""
+    events = reversed(context.job_events.page(job.job_id, limit=100_000)[0])
+    return [(e.code, e.level, None if e.code == "model" else e.message, e.data) for e in events if e.code != e.event_id]
+
+
+def tuned_files(context: Context, job: Job) -> dict[str, str]:
+    """The digests of the adapters of a job's checkpoints, and of its result file."""
+    found = {}
+    for model in context.tuned_models.list(job.project_id, job_id=job.job_id):
+        for path in sorted(Path(model.adapter_path).rglob("*.safetensors")):
+            found[f"{model.step} {path.name}"] = sha256_file(path)
+    for file_id in job.document.get("found", {}).get("result_files", []):
+        found["result file"] = context.files.get(job.project_id, file_id).sha256
+    return found
+
+
 def doubled(events: list[Event]) -> list[tuple[str, int]]:
     """Kinds and steps that stand there more than once."""
     seen = Counter((event.kind, event.from_step if isinstance(event, RunStarted) else event.step) for event in events)
@@ -58,6 +75,12 @@ def problems_of(context: Context, job: Job, calm_context: Context, calm: Job) ->
         lost = sorted(map(str, set(expected) - set(came)))
         more = sorted(map(str, set(came) - set(expected)))
         found.append(f"its events differ: lost {lost[:3]}, too many {more[:3]}, {len(came)} for {len(expected)}")
+    if (ours := tuned_files(context, job)) != (theirs := tuned_files(calm_context, calm)):
+        found.append(f"its checkpoints or result file differ: {set(ours.items()) ^ set(theirs.items())}")
+    if (ours := told_to_clients(context, job)) != (theirs := told_to_clients(calm_context, calm)):
+        more = [one for one in ours if one not in theirs]
+        lost = [one for one in theirs if one not in ours]
+        found.append(f"what clients are told differs: {len(ours)} for {len(theirs)}, lost {lost[:2]}, more {more[:2]}")
     if twice := doubled(context.runs.events(job.run_id)):
         found.append(f"told twice: {twice[:3]}")
     return found

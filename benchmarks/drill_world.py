@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,13 @@ from luthier.testing.postgresql_server import PostgresqlServer
 from luthier.testing.tiny import make_tiny_model
 
 EPOCHS, NUM_STEPS = 16, 80
-_WORKER, _CHILD, _GUARD = "worker", "luthier.service.job_child", "luthier.jobs.guard"
+_ROLES = {
+    "luthier.jobs.guard": "guard",
+    "luthier.service.job_child": "job_child",
+    "luthier.api.server": "api",
+    "worker": "worker",
+    "up": "up",
+}
 
 
 def write_recipes(folder: Path, num_recipes: int) -> list[Recipe]:
@@ -125,20 +131,23 @@ class World:
         return codes
 
     def processes(self) -> list[Process]:
-        """Every living process that has this home in its command line, but not the drill itself."""
+        """Every living process that has this home in its command line or environment, but not the drill itself."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 words = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+                told = (folder / "environ").read_bytes().split(b"\0")
                 state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:
                 continue
             mine = [word for word in words if word == str(self.home) or word.startswith(f"{self.home}/")]
-            if not mine or state == "Z" or int(folder.name) == os.getpid():
+            if not mine and f"LUTHIER_HOME={self.home}".encode() not in told:
                 continue
-            role = next((r for r in (_GUARD, _CHILD, _WORKER) if r in words), "other")
-            job_id = Path(mine[-1]).parent.name if role in (_GUARD, _CHILD) else None
-            found.append(Process(int(folder.name), role.rpartition(".")[2], job_id))
+            if state == "Z" or int(folder.name) == os.getpid():
+                continue
+            role = next((role for word, role in _ROLES.items() if word in words), "other")
+            job_id = Path(mine[-1]).parent.name if role in ("guard", "job_child") else None
+            found.append(Process(int(folder.name), role, job_id))
         return found
 
     def submit(self, recipes: list[Recipe], num_jobs: int) -> dict[str, int]:
@@ -153,10 +162,13 @@ def ended(found: list[Job]) -> bool:
     return all(job.status in ENDED for job in found)
 
 
-def undisturbed(world: World, recipes: list[Recipe]) -> dict[int, Job]:
-    """Train each recipe once, with one worker and in peace; its job by the recipe's number."""
-    asked = world.submit(recipes, len(recipes))
+def undisturbed(
+    world: World, recipes: list[Recipe], submit_more: Callable[[Context], dict[str, int]]
+) -> dict[tuple[str, int], Job]:
+    """Train each recipe and request once, with one worker and in peace; its job by kind and number."""
     with world.context() as context:
+        asked = {job_id: ("recipe", number) for job_id, number in world.submit(recipes, len(recipes)).items()}
+        asked |= {job_id: ("request", number) for job_id, number in submit_more(context).items()}
         while not ended(found := context.jobs.list()):
             world.keep_workers(["calm"])
             time.sleep(0.5)

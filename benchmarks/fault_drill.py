@@ -3,12 +3,13 @@
 
     python benchmarks/fault_drill.py [--database sqlite postgresql] [--jobs 52] [--workers 3] [--seed 0]
 
-Killed with SIGKILL: workers, trainings, the guards between them. Stopped past its lease and let go on: workers. Taken
+Half of the jobs are recipes in the queue, half come through the API while it is being killed, too. Killed with SIGKILL:
+workers, trainings, the guards between them, the process of the API, `luthier up` itself. Stopped past its lease and let go on: workers. Taken
 away and given back: the database server (PostgreSQL; started by the drill itself), the room on the disk (a small file
 system of its own, as root). Leases are shortened (`LUTHIER_LEASE_SECONDS`) so that many run out in a short time.
 
-Asked: every job succeeds; its adapter has the bytes, and its events the numbers, of the same recipe trained in peace;
-no event lost or told twice; no process and no half-written file left. Prints a table and a JSON document; the exit
+Asked: every job succeeds; its adapter, checkpoints and result file have the bytes, and its events the numbers, of the
+same recipe trained in peace; no event lost or told twice, no job made twice; no process and no half-written file left. Prints a table and a JSON document; the exit
 code is 1 where anything asked does not hold.
 """
 
@@ -25,6 +26,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from drill_api import Api, submit_in_peace
 from drill_faults import Faults
 from drill_judge import leftovers, orphans, problems_of
 from drill_world import World, as_document, ended, small_disk, undisturbed, write_recipes
@@ -33,7 +35,9 @@ from machine import describe
 from luthier.core.errors import LuthierError
 from luthier.core.job import Job
 from luthier.core.recipe import Recipe
-from luthier.testing.postgresql_server import postgresql_server, programs_folder
+from luthier.testing.postgresql_server import PostgresqlServer, postgresql_server, programs_folder
+
+Calm = dict[tuple[str, int], Job]
 
 
 def main() -> int:
@@ -42,10 +46,12 @@ def main() -> int:
     cli.add_argument("--database", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
     cli.add_argument("--jobs", type=int, default=52)
     cli.add_argument("--recipes", type=int, default=4)
+    cli.add_argument("--requests", type=int, default=2, help="different jobs of the API; 0: none of them")
     cli.add_argument("--workers", type=int, default=3)
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--lease", type=float, default=20.0, help="seconds")
     cli.add_argument("--pause", type=float, nargs=2, default=(1.0, 5.0), help="seconds between two faults")
+    cli.add_argument("--handed-in", type=float, nargs=2, default=(2.0, 12.0), help="seconds between jobs of the API")
     cli.add_argument("--minutes", type=float, default=45.0, help="for one database; what has not ended then has failed")
     cli.add_argument("--work", type=Path, default=None, help="a folder that stays; else one that goes when all is well")
     args = cli.parse_args()
@@ -53,8 +59,8 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     recipes = write_recipes(work, args.recipes)
     calm = _world(work / "calm", args, None)
-    calm_jobs = undisturbed(calm, recipes)
-    drills = [_drill(kind, work / kind, args, recipes, calm, calm_jobs) for kind in args.database]
+    calm_jobs = undisturbed(calm, recipes, lambda context: submit_in_peace(context, work, args.requests))
+    drills = [_drill(kind, work, args, recipes, calm, calm_jobs) for kind in args.database]
     is_well = all(drill.get("is_well", True) for drill in drills)
     for drill in drills:
         _show(drill)
@@ -64,89 +70,73 @@ def main() -> int:
     return 0 if is_well else 1
 
 
-def _world(folder: Path, args: argparse.Namespace, server: Any) -> World:
+def _world(folder: Path, args: argparse.Namespace, server: PostgresqlServer | None) -> World:
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     database = None if server is None else server.new_database()
-    return World(
-        folder / "disk" / "home",
-        folder / "logs",
-        random.Random(args.seed),
-        args.lease,
-        database=database,
-        server=server,
-    )
+    home, draw = folder / "disk" / "home", random.Random(args.seed)
+    return World(home, folder / "logs", draw, args.lease, database=database, server=server)
 
 
 def _drill(
-    kind: str, folder: Path, args: argparse.Namespace, recipes: list[Recipe], calm: World, calm_jobs: dict[int, Job]
+    kind: str, work: Path, args: argparse.Namespace, recipes: list[Recipe], calm: World, calm_jobs: Calm
 ) -> dict[str, Any]:
+    """One database under fire, on a disk of its own where there may be one."""
+    skipped = {}
     with ExitStack() as stack:
-        skipped = {}
         server = None
         if kind == "sqlite":
             skipped["database restart"] = "SQLite has no server"
         elif (programs := programs_folder()) is None:
-            return {
-                "database": kind,
-                "skipped": "no PostgreSQL server is installed (Debian: apt-get install postgresql)",
-            }
+            missing = "no PostgreSQL server is installed (Debian: apt-get install postgresql)"
+            return {"database": kind, "skipped": missing}
         else:
             server = stack.enter_context(postgresql_server(programs))
-        if (reason := stack.enter_context(small_disk(folder / "disk", "256m"))) is not None:
+        if (reason := stack.enter_context(small_disk(work / kind / "disk", "384m"))) is not None:
             skipped["disk full"] = reason
-        world = _world(folder, args, server)
-        began = time.monotonic()
+        if not args.requests:
+            skipped |= dict.fromkeys(("kill -9 API", "kill -9 luthier up"), "no jobs of the API")
+        world = _world(work / kind, args, server)
+        api, began = Api(world), time.monotonic()
         try:
-            return _under_fire(world, args, recipes, skipped, calm, calm_jobs) | {
-                "database": kind, "seconds": round(time.monotonic() - began), "skipped_faults": skipped,
-            }  # fmt: skip
+            seen = _under_fire(world, api, work, args, recipes, skipped, calm, calm_jobs)
         finally:
             world.stop_workers()
+            api.stop()
+    return seen | {"database": kind, "seconds": round(time.monotonic() - began), "skipped_faults": skipped}
 
 
 def _under_fire(
-    world: World, args: argparse.Namespace, recipes: list[Recipe], skipped: dict[str, str], calm: World,
-    calm_jobs: dict[int, Job],
+    world: World, api: Api, rows: Path, args: argparse.Namespace, recipes: list[Recipe], skipped: dict[str, str],
+    calm: World, calm_jobs: Calm,
 ) -> dict[str, Any]:  # fmt: skip
-    asked = world.submit(recipes, args.jobs)
-    names = [f"w{number}" for number in range(1, args.workers + 1)]
-    give_up_at = time.monotonic() + args.minutes * 60
-    with world.context() as context:
-        faults = Faults(world, context, skipped)
-        next_at = time.monotonic() + 5
-        found: list[Job] = []
-        while time.monotonic() < give_up_at:
-            world.keep_workers(names)
-            faults.undo()
-            try:
-                found = context.jobs.list()
-            except LuthierError:
-                continue
-            if ended(found):
-                break
-            if time.monotonic() >= next_at:
-                faults.one()
-                next_at = time.monotonic() + world.draw.uniform(*args.pause)
-            time.sleep(0.1)
-        faults.undo(all_of_it=True)
-        codes = world.stop_workers()
-        problems = {}
-        with calm.context() as calm_context:
-            for job in found:
-                wrong = problems_of(context, job, calm_context, calm_jobs[asked[job.job_id]])
-                if wrong:
-                    problems[job.job_id] = wrong
-        attempts = sum(job.attempt for job in found)
+    num_requests = args.jobs // 2 if args.requests else 0
+    asked = {job_id: ("recipe", n) for job_id, n in world.submit(recipes, args.jobs - num_requests).items()}
+    if num_requests:
+        api.prepare(rows)
+        pauses = [world.draw.uniform(*args.handed_in) for _ in range(num_requests)]
+        api.submit(rows, [number % args.requests for number in range(num_requests)], pauses)
+    found, faults = _until_ended(world, api, args, skipped)
+    codes = [*world.stop_workers(), api.stop()]
+    asked |= {job_id: ("request", seed) for job_id, seed in api.submitted.items()}
+    problems = {} if api.error is None else {"client": [api.error]}
+    with world.context() as context, calm.context() as calm_context:
+        for job in found:
+            if (kind := asked.get(job.job_id)) is None:
+                problems[job.job_id] = ["nobody has asked for it: it was made twice"]
+            elif wrong := problems_of(context, job, calm_context, calm_jobs[kind]):
+                problems[job.job_id] = wrong
+    problems |= {job_id: ["it is lost"] for job_id in set(asked) - {job.job_id for job in found}}
     left, living = leftovers(world), orphans(world)
     return {
-        "is_well": not problems and not left and not living and not any(codes),
+        "is_well": len(found) == args.jobs and not problems and not left and not living and not any(codes),
         "seed": args.seed,
         "num_jobs": len(found),
         "num_succeeded": sum(job.status == "succeeded" for job in found),
-        "num_as_undisturbed": len(found) - len(problems),
-        "num_attempts": attempts,
-        "num_worker_starts": world.num_starts,
-        "exit_codes_of_workers": codes,
+        "num_as_undisturbed": sum(job.job_id not in problems for job in found),
+        "num_attempts": sum(job.attempt for job in found),
+        "num_starts": {"workers": world.num_starts, "luthier up": api.num_starts},
+        "num_requests_sent_again": api.num_retries,
+        "exit_codes": codes,
         "faults": dict(faults.counts),
         "problems": problems,
         "orphans": living,
@@ -154,6 +144,33 @@ def _under_fire(
         "jobs": [as_document(job) for job in found if job.job_id in problems],
         "told": faults.told,
     }
+
+
+def _until_ended(world: World, api: Api, args: argparse.Namespace, skipped: dict[str, str]) -> tuple[list[Job], Faults]:
+    """Keep everything running, and deal one fault after another, until all jobs have ended or the time is over."""
+    names = [f"w{number}" for number in range(1, args.workers + 1)]
+    give_up_at = time.monotonic() + args.minutes * 60
+    found: list[Job] = []
+    with world.context() as context:
+        faults = Faults(world, context, skipped, lambda: api.is_submitting)
+        next_at = time.monotonic() + 5
+        while time.monotonic() < give_up_at:
+            world.keep_workers(names)
+            if args.requests:
+                api.keep()
+            faults.undo()
+            try:
+                found = context.jobs.list()
+            except LuthierError:
+                continue
+            if ended(found) and not api.is_submitting:
+                break
+            if time.monotonic() >= next_at:
+                faults.one()
+                next_at = time.monotonic() + world.draw.uniform(*args.pause)
+            time.sleep(0.1)
+        faults.undo(all_of_it=True)
+    return found, faults
 
 
 def _show(drill: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from luthier.service.access import create_key
 from luthier.service.context import Context
 from luthier.service.models import pull_model
+from luthier.testing.postgresql_server import PASSWORD, PostgresqlServer
 from luthier.testing.running_server import RunningServer, running_server
 
 STORY = Path(__file__).with_name("story.py")
@@ -83,8 +84,30 @@ def test_a_client_cannot_tell(
         "BadRequestError": [400, "invalid_file"],
         "AuthenticationError": [401, "invalid_api_key"],
         "PermissionDeniedError": [403, "missing_scope"],
-        "NotFoundError": [404, "not_found"],
+        "NotFoundError": [404, "model_not_found"],
         "UnprocessableEntityError": [422, "idempotency_key_reused"],
         "RateLimitError": [429, "rate_limit_exceeded"],
         "ConflictError": [409, "conflict"],
     }
+
+
+def test_a_database_that_is_away_is_an_error_of_the_server_and_passes(
+    tmp_path: Path, postgresql: PostgresqlServer
+) -> None:
+    with (
+        running_server(
+            tmp_path / "home", num_workers=0, environment={"LUTHIER_DATABASE": postgresql.new_database()}
+        ) as server,
+        openai.OpenAI(api_key=server.key, base_url=f"{server.url}/v1", max_retries=0) as client,
+    ):
+        assert client.fine_tuning.jobs.list().data == []
+        postgresql.stop()
+        try:
+            with pytest.raises(openai.InternalServerError) as caught:
+                client.fine_tuning.jobs.list()
+        finally:
+            postgresql.start()
+        assert caught.value.status_code == 503
+        assert float(caught.value.response.headers["retry-after"]) > 0
+        assert PASSWORD not in str(caught.value)
+        assert client.fine_tuning.jobs.list().data == []

@@ -73,7 +73,6 @@ def test_a_job_that_was_resumed_and_ends_again_is_told_again(hooks: WebhookStore
     for _ in range(2):
         job = queue.claim("w")
         assert job is not None
-        hooks.announce()
         queue.finish("j", job.attempt, "failed", {"came": "x"})
         assert hooks.announce() == 1
         queue.resume("j")

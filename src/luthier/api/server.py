@@ -25,6 +25,8 @@ from luthier.service.webhook_sender import WebhookSender
 
 _STILL_ANSWERS_SECONDS: Final = 1.0
 _DRAIN_SECONDS: Final = 10
+_KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than clients keep an idle connection: who closes it must not be the one that a request is just coming to."""
 
 
 def main(descriptor: int) -> None:
@@ -40,7 +42,12 @@ def main(descriptor: int) -> None:
 def make_server(app: FastAPI, readiness: Readiness) -> uvicorn.Server:
     """The HTTP server of the app; it writes no log lines of its own below warnings."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_DRAIN_SECONDS
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
     return _Server(config, readiness)
 

@@ -67,7 +67,7 @@ class JobReporter:
 
     def _is_validation_due(self, step: int) -> bool:
         plan = self._plan = self._plan or self.context.runs.plan(self.job.run_id)
-        if plan.data.validation is None:  # then no step is one to validate after, and the plan names none
+        if plan.data.validation is None:
             return False
         return step == plan.training.num_steps or step % plan.training.validate_every_steps == 0
 
@@ -79,9 +79,8 @@ class JobReporter:
         return next((e for e in steps if e.step == event.step), None)
 
     def _tell_step(self, step: StepDone, validation: ValidationDone | None) -> None:
-        assert self._plan is not None or self._is_validation_due(step.step) is not None
-        assert self._plan is not None
-        total = self._plan.training.num_steps
+        plan = self._plan = self._plan or self.context.runs.plan(self.job.run_id)
+        total = plan.training.num_steps
         message = f"Step {step.step}/{total}: training loss={step.loss:.2f}"
         if validation is not None:
             message += f", validation loss={validation.loss:.2f}, full validation loss={validation.loss:.2f}"

@@ -232,7 +232,8 @@ class JobStore:
                     do="wait until it has paused" if row["wish"] == "pause" else "look at it: it needs no resuming",
                 )
             values = {"status": "queued", "wish": None, "num_crashes": 0, "not_before": now, "error": None}
-            connection.execute(update(jobs).where(is_row(row)).values(**values, finished_at=None, updated_at=now))
+            values |= {"finished_at": None, "updated_at": now, "announced": 0}
+            connection.execute(update(jobs).where(is_row(row)).values(**values))
             tell(connection, now, job_id, "Fine-tuning job resumed")
             return job_by_id(connection, job_id)
 

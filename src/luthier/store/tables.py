@@ -151,6 +151,8 @@ jobs = Table(
     UniqueConstraint("job_id"),
     Index(None, "status"),
     Index(None, "project_id"),
+    Index(None, "run_id"),
+    Index(None, "announced", "status"),
     sqlite_autoincrement=True,
 )
 

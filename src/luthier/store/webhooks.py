@@ -23,7 +23,6 @@ from luthier.store.tables import jobs, webhook_deliveries, webhooks
 _KEPT_SECONDS: Final = 30 * 24 * 3600.0
 _MOST_AT_ONCE: Final = 500
 _IS_UNTOLD: Final = jobs.c.status.in_(ENDED) & (jobs.c.announced == 0)
-_IS_TAKEN_UP_AGAIN: Final = jobs.c.status.not_in(ENDED) & (jobs.c.announced == 1)
 
 
 class WebhookStore:
@@ -89,12 +88,11 @@ class WebhookStore:
         A job that was resumed after its end ends a second time, and is told of a second time.
         """
         with self._database.read() as connection:
-            to_do = select(jobs.c.number).where(_IS_UNTOLD | _IS_TAKEN_UP_AGAIN).limit(1)
+            to_do = select(jobs.c.number).where(_IS_UNTOLD).limit(1)
             if connection.execute(to_do).first() is None:
                 return 0
         with self._database.write() as connection:
             now = self._now(connection)
-            connection.execute(update(jobs).where(_IS_TAKEN_UP_AGAIN).values(announced=0))
             ended = select(jobs).where(_IS_UNTOLD).order_by(jobs.c.number).limit(_MOST_AT_ONCE)
             rows = connection.execute(ended.with_for_update(skip_locked=True)).mappings().all()
             hooks = connection.execute(

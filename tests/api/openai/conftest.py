@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from luthier.api.app import create_app
 from luthier.core.access import Scope
+from luthier.core.job import Lane
 from luthier.core.ports import SilentProgress
 from luthier.jobs.worker import Pace
 from luthier.service import jobs
@@ -64,18 +65,32 @@ def upload(client: TestClient, rows: list[Any], name: str = "rows.jsonl") -> str
     return str(answer.json()["id"])
 
 
-def work(context: Context, stop: Callable[[], str | None] = lambda: None) -> None:
-    jobs.work(context, "w", stop_requested=stop, tell=lambda _: None, until_idle=True, pace=QUICK)
+def work(context: Context, stop: Callable[[], str | None]) -> None:
+    """Be a worker with real children, until a stop is asked for."""
+    jobs.work(context, "w", stop_requested=stop, tell=lambda _: None, pace=QUICK)
 
 
 def work_here(context: Context) -> None:
     """What a worker and its children do, in this very process: they take seconds to start."""
-    while (job := context.jobs.claim("here", ("validate", "train"))) is not None:
-        outcome = carry_out(context, job)
-        if outcome.status == "validated":
-            context.jobs.advance(job.job_id, job.attempt, outcome.found)
-        else:
-            context.jobs.finish(job.job_id, job.attempt, outcome.status, outcome.error, outcome.found)
+    while _one_here(context, ("validate", "train")):
+        pass
+
+
+def look_at_one(context: Context) -> None:
+    """Validate the files of the next job."""
+    assert _one_here(context, ("validate",))
+
+
+def _one_here(context: Context, lanes: tuple[Lane, ...]) -> bool:
+    job = context.jobs.claim("here", lanes)
+    if job is None:
+        return False
+    outcome = carry_out(context, job)
+    if outcome.status == "validated":
+        context.jobs.advance(job.job_id, job.attempt, outcome.found)
+    else:
+        context.jobs.finish(job.job_id, job.attempt, outcome.status, outcome.error, outcome.found)
+    return True
 
 
 def ok(answer: Any) -> dict[str, Any]:

@@ -17,9 +17,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from luthier.core.digest import sha256_file
+from luthier.core.job import ENDED
 from luthier.service.context import Context
 
-from .conftest import all_events, chat_row, ok, upload, work, work_here
+from .conftest import all_events, chat_row, look_at_one, ok, upload, work, work_here
 
 ClientOf = Callable[..., TestClient]
 JOBS = "/v1/fine_tuning/jobs"
@@ -109,6 +110,42 @@ def test_from_request_to_model(client: TestClient, home: Context) -> None:
     assert float(rows[-1]["valid_loss"]) == steps[-1]["data"]["valid_loss"]
 
 
+def test_pairs_to_prefer_without_a_validation_file(client: TestClient, home: Context) -> None:
+    rows = [
+        {
+            "input": {"messages": chat_row(n)["messages"][:1]},
+            "preferred_output": chat_row(n)["messages"][1:],
+            "non_preferred_output": [{"role": "assistant", "content": "no"}],
+        }
+        for n in range(10)
+    ]
+    method = {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "batch_size": 5, "beta": 0.3}}}
+    job = make_job(client, method=method, training_file=upload(client, rows), validation_file=None)
+    work_here(home)
+    done = ok(client.get(f"{JOBS}/{job['id']}"))
+    assert (done["status"], done["error"]) == ("succeeded", None)
+    assert done["method"]["dpo"]["hyperparameters"]["beta"] == 0.3
+    assert [(data["step"], data["valid_loss"]) for _, data in told(client, job["id"]) if data] == [(1, None), (2, None)]
+    assert [one["step_number"] for one in ok(client.get(f"{JOBS}/{job['id']}/checkpoints"))["data"]] == [2]
+    assert client.get(f"/v1/files/{done['result_files'][0]}/content").text.endswith(",,,\n")
+
+
+def test_answers_to_grade_are_validated_with_their_grader(client: TestClient, home: Context) -> None:
+    grader = {"type": "string_check", "name": "g", "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
+    method = {"type": "reinforcement", "reinforcement": {"grader": grader | {"operation": "like"}}}
+    good = upload(client, [chat_row(n) | {"answer": "x"} for n in range(10)])
+    jobs = [
+        make_job(client, method=method, training_file=file, validation_file=None)
+        for file in (good, upload(client, [chat_row(n) for n in range(10)]))
+    ]
+    for _ in jobs:
+        look_at_one(home)
+    assert ok(client.get(f"{JOBS}/{jobs[0]['id']}"))["status"] == "queued"
+    lost = ok(client.get(f"{JOBS}/{jobs[1]['id']}"))
+    assert (lost["status"], lost["error"]["code"]) == ("failed", "invalid_training_file")
+    assert "item.answer" in lost["error"]["message"]
+
+
 def child_of(job_id: str) -> int | None:
     """The process that trains a job: its command begins with the child itself, unlike its guard's."""
     for folder in Path("/proc").glob("[0-9]*"):
@@ -138,7 +175,10 @@ def test_killed_paused_and_resumed_it_tells_and_makes_the_same(client: TestClien
     def step() -> int:
         return sum(message.startswith("Step ") for message, _ in told(client, job["id"]))
 
-    worker = threading.Thread(target=work, args=(home,))
+    def has_ended() -> str | None:
+        return "it has ended" if home.jobs.get(job["id"]).status in ENDED else None
+
+    worker = threading.Thread(target=work, args=(home, has_ended))
     worker.start()
     wait_until(lambda: step() >= 4)
     if (child := child_of(job["id"])) is not None:

@@ -241,6 +241,8 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("lane", sa.String(16), nullable=False, server_default="train"))
     op.add_column("jobs", sa.Column("announced", sa.Integer(), nullable=False, server_default="0"))
     op.create_index("ix_jobs_project_id", "jobs", ["project_id"])
+    op.create_index("ix_jobs_run_id", "jobs", ["run_id"])
+    op.create_index("ix_jobs_announced_status", "jobs", ["announced", "status"])
 
 
 def _make_audit_log_append_only() -> None:
