@@ -4,13 +4,14 @@
     python benchmarks/fault_drill.py [--database sqlite postgresql] [--jobs 52] [--workers 3] [--seed 0]
 
 Half of the jobs are recipes in the queue, half come through the API while it is being killed, too. Killed with SIGKILL:
-workers, trainings, the guards between them, the process of the API, `luthier up` itself. Stopped past its lease and let go on: workers. Taken
-away and given back: the database server (PostgreSQL; started by the drill itself), the room on the disk (a small file
-system of its own, as root). Leases are shortened (`LUTHIER_LEASE_SECONDS`) so that many run out in a short time.
+workers, trainings, the guards between them, the process of the API, `luthier up` itself. Stopped past its lease and let
+go on: workers. Taken away and given back: the database server (PostgreSQL; started by the drill itself), the room on
+the disk (a small file system of its own, as root). Leases are shortened (`LUTHIER_LEASE_SECONDS`) so that many run out
+in a short time.
 
 Asked: every job succeeds; its adapter, checkpoints and result file have the bytes, and its events the numbers, of the
-same recipe trained in peace; no event lost or told twice, no job made twice; no process and no half-written file left. Prints a table and a JSON document; the exit
-code is 1 where anything asked does not hold.
+same recipe trained in peace; no event lost or told twice, no job made twice; no process and no half-written file left.
+Prints a table and a JSON document; the exit code is 1 where anything asked does not hold.
 """
 
 from __future__ import annotations

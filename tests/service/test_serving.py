@@ -47,6 +47,13 @@ def shared(home: Path) -> Iterator[Context]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def narrow(home: Path) -> Iterator[Context]:
+    """Holds one model and takes three asks."""
+    with open_context(home, serving_models=1, serving_queue=3) as opened:
+        yield opened
+
+
 def request(text: str = "The front is made of", **wishes: Any) -> TextRequest:
     return TextRequest(text=text, **({"max_new_tokens": 8, "sampling": Sampling(temperature=0)} | wishes))
 
@@ -120,30 +127,31 @@ def test_after_a_crash_what_was_under_way_fails_and_the_next_ask_is_answered(sha
     assert shared.model_server.pid not in (None, pid)
 
 
-def test_a_cancelled_ask_makes_room_for_the_next(home: Path) -> None:
-    with open_context(home, serving_queue=1) as context:
-        first = Asking(context, "tiny", endless())
-        first.until(lambda event: isinstance(event, Piece))
-        with pytest.raises(WorkError, match="1 asks are under way"):
-            Asking(context, "tiny")
-        first.cancel()
-        assert Asking(context, "tiny").end().error is None
-        first.cancel()
-        num_heard = first.events.qsize()
-        Asking(context, "tiny").end()
-        assert first.events.qsize() == num_heard
+def test_a_cancelled_ask_makes_room_for_the_next(narrow: Context) -> None:
+    first = Asking(narrow, "tiny", endless())
+    first.until(lambda event: isinstance(event, Piece))
+    second = Asking(narrow, "tiny", endless())
+    third = Asking(narrow, "tiny", endless())
+    with pytest.raises(WorkError, match="3 asks are under way"):
+        Asking(narrow, "tiny")
+    for one in (third, first, second):
+        one.cancel()
+    assert Asking(narrow, "tiny").end().error is None
+    first.cancel()
+    num_heard = first.events.qsize()
+    Asking(narrow, "tiny").end()
+    assert first.events.qsize() == num_heard
 
 
-def test_more_models_than_places_are_answered_one_after_the_other(home: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_more_models_than_places_are_answered_one_after_the_other(narrow: Context, tmp_path: Path) -> None:
     from luthier.testing.tiny import make_tiny_model
 
     other = make_tiny_model(tmp_path / "other", seed=1)
-    sources.pull(str(other), home, SilentProgress())
-    with open_context(home, serving_models=1) as context:
-        first = Asking(context, "tiny", request(max_new_tokens=60))
-        second, third = Asking(context, "other"), Asking(context, "tiny")
-        texts = [asking.end().choices[0].text for asking in (first, second, third)]
-        assert first.fingerprint == third.fingerprint != second.fingerprint
+    sources.pull(str(other), narrow.home, SilentProgress())
+    first = Asking(narrow, "tiny", request(max_new_tokens=60))
+    second, third = Asking(narrow, "other"), Asking(narrow, "tiny")
+    texts = [asking.end().choices[0].text for asking in (first, second, third)]
+    assert first.fingerprint == third.fingerprint != second.fingerprint
     assert texts[0].startswith(texts[2])
     assert texts[1] != texts[2]
 
@@ -162,18 +170,13 @@ def wait_until(seen: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_it_lets_go_when_nobody_asks_and_is_there_again_when_somebody_does(home: Path) -> None:
-    with open_context(home, serving_idle_seconds=0.2) as context:
-        Asking(context, "tiny").end()
-        pid = context.model_server.pid
-        assert pid is not None
-        wait_until(lambda: not is_alive(pid))
-        assert context.model_server.pid is None
-        assert Asking(context, "tiny").end().error is None
-
-
-def test_closing_ends_what_is_under_way(home: Path) -> None:
-    context = open_context(home)
+def test_it_lets_go_when_nobody_asks_and_closing_ends_what_is_under_way(home: Path) -> None:
+    context = open_context(home, serving_idle_seconds=0.2)
+    Asking(context, "tiny").end()
+    idle = context.model_server.pid
+    assert idle is not None
+    wait_until(lambda: not is_alive(idle))
+    assert context.model_server.pid is None
     asking = Asking(context, "tiny", endless())
     asking.until(lambda event: isinstance(event, Started))
     pid = context.model_server.pid

@@ -157,7 +157,8 @@ class _Child:
             self._end()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        threads = self._settings.serving_threads or max(1, len(os.sched_getaffinity(0)) // 2)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = self._settings.serving_threads or max(1, cores // 2)
         numbers = (self._theirs.fileno(), os.getpid(), self._settings.serving_models, threads)
         return subprocess.Popen(
             [sys.executable, "-m", "luthier.service.serving_child", *map(str, numbers)],

@@ -89,7 +89,7 @@ def served_model(context: Context, caller: Caller, name: str) -> Served:
 
 
 def _find(context: Context, caller: Caller, name: str) -> TunedModel | LocalModel:
-    if name.startswith("ft:"):
+    if name.startswith("ft:") and "\0" not in name:  # which PostgreSQL takes in no text
         return context.tuned_models.get(caller.project_id, name)
     return _base_model(context, name)
 

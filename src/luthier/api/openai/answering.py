@@ -27,6 +27,7 @@ from luthier.service.fleet_answers import error_from
 
 Event = Started | Piece | Ended | Failed
 _CLIENT_GONE = 499
+_CHARGING: set[asyncio.Future[None]] = set()
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer", "content": {"application/json": {}, "text/event-stream": {}}}
 }
@@ -145,9 +146,12 @@ async def _watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
 
 
 async def _leave(talk: _Talk) -> None:
-    """Stop what may still be written, and charge what was."""
+    """Stop what may still be written, and charge what was, also where this task is being cancelled."""
     talk.cancel()
-    await asyncio.shield(talk.charge())
+    charging = asyncio.ensure_future(talk.charge())
+    _CHARGING.add(charging)  # the loop alone would not keep it alive
+    charging.add_done_callback(_CHARGING.discard)
+    await asyncio.shield(charging)
 
 
 async def _events(talk: _Talk, words: Words) -> AsyncIterator[bytes]:

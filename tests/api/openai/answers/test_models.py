@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
+
 import openai
 import pytest
 from sqlalchemy import insert
 
 from luthier.core.tuned_model import TunedModel
+from luthier.service.access import create_key
 from luthier.service.context import Context
 from luthier.store.tables import checkpoint_permissions
 
@@ -50,6 +54,7 @@ def test_another_project_sees_nothing_of_it(make_client: MakeClient, client: ope
         lambda: stranger.chat.completions.create(model=tuned, messages=[{"role": "user", "content": "a"}]),
         lambda: client.models.retrieve("gpt-4o"),
         lambda: client.models.retrieve("/etc/passwd"),
+        lambda: client.models.retrieve("ft:a\0b"),
     ):
         with pytest.raises(openai.NotFoundError) as caught:
             call()
@@ -101,9 +106,21 @@ def test_files_that_have_gone_are_told_as_a_model_that_is_not_there(client: open
         client.completions.create(model=tuned, prompt="a")
 
 
-def test_a_day_that_is_used_up_is_told_before_a_model_is_asked(served: ServedHome) -> None:
-    from luthier.service.access import create_key
+def test_a_reader_that_leaves_is_charged_what_was_written(served: ServedHome) -> None:
+    context, address = served
+    made, key = create_key(context, "leaves", scopes=("infer",))
+    with openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0) as client:
+        stream = client.completions.create(model="tiny", prompt="a", max_tokens=400, n=16, temperature=2.0, stream=True)
+        next(stream)
+        stream.close()
+    deadline = time.monotonic() + 60
+    while not (used := context.access.num_tokens_on(made.key_id, f"{datetime.now(UTC):%Y-%m-%d}")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert 1 < used < 1 + 16 * 400
 
+
+def test_a_day_that_is_used_up_is_told_before_a_model_is_asked(served: ServedHome) -> None:
     context, address = served
     _, key = create_key(context, "small", scopes=("infer",), tokens_per_day=5)
     with openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0) as client:
