@@ -51,18 +51,21 @@ class Faults:
         }
 
     def one(self) -> None:
-        """Deal one fault, if it can be dealt now; if not, the next one in the deck gets its turn first."""
+        """Deal one fault, if it can be dealt now; if not, another gets its turn first."""
         kinds = self.kinds()
         if not self._deck:
             self._deck = [kind for kind in kinds if kind not in self.skipped]
             self.world.draw.shuffle(self._deck)
-        for kind in list(self._deck):
+        rest = [kind for kind in kinds if kind not in self.skipped and kind not in self._deck]
+        self.world.draw.shuffle(rest)
+        for kind in [*self._deck, *rest]:
             try:
                 said = kinds[kind]()
             except (ProcessLookupError, LuthierError):
                 said = None
             if said is not None:
-                self._deck.remove(kind)
+                if kind in self._deck:
+                    self._deck.remove(kind)
                 self.counts[kind] += 1
                 self.told.append(f"{time.monotonic() - self._began:7.1f} s  {kind}: {said}")
                 return

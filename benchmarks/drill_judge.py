@@ -43,7 +43,8 @@ def told(context: Context, job: Job) -> list[tuple[Any, ...]]:
 def told_to_clients(context: Context, job: Job) -> list[tuple[Any, ...]]:
     """What a job's events say to clients, in order; without what tells of crashes and of the job's own ids."""
     events = reversed(context.job_events.page(job.job_id, limit=100_000)[0])
-    return [(e.code, e.level, None if e.code == "model" else e.message, e.data) for e in events if e.code != e.event_id]
+    shown = [(e.code, e.level, e.message.replace(job.job_id, "JOB"), e.data) for e in events if e.code != e.event_id]
+    return [one for one in shown if one[0] != "model"] + [one[:2] for one in shown if one[0] == "model"]
 
 
 def tuned_files(context: Context, job: Job) -> dict[str, str]:

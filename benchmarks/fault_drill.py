@@ -3,14 +3,15 @@
 
     python benchmarks/fault_drill.py [--database sqlite postgresql] [--jobs 52] [--workers 3] [--seed 0]
 
-Half of the jobs are recipes in the queue, half come through the API while it is being killed, too. Killed with SIGKILL:
-workers, trainings, the guards between them, the process of the API, `luthier up` itself. Stopped past its lease and let go on: workers. Taken
-away and given back: the database server (PostgreSQL; started by the drill itself), the room on the disk (a small file
-system of its own, as root). Leases are shortened (`LUTHIER_LEASE_SECONDS`) so that many run out in a short time.
+Most jobs are recipes in the queue; a quarter comes through the API while it is being killed, too. Killed with SIGKILL:
+workers, trainings, the guards between them, the process of the API, `luthier up` itself. Stopped past its lease and let
+go on: workers. Taken away and given back: the database server (PostgreSQL; started by the drill itself), the room on
+the disk (a small file system of its own, as root). Leases are shortened (`LUTHIER_LEASE_SECONDS`) so that many run out
+in a short time.
 
 Asked: every job succeeds; its adapter, checkpoints and result file have the bytes, and its events the numbers, of the
-same recipe trained in peace; no event lost or told twice, no job made twice; no process and no half-written file left. Prints a table and a JSON document; the exit
-code is 1 where anything asked does not hold.
+same recipe trained in peace; no event lost or told twice, no job made twice; no process and no half-written file left.
+Prints a table and a JSON document; the exit code is 1 where anything asked does not hold.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _under_fire(
     world: World, api: Api, rows: Path, args: argparse.Namespace, recipes: list[Recipe], skipped: dict[str, str],
     calm: World, calm_jobs: Calm,
 ) -> dict[str, Any]:  # fmt: skip
-    num_requests = args.jobs // 2 if args.requests else 0
+    num_requests = args.jobs // 4 if args.requests else 0
     asked = {job_id: ("recipe", n) for job_id, n in world.submit(recipes, args.jobs - num_requests).items()}
     if num_requests:
         api.prepare(rows)

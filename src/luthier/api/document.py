@@ -15,7 +15,7 @@ from luthier.api.error_documents import MEANINGS, ErrorAnswer
 
 _ANSWER: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
 _ALWAYS: Final = (400, 401, 403, 429, 503)
-_CHANGES: Final = (409, 413, 422, 507)
+_CHANGES: Final = (404, 409, 413, 422, 507)
 _OF_FASTAPI: Final = ("HTTPValidationError", "ValidationError")
 
 
@@ -45,7 +45,8 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add(operation: dict[str, Any], *, has_id: bool, is_change: bool) -> None:
-    """Every route with a key may refuse; only those that change something may find it in another state."""
+    """Every route with a key may refuse; those that change something may not find what the body names, or
+    find it in another state."""
     if "security" not in operation and "401" not in operation["responses"]:
         return
     answers = operation["responses"]

@@ -89,7 +89,8 @@ def page_of_jobs(
     `after` that is no job of the project.
     """
     found: list[Job] = []
-    for job in _jobs(context, caller.project_id, after, limit + 1):
+    is_sifted = without_metadata or bool(metadata)
+    for job in _jobs(context, caller.project_id, after, max(_PAGE, limit + 1) if is_sifted else limit + 1):
         own = job.document["request"].get("metadata") or {}
         if (without_metadata and own) or any(own.get(key) != value for key, value in (metadata or {}).items()):
             continue
@@ -148,9 +149,9 @@ def estimated_finish(context: Context, job: Job) -> float | None:
 def _jobs(context: Context, project_id: str, after: str | None, at_once: int) -> Iterator[Job]:
     """The jobs of a project, newest first, read a few at a time."""
     while True:
-        found = context.jobs.list(project_id=project_id, prefix=f"{JOB}-", after=after, limit=max(at_once, _PAGE))
+        found = context.jobs.list(project_id=project_id, prefix=f"{JOB}-", after=after, limit=at_once)
         yield from found
-        if len(found) < max(at_once, _PAGE):
+        if len(found) < at_once:
             return
         after = found[-1].job_id
 

@@ -78,6 +78,12 @@ class Postgresql:
                 expected="each process to write for moments only",
                 do="look for a process that hangs in a transaction (pg_stat_activity), then try again",
             )
+        if state == "22021":  # a zero byte: SQLite keeps it
+            return RequestError(
+                f"a text that the database {self.name} cannot keep: {words}",
+                expected="text without zero bytes",
+                do="take them out",
+            )
         if state.startswith("53"):
             return StorageFullError(
                 f"the server of the database {self.name} has no room: {words}",

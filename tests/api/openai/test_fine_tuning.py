@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import os
@@ -119,6 +120,7 @@ def test_pairs_to_prefer_without_a_validation_file(client: TestClient, home: Con
         }
         for n in range(10)
     ]
+    home.settings = home.settings.model_copy(update={"result_files_base64": True})
     method = {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "batch_size": 5, "beta": 0.3}}}
     job = make_job(client, method=method, training_file=upload(client, rows), validation_file=None)
     work_here(home)
@@ -127,7 +129,8 @@ def test_pairs_to_prefer_without_a_validation_file(client: TestClient, home: Con
     assert done["method"]["dpo"]["hyperparameters"]["beta"] == 0.3
     assert [(data["step"], data["valid_loss"]) for _, data in told(client, job["id"]) if data] == [(1, None), (2, None)]
     assert [one["step_number"] for one in ok(client.get(f"{JOBS}/{job['id']}/checkpoints"))["data"]] == [2]
-    assert client.get(f"/v1/files/{done['result_files'][0]}/content").text.endswith(",,,\n")
+    encoded = client.get(f"/v1/files/{done['result_files'][0]}/content").content
+    assert base64.b64decode(encoded, validate=True).endswith(b",,,\n")
 
 
 def test_answers_to_grade_are_validated_with_their_grader(client: TestClient, home: Context) -> None:
@@ -357,6 +360,15 @@ def test_a_wrong_request_names_the_field(client: TestClient, fields: dict[str, A
     error = error_of(client.post(JOBS, json=body), 400)
     assert (error["param"], error["code"]) == (param, code)
     assert ok(client.get(JOBS))["data"] == []
+
+
+def test_sent_twice_by_one_key_it_is_made_once(client: TestClient, home: Context) -> None:
+    body = {"model": "tiny", "training_file": upload(client, [chat_row(1)])}
+    once, again = (client.post(JOBS, json=body, headers={"Idempotency-Key": "k"}) for _ in range(2))
+    assert ok(once) == ok(again)
+    assert [job["id"] for job in ok(client.get(JOBS))["data"]] == [once.json()["id"]]
+    deeds = [entry for entry in home.audit_log.newest(limit=10) if entry.action == "job.created"]
+    assert [entry.subject for entry in deeds] == [once.json()["id"]]
 
 
 def test_old_hyperparameters_defaults_and_seeds(client: TestClient) -> None:

@@ -47,7 +47,7 @@ _Limit = Annotated[int, Query(ge=1, le=100)]
 _EventLimit = Annotated[int, Query(ge=1, le=1000)]
 
 
-@router.post("", response_model=JobObject, responses=documented())
+@router.post("", response_model=JobObject, responses=documented(409))
 def create(body: FineTuningRequest, request: Request, caller: Trainer, context: HomeContext) -> Any:
     """Make a job; its files are validated before it is trained."""
     return once(request, caller, context, lambda: _shown(context, fine_tuning.create(context, caller, body)))
