@@ -19,6 +19,8 @@ from luthier.service.context import Context
 from luthier.store.jobs import MOST_CRASHES
 
 _FILLER = ".drill-filler"
+_MOST_HITS = 4
+_BETWEEN_OUTAGES_SECONDS = 20.0
 
 
 @dataclass
@@ -90,6 +92,8 @@ class Faults:
             job = by_worker.get(pids.get(process.pid)) if role == "worker" else running.get(process.job_id or "")
             if job is None or job.num_crashes >= MOST_CRASHES - 1 or (job.job_id, job.attempt) in self._hit:
                 continue
+            if sum(hit == job.job_id for hit, _ in self._hit) >= _MOST_HITS:  # it is to end one day
+                continue
             found.append((process, job))
         return found
 
@@ -143,7 +147,7 @@ class Faults:
             return None
         seconds = self.world.draw.uniform(1, 6)
         mode = self.world.draw.choice(("immediate", "fast"))
-        self._outage_until = time.monotonic() + seconds + 3
+        self._outage_until = time.monotonic() + seconds + _BETWEEN_OUTAGES_SECONDS
         self.world.server.stop(mode)
         self._in(seconds, self.world.server.start)
         time.sleep(seconds)
@@ -154,7 +158,7 @@ class Faults:
         if time.monotonic() < self._outage_until or not self._victims("job_child"):
             return None
         seconds = self.world.draw.uniform(3, 12)
-        self._outage_until = time.monotonic() + seconds + 3
+        self._outage_until = time.monotonic() + seconds + _BETWEEN_OUTAGES_SECONDS
         filler = self.world.home / _FILLER
         try:
             with filler.open("wb", buffering=0) as file:
