@@ -76,7 +76,6 @@ class World:
     lease_seconds: float
     database: str | None = None
     server: PostgresqlServer | None = None
-    is_small_disk: bool = False
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     start_at: dict[str, float] = field(default_factory=dict)
     num_starts: int = 0
