@@ -76,7 +76,6 @@ class World:
     lease_seconds: float
     database: str | None = None
     server: PostgresqlServer | None = None
-    is_small_disk: bool = False
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     start_at: dict[str, float] = field(default_factory=dict)
     num_starts: int = 0
@@ -88,12 +87,14 @@ class World:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        return os.environ | told | ({} if self.database is None else {"LUTHIER_DATABASE": self.database})
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_")}
+        return inherited | told | ({} if self.database is None else {"LUTHIER_DATABASE": self.database})
 
     @contextmanager
     def context(self) -> Iterator[Context]:
         """The home, opened by the drill itself; it waits as long as the outages it makes may take."""
         before = dict(os.environ)
+        os.environ.clear()
         os.environ.update(self.environment())
         try:
             with Context.open(self.home, database_patience_seconds=60) as context:
