@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from luthier.core.frozen import Frozen
+from luthier.jobs.guard import LOST
 
 OUTCOME_NAME, LOG_NAME = "outcome.json", "log.txt"
 NOT_NOW: Final = 75
@@ -96,6 +97,12 @@ class Attempt:
     def has_to_wait(self) -> bool:
         """Whether it ended because the machine has no room, or the database stays away: no fault of the job."""
         return self._guard.returncode == NOT_NOW
+
+    @property
+    def was_lost(self) -> bool:
+        """Whether it was ended because its worker did not ping, or its guard was killed: it has not crashed itself."""
+        code = self._guard.returncode
+        return code is not None and (code == LOST or code < 0)
 
     def how_it_ended(self) -> str:
         """Exit code or signal, and the last words of the log: for a crash."""

@@ -9,11 +9,14 @@ A full disk or a database that stays away is none: then it ends with `NOT_NOW`, 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 from luthier.core.job import Job
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from luthier.service.context import Context
 
 JOB_NAME = "job.json"
+_LEAST_FREE_BYTES: Final = 1 << 20
 _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 
 
@@ -43,19 +47,34 @@ def main(home: Path, folder: Path) -> None:
             except (StorageFullError, UnreachableError):
                 raise
             except LuthierError as error:
+                if _is_for_want_of_room(error, home):
+                    raise
                 outcome = Outcome(status="failed", error=error.as_json())
             write_outcome(folder, outcome)
     except (StorageFullError, UnreachableError) as error:
-        sys.exit(_not_now(error, NOT_NOW))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        _end(error, NOT_NOW)
+    except Exception as error:
+        if not _is_for_want_of_room(error, home):
             raise
-        sys.exit(_not_now(error, NOT_NOW))
+        _end(error, NOT_NOW)
 
 
-def _not_now(error: Exception, code: int) -> int:
-    sys.stderr.write(f"{error}\n")
-    return code
+def _is_for_want_of_room(error: BaseException, home: Path) -> bool:
+    """Whether the disk was full: libraries wrap that in errors of their own, so the disk itself is asked, too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return shutil.disk_usage(home).free < _LEAST_FREE_BYTES
+
+
+def _end(error: Exception, code: int) -> NoReturn:
+    """Leave with this very code: on a full disk the log has no room either, and Python would make it another code."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _do(context: Context, job: Job) -> Literal["succeeded", "paused", "failed"]:

@@ -97,6 +97,7 @@ jobs = Table(
     Column("num_crashes", Integer, nullable=False),
     Column("step", Integer, nullable=False),
     Column("crash_step", Integer, nullable=False),  # how far it was at its last crash
+    Column("num_losses", Integer, nullable=False, server_default="0"),  # workers it has lost since it got any further
     Column("worker", String(200)),
     Column("lease_until", Double),
     Column("not_before", Double, nullable=False),
