@@ -23,7 +23,7 @@ import sys
 import time
 
 _PR_SET_PDEATHSIG = 1
-_LOST = 70
+LOST = 70
 """Exit code where the worker was lost."""
 
 
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         os.killpg(child.pid, signal.SIGKILL)
     code = child.wait()
     if is_lost:
-        return _LOST
+        return LOST
     return code if code >= 0 else 128 - code
 
 

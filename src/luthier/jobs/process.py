@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from luthier.core.frozen import Frozen
+from luthier.jobs.guard import LOST
 
 OUTCOME_NAME, LOG_NAME = "outcome.json", "log.txt"
 NOT_NOW: Final = 75
@@ -33,11 +34,14 @@ class Outcome(Frozen):
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """Called by the child as its last act: after a kill there is a whole outcome or none."""
     partial = folder / f".{OUTCOME_NAME}"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(outcome.model_dump_json())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(folder / OUTCOME_NAME)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(outcome.model_dump_json())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(folder / OUTCOME_NAME)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class Attempt:
@@ -96,6 +100,11 @@ class Attempt:
     def has_to_wait(self) -> bool:
         """Whether it ended because the machine has no room, or the database stays away: no fault of the job."""
         return self._guard.returncode == NOT_NOW
+
+    @property
+    def was_forsaken(self) -> bool:
+        """Whether its guard ended it for want of pings, from a worker that was stopped and goes on: no fault either."""
+        return self._guard.returncode == LOST
 
     def how_it_ended(self) -> str:
         """Exit code or signal, and the last words of the log: for a crash."""

@@ -9,11 +9,13 @@ A full disk or a database that stays away is none: then it ends with `NOT_NOW`, 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 from luthier.core.job import Job
 
@@ -29,7 +31,7 @@ def main(home: Path, folder: Path) -> None:
     from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
     from luthier.core.kernel_cache import keep_few_kernels
     from luthier.core.threads import wait_briefly
-    from luthier.jobs.process import NOT_NOW, Outcome, write_outcome
+    from luthier.jobs.process import Outcome, write_outcome
     from luthier.service.context import Context
     from luthier.service.tuning_job import carry_out
 
@@ -46,16 +48,20 @@ def main(home: Path, folder: Path) -> None:
                 outcome = Outcome(status="failed", error=error.as_json())
             write_outcome(folder, outcome)
     except (StorageFullError, UnreachableError) as error:
-        sys.exit(_not_now(error, NOT_NOW))
+        _end_for_now(error)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.exit(_not_now(error, NOT_NOW))
+        _end_for_now(error)
 
 
-def _not_now(error: Exception, code: int) -> int:
-    sys.stderr.write(f"{error}\n")
-    return code
+def _end_for_now(error: Exception) -> NoReturn:
+    """End at once: the log may lie on the full disk, and what cannot be written there would change the exit code."""
+    from luthier.jobs.process import NOT_NOW
+
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{error}\n".encode())
+    os._exit(NOT_NOW)
 
 
 def _do(context: Context, job: Job) -> Literal["succeeded", "paused", "failed"]:
