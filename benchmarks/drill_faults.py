@@ -36,6 +36,7 @@ class Faults:
     _deck: list[str] = field(default_factory=list)
     _later: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _hit: set[tuple[str, int]] = field(default_factory=set)
+    _held: dict[int, list[Job]] = field(default_factory=dict)
     _outage_until: float = 0.0
     _began: float = field(default_factory=time.monotonic)
 
@@ -83,19 +84,27 @@ class Faults:
     def _victims(self, role: str) -> list[tuple[Process, Job]]:
         """Processes of a role whose job may crash once more: a third crash without progress is meant to fail a job."""
         running = {job.job_id: job for job in self.context.jobs.list(status="running")}
-        by_worker = {job.worker: job for job in running.values()}
+        by_worker: dict[str, list[Job]] = {}  # a worker has two lanes: what it holds in both is hit
+        for job in running.values():
+            by_worker.setdefault((job.worker or "").partition(":")[0], []).append(job)
         pids = {process.pid: name for name, process in self.world.workers.items()}
         found = []
         for process in self.world.processes():
             if process.role != role:
                 continue
-            job = by_worker.get(pids.get(process.pid)) if role == "worker" else running.get(process.job_id or "")
-            if job is None or job.num_crashes >= MOST_CRASHES - 1 or (job.job_id, job.attempt) in self._hit:
-                continue
-            if sum(hit == job.job_id for hit, _ in self._hit) >= _MOST_HITS:  # it is to end one day
-                continue
-            found.append((process, job))
+            if role == "worker":
+                held = by_worker.get(pids.get(process.pid, ""), [])
+            else:
+                held = [job for job in [running.get(process.job_id or "")] if job is not None]
+            if held and not any(self._is_spared(job) for job in held):
+                found.append((process, held[0]))
+                self._held[process.pid] = held
         return found
+
+    def _is_spared(self, job: Job) -> bool:
+        """Whether it must not be hit now: it was, in this attempt, or often enough, or it would fail as poison."""
+        num_hits = sum(hit == job.job_id for hit, _ in self._hit)
+        return job.num_crashes >= MOST_CRASHES - 1 or (job.job_id, job.attempt) in self._hit or num_hits >= _MOST_HITS
 
     def _pick(self, role: str) -> tuple[Process, Job, str] | None:
         """A victim, and where its run was: at once, or after some steps of it."""
@@ -111,7 +120,9 @@ class Faults:
         now = self.context.jobs.get(job.job_id)
         if now.status != "running" or now.attempt != job.attempt:
             return None
-        self._hit.add((job.job_id, job.attempt))
+        if any(self._is_spared(self.context.jobs.get(one.job_id)) for one in self._held[process.pid]):
+            return None  # while it was waited for, something else happened to it
+        self._hit |= {(one.job_id, one.attempt) for one in self._held[process.pid]}
         return process, job, f"{job.job_id} attempt {job.attempt} at step {step}"
 
     def _step(self, job: Job) -> int:

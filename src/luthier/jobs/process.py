@@ -34,11 +34,14 @@ class Outcome(Frozen):
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """Called by the child as its last act: after a kill there is a whole outcome or none."""
     partial = folder / f".{OUTCOME_NAME}"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(outcome.model_dump_json())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(folder / OUTCOME_NAME)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(outcome.model_dump_json())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(folder / OUTCOME_NAME)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class Attempt:
