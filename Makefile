@@ -18,7 +18,7 @@ quickstart: $(VENV)/installed
 
 test: lint | $(VENV)/system-test $(VENV)/client-test
 	@mkdir -p build
-	$(BIN)/python -m pytest -m "not drill" --junitxml=$(RESULTS)
+	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
 drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test

@@ -75,6 +75,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier runs show",
         "luthier runs watch",
         "luthier train",
+        "luthier up",
         "luthier worker",
         "luthier worth",
     ]

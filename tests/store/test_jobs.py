@@ -11,7 +11,7 @@ from sqlalchemy import update
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.job import Job
 from luthier.store.database import Database
-from luthier.store.jobs import MOST_CRASHES, JobStore, LeaseLostError
+from luthier.store.jobs import MOST_CRASHES, MOST_LOSSES, JobStore, LeaseLostError
 from luthier.store.tables import jobs as table
 
 Age = Callable[..., None]
@@ -109,7 +109,7 @@ def test_a_worker_that_comes_back_takes_up_its_own_at_once(queue: JobStore) -> N
     claimed(queue, "a")
     assert queue.claim("b").job_id == "job-2"  # type: ignore[union-attr]
     again = claimed(queue, "a")
-    assert (again.job_id, again.attempt, again.num_crashes) == ("job-1", 2, 1)
+    assert (again.job_id, again.attempt, again.num_crashes) == ("job-1", 2, 0)
 
 
 def test_a_crash_rests_longer_each_time_and_fails_in_the_end(queue: JobStore, pass_time: Age) -> None:
@@ -129,6 +129,21 @@ def test_a_crash_rests_longer_each_time_and_fails_in_the_end(queue: JobStore, pa
     assert job.error is not None
     assert "crashed 3 times at step 4 (SIGSEGV)" in job.error["came"]
     assert queue.claim("w") is None
+
+
+def test_lost_workers_are_no_crashes_but_end_a_job_at_last(queue: JobStore, pass_time: Age) -> None:
+    submit(queue, 1)
+    for _ in range(MOST_LOSSES - 1):
+        job = claimed(queue)
+        assert queue.crash("job-1", job.attempt, "its worker is gone", is_lost=True).status == "queued"
+        pass_time("job-1", not_before=1.0)
+    job = queue.crash("job-1", claimed(queue).attempt, "SIGSEGV")
+    assert (job.status, job.num_crashes) == ("queued", 1)
+    pass_time("job-1", not_before=1.0)
+    job = queue.crash("job-1", claimed(queue).attempt, "its worker is gone", is_lost=True)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert f"lost its worker {MOST_LOSSES} times at step 0" in job.error["came"]
 
 
 def test_a_resting_job_is_not_given_out(queue: JobStore) -> None:

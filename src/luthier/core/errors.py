@@ -117,7 +117,9 @@ class TemplateError(RequestError):
 class UnsupportedError(RequestError):
     """A value of OpenAI's API that this server cannot follow. code, param: as in its error object."""
 
-    def __init__(self, came: str, *, expected: str, do: str, code: str, param: str) -> None:
+    def __init__(
+        self, came: str, *, expected: str, do: str, code: str = "unsupported_value", param: str | None = None
+    ) -> None:
         super().__init__(came, expected=expected, do=do)
         self.code, self.param = code, param
 

@@ -6,7 +6,7 @@ import re
 import secrets
 from datetime import UTC, datetime
 
-_ID = re.compile(r"^[a-z]+-[0-9]{8}-[0-9]{6}-[0-9a-f]{6}$")
+_ID = re.compile(r"[a-z]+-[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 
 
 def new_id(kind: str) -> str:
@@ -16,4 +16,4 @@ def new_id(kind: str) -> str:
 
 def is_id(text: str, kind: str) -> bool:
     """Whether `text` has the form of an id of this kind. Anything else must never become part of a path."""
-    return text.startswith(f"{kind}-") and _ID.match(text) is not None
+    return text.startswith(f"{kind}-") and _ID.fullmatch(text) is not None

@@ -41,7 +41,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
             os.fsync(file.fileno())
         partial.rename(folder / OUTCOME_NAME)
     finally:
-        partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)  # where the disk is full
 
 
 class Attempt:
@@ -102,9 +102,10 @@ class Attempt:
         return self._guard.returncode == NOT_NOW
 
     @property
-    def was_forsaken(self) -> bool:
-        """Whether its guard ended it for want of pings, from a worker that was stopped and goes on: no fault either."""
-        return self._guard.returncode == LOST
+    def was_lost(self) -> bool:
+        """Whether it was ended because its worker did not ping, or its guard was killed: it has not crashed itself."""
+        code = self._guard.returncode
+        return code is not None and (code == LOST or code < 0)
 
     def how_it_ended(self) -> str:
         """Exit code or signal, and the last words of the log: for a crash."""

@@ -168,8 +168,8 @@ class Worker:
         outcome = attempt.outcome()
         if outcome is None and attempt.has_to_wait:
             return self._put_off(job)
-        if outcome is None and not is_stopping and not attempt.was_forsaken:
-            return self.store.crash(job.job_id, job.attempt, attempt.how_it_ended())
+        if outcome is None and not is_stopping:
+            return self.store.crash(job.job_id, job.attempt, attempt.how_it_ended(), is_lost=attempt.was_lost)
         if outcome is None or (outcome.status == "paused" and is_stopping):
             return self.store.give_back(job.job_id, job.attempt)
         if outcome.status == "validated":

@@ -11,7 +11,7 @@ from typing import Final
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, UnsupportedError
 from luthier.core.events import BillUpdated
-from luthier.core.fine_tuning import FineTuningRequest
+from luthier.core.fine_tuning import FineTuningRequest, ReinforcementHyperparameters
 from luthier.core.ids import new_id
 from luthier.core.job import Job, Wish
 from luthier.core.job_event import JobEvent
@@ -60,8 +60,21 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
             lane="validate",
         )
     )
+    for name in _without_effect(request):
+        message = f"{name} has no effect here; leave it out to be rid of this warning"
+        context.job_events.append(job.job_id, f"without-effect-{name}", message, level="warn")
     record(context, caller, "job.created", job.job_id, {"model": request.model, "training_file": request.training_file})
     return job
+
+
+def _without_effect(request: FineTuningRequest) -> list[str]:
+    """What was asked for of the hosted service's reinforcement that our GRPO has no counterpart of."""
+    asked = request.asked
+    if not isinstance(asked, ReinforcementHyperparameters):
+        return []
+    untouched = ReinforcementHyperparameters()
+    names = ("reasoning_effort", "compute_multiplier", "eval_interval", "eval_samples")
+    return [name for name in names if getattr(asked, name) != getattr(untouched, name)]
 
 
 def get(context: Context, caller: Caller, job_id: str) -> Job:

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from luthier.service.context import Context
 
 JOB_NAME = "job.json"
+_LEAST_FREE_BYTES: Final = 1 << 20
 _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 
 
@@ -31,7 +33,7 @@ def main(home: Path, folder: Path) -> None:
     from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
     from luthier.core.kernel_cache import keep_few_kernels
     from luthier.core.threads import wait_briefly
-    from luthier.jobs.process import Outcome, write_outcome
+    from luthier.jobs.process import NOT_NOW, Outcome, write_outcome
     from luthier.service.context import Context
     from luthier.service.tuning_job import carry_out
 
@@ -45,23 +47,34 @@ def main(home: Path, folder: Path) -> None:
             except (StorageFullError, UnreachableError):
                 raise
             except LuthierError as error:
+                if _is_for_want_of_room(error, home):
+                    raise
                 outcome = Outcome(status="failed", error=error.as_json())
             write_outcome(folder, outcome)
     except (StorageFullError, UnreachableError) as error:
-        _end_for_now(error)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        _end(error, NOT_NOW)
+    except Exception as error:
+        if not _is_for_want_of_room(error, home):
             raise
-        _end_for_now(error)
+        _end(error, NOT_NOW)
 
 
-def _end_for_now(error: Exception) -> NoReturn:
-    """End at once: the log may lie on the full disk, and what cannot be written there would change the exit code."""
-    from luthier.jobs.process import NOT_NOW
+def _is_for_want_of_room(error: BaseException, home: Path) -> bool:
+    """Whether the disk was full: libraries wrap that in errors of their own, so the disk itself is asked, too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return shutil.disk_usage(home).free < _LEAST_FREE_BYTES
 
+
+def _end(error: Exception, code: int) -> NoReturn:
+    """Leave with this very code: on a full disk the log has no room either, and Python would make it another code."""
     with contextlib.suppress(OSError):
-        os.write(sys.stderr.fileno(), f"{error}\n".encode())
-    os._exit(NOT_NOW)
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _do(context: Context, job: Job) -> Literal["succeeded", "paused", "failed"]:

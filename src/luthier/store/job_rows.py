@@ -12,7 +12,7 @@ from luthier.core.job import Job
 from luthier.store.nearest import nearest_ids
 from luthier.store.tables import jobs
 
-_OWN = ("number", "crash_step", "announced")
+_OWN = ("number", "crash_step", "num_losses", "announced")
 """Columns that are the store's alone."""
 
 

@@ -26,6 +26,7 @@ __all__ = ["LEASE_SECONDS", "MOST_CRASHES", "JobStore", "LeaseLostError"]
 LEASE_SECONDS: Final = 90.0
 """Long enough for a database to restart below a healthy training, short enough to wait for."""
 MOST_CRASHES: Final = 3
+MOST_LOSSES: Final = 10
 FIRST_REST_SECONDS: Final = 5.0
 LONGEST_REST_SECONDS: Final = 300.0
 _STARTS: Final = {"validate": ("validating", "Validating the files"), "train": ("started", "Fine-tuning job started")}
@@ -108,7 +109,7 @@ class JobStore:
             now = self._now(connection)
             while (row := self._next(connection, worker, now, lanes)) is not None:
                 if row["status"] == "running":
-                    self._end_attempt(connection, row, now, "the worker that held it is gone")
+                    self._end_attempt(connection, row, now, "the worker that held it is gone", is_lost=True)
                     if connection.execute(select(jobs.c.status).where(is_row(row))).scalar() != "queued":
                         continue
                 connection.execute(
@@ -161,7 +162,7 @@ class JobStore:
         with self._database.write() as connection:
             row, now = held_row(connection, job_id, attempt), self._now(connection)
             self._note(connection, row, found)
-            fresh = {"lane": "train", "num_crashes": 0, "crash_step": -1}
+            fresh = {"lane": "train", "num_crashes": 0, "num_losses": 0, "crash_step": -1}
             connection.execute(update(jobs).where(is_row(row)).values(**fresh))
             tell(connection, now, job_id, "Files validated, moving job to queued state", code="validated")
             if row["wish"] is None:
@@ -188,11 +189,14 @@ class JobStore:
                 tell(connection, now, job_id, "The worker was stopped: the job waits for the next one")
             return job_by_id(connection, job_id)
 
-    def crash(self, job_id: str, attempt: int, reason: str) -> Job:
-        """An attempt ended without a word. The job rests and is tried again, or fails. Raises LeaseLostError."""
+    def crash(self, job_id: str, attempt: int, reason: str, *, is_lost: bool = False) -> Job:
+        """An attempt ended without a word. The job rests and is tried again, or fails. Raises LeaseLostError.
+
+        is_lost: it was ended because its worker was not there, and has not crashed.
+        """
         with self._database.write() as connection:
             row, now = held_row(connection, job_id, attempt), self._now(connection)
-            self._end_attempt(connection, row, now, reason)
+            self._end_attempt(connection, row, now, reason, is_lost=is_lost)
             return job_by_id(connection, job_id)
 
     def ask(self, job_id: str, wish: Wish) -> Job:
@@ -231,7 +235,14 @@ class JobStore:
                     expected="a job that is paused or has failed",
                     do="wait until it has paused" if row["wish"] == "pause" else "look at it: it needs no resuming",
                 )
-            values = {"status": "queued", "wish": None, "num_crashes": 0, "not_before": now, "error": None}
+            values = {
+                "status": "queued",
+                "wish": None,
+                "num_crashes": 0,
+                "num_losses": 0,
+                "not_before": now,
+                "error": None,
+            }
             values |= {"finished_at": None, "updated_at": now, "announced": 0}
             connection.execute(update(jobs).where(is_row(row)).values(**values))
             tell(connection, now, job_id, "Fine-tuning job resumed")
@@ -251,25 +262,31 @@ class JobStore:
                 return row
         return None
 
-    def _end_attempt(self, connection: Connection, row: RowMapping, now: float, reason: str) -> None:
-        """What becomes of a job whose attempt ended without a word."""
+    def _end_attempt(self, connection: Connection, row: RowMapping, now: float, reason: str, *, is_lost: bool) -> None:
+        """What becomes of a job whose attempt ended without a word.
+
+        is_lost: what ended is its worker or its machine. That is rarely the job's doing, so it takes more of them until
+        the job is given up: but not for ever, since a job may bring down whatever it runs on.
+        """
         if row["wish"] is not None:  # it was to stop, and it has
             self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
             return
         has_got_further = row["step"] > row["crash_step"]
-        num_crashes = 1 if has_got_further else row["num_crashes"] + 1
-        after = {"num_crashes": num_crashes, "crash_step": row["step"]}
+        before = {"num_crashes": 0, "num_losses": 0} if has_got_further else row
+        num_crashes, num_losses = before["num_crashes"] + (not is_lost), before["num_losses"] + is_lost
+        after = {"num_crashes": num_crashes, "num_losses": num_losses, "crash_step": row["step"]}
         connection.execute(update(jobs).where(is_row(row)).values(**after))
-        if num_crashes >= MOST_CRASHES:
+        if num_crashes >= MOST_CRASHES or num_losses >= MOST_LOSSES:
+            what = f"lost its worker {num_losses} times" if is_lost else f"crashed {num_crashes} times"
             error = {
                 "type": "WorkError",
-                "came": f"job {row['job_id']} crashed {num_crashes} times at step {row['step']} ({reason})",
+                "came": f"job {row['job_id']} {what} at step {row['step']} ({reason})",
                 "expected": "work that gets further between two crashes",
                 "do": "look at the log of its last attempt (too little memory?), then resume the job",
             }
             self._close(connection, row, now, "failed", error)
             return
-        rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 4 ** (num_crashes - 1))
+        rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 4 ** max(0, num_crashes - 1))
         told = f"The work ended unexpectedly ({reason}): it is taken up again from the last checkpoint"
         tell(connection, now, row["job_id"], told, level="warn")
         self._stop(connection, row, now, not_before=now if has_got_further else now + rest)

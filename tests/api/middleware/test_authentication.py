@@ -178,8 +178,8 @@ def test_without_a_key_no_file_is_taken(client: MakeClient) -> None:
             sent.append(number)
             yield b"x"
 
-    answer = client().post("/v1/files", content=body(), headers={"Authorization": "Bearer sk-luthier-wrong"})  # type: ignore[arg-type]
+    answer = client().post("/v1/files/", content=body(), headers={"Authorization": "Bearer sk-luthier-wrong"})  # type: ignore[arg-type]
     assert answer.status_code == 401
-    taken = client("train", requests_per_minute=5).post("/v1/files", content=b"x" * (5 << 20))
+    taken = client("train", requests_per_minute=5).post("/v1/files/", content=b"x" * (5 << 20))
     assert taken.json() == {"num_bytes": 5 << 20}
     assert taken.headers["x-ratelimit-remaining-requests"] == "4", "looked at twice, counted once"

@@ -30,4 +30,4 @@ def test_what_is_small_enough_passes_and_files_are_not_counted_here(client: Make
     padded = b'{"size": 1}' + b" " * (4 * MIB - 11)
     answer = client().post("/v1/things", content=padded, headers={"Content-Type": "application/json"})
     assert answer.status_code == 200
-    assert client().post("/v1/files", content=chunks(6 * MIB)).json() == {"num_bytes": 6 * MIB}
+    assert client().post("/v1/files/", content=chunks(6 * MIB)).json() == {"num_bytes": 6 * MIB}

@@ -149,6 +149,22 @@ def test_answers_to_grade_are_validated_with_their_grader(client: TestClient, ho
     assert "item.answer" in lost["error"]["message"]
 
 
+def test_what_has_no_effect_is_told(client: TestClient) -> None:
+    grader = {
+        "type": "string_check",
+        "name": "g",
+        "input": "{{sample.output_text}}",
+        "reference": "x",
+        "operation": "eq",
+    }
+    asked = {"hyperparameters": {"n_epochs": 1, "eval_interval": 3, "reasoning_effort": "high"}}
+    method = {"type": "reinforcement", "reinforcement": {"grader": grader} | asked}
+    job = make_job(client, method=method, training_file=upload(client, [chat_row(0)]), validation_file=None)
+    events = ok(client.get(f"{JOBS}/{job['id']}/events"))["data"]
+    warned = [event["message"].split()[0] for event in events if event["level"] == "warn"]
+    assert sorted(warned) == ["eval_interval", "reasoning_effort"]
+
+
 def child_of(job_id: str) -> int | None:
     """The process that trains a job: its command begins with the child itself, unlike its guard's."""
     for folder in Path("/proc").glob("[0-9]*"):

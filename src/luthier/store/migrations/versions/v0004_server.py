@@ -239,6 +239,7 @@ def upgrade() -> None:
         op.alter_column("artifacts", "num_bytes", type_=sa.BigInteger())
     op.add_column("jobs", sa.Column("project_id", sa.String(64), nullable=False, server_default="default"))
     op.add_column("jobs", sa.Column("lane", sa.String(16), nullable=False, server_default="train"))
+    op.add_column("jobs", sa.Column("num_losses", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("jobs", sa.Column("announced", sa.Integer(), nullable=False, server_default="0"))
     op.create_index("ix_jobs_project_id", "jobs", ["project_id"])
     op.create_index("ix_jobs_run_id", "jobs", ["run_id"])

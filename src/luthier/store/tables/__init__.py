@@ -1,0 +1,63 @@
+"""The tables as the code sees them today. How a database gets there is written in migrations/, append-only.
+
+Documents (plans, results, events, evaluations) are JSON text of the core specs: the columns beside them are only what
+is searched by. Nothing here is SQLite's own: PostgreSQL has the same tables.
+"""
+
+from __future__ import annotations
+
+from luthier.store.tables.base import metadata
+from luthier.store.tables.server import (
+    api_keys,
+    audit_log,
+    checkpoint_permissions,
+    files,
+    idempotency_keys,
+    key_usage,
+    projects,
+    tuned_models,
+    upload_parts,
+    uploads,
+    webhook_deliveries,
+    webhooks,
+)
+from luthier.store.tables.work import (
+    artifact_links,
+    artifacts,
+    evaluations,
+    events,
+    generations,
+    job_events,
+    jobs,
+    plans,
+    runs,
+)
+
+# The newest migration. A test holds that this is the head of migrations/ and that these tables are what it makes.
+SCHEMA_VERSION = "0004"
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "api_keys",
+    "artifact_links",
+    "artifacts",
+    "audit_log",
+    "checkpoint_permissions",
+    "evaluations",
+    "events",
+    "files",
+    "generations",
+    "idempotency_keys",
+    "job_events",
+    "jobs",
+    "key_usage",
+    "metadata",
+    "plans",
+    "projects",
+    "runs",
+    "tuned_models",
+    "upload_parts",
+    "uploads",
+    "webhook_deliveries",
+    "webhooks",
+]
