@@ -93,9 +93,9 @@ class World:
     @contextmanager
     def context(self) -> Iterator[Context]:
         """The home, opened by the drill itself; it waits as long as the outages it makes may take."""
-        before = dict(os.environ)
+        before, told = dict(os.environ), self.environment()
         os.environ.clear()
-        os.environ.update(self.environment())
+        os.environ.update(told)
         try:
             with Context.open(self.home, database_patience_seconds=60) as context:
                 yield context

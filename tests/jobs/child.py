@@ -3,8 +3,7 @@
     python child.py FOLDER COUNTER MODE
 
 MODE: plain; crash (dies at step 10 of its first attempt); poison (dies at once); stubborn (does not hear SIGTERM);
-slow; wrong (says that the request is wrong); full (no room on the disk in its first
-attempt); forsaken (as if its guard had ended it, in its first attempt).
+slow; wrong (says that the request is wrong); full (no room on the disk in its first attempt).
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-from luthier.jobs.guard import LOST
 from luthier.jobs.process import NOT_NOW, Outcome, write_outcome
 
 STEPS = 40
@@ -30,8 +28,6 @@ def main(folder: Path, counter: Path, mode: str) -> None:
         return
     if mode == "full" and folder.name == "attempt-0001":
         sys.exit(NOT_NOW)
-    if mode == "forsaken" and folder.name == "attempt-0001":
-        sys.exit(LOST)
     with (folder / "pid").open("w") as file:
         file.write(str(os.getpid()))
     while (done := int(counter.read_text()) if counter.exists() else 0) < STEPS:

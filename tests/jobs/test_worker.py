@@ -245,10 +245,3 @@ def test_shorter_leases_are_renewed_more_often() -> None:
     short = Pace.for_lease(12.0)
     assert short.beat <= 2.0
     assert short.beat < 12.0 - short.margin
-
-
-def test_a_training_that_its_guard_has_ended_for_want_of_pings_is_no_crash(house: House) -> None:
-    job_id = house.submit("forsaken")
-    assert house.work() == 2
-    job = house.queue.get(job_id)
-    assert (job.status, job.attempt, job.num_crashes) == ("succeeded", 2, 0)

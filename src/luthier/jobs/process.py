@@ -41,7 +41,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
             os.fsync(file.fileno())
         partial.rename(folder / OUTCOME_NAME)
     finally:
-        partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)  # where the disk is full
 
 
 class Attempt:
