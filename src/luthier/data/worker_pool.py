@@ -9,7 +9,6 @@ object a line (a job) and answers each with one line of JSON; it ends when its i
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -26,11 +25,11 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from luthier.core.errors import WorkError
+from luthier.core.parent_death import dying_with_parent
 
 Job = Mapping[str, Any]
 Answer = dict[str, Any]
 START_SECONDS = 120.0
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG in <sys/prctl.h>
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -169,8 +168,7 @@ def serve(answer: Callable[[Any], Answer], memory_bytes: int) -> None:
 
     Stdout is kept for answers; what libraries print goes to stderr. The worker dies with its parent.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    dying_with_parent()()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))

@@ -4,7 +4,7 @@
 
 The child's whole group is killed where the worker's end of the pipe closes (it died, however it died), where pings stop
 (it was stopped, or its machine hangs), and once the child itself has ended (what it started must not go on alone). The
-guard imports nothing but the standard library and does nothing else, so it is never too busy to look.
+guard imports next to nothing and does nothing else, so it is never too busy to look.
 
     python -m luthier.jobs.guard SECONDS COMMAND...      SECONDS: how long to go without a ping
     on stdin: `.` a ping, `t` SIGTERM to the child, `k` SIGKILL to its group
@@ -14,7 +14,6 @@ guard imports nothing but the standard library and does nothing else, so it is n
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -22,7 +21,8 @@ import subprocess
 import sys
 import time
 
-_PR_SET_PDEATHSIG = 1
+from luthier.core.parent_death import dying_with_parent
+
 LOST = 70
 """Exit code where the worker was lost."""
 
@@ -34,12 +34,11 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker, who says what is to become of the child
-    libc = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
+    die_with_guard = dying_with_parent()
 
     def prepare() -> None:
         os.setsid()
-        if libc is not None:  # should the guard itself be killed
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_guard()  # should the guard itself be killed
 
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=prepare)
     sys.stdout.write(f"{child.pid}\n")

@@ -9,7 +9,6 @@ it from the main thread of a process that has no other: that is whose death the 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -19,7 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-_PR_SET_PDEATHSIG: Final = 1
+from luthier.core.parent_death import dying_with_parent
+
 _TICK_SECONDS: Final = 0.05
 FIRST_REST_SECONDS: Final = 0.5
 LONGEST_REST_SECONDS: Final = 30.0
@@ -135,7 +135,7 @@ def end_with(parent: int) -> None:
     parent: the process id of who has started it, which may have died before the kernel was told.
     """
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        dying_with_parent()()
         if os.getppid() != parent:
             os._exit(1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -34,7 +35,6 @@ class JobReporter:
 
     def __init__(self, context: Context, job: Job) -> None:
         self.context, self.job, self.model_id = context, job, model_id(job)
-        self._plan: Plan | None = None
         self._step: StepDone | None = None
 
     def listen(self, event: Event) -> None:
@@ -65,8 +65,13 @@ class JobReporter:
             "result_files": [file_id],
         }
 
+    @cached_property
+    def _plan(self) -> Plan:
+        """Of the run, which is there by the time of its first event."""
+        return self.context.runs.plan(self.job.run_id)
+
     def _is_validation_due(self, step: int) -> bool:
-        plan = self._plan = self._plan or self.context.runs.plan(self.job.run_id)
+        plan = self._plan
         if plan.data.validation is None:
             return False
         return step == plan.training.num_steps or step % plan.training.validate_every_steps == 0
@@ -79,8 +84,7 @@ class JobReporter:
         return next((e for e in steps if e.step == event.step), None)
 
     def _tell_step(self, step: StepDone, validation: ValidationDone | None) -> None:
-        plan = self._plan = self._plan or self.context.runs.plan(self.job.run_id)
-        total = plan.training.num_steps
+        total = self._plan.training.num_steps
         message = f"Step {step.step}/{total}: training loss={step.loss:.2f}"
         if validation is not None:
             message += f", validation loss={validation.loss:.2f}, full validation loss={validation.loss:.2f}"

@@ -10,7 +10,6 @@ is no place; one that is still writing is waited for. The process ends when its 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import queue
@@ -21,15 +20,14 @@ import threading
 import traceback
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import LuthierError, WorkError
+from luthier.core.parent_death import dying_with_parent
 from luthier.core.stream import Failed, Served, TextRequest
 
 if TYPE_CHECKING:
     from luthier.engines.streaming import Prepared, StreamingEngine
-
-_PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(slots=True)
@@ -183,8 +181,7 @@ def _unexpected(error: Exception) -> WorkError:
 
 def main(descriptor: int, parent: int, most_models: int, num_threads: int) -> None:
     """Serve until the parent has gone."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    dying_with_parent()()
     if os.getppid() != parent:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server: it closes the socket when it has finished

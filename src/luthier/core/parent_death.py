@@ -1,0 +1,22 @@
+"""A process that the kernel ends where the one that started it ends, however that ends. Linux alone can."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from collections.abc import Callable
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1  # of <sys/prctl.h>
+
+
+def dying_with_parent() -> Callable[[], None]:
+    """What a child calls to be killed (SIGKILL) when the thread that started it ends; does nothing on other systems.
+
+    The C library is opened here, so that nothing but the call itself is left to do between fork and exec.
+    """
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    libc = ctypes.CDLL(None, use_errno=True)
+    return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
