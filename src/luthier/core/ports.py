@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
@@ -11,6 +11,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import Event
 from luthier.core.frozen import Frozen
+from luthier.core.stream import Ended, Failed, Piece, Started, TextRequest
 
 EventSink = Callable[[Event], None]
 
@@ -121,3 +122,50 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+Told = tuple[Hashable, Started | Piece | Ended | Failed]
+"""An event of the ask with this key."""
+
+
+@runtime_checkable
+class StreamEngine(Protocol):
+    """Writes many answers at once with one base and any number of adapters over it. Used by one thread only.
+
+    `ask` raises RequestError, OverlongError or TemplateError for a request that cannot be written; what goes wrong with
+    one ask later comes as `Failed`. What `poll` raises ends the engine.
+    """
+
+    @property
+    def keys(self) -> set[Hashable]:
+        """The asks whose answers are being written."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that weights and adapters take."""
+        ...
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Make an adapter ready to be asked by `name`; nothing happens where it is."""
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Let go of an adapter that nobody is asking."""
+        ...
+
+    def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
+        """Begin to write with the base or an adapter; false where there is no room now: ask again after a `poll`."""
+        ...
+
+    def cancel(self, key: Hashable) -> None:
+        """Write no more of this ask; nothing happens where it has ended."""
+        ...
+
+    def poll(self, wait_seconds: float) -> list[Told]:
+        """What has been written since the last call; computes, or waits at most so long for another to compute."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the weights; nothing can be written afterwards."""
+        ...

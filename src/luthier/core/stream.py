@@ -54,9 +54,11 @@ class Served(Frozen):
     """A model as it is loaded to answer. adapter_path: None for a base model and for one that was trained whole.
 
     sha256: of the base's weights, so that a base pulled anew is loaded anew. precision: None takes what is fastest on
-    this machine.
+    this machine. engine: the name of what runs it, in the table of engines. Models that differ in `adapter_path` alone
+    share one base in memory.
     """
 
+    engine: str = "transformers"
     path: str
     sha256: str
     adapter_path: str | None = None

@@ -1,0 +1,86 @@
+"""An export: a model written for another runtime, and what was proved of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.core.frozen import Frozen
+
+ExportFormat = Literal["adapter", "merged", "gguf", "onnx", "executorch"]
+ExportPrecision = Literal["float32", "float16", "bfloat16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "int8", "int4"]
+"""How weights are held: 32 and 16 bits by the name of the type, fewer by the name of the packing in that format."""
+Runtime = Literal["transformers", "llama.cpp", "onnxruntime-genai", "executorch"]
+
+
+class ExportSource(Frozen):
+    """The model that is exported, as it was trained. adapter_path: None for a base model and one trained whole.
+
+    run_id: None for a base model. base_path: of the base, or of the whole model that training made. base_name,
+    base_sha256: of the base model that it began with. precision: what its matrices are multiplied in when it runs.
+    """
+
+    name: str
+    run_id: str | None
+    base_name: str
+    base_path: str
+    base_sha256: str
+    base_licence: str | None = None
+    adapter_path: str | None = None
+    adapter_sha256: str | None = None
+    method: str | None = None
+    template: Literal["auto", "chat", "plain"] = "auto"
+    precision: Literal["float32", "bfloat16"]
+
+
+class Interval(Frozen):
+    """An estimate and the ends of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ParityReport(Frozen):
+    """What comparing an export with its source has shown, both run on the same prompts, the export in its own runtime.
+
+    num_prompts_same_tokens: prompts whose tokens, template included, are the same on both sides. num_texts_equal: whose
+    greedy text is. Differences of log-probabilities are in nats, over the tokens of prompts and references, each
+    position's likeliest tokens; bound: the most that max_difference_nats may be, None where only the loss of quality is
+    judged. nll_increase_nats: a token of the references, export minus source, by prompt paired; with a 95% interval.
+    passed: whether the export may be used; reasons: why not, one sentence each.
+    """
+
+    format: ExportFormat
+    precision: ExportPrecision
+    runtime: Runtime
+    runtime_version: str
+    num_prompts: int
+    num_prompts_same_tokens: int
+    num_texts_equal: int
+    max_difference_nats: float
+    mean_difference_nats: float
+    bound_nats: float | None
+    nll_increase_nats: Interval
+    source_perplexity: float
+    export_perplexity: float
+    passed: bool
+    reasons: tuple[str, ...] = ()
+
+
+class Export(Frozen):
+    """What `luthier export` has made. folder: where it lies. num_bytes: of all its files.
+
+    files: path below the folder to sha256. warnings: what a user must know before it is used.
+    """
+
+    source: ExportSource
+    format: ExportFormat
+    precision: ExportPrecision
+    folder: str
+    num_bytes: int
+    files: dict[str, str]
+    parity: ParityReport | None
+    seconds: float
+    warnings: tuple[str, ...] = Field(default=())
