@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Speed and memory of LoRA training against TRL, interleaved on the same rows.
+"""Speed and memory of LoRA training against TRL or LLaMA-Factory, interleaved on the same rows.
 
-    python benchmarks/train_speed.py [--rows wikisql|long] [--pairs 3] [--num-examples 128]
+    python benchmarks/train_speed.py [--against trl|llama-factory] [--rows wikisql|long] [--pairs 3]
 
-Each pair runs TRL (in an environment of its own, made on first use under .bench/) and Luthier one after the other, each
-in a fresh process: rank 16, alpha 32, no dropout, all linear layers, batch 8, one epoch, linear decay from 2e-4. Prints
-one JSON document: every pair, and the medians of the ratios. Speed is tokens (no padding) a second of training;
+Each pair runs the peer (in an environment of its own, made on first use under .bench/) and Luthier one after the other,
+each in a fresh process: rank 16, alpha 32, no dropout, all linear layers, batch 8, one epoch, linear decay from 2e-4.
+Prints one JSON document: every pair, and the medians of the ratios. Speed is tokens (no padding) a second of training;
 memory is the largest resident size of the whole process, loading included.
 """
 
@@ -14,9 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llama_factory
 from machine import Finished, describe, luthier_command, peer_python, run_json
 from rows import long_rows, wikisql_rows, write_jsonl
 
@@ -27,6 +29,7 @@ MODEL = "smollm2-135m-instruct"
 def main() -> None:
     """Run the pairs and print the document."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--against", choices=["trl", "llama-factory"], default="trl")
     cli.add_argument("--rows", choices=["wikisql", "long"], default="wikisql")
     cli.add_argument("--pairs", type=int, default=3)
     cli.add_argument("--num-examples", type=int, default=128)
@@ -40,20 +43,30 @@ def main() -> None:
     home = args.work / "home"
     model = run_json([*luthier_command(), "models", "pull", MODEL, "--home", str(home), "--json"], cwd=args.work)
     path = Path(model.document["path"])
-    python = peer_python(args.work / "peer")
+    peer = _peer(args, path, rows)
     pairs = []
     for number in range(args.pairs):
-        theirs = _trl(python, args, path, rows)
+        theirs = peer()
         ours = _luthier(args.work, home, rows)
         pairs.append(_pair(theirs, ours))
         print(f"pair {number + 1}: {json.dumps(pairs[-1])}", flush=True, file=__import__("sys").stderr)
     medians = {key: round(statistics.median(p[key] for p in pairs), 3) for key in ("speed_ratio", "memory_ratio")}
     document: dict[str, Any] = {
         "benchmark": "train_speed",
+        "against": args.against,
         "rows": args.rows,
         "num_examples": len(made[: args.num_examples]),
     }
     print(json.dumps(document | {"median": medians, "pairs": pairs, "machine": describe()}, indent=2))
+
+
+def _peer(args: argparse.Namespace, model: Path, rows: Path) -> Callable[[], Finished]:
+    """What trains with the peer, once a call."""
+    if args.against == "llama-factory":
+        python = llama_factory.python_of(args.work / "peer_llamafactory")
+        return lambda: llama_factory.train(python, model, rows, args.num_examples, args.work)
+    python = peer_python(args.work / "peer")
+    return lambda: _trl(python, args, model, rows)
 
 
 def _trl(python: Path, args: argparse.Namespace, model: Path, rows: Path) -> Finished:
@@ -74,15 +87,15 @@ def _luthier(work: Path, home: Path, rows: Path) -> Finished:
 
 
 def _pair(theirs: Finished, ours: Finished) -> dict[str, Any]:
-    """The figures of one pair; ratios are Luthier to TRL."""
+    """The figures of one pair; ratios are Luthier to the peer."""
     return {
-        "trl_tokens_per_second": theirs.document["tokens_per_second"],
+        "peer_tokens_per_second": theirs.document["tokens_per_second"],
         "luthier_tokens_per_second": round(ours.document["tokens_per_second"], 1),
         "speed_ratio": round(ours.document["tokens_per_second"] / theirs.document["tokens_per_second"], 3),
-        "trl_peak_bytes": theirs.peak_rss_bytes,
+        "peer_peak_bytes": theirs.peak_rss_bytes,
         "luthier_peak_bytes": ours.peak_rss_bytes,
         "memory_ratio": round(ours.peak_rss_bytes / theirs.peak_rss_bytes, 3),
-        "trl_train_loss": theirs.document["train_loss"],
+        "peer_train_loss": theirs.document["train_loss"],
         "luthier_train_loss": round(ours.document["train_loss"], 4),
     }
 
