@@ -28,7 +28,7 @@ def python_of(folder: Path) -> Path:
 
 
 def train(python: Path, model: Path, rows: Path, num_examples: int, work: Path) -> Finished:
-    """One epoch as train_speed.py has Luthier do it, in bf16 and without recomputing: its fastest setting on a CPU."""
+    """One epoch as train_speed.py has Luthier do it, bf16 and without recomputing; all in bf16 it refuses on a CPU."""
     settings = work / "llama_factory" / "settings.json"
     settings.parent.mkdir(parents=True, exist_ok=True)
     (settings.parent / "dataset_info.json").write_text(
@@ -58,7 +58,7 @@ def train(python: Path, model: Path, rows: Path, num_examples: int, work: Path) 
                 "save_strategy": "no", "report_to": "none", "logging_steps": 1000, "plot_loss": False,
                 "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "learning_rate": 2e-4,
                 "num_train_epochs": 1.0, "lr_scheduler_type": "linear", "warmup_ratio": 0.0, "seed": 0,
-                "pure_bf16": True, "disable_gradient_checkpointing": True, "use_cpu": True,
+                "bf16": True, "disable_gradient_checkpointing": True, "use_cpu": True,
             }
         ),
         encoding="utf-8",
@@ -70,8 +70,13 @@ def train(python: Path, model: Path, rows: Path, num_examples: int, work: Path) 
 def main(settings: str, model: str, rows: str, num_examples: str) -> None:
     """Run LLaMA-Factory in this process, and print its figures as one line; tokens as train_speed.py's peer counts."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "DISABLE_VERSION_CHECK": "1"}
+    from importlib.machinery import ModuleSpec
     from importlib.metadata import version
+    from types import ModuleType
 
+    # Its wheel wants CUDA's libraries even to be imported, and no text is trained with it.
+    sys.modules["torchaudio"] = ModuleType("torchaudio")
+    sys.modules["torchaudio"].__spec__ = ModuleSpec("torchaudio", None)
     from llamafactory.train.tuner import run_exp
     from transformers import AutoTokenizer
 
