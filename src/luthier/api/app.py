@@ -17,7 +17,7 @@ from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
 from luthier.api.middleware.key_first import KeyFirst
-from luthier.api.native import keys, plans, runs, webhooks
+from luthier.api.native import deployments, keys, plans, runs, usage, webhooks
 from luthier.api.observe import Observe
 from luthier.api.openai import chat, checkpoints, completions, files, fine_tuning, graders, models, uploads
 from luthier.api.sweeping import swept
@@ -32,6 +32,8 @@ _ROUTERS: tuple[APIRouter, ...] = (
     plans.router,
     runs.router,
     webhooks.router,
+    deployments.router,
+    usage.router,
     files.router,
     uploads.router,
     fine_tuning.router,

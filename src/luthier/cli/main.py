@@ -19,6 +19,7 @@ import typer
 from luthier.cli import (
     audit_log,
     data,
+    deploy,
     doctor,
     evaluate,
     jobs,
@@ -31,6 +32,7 @@ from luthier.cli import (
     runs,
     train,
     up,
+    usage,
     worth,
 )
 from luthier.cli.answer import Answer
@@ -70,6 +72,11 @@ def build_app() -> typer.Typer:
         for verb, function in verbs.items():
             group.command(verb)(function)
         app.add_typer(group)
+    app.command("deploy", short_help="Have a name answered by a model, all of it or a canary.")(deploy.deploy)
+    app.command("promote", short_help="Give a canary all traffic.")(deploy.promote)
+    app.command("rollback", short_help="Go back to the revision before.")(deploy.rollback)
+    app.command("deployments", short_help="List deployments, or show one.")(deploy.list_or_show)
+    app.command("usage", short_help="What was asked of models, by key and day.")(usage.usage)
     app.command("up", short_help="Serve OpenAI's fine-tuning API, with workers.")(up.up)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("launch", short_help="Write a job file for many machines.")(launch.launch)

@@ -17,7 +17,8 @@ from luthier.service.access import charge_tokens
 from luthier.service.context import Context
 from luthier.service.fleet_answers import error_from
 from luthier.service.model_server import Event, Hear
-from luthier.service.served_models import served_model
+from luthier.service.served_models import Routed, route, served_model, user_of
+from luthier.service.usage import use_of
 
 
 @dataclass(slots=True)
@@ -39,7 +40,8 @@ class Choice:
 class Answer:
     """What asks have come to so far: `hear` is given their events, from one thread at a time.
 
-    num_prompts: how many prompts were asked. error: what has ended it all.
+    num_prompts: how many prompts were asked. error: what has ended it all. routed: who answers, where that is known:
+    its usage is counted by it.
     """
 
     choices: list[Choice]
@@ -47,6 +49,7 @@ class Answer:
     num_started: int = 0
     num_prompt_tokens: int = 0
     error: LuthierError | None = None
+    routed: Routed | None = None
 
     def hear(self, event: Event) -> None:
         """Take one event in."""
@@ -86,17 +89,19 @@ def new_seed() -> int:
 
 
 def ask(
-    context: Context, caller: Caller, model: str, requests: Sequence[TextRequest], hear: Hear
+    context: Context, caller: Caller, model: str | Routed, requests: Sequence[TextRequest], hear: Hear
 ) -> tuple[Callable[[], None], str]:
     """Have prompts continued; returns what cancels it, and a fingerprint of the model and how it is run.
 
-    hear: called with every event from another thread; it must not wait. Choices are counted through all requests.
+    model: its name, or what that was routed to. hear: called with every event from another thread; it must not wait.
+    Choices are counted through all requests.
 
     Raises QuotaError where the caller's day has no tokens left, NotFoundError for the model, WorkError where too many
     ask already. What is wrong with a request comes as `Failed`.
     """
     charge_tokens(context, caller, 0)
-    served, cancels = served_model(context, caller, model), list[Callable[[], None]]()
+    served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
+    cancels = list[Callable[[], None]]()
 
     def cancel() -> None:
         for one in cancels:
@@ -132,8 +137,8 @@ def answer(
     sampling = Sampling(temperature=temperature, seed=seed)
     request = TextRequest(conversation=conversation, sampling=sampling, max_new_tokens=max_tokens)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    ask(context, caller, model, [request], events.put)
-    heard = Answer([Choice()])
+    heard = Answer([Choice()], routed=route(context, caller, model, user_of(caller, [request])))
+    ask(context, caller, heard.routed or model, [request], events.put)
     while not heard.has_ended:
         heard.hear(events.get())
     charge(context, caller, heard)
@@ -145,7 +150,9 @@ def answer(
 def charge(context: Context, caller: Caller, heard: Answer) -> None:
     """Count the tokens of an answer, whole or not, on the caller's budget."""
     if num_tokens := heard.num_prompt_tokens + heard.num_new_tokens:
-        charge_tokens(context, caller, num_tokens, may_refuse=False)
+        routed = heard.routed
+        use = None if routed is None else use_of(context, caller, routed, heard.num_prompt_tokens, heard.num_new_tokens)
+        charge_tokens(context, caller, num_tokens, may_refuse=False, use=use)
 
 
 def _from(first: int, hear: Hear) -> Hear:

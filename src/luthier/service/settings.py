@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     serving_models: how many models may be held in memory to answer at once; serving_queue: how many asks may be under
     way or wait; serving_idle_seconds: all models are let go when nobody has asked for so long; serving_threads: of the
     process that answers, 0 takes half of the cores; serving_new_tokens: where an answer ends for which the ask sets no
-    limit.
+    limit. serving_usd_per_million_prompt_tokens, serving_usd_per_million_new_tokens: what usage is counted at in money.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     serving_idle_seconds: float = Field(default=600.0, gt=0)
     serving_threads: int = Field(default=0, ge=0)
     serving_new_tokens: int = Field(default=1024, ge=1)
+    serving_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     @property
     def database_path(self) -> Path:

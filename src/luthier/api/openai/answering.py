@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -24,8 +25,10 @@ from luthier.core.stream import Ended, Failed, Piece, Started, TextRequest
 from luthier.service import serving
 from luthier.service.context import Context
 from luthier.service.fleet_answers import error_from
+from luthier.service.served_models import Routed, route, user_of
 
 Event = Started | Piece | Ended | Failed
+TARGET_HEADER, USER_HEADER = "x-luthier-target", "x-luthier-user"
 _CLIENT_GONE = 499
 _CHARGING: set[asyncio.Future[None]] = set()
 ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -89,6 +92,11 @@ def usage_of(answer: serving.Answer) -> dict[str, int]:
     }
 
 
+def target_header(routed: Routed | None) -> dict[str, str]:
+    """Who has answered; a header carries ASCII alone."""
+    return {} if routed is None else {TARGET_HEADER: quote(routed.target, safe=" /:@+,=")}
+
+
 async def respond(
     request: Request,
     context: Context,
@@ -98,10 +106,13 @@ async def respond(
     asked: Sequence[TextRequest],
     words: Callable[[str], Words],
     is_streamed: bool,
+    user: str | None = None,
 ) -> Response:
     """Have the prompts continued and write the answer; a client that goes away is written for no more.
 
-    words: made with the fingerprint of the model. Raises ApiError where it goes wrong before the first byte.
+    words: made with the fingerprint of the model. user: whose ask it is, where the request says so.
+
+    Raises ApiError where it goes wrong before the first byte.
     """
     choices = [serving.Choice() for one in asked for _ in range(one.num_choices)]
     talk = _Talk(context, caller, serving.Answer(choices, num_prompts=len(asked)))
@@ -113,8 +124,14 @@ async def respond(
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server has shut down
                 loop.call_soon_threadsafe(talk.inbox.put_nowait, event)
 
+    named = user or request.headers.get(USER_HEADER)
+
+    def begin() -> tuple[Callable[[], None], str]:
+        talk.answer.routed = route(context, caller, model, user_of(caller, asked, named))
+        return serving.ask(context, caller, talk.answer.routed, asked, hear)
+
     try:
-        talk.cancel, fingerprint = await run_in_threadpool(serving.ask, context, caller, model, asked, hear)
+        talk.cancel, fingerprint = await run_in_threadpool(begin)
     except LuthierError as error:
         raise _refused(error) from error
     watcher = asyncio.create_task(_watch(request, talk.inbox))
@@ -132,9 +149,10 @@ async def respond(
         watcher.cancel()
         if not is_going_on:
             await _leave(talk)
+    told = target_header(talk.answer.routed)
     if not is_streamed:
-        return JSONResponse(words(fingerprint).whole(talk.answer))
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return JSONResponse(words(fingerprint).whole(talk.answer), headers=told)
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **told}
     return StreamingResponse(_events(talk, words(fingerprint)), media_type="text/event-stream", headers=headers)
 
 

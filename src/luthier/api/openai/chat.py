@@ -112,6 +112,7 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         asked=[asked],
         words=lambda fingerprint: _ChatWords(body.model, fingerprint, body.tells_usage, bool(body.logprobs)),
         is_streamed=bool(body.stream),
+        user=body.asked_by(),
     )
 
 

@@ -48,7 +48,7 @@ class SamplingBody(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    user: Ignored = None
+    user: Any = None
     metadata: Ignored = None
     logit_bias: Unsupported = None
 
@@ -56,6 +56,11 @@ class SamplingBody(BaseModel):
     def tells_usage(self) -> bool:
         """Whether a stream ends with a chunk of usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def asked_by(self) -> str | None:
+        """Whose ask it is, where the request says so: it decides which target of a deployment answers."""
+        named = self.user or getattr(self, "safety_identifier", None)
+        return named if isinstance(named, str) else None
 
     def sampling(self) -> Sampling:
         """How tokens are drawn."""
