@@ -22,13 +22,7 @@ from luthier.service.context import Context
 from luthier.service.served_targets import find_share, served_share
 from luthier.store.deployments import changed_meanwhile
 
-_DEEDS = {
-    "deploy": "deployed",
-    "canary": "canaried",
-    "split": "split",
-    "promote": "promoted",
-    "rollback": "rolled_back",
-}
+_DEEDS = {"deploy": "deployed", "canary": "canary_set", "promote": "promoted", "rollback": "rolled_back"}
 
 
 @dataclass(frozen=True, slots=True)
