@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
@@ -43,14 +43,32 @@ _ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
     completions.router,
 )
+# What a server for some models alone (`Context.only`) does not have.
+_OF_A_HOME = (
+    keys.router,
+    plans.router,
+    runs.router,
+    webhooks.router,
+    deployments.router,
+    usage.router,
+    files.router,
+    uploads.router,
+    fine_tuning.router,
+    checkpoints.router,
+    graders.router,
+)
 
 
-def create_app(context: Context) -> FastAPI:
-    """The app that serves an open home; the caller closes the context, once the app has shut down."""
+def create_app(context: Context, gate: Gate | None = None) -> FastAPI:
+    """The app that serves an open home, or the models of `context.only`; gate: who is let in, keys of the home else.
+
+    The caller closes the context, once the app has shut down.
+    """
+    is_home = context.only is None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with swept(context):
+        async with swept(context) if is_home else nullcontext():
             yield
 
     app = FastAPI(
@@ -62,7 +80,7 @@ def create_app(context: Context) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.context, app.state.gate = context, Gate(context)
+    app.state.context, app.state.gate = context, gate or Gate(context)
     app.state.readiness, app.state.metrics = Readiness(context), Metrics(context)
     add_idempotency(app.state)
     add_error_handlers(app)
@@ -73,6 +91,7 @@ def create_app(context: Context) -> FastAPI:
     app.add_middleware(Frame)
     app.add_middleware(Observe, metrics=app.state.metrics)  # beyond Frame: it reads the id that Frame has given
     for router in _ROUTERS:
-        app.include_router(router)
+        if is_home or router not in _OF_A_HOME:
+            app.include_router(router)
     document_failures(app)
     return app

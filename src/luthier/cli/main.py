@@ -18,6 +18,7 @@ import typer
 
 from luthier.cli import (
     audit_log,
+    chat,
     data,
     deploy,
     doctor,
@@ -30,6 +31,7 @@ from luthier.cli import (
     projects,
     quickstart,
     runs,
+    serve,
     train,
     up,
     usage,
@@ -76,6 +78,8 @@ def build_app() -> typer.Typer:
     app.command("promote", short_help="Give a canary all traffic.")(deploy.promote)
     app.command("rollback", short_help="Go back to the revision before.")(deploy.rollback)
     app.command("deployments", short_help="List deployments, or show one.")(deploy.list_or_show)
+    app.command("chat", short_help="Talk with a model, or with two side by side.")(chat.chat)
+    app.command("serve", short_help="Serve models by OpenAI's API, and nothing else.")(serve.serve)
     app.command("usage", short_help="What was asked of models, by key and day.")(usage.usage)
     app.command("up", short_help="Serve OpenAI's fine-tuning API, with workers.")(up.up)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
