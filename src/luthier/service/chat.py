@@ -20,6 +20,7 @@ from luthier.service.fleet_answers import error_from
 
 Hear = Callable[[StreamEvent], None]
 _LOOK_SECONDS = 0.08
+_LEAST_SECONDS = 0.01
 _ADDRESS = ("http://", "https://")
 
 
@@ -60,10 +61,11 @@ class Reply:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of the new tokens after the first; None where there are too few to say."""
+        """Of the new tokens after the first; None where there are too few, or too little time, to say."""
         if self.first_seconds is None or self.num_new_tokens < 2:
             return None
-        return (self.num_new_tokens - 1) / max(self.seconds - self.first_seconds, 1e-6)
+        seconds = self.seconds - self.first_seconds
+        return (self.num_new_tokens - 1) / seconds if seconds >= _LEAST_SECONDS else None
 
     def as_json(self) -> dict[str, Any]:
         """The document of one answer."""

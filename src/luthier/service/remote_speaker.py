@@ -146,7 +146,7 @@ def _refused(response: httpx2.Response, url: str, key: str) -> LuthierError:
         expected="a key that this server accepts" if needs_key else "an answer",
         do=f"set {OWN_KEY} (or OPENAI_API_KEY, which is sent over https and to this machine only)"
         if needs_key
-        else "correct the address or the model behind the #",
+        else "correct what it names: the address, the model behind the #, or the question",
     )
 
 
