@@ -92,7 +92,7 @@ def test_one_answer_is_shown_as_it_is_written() -> None:
         turn = talk.ask("one", show)
     screen.answered(turn)
     screen.note("noted")
-    assert re.search(r"m saw 1␛\[31m at 1\n5 tokens · .*the first after", seen(written))
+    assert re.search(r"m saw 1␛\[31m at 1\n5 tokens · .*first after", seen(written))
     assert seen(written).startswith("m\nhelp")
     assert "noted" in seen(written)
 
@@ -107,7 +107,7 @@ def test_columns_stand_side_by_side_and_the_live_view_fits_the_screen() -> None:
         show(replies)
         assert len(seen(written).splitlines()) <= 20
         show([Reply("left"), Reply("right")])
-        assert "is thinking" in seen(written)
+        assert "waiting" in seen(written)
     replies[0].error = WorkError("broke", expected="x", do="y")
     screen.answered(Turn("q", replies))
     lines = seen(written).splitlines()

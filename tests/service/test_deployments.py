@@ -15,6 +15,7 @@ from luthier.core.stream import TextRequest
 from luthier.service import deployments, served_models
 from luthier.service.audit_log import newest_entries
 from luthier.service.context import Context
+from luthier.service.runs import remove_run
 from luthier.testing.finished_run import add_run
 
 ME, STRANGER = Caller(), Caller(project_id="proj-other")
@@ -156,6 +157,17 @@ def test_a_run_is_not_asked_by_its_id_and_a_deployment_is_listed(context: Contex
         served_models.delete_model(context, ME, "support")
     deployments.remove(context, ME, "support")
     assert served_models.list_models(context, ME) == []
+
+
+def test_what_answers_is_not_removed(context: Context) -> None:
+    a, b = (add_run(context, letter) for letter in "ab")
+    deployments.deploy(context, ME, "support", a)
+    with pytest.raises(ConflictError, match="answers as support"):
+        remove_run(context, a)
+    deployments.deploy(context, ME, "support", b)
+    assert remove_run(context, a).run_id == a
+    with pytest.raises(ConflictError, match="cannot be served"):
+        deployments.rollback(context, ME, "support")
 
 
 def test_the_turns_of_one_conversation_stay_together() -> None:

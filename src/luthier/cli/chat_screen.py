@@ -56,7 +56,7 @@ class ChatScreen:
         if not self._is_watched:
             yield lambda _: None
         elif len(names) == 1:
-            with self._console.status(Text(f"{visible(names[0])} is thinking", style="dim")) as status:
+            with self._console.status(Text(f"waiting for {visible(names[0])}", style="dim")) as status:
                 written = 0
 
                 def show_one(replies: list[Reply]) -> None:
@@ -113,12 +113,12 @@ def _figures(reply: Reply) -> str:
     if reply.error is not None:
         return "no answer"
     if not reply.has_started and not reply.has_ended:
-        return f"{_SPINNER[int(time.monotonic() * 10) % len(_SPINNER)]} is thinking"
+        return f"{_SPINNER[int(time.monotonic() * 10) % len(_SPINNER)]} waiting"
     parts = [f"{reply.num_new_tokens:,} tokens"]
     if (speed := reply.tokens_per_second) is not None:
-        parts.append(f"{speed:,.1f} a second")
+        parts.append(f"{speed:,.1f}/s")
     if reply.first_seconds is not None:
-        parts.append(f"the first after {reply.first_seconds:.2f} s")
+        parts.append(f"first after {reply.first_seconds:.2f} s")
     if reply.reason in _REASONS:
         parts.append(_REASONS[reply.reason])
     return " · ".join(parts)

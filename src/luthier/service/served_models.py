@@ -58,7 +58,7 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
     """Forget a tuned model of this project; its run and files stay. Returns it as it was.
 
     Raises NotFoundError, also for another project's; ConflictError for a base model, which all projects share, for a
-    checkpoint that this project was only permitted, and for a deployment.
+    checkpoint that this project was only permitted, for a deployment, and for a model that one routes to.
     """
     if context.only is not None:
         raise ConflictError(
@@ -69,7 +69,7 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
         raise ConflictError(
             f"{name!r} is a deployment, not a model",
             expected="the name of a tuned model (ft:...)",
-            do=f"luthier deployments --remove {name}, or DELETE /api/v1/deployments/{name}",
+            do=f"luthier deployments {name} --remove, or DELETE /api/v1/deployments/{name}",
         )
     if isinstance(found, LocalModel):
         raise ConflictError(
@@ -82,6 +82,12 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
             f"{name!r} belongs to another project, which lets this one use it",
             expected="a model that this project has tuned",
             do="ask that project to delete it, or to take the permission back",
+        )
+    if names := context.deployments.routing_to(name):
+        raise ConflictError(
+            f"{name!r} is what {len(names)} deployments route to",  # no names: they may be another project's
+            expected="a model that no deployment routes to",
+            do="deploy another one first, or remove the deployment",
         )
     context.tuned_models.delete(caller.project_id, name)
     record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})

@@ -78,6 +78,12 @@ class DeploymentStore:
         with self._database.read() as connection:
             return [_deployment(row) for row in connection.execute(query).mappings()]
 
+    def routing_to(self, target: str) -> list[str]:
+        """The names of deployments, of all projects, whose newest revision has this target."""
+        with self._database.read() as connection:
+            found = [_deployment(row) for row in connection.execute(_WITH_NEWEST).mappings()]
+        return [one.name for one in found if one.revision.share_of(target) is not None]
+
     def revisions(self, deployment_id: str) -> tuple[Revision, ...]:
         """All revisions of a deployment, newest first."""
         query = select(deployment_revisions.c.document).where(deployment_revisions.c.deployment_id == deployment_id)
