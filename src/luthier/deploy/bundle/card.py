@@ -48,7 +48,7 @@ def card_text(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
         _data(facts.run),
         _training(facts.run),
         *outcome_sections(export, facts),
-        _check(export, facts),
+        _check(facts),
     )
     return front_matter_text(export, facts) + "\n" + "\n\n".join(sections) + "\n"
 
@@ -98,8 +98,8 @@ def _about_data(run: RunFacts) -> list[str]:
         said.append("No rows were held out.")
     elif data.num_leaked or data.num_same_prompt:
         said.append(
-            f"Of the held-out rows {data.num_leaked:,} also stand in the training rows, and of {data.num_same_prompt:,} "
-            "more the prompt does."
+            f"Of the held-out rows {data.num_leaked:,} also stand in the training rows, and of "
+            f"{data.num_same_prompt:,} more the prompt does."
         )
     else:
         said.append("No held-out row stands in the training rows, nor does its prompt.")
@@ -122,10 +122,8 @@ def _training(run: RunFacts | None) -> str:
         ("Steps", f"{result.num_steps:,} of {training.num_steps:,}, {training.global_batch_size} examples each"),
         ("Ended because", markdown.text(result.stopped_because)),
         ("Optimizer", f"{training.optimizer.name}, weight decay {training.weight_decay:g}"),
-        (
-            "Learning rate",
-            f"{training.learning_rate:g}, {training.schedule}, {training.num_warmup_steps} warm-up steps",
-        ),
+        ("Learning rate", f"{training.learning_rate:g}, {training.schedule}"),
+        ("Warm-up", f"{training.num_warmup_steps:,} of these steps"),
         ("Gradient clipping", f"norm {training.clip_gradient_norm:g}"),
         ("Longest row", f"{training.max_length_tokens:,} tokens; longer ones: {training.overlong}"),
         ("Precision", f"{training.precision} on {training.device}"),
@@ -179,7 +177,7 @@ def _best(run: RunFacts) -> str:
     return f"{_loss(result.best_validation_loss, run.plan.objective)}, at step {result.best_step:,}"
 
 
-def _check(export: Export, facts: BundleFacts) -> str:
+def _check(facts: BundleFacts) -> str:
     return "\n".join(
         (
             "## This bundle",

@@ -40,12 +40,16 @@ def _verdict(evaluation: Evaluation | None) -> str:
     parts.append(table(("", *(_heading(name, evaluation) for name in names)), rows))
     file = markdown.text(evaluation.held_out_file.replace("\\", "/").rsplit("/", 1)[-1])
     parts.append(
-        f"95% intervals over {evaluation.num_rows:,} rows of {file} (SHA-256 {code(evaluation.held_out_sha256)}). "
+        f"95% intervals over {_rows(evaluation.num_rows)} of {file} (SHA-256 {code(evaluation.held_out_sha256)}). "
         "What was judged is the model before it was exported; what the export changed stands in the next section."
     )
     if evaluation.forgetting is not None:
         parts.append(f"On rows of other tasks: {markdown.text(evaluation.forgetting.sentence, 1_000)}")
     return title + "\n\n".join(parts)
+
+
+def _rows(num: int) -> str:
+    return f"{num:,} row{'' if num == 1 else 's'}"
 
 
 def _heading(name: str, evaluation: Evaluation) -> str:
@@ -90,10 +94,8 @@ def _parity(export: Export) -> str:
 
 
 def _difference(parity: ParityReport) -> str:
-    bound = (
-        f", at most {parity.bound_nats:.3g} allowed" if parity.bound_nats is not None else ", no bound in this format"
-    )
-    return f"{parity.max_difference_nats:.3g} nats{bound}"
+    bound = "no bound in this format" if parity.bound_nats is None else f"at most {parity.bound_nats:.3g} allowed"
+    return f"{parity.max_difference_nats:.3g} nats, {bound}"
 
 
 def _safety(facts: BundleFacts) -> str:
@@ -101,8 +103,8 @@ def _safety(facts: BundleFacts) -> str:
     if facts.safety:
         return title + "\n".join(f"- {markdown.text(line, 1_000)}" for line in facts.safety)
     return title + (
-        "Not measured: this model was not asked for harmful, false or private things, neither before training nor after. "
-        "Tuning can weaken what the base model refuses."
+        "Not measured: this model was not asked for harmful, false or private things, neither before training nor "
+        "after. Tuning can weaken what the base model refuses."
     )
 
 

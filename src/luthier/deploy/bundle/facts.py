@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from luthier.core.dataset import Split
 from luthier.core.evaluation import Evaluation
 from luthier.core.frozen import Frozen
@@ -24,7 +26,7 @@ class BaseFacts(Frozen):
     architecture: str | None = None
     num_parameters: int | None = None
     context_length_tokens: int | None = None
-    licence_texts: dict[str, str] = {}
+    licence_texts: dict[str, str] = Field(default_factory=dict)
 
 
 class DatasetFacts(Frozen):
@@ -68,7 +70,7 @@ class BundleFacts(Frozen):
     """What is known of an export when its bundle is made.
 
     title: what the card is called. made_at: UTC, ISO 8601. run: None for a base model that no run has changed.
-    evaluation: without its samples, which are rows. safety: what a safety evaluation has found, a sentence each; empty
+    safety: what a safety evaluation has found, a sentence each; empty
     where there was none. command: the one that exports this again.
     """
 

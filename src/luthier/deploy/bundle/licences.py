@@ -27,8 +27,8 @@ _KNOWN: Final = (
     Licence(
         "gemma",
         None,
-        "This is a model derivative under the Gemma terms: whoever passes it on hands over a copy of those terms, binds "
-        "the receiver to their use restrictions, says that files were changed, and adds the notice that they ask for.",
+        "This is a model derivative under the Gemma terms: whoever passes it on hands over a copy of those terms, "
+        "binds the receiver to their use restrictions, says that files were changed, and adds the notice that they ask for.",
     ),
 )
 _OTHER_SPELLINGS: Final = {

@@ -125,9 +125,8 @@ def _base(base: BaseFacts) -> dict[str, Any]:
 
 
 def _data(dataset: DatasetFacts) -> dict[str, Any]:
-    described = (
-        f"{dataset.split.replace('_', ' ')}: {dataset.num_rows} rows, {dataset.num_trained_tokens} learned tokens"
-    )
+    split = dataset.split.replace("_", " ")
+    described = f"{split}: {dataset.num_rows} rows, {dataset.num_trained_tokens} learned tokens"
     return {
         "type": "data",
         "bom-ref": _data_ref(dataset),

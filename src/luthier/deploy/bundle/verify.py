@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,8 @@ def verify(
     if not folder.is_dir():
         raise NotFoundError(f"{folder}: no such folder", expected="the folder of a bundle", do="check the path")
     public = read_public_key(key) if key is not None else None
-    names, left_aside, faults = _present(folder)
+    names, faults = _present(folder)
+    aside = {name for name in names if _is_of_the_hub(name)}
     content = _small_file(folder / MANIFEST)
     manifest: Manifest | None = None
     if content is None:
@@ -97,7 +99,7 @@ def verify(
     stated: dict[str, Any] = {}
     signed_by = None
     if manifest is not None and content is not None:
-        faults += _compare(folder, manifest, names, progress or SilentProgress())
+        faults += _compare(folder, manifest, names, aside, progress or SilentProgress())
         found, stated = _documents(folder, manifest)
         faults += found
         if bundle_sha256 is not None and manifest.digest != bundle_sha256:
@@ -124,26 +126,31 @@ def verify(
         is_signer_proved=signed_by is not None and public is not None,
         base_name=stated.get("name"),
         base_sha256=stated.get("sha256"),
-        left_aside=left_aside,
+        left_aside=tuple(one for one in _OF_THE_HUB if any(_is_in(name, one) for name in aside)),
     )
 
 
-def _present(folder: Path) -> tuple[set[str], tuple[str, ...], list[Fault]]:
-    """The paths of what is there, what of it a hub or git has added, and a fault for each link."""
-    names, aside, faults = set(), [], []
+def _present(folder: Path) -> tuple[set[str], list[Fault]]:
+    """The paths of what is there, and a fault for each link."""
+    names, faults = set(), []
     for path in walk(folder):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             what = f"is a link, to {str(path.readlink())!r}: a bundle has none"
-            faults.append(Fault(kind="link", path=name, what=what))
-        elif any(name == one or name.startswith(f"{one}/") for one in _OF_THE_HUB):
-            aside.append(name)
-            continue
+            faults.append(Fault(kind="link", path=_shown(name), what=what))
         names.add(name)
-    return names, tuple(sorted(aside)), faults
+    return names, faults
 
 
-def _compare(folder: Path, manifest: Manifest, names: set[str], progress: Progress) -> Iterator[Fault]:
+def _is_of_the_hub(name: str) -> bool:
+    return any(_is_in(name, one) for one in _OF_THE_HUB)
+
+
+def _is_in(name: str, place: str) -> bool:
+    return name == place or name.startswith(f"{place}/")
+
+
+def _compare(folder: Path, manifest: Manifest, names: set[str], aside: set[str], progress: Progress) -> Iterator[Fault]:
     links = {name for name in names if (folder / name).is_symlink()}
     total = sum(file.num_bytes for file in manifest.files)
     with progress.task("Verifying", total, "bytes") as task:
@@ -153,8 +160,13 @@ def _compare(folder: Path, manifest: Manifest, names: set[str], progress: Progre
             elif file.path not in links and (what := _difference(folder / file.path, file)) is not None:
                 yield Fault(kind="changed", path=file.path, what=what)
             task.advance(file.num_bytes)
-    for name in sorted(names - links - manifest.by_path.keys() - {MANIFEST, SIGNATURE}):
-        yield Fault(kind="extra", path=name, what="is not part of the bundle")
+    for name in sorted(names - links - aside - manifest.by_path.keys() - {MANIFEST, SIGNATURE}):
+        yield Fault(kind="extra", path=_shown(name), what="is not part of the bundle")
+
+
+def _shown(name: str) -> str:
+    """A name with what is no UTF-8 in it as `\\xNN`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _difference(path: Path, file: BundleFile) -> str | None:

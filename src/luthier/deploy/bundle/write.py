@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.digest import sha256_bytes
+from luthier.core.evaluation import Evaluation
 from luthier.core.export import Export
 from luthier.deploy.bundle.card import card_text
 from luthier.deploy.bundle.facts import BundleFacts
@@ -57,7 +58,7 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
     if facts.run is not None:
         _write(folder / PLAN, facts.run.plan.model_dump(mode="json"))
     if facts.evaluation is not None:
-        _write(folder / EVALUATION, facts.evaluation.model_dump(mode="json"))
+        _write(folder / EVALUATION, _without_rows(facts.evaluation).model_dump(mode="json"))
     if export.parity is not None:
         _write(folder / PARITY, export.parity.model_dump(mode="json"))
     for name, text in facts.base.licence_texts.items():
@@ -78,6 +79,16 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
         files[SIGNATURE] = sha256_bytes(envelope)
         num_bytes += len(envelope)
     return export.model_copy(update={"files": files, "num_bytes": num_bytes, "bundle_sha256": manifest.digest})
+
+
+def _without_rows(evaluation: Evaluation) -> Evaluation:
+    """The figures alone: samples hold held-out rows, which may be nobody else's business."""
+    bare = tuple(system.model_copy(update={"samples": ()}) for system in evaluation.systems)
+    forgetting = evaluation.forgetting
+    if forgetting is not None:
+        others = tuple(system.model_copy(update={"samples": ()}) for system in forgetting.systems)
+        forgetting = forgetting.model_copy(update={"systems": others})
+    return evaluation.model_copy(update={"systems": bare, "forgetting": forgetting})
 
 
 def _write(path: Path, document: Any) -> None:
