@@ -28,7 +28,7 @@ _KNOWN: Final = (
         "gemma",
         None,
         "This is a model derivative under the Gemma terms: whoever passes it on hands over a copy of those terms, "
-        "binds the receiver to their use restrictions, says that files were changed, and adds the notice that they ask for.",
+        "binds the receiver to their use restrictions, says that files were changed, and adds the notice they ask for.",
     ),
 )
 _OTHER_SPELLINGS: Final = {

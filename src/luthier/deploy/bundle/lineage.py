@@ -80,7 +80,7 @@ def _dependencies(export: Export, facts: BundleFacts) -> list[dict[str, Any]]:
                 "annotations": {"role": _ROLES[dataset.split], "numRows": dataset.num_rows, "shape": dataset.shape},
             }
         )
-    trained = facts.run.result.adapter_sha256 if facts.run is not None else None
+    trained = export.source.adapter_sha256 or (facts.run.result.adapter_sha256 if facts.run is not None else None)
     if trained is not None:
         annotations = {"role": TRAINED_ROLE, "method": export.source.method or "not stated"}
         found.append({"name": facts.title, "digest": {"sha256": trained}, "annotations": annotations})

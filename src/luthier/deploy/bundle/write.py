@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.digest import sha256_bytes
+from luthier.core.errors import ConflictError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.export import Export
 from luthier.deploy.bundle.card import card_text
@@ -35,7 +36,8 @@ from luthier.deploy.bundle.manifest import (
     make_manifest,
 )
 from luthier.deploy.bundle.sbom import sbom
-from luthier.deploy.bundle.signature import read_private_key, sign
+from luthier.deploy.bundle.signature import key_id, read_private_key, sign
+from luthier.deploy.bundle.verify import verify
 from luthier.store.artifact_transfer import copy_local
 
 _NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
@@ -79,6 +81,31 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
         files[SIGNATURE] = sha256_bytes(envelope)
         num_bytes += len(envelope)
     return export.model_copy(update={"files": files, "num_bytes": num_bytes, "bundle_sha256": manifest.digest})
+
+
+def add_signature(folder: Path, signing_key: Path) -> str:
+    """Sign the manifest of a bundle that is whole; returns `ed25519:` and the public key.
+
+    Signing again with the same key changes nothing. Raises NotFoundError and RequestError (the key, or the bundle is
+    not whole) and ConflictError (somebody else has signed).
+    """
+    key = read_private_key(signing_key)
+    report = verify(folder)
+    if not report.is_whole:
+        raise RequestError(
+            f"{folder} is no whole bundle: {report.faults[0].path} {report.faults[0].what}",
+            expected="a bundle as it was made",
+            do="see all faults with `luthier verify`, and export again",
+        )
+    signer = key_id(key.public_key())
+    if report.signed_by is not None and report.signed_by != signer:
+        raise ConflictError(
+            f"{folder} is signed by {report.signed_by}",
+            expected="a bundle that nobody has signed, or this key",
+            do=f"delete {SIGNATURE} there first, where that signature is not wanted any more",
+        )
+    _put(folder / SIGNATURE, sign((folder / MANIFEST).read_bytes(), key), closed=True)
+    return signer
 
 
 def _without_rows(evaluation: Evaluation) -> Evaluation:
