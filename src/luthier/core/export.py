@@ -75,7 +75,8 @@ class ParityReport(Frozen):
 class Export(Frozen):
     """What `luthier export` has made. folder: where it lies. num_bytes: of all its files.
 
-    files: path below the folder to sha256. warnings: what a user must know before it is used.
+    files: path below the folder to sha256. warnings: what a user must know before it is used. bundle_sha256: the name
+    of its bundle, the digest of `bundle.json`; None where it has none.
     """
 
     source: ExportSource
@@ -87,3 +88,4 @@ class Export(Frozen):
     parity: ParityReport | None
     seconds: float
     warnings: tuple[str, ...] = Field(default=())
+    bundle_sha256: str | None = None
