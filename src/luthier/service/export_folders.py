@@ -163,7 +163,7 @@ def _publish(folder: Path, final: Path) -> None:
 
 
 def open_to_readers(folder: Path) -> None:
-    """Give all files and folders the rights that this user's own would have: some libraries write for the owner only."""
+    """Give all files and folders the rights of any that this user makes: some libraries write for the owner only."""
     umask = os.umask(0)
     os.umask(umask)
     for path in folder.rglob("*"):

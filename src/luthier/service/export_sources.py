@@ -1,4 +1,4 @@
-"""What can be exported: runs that have ended well, with all of their files, and base models; and rows to prove it on."""
+"""What can be exported (runs that have ended well, with all of their files, and base models), and what proves it."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def export(
 ) -> Export:
     """Write what a run has trained, or a base model, in another format into the folder `output`.
 
-    It is loaded in its real runtime and compared with its source on `num_prompts` rows before it gets its name: those of
-    the file `held_out`, or the run's own held-out rows, or built-in prompts. quantise: the precision; None takes the
+    It is loaded in its real runtime and compared with its source on `num_prompts` rows before it gets its name: of the
+    file `held_out`, or the run's own held-out ones, or built-in prompts. quantise: the precision; None takes the
     format's own. Nothing is left in `output` where any of that fails.
 
     Raises what `find_source` raises; RequestError for a precision that the format has not, a package that is missing,
@@ -63,8 +63,7 @@ def export(
             seconds=time.perf_counter() - start,
             warnings=(*notes, *warnings),
         )
-        made = _bundled(context, folder, made)
-    return made
+        return _bundled(context, folder, made)
 
 
 def _prove(

@@ -23,9 +23,7 @@ MODELFILE: Final = "Modelfile"
 _OUTTYPES: Final = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
 
 
-def write(
-    source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path
-) -> list[str]:
+def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
     """Write `model.gguf` in that precision and a Modelfile for Ollama beside it.
 
     On the way the model is merged in float32, and mixtures of kinds (q6_k and below) are made from float16. Beside the

@@ -2,8 +2,8 @@
 
 Ollama writes turns by a Go template of its own and does not run the one in the GGUF file. Ours is found by asking the
 real template: where every turn is written as a fixed text, the content and a fixed text, that is what the Modelfile
-says. Where it is not (tools, turns that depend on each other), it says nothing of turns, and Ollama goes by the template
-in the file, as far as it recognises it.
+says. Where it is not (turns depend on each other), it says nothing of turns, and Ollama goes by the template in the
+file, as far as it recognises it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def modelfile(weights: str, template: ChatTemplate, stops: Sequence[str], settin
     else:
         lines.append("# The chat template in the file cannot be said in Ollama's language: see chat_template.jinja.")
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
-    lines += [f"PARAMETER {own} {settings[name]}" for name, own in _PARAMETERS.items() if _is_number(settings.get(name))]
+    lines += [
+        f"PARAMETER {own} {settings[name]}" for name, own in _PARAMETERS.items() if _is_number(settings.get(name))
+    ]
     return "\n".join(lines) + "\n"
 
 
