@@ -1,0 +1,1 @@
+"""Writers of models for other runtimes, one format a file."""
