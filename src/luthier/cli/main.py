@@ -27,10 +27,12 @@ from luthier.cli import (
     models,
     plan,
     projects,
+    push,
     quickstart,
     runs,
     train,
     up,
+    verify,
     worth,
 )
 from luthier.cli.answer import Answer
@@ -73,6 +75,9 @@ def build_app() -> typer.Typer:
     app.command("up", short_help="Serve OpenAI's fine-tuning API, with workers.")(up.up)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("launch", short_help="Write a job file for many machines.")(launch.launch)
+    app.command("verify", short_help="Is an exported bundle whole, and whose is it?")(verify.verify)
+    app.command("sign", short_help="Sign an exported bundle with your key.")(push.sign)
+    app.command("push", short_help="Send an exported bundle to a hub or to object storage.")(push.push)
     app.command("doctor", short_help="What this machine can do.")(doctor.doctor)
     return app
 

@@ -15,6 +15,7 @@
         ├── ModelSourceError    a base model could not be fetched, or came damaged
         ├── CheckpointError     no checkpoint that can be trusted
         ├── DivergedError       the loss or a gradient became NaN or infinite
+        ├── ParityError         an export is not what it was made from
         ├── StorageFullError    no room left on the disk
         ├── BusyError           too many ask already; carries after how long to ask again
         ├── UnreachableError    a database that does not answer now; a later try may be heard
@@ -151,6 +152,10 @@ class CheckpointError(WorkError):
 
 class DivergedError(WorkError):
     """The loss or a gradient became NaN or infinite."""
+
+
+class ParityError(WorkError):
+    """An export does not compute what its source computes, or more of its quality was lost than may be."""
 
 
 class StorageFullError(WorkError):

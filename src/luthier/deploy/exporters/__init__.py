@@ -1,1 +1,1 @@
-"""Writers of models for other runtimes, one format a file."""
+"""One file a format: each writes the source into an empty folder."""
