@@ -17,6 +17,7 @@
         ├── DivergedError       the loss or a gradient became NaN or infinite
         ├── ParityError         an export is not what it was made from
         ├── StorageFullError    no room left on the disk
+        ├── BusyError           too many ask already; carries after how long to ask again
         ├── UnreachableError    a database that does not answer now; a later try may be heard
         └── PeerLostError       exit code 75: another process of the same run has gone, or cannot be reached
 
@@ -159,6 +160,14 @@ class ParityError(WorkError):
 
 class StorageFullError(WorkError):
     """No room is left on the disk."""
+
+
+class BusyError(WorkError):
+    """Too many ask already. retry_seconds: when there may be room."""
+
+    def __init__(self, came: str, *, expected: str, do: str, retry_seconds: float = 5.0) -> None:
+        super().__init__(came, expected=expected, do=do)
+        self.retry_seconds = retry_seconds
 
 
 class UnreachableError(WorkError):
