@@ -23,5 +23,5 @@ def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Run
     if format == "adapter":
         from luthier.deploy.runtimes.transformers_runtime import TransformersRuntime
 
-        return TransformersRuntime(folder, source.base_path)
+        return TransformersRuntime(folder, source.base_path, source.quantisation)
     raise RequestError(f"format {format!r}", expected="a format that has a runtime here", do="choose another format")
