@@ -12,6 +12,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.run import RunStatus
 from luthier.core.stream import TextRequest
+from luthier.deploy.bundle import verify
 from luthier.service import deployments, served_models
 from luthier.service.audit_log import newest_entries
 from luthier.service.context import Context
@@ -126,14 +127,18 @@ def test_a_rollback_to_what_is_gone_changes_nothing(context: Context) -> None:
     assert answering(context) == {b}
 
 
-def test_an_export_is_deployed_by_its_folder_on_this_machine_alone(context: Context, tmp_path: Path) -> None:
+def test_an_export_is_deployed_by_its_folder_on_this_machine_alone(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
-    with pytest.raises(RequestError, match="nothing that can be served"):
-        deployments.deploy(context, ME, "support", str(folder))
     (folder / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ConflictError, match="bundle.json is missing"):
+        deployments.deploy(context, ME, "support", str(folder))
+    whole = verify.VerifyReport(folder=str(folder), bundle_sha256=None, num_files=1, num_bytes=4, faults=())
+    monkeypatch.setattr(verify, "verify", lambda folder: whole)
     (folder / "parity.json").write_text(json.dumps({"passed": False, "reasons": ["5 texts differ"]}))
-    with pytest.raises(ConflictError, match="did not pass its proof: 5 texts differ"):
+    with pytest.raises(ConflictError, match="did not pass its proof"):
         deployments.deploy(context, ME, "support", str(folder))
     (folder / "parity.json").write_text(json.dumps({"passed": True}))
     with pytest.raises(NotFoundError):
@@ -144,6 +149,9 @@ def test_an_export_is_deployed_by_its_folder_on_this_machine_alone(context: Cont
     assert routed.served.path == str(folder / "model.gguf")
     shown = deployments.show_deployment(context, ME, "support").as_json()
     assert str(tmp_path) not in json.dumps(shown)
+    (folder / "model.gguf").rename(folder / "model.onnx")
+    with pytest.raises(RequestError, match="nothing that can be served"):
+        deployments.deploy(context, ME, "support", str(folder))
 
 
 def test_a_run_is_not_asked_by_its_id_and_a_deployment_is_listed(context: Context) -> None:

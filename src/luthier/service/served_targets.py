@@ -27,15 +27,15 @@ _WEIGHTS = ("*.safetensors", "*.gguf", "config.json", "adapter_config.json", "to
 def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.0) -> Share:
     """The share of a target by its name; a person at this machine may also name the folder of an export.
 
-    Raises NotFoundError, also for another project's; ConflictError for a run that has made nothing to be served;
-    RequestError for an export that cannot be served, or that has not passed its proof.
+    Raises NotFoundError, also for another project's; ConflictError for a run that has made nothing to be served,
+    also for an export that is not whole or has not passed its proof; RequestError for one that cannot be served.
     """
     if caller.key_id is None and not is_id(name, "run") and (folder := Path(name).expanduser()).is_dir():
         from luthier.service.served_exports import check_export
 
         folder = folder.resolve()
         if str(folder) not in (model.name for model in local_base_models(context).values()):
-            check_export(folder)
+            check_export(folder, needs_bundle=True)
             share = Share(target=f"{EXPORT}{folder.name}", fraction=fraction, folder=str(folder))
             served_share(context, caller, share)
             return share

@@ -31,8 +31,8 @@ class Settings(BaseSettings):
     what they and their adapters may take, 0 takes half of the memory; serving_queue: how many asks may be under way or
     wait, serving_queue_per_key: of one key; serving_idle_seconds: all models are let go when nobody has asked for so
     long; serving_threads: of the process that answers, 0 takes half of the cores; serving_new_tokens: where an answer
-    ends for which the ask sets no limit. serving_usd_per_million_prompt_tokens, serving_usd_per_million_new_tokens: what
-    usage is counted at in money.
+    ends for which the ask sets no limit. serving_usd_per_million_prompt_tokens, serving_usd_per_million_new_tokens:
+    what usage is counted at in money.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
