@@ -12,7 +12,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.run import RunStatus
 from luthier.core.stream import TextRequest
-from luthier.deploy.bundle import verify
+from luthier.deploy.bundle.verify import VerifyReport
 from luthier.service import deployments, served_models
 from luthier.service.audit_log import newest_entries
 from luthier.service.context import Context
@@ -133,10 +133,10 @@ def test_an_export_is_deployed_by_its_folder_on_this_machine_alone(
     folder = tmp_path / "small"
     folder.mkdir()
     (folder / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ConflictError, match="bundle.json is missing"):
+    with pytest.raises(ConflictError, match=r"bundle\.json is missing"):
         deployments.deploy(context, ME, "support", str(folder))
-    whole = verify.VerifyReport(folder=str(folder), bundle_sha256=None, num_files=1, num_bytes=4, faults=())
-    monkeypatch.setattr(verify, "verify", lambda folder: whole)
+    whole = VerifyReport(folder=str(folder), bundle_sha256=None, num_files=1, num_bytes=4, faults=())
+    monkeypatch.setattr("luthier.deploy.bundle.verify", lambda folder: whole)
     (folder / "parity.json").write_text(json.dumps({"passed": False, "reasons": ["5 texts differ"]}))
     with pytest.raises(ConflictError, match="did not pass its proof"):
         deployments.deploy(context, ME, "support", str(folder))

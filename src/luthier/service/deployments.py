@@ -168,8 +168,8 @@ def _revise(context: Context, caller: Caller, current: Deployment, revision: Rev
 
 
 def _deed(caller: Caller, name: str, revision: Revision) -> Deed:
-    document = {"revision": revision.number, "canary": revision.canary}
-    document |= {"shares": {share.target: share.fraction for share in revision.shares}}
+    shares = {share.target: share.fraction for share in revision.shares}
+    document = {"revision": revision.number, "canary": revision.canary, "shares": shares}
     return deed_of(caller, f"deployment.{_DEEDS.get(revision.kind, revision.kind)}", name, document)
 
 

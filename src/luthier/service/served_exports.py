@@ -40,8 +40,8 @@ def check_export(folder: Path, *, needs_bundle: bool = False) -> None:
 
     needs_bundle: false lets folders pass that Luthier has not written.
     """
+    from luthier.deploy.bundle import verify
     from luthier.deploy.bundle.manifest import MANIFEST, PARITY
-    from luthier.deploy.bundle.verify import verify
 
     if not (needs_bundle or (folder / MANIFEST).is_file()):
         return
