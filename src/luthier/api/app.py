@@ -19,7 +19,7 @@ from luthier.api.middleware.hosts import HostCheck
 from luthier.api.middleware.key_first import KeyFirst
 from luthier.api.native import deployments, keys, plans, runs, usage, webhooks
 from luthier.api.observe import Observe
-from luthier.api.openai import chat, checkpoints, completions, files, fine_tuning, graders, models, uploads
+from luthier.api.openai import chat, checkpoints, completions, embeddings, files, fine_tuning, graders, models, uploads
 from luthier.api.sweeping import swept
 from luthier.service.context import Context
 from luthier.service.gate import Gate
@@ -42,6 +42,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     chat.router,
     completions.router,
+    embeddings.router,
 )
 # What a server for some models alone (`Context.only`) does not have.
 _OF_A_HOME = (

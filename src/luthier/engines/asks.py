@@ -67,9 +67,8 @@ class AskReader:
         if asked.tool_choice == "required" and not asked.tools:
             raise RequestError("a tool must be called, and there is none", expected="tools", do="send tools")
         form = self._form if asked.tools else None
-        if asked.tool_choice == "required" and form is not None:
-            grammar = form.grammar(asked, self._token_id)
-            guide = self._guides.of_grammar(grammar)
+        if form is not None and (asked.tool_choice == "required" or asked.json_schema is not None):
+            guide: Callable[[], Guide] | None = self._guides.of_grammar(form.grammar(asked, self._token_id))
         else:
             guide = None if asked.json_schema is None else self._guides.of_schema(asked.json_schema)
         return Prepared(asked, self._request(asked), guide, form)

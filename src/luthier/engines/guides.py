@@ -15,6 +15,7 @@ from torch import Tensor
 
 from luthier.core.errors import RequestError, WorkError
 from luthier.engines.answer_row import Guide
+from luthier.engines.tool_calls import COMPACT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,9 +31,7 @@ class Guides:
         """Of JSON and nothing else. Raises RequestError for a schema that cannot be followed to the letter."""
         library = _library()
         try:
-            # Blanks wherever JSON allows them would let a small model write blanks until its limit.
-            compact = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-            grammar = library.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=compact)
+            grammar = library.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
         except ValueError as error:
             raise _refused(str(error)) from error
         return self._guide(grammar)

@@ -66,8 +66,9 @@ class ToolCallReader:
             return self._take(len(self._held)) if not self.num_calls else self._drop()
         place = self._held.find(self._begin)
         if place >= 0:
-            told = self._take(place).rstrip(_BLANKS)
-            self._take(len(self._begin))
+            before = self._take(place)
+            told = before.rstrip(_BLANKS)
+            self._opening = before[len(told) :] + self._take(len(self._begin))
             self._is_inside = True
             return told
         sure = len(self._held) - _num_open(self._held, self._begin)

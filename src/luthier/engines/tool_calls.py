@@ -22,6 +22,8 @@ from luthier.core.stream import TextRequest
 from luthier.engines.tool_call_reader import ToolCallReader
 
 TokenId = Callable[[str], int | None]
+COMPACT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""How JSON is written: blanks wherever it allows them would let a small model write blanks until its limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +48,27 @@ class ToolForm:
         return f"{self.begin}[{call}]" if self.is_list else f"{self.begin}{call}{self.end}"
 
     def grammar(self, asked: TextRequest, token_id: TokenId) -> str:
-        """What an answer that must call may be, in llguidance's dialect of Lark.
+        """What an answer that must call may be, or, with a schema, call or keep to it; llguidance's dialect of Lark.
 
         token_id: of a text that is one token of its own in the vocabulary; None for any other.
         """
         functions = [tool.get("function", tool) for tool in asked.tools]
         if asked.tool_name is not None:
             functions = [one for one in functions if one.get("name") == asked.tool_name]
-        call = {"anyOf": [self._call_schema(one) for one in functions]}
-        compact = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+        call = {"anyOf": [self._call_schema(one) for one in functions], "x-guidance": COMPACT}
         may_repeat = asked.calls_in_parallel and asked.tool_name is None
         if self.is_list:
             most = {} if may_repeat else {"maxItems": 1}
-            listed = {"type": "array", "items": call, "minItems": 1, **most, "x-guidance": compact}
-            return f"start: {_mark(self.begin, token_id)} calls\ncalls: %json {json.dumps(listed)}\n"
-        several = may_repeat and not self.begins_only_answers
-        body = f"call: {_mark(self.begin, token_id)} body {_mark(self.end, token_id)}\nbody: %json "
-        start = 'start: call ("\\n" call)*\n' if several else "start: call\n"
-        return start + body + json.dumps({**call, "x-guidance": compact}) + "\n"
+            listed = {"type": "array", "items": call, "minItems": 1, **most, "x-guidance": COMPACT}
+            calls, rules = f"{_mark(self.begin, token_id)} calls", f"calls: %json {json.dumps(listed)}\n"
+        else:
+            calls = 'call ("\\n" call)*' if may_repeat and not self.begins_only_answers else "call"
+            begin, end = _mark(self.begin, token_id), _mark(self.end, token_id)
+            rules = f"call: {begin} body {end}\nbody: %json {json.dumps(call)}\n"
+        if asked.tool_choice == "required" or asked.json_schema is None:
+            return f"start: {calls}\n{rules}"
+        answer = {**asked.json_schema, "x-guidance": COMPACT}
+        return f"start: answer | {calls}\n{rules}answer: %json {json.dumps(answer)}\n"
 
     def reader(self, asked: TextRequest) -> ToolCallReader:
         """Reads one answer."""
