@@ -143,20 +143,21 @@ def ask(
 
 
 def ask_embeddings(
-    context: Context, caller: Caller, model: str, request: EmbeddingRequest, hear: Hear
+    context: Context, caller: Caller, model: str | Routed, request: EmbeddingRequest, hear: Hear
 ) -> Callable[[], None]:
     """Have texts made into vectors; returns what cancels it. hear: called once, with `Embedded` or `Failed`.
 
     Raises what `ask` raises. Charge what it took with `charge_embeddings`.
     """
     charge_tokens(context, caller, 0)
-    served = served_model(context, caller, model)
+    served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
     return context.model_server.ask(served, request, hear, key=caller.key_id)
 
 
-def charge_embeddings(context: Context, caller: Caller, made: Embedded) -> None:
-    """Count the tokens of vectors on the caller's budget."""
-    charge_tokens(context, caller, made.num_prompt_tokens, may_refuse=False)
+def charge_embeddings(context: Context, caller: Caller, made: Embedded, routed: Routed | None = None) -> None:
+    """Count the tokens of vectors on the caller's budget. routed: who has made them."""
+    use = None if routed is None else use_of(context, caller, routed, made.num_prompt_tokens, 0)
+    charge_tokens(context, caller, made.num_prompt_tokens, may_refuse=False, use=use)
 
 
 def answer(

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import struct
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
@@ -20,12 +21,12 @@ from starlette.concurrency import run_in_threadpool
 from luthier.api.authentication import Asker, HomeContext
 from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
-from luthier.api.openai.answering import CLIENT_GONE, Event, refused, watch
-from luthier.api.openai.sampling import Ignored
+from luthier.api.openai.answering import CLIENT_GONE, USER_HEADER, Event, refused, target_header, watch
 from luthier.core.errors import LuthierError
 from luthier.core.stream import Embedded, EmbeddingRequest, Failed
 from luthier.service import serving
 from luthier.service.fleet_answers import error_from
+from luthier.service.served_models import Routed, route, user_of
 
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
 
@@ -47,7 +48,7 @@ class EmbeddingBody(BaseModel):
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
-    user: Ignored = None
+    user: Any = None
 
     def inputs(self) -> tuple[str | tuple[int, ...], ...]:
         """Each text, as text or as tokens."""
@@ -69,8 +70,15 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
             loop.call_soon_threadsafe(inbox.put_nowait, event)
 
     asked = EmbeddingRequest(inputs=body.inputs())
+    # Vectors of two models cannot be compared: without a user, all that a key asks goes to one target.
+    user = user_of(caller, (), body.user if isinstance(body.user, str) else request.headers.get(USER_HEADER))
+
+    def begin() -> tuple[Routed, Callable[[], None]]:
+        routed = route(context, caller, body.model, user)
+        return routed, serving.ask_embeddings(context, caller, routed, asked, hear)
+
     try:
-        cancel = await run_in_threadpool(serving.ask_embeddings, context, caller, body.model, asked, hear)
+        routed, cancel = await run_in_threadpool(begin)
     except LuthierError as error:
         raise refused(error) from error
     watcher = asyncio.create_task(watch(request, inbox))
@@ -83,8 +91,8 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
         raise refused(error_from(event.error))
     if not isinstance(event, Embedded):
         return Response(status_code=CLIENT_GONE)
-    await run_in_threadpool(serving.charge_embeddings, context, caller, event)
-    return JSONResponse(_document(body, event))
+    await run_in_threadpool(serving.charge_embeddings, context, caller, event, routed)
+    return JSONResponse(_document(body, event), headers=target_header(routed))
 
 
 def _document(body: EmbeddingBody, made: Embedded) -> dict[str, Any]:

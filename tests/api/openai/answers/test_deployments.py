@@ -42,9 +42,7 @@ def target_of(client: openai.OpenAI, **wishes: object) -> str:
     return str(answer.headers["x-luthier-target"])
 
 
-def test_a_change_holds_from_the_next_ask_on(
-    deployed: Context, client: openai.OpenAI, two: tuple[str, str]
-) -> None:
+def test_a_change_holds_from_the_next_ask_on(deployed: Context, client: openai.OpenAI, two: tuple[str, str]) -> None:
     me = Caller()
     assert target_of(client) == "tiny"
     deployments.deploy(deployed, me, NAME, two[1])
@@ -75,7 +73,6 @@ def test_streams_and_texts_tell_who_answers_and_all_is_counted(
     deployed: Context, make_client: MakeClient, two: tuple[str, str]
 ) -> None:
     client = make_client("infer", "read")
-    deployed.deployments.get("default", NAME)
     with client.chat.completions.with_streaming_response.create(
         model=NAME, messages=[{"role": "user", "content": "Hello"}], max_tokens=3, stream=True
     ) as streamed:
@@ -85,9 +82,11 @@ def test_streams_and_texts_tell_who_answers_and_all_is_counted(
     assert text.headers["x-luthier-target"] == "tiny"
     found = text.parse().usage
     assert found is not None
+    vectors = client.embeddings.with_raw_response.create(model=NAME, input=["Hello", "Maple"])
+    assert vectors.headers["x-luthier-target"] == "tiny"
     key = deployed.access.keys()[0]
     rows = [row for row in deployed.usage.list("default") if row.key_id == key.key_id]
-    assert [(row.model, row.target, row.num_requests) for row in rows] == [(NAME, "tiny", 2)]
+    assert [(row.model, row.target, row.num_requests) for row in rows] == [(NAME, "tiny", 3)]
     assert rows[0].num_new_tokens >= found.completion_tokens
     assert deployments.show_deployment(deployed, Caller(), NAME).num_requests["tiny"] >= 2
 
