@@ -47,6 +47,23 @@ def test_each_kind_of_model(context: Context, tmp_path: Path) -> None:
     assert found["merged"].path == str(merged)
 
 
+def test_a_gguf_file_with_an_adapter(context: Context, tmp_path: Path) -> None:
+    base = a_folder(tmp_path / "gguf", "base.gguf") / "base.gguf"
+    adapter = a_folder(tmp_path / "wood", "adapter.gguf")
+    both = f"{base}+{adapter}"
+    found = choose_models(context, [both, f"named={both}/adapter.gguf", str(base)])
+    assert {name: served.adapter_path for name, served in found.items()} == {
+        "wood": str(adapter),
+        "named": str(adapter / "adapter.gguf"),
+        "base": None,
+    }
+    assert {served.path for served in found.values()} == {str(base)}
+    with pytest.raises(NotFoundError, match="is not there"):
+        choose_model(context, f"{base}+{tmp_path}/none")
+    with pytest.raises(RequestError, match="leave --engine out"):
+        choose_model(context, both, "transformers")
+
+
 def test_vllm_is_taken_where_there_is_a_gpu_for_it(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

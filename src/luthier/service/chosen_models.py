@@ -1,6 +1,7 @@
 """Use case: the models that a command names, as they are loaded, each with the engine that runs it.
 
-    a run · a tuned model (ft:...) · a base model · a GGUF file · the folder of an export or of transformers
+    a run · a tuned model (ft:...) · a base model · the folder of an export or of transformers
+    a GGUF file · a GGUF file with an adapter for it, joined by a plus: BASE.gguf+ADAPTER (a file, or its folder)
 
 A base model that is not on this machine is fetched: a person at the machine has asked for it.
 """
@@ -24,6 +25,7 @@ from luthier.service.served_targets import is_tuned_name, local_base_models, ser
 EngineChoice = Literal["auto", "transformers", "llama_cpp", "vllm"]
 
 _ALIAS: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.ASCII)
+_PLUS: Final = ".gguf+"
 _GPU: Final = Path("/dev/nvidiactl")
 _PACKAGES: Final = {"llama_cpp": ("xllamacpp", "luthier[gguf]"), "vllm": ("vllm", "vllm")}
 
@@ -76,9 +78,11 @@ def _found(context: Context, name: str, engine: EngineChoice) -> Served:
         return served_target(context, caller, name)
     if (local := local_base_models(context).get(name)) is not None:
         return Served(path=local.path, sha256=local.sha256)
-    place = Path(name).expanduser()
-    if place.suffix == ".gguf" and place.is_file() and engine in ("auto", "llama_cpp"):
-        return Served(engine="llama_cpp", path=str(place.resolve()), sha256=stamp(place.parent, [place.name]))
+    base, adapter = _with_adapter(name)
+    place = Path(base).expanduser()
+    if place.suffix == ".gguf" and place.is_file() and (adapter or engine in ("auto", "llama_cpp")):
+        digest = stamp(place.parent, [place.name])
+        return Served(engine="llama_cpp", path=str(place.resolve()), sha256=digest, adapter_path=adapter)
     if place.is_dir():
         check_export(place.resolve())
         return served_export(context, place.resolve())
@@ -101,12 +105,28 @@ def _pull_base(context: Context, run_id: str) -> None:
     _pulled(context, name)
 
 
+def _with_adapter(name: str) -> tuple[str, str | None]:
+    """`base.gguf+adapter` -> both; a path that is there is never cut. Raises NotFoundError where no adapter is."""
+    if Path(name).expanduser().exists() or _PLUS not in name:
+        return name, None
+    base, _, adapter = name.partition(_PLUS)
+    place = Path(adapter).expanduser()
+    if not place.exists():
+        raise NotFoundError(
+            f"the adapter {adapter!r} of {name!r} is not there",
+            expected="a GGUF file, or the folder with the only one",
+            do="make it: luthier export RUN --to adapter -o DIR",
+        )
+    return f"{base}.gguf", str(place.resolve())
+
+
 def _named(text: str) -> tuple[str, str]:
     """`NAME=MODEL`, or a model by its own name; a path that is there is never cut at its equals sign."""
     is_path = Path(text).expanduser().exists()
     if not is_path and (match := _ALIAS.fullmatch(text)):
         return match[1], match[2]
-    path = Path(text).expanduser()
+    path = Path(text if is_path else text.rpartition(_PLUS)[2]).expanduser()
+    is_path = is_path or _PLUS in text
     return (path.resolve().stem if path.suffix == ".gguf" else path.resolve().name) if is_path else text, text
 
 

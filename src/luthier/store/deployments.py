@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -78,7 +80,7 @@ class DeploymentStore:
         with self._database.read() as connection:
             return [_deployment(row) for row in connection.execute(query).mappings()]
 
-    def routing_to(self, target: str) -> list[str]:
+    def routing_to(self, target: str) -> Sequence[str]:
         """The names of deployments, of all projects, whose newest revision has this target."""
         with self._database.read() as connection:
             found = [_deployment(row) for row in connection.execute(_WITH_NEWEST).mappings()]
