@@ -17,7 +17,7 @@ import httpx2
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgress, Told
-from luthier.core.stream import Served, TextRequest
+from luthier.core.stream import Failed, Served, TextRequest
 from luthier.engines.openai_stream import OpenAIStreamEngine
 from luthier.engines.stream_generation import generate_by_streaming
 from luthier.engines.vllm_process import VllmProcess, vllm_command
@@ -29,8 +29,11 @@ MOST_ADAPTERS: Final = 8
 MOST_RANK: Final = 64
 _NUM_STARTS: Final = 5
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_LOOK_SECONDS: Final = 0.2
+# A child that has lived so long is not one that cannot live.
+_LONG_SECONDS: Final = 600.0
 # What vLLM would else take from the model's generation_config.json: the request alone says how tokens are drawn.
-_NO_DEFAULTS: Final = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "add_special_tokens": False}
+_NO_DEFAULTS: Final = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class VllmEngine:
@@ -69,6 +72,7 @@ class VllmEngine:
             headers={"Authorization": f"Bearer {self._process.key}"}, timeout=300.0, trust_env=False
         )
         self._stream: OpenAIStreamEngine | None = None
+        self._told: list[Told] = []
         self._num_failed, self._not_before, self._begun = 0, 0.0, 0.0
         self._context_tokens = 0
         self._is_open = True
@@ -145,11 +149,12 @@ class VllmEngine:
     def poll(self, wait_seconds: float) -> list[Told]:
         """What has been written since the last call. Raises WorkError where vLLM has ended too often."""
         self._check_open()
-        told = self._stream.poll(wait_seconds) if self._stream is not None else []
-        if not self.keys:
-            self._look_after()
-            if self._stream is None and not told:
-                time.sleep(min(wait_seconds, 0.1))
+        self._look_after()
+        if self._stream is not None and not self._told:
+            self._told += self._stream.poll(min(wait_seconds, _LOOK_SECONDS))
+        elif not self._told:
+            time.sleep(min(wait_seconds, _LOOK_SECONDS))
+        told, self._told = self._told, []
         return told
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
@@ -202,6 +207,9 @@ class VllmEngine:
         if self._stream is not None:
             if self._process.is_running:
                 return
+            error = self._process.ended("in the middle")
+            self._told += self._stream.poll(0)
+            self._told += [(key, Failed(error=error.as_json())) for key in self._stream.keys]
             self._disconnect()
             self._failed("in the middle")
         elif self._process.is_running:
@@ -220,6 +228,8 @@ class VllmEngine:
 
     def _failed(self, when: str) -> None:
         """Count an end, and say when to start again. Raises WorkError where it was one too many."""
+        if time.monotonic() - self._begun > _LONG_SECONDS:
+            self._num_failed = 0
         self._num_failed += 1
         if self._num_failed >= _NUM_STARTS:
             raise self._process.ended(f"{when}, {self._num_failed} times in a row")
@@ -227,8 +237,7 @@ class VllmEngine:
         self._not_before = time.monotonic() + pause
 
     def _connect(self) -> None:
-        models = self._ask_child("GET", "models").json()["data"]
-        self._context_tokens = int(next(model["max_model_len"] for model in models if model["id"] == BASE))
+        self._context_tokens = self._ask_context()
         for name, path in self._adapters.items():
             self._load(name, path)
         self._stream = OpenAIStreamEngine(
@@ -236,6 +245,18 @@ class VllmEngine:
         )
         for name in self._adapters:
             self._stream.load_adapter(name, name)
+
+    def _ask_context(self) -> int:
+        response = self._ask_child("GET", "models")
+        try:
+            (found,) = (model["max_model_len"] for model in response.json()["data"] if model["id"] == BASE)
+            return int(found)
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkError(
+                f"vLLM lists its models as {response.text[:300]!r}",
+                expected=f"the model {BASE!r} with its max_model_len",
+                do="install a version of vLLM that tells it",
+            ) from error
 
     def _disconnect(self) -> None:
         stream, self._stream = self._stream, None

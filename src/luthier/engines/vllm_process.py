@@ -70,6 +70,7 @@ class VllmProcess:
         self.key = secrets.token_hex()
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
         self._log: IO[bytes] | None = None
         self._client = httpx2.Client(timeout=5.0, trust_env=False)
 
@@ -83,6 +84,8 @@ class VllmProcess:
         self.stop()
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
+        if self._log is not None:
+            self._log.close()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         environment = os.environ | {
             "VLLM_API_KEY": self.key,
@@ -101,8 +104,9 @@ class VllmProcess:
                 stderr=self._log,
                 env=environment,
                 start_new_session=True,
-                preexec_fn=dying_with_parent(),  # noqa: PLW1509 - it makes one system call
+                preexec_fn=dying_with_parent(),
             )
+            self._is_stopped = False
         except OSError as error:
             raise NotFoundError(
                 f"{shlex.join(self._command)} cannot be started: {error}",
@@ -159,7 +163,7 @@ class VllmProcess:
     def stop(self) -> None:
         """End the child and all that it has started; its log stays until the next start."""
         process = self._process
-        if process is None:
+        if process is None or self._is_stopped:
             return
         for number, patience in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
             try:
@@ -171,6 +175,7 @@ class VllmProcess:
             except subprocess.TimeoutExpired:
                 continue
         process.wait()
+        self._is_stopped = True
 
     def close(self) -> None:
         """Stop, and forget the log."""

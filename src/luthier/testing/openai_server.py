@@ -112,7 +112,7 @@ def _event(choices: list[dict[str, Any]], *, usage: Mapping[str, int] | None = N
 @contextmanager
 def serving(server: OpenAIServer) -> Iterator[str]:
     """Serve while the block runs; gives the URL, up to and with /v1."""
-    http = _QuietServer(("127.0.0.1", 0), _handler(server))
+    http = _QuietServer(("127.0.0.1", 0), handler_of(server))
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -134,7 +134,9 @@ class _QuietServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
+def handler_of(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
+    """The handler of requests that answers as this server says."""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -144,12 +146,16 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             made = server.respond(self.path, body, self.headers.get("Authorization"))
+            if body.get("stream") and made.status == 200 and isinstance(made.body, Mapping):
+                self._stream(made.body)
+            else:
+                self.send(made)
+
+        def send(self, made: Trouble) -> None:
+            """Answer with one document."""
             if made.status == 0:
                 self.close_connection = True
                 self.connection.close()
-                return
-            if body.get("stream") and made.status == 200 and isinstance(made.body, Mapping):
-                self._stream(made.body)
                 return
             content = (made.body if isinstance(made.body, str) else json.dumps(made.body)).encode()
             self.send_response(made.status)
