@@ -19,7 +19,7 @@ from luthier.api.middleware.hosts import HostCheck
 from luthier.api.middleware.key_first import KeyFirst
 from luthier.api.native import keys, plans, runs, webhooks
 from luthier.api.observe import Observe
-from luthier.api.openai import chat, checkpoints, completions, files, fine_tuning, graders, models, uploads
+from luthier.api.openai import chat, checkpoints, completions, embeddings, files, fine_tuning, graders, models, uploads
 from luthier.api.sweeping import swept
 from luthier.service.context import Context
 from luthier.service.gate import Gate
@@ -40,6 +40,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     chat.router,
     completions.router,
+    embeddings.router,
 )
 
 

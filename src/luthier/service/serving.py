@@ -12,7 +12,19 @@ from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.digest import sha256_document
 from luthier.core.errors import LuthierError
-from luthier.core.stream import Ended, EndReason, Failed, Piece, Sampling, Started, TextRequest, WrittenToken
+from luthier.core.stream import (
+    CallPiece,
+    Embedded,
+    EmbeddingRequest,
+    Ended,
+    EndReason,
+    Failed,
+    Piece,
+    Sampling,
+    Started,
+    TextRequest,
+    WrittenToken,
+)
 from luthier.service.access import charge_tokens
 from luthier.service.context import Context
 from luthier.service.fleet_answers import error_from
@@ -26,6 +38,7 @@ class Choice:
 
     pieces: list[str] = field(default_factory=list)
     tokens: list[WrittenToken] = field(default_factory=list)
+    calls: list[CallPiece] = field(default_factory=list)
     num_new_tokens: int = 0
     reason: EndReason | None = None
 
@@ -33,6 +46,16 @@ class Choice:
     def text(self) -> str:
         """All of it."""
         return "".join(self.pieces)
+
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The calls of tools, as OpenAI writes them."""
+        found: dict[int, dict[str, Any]] = {}
+        for piece in self.calls:
+            if piece.name is not None:
+                function = {"name": piece.name, "arguments": ""}
+                found[piece.index] = {"id": piece.call_id, "type": "function", "function": function}
+            found[piece.index]["function"]["arguments"] += piece.arguments
+        return list(found.values())
 
 
 @dataclass(slots=True)
@@ -59,6 +82,7 @@ class Answer:
             choice = self.choices[event.choice]
             choice.pieces.append(event.text)
             choice.tokens += event.tokens
+            choice.calls += event.calls
             choice.num_new_tokens = event.num_new_tokens
         elif isinstance(event, Ended):
             choice = self.choices[event.choice]
@@ -92,7 +116,7 @@ def ask(
 
     hear: called with every event from another thread; it must not wait. Choices are counted through all requests.
 
-    Raises QuotaError where the caller's day has no tokens left, NotFoundError for the model, WorkError where too many
+    Raises QuotaError where the caller's day has no tokens left, NotFoundError for the model, BusyError where too many
     ask already. What is wrong with a request comes as `Failed`.
     """
     charge_tokens(context, caller, 0)
@@ -105,12 +129,29 @@ def ask(
     first = 0
     try:
         for request in requests:
-            cancels.append(context.model_server.ask(served, request, _from(first, hear)))
+            cancels.append(context.model_server.ask(served, request, _from(first, hear), key=caller.key_id))
             first += request.num_choices
     except LuthierError:
         cancel()
         raise
     return cancel, "fp_" + sha256_document(served.model_dump(mode="json"))[:10]
+
+
+def ask_embeddings(
+    context: Context, caller: Caller, model: str, request: EmbeddingRequest, hear: Hear
+) -> Callable[[], None]:
+    """Have texts made into vectors; returns what cancels it. hear: called once, with `Embedded` or `Failed`.
+
+    Raises what `ask` raises. Charge what it took with `charge_embeddings`.
+    """
+    charge_tokens(context, caller, 0)
+    served = served_model(context, caller, model)
+    return context.model_server.ask(served, request, hear, key=caller.key_id)
+
+
+def charge_embeddings(context: Context, caller: Caller, made: Embedded) -> None:
+    """Count the tokens of vectors on the caller's budget."""
+    charge_tokens(context, caller, made.num_prompt_tokens, may_refuse=False)
 
 
 def answer(

@@ -26,7 +26,7 @@ from luthier.service.context import Context
 from luthier.service.fleet_answers import error_from
 
 Event = StreamEvent
-_CLIENT_GONE = 499
+CLIENT_GONE = 499
 _CHARGING: set[asyncio.Future[None]] = set()
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer", "content": {"application/json": {}, "text/event-stream": {}}}
@@ -41,8 +41,8 @@ class Words(Protocol):
         """All of it."""
         ...
 
-    def first(self, choice: int) -> dict[str, Any] | None:
-        """What comes before the first piece of a choice."""
+    def first(self, event: Piece | Ended) -> dict[str, Any] | None:
+        """What comes before the first piece of a choice, or its end where it has none."""
         ...
 
     def piece(self, piece: Piece) -> dict[str, Any]:
@@ -116,17 +116,17 @@ async def respond(
     try:
         talk.cancel, fingerprint = await run_in_threadpool(serving.ask, context, caller, model, asked, hear)
     except LuthierError as error:
-        raise _refused(error) from error
-    watcher = asyncio.create_task(_watch(request, talk.inbox))
+        raise refused(error) from error
+    watcher = asyncio.create_task(watch(request, talk.inbox))
     is_going_on = False
     try:
         while not (talk.answer.has_ended or (is_streamed and talk.answer.has_started)):
             event = await talk.inbox.get()
             if event is None:
-                return Response(status_code=_CLIENT_GONE)
+                return Response(status_code=CLIENT_GONE)
             talk.early.append(event)
         if talk.answer.error is not None:
-            raise _refused(talk.answer.error)
+            raise refused(talk.answer.error)
         is_going_on = is_streamed
     finally:
         watcher.cancel()
@@ -138,8 +138,8 @@ async def respond(
     return StreamingResponse(_events(talk, words(fingerprint)), media_type="text/event-stream", headers=headers)
 
 
-async def _watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
-    """Say when the client has gone."""
+async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
+    """Say, by a None, when the client has gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     inbox.put_nowait(None)
@@ -164,13 +164,13 @@ async def _events(talk: _Talk, words: Words) -> AsyncIterator[bytes]:
             if event is None:
                 return
             if isinstance(event, Failed):
-                yield _line(_as_body(_refused(error_from(event.error))), event="error")
+                yield _line(_as_body(refused(error_from(event.error))), event="error")
                 break
             if not isinstance(event, Piece | Ended):
                 continue
             if event.choice not in told:
                 told.add(event.choice)
-                if (first := words.first(event.choice)) is not None:
+                if (first := words.first(event)) is not None:
                     yield _line(first)
             yield _line(words.piece(event) if isinstance(event, Piece) else words.end(event))
             num_open -= isinstance(event, Ended)
@@ -191,8 +191,8 @@ def _as_body(error: ApiError) -> ErrorBody:
     return ErrorBody(error.message, error.type, error.param, error.code)
 
 
-def _refused(error: LuthierError) -> ApiError:
-    """As OpenAI names what can be wrong with an ask."""
+def refused(error: LuthierError) -> ApiError:
+    """The error, as OpenAI names what can be wrong with an ask."""
     made = as_api_error(error)
     if isinstance(error, OverlongError):
         made.code = "context_length_exceeded"
