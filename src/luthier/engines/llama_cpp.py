@@ -61,6 +61,7 @@ class LlamaCppEngine:
         self._token_bytes = _bytes_of_a_token(self._header)
         self._pool_tokens = max(context, min(num_slots * context, cache_bytes // self._token_bytes))
         self._adapters: dict[str, Path] = {}
+        self._read: dict[Hashable, tuple[TextRequest, list[int]]] = {}
         self._writing = Writing(num_slots, self._pool_tokens)
         self._server: LlamaServer | None = self._open_server([])
         try:
@@ -126,8 +127,9 @@ class LlamaCppEngine:
             if not self._writing.is_idle:
                 return False
             server = self._reopen(server)
-        ids, max_new_tokens = self._within_context(request, server)
+        ids, max_new_tokens = self._within_context(key, request, server)
         if not self._writing.has_room_for(request.num_choices, len(ids) + max_new_tokens):
+            self._read[key] = (request, ids)  # it is asked again after every poll: read once
             return False
         form = self._reader.tools.form(request)
         grammar = _grammar(request, form, server)
@@ -147,6 +149,7 @@ class LlamaCppEngine:
 
     def cancel(self, key: Hashable) -> None:
         """Write no more of this ask; its slots are free after the token that is being computed."""
+        self._read.pop(key, None)
         self._writing.cancel(key)
 
     def poll(self, wait_seconds: float) -> list[Told]:
@@ -222,8 +225,9 @@ class LlamaCppEngine:
         self._reader.use(opened)
         return opened
 
-    def _within_context(self, request: TextRequest, server: LlamaServer) -> tuple[list[int], int]:
-        ids = self._reader.ids(request)
+    def _within_context(self, key: Hashable, request: TextRequest, server: LlamaServer) -> tuple[list[int], int]:
+        known = self._read.pop(key, None)
+        ids = self._reader.ids(request) if known is None or known[0] is not request else known[1]
         if not ids or min(ids) < 0 or max(ids) >= self._vocabulary:
             raise RequestError(
                 f"a prompt of {len(ids)} tokens" + (f", ids {min(ids)} to {max(ids)}" if ids else ""),

@@ -91,7 +91,7 @@ class LlamaServer:
                 "grammar": grammar,
                 "cache_prompt": False,
             }
-            self._server.handle_completions(json.dumps(body), lambda chunk: said.append(chunk) is not None)
+            self._server.handle_completions(json.dumps(body), said.append)
             answer = json.loads(said[0]) if said else {}
             self._grammars[grammar] = "choices" in answer and not answer["choices"][0]["text"].startswith(_NEITHER)
         return self._grammars[grammar]
