@@ -229,6 +229,10 @@ def test_vectors_have_length_one_and_do_not_depend_on_their_neighbours(engine, s
     model = load_model(tiny, dtype="float32", attention="sdpa")
     states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0].mean(0).detach()
     torch.testing.assert_close(vectors[1], states / states.norm(), atol=1e-5, rtol=1e-4)
+    streaming.ask_embeddings("many", EmbeddingRequest(inputs=("Maple.",) * 40), None)
+    assert streaming.poll(0) == []  # not all in one step: others are being written
+    [(_, event_of_many)] = streaming.poll(0)
+    assert len(event_of_many.vectors) == 40
     assert event.num_prompt_tokens == 2 * len(ids) + len(engine.template.encode(inputs[0])[0])
 
 

@@ -149,12 +149,14 @@ class Ended(Frozen):
     """An answer is complete. num_new_tokens: without the end token.
 
     stop: by itself or by a stop text; tool_calls: by itself, and it calls tools; length: by its limit or the context's.
+    num_prompt_tokens: where only the end tells it, and `Started` had to say 0.
     """
 
     kind: Literal["ended"] = "ended"
     choice: int = 0
     reason: EndReason
     num_new_tokens: int
+    num_prompt_tokens: int | None = None
 
 
 class Embedded(Frozen):

@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from luthier.engines.length_batches import length_batches
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_MAX_TOKENS = 2048
 
 
 @torch.inference_mode()
@@ -22,15 +18,11 @@ def mean_states(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, ski
 
     skip: how many ids at the beginning stand for a trained prompt, and are left out of the mean.
     """
-    found: dict[int, Tensor] = {}
     lengths = [len(ids) for ids in prompts]
-    for part in length_batches(lengths, max_tokens=_MAX_TOKENS, max_rows=len(prompts)):
-        width = max(lengths[place] for place in part)
-        tokens = torch.zeros((len(part), width), dtype=torch.long)
-        for line, place in enumerate(part):
-            tokens[line, : lengths[place]] = torch.tensor(list(prompts[place]))
-        # Padding on the right needs no mask: no token looks at what comes after it.
-        states = model.base_model(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state.float()
-        for line, place in enumerate(part):
-            found[place] = states[line, skip : lengths[place]].mean(0)
-    return torch.nn.functional.normalize(torch.stack([found[place] for place in range(len(prompts))]), dim=-1)
+    tokens = torch.zeros((len(prompts), max(lengths)), dtype=torch.long)
+    for row, ids in enumerate(prompts):
+        tokens[row, : len(ids)] = torch.tensor(list(ids))
+    # Padding on the right needs no mask: no token looks at what comes after it.
+    states = model.base_model(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state.float()
+    means = [states[row, skip:length].mean(0) for row, length in enumerate(lengths)]
+    return torch.nn.functional.normalize(torch.stack(means), dim=-1)

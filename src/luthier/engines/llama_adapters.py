@@ -58,7 +58,7 @@ def check_adapter(adapter: GgufHeader, base: GgufHeader) -> None:
 
 
 def _misfit(name: str, adapter: GgufHeader, base: GgufHeader) -> str | None:
-    """What is wrong with one matrix of an adapter: A is [rank, inputs], B [outputs, rank]; ggml names the last first."""
+    """What is wrong with one matrix of an adapter: A is [rank, inputs] and B [outputs, rank], turned in ggml."""
     matrix, _, side = name.rpartition(".lora_")
     if side not in ("a", "b"):
         return None

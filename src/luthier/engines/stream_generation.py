@@ -44,7 +44,7 @@ def generate_by_streaming(
                     elif isinstance(event, Ended):
                         found[number] = Generation(
                             text=texts[number],
-                            num_prompt_tokens=num_prompt[number],
+                            num_prompt_tokens=event.num_prompt_tokens or num_prompt[number],
                             num_new_tokens=event.num_new_tokens,
                             finish_reason="length" if event.reason == "length" else "stop",
                         )

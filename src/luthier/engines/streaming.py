@@ -9,7 +9,7 @@ model is written beside the others.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -78,9 +78,13 @@ class _Arrival:
 
 @dataclass(frozen=True, slots=True)
 class _Embedding:
+    """Texts that are made into vectors, a part of like length a poll; `found` by their places."""
+
     key: Hashable
     inputs: list[Request]
     adapter: str | None
+    parts: list[list[int]]
+    found: dict[int, list[float]] = field(default_factory=dict)
 
 
 class StreamingEngine:
@@ -135,7 +139,7 @@ class StreamingEngine:
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
         """Begin to write with the base or an adapter; false where there is no room now: ask again after a `poll`."""
-        self._check_adapter(adapter)
+        self._check(adapter)
         prepared = self._prepared.get(key)
         if prepared is None:
             prepared = self._prepared[key] = self._reader.prepare(request)
@@ -147,8 +151,11 @@ class StreamingEngine:
 
     def ask_embeddings(self, key: Hashable, request: EmbeddingRequest, adapter: str | None) -> bool:
         """Begin to make texts into vectors: the mean of the states of the last layer, scaled to the length 1."""
-        self._check_adapter(adapter)
-        self._embeddings.append(_Embedding(key, self._reader.embedded(request), adapter))
+        self._check(adapter)
+        inputs = self._reader.embedded(request)
+        lengths = [len(one.ids) for one in inputs]
+        parts = length_batches(lengths, max_tokens=PREFILL_TOKENS, max_rows=self._max_rows)
+        self._embeddings.append(_Embedding(key, inputs, adapter, parts))
         return True
 
     def cancel(self, key: Hashable) -> None:
@@ -169,7 +176,9 @@ class StreamingEngine:
         self._rows, self._groups, self._arrivals, self._embeddings = {}, [], [], []
         self._engine.close()
 
-    def _check_adapter(self, adapter: str | None) -> None:
+    def _check(self, adapter: str | None) -> None:
+        """Raises RequestError once closed, NotFoundError for an adapter that is not loaded."""
+        _ = self._engine.causal
         if adapter is not None and adapter not in self._adapters:
             raise NotFoundError(f"the adapter {adapter!r}", expected="one that is loaded", do="load it first")
 
@@ -185,14 +194,19 @@ class StreamingEngine:
     def _embed(self) -> list[Told]:
         if not self._embeddings:
             return []
-        one = self._embeddings.pop(0)
-        num_hidden = self._engine.num_virtual_tokens
+        one, num_hidden = self._embeddings.pop(0), self._engine.num_virtual_tokens
+        part = one.parts.pop()
         self._adapters.use([one.adapter])  # broadcast over the rows: all texts of an ask have one adapter
-        vectors = mean_states(self._engine.causal, [request.ids for request in one.inputs], skip=num_hidden)
-        num_tokens = sum(len(request.ids) - num_hidden for request in one.inputs)
+        vectors = mean_states(self._engine.causal, [one.inputs[place].ids for place in part], skip=num_hidden)
         if not vectors.isfinite().all():
             return [(one.key, _diverged())]
-        return [(one.key, Embedded(vectors=tuple(map(tuple, vectors.tolist())), num_prompt_tokens=num_tokens))]
+        one.found.update(zip(part, vectors.tolist(), strict=True))
+        if one.parts:
+            self._embeddings.append(one)
+            return []
+        num_tokens = sum(len(request.ids) - num_hidden for request in one.inputs)
+        found = tuple(tuple(one.found[place]) for place in range(len(one.inputs)))
+        return [(one.key, Embedded(vectors=found, num_prompt_tokens=num_tokens))]
 
     def _begin(self) -> list[Told]:
         """Send prompts that have come through the model; their first tokens come with the next step."""

@@ -108,8 +108,9 @@ class Desk:
 
     def _cancel(self, key: str) -> None:
         self._waiting = [one for one in self._waiting if one.ask.key != key]
-        if (writer := self._writer_of.pop(key, None)) is not None:
+        if (writer := self._writer_of.get(key)) is not None:
             writer.cancel(key)
+            del self._writer_of[key]
 
     def _sweep(self) -> None:
         """Forget engines that have gone, and close idle ones that are over the budget."""

@@ -55,7 +55,7 @@ def test_likelihoods_have_their_places_in_the_text(ask: Callable[..., Any]) -> N
     [
         ({"prompt": []}, "prompt"),
         ({"prompt": ""}, None),
-        ({"prompt": [1, 2]}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt"),
         ({"echo": True}, "echo"),
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 3}, "best_of"),
