@@ -88,7 +88,7 @@ class StreamingEngine:
         head = engine.causal.get_output_embeddings()
         num_logits = int((weight if head is None else head.weight).shape[0])
         self._reader = AskReader(engine, device=weight.device, num_logits=num_logits)
-        self._num_base_bytes = sum(one.nbytes for one in [*engine.causal.parameters(), *engine.causal.buffers()])
+        self._num_base_bytes = sum(int(one.nbytes) for one in [*engine.causal.parameters(), *engine.causal.buffers()])
         self._prepared: dict[Hashable, Prepared] = {}
         self._arrivals: list[Arrival] = []
         self._embeddings: list[EmbeddingAsk] = []
@@ -99,8 +99,8 @@ class StreamingEngine:
     @property
     def keys(self) -> set[Hashable]:
         """The asks whose answers are being written."""
-        waiting = [*self._arrivals, *self._embeddings]
-        return {row.key for row in self._rows.values()} | {one.key for one in waiting}
+        waiting = {one.key for one in self._arrivals} | {one.key for one in self._embeddings}
+        return {row.key for row in self._rows.values()} | waiting
 
     @property
     def num_bytes(self) -> int:
