@@ -141,7 +141,8 @@ class Writer:
             while self._read_inbox(engine):
                 while self._waiting and self._take_up(engine, self._waiting[0]):
                     self._waiting.popleft()
-                # One that waits is asked again after a poll, also where no key is left: what has ended may still be cleared.
+                # One that waits is asked again after a poll, also where no key is left: what has ended may not be
+                # cleared away yet.
                 if engine.keys or self._waiting:
                     is_computing = self._served.engine in _COMPUTING
                     with self._around.turns.one() if is_computing else contextlib.nullcontext():
