@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import OverlongError, RequestError
+from luthier.core.errors import OverlongError, RequestError, WorkError
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.core.stream import Ended, Piece, Sampling, Started, TextRequest
+from luthier.core.stream import EmbeddingRequest, Ended, Failed, Piece, Sampling, Started, TextRequest
 from luthier.engines.sampling import Sampler
 from luthier.engines.streaming import StreamingEngine
 from luthier.engines.transformers_engine import TransformersEngine
@@ -54,11 +54,11 @@ def write(streaming, requests, *, apart=0):
     """All requests to their end; each comes `apart` steps after the one before it."""
     heard = Heard()
     for key, asked in requests.items():
-        heard.hear(streaming.start(key, streaming.prepare(asked)))
+        assert streaming.ask(key, asked, None)
         for _ in range(apart):
-            heard.hear(streaming.step())
+            heard.hear(streaming.poll(0))
     while streaming.keys:
-        heard.hear(streaming.step())
+        heard.hear(streaming.poll(0))
     return heard
 
 
@@ -139,14 +139,15 @@ def test_an_answer_ends_before_a_stop_text(streaming):
 def test_a_cancelled_ask_is_heard_of_no_more_and_changes_no_other(streaming):
     alone = write(streaming, {"b": request("Maple", max_new_tokens=20)}).text["b", 0]
     heard = Heard()
-    for key, text in (("a", "The front"), ("b", "Maple")):
-        heard.hear(streaming.start(key, streaming.prepare(request(text, max_new_tokens=20))))
-    heard.hear(streaming.step())
-    streaming.cancel("a")
-    streaming.cancel("unknown")
+    for key, text in (("a", "The front"), ("b", "Maple"), ("c", "never begun")):
+        assert streaming.ask(key, request(text, max_new_tokens=20), None)
+        if key == "b":
+            heard.hear(streaming.poll(0))
+    for key in ("a", "c", "unknown"):
+        streaming.cancel(key)
     before = heard.text["a", 0]
     while streaming.keys:
-        heard.hear(streaming.step())
+        heard.hear(streaming.poll(0))
     assert (heard.text["a", 0], heard.text["b", 0]) == (before, alone)
     assert set(heard.ends) == {("b", 0)}
 
@@ -169,19 +170,103 @@ def test_the_text_ends_where_the_context_does(engine, streaming):
     end = heard.ends["a", 0]
     assert end.reason == "stop" or end.num_new_tokens == 512 - num
     with pytest.raises(OverlongError, match="512"):
-        streaming.prepare(request("word " * 600))
+        streaming.ask("b", request("word " * 600), None)
     with pytest.raises(RequestError, match="empty"):
-        streaming.prepare(request(""))
+        streaming.ask("b", request(""), None)
+    assert not streaming.keys
+
+
+def test_a_long_prompt_is_read_in_parts_between_the_steps_of_others(engine, streaming, monkeypatch):
+    monkeypatch.setattr("luthier.engines.arrivals.PART_TOKENS", 16)
+    long, short = request("The front of a violin " * 12, max_new_tokens=6), request("Maple", max_new_tokens=40)
+    assert streaming.ask("short", short, None)
+    heard = Heard()
+    heard.hear(streaming.poll(0))
+    assert streaming.ask("long", long, None)
+    num_before = 0
+    while "long" not in heard.started:
+        heard.hear(streaming.poll(0))
+        num_before += 1
+    assert num_before > 3
+    assert len(heard.pieces["short", 0]) > 3
+    while streaming.keys:
+        heard.hear(streaming.poll(0))
+    for key, asked in (("long", long), ("short", short)):
+        assert heard.text[key, 0] == generated(engine, asked).text
+
+
+def test_a_prompt_may_come_as_tokens(engine, streaming):
+    ids, _ = engine.template.encode("The front is made of")
+    told = {"text": request(), "ids": request(None, token_ids=tuple(ids))}
+    heard = write(streaming, told)
+    assert heard.text["ids", 0] == heard.text["text", 0] != ""
+    with pytest.raises(RequestError, match="token id 384"):
+        streaming.ask("b", request(None, token_ids=(5, 384)), None)
+
+
+def test_a_bias_forbids_and_forces_tokens(engine, streaming):
+    first = engine.template.encode("M")[0][0]
+    heard = write(streaming, {"a": request(sampling=Sampling(temperature=0, logit_bias=((first, 100.0),)))})
+    assert heard.text["a", 0] == "M" * 12
+    with pytest.raises(RequestError, match="logit_bias"):
+        streaming.ask("b", request(sampling=Sampling(logit_bias=((999, 1.0),))), None)
+
+
+def test_what_goes_wrong_with_one_answer_leaves_the_others(engine, streaming):
+    class Broken:
+        def mask(self, logits):
+            return logits
+
+        def take(self, token):
+            raise WorkError("came", expected="expected", do="do")
+
+    alone = write(streaming, {"b": request("Maple")}).text["b", 0]
+    heard = Heard()
+    assert streaming.ask("a", request(num_choices=2), None)
+    assert streaming.ask("b", request("Maple"), None)
+    heard.hear(streaming.poll(0))
+    next(row for row in streaming._rows.values() if row.key == "a").guide = Broken()
+    told = []
+    while streaming.keys:
+        told += streaming.poll(0)
+    heard.hear(told)
+    assert [key for key, event in told if isinstance(event, Failed)] == ["a"]
+    assert heard.text["b", 0] == alone
+    assert not [key for key, _ in heard.ends if key == "a"]
+
+
+def test_vectors_have_length_one_and_do_not_depend_on_their_neighbours(engine, streaming, tiny):
+    ids, _ = engine.template.encode("Maple.")
+    inputs = ("Spruce is light and stiff along the grain.", tuple(ids), "Maple.")
+    assert streaming.ask_embeddings("e", EmbeddingRequest(inputs=inputs), None)
+    [(key, event)] = streaming.poll(0)
+    assert key == "e"
+    assert not streaming.keys
+    vectors = torch.tensor(event.vectors)
+    assert vectors.norm(dim=-1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
+    torch.testing.assert_close(vectors[1], vectors[2])
+    model = load_model(tiny, dtype="float32", attention="sdpa")
+    states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0].mean(0).detach()
+    torch.testing.assert_close(vectors[1], states / states.norm(), atol=1e-5, rtol=1e-4)
+    streaming.ask_embeddings("many", EmbeddingRequest(inputs=("Maple.",) * 40), None)
+    assert streaming.poll(0) == []  # not all in one step: others are being written
+    [(_, event_of_many)] = streaming.poll(0)
+    assert len(event_of_many.vectors) == 40
+    assert event.num_prompt_tokens == 2 * len(ids) + len(engine.template.encode(inputs[0])[0])
 
 
 def test_room_is_kept_for_what_is_being_written(engine):
     streaming = StreamingEngine(engine, max_rows=3, batch_tokens=100)
     small, wide = request("a", max_new_tokens=20), request("a", max_new_tokens=300, num_choices=5)
-    assert streaming.has_room_for(streaming.prepare(wide))
-    streaming.start("a", streaming.prepare(small))
-    assert streaming.has_room_for(streaming.prepare(small))
-    assert not streaming.has_room_for(streaming.prepare(request("a", max_new_tokens=60)))
-    assert not streaming.has_room_for(streaming.prepare(request("a", max_new_tokens=20, num_choices=3)))
+    assert streaming.ask("wide", wide, None)
+    streaming.cancel("wide")
+    assert streaming.ask("a", small, None)
+    assert streaming.ask("b", small, None)
+    assert not streaming.ask("c", request("a", max_new_tokens=60), None)
+    assert not streaming.ask("d", request("a", max_new_tokens=20, num_choices=2), None)
+    while streaming.keys:
+        streaming.poll(0)
+    assert streaming.ask("c", request("a", max_new_tokens=60), None)
 
 
 def test_a_conversation_is_written_with_the_models_template(engine, streaming):

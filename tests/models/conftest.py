@@ -1,12 +1,9 @@
-import json
 import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 import yaml
 
@@ -14,8 +11,8 @@ from luthier.core.base_model import Wheel
 from luthier.core.digest import sha256_file
 from luthier.core.ports import SilentProgress
 from luthier.models import sources
-from luthier.models.loading import load_model, load_tokenizer
 from luthier.testing.tiny import make_tiny_model
+from luthier.testing.tiny_gguf import write_tiny_gguf
 
 
 @pytest.fixture(scope="session")
@@ -30,57 +27,14 @@ def tiny_base(tmp_path_factory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base", chat=False)
 
 
-def write_gguf(folder: Path, target: Path, pre: str = "gpt-2") -> Path:
-    """A tiny Llama as a GGUF file in bfloat16 values, laid out as llama.cpp's own converter does."""
-    model, tokenizer = load_model(folder, dtype="bfloat16", attention="sdpa"), load_tokenizer(folder)
-    config = model.config
-    out = gguf.GGUFWriter(target, "llama")
-    out.add_license("cc0-1.0")
-    out.add_block_count(config.num_hidden_layers)
-    out.add_context_length(config.max_position_embeddings)
-    out.add_embedding_length(config.hidden_size)
-    out.add_feed_forward_length(config.intermediate_size)
-    out.add_head_count(config.num_attention_heads)
-    out.add_head_count_kv(config.num_key_value_heads)
-    out.add_layer_norm_rms_eps(config.rms_norm_eps)
-    out.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    out.add_rope_dimension_count(config.head_dim)
-    out.add_vocab_size(config.vocab_size)
-    bpe = json.loads((folder / "tokenizer.json").read_text())["model"]
-    specials = set(tokenizer.all_special_ids)
-    out.add_tokenizer_model("gpt2")
-    out.add_tokenizer_pre(pre)
-    out.add_token_list(tokenizer.convert_ids_to_tokens(list(range(config.vocab_size))))
-    out.add_token_types([3 if i in specials else 1 for i in range(config.vocab_size)])
-    out.add_token_merges([" ".join(merge) for merge in bpe["merges"]])
-    out.add_eos_token_id(tokenizer.eos_token_id)
-    out.add_pad_token_id(tokenizer.pad_token_id)
-    out.add_add_bos_token(False)
-    out.add_chat_template(tokenizer.chat_template)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":
-            continue
-        array = tensor.float().numpy()
-        for kind, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
-            if kind in name:  # llama.cpp rotates neighbouring pairs, transformers the two halves of a head
-                array = array.reshape(heads, 2, -1, array.shape[-1]).swapaxes(1, 2).reshape(array.shape)
-        out.add_tensor(names.get_name(name, try_suffixes=(".weight",)), np.ascontiguousarray(array))
-    out.write_header_to_file()
-    out.write_kv_data_to_file()
-    out.write_tensors_to_file()
-    out.close()
-    return target
-
-
 @pytest.fixture
 def make_gguf(tiny) -> Callable[..., Path]:
-    return lambda target, pre="gpt-2": write_gguf(tiny, target, pre)
+    return lambda target, pre="gpt-2": write_tiny_gguf(tiny, target, pre=pre)
 
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tiny, tmp_path_factory) -> Path:
-    return write_gguf(tiny, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+    return write_tiny_gguf(tiny, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
 class LocalWheels:

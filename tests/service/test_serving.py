@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from luthier.core.access import Caller
-from luthier.core.errors import NotFoundError, OverlongError, RequestError, WorkError
+from luthier.core.errors import BusyError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
 from luthier.models import sources
@@ -132,7 +132,7 @@ def test_a_cancelled_ask_makes_room_for_the_next(narrow: Context) -> None:
     first.until(lambda event: isinstance(event, Piece))
     second = Asking(narrow, "tiny", endless())
     third = Asking(narrow, "tiny", endless())
-    with pytest.raises(WorkError, match="3 asks are under way"):
+    with pytest.raises(BusyError, match="3 asks are under way"):
         Asking(narrow, "tiny")
     for one in (third, first, second):
         one.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
@@ -17,9 +17,9 @@ from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
 from luthier.api.middleware.key_first import KeyFirst
-from luthier.api.native import keys, plans, runs, webhooks
+from luthier.api.native import deployments, keys, plans, runs, usage, webhooks
 from luthier.api.observe import Observe
-from luthier.api.openai import chat, checkpoints, completions, files, fine_tuning, graders, models, uploads
+from luthier.api.openai import chat, checkpoints, completions, embeddings, files, fine_tuning, graders, models, uploads
 from luthier.api.sweeping import swept
 from luthier.service.context import Context
 from luthier.service.gate import Gate
@@ -32,6 +32,8 @@ _ROUTERS: tuple[APIRouter, ...] = (
     plans.router,
     runs.router,
     webhooks.router,
+    deployments.router,
+    usage.router,
     files.router,
     uploads.router,
     fine_tuning.router,
@@ -40,15 +42,34 @@ _ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     chat.router,
     completions.router,
+    embeddings.router,
+)
+# What a server for some models alone (`Context.only`) does not have.
+_OF_A_HOME = (
+    keys.router,
+    plans.router,
+    runs.router,
+    webhooks.router,
+    deployments.router,
+    usage.router,
+    files.router,
+    uploads.router,
+    fine_tuning.router,
+    checkpoints.router,
+    graders.router,
 )
 
 
-def create_app(context: Context) -> FastAPI:
-    """The app that serves an open home; the caller closes the context, once the app has shut down."""
+def create_app(context: Context, gate: Gate | None = None) -> FastAPI:
+    """The app that serves an open home, or the models of `context.only`; gate: who is let in, keys of the home else.
+
+    The caller closes the context, once the app has shut down.
+    """
+    is_home = context.only is None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with swept(context):
+        async with swept(context) if is_home else nullcontext():
             yield
 
     app = FastAPI(
@@ -60,7 +81,7 @@ def create_app(context: Context) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.context, app.state.gate = context, Gate(context)
+    app.state.context, app.state.gate = context, gate or Gate(context)
     app.state.readiness, app.state.metrics = Readiness(context), Metrics(context)
     add_idempotency(app.state)
     add_error_handlers(app)
@@ -71,6 +92,7 @@ def create_app(context: Context) -> FastAPI:
     app.add_middleware(Frame)
     app.add_middleware(Observe, metrics=app.state.metrics)  # beyond Frame: it reads the id that Frame has given
     for router in _ROUTERS:
-        app.include_router(router)
+        if is_home or router not in _OF_A_HOME:
+            app.include_router(router)
     document_failures(app)
     return app

@@ -30,6 +30,10 @@ async def let_in(request: Request) -> Caller:
     known: Caller | None = getattr(request.state, "caller", None)
     if known is not None:
         return known
+    gate: Gate = request.app.state.gate
+    if gate.anybody is not None:
+        request.state.caller = gate.anybody
+        return gate.anybody
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     key = key.strip()
     if scheme.lower() != "bearer" or not key:
@@ -40,7 +44,6 @@ async def let_in(request: Request) -> Caller:
             code="missing_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    gate: Gate = request.app.state.gate
     # What is remembered is answered here; a thread is taken only where the database has to be asked.
     given = gate.recall(key)
     if given is None:

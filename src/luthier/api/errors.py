@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from luthier.core.errors import (
+    BusyError,
     ConflictError,
     LuthierError,
     NotFoundError,
@@ -76,6 +77,9 @@ def as_api_error(error: LuthierError) -> ApiError:
     if isinstance(error, QuotaError):
         kind, headers = "insufficient_quota", {"x-should-retry": "false"}
         return ApiError(429, message, type=kind, code=kind, headers=headers)
+    if isinstance(error, BusyError):
+        kind, wait = "rate_limit_error", str(max(1, round(error.retry_seconds)))
+        return ApiError(429, message, type=kind, code="rate_limit_exceeded", headers={"Retry-After": wait})
     if isinstance(error, RequestError):
         return ApiError(400, message, code="invalid_value")
     if isinstance(error, StorageFullError):

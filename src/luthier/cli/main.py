@@ -18,19 +18,26 @@ import typer
 
 from luthier.cli import (
     audit_log,
+    chat,
     data,
+    deploy,
     doctor,
     evaluate,
+    export,
     jobs,
     keys,
     launch,
     models,
     plan,
     projects,
+    push,
     quickstart,
     runs,
+    serve,
     train,
     up,
+    usage,
+    verify,
     worth,
 )
 from luthier.cli.answer import Answer
@@ -57,6 +64,7 @@ def build_app() -> typer.Typer:
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
+    app.command("export", short_help="Write a model for another runtime, proved equal.")(export.export)
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
@@ -70,9 +78,19 @@ def build_app() -> typer.Typer:
         for verb, function in verbs.items():
             group.command(verb)(function)
         app.add_typer(group)
+    app.command("deploy", short_help="Have a name answered by a model, all of it or a canary.")(deploy.deploy)
+    app.command("promote", short_help="Give a canary all traffic.")(deploy.promote)
+    app.command("rollback", short_help="Go back to the revision before.")(deploy.rollback)
+    app.command("deployments", short_help="List deployments, or show one.")(deploy.list_or_show)
+    app.command("chat", short_help="Talk with a model, or with two side by side.")(chat.chat)
+    app.command("serve", short_help="Serve models by OpenAI's API, and nothing else.")(serve.serve)
+    app.command("usage", short_help="What was asked of models, by key and day.")(usage.usage)
     app.command("up", short_help="Serve OpenAI's fine-tuning API, with workers.")(up.up)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("launch", short_help="Write a job file for many machines.")(launch.launch)
+    app.command("verify", short_help="Is an exported bundle whole, and whose is it?")(verify.verify)
+    app.command("sign", short_help="Sign an exported bundle with your key.")(push.sign)
+    app.command("push", short_help="Send an exported bundle to a hub or to object storage.")(push.push)
     app.command("doctor", short_help="What this machine can do.")(doctor.doctor)
     return app
 

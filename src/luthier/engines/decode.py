@@ -99,14 +99,17 @@ class Batch:
 class Decoder:
     """Continues prompts with a causal language model in evaluation mode.
 
-    end_ids: tokens that end a turn. pad_id: any valid id; what is computed at padding is never read.
+    end_ids: tokens that end a turn. pad_id: any valid id; what is computed at padding is never read. may_diverge: give
+    logits that are NaN to the caller, who looks after each row by itself, instead of raising.
 
     Raises:
         RequestError: the model keeps a state that is neither full nor sliding-window attention (a recurrent one).
     """
 
-    def __init__(self, model: PreTrainedModel, *, end_ids: Sequence[int], pad_id: int) -> None:
-        self._model = model
+    def __init__(
+        self, model: PreTrainedModel, *, end_ids: Sequence[int], pad_id: int, may_diverge: bool = False
+    ) -> None:
+        self._model, self._may_diverge = model, may_diverge
         self._end_ids = frozenset(end_ids)
         self._pad_id = pad_id
         self._config = model.config.get_text_config()
@@ -119,12 +122,17 @@ class Decoder:
                     do="evaluate this model with another engine",
                 )
 
-    def prefill(self, ids: Sequence[int]) -> Prefix:
-        """Send tokens that several prompts share through the model, once."""
-        cache = self._new_cache()
+    def prefill(self, ids: Sequence[int], before: Prefix | None = None) -> Prefix:
+        """Send tokens that several prompts share, or the next part of a long one, through the model, once.
+
+        before: what stands before them already; it is used up.
+        """
+        cache = self._new_cache() if before is None else before.cache
+        first = 0 if before is None else before.num_tokens
         tokens = torch.tensor([list(ids)], device=self._model.device)
-        self._forward(tokens, cache, None, None)
-        return Prefix(num_tokens=len(ids), cache=cache)
+        positions = torch.arange(first, first + len(ids), device=self._model.device)[None]
+        self._forward(tokens, cache, None, positions)
+        return Prefix(num_tokens=first + len(ids), cache=cache)
 
     @torch.inference_mode()
     def prefill_vectors(self, vectors: Tensor) -> Prefix:
@@ -259,7 +267,7 @@ class Decoder:
         arguments: dict[str, Any] = {self._cache_argument: cache, "attention_mask": mask, "position_ids": positions}
         output = self._model(input_ids=tokens, use_cache=True, logits_to_keep=1, **arguments)
         logits: Tensor = output.logits[:, -1]
-        if logits.isnan().any():
+        if not self._may_diverge and logits.isnan().any():
             # argmax would take one of them for the likeliest token, and write on as if nothing were wrong.
             raise DivergedError(
                 f"{type(self._model).__name__} gives logits that are not numbers",

@@ -10,16 +10,16 @@ from __future__ import annotations
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import httpx2
 
-from luthier.core.conversation import Message
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.ports import Generation, Progress, Prompt, Score
 from luthier.engines.openai_answers import bad_answer, error_of, generation_of, server_words, without_key
+from luthier.engines.openai_requests import auth_headers, message_document
 from luthier.engines.retry import is_passing, pause_seconds
 
 DEFAULT_CONCURRENCY: Final = 8
@@ -64,7 +64,7 @@ class OpenAIHttpEngine:
         # Newer models of OpenAI refuse the old name of the limit; learned from the first refusal.
         self._limit_name = "max_tokens"
         self._client: httpx2.Client | None = httpx2.Client(
-            headers=_headers(self._key),
+            headers=auth_headers(self._key),
             timeout=httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
             limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
         )
@@ -144,7 +144,7 @@ class OpenAIHttpEngine:
         body: dict[str, Any] = {"model": self._model, "temperature": prompt.temperature, "seed": prompt.seed}
         if prompt.conversation is None:
             return "completions", {**body, "prompt": prompt.text}, prompt.max_new_tokens
-        body["messages"] = [_message(message) for message in prompt.conversation.messages]
+        body["messages"] = [message_document(message) for message in prompt.conversation.messages]
         if prompt.conversation.tools:
             body["tools"] = list(prompt.conversation.tools)
         return "chat/completions", body, prompt.max_new_tokens
@@ -241,23 +241,3 @@ class _Work:
 
     def _say(self, words: str) -> None:
         self._done.put((-1, words))
-
-
-def _headers(key: str) -> Mapping[str, str]:
-    if not key:
-        return {}
-    if not (key.isascii() and key.isprintable()):
-        raise RequestError(
-            "an API key with characters that no header can carry",
-            expected="plain ASCII in one line",
-            do="set the variable anew, without line breaks",
-        )
-    return {"Authorization": f"Bearer {key}"}
-
-
-def _message(message: Message) -> dict[str, Any]:
-    """A turn as the API takes it: only what is set."""
-    document = message.model_dump(mode="json", exclude_none=True, exclude={"weight"})
-    if not message.tool_calls:
-        document.pop("tool_calls")
-    return {"content": None, **document}

@@ -26,9 +26,16 @@ class Sampler:
             self._generator = torch.Generator(device=device)
             self._generator.manual_seed((rules.seed + number) % (1 << 63))
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether it always draws the token with the largest logit."""
+        rules = self._rules
+        changes_logits = rules.frequency_penalty or rules.presence_penalty or rules.logit_bias
+        return self._generator is None and not changes_logits
+
     def draw(self, logits: Tensor) -> int:
         """The next token. logits: [vocabulary]."""
-        scores = self._with_penalties(logits.float())
+        scores = self._with_penalties(self._with_bias(logits.float()))
         if self._generator is None:
             token = int(scores.argmax())
         else:
@@ -39,6 +46,13 @@ class Sampler:
         if self._rules.frequency_penalty or self._rules.presence_penalty:
             self._counts[token] = self._counts.get(token, 0) + 1
         return token
+
+    def _with_bias(self, logits: Tensor) -> Tensor:
+        if not self._rules.logit_bias:
+            return logits
+        tokens, biases = zip(*self._rules.logit_bias, strict=True)
+        index = torch.tensor(tokens, device=logits.device)
+        return logits.index_add(0, index, torch.tensor(biases, dtype=logits.dtype, device=logits.device))
 
     def _with_penalties(self, logits: Tensor) -> Tensor:
         if not self._counts:

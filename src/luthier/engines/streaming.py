@@ -1,69 +1,62 @@
-"""Many answers written at once by one model, each told as it comes; asks come and go between two tokens.
+"""Many answers written at once by one model, each with its own adapter, each told as it comes.
 
-All answers share one batch, because one step costs nearly the same for 8 rows as for one. An ask that comes goes
-through the model alone and joins them with its first token; one that ends leaves at once. An answer that does not fit
-into the sliding windows of the model is written beside the others.
+All answers share one batch, because one step costs nearly the same for 16 rows as for one, whatever adapters they have
+(`mixed_adapters`). Asks come and go between two steps: prompts that have come go through the model together and join
+with their first token; an answer that ends leaves at once. An answer that does not fit into the sliding windows of the
+model is written beside the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from luthier.core.ports import Prompt
-from luthier.core.stream import MAX_CHOICES, Ended, Piece, Started, TextRequest, TokenLikelihood, WrittenToken
+from luthier.core.errors import DivergedError, LuthierError, NotFoundError
+from luthier.core.ports import Told
+from luthier.core.stream import (
+    MAX_CHOICES,
+    Embedded,
+    EmbeddingRequest,
+    Failed,
+    Served,
+    Started,
+    TextRequest,
+)
+from luthier.engines.answer_row import AnswerRow
+from luthier.engines.arrivals import Arrival, EmbeddingAsk, next_arrivals
+from luthier.engines.asks import AskReader, Prepared
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS
-from luthier.engines.decode import Batch, Request
-from luthier.engines.sampling import Sampler, likelihoods
-from luthier.engines.text_stream import StopTexts, TextStream
+from luthier.engines.decode import PREFILL_TOKENS, Batch
+from luthier.engines.embed import mean_states
+from luthier.engines.length_batches import length_batches
+from luthier.engines.mixed_adapters import MixedAdapters
 from luthier.engines.transformers_engine import TransformersEngine
 
-MAX_STREAM_ROWS: Final = MAX_CHOICES
+MAX_STREAM_ROWS: Final = 2 * MAX_CHOICES
 # Room is made for this many tokens at a time: making it costs a copy of the cache, and not all answers get long.
 _ROOM_TOKENS: Final = 64
 
-Told = tuple[Hashable, Started | Piece | Ended]
 
+def open_stream_engine(served: Served) -> StreamingEngine:
+    """Load a transformers folder. An adapter that can share the base comes by `load_adapter`.
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request that is ready to be written."""
-
-    asked: TextRequest
-    request: Request
-
-    @property
-    def num_rows(self) -> int:
-        """One row a choice."""
-        return self.asked.num_choices
-
-    @property
-    def num_tokens(self) -> int:
-        """Of one row: its prompt and all that it may write."""
-        return len(self.request.ids) + self.request.max_new_tokens
-
-
-@dataclass(slots=True)
-class _Row:
-    """One answer that is being written."""
-
-    key: Hashable
-    choice: int
-    asked: TextRequest
-    max_new_tokens: int
-    num_tokens: int
-    sampler: Sampler
-    text: TextStream
-    stops: StopTexts
-    num_new_tokens: int = 0
-    num_characters: int = 0
-    num_told: int = 0
-    open_tokens: list[WrittenToken] = field(default_factory=list)
+    served.adapter_path: for an adapter that cannot (`low_rank.why_not_shared`): it is part of what is opened, and
+    nothing can be loaded over it. served.precision: None takes bfloat16 on a GPU and float32 elsewhere.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    engine = TransformersEngine.open(
+        served.path,
+        adapter_path=served.adapter_path,
+        template=served.template,
+        dtype=served.precision or ("bfloat16" if device == "cuda" else "float32"),
+        device=device,
+        quantisation=served.quantisation,
+    )
+    return StreamingEngine(engine)
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +69,7 @@ class _Group:
 
 
 class StreamingEngine:
-    """Writes answers with an open engine, all at once. Not to be used by two threads.
+    """Writes answers with an open engine: `core.ports.StreamEngine` and `EmbeddingEngine`.
 
     max_rows, batch_tokens: how many answers are written together, and how many tokens' keys and values they may hold.
     """
@@ -88,72 +81,161 @@ class StreamingEngine:
         max_rows: int = MAX_STREAM_ROWS,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> None:
-        self._engine, self._decoder = engine, engine.open_decoder()
+        self._engine, self._decoder = engine, engine.open_decoder(may_diverge=True)
         self._max_rows, self._batch_tokens = max_rows, batch_tokens
-        self._decode = partial(
-            engine.template.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        self._rows: dict[int, _Row] = {}
+        self._adapters = MixedAdapters(engine.causal)
+        weight = engine.causal.get_input_embeddings().weight
+        head = engine.causal.get_output_embeddings()
+        num_logits = int((weight if head is None else head.weight).shape[0])
+        self._reader = AskReader(engine, device=weight.device, num_logits=num_logits)
+        self._num_base_bytes = sum(int(one.nbytes) for one in [*engine.causal.parameters(), *engine.causal.buffers()])
+        self._prepared: dict[Hashable, Prepared] = {}
+        self._arrivals: list[Arrival] = []
+        self._embeddings: list[EmbeddingAsk] = []
+        self._rows: dict[int, AnswerRow] = {}
         self._groups: list[_Group] = []
         self._next_row = 0
 
     @property
     def keys(self) -> set[Hashable]:
         """The asks whose answers are being written."""
-        return {row.key for row in self._rows.values()}
+        waiting = {one.key for one in self._arrivals} | {one.key for one in self._embeddings}
+        return {row.key for row in self._rows.values()} | waiting
 
-    def prepare(self, asked: TextRequest) -> Prepared:
-        """The request as tokens.
+    @property
+    def num_bytes(self) -> int:
+        """Memory that weights and adapters take."""
+        return self._num_base_bytes + self._adapters.num_bytes
 
-        Raises RequestError (an empty prompt), OverlongError (no room for an answer), TemplateError (a conversation that
-        the model's template cannot write).
+    def load_adapter(self, name: str, path: str) -> None:
+        """Make an adapter ready to be asked by `name`; nothing happens where it is.
+
+        Raises NotFoundError, ModelSourceError, DivergedError: as `low_rank.read_low_rank`; it does not fit this base.
         """
-        prompt = Prompt(conversation=asked.conversation, text=asked.text, max_new_tokens=asked.max_new_tokens)
-        return Prepared(asked, self._engine.request_within_context(prompt))
+        self._adapters.load(name, path)
 
-    def has_room_for(self, prepared: Prepared) -> bool:
-        """Whether it can be written together with those that are being written; one alone always can."""
-        if not self._rows:
-            return True
-        num_rows = len(self._rows) + prepared.num_rows
-        widest = max(prepared.num_tokens, *(row.num_tokens for row in self._rows.values()))
-        return num_rows <= self._max_rows and num_rows * widest <= self._batch_tokens
+    def unload_adapter(self, name: str) -> None:
+        """Let go of an adapter that nobody is asking."""
+        self._adapters.unload(name)
 
-    def start(self, key: Hashable, prepared: Prepared) -> list[Told]:
-        """Send a prompt through the model; its first tokens come with the next step. Raises DivergedError."""
-        request, asked = prepared.request, prepared.asked
-        batch, logits = self._decoder.start_part([request], [0], None)
-        if asked.num_choices > 1:
-            batch.keep([0] * asked.num_choices)
-            logits = logits.expand(asked.num_choices, -1)
-        batch.rows = list(range(self._next_row, self._next_row + asked.num_choices))
-        for choice, number in enumerate(batch.rows):
-            self._rows[number] = self._row(key, choice, prepared, logits.device)
-        self._next_row += asked.num_choices
-        self._groups.append(_Group(batch, logits, None))
-        return [(key, Started(num_prompt_tokens=len(request.ids) - self._engine.num_virtual_tokens))]
+    def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
+        """Begin to write with the base or an adapter; false where there is no room now: ask again after a `poll`."""
+        self._check(adapter)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            prepared = self._prepared[key] = self._reader.prepare(request)
+        if not self._has_room_for(prepared):
+            return False
+        del self._prepared[key]
+        self._arrivals.append(Arrival(key, prepared, adapter))
+        return True
+
+    def ask_embeddings(self, key: Hashable, request: EmbeddingRequest, adapter: str | None) -> bool:
+        """Begin to make texts into vectors: the mean of the states of the last layer, scaled to the length 1."""
+        self._check(adapter)
+        inputs = self._reader.embedded(request)
+        lengths = [len(one.ids) for one in inputs]
+        parts = length_batches(lengths, max_tokens=PREFILL_TOKENS, max_rows=self._max_rows)
+        self._embeddings.append(EmbeddingAsk(key, inputs, adapter, parts))
+        return True
 
     def cancel(self, key: Hashable) -> None:
         """Write no more of this ask; nothing happens where it has ended."""
+        self._prepared.pop(key, None)
+        self._arrivals = [one for one in self._arrivals if one.key != key]
+        self._embeddings = [one for one in self._embeddings if one.key != key]
         for number in [number for number, row in self._rows.items() if row.key == key]:
             del self._rows[number]
         self._drop_ended()
 
-    def step(self) -> list[Told]:
-        """Write one token of every answer. Raises DivergedError."""
+    def poll(self, wait_seconds: float) -> list[Told]:  # noqa: ARG002 - it computes, and waits for nobody
+        """One token of every answer, after the prompts that have come, up to 2,048 tokens of them."""
+        return self._embed() + self._begin() + self._step()
+
+    def close(self) -> None:
+        """Let go of the weights; nothing can be written afterwards."""
+        self._rows, self._groups, self._arrivals, self._embeddings = {}, [], [], []
+        self._engine.close()
+
+    def _check(self, adapter: str | None) -> None:
+        """Raises RequestError once closed, NotFoundError for an adapter that is not loaded."""
+        _ = self._engine.causal
+        if adapter is not None and adapter not in self._adapters:
+            raise NotFoundError(f"the adapter {adapter!r}", expected="one that is loaded", do="load it first")
+
+    def _has_room_for(self, prepared: Prepared) -> bool:
+        """Whether it can be written together with those that are being written; one alone always can."""
+        waiting = [one.prepared for one in self._arrivals]
+        if not self._rows and not waiting:
+            return True
+        num_rows = len(self._rows) + prepared.num_rows + sum(one.num_rows for one in waiting)
+        known = [*(row.num_tokens for row in self._rows.values()), *(one.num_tokens for one in waiting)]
+        return num_rows <= self._max_rows and num_rows * max(prepared.num_tokens, *known) <= self._batch_tokens
+
+    def _embed(self) -> list[Told]:
+        if not self._embeddings:
+            return []
+        one, num_hidden = self._embeddings.pop(0), self._engine.num_virtual_tokens
+        part = one.parts.pop()
+        self._adapters.use([one.adapter])  # broadcast over the rows: all texts of an ask have one adapter
+        vectors = mean_states(self._engine.causal, [one.inputs[place].ids for place in part], skip=num_hidden)
+        if not vectors.isfinite().all():
+            return [(one.key, _diverged())]
+        one.found.update(zip(part, vectors.tolist(), strict=True))
+        if one.parts:
+            self._embeddings.append(one)
+            return []
+        num_tokens = sum(len(request.ids) - num_hidden for request in one.inputs)
+        found = tuple(tuple(one.found[place]) for place in range(len(one.inputs)))
+        return [(one.key, Embedded(vectors=found, num_prompt_tokens=num_tokens))]
+
+    def _begin(self) -> list[Told]:
+        """Send prompts that have come through the model; their first tokens come with the next step."""
+        if not self._arrivals:
+            return []
+        begun = next_arrivals(self._arrivals, self._decoder.fits_windows, self._max_rows)
+        first = begun[0]
+        self._adapters.use([one.adapter for one in begun])
+        if (ids := first.next_part()) and self._decoder.fits_windows(first.prepared.num_tokens):
+            first.prefix = self._decoder.prefill(ids, first.prefix)
+            return []
+        self._arrivals = [one for one in self._arrivals if one not in begun]
+        requests = [one.prepared.request for one in begun]
+        batch, logits = self._decoder.start_part(requests, list(range(len(begun))), first.prefix)
+        places = [place for place, one in enumerate(begun) for _ in range(one.prepared.num_rows)]
+        if len(places) > len(begun):
+            batch.keep(places)
+            logits = logits[torch.tensor(places, device=logits.device)]
+        batch.rows = list(range(self._next_row, self._next_row + len(places)))
+        self._next_row += len(places)
+        rows = [
+            self._reader.row(one.key, choice, one.adapter, one.prepared)
+            for one in begun
+            for choice in range(one.prepared.num_rows)
+        ]
+        self._rows.update(zip(batch.rows, rows, strict=True))
+        self._groups.append(_Group(batch, logits, None))
+        num_hidden = self._engine.num_virtual_tokens
+        return [(one.key, Started(num_prompt_tokens=len(one.prepared.request.ids) - num_hidden)) for one in begun]
+
+    def _step(self) -> list[Told]:
+        """Write one token of every answer."""
         self._join()
         told: list[Told] = []
         for group in self._groups:
             tokens = []
+            likeliest = group.logits.argmax(-1).tolist()
+            sound = (~group.logits.isnan().any(-1)).tolist()
             for place, number in enumerate(group.batch.rows):
-                token, news = self._write(self._rows[number], group.logits[place])
+                token, news = likeliest[place], list[Told]()
+                if number in self._rows:  # else it failed with another choice of the same ask
+                    token, news = self._write(number, group.logits[place], token, is_sound=sound[place])
                 tokens.append(token)
                 told += news
-                if any(isinstance(event, Ended) for _, event in news):
-                    del self._rows[number]
             going = [token for token, number in zip(tokens, group.batch.rows, strict=True) if number in self._rows]
             self._drop_from(group)
             if going:
+                self._adapters.use([self._rows[number].adapter for number in group.batch.rows])
                 given = torch.tensor(going, device=group.logits.device)[:, None]
                 group.logits = self._decoder.step(group.batch, given)
                 if group.num_room is not None:
@@ -161,23 +243,24 @@ class StreamingEngine:
         self._drop_ended()
         return told
 
-    def close(self) -> None:
-        """Let go of the weights; nothing can be written afterwards."""
-        self._rows, self._groups = {}, []
-        self._engine.close()
+    def _write(self, number: int, logits: Tensor, likeliest: int, *, is_sound: bool) -> tuple[int, list[Told]]:
+        """One token of one answer; what goes wrong with it ends its ask alone."""
+        row = self._rows[number]
+        if not is_sound:
+            self._fail(row.key)
+            return likeliest, [(row.key, _diverged())]
+        try:
+            token, news = row.write(logits, likeliest)
+        except LuthierError as error:
+            self._fail(row.key)
+            return likeliest, [(row.key, Failed(error=error.as_json()))]
+        if row.has_ended:
+            del self._rows[number]
+        return token, [(row.key, event) for event in news]
 
-    def _row(self, key: Hashable, choice: int, prepared: Prepared, device: torch.device) -> _Row:
-        asked = prepared.asked
-        return _Row(
-            key=key,
-            choice=choice,
-            asked=asked,
-            max_new_tokens=prepared.request.max_new_tokens,
-            num_tokens=prepared.num_tokens,
-            sampler=Sampler(asked.sampling, choice, device),
-            text=TextStream(self._decode),
-            stops=StopTexts(asked.stop),
-        )
+    def _fail(self, key: Hashable) -> None:
+        for number in [number for number, row in self._rows.items() if row.key == key]:
+            del self._rows[number]
 
     def _join(self) -> None:
         """Bring the rows that have come lately into the batch of all, and make more room where none is left."""
@@ -194,54 +277,6 @@ class StreamingEngine:
         """Whether these rows can be padded: no window of the model would count the padding."""
         return self._decoder.fits_windows(max(self._rows[number].num_tokens for number in group.batch.rows))
 
-    def _write(self, row: _Row, logits: Tensor) -> tuple[int, list[Told]]:
-        """Draw one token of one answer; returns it and what there is to tell."""
-        token = row.sampler.draw(logits)
-        if token in self._decoder.end_ids:
-            return token, self._end(row, "stop")
-        row.num_new_tokens += 1
-        if row.asked.num_top is not None:
-            row.open_tokens.append(self._likelihoods(row, token, logits))
-        text = row.text.add(token)
-        row.num_characters += len(text)
-        piece = self._piece(row, row.stops.add(text))
-        if row.stops.found or row.num_new_tokens == row.max_new_tokens:
-            return token, piece + self._end(row, "stop" if row.stops.found else "length")
-        return token, piece
-
-    def _end(self, row: _Row, reason: str) -> list[Told]:
-        """The rest of the text, which may yet hold a stop text, and the end."""
-        left = ""
-        if not row.stops.found:
-            left = row.stops.add(row.text.end())
-            left += row.stops.end()
-        if row.stops.found:
-            reason = "stop"
-            row.open_tokens = [token for token in row.open_tokens if token.offset < row.num_told + len(left)]
-        ended = Ended(
-            choice=row.choice, reason="stop" if reason == "stop" else "length", num_new_tokens=row.num_new_tokens
-        )
-        return [*self._piece(row, left, is_last=True), (row.key, ended)]
-
-    def _piece(self, row: _Row, text: str, *, is_last: bool = False) -> list[Told]:
-        row.num_told += len(text)
-        tokens: Sequence[WrittenToken] = ()
-        if row.open_tokens and (text or is_last):
-            tokens = [token for token in row.open_tokens if is_last or token.offset < row.num_told]
-            row.open_tokens = row.open_tokens[len(tokens) :]
-        if not text and not tokens:
-            return []
-        piece = Piece(choice=row.choice, text=text, num_new_tokens=row.num_new_tokens, tokens=tuple(tokens))
-        return [(row.key, piece)]
-
-    def _likelihoods(self, row: _Row, token: int, logits: Tensor) -> WrittenToken:
-        own, top = likelihoods(logits, token, row.asked.num_top or 0)
-        return WrittenToken(
-            chosen=TokenLikelihood(token=self._decode([token]), log_probability=own),
-            offset=row.num_characters,
-            top=tuple(TokenLikelihood(token=self._decode([one]), log_probability=value) for one, value in top),
-        )
-
     def _drop_from(self, group: _Group) -> None:
         places = [place for place, number in enumerate(group.batch.rows) if number in self._rows]
         if places and len(places) < len(group.batch.rows):
@@ -254,3 +289,12 @@ class StreamingEngine:
         for group in self._groups:
             self._drop_from(group)
         self._groups = [group for group in self._groups if group.batch.rows]
+
+
+def _diverged() -> Failed:
+    error = DivergedError(
+        "the model gives logits that are not numbers for this ask",
+        expected="finite logits",
+        do="its adapter or weights are too large: go back to an earlier checkpoint, or use float32",
+    )
+    return Failed(error=error.as_json())

@@ -103,9 +103,15 @@ class TransformersEngine:
             )
         return [self._generation(request, found[number]) for number, request in enumerate(requests)]
 
-    def open_decoder(self) -> Decoder:
+    def open_decoder(self, *, may_diverge: bool = False) -> Decoder:
         """A decoder over this model, for those who write token by token."""
-        return Decoder(self._causal, end_ids=self._template.end_of_turn_ids, pad_id=self._pad_id)
+        end_ids = self._template.end_of_turn_ids
+        return Decoder(self._causal, end_ids=end_ids, pad_id=self._pad_id, may_diverge=may_diverge)
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The language model itself, for those who go through its layers. Raises RequestError once closed."""
+        return self._causal
 
     def request_within_context(self, prompt: Prompt) -> Request:
         """The prompt as a decoder takes it; its new tokens end where the context does.
@@ -113,8 +119,21 @@ class TransformersEngine:
         Raises RequestError where it is empty, OverlongError where not one token more fits into the context.
         """
         request = self._request(prompt.model_copy(update={"max_new_tokens": 1}), 0)
-        room = self._context_tokens - len(request.ids)
-        return replace(request, max_new_tokens=min(prompt.max_new_tokens, room))
+        return self._within_room(request, prompt.max_new_tokens)
+
+    def request_of_ids(self, ids: Sequence[int], max_new_tokens: int) -> Request:
+        """As `request_within_context`, of tokens; raises RequestError also for ids that do not exist."""
+        vocabulary = self._causal.get_input_embeddings().weight.shape[0] - len(self._trained_prompt)
+        if wrong := next((token for token in ids if not 0 <= token < vocabulary), None):
+            raise RequestError(
+                f"the token id {wrong}",
+                expected=f"ids of this model's own tokenizer, 0 to {vocabulary - 1}",
+                do="make the tokens with the tokenizer of this model, or send the prompt as text",
+            )
+        return self._within_room(self._checked(list(ids), 1, Prompt(text="", max_new_tokens=1)), max_new_tokens)
+
+    def _within_room(self, request: Request, max_new_tokens: int) -> Request:
+        return replace(request, max_new_tokens=min(max_new_tokens, self._context_tokens - len(request.ids)))
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -196,11 +215,15 @@ class TransformersEngine:
         else:
             text = prompt.text or ""
         ids, _ = self._template.encode(text)
+        return self._checked(ids, number + 1, prompt)
+
+    def _checked(self, ids: list[int], number: int, prompt: Prompt) -> Request:
+        """The request, if it is not empty and fits into the context. number: of the prompt, counted from 1."""
         if not ids:
-            raise RequestError(f"prompt {number + 1} is empty", expected="at least one token", do="remove the prompt")
+            raise RequestError(f"prompt {number} is empty", expected="at least one token", do="remove the prompt")
         if len(ids) + prompt.max_new_tokens > self._room_tokens:
             raise OverlongError(
-                f"prompt {number + 1} has {len(ids)} tokens and may add {prompt.max_new_tokens}: "
+                f"prompt {number} has {len(ids)} tokens and may add {prompt.max_new_tokens}: "
                 f"{len(ids) + prompt.max_new_tokens} together",
                 expected=f"at most {self._room_tokens}, the context of the model",
                 do="shorten the prompt, use fewer few-shot examples, or lower max_new_tokens",

@@ -9,6 +9,7 @@ from luthier.core.access import DEFAULT_PROJECT, SCOPES, ApiKey, Caller, Project
 from luthier.core.audit_entry import Deed
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
+from luthier.core.usage import Use
 from luthier.service.audit_log import deed_of
 from luthier.service.context import Context
 
@@ -98,17 +99,22 @@ def list_projects(context: Context) -> list[Project]:
     return context.access.projects()
 
 
-def charge_tokens(context: Context, caller: Caller, num_tokens: int, *, may_refuse: bool = True) -> int | None:
+def charge_tokens(
+    context: Context, caller: Caller, num_tokens: int, *, may_refuse: bool = True, use: Use | None = None
+) -> int | None:
     """Count tokens towards what the caller's key may use in a day (UTC); returns what is left, None for no limit.
 
     may_refuse: false for what has been done already, such as the tokens of an answer that was given. A request that
-    begins within the limit may go beyond it by its own size; the next one is refused.
+    begins within the limit may go beyond it by its own size; the next one is refused. use: what they were for, which is
+    counted without a key, too.
 
     Raises QuotaError, and counts nothing, where nothing was left.
     """
     if caller.key_id is None:
+        if use is not None:
+            context.usage.add(use)
         return None
-    return context.access.charge(caller.key_id, num_tokens, may_refuse=may_refuse)
+    return context.access.charge(caller.key_id, num_tokens, may_refuse=may_refuse, use=use)
 
 
 def caller_of(context: Context, key: str) -> Caller | None:

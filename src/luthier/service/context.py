@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +14,14 @@ from luthier.core.ports import Progress, SilentProgress
 from luthier.service.settings import Settings
 
 if TYPE_CHECKING:
+    from luthier.core.stream import Served
     from luthier.service.model_server import ModelServer
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
     from luthier.store.audit_log import AuditLogStore
     from luthier.store.checkpoint_permissions import CheckpointPermissionStore
     from luthier.store.database import Database
+    from luthier.store.deployments import DeploymentStore
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.files import FileStore
     from luthier.store.generations import GenerationStore
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from luthier.store.runs import RunStore
     from luthier.store.tuned_models import TunedModelStore
     from luthier.store.uploads import UploadStore
+    from luthier.store.usage import UsageStore
     from luthier.store.webhooks import WebhookStore
 
 
@@ -37,6 +41,7 @@ class Context:
     def __init__(self, settings: Settings, progress: Progress, database_patience_seconds: float = 0.0) -> None:
         self.settings, self.progress = settings, progress
         self._patience_seconds = database_patience_seconds
+        self.only: Mapping[str, Served] | None = None  # where a server is for these models alone, by name
 
     @classmethod
     def open(
@@ -110,6 +115,20 @@ class Context:
         from luthier.store.tuned_models import TunedModelStore
 
         return TunedModelStore(self.database)
+
+    @cached_property
+    def deployments(self) -> DeploymentStore:
+        """The names of this home that route to models."""
+        from luthier.store.deployments import DeploymentStore
+
+        return DeploymentStore(self.database)
+
+    @cached_property
+    def usage(self) -> UsageStore:
+        """What was asked of models of this home."""
+        from luthier.store.usage import UsageStore
+
+        return UsageStore(self.database)
 
     @cached_property
     def webhooks(self) -> WebhookStore:

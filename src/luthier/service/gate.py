@@ -57,6 +57,9 @@ class _Remembered:
 class Gate:
     """The gate of one server process. Safe to share between threads; its memory is bounded."""
 
+    anybody: Caller | None = None
+    """Who all are that come, where nobody needs a key."""
+
     def __init__(self, context: Context, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._context, self._clock, self._lock = context, clock, threading.Lock()
         self._right: OrderedDict[str, _Remembered] = OrderedDict()  # by digest

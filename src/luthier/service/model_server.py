@@ -22,10 +22,20 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from luthier.core.errors import WorkError
-from luthier.core.stream import Ended, Failed, Piece, Served, Started, TextRequest, stream_event
+from luthier.core.stream import (
+    Embedded,
+    EmbeddingRequest,
+    Ended,
+    Failed,
+    Served,
+    StreamEvent,
+    TextRequest,
+    stream_event,
+)
+from luthier.service.serving_queue import Line, Place
 from luthier.service.settings import Settings
 
-Event = Started | Piece | Ended | Failed
+Event = StreamEvent
 Hear = Callable[[Event], None]
 
 _LOOK_SECONDS: Final = 5.0
@@ -38,24 +48,32 @@ class ModelServer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
+        self._line = Line(settings.serving_queue, settings.serving_queue_per_key)
         self._child: _Child | None = None
         self._is_closed = False
 
-    def ask(self, model: Served, request: TextRequest, hear: Hear) -> Callable[[], None]:
-        """Have a text written; returns what cancels it.
+    def ask(
+        self, model: Served, request: TextRequest | EmbeddingRequest, hear: Hear, *, key: str | None = None
+    ) -> Callable[[], None]:
+        """Have a text written, or vectors made; returns what cancels it.
 
-        hear: called with each event, from another thread, at the end with the last `Ended` or with `Failed`; never
-        again after that, or after the cancelling. It must not wait.
+        hear: called with each event, from another thread, at the end with the last `Ended`, `Embedded` or `Failed`;
+        never again after that, or after the cancelling. It must not wait. key: of the API, for what one may ask.
 
-        Raises WorkError where too many ask already.
+        Raises BusyError where too many ask already.
         """
         with self._lock:
             if self._is_closed:
                 raise WorkError("the server is shutting down", expected="a running server", do="ask again later")
-            cancel = None if self._child is None else self._child.ask(model, request, hear)
-            if cancel is None:
-                self._child = _Child(self._settings)
-                cancel = self._child.ask(model, request, hear)
+            place = self._line.enter(key)
+            try:
+                cancel = None if self._child is None else self._child.ask(model, request, hear, place)
+                if cancel is None:
+                    self._child = _Child(self._settings)
+                    cancel = self._child.ask(model, request, hear, place)
+            except BaseException:
+                place.leave(has_ended=False)
+                raise
             if cancel is None:
                 raise _ended_error()
             return cancel
@@ -83,8 +101,8 @@ class ModelServer:
 class _Ask:
     """One ask under way, and how many of its answers are still to end."""
 
-    def __init__(self, hear: Hear, num_choices: int) -> None:
-        self.hear, self.num_open = hear, num_choices
+    def __init__(self, hear: Hear, num_choices: int, place: Place) -> None:
+        self.hear, self.num_open, self.place = hear, num_choices, place
 
 
 class _Child:
@@ -108,27 +126,25 @@ class _Child:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
-    def ask(self, model: Served, request: TextRequest, hear: Hear) -> Callable[[], None] | None:
+    def ask(
+        self, model: Served, request: TextRequest | EmbeddingRequest, hear: Hear, place: Place
+    ) -> Callable[[], None] | None:
         """As `ModelServer.ask`; None where the process has ended, or is ending."""
         key = uuid.uuid4().hex
+        is_text = isinstance(request, TextRequest)
         with self._lock:
             if self.has_ended:
                 return None
-            if len(self._asks) >= self._settings.serving_queue:
-                raise WorkError(
-                    f"{len(self._asks)} asks are under way or wait already",
-                    expected=f"at most {self._settings.serving_queue} (LUTHIER_SERVING_QUEUE)",
-                    do="ask again in a moment",
-                )
-            self._asks[key] = _Ask(hear, request.num_choices)
+            self._asks[key] = _Ask(hear, request.num_choices if isinstance(request, TextRequest) else 1, place)
             self._last_asked = time.monotonic()
-        document = {"ask": key, "model": model.model_dump(mode="json"), "request": request.model_dump(mode="json")}
-        self._outbox.put(document)
+        wish = {"request" if is_text else "embed": request.model_dump(mode="json")}
+        self._outbox.put({"ask": key, "model": model.model_dump(mode="json")} | wish)
 
         def cancel() -> None:
             with self._lock:
-                is_under_way = self._asks.pop(key, None) is not None
-            if is_under_way:
+                ask = self._asks.pop(key, None)
+            if ask is not None:
+                ask.place.leave(has_ended=False)
                 self._outbox.put({"cancel": key})
 
         return cancel
@@ -159,7 +175,8 @@ class _Child:
     def _start(self) -> subprocess.Popen[bytes]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = self._settings.serving_threads or max(1, cores // 2)
-        numbers = (self._theirs.fileno(), os.getpid(), self._settings.serving_models, threads)
+        most = (self._settings.serving_models, self._settings.serving_memory_bytes)
+        numbers = (self._theirs.fileno(), os.getpid(), *most, threads)
         return subprocess.Popen(
             [sys.executable, "-m", "luthier.service.serving_child", *map(str, numbers)],
             stdin=subprocess.DEVNULL,
@@ -182,8 +199,8 @@ class _Child:
                 return
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                said = json.loads(line)
-                self._tell(said["id"], stream_event.validate_python(said["event"]))
+                for key, event in json.loads(line):
+                    self._tell(key, stream_event.validate_python(event))
 
     def _is_idle(self) -> bool:
         """Whether nobody has asked for long; from then on nobody can ask this process."""
@@ -198,9 +215,12 @@ class _Child:
             if ask is None:  # cancelled in the meantime
                 return
             ask.num_open -= isinstance(event, Ended)
-            if ask.num_open == 0 or isinstance(event, Failed):
+            is_last = ask.num_open == 0 or isinstance(event, Failed | Embedded)
+            if is_last:
                 del self._asks[key]
                 self._last_asked = time.monotonic()
+        if is_last:
+            ask.place.leave(has_ended=True)
         ask.hear(event)
 
     def _end(self) -> None:
@@ -213,6 +233,7 @@ class _Child:
             self._process.wait()
         self._theirs.close()
         for ask in left.values():
+            ask.place.leave(has_ended=False)
             ask.hear(Failed(error=_ended_error().as_json()))
 
     def _send_all(self) -> None:

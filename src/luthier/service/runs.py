@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.core.budget import Bill
-from luthier.core.errors import RequestError
+from luthier.core.errors import ConflictError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import Plan
@@ -159,11 +159,17 @@ def view_run(context: Context, run_id: str) -> RunView:
 def remove_run(context: Context, run_id: str) -> RunRecord:
     """Forget a run and delete its folder with checkpoints, adapter and report; returns the run as it was.
 
-    Raises NotFoundError, and ConflictError where a process is working on it.
+    Raises NotFoundError, and ConflictError where a process is working on it, or a deployment routes to it.
     """
     from luthier.store.file_lock import file_lock
 
     record = context.runs.get(run_id)
+    if names := context.deployments.routing_to(run_id):
+        raise ConflictError(
+            f"run {run_id} answers as {', '.join(names)}",
+            expected="a run that no deployment routes to",
+            do=f"deploy another one first, or give the name up: luthier deployments {names[0]} --remove",
+        )
     folder = context.settings.run_folder(run_id)
     if folder.is_dir():
         with file_lock(folder / "lock", what=f"run {run_id}", timeout_seconds=_LOCK_SECONDS):

@@ -1,18 +1,29 @@
-"""Use cases: the models that can be asked by name: base models on this machine, and what a project has tuned."""
+"""Use cases: the models that can be asked by name: base models on this machine, what a project tuned or deployed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.core.access import Caller
 from luthier.core.base_model import LocalModel
+from luthier.core.deployment import NAME, Deployment
+from luthier.core.digest import sha256_document
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.frozen import Frozen
-from luthier.core.stream import Served
+from luthier.core.ids import is_id
+from luthier.core.stream import Served, TextRequest
 from luthier.core.tuned_model import TunedModel
 from luthier.service.audit_log import record
-from luthier.service.base_models import base_models
 from luthier.service.context import Context
+from luthier.service.served_targets import (
+    base_model,
+    is_tuned_name,
+    local_base_models,
+    served_share,
+    served_target,
+)
 
 
 class NamedModel(Frozen):
@@ -24,25 +35,42 @@ class NamedModel(Frozen):
 
 
 def list_models(context: Context, caller: Caller) -> list[NamedModel]:
-    """What this project can ask: its tuned models, checkpoints that it was permitted, base models on this machine."""
+    """What this project can ask: its deployments and tuned models, permitted checkpoints, base models on this machine.
+
+    Of a server that was started for some models alone, those.
+    """
+    if context.only is not None:
+        return [_only_view(name, served) for name, served in context.only.items()]
+    routes = [_view(one, one.name) for one in context.deployments.list(caller.project_id)]
     tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
-    bases = [_base_view(name, model) for name, model in _base_models(context).items()]
-    return [_tuned_view(model) for model in tuned] + bases
+    bases = [_view(model, name) for name, model in local_base_models(context).items()]
+    return [*routes, *(_view(model, model.model_id) for model in tuned), *bases]
 
 
 def get_model(context: Context, caller: Caller, name: str) -> NamedModel:
     """One model by its name. Raises NotFoundError, also for another project's."""
-    found = _find(context, caller, name)
-    return _tuned_view(found) if isinstance(found, TunedModel) else _base_view(name, found)
+    if context.only is not None:
+        return _only_view(name, _only(context.only, name))
+    return _view(_find(context, caller, name), name)
 
 
 def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
     """Forget a tuned model of this project; its run and files stay. Returns it as it was.
 
-    Raises NotFoundError, also for another project's; ConflictError for a base model, which all projects share, and for
-    a checkpoint that this project was only permitted.
+    Raises NotFoundError, also for another project's; ConflictError for a base model, which all projects share, for a
+    checkpoint that this project was only permitted, for a deployment, and for a model that one routes to.
     """
+    if context.only is not None:
+        raise ConflictError(
+            f"{name!r} is served, not kept here", expected="a server of a home", do="ask the server of the home"
+        )
     found = _find(context, caller, name)
+    if isinstance(found, Deployment):
+        raise ConflictError(
+            f"{name!r} is a deployment, not a model",
+            expected="the name of a tuned model (ft:...)",
+            do=f"luthier deployments {name} --remove, or DELETE /api/v1/deployments/{name}",
+        )
     if isinstance(found, LocalModel):
         raise ConflictError(
             f"{name!r} is a base model, which all projects of this server share",
@@ -55,82 +83,95 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
             expected="a model that this project has tuned",
             do="ask that project to delete it, or to take the permission back",
         )
+    if names := context.deployments.routing_to(name):
+        raise ConflictError(
+            f"{name!r} is what {len(names)} deployments route to",  # no names: they may be another project's
+            expected="a model that no deployment routes to",
+            do="deploy another one first, or remove the deployment",
+        )
     context.tuned_models.delete(caller.project_id, name)
     record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
     return found
 
 
-def served_model(context: Context, caller: Caller, name: str) -> Served:
-    """A model as it is loaded: nothing is fetched for an ask.
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Who answers an ask. model: as it was asked for. target: what that has come to, the same but for deployments."""
+
+    model: str
+    target: str
+    served: Served
+
+
+def served_model(context: Context, caller: Caller, name: str, user: str = "") -> Served:
+    """A model as it is loaded: nothing is fetched for an ask. user, errors: as of `route`."""
+    return route(context, caller, name, user).served
+
+
+def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed:
+    """What answers to a name.
+
+    user: whose ask it is, by which a deployment chooses its target; the same user gets the same one.
 
     Raises NotFoundError where there is no such model, or its files or its base model are not on this machine.
     """
-    found = _find(context, caller, name)
-    if isinstance(found, LocalModel):
-        return Served(path=found.path, sha256=found.sha256)
-    plan = context.runs.plan(found.run_id)
-    folder = Path(found.adapter_path)
-    if not folder.is_dir():
-        raise NotFoundError(
-            f"the files of {name!r} are not on this machine any more",
-            expected="the folder that its job has written",
-            do="train it again, or copy the home of the machine where it was trained",
-        )
-    is_adapter = (folder / "adapter_config.json").is_file()
-    base = _base_of(context, plan.base_model.name) if is_adapter else None
-    return Served(
-        path=str(folder) if base is None else base.path,
-        sha256="" if base is None else base.sha256,
-        adapter_path=None if base is None else str(folder),
-        template=plan.base_model.template,
-        precision=plan.training.precision,
-        quantisation=plan.method.quantisation if is_adapter else None,
-    )
+    if context.only is not None:
+        return Routed(name, name, _only(context.only, name))
+    deployment = _deployment(context, caller, name)
+    if deployment is None:
+        if is_id(name, "run"):
+            raise NotFoundError(
+                f"the model {name!r} does not exist: runs are asked by the name of a deployment",
+                expected="a model or a deployment of this project",
+                do=f"give it a name: luthier deploy {name} --as NAME",
+            )
+        return Routed(name, name, served_target(context, caller, name))
+    share = deployment.chosen(user)
+    return Routed(name, share.target, served_share(context, caller, share))
 
 
-def _find(context: Context, caller: Caller, name: str) -> TunedModel | LocalModel:
-    if name.startswith("ft:") and "\0" not in name:  # which PostgreSQL takes in no text
+def user_of(caller: Caller, requests: Sequence[TextRequest], named: str | None = None) -> str:
+    """Whose ask it is: the user that the request names, else the key with the beginning of the conversation.
+
+    So the turns of one conversation go to one target, though nobody has said that they belong together.
+    """
+    if named:
+        return f"user {named}"
+    request = requests[0] if requests else TextRequest()
+    messages = [] if request.conversation is None else request.conversation.messages
+    first = next((message for message in messages if message.role == "user"), None)
+    begin = [message.content for message in messages if message.role in ("system", "developer")][:1]
+    words = [caller.key_id, request.text, *begin, None if first is None else first.content]
+    return f"talk {sha256_document([str(word or '') for word in words])}"
+
+
+def _find(context: Context, caller: Caller, name: str) -> TunedModel | LocalModel | Deployment:
+    if is_tuned_name(name):
         return context.tuned_models.get(caller.project_id, name)
-    return _base_model(context, name)
+    return _deployment(context, caller, name) or base_model(context, name)
 
 
-def _base_of(context: Context, recipe_name: str) -> LocalModel:
-    """The base of a tuned model, by the name in its recipe."""
-    for model in _base_models(context).values():
-        if model.name == recipe_name:
-            return model
-    name = next((known for known, own in base_models(context).items() if own == recipe_name), recipe_name)
-    return _base_model(context, name)
+def _deployment(context: Context, caller: Caller, name: str) -> Deployment | None:
+    """Names that cannot be a deployment's are not looked for."""
+    return context.deployments.find(caller.project_id, name) if NAME.fullmatch(name) else None
 
 
-def _base_models(context: Context) -> dict[str, LocalModel]:
-    """The base models on this machine, by the name in the API."""
-    from luthier.models import sources
-
-    local = {model.name: model for model in sources.local_models(context.home)}
-    return {name: local[own] for name, own in base_models(context).items() if own in local}
-
-
-def _base_model(context: Context, name: str) -> LocalModel:
-    """A base model on this machine by its name in the API: what a request names never becomes a path."""
-    here = _base_models(context)
-    wanted = (name, f"{name}@main") if name.startswith("hub:") else (name,)
-    found = next((here[one] for one in wanted if one in here), None)
-    if found is not None:
-        return found
-    is_known = name in base_models(context)
+def _only(only: Mapping[str, Served], name: str) -> Served:
+    if name in only:
+        return only[name]
     raise NotFoundError(
-        f"the base model {name!r} is not on this machine" if is_known else f"the model {name!r} does not exist",
-        expected="a base model that is on this machine, or a model that a job of this project has made",
-        do=f"on the machine of the server: luthier models pull {name}" if is_known else "list them: GET /v1/models",
+        f"the model {name!r} is not served here", expected=f"one of {', '.join(only)}", do="ask one of these"
     )
 
 
-def _tuned_view(model: TunedModel) -> NamedModel:
-    return NamedModel(model_id=model.model_id, created_at=model.created_at, owned_by=model.project_id)
+def _only_view(name: str, served: Served) -> NamedModel:
+    place = Path(served.adapter_path or served.path)
+    return NamedModel(model_id=name, created_at=place.stat().st_mtime if place.exists() else 0.0, owned_by="system")
 
 
-def _base_view(name: str, model: LocalModel) -> NamedModel:
-    folder = Path(model.path)
-    created_at = folder.stat().st_mtime if folder.is_dir() else 0.0
-    return NamedModel(model_id=name, created_at=created_at, owned_by="system")
+def _view(found: TunedModel | LocalModel | Deployment, name: str) -> NamedModel:
+    if isinstance(found, LocalModel):
+        folder = Path(found.path)
+        created_at = folder.stat().st_mtime if folder.is_dir() else 0.0
+        return NamedModel(model_id=name, created_at=created_at, owned_by="system")
+    return NamedModel(model_id=name, created_at=found.created_at, owned_by=found.project_id)

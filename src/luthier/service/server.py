@@ -34,7 +34,8 @@ WORKER_GRACE_SECONDS: Final = 75.0
 """A little more than a worker gives its training for a last checkpoint."""
 _START_SECONDS: Final = 120.0
 _LOCK_SECONDS: Final = 1.0
-_API: Final = "api"
+API: Final = "api"
+"""The name of the program that answers HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def serve(
         file_lock(context.home / "server.lock", what=what, timeout_seconds=_LOCK_SECONDS),
         listen(request.host, request.port) as listener,
     ):
-        if not listener.is_loopback and not _has_key(context):
+        if not listener.is_loopback and not has_key(context):
             raise RequestError(
                 f"{listener.host} can be reached by others, and this home has no key",
                 expected="a key before anybody else can come in, or an address of this machine alone",
@@ -109,7 +110,7 @@ def serve(
         try:
             with _environment(context, listener):
                 supervisor.start()
-                _wait_until_it_answers(supervisor, listener, stop_requested)
+                wait_until_it_answers(supervisor, listener, stop_requested)
                 if stop_requested() is None:
                     key = _first_key(context) if listener.is_loopback else None
                     name = context.database.name
@@ -123,7 +124,7 @@ def serve(
 def _api(listener: Listener) -> Program:
     descriptor = listener.socket.fileno()
     command = (sys.executable, "-m", "luthier.api.server", str(descriptor))
-    return Program(_API, command, API_GRACE_SECONDS, descriptors=(descriptor,))
+    return Program(API, command, API_GRACE_SECONDS, descriptors=(descriptor,))
 
 
 def _worker(name: str) -> Program:
@@ -149,13 +150,12 @@ def _environment(context: Context, listener: Listener) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _wait_until_it_answers(
-    supervisor: Supervisor, listener: Listener, stop_requested: Callable[[], str | None]
-) -> None:
+def wait_until_it_answers(supervisor: Supervisor, listener: Listener, stop_requested: Callable[[], str | None]) -> None:
+    """Wait for the process of the API, or for a wish to stop. Raises WorkError where it ends, or says nothing."""
     deadline = time.monotonic() + _START_SECONDS
     while stop_requested() is None and not _answers(listener):
         time.sleep(0.05)
-        code = supervisor.exit_code(_API)
+        code = supervisor.exit_code(API)
         if code is not None or time.monotonic() >= deadline:
             how = f"ended with exit code {code}" if code is not None else f"gave no answer within {_START_SECONDS:g} s"
             raise WorkError(
@@ -176,7 +176,8 @@ def _answers(listener: Listener) -> bool:
         connection.close()
 
 
-def _has_key(context: Context) -> bool:
+def has_key(context: Context) -> bool:
+    """Whether the home has a key that lets somebody in now."""
     now = context.access.now()
     keys = context.access.keys()
     return any(key.revoked_at is None and (key.expires_at is None or key.expires_at > now) for key in keys)

@@ -6,18 +6,31 @@ import queue
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.digest import sha256_document
 from luthier.core.errors import LuthierError
-from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest, WrittenToken
+from luthier.core.stream import (
+    CallPiece,
+    Embedded,
+    EmbeddingRequest,
+    Ended,
+    EndReason,
+    Failed,
+    Piece,
+    Sampling,
+    Started,
+    TextRequest,
+    WrittenToken,
+)
 from luthier.service.access import charge_tokens
 from luthier.service.context import Context
 from luthier.service.fleet_answers import error_from
 from luthier.service.model_server import Event, Hear
-from luthier.service.served_models import served_model
+from luthier.service.served_models import Routed, route, served_model, user_of
+from luthier.service.usage import use_of
 
 
 @dataclass(slots=True)
@@ -26,20 +39,32 @@ class Choice:
 
     pieces: list[str] = field(default_factory=list)
     tokens: list[WrittenToken] = field(default_factory=list)
+    calls: list[CallPiece] = field(default_factory=list)
     num_new_tokens: int = 0
-    reason: Literal["stop", "length"] | None = None
+    reason: EndReason | None = None
 
     @property
     def text(self) -> str:
         """All of it."""
         return "".join(self.pieces)
 
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The calls of tools, as OpenAI writes them."""
+        found: dict[int, dict[str, Any]] = {}
+        for piece in self.calls:
+            if piece.name is not None:
+                function = {"name": piece.name, "arguments": ""}
+                found[piece.index] = {"id": piece.call_id, "type": "function", "function": function}
+            found[piece.index]["function"]["arguments"] += piece.arguments
+        return list(found.values())
+
 
 @dataclass(slots=True)
 class Answer:
     """What asks have come to so far: `hear` is given their events, from one thread at a time.
 
-    num_prompts: how many prompts were asked. error: what has ended it all.
+    num_prompts: how many prompts were asked. error: what has ended it all. routed: who answers, where that is known:
+    its usage is counted by it.
     """
 
     choices: list[Choice]
@@ -47,6 +72,7 @@ class Answer:
     num_started: int = 0
     num_prompt_tokens: int = 0
     error: LuthierError | None = None
+    routed: Routed | None = None
 
     def hear(self, event: Event) -> None:
         """Take one event in."""
@@ -59,8 +85,9 @@ class Answer:
             choice = self.choices[event.choice]
             choice.pieces.append(event.text)
             choice.tokens += event.tokens
+            choice.calls += event.calls
             choice.num_new_tokens = event.num_new_tokens
-        else:
+        elif isinstance(event, Ended):
             choice = self.choices[event.choice]
             choice.num_new_tokens, choice.reason = event.num_new_tokens, event.reason
 
@@ -86,17 +113,19 @@ def new_seed() -> int:
 
 
 def ask(
-    context: Context, caller: Caller, model: str, requests: Sequence[TextRequest], hear: Hear
+    context: Context, caller: Caller, model: str | Routed, requests: Sequence[TextRequest], hear: Hear
 ) -> tuple[Callable[[], None], str]:
     """Have prompts continued; returns what cancels it, and a fingerprint of the model and how it is run.
 
-    hear: called with every event from another thread; it must not wait. Choices are counted through all requests.
+    model: its name, or what that was routed to. hear: called with every event from another thread; it must not wait.
+    Choices are counted through all requests.
 
-    Raises QuotaError where the caller's day has no tokens left, NotFoundError for the model, WorkError where too many
+    Raises QuotaError where the caller's day has no tokens left, NotFoundError for the model, BusyError where too many
     ask already. What is wrong with a request comes as `Failed`.
     """
     charge_tokens(context, caller, 0)
-    served, cancels = served_model(context, caller, model), list[Callable[[], None]]()
+    served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
+    cancels = list[Callable[[], None]]()
 
     def cancel() -> None:
         for one in cancels:
@@ -105,12 +134,30 @@ def ask(
     first = 0
     try:
         for request in requests:
-            cancels.append(context.model_server.ask(served, request, _from(first, hear)))
+            cancels.append(context.model_server.ask(served, request, _from(first, hear), key=caller.key_id))
             first += request.num_choices
     except LuthierError:
         cancel()
         raise
     return cancel, "fp_" + sha256_document(served.model_dump(mode="json"))[:10]
+
+
+def ask_embeddings(
+    context: Context, caller: Caller, model: str | Routed, request: EmbeddingRequest, hear: Hear
+) -> Callable[[], None]:
+    """Have texts made into vectors; returns what cancels it. hear: called once, with `Embedded` or `Failed`.
+
+    Raises what `ask` raises. Charge what it took with `charge_embeddings`.
+    """
+    charge_tokens(context, caller, 0)
+    served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
+    return context.model_server.ask(served, request, hear, key=caller.key_id)
+
+
+def charge_embeddings(context: Context, caller: Caller, made: Embedded, routed: Routed | None = None) -> None:
+    """Count the tokens of vectors on the caller's budget. routed: who has made them."""
+    use = None if routed is None else use_of(context, caller, routed, made.num_prompt_tokens, 0)
+    charge_tokens(context, caller, made.num_prompt_tokens, may_refuse=False, use=use)
 
 
 def answer(
@@ -132,8 +179,8 @@ def answer(
     sampling = Sampling(temperature=temperature, seed=seed)
     request = TextRequest(conversation=conversation, sampling=sampling, max_new_tokens=max_tokens)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    ask(context, caller, model, [request], events.put)
-    heard = Answer([Choice()])
+    heard = Answer([Choice()], routed=route(context, caller, model, user_of(caller, [request])))
+    ask(context, caller, heard.routed or model, [request], events.put)
     while not heard.has_ended:
         heard.hear(events.get())
     charge(context, caller, heard)
@@ -145,7 +192,9 @@ def answer(
 def charge(context: Context, caller: Caller, heard: Answer) -> None:
     """Count the tokens of an answer, whole or not, on the caller's budget."""
     if num_tokens := heard.num_prompt_tokens + heard.num_new_tokens:
-        charge_tokens(context, caller, num_tokens, may_refuse=False)
+        routed = heard.routed
+        use = None if routed is None else use_of(context, caller, routed, heard.num_prompt_tokens, heard.num_new_tokens)
+        charge_tokens(context, caller, num_tokens, may_refuse=False, use=use)
 
 
 def _from(first: int, hear: Hear) -> Hear:

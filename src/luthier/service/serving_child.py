@@ -1,11 +1,13 @@
 """The process that holds models and writes answers; `model_server` starts it and listens.
 
-    python -m luthier.service.serving_child SOCKET_FD PARENT_PID MOST_MODELS NUM_THREADS
+    python -m luthier.service.serving_child SOCKET_FD PARENT_PID MOST_MODELS MEMORY_BYTES NUM_THREADS
 
-Over the socket come lines of JSON: {"ask": ID, "model": Served, "request": TextRequest} and {"cancel": ID}; lines go
-back: {"id": ID, "event": StreamEvent}. Asks are taken up in the order in which they come. Answers of one model are
-written together, those of several models in turn, token by token. A model is let go when another is asked for and there
-is no place; one that is still writing is waited for. The process ends when its parent does, or closes the socket.
+Over the socket come lines of JSON: {"ask": ID, "model": Served, "request": TextRequest}, the same with "embed":
+EmbeddingRequest in the place of "request", and {"cancel": ID}; lines go back: [[ID, StreamEvent], ...]. Asks of one
+model are taken up in the order in which they come, and written together whatever adapters they have; several models
+write in turn, one step each (`serving_writer`). A model is let go, the longest unused first, when another is asked for
+and there is no place or no memory; one that is still writing takes up nothing new and is waited for. The process ends
+when its parent does, or closes the socket.
 """
 
 from __future__ import annotations
@@ -17,177 +19,204 @@ import signal
 import socket
 import sys
 import threading
-import traceback
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import LuthierError, WorkError
+from luthier.core.errors import LuthierError
 from luthier.core.parent_death import dying_with_parent
-from luthier.core.stream import Failed, Served, TextRequest
+from luthier.core.stream import EmbeddingRequest, Failed, Served, StreamEvent, TextRequest
+from luthier.service.serving_bases import default_memory_bytes, open_engine, split, weight_bytes
+from luthier.service.serving_writer import Around, Ask, Turns, Writer, too_large, unexpected
 
 if TYPE_CHECKING:
-    from luthier.engines.streaming import Prepared, StreamingEngine
+    from luthier.core.ports import StreamEngine
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Waiting:
-    """An ask that was not taken up yet. prepared: once its model was there to read it."""
+    """An ask that no engine has yet. model: what is opened for it."""
 
-    key: str
     model: Served
-    asked: TextRequest
-    prepared: Prepared | None = None
+    ask: Ask
 
 
 class Desk:
-    """Takes asks up, has them written, and lets models go. open_engine: loads one; tell: sends an event."""
+    """Hands asks to engines, has them opened, and lets them go. tell: sends events; called from many threads."""
 
-    def __init__(self, most_models: int, connection: socket.socket) -> None:
-        self._most_models, self._connection = most_models, connection
+    def __init__(
+        self,
+        tell: Callable[[Sequence[tuple[str, StreamEvent]]], None],
+        *,
+        most_models: int,
+        memory_bytes: int,
+        open_engine: Callable[[Served], StreamEngine] = open_engine,
+    ) -> None:
+        self._tell, self._most_models, self._memory_bytes = tell, most_models, memory_bytes
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._waiting: deque[_Waiting] = deque()
-        self._engines: OrderedDict[Served, StreamingEngine] = OrderedDict()
+        self._waiting: list[_Waiting] = []
+        self._writers: OrderedDict[Served, Writer] = OrderedDict()  # the longest unused first
+        self._writer_of: dict[str, Writer] = {}
+        self._lacking: tuple[Writer, int] | None = None  # what an engine would need to load an adapter
+        self._around = Around(
+            open_engine=open_engine,
+            tell=tell,
+            wake=lambda: self.hear({}),
+            adapter_bytes=lambda path: 2 * weight_bytes(path),  # those in use are held twice
+            has_room=self._has_room,
+            is_alone=lambda: len(self._writers) < 2,
+            turns=Turns(),
+        )
 
-    def listen(self) -> None:
-        """Read what the parent says, until it has gone: then end this process, whatever it is doing."""
-        with self._connection.makefile("rb") as lines:
-            for line in lines:
-                self._inbox.put(json.loads(line))
-        os._exit(0)
+    def hear(self, said: dict[str, Any]) -> None:
+        """Take a line of the parent in, from any thread; an empty one has it look again at who may begin."""
+        self._inbox.put(said)
 
     def work(self) -> None:
-        """For ever: take up, write a token of every answer, tell."""
+        """For ever: hear, and hand on."""
         while True:
-            self._read_inbox(wait=not self._waiting and not self._is_writing())
-            while self._waiting and self._take_up(self._waiting[0]):
-                self._waiting.popleft()
-            for model, engine in list(self._engines.items()):
-                if engine.keys:
-                    self._write(model, engine)
+            self.work_once()
 
-    def _is_writing(self) -> bool:
-        return any(engine.keys for engine in self._engines.values())
+    def work_once(self) -> None:
+        """Wait for something to be said, and do what there is to do."""
+        said = [self._inbox.get()]
+        while not self._inbox.empty():
+            said.append(self._inbox.get())
+        for one in said:
+            if "cancel" in one:
+                self._cancel(one["cancel"])
+            elif "ask" in one:
+                self._read(one)
+        self._sweep()
+        self._hand_on()
 
-    def _read_inbox(self, *, wait: bool) -> None:
-        while wait or not self._inbox.empty():
-            said = self._inbox.get()
-            wait = False
-            if "cancel" in said:
-                self._cancel(said["cancel"])
-            else:
-                asked = TextRequest.model_validate(said["request"])
-                self._waiting.append(_Waiting(said["ask"], Served.model_validate(said["model"]), asked))
+    def _read(self, said: dict[str, Any]) -> None:
+        key = said["ask"]
+        try:
+            request: TextRequest | EmbeddingRequest = (
+                EmbeddingRequest.model_validate(said["embed"])
+                if "embed" in said
+                else TextRequest.model_validate(said["request"])
+            )
+            model, adapter = split(Served.model_validate(said["model"]))
+            self._waiting.append(_Waiting(model, Ask(key, request, adapter)))
+        except LuthierError as error:
+            self._fail(key, error)
+        except Exception as error:  # noqa: BLE001 - one ask must not end the answers of all others
+            self._fail(key, unexpected(error))
 
     def _cancel(self, key: str) -> None:
-        self._waiting = deque(one for one in self._waiting if one.key != key)
-        for engine in self._engines.values():
-            engine.cancel(key)
+        self._waiting = [one for one in self._waiting if one.ask.key != key]
+        if (writer := self._writer_of.get(key)) is not None:
+            writer.cancel(key)
+            del self._writer_of[key]
 
-    def _take_up(self, one: _Waiting) -> bool:
-        """Begin to write; false where it has to wait. One that cannot be written is told so, and is done with."""
-        try:
-            if not self._has_place_for(one.model):
-                return False
-            engine = self._engine(one.model)
-            one.prepared = one.prepared or engine.prepare(one.asked)
-            if not engine.has_room_for(one.prepared):
-                return False
-            self._tell(engine.start(one.key, one.prepared))
-        except LuthierError as error:
-            self._fail([one.key], error)
-        except Exception as error:  # noqa: BLE001 - one ask must not end the answers of all others
-            self._forget(one.model)
-            self._fail([one.key], _unexpected(error))
-        return True
+    def _sweep(self) -> None:
+        """Forget engines that have gone, and close idle ones that are over the budget."""
+        for model, writer in list(self._writers.items()):
+            if writer.has_closed:
+                del self._writers[model]
+                self._writer_of = {key: own for key, own in self._writer_of.items() if own is not writer}
+        lacking = 0 if self._lacking is None else self._lacking[1]
+        for writer in list(self._writers.values())[:-1]:
+            if writer.is_idle and not writer.is_closing and self._num_bytes() + lacking > self._memory_bytes:
+                writer.close()
+        if len(self._writer_of) > 1024:
+            self._writer_of = {key: own for key, own in self._writer_of.items() if own.is_writing(key)}
 
-    def _has_place_for(self, model: Served) -> bool:
-        """Whether the model is there or can be loaded; an idle one, the longest unused first, is let go for it."""
-        if model in self._engines or len(self._engines) < self._most_models:
+    def _hand_on(self) -> None:
+        """Hand asks to their engines in the order in which they came; what has to wait for a place stays."""
+        staying: list[_Waiting] = []
+        leaving: set[Served] = set()
+        if self._lacking is not None:
+            # It waits for memory that others have: they write what they have begun, and make room.
+            leaving = {model for model, own in self._writers.items() if own is not self._lacking[0]}
+            self._lacking = None
+        for one in self._waiting:
+            writer = self._writers.get(one.model)
+            if writer is None:
+                try:
+                    writer = self._opened(one.model, leaving)
+                except LuthierError as error:
+                    self._fail(one.ask.key, error)
+                    continue
+            if writer is None or writer.is_closing or one.model in leaving:
+                staying.append(one)
+                continue
+            if not writer.ask(one.ask):  # it has just gone: the next look, which it asks for, finds that out
+                staying.append(one)
+                continue
+            self._writers.move_to_end(one.model)
+            self._writer_of[one.ask.key] = writer
+        self._waiting = staying
+
+    def _opened(self, model: Served, leaving: set[Served]) -> Writer | None:
+        """The engine, being opened; None where there is no place yet: then others are on their way out for it.
+
+        leaving: those that take up nothing new because somebody waits for their place.
+        """
+        num_bytes = weight_bytes(model.path) + weight_bytes(model.adapter_path)
+        if num_bytes > self._memory_bytes:
+            raise too_large(model, num_bytes)
+        if self._is_place(len(self._writers), self._num_bytes() + num_bytes):
+            writer = self._writers[model] = Writer(model, self._around, num_bytes)
+            return writer
+        by_use = [(known, own) for known, own in self._writers.items() if not own.is_closing]
+        victims = sorted((pair for pair in by_use if pair[0] not in leaving), key=lambda pair: not pair[1].is_idle)
+        gone = [own for known, own in self._writers.items() if own.is_closing or known in leaving]
+        while not self._is_place(
+            len(self._writers) - len(gone), self._num_bytes() - sum(own.num_bytes for own in gone) + num_bytes
+        ):
+            known, victim = victims.pop(0)
+            gone.append(victim)
+            if victim.is_idle:
+                victim.close()
+            else:
+                leaving.add(known)
+        return None
+
+    def _is_place(self, num_others: int, num_bytes: int) -> bool:
+        return num_others < self._most_models and num_bytes <= self._memory_bytes
+
+    def _num_bytes(self) -> int:
+        return sum(writer.num_bytes for writer in list(self._writers.values()))
+
+    def _has_room(self, writer: Writer, num_bytes: int) -> bool:
+        """Whether an adapter may be loaded; asked from the threads of engines."""
+        if self._num_bytes() + num_bytes <= self._memory_bytes:
             return True
-        idle = next((known for known, engine in self._engines.items() if not engine.keys), None)
-        if idle is None:
-            return False
-        self._forget(idle)
-        return True
+        self._lacking = (writer, num_bytes)
+        self.hear({})
+        return False
 
-    def _engine(self, model: Served) -> StreamingEngine:
-        if model not in self._engines:
-            self._engines[model] = _open(model)
-        self._engines.move_to_end(model)
-        return self._engines[model]
-
-    def _write(self, model: Served, engine: StreamingEngine) -> None:
-        try:
-            self._tell(engine.step())
-        except Exception as error:  # noqa: BLE001 - the other models go on
-            keys = [str(key) for key in engine.keys]
-            self._forget(model)
-            self._fail(keys, error if isinstance(error, LuthierError) else _unexpected(error))
-
-    def _forget(self, model: Served) -> None:
-        if (engine := self._engines.pop(model, None)) is not None:
-            keys = [str(key) for key in engine.keys]
-            engine.close()
-            self._fail(keys, WorkError("the model was let go", expected="an answer", do="ask again"))
-
-    def _fail(self, keys: list[str], error: LuthierError) -> None:
-        self._tell([(key, Failed(error=error.as_json())) for key in keys])
-
-    def _tell(self, told: list[tuple[Any, Any]]) -> None:
-        lines = [json.dumps({"id": key, "event": event.model_dump(mode="json")}) + "\n" for key, event in told]
-        if lines:
-            self._connection.sendall("".join(lines).encode())
+    def _fail(self, key: str, error: LuthierError) -> None:
+        self._tell([(key, Failed(error=error.as_json()))])
 
 
-def _open(model: Served) -> StreamingEngine:
-    from luthier.engines.streaming import StreamingEngine
-    from luthier.engines.transformers_engine import TransformersEngine
-
-    device, precision = _machine(model.precision)
-    engine = TransformersEngine.open(
-        model.path,
-        adapter_path=model.adapter_path,
-        template=model.template,
-        dtype=precision,
-        device=device,
-        quantisation=model.quantisation,
-    )
-    return StreamingEngine(engine)
-
-
-def _machine(
-    precision: Literal["float32", "bfloat16"] | None,
-) -> tuple[str, Literal["float32", "bfloat16"]]:
-    """The device of this machine, and the precision asked for or else the one that is fastest here."""
-    if precision is None:
-        from luthier.plan import hardware
-
-        machine = hardware.measure()
-        return machine.device, machine.precision
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu"), precision
-
-
-def _unexpected(error: Exception) -> WorkError:
-    sys.stderr.write("".join(traceback.format_exception(error)))
-    return WorkError(
-        f"the model failed while it wrote: {type(error).__name__}",
-        expected="an answer",
-        do="ask again; the log of the server says more",
-    )
-
-
-def main(descriptor: int, parent: int, most_models: int, num_threads: int) -> None:
+def main(descriptor: int, parent: int, most_models: int, memory_bytes: int, num_threads: int) -> None:
     """Serve until the parent has gone."""
     dying_with_parent()()
     if os.getppid() != parent:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server: it closes the socket when it has finished
-    connection = socket.socket(fileno=descriptor)
-    desk = Desk(most_models, connection)
-    threading.Thread(target=desk.listen, daemon=True).start()
+    connection, lock = socket.socket(fileno=descriptor), threading.Lock()
+
+    def tell(told: Sequence[tuple[str, StreamEvent]]) -> None:
+        line = ",".join(f'["{key}",{event.model_dump_json()}]' for key, event in told)
+        with lock:
+            connection.sendall(f"[{line}]\n".encode())
+
+    desk = Desk(tell, most_models=most_models, memory_bytes=memory_bytes or default_memory_bytes())
+
+    def listen() -> None:
+        """Read what the parent says, until it has gone: then end this process, whatever it is doing."""
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                desk.hear(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
 
     from luthier.core.threads import wait_briefly
 

@@ -27,10 +27,12 @@ class Settings(BaseSettings):
     be sent to this machine and private networks; where nobody says, a server that only this machine reaches may.
     max_request_bytes: how large a request to the server may be that uploads no file. allowed_hosts: names, separated by
     blanks, that requests to the server may come by (their `Host`) besides those of this machine itself; `*` for any.
-    serving_models: how many models may be held in memory to answer at once; serving_queue: how many asks may be under
-    way or wait; serving_idle_seconds: all models are let go when nobody has asked for so long; serving_threads: of the
-    process that answers, 0 takes half of the cores; serving_new_tokens: where an answer ends for which the ask sets no
-    limit.
+    serving_models: how many models may be held in memory to answer at once, adapters not counted; serving_memory_bytes:
+    what they and their adapters may take, 0 takes half of the memory; serving_queue: how many asks may be under way or
+    wait, serving_queue_per_key: of one key; serving_idle_seconds: all models are let go when nobody has asked for so
+    long; serving_threads: of the process that answers, 0 takes half of the cores; serving_new_tokens: where an answer
+    ends for which the ask sets no limit. serving_usd_per_million_prompt_tokens, serving_usd_per_million_new_tokens:
+    what usage is counted at in money.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -49,10 +51,14 @@ class Settings(BaseSettings):
     allowed_hosts: str = ""
 
     serving_models: int = Field(default=2, ge=1)
+    serving_memory_bytes: int = Field(default=0, ge=0)
     serving_queue: int = Field(default=64, ge=1)
+    serving_queue_per_key: int = Field(default=48, ge=1)
     serving_idle_seconds: float = Field(default=600.0, gt=0)
     serving_threads: int = Field(default=0, ge=0)
     serving_new_tokens: int = Field(default=1024, ge=1)
+    serving_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     @property
     def database_path(self) -> Path:
@@ -93,6 +99,11 @@ class Settings(BaseSettings):
     def probes_folder(self) -> Path:
         """What probes measured on this machine."""
         return self.home / "probes"
+
+    @property
+    def tools_folder(self) -> Path:
+        """Programs of others that Luthier runs but does not install; may be deleted, and is fetched again."""
+        return self.home / "cache" / "tools"
 
     @property
     def tokenised_folder(self) -> Path:

@@ -73,9 +73,9 @@ def parse_address(text: str) -> tuple[str, str]:
     return url, parts.fragment
 
 
-def api_key(url: str, environment: Mapping[str, str]) -> str | None:
+def api_key(url: str, environment: Mapping[str, str], *, own: str = OWN_KEY) -> str | None:
     """The key to send to a server: Luthier's own variable, or OpenAI's where nobody on the way can read it."""
-    if key := environment.get(OWN_KEY, "").strip():
+    if key := environment.get(own, "").strip():
         return key
     parts = urlsplit(url)
     is_safe = parts.scheme == "https" or parts.hostname in _THIS_MACHINE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, update
@@ -11,9 +10,11 @@ from sqlalchemy.exc import IntegrityError
 from luthier.core.access import ApiKey, Project
 from luthier.core.audit_entry import Deed
 from luthier.core.errors import ConflictError, NotFoundError, QuotaError
+from luthier.core.usage import Use
 from luthier.store.audit_log import append_deed
 from luthier.store.database import Database
 from luthier.store.tables import api_keys, key_usage, projects
+from luthier.store.usage import add_use, day_of
 
 
 class AccessStore:
@@ -107,14 +108,16 @@ class AccessStore:
             raise NotFoundError(f"no key {key_id!r}", expected="the id of a key", do="see `luthier keys list`")
         return _key(row)
 
-    def charge(self, key_id: str, num_tokens: int, *, may_refuse: bool) -> int | None:
+    def charge(self, key_id: str, num_tokens: int, *, may_refuse: bool, use: Use | None = None) -> int | None:
         """Add to what a key has used today (UTC, by the database's clock); returns what is left, None for no limit.
+
+        use: what the tokens were for, counted with them.
 
         Raises QuotaError, and adds nothing, where nothing was left and `may_refuse` is true.
         """
         with self._database.write() as connection:
             now = float(connection.execute(select(self._database.now)).scalar_one())
-            day = datetime.fromtimestamp(now, UTC).date().isoformat()
+            day = day_of(now)
             limit = connection.execute(
                 select(api_keys.c.tokens_per_day).where(api_keys.c.key_id == key_id)
             ).scalar_one_or_none()
@@ -132,6 +135,8 @@ class AccessStore:
             else:
                 more = {"num_requests": key_usage.c.num_requests + 1, "num_tokens": used + num_tokens}
                 connection.execute(update(key_usage).where(is_it).values(**more))
+            if use is not None:
+                add_use(connection, day, use)
         return None if limit is None else max(0, int(limit) - (used or 0) - num_tokens)
 
     def num_tokens_on(self, key_id: str, day: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,9 @@ class Trouble:
 class OpenAIServer:
     """What is answered and how.
 
-    answer: text for the content of the last message, or for the prompt of a completion; a word is a token.
+    answer: text for the content of the last message, or for the prompt of a completion; a word is a token. reply: the
+    text for the whole body, in place of `answer`. With `stream` in the body words are sent one by one, `pace_seconds`
+    apart; broken: how many streams their clients have left before the end.
     troubles: come first, one a request, in the order in which requests come. refuse: a Trouble for a body that must
     never succeed, or None. key: what must stand in the Authorization header, where it is not None. hold: requests wait
     until it is set. requests: path and body of every request; authorizations: their headers; most_at_once: how many
@@ -33,6 +36,9 @@ class OpenAIServer:
     """
 
     answer: Callable[[str], str] = lambda asked: f"You said {asked}"
+    reply: Callable[[Mapping[str, Any]], str] | None = None
+    pace_seconds: float = 0.0
+    broken: int = 0
     troubles: list[Trouble] = field(default_factory=list)
     refuse: Callable[[Mapping[str, Any]], Trouble | None] = lambda _: None
     key: str | None = None
@@ -70,8 +76,9 @@ class OpenAIServer:
             return Trouble(404, {"detail": "Not Found"})
         is_chat = path.endswith("chat/completions")
         asked = body["messages"][-1]["content"] if is_chat else body["prompt"]
+        asked = asked if isinstance(asked, str) else " ".join(map(str, asked))
         limit = body.get("max_tokens", body.get("max_completion_tokens"))
-        words = self.answer(asked).split(" ")
+        words = (self.answer(asked) if self.reply is None else self.reply(body)).split(" ")
         text, reason = " ".join(words[:limit]), "length" if limit is not None and len(words) > limit else "stop"
         choice = {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
         document: dict[str, Any] = {"choices": [{"index": 0, "finish_reason": reason, **choice}]}
@@ -80,11 +87,32 @@ class OpenAIServer:
             document["usage"] = counts
         return Trouble(200, document)
 
+    def chunks(self, document: Mapping[str, Any]) -> Iterator[str]:
+        """A completion as the events of a stream: one a word, one with the reason, one with the counts."""
+        choice = document["choices"][0]
+        is_chat = "message" in choice
+        words = (choice["message"]["content"] if is_chat else choice["text"]).split(" ")
+        for number, word in enumerate(words):
+            text = word if number == 0 else f" {word}"
+            yield _event(
+                [{"index": 0, "finish_reason": None, **({"delta": {"content": text}} if is_chat else {"text": text})}]
+            )
+        yield _event(
+            [{"index": 0, "finish_reason": choice["finish_reason"], **({"delta": {}} if is_chat else {"text": ""})}]
+        )
+        if "usage" in document:
+            yield _event([], usage=document["usage"])
+        yield "data: [DONE]\n\n"
+
+
+def _event(choices: list[dict[str, Any]], *, usage: Mapping[str, int] | None = None) -> str:
+    return f"data: {json.dumps({'choices': choices, 'usage': usage})}\n\n"
+
 
 @contextmanager
 def serving(server: OpenAIServer) -> Iterator[str]:
     """Serve while the block runs; gives the URL, up to and with /v1."""
-    http = _QuietServer(("127.0.0.1", 0), _handler(server))
+    http = _QuietServer(("127.0.0.1", 0), handler_of(server))
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -106,7 +134,9 @@ class _QuietServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
+def handler_of(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
+    """The handler of requests that answers as this server says."""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -116,6 +146,13 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             made = server.respond(self.path, body, self.headers.get("Authorization"))
+            if body.get("stream") and made.status == 200 and isinstance(made.body, Mapping):
+                self._stream(made.body)
+            else:
+                self.send(made)
+
+        def send(self, made: Trouble) -> None:
+            """Answer with one document."""
             if made.status == 0:
                 self.close_connection = True
                 self.connection.close()
@@ -126,5 +163,19 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
+
+        def _stream(self, document: Mapping[str, Any]) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            try:
+                for event in server.chunks(document):
+                    self.wfile.write(event.encode())
+                    self.wfile.flush()
+                    time.sleep(server.pace_seconds)
+            except ConnectionError:
+                server.broken += 1
+            self.close_connection = True
 
     return Handler

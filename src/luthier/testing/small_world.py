@@ -43,12 +43,14 @@ def small_world(folder: Path) -> Iterator[SmallWorld]:
             jobs = [_ok(client.post("/v1/fine_tuning/jobs", json=asked))["id"] for _ in range(3)]
             size = {"filename": "a.jsonl", "purpose": "fine-tune", "bytes": 10, "mime_type": "application/jsonl"}
             upload = _ok(client.post("/v1/uploads", json=size))
+            _ok(client.post("/api/v1/deployments", json={"name": "named", "target": "tiny"}))
             known = {
                 "file_id": [file["id"]],
                 "fine_tuning_job_id": jobs,
                 "job_id": jobs,
                 "upload_id": [upload["id"]],
                 "model": ["tiny"],
+                "name": ["named"],
             }
         yield SmallWorld(app, headers, known)
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -20,13 +21,15 @@ from starlette.concurrency import run_in_threadpool
 from luthier.api.errors import ApiError, ErrorBody, as_api_error
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError
-from luthier.core.stream import Ended, Failed, Piece, Started, TextRequest
+from luthier.core.stream import Ended, Failed, Piece, StreamEvent, TextRequest
 from luthier.service import serving
 from luthier.service.context import Context
 from luthier.service.fleet_answers import error_from
+from luthier.service.served_models import Routed, route, user_of
 
-Event = Started | Piece | Ended | Failed
-_CLIENT_GONE = 499
+Event = StreamEvent
+CLIENT_GONE = 499
+TARGET_HEADER, USER_HEADER = "x-luthier-target", "x-luthier-user"
 _CHARGING: set[asyncio.Future[None]] = set()
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer", "content": {"application/json": {}, "text/event-stream": {}}}
@@ -41,8 +44,8 @@ class Words(Protocol):
         """All of it."""
         ...
 
-    def first(self, choice: int) -> dict[str, Any] | None:
-        """What comes before the first piece of a choice."""
+    def first(self, event: Piece | Ended) -> dict[str, Any] | None:
+        """What comes before the first piece of a choice, or its end where it has none."""
         ...
 
     def piece(self, piece: Piece) -> dict[str, Any]:
@@ -89,6 +92,11 @@ def usage_of(answer: serving.Answer) -> dict[str, int]:
     }
 
 
+def target_header(routed: Routed | None) -> dict[str, str]:
+    """Who has answered; a header carries ASCII alone."""
+    return {} if routed is None else {TARGET_HEADER: quote(routed.target, safe=" /:@+,=")}
+
+
 async def respond(
     request: Request,
     context: Context,
@@ -98,10 +106,13 @@ async def respond(
     asked: Sequence[TextRequest],
     words: Callable[[str], Words],
     is_streamed: bool,
+    user: str | None = None,
 ) -> Response:
     """Have the prompts continued and write the answer; a client that goes away is written for no more.
 
-    words: made with the fingerprint of the model. Raises ApiError where it goes wrong before the first byte.
+    words: made with the fingerprint of the model. user: whose ask it is, where the request says so.
+
+    Raises ApiError where it goes wrong before the first byte.
     """
     choices = [serving.Choice() for one in asked for _ in range(one.num_choices)]
     talk = _Talk(context, caller, serving.Answer(choices, num_prompts=len(asked)))
@@ -113,33 +124,40 @@ async def respond(
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server has shut down
                 loop.call_soon_threadsafe(talk.inbox.put_nowait, event)
 
+    named = user or request.headers.get(USER_HEADER)
+
+    def begin() -> tuple[Callable[[], None], str]:
+        talk.answer.routed = route(context, caller, model, user_of(caller, asked, named))
+        return serving.ask(context, caller, talk.answer.routed, asked, hear)
+
     try:
-        talk.cancel, fingerprint = await run_in_threadpool(serving.ask, context, caller, model, asked, hear)
+        talk.cancel, fingerprint = await run_in_threadpool(begin)
     except LuthierError as error:
-        raise _refused(error) from error
-    watcher = asyncio.create_task(_watch(request, talk.inbox))
+        raise refused(error) from error
+    watcher = asyncio.create_task(watch(request, talk.inbox))
     is_going_on = False
     try:
         while not (talk.answer.has_ended or (is_streamed and talk.answer.has_started)):
             event = await talk.inbox.get()
             if event is None:
-                return Response(status_code=_CLIENT_GONE)
+                return Response(status_code=CLIENT_GONE)
             talk.early.append(event)
         if talk.answer.error is not None:
-            raise _refused(talk.answer.error)
+            raise refused(talk.answer.error)
         is_going_on = is_streamed
     finally:
         watcher.cancel()
         if not is_going_on:
             await _leave(talk)
+    told = target_header(talk.answer.routed)
     if not is_streamed:
-        return JSONResponse(words(fingerprint).whole(talk.answer))
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return JSONResponse(words(fingerprint).whole(talk.answer), headers=told)
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **told}
     return StreamingResponse(_events(talk, words(fingerprint)), media_type="text/event-stream", headers=headers)
 
 
-async def _watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
-    """Say when the client has gone."""
+async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
+    """Say, by a None, when the client has gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     inbox.put_nowait(None)
@@ -164,13 +182,13 @@ async def _events(talk: _Talk, words: Words) -> AsyncIterator[bytes]:
             if event is None:
                 return
             if isinstance(event, Failed):
-                yield _line(_as_body(_refused(error_from(event.error))), event="error")
+                yield _line(_as_body(refused(error_from(event.error))), event="error")
                 break
-            if isinstance(event, Started):
+            if not isinstance(event, Piece | Ended):
                 continue
             if event.choice not in told:
                 told.add(event.choice)
-                if (first := words.first(event.choice)) is not None:
+                if (first := words.first(event)) is not None:
                     yield _line(first)
             yield _line(words.piece(event) if isinstance(event, Piece) else words.end(event))
             num_open -= isinstance(event, Ended)
@@ -191,8 +209,8 @@ def _as_body(error: ApiError) -> ErrorBody:
     return ErrorBody(error.message, error.type, error.param, error.code)
 
 
-def _refused(error: LuthierError) -> ApiError:
-    """As OpenAI names what can be wrong with an ask."""
+def refused(error: LuthierError) -> ApiError:
+    """The error, as OpenAI names what can be wrong with an ask."""
     made = as_api_error(error)
     if isinstance(error, OverlongError):
         made.code = "context_length_exceeded"

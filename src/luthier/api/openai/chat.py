@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -13,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.api.authentication import Asker, HomeContext
 from luthier.api.errors import ApiError
-from luthier.api.openai.answering import ANSWERS, respond, usage_of
+from luthier.api.openai.answering import ANSWERS, respond
+from luthier.api.openai.chat_words import ChatWords
 from luthier.api.openai.sampling import Ignored, SamplingBody, Unsupported
+from luthier.api.openai.tools import MAX_TOOLS, ResponseFormat, Tool, ToolCall, ToolChoice, schema_of, tool_wishes
 from luthier.core.conversation import Conversation, Message
-from luthier.core.stream import Ended, Piece, TextRequest, TokenLikelihood, WrittenToken
-from luthier.service.serving import Answer
+from luthier.core.stream import TextRequest
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
 
@@ -39,13 +37,14 @@ class ChatMessage(BaseModel):
 
     model_config = _STRICT
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
     refusal: str | None = None
     annotations: Ignored = None
     audio: Unsupported = None
-    tool_calls: Unsupported = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
     function_call: Unsupported = None
 
     def text(self) -> str | None:
@@ -55,14 +54,6 @@ class ChatMessage(BaseModel):
         return self.content if self.content is not None else self.refusal
 
 
-class TextFormat(BaseModel):
-    """The only format of an answer that is built."""
-
-    model_config = _STRICT
-
-    type: Literal["text"]
-
-
 class ChatBody(SamplingBody):
     """What is asked. Parameters that are not built are refused by name, those that change no answer are accepted."""
 
@@ -70,9 +61,11 @@ class ChatBody(SamplingBody):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    response_format: TextFormat | None = None
+    response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     function_call: Literal["none", "auto"] | None = None
 
     store: Ignored = None
@@ -81,10 +74,8 @@ class ChatBody(SamplingBody):
     prompt_cache_key: Ignored = None
     prompt_cache_retention: Ignored = None
     prompt_cache_options: Ignored = None
-    parallel_tool_calls: Ignored = None
     prediction: Ignored = None
 
-    tools: Unsupported = None
     functions: Unsupported = None
     audio: Unsupported = None
     moderation: Unsupported = None
@@ -103,6 +94,9 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         stop=body.stops(),
         num_choices=body.n or 1,
         num_top=_num_top(body),
+        json_schema=schema_of(body.response_format),
+        calls_in_parallel=body.parallel_tool_calls is not False,
+        **tool_wishes(body.tools, body.tool_choice),
     )
     return await respond(
         request,
@@ -110,8 +104,9 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         caller,
         model=body.model,
         asked=[asked],
-        words=lambda fingerprint: _ChatWords(body.model, fingerprint, body.tells_usage, bool(body.logprobs)),
+        words=lambda fingerprint: ChatWords(body.model, fingerprint, body.tells_usage, bool(body.logprobs)),
         is_streamed=bool(body.stream),
+        user=body.asked_by(),
     )
 
 
@@ -119,6 +114,7 @@ def _conversation(body: ChatBody) -> Conversation:
     messages = []
     for number, message in enumerate(body.messages):
         text = message.text()
+        _check_calls(number, message)
         if text is None and message.role != "assistant":
             raise ApiError(
                 400,
@@ -126,8 +122,28 @@ def _conversation(body: ChatBody) -> Conversation:
                 param=f"messages.{number}.content",
                 code="invalid_value",
             )
-        messages.append(Message(role=message.role, content=text or "", name=message.name))
-    return Conversation(messages=tuple(messages))
+        messages.append(
+            Message(
+                role=message.role,
+                content=text or "",
+                name=message.name,
+                tool_calls=tuple(call.model_dump() for call in message.tool_calls or ()),
+                tool_call_id=message.tool_call_id,
+            )
+        )
+    return Conversation(messages=tuple(messages), tools=tuple(tool.document() for tool in body.tools or ()))
+
+
+def _check_calls(number: int, message: ChatMessage) -> None:
+    """Only an assistant calls, and only a tool answers a call."""
+    wrong = None
+    if message.tool_calls and message.role != "assistant":
+        wrong = ("tool_calls", "calls of tools in messages of the assistant only")
+    elif (message.tool_call_id is None) == (message.role == "tool"):
+        wrong = ("tool_call_id", "the id of the call with messages of the role tool, and with no others")
+    if wrong is not None:
+        message_text = f"Invalid message {number + 1} ({message.role}); expected: {wrong[1]}"
+        raise ApiError(400, message_text, param=f"messages.{number}.{wrong[0]}", code="invalid_value")
 
 
 def _max_tokens(body: ChatBody) -> int | None:
@@ -148,73 +164,3 @@ def _num_top(body: ChatBody) -> int | None:
             400, "top_logprobs needs logprobs: true; expected: both", param="top_logprobs", code="invalid_value"
         )
     return (body.top_logprobs or 0) if body.logprobs else None
-
-
-@dataclass(slots=True)
-class _ChatWords:
-    """`chat.completion` and `chat.completion.chunk`."""
-
-    model: str
-    fingerprint: str
-    tells_usage: bool
-    tells_likelihoods: bool
-    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def whole(self, answer: Answer) -> dict[str, Any]:
-        choices: list[dict[str, Any]] = [
-            {
-                "index": number,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None, "annotations": []},
-                "logprobs": self._likelihoods(choice.tokens),
-                "finish_reason": choice.reason,
-            }
-            for number, choice in enumerate(answer.choices)
-        ]
-        return self._document("chat.completion", choices) | {"usage": usage_of(answer)}
-
-    def first(self, choice: int) -> dict[str, Any]:
-        return self._chunk(choice, {"role": "assistant", "content": "", "refusal": None})
-
-    def piece(self, piece: Piece) -> dict[str, Any]:
-        return self._chunk(piece.choice, {"content": piece.text}, logprobs=self._likelihoods(piece.tokens))
-
-    def end(self, ended: Ended) -> dict[str, Any]:
-        return self._chunk(ended.choice, {}, reason=ended.reason)
-
-    def usage(self, answer: Answer) -> dict[str, Any] | None:
-        if not self.tells_usage:
-            return None
-        return self._document("chat.completion.chunk", []) | {"usage": usage_of(answer)}
-
-    def _chunk(
-        self, choice: int, delta: dict[str, Any], *, reason: str | None = None, logprobs: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        told: dict[str, Any] = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return self._document("chat.completion.chunk", [told]) | ({"usage": None} if self.tells_usage else {})
-
-    def _document(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-            "choices": choices,
-        }
-
-    def _likelihoods(self, tokens: list[WrittenToken] | tuple[WrittenToken, ...]) -> dict[str, Any] | None:
-        if not self.tells_likelihoods:
-            return None
-        content = [_token(token.chosen) | {"top_logprobs": [_token(one) for one in token.top]} for token in tokens]
-        return {"content": content, "refusal": None}
-
-
-def _token(token: TokenLikelihood) -> dict[str, Any]:
-    """A token that is no whole characters has no bytes that could be told."""
-    is_whole = "\ufffd" not in token.token
-    return {
-        "token": token.token,
-        "logprob": token.log_probability,
-        "bytes": list(token.token.encode()) if is_whole else None,
-    }

@@ -23,12 +23,14 @@ router = APIRouter(prefix="/v1/completions", tags=["completions"])
 _DEFAULT_TOKENS: Final = 16
 _MAX_PROMPTS: Final = 16
 Prompts = Annotated[list[str], Field(min_length=1, max_length=_MAX_PROMPTS)]
+Tokens = Annotated[list[int], Field(min_length=1)]
+TokenPrompts = Annotated[list[Tokens], Field(min_length=1, max_length=_MAX_PROMPTS)]
 
 
 class CompletionBody(SamplingBody):
-    """What is asked. Prompts as tokens are not supported: a client would need this model's own tokenizer."""
+    """What is asked. Prompts as token ids are those of the model's own tokenizer."""
 
-    prompt: str | Prompts
+    prompt: str | Prompts | Tokens | TokenPrompts
     logprobs: int | None = Field(default=None, ge=0, le=5)
     best_of: int | None = Field(default=None, ge=1)
     echo: Unsupported = None
@@ -48,14 +50,15 @@ async def create_completion(body: CompletionBody, request: Request, context: Hom
     sampling, stops = body.sampling(), body.stops()
     asked = [
         TextRequest(
-            text=prompt,
+            text=prompt if isinstance(prompt, str) else None,
+            token_ids=None if isinstance(prompt, str) else tuple(prompt),
             sampling=sampling,
             max_new_tokens=body.max_tokens or _DEFAULT_TOKENS,
             stop=stops,
             num_choices=body.n or 1,
             num_top=body.logprobs,
         )
-        for prompt in ([body.prompt] if isinstance(body.prompt, str) else body.prompt)
+        for prompt in _prompts(body)
     ]
     return await respond(
         request,
@@ -65,7 +68,16 @@ async def create_completion(body: CompletionBody, request: Request, context: Hom
         asked=asked,
         words=lambda fingerprint: _TextWords(body.model, fingerprint, body.tells_usage, body.logprobs is not None),
         is_streamed=bool(body.stream),
+        user=body.asked_by(),
     )
+
+
+def _prompts(body: CompletionBody) -> list[str] | list[list[int]]:
+    if isinstance(body.prompt, str):
+        return [body.prompt]
+    if isinstance(body.prompt[0], int):
+        return [body.prompt]
+    return body.prompt
 
 
 @dataclass(slots=True)
@@ -86,7 +98,7 @@ class _TextWords:
         ]
         return self._document(choices) | {"usage": usage_of(answer)}
 
-    def first(self, choice: int) -> None:  # noqa: ARG002 - a text has no role to tell
+    def first(self, event: Piece | Ended) -> None:  # noqa: ARG002 - a text has no role to tell
         return None
 
     def piece(self, piece: Piece) -> dict[str, Any]:

@@ -48,14 +48,19 @@ class SamplingBody(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    user: Ignored = None
+    user: Any = None
     metadata: Ignored = None
-    logit_bias: Unsupported = None
+    logit_bias: dict[str, Annotated[float, Field(strict=False, ge=-100, le=100)]] | None = None
 
     @property
     def tells_usage(self) -> bool:
         """Whether a stream ends with a chunk of usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def asked_by(self) -> str | None:
+        """Whose ask it is, where the request says so: it decides which target of a deployment answers."""
+        named = self.user or getattr(self, "safety_identifier", None)
+        return named if isinstance(named, str) else None
 
     def sampling(self) -> Sampling:
         """How tokens are drawn."""
@@ -65,7 +70,15 @@ class SamplingBody(BaseModel):
             seed=new_seed() if self.seed is None else self.seed,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
+            logit_bias=self._biases(),
         )
+
+    def _biases(self) -> tuple[tuple[int, float], ...]:
+        given = self.logit_bias or {}
+        if wrong := next((key for key in given if not (key.isascii() and key.isdigit() and len(key) < 10)), None):
+            message = f"Invalid logit_bias: {wrong!r} is no token id; expected: ids of the model's own tokenizer"
+            raise ApiError(400, message, param="logit_bias", code="invalid_value")
+        return tuple((int(key), value) for key, value in given.items())
 
     def stops(self) -> tuple[str, ...]:
         """Texts that end an answer. Raises ApiError for more than four, an empty one, or a very long one."""

@@ -7,6 +7,7 @@ is searched by. Nothing here is SQLite's own: PostgreSQL has the same tables.
 from __future__ import annotations
 
 from luthier.store.tables.base import metadata
+from luthier.store.tables.deployments import deployment_revisions, deployments, model_usage
 from luthier.store.tables.server import (
     api_keys,
     audit_log,
@@ -34,7 +35,7 @@ from luthier.store.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that these tables are what it makes.
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -43,6 +44,8 @@ __all__ = [
     "artifacts",
     "audit_log",
     "checkpoint_permissions",
+    "deployment_revisions",
+    "deployments",
     "evaluations",
     "events",
     "files",
@@ -52,6 +55,7 @@ __all__ = [
     "jobs",
     "key_usage",
     "metadata",
+    "model_usage",
     "plans",
     "projects",
     "runs",

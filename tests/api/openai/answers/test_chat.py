@@ -19,6 +19,7 @@ from luthier.service.access import create_key
 from luthier.service.context import Context
 
 QUESTION: list[Any] = [{"role": "user", "content": "Which wood?"}]
+CALL: dict[str, Any] = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 ServedHome = tuple[Context, str]
 
 
@@ -116,9 +117,15 @@ def test_wishes_that_change_no_answer_are_accepted(ask: Callable[..., Any]) -> N
 @pytest.mark.parametrize(
     ("wishes", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"logit_bias": {"1": 2}}, "logit_bias"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"tools": [{"type": "function", "function": {"name": "no name"}}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}] * 2}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"logit_bias": {"1": 200}}, "logit_bias"),
+        ({"logit_bias": {"wood": 2}}, "logit_bias"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
         ({"extra_body": {"min_p": 0.1}}, "min_p"),
         ({"temperature": 2.5}, "temperature"),
@@ -131,7 +138,9 @@ def test_wishes_that_change_no_answer_are_accepted(ask: Callable[..., Any]) -> N
         ({"max_completion_tokens": 5}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "c"}]}, "messages.0"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "c"}]}, "messages.0.tool_call_id"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "messages.0.tool_calls"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages.0"),
     ],
 )
@@ -205,9 +214,10 @@ def test_too_many_asks_are_told_to_come_back_and_who_hangs_up_waits_no_more(
     sockets = [raw_ask(served) for _ in range(4)]
     try:
         wait_until(lambda: num_under_way(served) == 4)
-        with pytest.raises(openai.InternalServerError, match="4 asks are under way") as caught:
+        with pytest.raises(openai.RateLimitError, match="4 asks are under way") as caught:
             ask()
-        assert (caught.value.status_code, caught.value.response.headers["retry-after"]) == (503, "5")
+        assert int(caught.value.response.headers["retry-after"]) > 0
+        assert (caught.value.type, caught.value.code) == ("rate_limit_error", "rate_limit_exceeded")
         for one in sockets:
             one.close()
         wait_until(lambda: num_under_way(served) == 0)

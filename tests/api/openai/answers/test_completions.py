@@ -55,7 +55,7 @@ def test_likelihoods_have_their_places_in_the_text(ask: Callable[..., Any]) -> N
     [
         ({"prompt": []}, "prompt"),
         ({"prompt": ""}, None),
-        ({"prompt": [1, 2]}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt"),
         ({"echo": True}, "echo"),
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 3}, "best_of"),
@@ -67,3 +67,13 @@ def test_what_cannot_be_done_is_refused(ask: Callable[..., Any], wishes: dict[st
     with pytest.raises(openai.BadRequestError) as caught:
         ask(**wishes)
     assert param is None or str(caught.value.param).startswith(param)
+
+
+def test_a_prompt_may_come_as_token_ids(client: openai.OpenAI) -> None:
+    made = client.completions.create(model="tiny", prompt=[[5, 6, 7], [8]], max_tokens=3, temperature=0)
+    alone = client.completions.create(model="tiny", prompt=[8], max_tokens=3, temperature=0)
+    assert made.usage is not None
+    assert made.usage.prompt_tokens == 4
+    assert made.choices[1].text == alone.choices[0].text
+    with pytest.raises(openai.BadRequestError, match="token id 99999"):
+        client.completions.create(model="tiny", prompt=[99999])

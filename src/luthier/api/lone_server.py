@@ -1,0 +1,35 @@
+"""The process that answers HTTP for `luthier serve`: some models by their names, and nothing else.
+
+    python -m luthier.api.lone_server DESCRIPTOR      DESCRIPTOR: of the socket to listen on, opened by who starts it
+
+What is served stands in the environment (`luthier.service.lone_server.LONE`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+
+from luthier.api.app import create_app
+from luthier.api.server import make_server
+from luthier.service.context import Context
+from luthier.service.logs import set_up_logging
+from luthier.service.lone_gate import LoneGate
+from luthier.service.lone_server import LONE, Lone
+
+
+def main(descriptor: int) -> None:
+    """Serve the models of the environment on an open socket until SIGTERM."""
+    lone = Lone.model_validate_json(os.environ[LONE])
+    with Context.open() as context, socket.socket(fileno=descriptor) as listening:
+        set_up_logging(context.settings.log_format, "serve")
+        _ = context.database  # made and brought up to date before the first request
+        context.only = lone.models
+        app = create_app(context, gate=LoneGate(context, lone.key_digests, is_open=lone.is_open))
+        asyncio.run(make_server(app, app.state.readiness).serve(sockets=[listening]))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,124 @@
+"""A request of the gateway as a transformers model takes it: tokens in, and how what comes out is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from luthier.core.errors import RequestError
+from luthier.core.ports import Prompt
+from luthier.core.stream import EmbeddingRequest, TextRequest
+from luthier.engines.answer_row import AnswerRow, CallReader, Guide
+from luthier.engines.decode import Request
+from luthier.engines.guides import Guides
+from luthier.engines.sampling import Sampler
+from luthier.engines.tool_calls import ToolForm, form_of
+from luthier.engines.tool_prompt import with_tools_as_text
+from luthier.engines.transformers_engine import TransformersEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that is ready to be written. guide: makes the guide of one choice, where there is one."""
+
+    asked: TextRequest
+    request: Request
+    guide: Callable[[], Guide] | None
+    form: ToolForm | None
+
+    @property
+    def num_rows(self) -> int:
+        """One row a choice."""
+        return self.asked.num_choices
+
+    @property
+    def num_tokens(self) -> int:
+        """Of one row: its prompt and all that it may write."""
+        return len(self.request.ids) + self.request.max_new_tokens
+
+
+class AskReader:
+    """Makes requests ready for one open engine."""
+
+    def __init__(self, engine: TransformersEngine, *, device: torch.device, num_logits: int) -> None:
+        self._engine, self._device, self._num_logits = engine, device, num_logits
+        tokenizer = engine.template.tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        template = json.dumps(tokenizer.chat_template or "") if engine.template.kind == "chat" else ""
+        self._knows_tools = "tools" in template
+        self._form = form_of(template)
+        self._guides = Guides(tokenizer, num_logits, engine.template.end_of_turn_ids)
+
+    def prepare(self, asked: TextRequest) -> Prepared:
+        """The request as tokens.
+
+        Raises RequestError (an empty prompt, a token or schema that is not there or cannot be followed), OverlongError
+        (no room for an answer), TemplateError (a conversation that the model's template cannot write).
+        """
+        if wrong := next((one for one, _ in asked.sampling.logit_bias if not 0 <= one < self._num_logits), None):
+            raise RequestError(
+                f"logit_bias for the token {wrong}",
+                expected=f"ids of this model's own tokenizer, 0 to {self._num_logits - 1}",
+                do="leave it out",
+            )
+        if asked.tool_choice == "required" and not asked.tools:
+            raise RequestError("a tool must be called, and there is none", expected="tools", do="send tools")
+        form = self._form if asked.tools else None
+        if form is not None and (asked.tool_choice == "required" or asked.json_schema is not None):
+            guide: Callable[[], Guide] | None = self._guides.of_grammar(form.grammar(asked, self._token_id))
+        else:
+            guide = None if asked.json_schema is None else self._guides.of_schema(asked.json_schema)
+        return Prepared(asked, self._request(asked), guide, form)
+
+    def row(self, key: Hashable, choice: int, adapter: str | None, prepared: Prepared) -> AnswerRow:
+        """The beginning of one answer."""
+        asked, form = prepared.asked, prepared.form
+        calls: CallReader | None = None if form is None else form.reader(asked)
+        return AnswerRow(
+            key=key,
+            choice=choice,
+            adapter=adapter,
+            asked=asked,
+            max_new_tokens=prepared.request.max_new_tokens,
+            num_tokens=prepared.num_tokens,
+            sampler=Sampler(asked.sampling, choice, self._device),
+            decode=self._decode_all if form is not None and form.has_special_marks else self._decode,
+            end_ids=frozenset(self._engine.template.end_of_turn_ids),
+            guide=None if prepared.guide is None else prepared.guide(),
+            calls=calls,
+        )
+
+    def embedded(self, request: EmbeddingRequest) -> list[Request]:
+        """The inputs as tokens. Raises RequestError and OverlongError, as `prepare`."""
+        return [
+            self._engine.request_within_context(Prompt(text=one, max_new_tokens=1))
+            if isinstance(one, str)
+            else self._engine.request_of_ids(one, 1)
+            for one in request.inputs
+        ]
+
+    def _request(self, asked: TextRequest) -> Request:
+        if asked.token_ids is not None:
+            return self._engine.request_of_ids(asked.token_ids, asked.max_new_tokens)
+        talk = asked.conversation
+        if talk is not None:
+            talk = talk.model_copy(update={"tools": asked.tools})
+            if not self._knows_tools:
+                talk = with_tools_as_text(talk, self._form)
+        return self._engine.request_within_context(
+            Prompt(conversation=talk, text=asked.text, max_new_tokens=asked.max_new_tokens)
+        )
+
+    def _token_id(self, text: str) -> int | None:
+        """Of a text that the tokenizer never takes apart."""
+        added = self._engine.template.tokenizer.added_tokens_decoder
+        return next((number for number, token in added.items() if token.content == text), None)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def _decode_all(self, ids: Sequence[int]) -> str:
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))

@@ -1,0 +1,140 @@
+"""Adapters that can be written with side by side over one base: low-rank products added to its matrices.
+
+    y = x W^T + scale (x A^T) B^T
+
+That is what LoRA, rsLoRA, LoRA+, QLoRA, PiSSA, OLoRA and AdaLoRA come to in the files of a run. DoRA (which rescales
+the base's own product), IA3, trained prompts, and files of others that replace or bend a part of the base are not:
+those get an engine of their own, with a copy of the base.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from luthier.core.errors import DivergedError, ModelSourceError, NotFoundError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX: Final = "base_model.model."
+# How a matrix is started never matters afterwards, but for those that take their start out of the base.
+_PLAIN_STARTS: Final = (True, False, "gaussian", "orthogonal", "eva")
+# What any of these holds makes an adapter more than low-rank products.
+_MORE_THAN_PRODUCTS: Final = (
+    "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias", "modules_to_save",
+    "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora",
+    "velora_config", "fan_in_fan_out",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What an adapter adds to one matrix. a: [rank, in], b: [out, rank]."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """How many columns the product goes through."""
+        return int(self.a.shape[0])
+
+
+def why_not_shared(path: str | Path) -> str | None:
+    """Why an adapter needs a copy of the base for itself; None where it does not.
+
+    Raises ModelSourceError for a folder without a readable `adapter_config.json`.
+    """
+    config = _config(Path(path))
+    if config.get("peft_type") != "LORA":
+        return f"it is of the kind {config.get('peft_type')}"
+    if config.get("bias", "none") != "none":
+        return f"it trains biases (bias={config['bias']!r})"
+    if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
+        return f"it took its start out of the base (init_lora_weights={config['init_lora_weights']!r})"
+    more = next((name for name in _MORE_THAN_PRODUCTS if config.get(name)), None)
+    return None if more is None else f"it has {more}"
+
+
+def read_low_rank(path: str | Path) -> dict[str, LowRank]:
+    """What an adapter adds, by the name of the module in the base. On the CPU, as it is in the file.
+
+    Raises NotFoundError, ModelSourceError: the folder is not there, damaged, or no adapter that can share its base.
+    DivergedError: it holds NaN or infinity, which would reach the answers of others.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(path)
+    if reason := why_not_shared(folder):
+        raise _damaged(folder, reason)
+    config = _config(folder)
+    if not (folder / _WEIGHTS).is_file():
+        raise NotFoundError(
+            f"{folder} has no {_WEIGHTS}", expected="an adapter of safetensors files", do="check the path"
+        )
+    try:
+        tensors = load_file(folder / _WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(folder, f"its weights cannot be read: {error}") from error
+    if wrong := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
+        raise DivergedError(
+            f"{folder}: {wrong} holds numbers that are not finite", expected="a finite adapter", do="train it again"
+        )
+    return _pairs(folder, tensors, config)
+
+
+def _pairs(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, LowRank]:
+    """A and B of each module together."""
+    found: dict[str, LowRank] = {}
+    for name, a in tensors.items():
+        module, kind, _ = name.rpartition(".lora_A.weight")
+        if not kind:
+            if not name.endswith(".lora_B.weight"):
+                raise _damaged(folder, f"it holds {name}, which is no low-rank product of a matrix")
+            continue
+        b = tensors.get(f"{module}.lora_B.weight")
+        if b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not module.startswith(_PREFIX):
+            raise _damaged(folder, f"{name} has no partner that fits")
+        if a.shape[0]:
+            own = module.removeprefix(_PREFIX)
+            found[own] = LowRank(a, b, _scale(own, a.shape[0], config))
+    if 2 * sum(name.endswith(".lora_A.weight") for name in tensors) != len(tensors):
+        raise _damaged(folder, "some of its matrices have no partner")
+    return found
+
+
+def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
+    from peft.utils.other import get_pattern_key
+
+    pattern = config.get("alpha_pattern") or {}
+    alpha = float(pattern.get(get_pattern_key(list(pattern), module), config["lora_alpha"]))
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelSourceError(
+            f"{folder}: {_CONFIG} cannot be read: {error}",
+            expected="the folder of a PEFT adapter",
+            do="pass the adapter folder of a run",
+        ) from error
+    if not isinstance(config, dict):
+        raise _damaged(folder, f"{_CONFIG} holds no object")
+    return config
+
+
+def _damaged(folder: Path, reason: str) -> ModelSourceError:
+    return ModelSourceError(
+        f"{folder}: {reason}",
+        expected="an adapter that adds low-rank products to matrices of the base",
+        do="ask for it by its own name, so that it gets a base of its own; or train it again",
+    )

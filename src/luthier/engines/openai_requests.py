@@ -1,0 +1,81 @@
+"""What is sent to a server of OpenAI's API: headers, messages, and the body that asks for a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from luthier.core.conversation import Message
+from luthier.core.errors import RequestError
+from luthier.core.stream import TextRequest
+
+_GREEDY_BELOW: Final = 1e-4
+# OpenAI takes no more; the others are looked for here.
+_MOST_STOPS: Final = 4
+
+
+def auth_headers(key: str) -> Mapping[str, str]:
+    """The key as a bearer token; none for an empty one. Raises RequestError where no header can carry it."""
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable()):
+        raise RequestError(
+            "an API key with characters that no header can carry",
+            expected="plain ASCII in one line",
+            do="set the variable anew, without line breaks",
+        )
+    return {"Authorization": f"Bearer {key}"}
+
+
+def message_document(message: Message) -> dict[str, Any]:
+    """A turn as the API takes it: only what is set."""
+    document = message.model_dump(mode="json", exclude_none=True, exclude={"weight"})
+    if not message.tool_calls:
+        document.pop("tool_calls")
+    return {"content": None, **document}
+
+
+def stream_path(asked: TextRequest) -> str:
+    """Where a request is posted, below the address of the API."""
+    return "completions" if asked.conversation is None else "chat/completions"
+
+
+def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) -> dict[str, Any]:
+    """The document that asks for one choice as a stream."""
+    rules = asked.sampling
+    is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
+    body: dict[str, Any] = {
+        "model": model,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.0 if is_greedy else rules.temperature,
+        "top_p": 1.0 if is_greedy else rules.top_p,
+        "seed": rules.seed + choice,
+        limit_name: asked.max_new_tokens,
+    }
+    for name in ("frequency_penalty", "presence_penalty"):
+        if value := getattr(rules, name):
+            body[name] = value
+    if rules.logit_bias:
+        body["logit_bias"] = {str(token): bias for token, bias in rules.logit_bias}
+    if asked.stop:
+        body["stop"] = list(asked.stop[:_MOST_STOPS])
+    if asked.json_schema is not None:
+        named = {"name": "answer", "schema": asked.json_schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
+    if asked.conversation is None:
+        body["prompt"] = asked.text if asked.token_ids is None else list(asked.token_ids)
+        if asked.num_top is not None:
+            body["logprobs"] = asked.num_top
+        return body
+    body["messages"] = [message_document(message) for message in asked.conversation.messages]
+    if asked.num_top is not None:
+        body |= {"logprobs": True, "top_logprobs": asked.num_top}
+    if asked.tools:
+        named_tool = {"type": "function", "function": {"name": asked.tool_name}}
+        body |= {
+            "tools": list(asked.tools),
+            "tool_choice": named_tool if asked.tool_name else asked.tool_choice,
+            "parallel_tool_calls": asked.calls_in_parallel,
+        }
+    return body

@@ -1,0 +1,305 @@
+"""Inference through vLLM: a supervised child process, asked over its HTTP API, with adapters loaded at run time.
+
+Prompts are written by Luthier's template and sent as token ids, so that a model sees what it saw when it was trained.
+A child that ends is started again, later and later; asks under way fail, those that come wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Hashable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import httpx2
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import NotFoundError, OverlongError, RequestError, WorkError
+from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgress, Told
+from luthier.core.stream import Failed, Served, TextRequest
+from luthier.engines.openai_stream import OpenAIStreamEngine
+from luthier.engines.stream_generation import generate_by_streaming
+from luthier.engines.tool_talk import CallsInText, ToolTalk
+from luthier.engines.vllm_process import VllmProcess, vllm_command
+from luthier.models.chat_template import ChatTemplate
+
+BASE: Final = "base"
+START_SECONDS: Final = 1800.0
+MOST_ADAPTERS: Final = 8
+MOST_RANK: Final = 64
+_NUM_STARTS: Final = 5
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_LOOK_SECONDS: Final = 0.2
+# A child that has lived so long is not one that cannot live.
+_LONG_SECONDS: Final = 600.0
+# What vLLM would else take from the model's generation_config.json: the request alone says how tokens are drawn.
+_NO_DEFAULTS: Final = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+class VllmEngine:
+    """A transformers folder run by vLLM: `Engine` and `StreamEngine` at once. Used by one thread only.
+
+    most_adapters, most_rank: of LoRA adapters at once on the device, which vLLM must know when it starts. command: how
+    vLLM is called; None looks for it. extra_arguments: further ones of `vllm serve`. first_pause_seconds: before the
+    second start.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        template: Literal["auto", "chat", "plain"] = "auto",
+        precision: Literal["float32", "bfloat16"] | None = None,
+        most_adapters: int = MOST_ADAPTERS,
+        most_rank: int = MOST_RANK,
+        command: Sequence[str] | None = None,
+        extra_arguments: Sequence[str] = (),
+        start_seconds: float = START_SECONDS,
+        first_pause_seconds: float = _FIRST_PAUSE,
+        progress: Progress | None = None,
+    ) -> None:
+        self._folder = Path(model_path)
+        self._template = ChatTemplate.load(model_path, template)
+        is_chat = self._template.kind == "chat"
+        self._tools = ToolTalk(json.dumps(self._template.tokenizer.chat_template or "") if is_chat else "")
+        self._adapters: dict[str, str] = {}
+        self._first_pause, self._start_seconds = first_pause_seconds, start_seconds
+        arguments = [
+            model_path, "--served-model-name", BASE, "--dtype", precision or "auto",
+            "--enable-lora", "--max-loras", str(most_adapters), "--max-cpu-loras", str(4 * most_adapters),
+            "--max-lora-rank", str(most_rank), *extra_arguments,
+        ]  # fmt: skip
+        self._process = VllmProcess(command or vllm_command(os.environ), arguments)
+        self._http = httpx2.Client(
+            headers={"Authorization": f"Bearer {self._process.key}"}, timeout=300.0, trust_env=False
+        )
+        self._stream: OpenAIStreamEngine | None = None
+        self._told: list[Told] = []
+        self._num_failed, self._not_before, self._begun = 0, 0.0, 0.0
+        self._context_tokens = 0
+        self._is_open = True
+        try:
+            self._begin()
+            self._process.wait(progress or SilentProgress(), start_seconds)
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        """`vllm`, the name in the table of engines."""
+        return "vllm"
+
+    @property
+    def keys(self) -> set[Hashable]:
+        """The asks whose answers are being written."""
+        return self._stream.keys if self._stream is not None else set()
+
+    @property
+    def num_bytes(self) -> int:
+        """What the weights take; vLLM takes most of a GPU's memory in any case."""
+        return sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Have vLLM load a PEFT folder. Raises NotFoundError (no adapter there), RequestError (vLLM refuses it)."""
+        self._check_open()
+        if self._adapters.get(name) == path:
+            return
+        if not (Path(path) / "adapter_config.json").is_file():
+            raise NotFoundError(
+                f"no adapter at {path}", expected="a PEFT folder with adapter_config.json", do="correct the path"
+            )
+        if self._stream is not None and self._process.is_running:
+            self._load(name, path)
+            self._stream.load_adapter(name, name)
+        self._adapters[name] = path
+
+    def unload_adapter(self, name: str) -> None:
+        """Have vLLM let go of an adapter."""
+        if self._adapters.pop(name, None) is not None and self._stream is not None:
+            self._stream.unload_adapter(name)
+            if self._process.is_running:
+                self._post("unload_lora_adapter", {"lora_name": name})
+
+    def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
+        """Begin to write; false where there is no room, or while vLLM is being started again.
+
+        Raises RequestError, OverlongError, TemplateError. WorkError: vLLM has ended too often.
+        """
+        self._check_open()
+        if adapter is not None and adapter not in self._adapters:
+            raise RequestError(
+                f"adapter {adapter!r}",
+                expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
+                do="load the adapter before it is asked",
+            )
+        if request.tool_choice == "required":
+            raise RequestError(
+                "tool_choice 'required' with the engine vllm",
+                expected="'auto' or 'none': its API for tokens cannot make an answer be a call",
+                do="use 'auto', or the engines transformers and llama_cpp",
+            )
+        self._look_after()
+        if self._stream is None:
+            return False
+        form = self._tools.form(request)
+        extra = {"skip_special_tokens": False} if form is not None and form.has_special_marks else {}
+        calls = partial(CallsInText, request, form)
+        return self._stream.ask(key, self._as_ids(request), adapter, calls=calls, extra=extra)
+
+    def cancel(self, key: Hashable) -> None:
+        """Write no more of this ask."""
+        if self._stream is not None:
+            self._stream.cancel(key)
+
+    def poll(self, wait_seconds: float) -> list[Told]:
+        """What has been written since the last call. Raises WorkError where vLLM has ended too often."""
+        self._check_open()
+        self._look_after()
+        if self._stream is not None and not self._told:
+            self._told += self._stream.poll(min(wait_seconds, _LOOK_SECONDS))
+        elif not self._told:
+            time.sleep(min(wait_seconds, _LOOK_SECONDS))
+        told, self._told = self._told, []
+        return told
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        """One generation a prompt, in the order of the prompts, by the base. Raises as `ask` does."""
+        self._check_open()
+        return generate_by_streaming(self, prompts, progress)
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
+        """Raises RequestError, always: vLLM's API states no likelihood that its users may compare."""
+        raise RequestError(
+            f"likelihoods of {len(examples):,} rows from vLLM",
+            expected="an engine that gives them exactly: transformers or llama_cpp",
+            do="score with the engine transformers",
+        )
+
+    def close(self) -> None:
+        """End the child."""
+        self._is_open = False
+        self._disconnect()
+        self._process.close()
+        self._http.close()
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RequestError("a closed engine", expected="an open one", do="open the engine again")
+
+    def _as_ids(self, request: TextRequest) -> TextRequest:
+        """The prompt as token ids, and an answer that ends where the context does."""
+        if request.token_ids is not None:
+            ids = list(request.token_ids)
+        elif request.conversation is not None:
+            talk = self._tools.conversation(request)
+            ids = self._template.encode(self._template.render(talk, add_generation_prompt=True))[0]
+        else:
+            ids = self._template.encode(request.text or "")[0]
+        if not ids:
+            raise RequestError("an empty prompt", expected="at least one token", do="write something")
+        room = self._context_tokens - len(ids)
+        if room < 1:
+            raise OverlongError(
+                f"a prompt of {len(ids):,} tokens",
+                expected=f"fewer than the {self._context_tokens:,} of the context, so that an answer fits",
+                do="shorten the prompt",
+            )
+        given = {"conversation": None, "text": None, "token_ids": tuple(ids)}
+        return request.model_copy(update=given | {"max_new_tokens": min(request.max_new_tokens, room)})
+
+    def _look_after(self) -> None:
+        """Start a child that has ended again, when its time has come; connect to one that has become ready."""
+        if self._stream is not None:
+            if self._process.is_running:
+                return
+            error = self._process.ended("in the middle")
+            self._told += self._stream.poll(0)
+            self._told += [(key, Failed(error=error.as_json())) for key in self._stream.keys]
+            self._disconnect()
+            self._failed("in the middle")
+        elif self._process.is_running:
+            if self._process.is_healthy():
+                self._connect()
+            elif time.monotonic() - self._begun > self._start_seconds:
+                self._process.stop()
+        elif self._begun > self._not_before:
+            self._failed("before it could work")
+        elif time.monotonic() >= self._not_before:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._begun = time.monotonic()
+        self._process.start()
+
+    def _failed(self, when: str) -> None:
+        """Count an end, and say when to start again. Raises WorkError where it was one too many."""
+        if time.monotonic() - self._begun > _LONG_SECONDS:
+            self._num_failed = 0
+        self._num_failed += 1
+        if self._num_failed >= _NUM_STARTS:
+            raise self._process.ended(f"{when}, {self._num_failed} times in a row")
+        pause = min(self._first_pause * 2 ** (self._num_failed - 1), _LONGEST_PAUSE)
+        self._not_before = time.monotonic() + pause
+
+    def _connect(self) -> None:
+        self._context_tokens = self._ask_context()
+        for name, path in self._adapters.items():
+            self._load(name, path)
+        self._stream = OpenAIStreamEngine(
+            f"{self._process.url}/v1", BASE, api_key=self._process.key, most_answers=256, extra=_NO_DEFAULTS
+        )
+        for name in self._adapters:
+            self._stream.load_adapter(name, name)
+
+    def _ask_context(self) -> int:
+        response = self._ask_child("GET", "models")
+        try:
+            (found,) = (model["max_model_len"] for model in response.json()["data"] if model["id"] == BASE)
+            return int(found)
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkError(
+                f"vLLM lists its models as {response.text[:300]!r}",
+                expected=f"the model {BASE!r} with its max_model_len",
+                do="install a version of vLLM that tells it",
+            ) from error
+
+    def _disconnect(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+    def _load(self, name: str, path: str) -> None:
+        response = self._post("load_lora_adapter", {"lora_name": name, "lora_path": path})
+        if response.status_code != httpx2.codes.OK and "already" not in response.text:
+            raise RequestError(
+                f"vLLM refuses the adapter {name!r} at {path}: {response.text[:400]}",
+                expected=f"a LoRA adapter of this base, of a rank up to {MOST_RANK}",
+                do="see what it says; serve other kinds of adapters merged, or with the engine transformers",
+            )
+
+    def _post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
+        return self._ask_child("POST", path, body)
+
+    def _ask_child(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx2.Response:
+        try:
+            return self._http.request(method, f"{self._process.url}/v1/{path}", json=body)
+        except httpx2.HTTPError as error:
+            raise WorkError(
+                f"vLLM does not answer: {type(error).__name__}: {error}", expected="an answer", do="try again"
+            ) from error
+
+
+def open_stream_engine(served: Served) -> VllmEngine:
+    """The engine over a transformers folder. Raises as `VllmEngine` does; RequestError for a packed base."""
+    if served.quantisation is not None:
+        raise RequestError(
+            f"quantisation {served.quantisation} with the engine vllm",
+            expected="a base that is not packed on loading",
+            do="use the engine transformers, or serve an exported model",
+        )
+    return VllmEngine(served.path, template=served.template, precision=served.precision)

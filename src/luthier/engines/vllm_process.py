@@ -1,0 +1,192 @@
+"""vLLM as a child process of this one: found, started, watched, and ended with it.
+
+Built from vLLM's documentation: "vllm serve" (arguments), "LoRA Adapters" (loading at run time). Nothing of it is
+imported here, so it may live in an environment of its own: LUTHIER_VLLM_COMMAND says how it is called.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Final
+
+import httpx2
+
+from luthier.core.errors import NotFoundError, WorkError
+from luthier.core.parent_death import dying_with_parent
+from luthier.core.ports import Progress
+
+COMMAND: Final = "LUTHIER_VLLM_COMMAND"
+_TAIL_BYTES, _NUM_LINES = 8192, 20
+_STOP_SECONDS: Final = 15.0
+_LOOK_SECONDS: Final = 0.25
+
+
+def vllm_command(environment: Mapping[str, str]) -> list[str]:
+    """How vLLM is called: LUTHIER_VLLM_COMMAND, else the `vllm` of this environment, else the one of the PATH.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    if words := shlex.split(environment.get(COMMAND, "")):
+        return words
+    beside = Path(sys.executable).with_name("vllm")
+    try:
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    else:
+        if beside.is_file():
+            return [str(beside)]
+    if found := shutil.which("vllm", path=environment.get("PATH")):
+        return [found]
+    raise NotFoundError(
+        "the engine vllm without vLLM",
+        expected="the package vllm in this environment, `vllm` on the PATH, or its command in LUTHIER_VLLM_COMMAND",
+        do="pip install vllm on a machine with a GPU (in an environment of its own, if its versions are others), "
+        "or use the engine transformers or llama_cpp",
+    )
+
+
+class VllmProcess:
+    """One child at a time. arguments: of `vllm serve`, without host, port and key.
+
+    The thread that calls `start` must outlive the child: the kernel ends it with that thread.
+    """
+
+    def __init__(self, command: Sequence[str], arguments: Sequence[str]) -> None:
+        self._command, self._arguments = list(command), list(arguments)
+        self.key = secrets.token_hex()
+        self.url = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
+        self._log: IO[bytes] | None = None
+        self._client = httpx2.Client(timeout=5.0, trust_env=False)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the child lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start a child on a free port. Raises NotFoundError where there is no such program."""
+        self.stop()
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        if self._log is not None:
+            self._log.close()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        environment = os.environ | {
+            "VLLM_API_KEY": self.key,
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+            # The model lies here, and nobody is to be told that it is run.
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+        }
+        command = [*self._command, "serve", *self._arguments, "--host", "127.0.0.1", "--port", str(port)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=dying_with_parent(),
+            )
+            self._is_stopped = False
+        except OSError as error:
+            raise NotFoundError(
+                f"{shlex.join(self._command)} cannot be started: {error}",
+                expected=f"the program of vLLM, or its command in {COMMAND}",
+                do="install vllm, or correct the command",
+            ) from error
+
+    def is_healthy(self) -> bool:
+        """Whether it answers that it can work."""
+        try:
+            return self._client.get(f"{self.url}/health").status_code == httpx2.codes.OK
+        except httpx2.HTTPError:
+            return False
+
+    def wait(self, progress: Progress, timeout_seconds: float) -> None:
+        """Wait until it can work; shows the last line of its log.
+
+        Raises:
+            WorkError: it has ended, or is not ready in time; with the end of its log.
+        """
+        begun = shown = time.monotonic()
+        with progress.task("Starting vLLM", None, "s") as task:
+            while not self.is_healthy():
+                now = time.monotonic()
+                if not self.is_running:
+                    raise self.ended("before it could work")
+                if now - begun > timeout_seconds:
+                    self.stop()
+                    raise self.ended(f"stopped: it was not ready after {timeout_seconds:,.0f} s")
+                task.advance(now - shown)
+                task.note((self.tail() or ["no log yet"])[-1][:80])
+                shown = now
+                time.sleep(_LOOK_SECONDS)
+
+    def ended(self, when: str) -> WorkError:
+        """The error of a child that has ended, with what it said last."""
+        code = None if self._process is None else self._process.poll()
+        said = "\n    ".join(self.tail() or ["(nothing)"])
+        return WorkError(
+            f"vLLM has ended {when}, with exit code {code}; it said:\n    {said}",
+            expected="a server that goes on",
+            do="see what it says: mostly the GPU's memory is too small for the model, or the adapter's rank too high",
+        )
+
+    def tail(self) -> list[str]:
+        """The last lines of its log."""
+        if self._log is None:
+            return []
+        size = os.fstat(self._log.fileno()).st_size
+        text = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
+        lines = [line.rstrip().replace(self.key, "***") for line in text.splitlines()]
+        return [line for line in lines if line][-_NUM_LINES:]
+
+    def stop(self) -> None:
+        """End the child and all that it has started; its log stays until the next start."""
+        process = self._process
+        if process is None or self._is_stopped:
+            return
+        for number, patience in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
+            try:
+                os.killpg(process.pid, number)
+            except ProcessLookupError:
+                break
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                continue
+        process.wait()
+        self._is_stopped = True
+
+    def close(self) -> None:
+        """Stop, and forget the log."""
+        self.stop()
+        self._client.close()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,217 @@
+"""Use cases: give models a name, try another one on a part of the traffic, let it take over, or go back.
+
+A server that runs looks the name up with each ask, so a change holds from the next one on. Every change is made from
+the revision that was seen: where somebody else was quicker, it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.core import deployment as routing
+from luthier.core.access import Caller
+from luthier.core.audit_entry import Deed
+from luthier.core.deployment import NAME, Deployment, Revision
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.ids import is_id, new_id
+from luthier.service.audit_log import deed_of
+from luthier.service.base_models import base_models
+from luthier.service.context import Context
+from luthier.service.served_targets import find_share, served_share
+from luthier.store.deployments import changed_meanwhile
+
+_DEEDS = {"deploy": "deployed", "canary": "canary_set", "promote": "promoted", "rollback": "rolled_back"}
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentView:
+    """A deployment with what its targets have answered. num_requests: by target, those of earlier revisions, too."""
+
+    deployment: Deployment
+    num_requests: dict[str, int]
+    history: tuple[Revision, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier deployments --json`; folders stay on this machine."""
+        document = {
+            "name": self.deployment.name,
+            "id": self.deployment.deployment_id,
+            "project_id": self.deployment.project_id,
+            "created_at": self.deployment.created_at,
+            "revision": revision_json(self.deployment.revision),
+            "requests": self.num_requests,
+        }
+        return document | ({"history": [revision_json(one) for one in self.history]} if self.history else {})
+
+
+def deploy(
+    context: Context,
+    caller: Caller,
+    name: str,
+    target: str,
+    *,
+    canary: float | None = None,
+    expected_revision: int | None = None,
+) -> Deployment:
+    """Have a name answered by a target, all of it or, with `canary`, that fraction of its users.
+
+    target: as `find_share` takes it. expected_revision: the revision that this is to follow on, 0 for a new name.
+
+    Raises RequestError for a name that cannot be, or a canary where there is nothing to try it beside; ConflictError
+    where the deployment is in another state; and what `find_share` raises.
+    """
+    current = _current(context, caller, name, expected_revision)
+    share = find_share(context, caller, target, 1.0 if canary is None else _fraction(canary))
+    if current is None:
+        if canary is not None:
+            raise RequestError(
+                f"a canary for {name!r}, which is not deployed yet",
+                expected="a deployment that answers what the canary does not get",
+                do="deploy it without --canary: the first target gets all traffic",
+            )
+        return _add(context, caller, name, routing.first(share))
+    make = routing.replace if canary is None else routing.with_canary
+    return _revise(context, caller, current, make(share, current.revision))
+
+
+def split(
+    context: Context,
+    caller: Caller,
+    name: str,
+    fractions: Mapping[str, float],
+    *,
+    expected_revision: int | None = None,
+) -> Deployment:
+    """Share the users of a name out over targets, as for an A/B test. fractions: by target; they add up to 1.
+
+    Raises what `deploy` raises.
+    """
+    current = _current(context, caller, name, expected_revision)
+    shares = [find_share(context, caller, target, _fraction(part)) for target, part in fractions.items()]
+    made = routing.split(shares, None if current is None else current.revision)
+    return _add(context, caller, name, made) if current is None else _revise(context, caller, current, made)
+
+
+def promote(
+    context: Context, caller: Caller, name: str, target: str | None = None, *, expected_revision: int | None = None
+) -> Deployment:
+    """Give all traffic to the canary, or to the named one of the targets.
+
+    Raises NotFoundError for the name, ConflictError where there is no canary, or another revision than expected.
+    """
+    current = _expected(context.deployments.get(caller.project_id, name), expected_revision)
+    return _revise(context, caller, current, routing.promoted(current.revision, target))
+
+
+def rollback(context: Context, caller: Caller, name: str, *, expected_revision: int | None = None) -> Deployment:
+    """Go back to the revision before this one; once more goes back further.
+
+    Raises NotFoundError for the name, ConflictError where there is none before, or its targets are not there any more.
+    """
+    current = _expected(context.deployments.get(caller.project_id, name), expected_revision)
+    history = context.deployments.revisions(current.deployment_id)
+    earlier = next((one for one in history if one.number == current.revision.before), None)
+    if earlier is None:
+        raise ConflictError(
+            f"the deployment {name!r} has no revision before this one",
+            expected="an earlier revision",
+            do=f"deploy another target: luthier deploy RUN --as {name}",
+        )
+    for share in earlier.shares:
+        try:
+            served_share(context, caller, share)
+        except NotFoundError as error:
+            raise ConflictError(
+                f"revision {earlier.number} of {name!r} goes to {share.target}, which cannot be served: {error.came}",
+                expected="a revision whose targets are all there",
+                do="bring it back, or deploy another target",
+            ) from error
+    return _revise(context, caller, current, routing.rolled_back(current.revision, earlier))
+
+
+def remove(context: Context, caller: Caller, name: str) -> Deployment:
+    """Forget a deployment; its targets stay. Returns it as it was. Raises NotFoundError."""
+    found = context.deployments.get(caller.project_id, name)
+    deed = deed_of(caller, "deployment.deleted", name, {"revision": found.revision.number})
+    context.deployments.delete(caller.project_id, name, deed)
+    return found
+
+
+def list_deployments(context: Context, caller: Caller) -> list[DeploymentView]:
+    """The deployments of a project, newest first."""
+    found = context.deployments.list(caller.project_id)
+    counts = context.usage.num_requests(caller.project_id, [one.name for one in found])
+    return [DeploymentView(one, _counts_of(one.name, counts)) for one in found]
+
+
+def show_deployment(context: Context, caller: Caller, name: str) -> DeploymentView:
+    """One deployment with its history, newest first. Raises NotFoundError."""
+    found = context.deployments.get(caller.project_id, name)
+    counts = context.usage.num_requests(caller.project_id, [name])
+    return DeploymentView(found, _counts_of(name, counts), context.deployments.revisions(found.deployment_id))
+
+
+def revision_json(revision: Revision) -> dict[str, Any]:
+    """A revision as clients see it."""
+    return revision.model_dump(mode="json", exclude={"shares": {"__all__": {"folder"}}})
+
+
+def _add(context: Context, caller: Caller, name: str, revision: Revision) -> Deployment:
+    made = Deployment(deployment_id=new_id("dep"), project_id=caller.project_id, name=name, revision=revision)
+    return context.deployments.add(made, _deed(caller, name, revision))
+
+
+def _revise(context: Context, caller: Caller, current: Deployment, revision: Revision) -> Deployment:
+    return context.deployments.revise(current, revision, _deed(caller, current.name, revision))
+
+
+def _deed(caller: Caller, name: str, revision: Revision) -> Deed:
+    shares = {share.target: share.fraction for share in revision.shares}
+    document = {"revision": revision.number, "canary": revision.canary, "shares": shares}
+    return deed_of(caller, f"deployment.{_DEEDS.get(revision.kind, revision.kind)}", name, document)
+
+
+def _current(context: Context, caller: Caller, name: str, expected_revision: int | None) -> Deployment | None:
+    """The deployment as it is; None where the name is still free, and can be one."""
+    found = context.deployments.find(caller.project_id, name) if NAME.fullmatch(name) else None
+    if found is None:
+        if expected_revision:
+            raise changed_meanwhile(name, expected_revision, None)
+        _check_name(context, name)
+        return None
+    return _expected(found, expected_revision)
+
+
+def _expected(found: Deployment, expected_revision: int | None) -> Deployment:
+    if expected_revision not in (None, found.revision.number):
+        raise changed_meanwhile(found.name, expected_revision or 0, found.revision.number)
+    return found
+
+
+def _check_name(context: Context, name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise RequestError(
+            f"the name {name[:65]!r} for a deployment",
+            expected="1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit",
+            do="choose such a name",
+        )
+    taken = {known.casefold() for known in base_models(context)}
+    if is_id(name, "run") or name.casefold() in taken:
+        what = "has the form of a run's id" if is_id(name, "run") else "is the name of a base model"
+        raise RequestError(
+            f"the name {name!r} for a deployment {what}", expected="a name of its own", do="choose another name"
+        )
+
+
+def _fraction(fraction: float) -> float:
+    if not 0 < fraction < 1:
+        raise RequestError(
+            f"a fraction of {fraction:g}", expected="a number between 0 and 1, such as 0.1", do="correct it"
+        )
+    return fraction
+
+
+def _counts_of(name: str, counts: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    return {target: count for (model, target), count in counts.items() if model == name}

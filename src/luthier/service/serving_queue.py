@@ -1,0 +1,77 @@
+"""Who may wait for an answer: so many in all, so many of one key; and when one who may not should come again."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final
+
+from luthier.core.errors import BusyError
+
+_LOOK_BACK_SECONDS: Final = 60.0
+_UNKNOWN_SECONDS: Final = 5
+_MOST_SECONDS: Final = 60
+
+
+class Place:
+    """Of one ask that is under way or waits."""
+
+    def __init__(self, line: Line, key: str | None) -> None:
+        self._line, self._key, self._is_in = line, key, True
+
+    def leave(self, *, has_ended: bool) -> None:
+        """Make room for another, once. has_ended: with an answer, not because somebody has gone."""
+        with self._line.lock:
+            if self._is_in:
+                self._is_in = False
+                self._line.left(self._key, has_ended)
+
+
+class Line:
+    """All asks of a server. most: in all; most_per_key: of each key of the API. Safe to share between threads."""
+
+    def __init__(self, most: int, most_per_key: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._most_per_key, self._clock = most, most_per_key, clock
+        self.lock = threading.Lock()
+        self._num_of: Counter[str | None] = Counter()
+        self._ends: deque[float] = deque(maxlen=256)
+
+    def enter(self, key: str | None) -> Place:
+        """A place. key: None for a person at this machine, who may take all there are. Raises BusyError."""
+        with self.lock:
+            num, num_own = self._num_of.total(), self._num_of[key]
+            if num >= self._most:
+                raise self._busy(num, num, "", f"at most {self._most} (LUTHIER_SERVING_QUEUE)")
+            if key is not None and num_own >= self._most_per_key:
+                most = f"at most {self._most_per_key} of one key (LUTHIER_SERVING_QUEUE_PER_KEY)"
+                raise self._busy(num, num_own, " of this key", most)
+            self._num_of[key] += 1
+            return Place(self, key)
+
+    def left(self, key: str | None, has_ended: bool) -> None:
+        """Called by a place, which holds the lock."""
+        self._num_of[key] -= 1
+        if not self._num_of[key]:
+            del self._num_of[key]
+        if has_ended:
+            self._ends.append(self._clock())
+
+    def _busy(self, num: int, num_told: int, whose: str, expected: str) -> BusyError:
+        return BusyError(
+            f"{num_told} asks{whose} are under way or wait already",
+            expected=expected,
+            do="ask again after the seconds of the header Retry-After",
+            retry_seconds=self._retry_seconds(num),
+        )
+
+    def _retry_seconds(self, num: int) -> int:
+        """How long half of those who are in will take, at the pace of the last minute: others wait as well."""
+        now = self._clock()
+        ends = [end for end in self._ends if now - end <= _LOOK_BACK_SECONDS]
+        if len(ends) < 2 or now <= ends[0]:
+            return _UNKNOWN_SECONDS
+        pace = len(ends) / (now - ends[0])
+        return min(_MOST_SECONDS, max(1, math.ceil(num / 2 / pace)))

@@ -1,0 +1,262 @@
+"""One engine of the process that answers, with the thread that alone uses it.
+
+A thread each, so that a model that is being loaded, or that another server computes, holds up nobody. Engines that
+compute in this very process take turns, one step each: they would only take the processor from each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sys
+import threading
+import traceback
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.errors import LuthierError, UnsupportedError, WorkError
+from luthier.core.stream import Embedded, EmbeddingRequest, Ended, Failed, Served, StreamEvent, TextRequest
+
+if TYPE_CHECKING:
+    from luthier.core.ports import StreamEngine
+
+Tell = Callable[[Sequence[tuple[str, StreamEvent]]], None]
+# How long an engine that waits for another to compute may keep a new ask waiting; pieces are told at once.
+_WAIT_SECONDS: Final = 0.02
+_COMPUTING: Final = frozenset({"transformers"})
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What somebody wants. adapter: the folder of one that shares the engine's base; None for the engine's own."""
+
+    key: str
+    request: TextRequest | EmbeddingRequest
+    adapter: str | None
+
+
+class Turns:
+    """Lets one thread at a time compute, in the order in which they ask for it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._next, self._now = 0, 0
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Wait for a turn, and have it."""
+        with self._changed:
+            own, self._next = self._next, self._next + 1
+            self._changed.wait_for(lambda: self._now == own)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._now += 1
+                self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the desk gives a writer. tell: sends events. wake: has the desk look again at who may begin.
+
+    adapter_bytes: what an adapter will take. has_room: whether a writer may take so many bytes more within the budget;
+    where not, other models are let go for it. is_alone: whether there are no others.
+    """
+
+    open_engine: Callable[[Served], StreamEngine]
+    tell: Tell
+    wake: Callable[[], None]
+    adapter_bytes: Callable[[str], int]
+    has_room: Callable[[Writer, int], bool]
+    is_alone: Callable[[], bool]
+    turns: Turns
+
+
+class Writer:
+    """Has one engine opened, asked, and closed. For the desk alone, from its thread.
+
+    num_bytes: what the engine takes, as estimated until it is open. has_closed: it is gone.
+    """
+
+    def __init__(self, served: Served, around: Around, num_bytes: int) -> None:
+        self._served, self._around, self.num_bytes = served, around, num_bytes
+        self.has_closed = self.is_closing = False
+        self._lock = threading.Lock()
+        self._open: dict[str, int] = {}  # by ask: how many of its choices are still to end
+        self._inbox: queue.SimpleQueue[Ask | str | None] = queue.SimpleQueue()
+        self._waiting: deque[Ask] = deque()
+        self._adapters: OrderedDict[str, None] = OrderedDict()  # loaded ones, the longest unused first
+        self._adapter_of: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._live, name=f"engine {served.path}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for it."""
+        return not self._open
+
+    def is_writing(self, key: str) -> bool:
+        """Whether an ask has not ended yet."""
+        return key in self._open
+
+    def ask(self, ask: Ask) -> bool:
+        """Have something written; false where the engine has gone."""
+        with self._lock:
+            if self.has_closed:
+                return False
+            self._open[ask.key] = ask.request.num_choices if isinstance(ask.request, TextRequest) else 1
+        self._inbox.put(ask)
+        return True
+
+    def cancel(self, key: str) -> None:
+        """Write no more of it; nothing happens where it has ended."""
+        self._inbox.put(key)
+
+    def close(self) -> None:
+        """Let go of the engine; `has_closed` says when that is done."""
+        self.is_closing = True
+        self._inbox.put(None)
+
+    def _live(self) -> None:
+        reason: LuthierError = WorkError("the model was let go", expected="an answer", do="ask again")
+        try:
+            self._write_all()
+        except LuthierError as error:
+            reason = error
+        except Exception as error:  # noqa: BLE001 - the other engines go on
+            reason = unexpected(error)
+        with self._lock:
+            self.has_closed, left = True, list(self._open)
+        self._fail(left, reason)
+        self._around.wake()
+
+    def _write_all(self) -> None:
+        engine = self._around.open_engine(self._served)
+        try:
+            self.num_bytes = engine.num_bytes
+            self._around.wake()
+            while self._read_inbox(engine):
+                while self._waiting and self._take_up(engine, self._waiting[0]):
+                    self._waiting.popleft()
+                # One that waits is asked again after a poll, also where no key is left: what has ended may not be
+                # cleared away yet.
+                if engine.keys or self._waiting:
+                    is_computing = self._served.engine in _COMPUTING
+                    with self._around.turns.one() if is_computing else contextlib.nullcontext():
+                        told = engine.poll(_WAIT_SECONDS)
+                    self._tell([(str(key), event) for key, event in told])
+        finally:
+            engine.close()
+
+    def _read_inbox(self, engine: StreamEngine) -> bool:
+        """Take in what was said, waiting where there is nothing to do; false where the engine shall be closed."""
+        if engine.keys:
+            wait_seconds: float | None = 0.0
+        else:
+            wait_seconds = _WAIT_SECONDS if self._waiting else None
+        while True:
+            try:
+                said = self._inbox.get(wait_seconds != 0, wait_seconds or None)
+            except queue.Empty:
+                return True
+            wait_seconds = 0.0
+            if said is None:
+                return False
+            if isinstance(said, Ask):
+                self._waiting.append(said)
+            else:
+                self._waiting = deque(one for one in self._waiting if one.key != said)
+                engine.cancel(said)
+                self._forget(said)
+
+    def _take_up(self, engine: StreamEngine, ask: Ask) -> bool:
+        """Begin to write; false where it has to wait. One that cannot be written is told so, and is done with."""
+        try:
+            if ask.adapter is not None:
+                if not self._has_adapter(engine, ask.adapter):
+                    return False
+                self._adapter_of[ask.key] = ask.adapter
+            if isinstance(ask.request, TextRequest):
+                return engine.ask(ask.key, ask.request, ask.adapter)
+            return self._embed(engine, ask.key, ask.request, ask.adapter)
+        except LuthierError as error:
+            self._fail([ask.key], error)
+        return True
+
+    def _embed(self, engine: StreamEngine, key: str, request: EmbeddingRequest, adapter: str | None) -> bool:
+        from luthier.core.ports import EmbeddingEngine
+
+        if not isinstance(engine, EmbeddingEngine):
+            raise UnsupportedError(
+                f"embeddings of a model that runs with the engine {self._served.engine}",
+                expected="a model that runs with transformers",
+                do="ask another model for embeddings: a base model of this server, or a model tuned here",
+                param="model",
+            )
+        return engine.ask_embeddings(key, request, adapter)
+
+    def _has_adapter(self, engine: StreamEngine, adapter: str) -> bool:
+        """Whether the adapter is loaded, or can be: adapters that nobody asks are let go for it, the oldest first."""
+        if adapter not in self._adapters:
+            num_bytes = self._around.adapter_bytes(adapter)
+            in_use = Counter(self._adapter_of.values())
+            idle = [name for name in self._adapters if not in_use[name]]
+            while not self._around.has_room(self, num_bytes):
+                if not idle:
+                    if not engine.keys and self._around.is_alone():
+                        raise _too_large(f"the adapter {adapter} beside its base", num_bytes + self.num_bytes)
+                    return False
+                self._adapters.pop(idle[0])
+                engine.unload_adapter(idle.pop(0))
+                self.num_bytes = engine.num_bytes
+            engine.load_adapter(adapter, adapter)
+            self.num_bytes = engine.num_bytes
+        self._adapters[adapter] = None
+        self._adapters.move_to_end(adapter)
+        return True
+
+    def _tell(self, told: Sequence[tuple[str, StreamEvent]]) -> None:
+        if not told:
+            return
+        self._around.tell(told)
+        for key, event in told:
+            if isinstance(event, Failed | Embedded):
+                self._forget(key)
+            elif isinstance(event, Ended) and key in self._open:
+                self._open[key] -= 1
+                if not self._open[key]:
+                    self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        self._adapter_of.pop(key, None)
+        if self._open.pop(key, None) is not None and not self._open:
+            self._around.wake()
+
+    def _fail(self, keys: list[str], error: LuthierError) -> None:
+        self._tell([(key, Failed(error=error.as_json())) for key in keys])
+
+
+def _too_large(what: str, num_bytes: int) -> WorkError:
+    return WorkError(
+        f"{what} takes {num_bytes / 1e9:.1f} GB, more than models may take on this server",
+        expected="models within LUTHIER_SERVING_MEMORY_BYTES",
+        do="ask who runs this server to raise it, or ask a smaller model",
+    )
+
+
+def too_large(served: Served, num_bytes: int) -> WorkError:
+    """What is told where a model alone is over the budget."""
+    return _too_large(f"the model in {served.path}", num_bytes)
+
+
+def unexpected(error: Exception) -> WorkError:
+    """What is told of a failure by our own fault; its trace goes to the log."""
+    sys.stderr.write("".join(traceback.format_exception(error)))
+    return WorkError(
+        f"the model failed while it wrote: {type(error).__name__}",
+        expected="an answer",
+        do="ask again; the log of the server says more",
+    )

@@ -1,0 +1,105 @@
+"""Answers that keep to a form: calls of tools and JSON schemas, with the unmodified OpenAI client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+import openai
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Cremona", "Füssen"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+        "strict": True,
+    },
+}
+QUESTION: list[Any] = [{"role": "user", "content": "How is the weather?"}]
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+
+
+class Violin(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    wood: Literal["spruce", "maple"]
+    is_old: bool
+
+
+@pytest.fixture
+def ask(client: openai.OpenAI) -> Callable[..., Any]:
+    def create(**wishes: Any) -> Any:
+        given = {"model": "tiny", "messages": QUESTION, "max_tokens": 200, "seed": 7} | wishes
+        return client.chat.completions.create(**given)
+
+    return create
+
+
+def test_a_tool_is_called_and_its_result_goes_back(ask: Callable[..., Any]) -> None:
+    made = ask(tools=[WEATHER], tool_choice="required", parallel_tool_calls=False)
+    [choice] = made.choices
+    [call] = choice.message.tool_calls
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    assert (call.type, call.function.name) == ("function", "get_weather")
+    assert json.loads(call.function.arguments)["city"] in ("Cremona", "Füssen")
+    assert call.id.startswith("call_")
+    talk = [*QUESTION, choice.message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
+    assert ask(messages=talk, tools=[WEATHER], max_tokens=4).usage.prompt_tokens > made.usage.prompt_tokens
+    assert ask(tools=[WEATHER], tool_choice=NAMED).choices[0].finish_reason == "stop"
+
+
+def test_a_streamed_call_comes_in_pieces_as_openai_writes_them(ask: Callable[..., Any], client: openai.OpenAI) -> None:
+    wishes = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False, "temperature": 0}
+    whole = ask(**wishes).choices[0].message.tool_calls[0]
+    chunks = [chunk.choices[0] for chunk in ask(stream=True, **wishes)]
+    assert (chunks[0].delta.role, chunks[0].delta.content) == ("assistant", None)
+    pieces = [piece for chunk in chunks for piece in chunk.delta.tool_calls or []]
+    assert pieces[0].function.name == "get_weather"
+    assert pieces[0].id.startswith("call_")
+    assert all((piece.id, piece.function.name, piece.type) == (None, None, None) for piece in pieces[1:])
+    assert {piece.index for piece in pieces} == {0}
+    assert "".join(piece.function.arguments for piece in pieces) == whole.function.arguments
+    assert chunks[-1].finish_reason == "tool_calls"
+    given: dict[str, Any] = {"model": "tiny", "messages": QUESTION, "max_tokens": 200, **wishes}
+    with client.chat.completions.stream(**given) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].message.tool_calls[0].function.parsed_arguments == json.loads(whole.function.arguments)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.8])
+def test_a_schema_is_kept(client: openai.OpenAI, temperature: float) -> None:
+    parsed = client.chat.completions.parse(
+        model="tiny",
+        messages=[{"role": "user", "content": "Describe a violin."}],
+        response_format=Violin,
+        temperature=temperature,
+        seed=1,
+    )
+    assert isinstance(parsed.choices[0].message.parsed, Violin)
+
+
+def test_any_object_begins_as_one(ask: Callable[..., Any]) -> None:
+    made = ask(response_format={"type": "json_object"}, max_tokens=5)
+    assert made.choices[0].message.content.startswith("{")
+
+
+def test_a_schema_that_cannot_be_followed_is_refused_before_the_stream(ask: Callable[..., Any]) -> None:
+    wrong = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "elephant"}}}
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match="elephant"):
+            ask(response_format=wrong, stream=stream)
+
+
+def test_a_bias_is_followed(ask: Callable[..., Any], client: openai.OpenAI) -> None:
+    made = ask(logit_bias={"50": 100}, temperature=0, max_tokens=4)
+    assert len(set(made.choices[0].message.content)) == 1
+    with pytest.raises(openai.BadRequestError, match="999999"):
+        ask(logit_bias={"999999": 1})

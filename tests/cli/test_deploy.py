@@ -1,0 +1,82 @@
+"""`luthier deploy`, `promote`, `rollback`, `deployments` and `usage`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luthier.cli.deploy import parse_split
+from luthier.core.errors import RequestError
+from luthier.core.usage import Use
+from luthier.service.context import Context
+from luthier.testing.finished_run import add_run
+
+
+@pytest.fixture
+def runs(home: Path) -> list[str]:
+    with Context.open(home) as context:
+        return [add_run(context, letter) for letter in "ab"]
+
+
+def test_the_way_of_a_deployment(luthier, home: Path, runs: list[str]) -> None:  # type: ignore[no-untyped-def]
+    a, b = runs
+    assert "luthier deploy RUN --as NAME" in luthier("deployments").out
+    first = luthier("deploy", a, "--as", "support")
+    assert "support is at revision 1 (deployed)" in first.out
+    assert "100% of users" in first.out
+    tried = luthier("deploy", b, "--as", "support", "--canary", 0.1)
+    assert "luthier promote support, or luthier rollback support" in tried.out
+    assert "10% of users (canary)" in tried.out
+    document = luthier("promote", "support", "--json").document
+    assert (document["revision"]["number"], document["revision"]["shares"][0]["target"]) == (3, b)
+    assert luthier("rollback", "support", "--expect", 3).code == 0
+    stale = luthier("rollback", "support", "--expect", 3, "--json")
+    assert (stale.code, stale.document["error"]["type"]) == (2, "ConflictError")
+    with Context.open(home) as context:
+        use = {"project_id": "default", "key_id": "", "model": "support", "num_prompt_tokens": 7, "num_new_tokens": 2}
+        context.usage.add(Use(**use, target=a))
+    listed = luthier("deployments", "--json").document
+    assert [(one["name"], one["requests"]) for one in listed] == [("support", {a: 1})]
+    assert "90%" in luthier("deployments").out
+    shown = luthier("deployments", "support").out
+    assert "rolled back" in shown
+    assert "1 requests" in shown
+    assert [one["number"] for one in luthier("deployments", "support", "--json").document["history"]] == [4, 3, 2, 1]
+    assert "support" in luthier("usage").out
+    assert luthier("usage", "--json").document[0]["num_prompt_tokens"] == 7
+    assert "nothing answers" in luthier("deployments", "support", "--remove").out
+    assert luthier("deployments", "--json").document == []
+
+
+def test_a_split(luthier, runs: list[str]) -> None:  # type: ignore[no-untyped-def]
+    a, b = runs
+    made = luthier("deploy", "--as", "ab", "--split", f"{a}=0.5,{b}=0.5", "--json").document
+    assert [share["fraction"] for share in made["revision"]["shares"]] == [0.5, 0.5]
+    assert luthier("promote", "ab", b, "--json").document["revision"]["shares"][0]["target"] == b
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--as", "n"], "neither a RUN nor --split"),
+        (["run-20261125-093000-000000", "--as", "n"], "no run"),
+        (["gone", "--as", "n"], "does not exist"),
+        (["x", "--as", "n", "--split", "a=1"], "contradict"),
+        (["--as", "n", "--split", "a"], "--split run-a=0.5,run-b=0.5"),
+        (["--as", "n", "--split", "a=0.5,a=0.5"], "twice"),
+        (["x", "--as", "n", "--project", "none"], "luthier projects create"),
+    ],
+)
+def test_what_is_wrong_is_explained(luthier, options: list[str], words: str) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("deploy", *options)
+    assert done.code == 2
+    assert words in done.err
+    assert luthier("deployments", "--remove").code == 2
+    assert luthier("usage").out.startswith("nothing was asked")
+
+
+def test_a_target_may_have_an_equals_sign() -> None:
+    assert parse_split("/a=b/c=0.25, d=0.75") == {"/a=b/c": 0.25, "d": 0.75}
+    with pytest.raises(RequestError):
+        parse_split("=1")
