@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_which_layers_are_kept(text: str, num_layers: int, kept: tuple[int, ...]
 def test_a_number_of_layers_is_spread_evenly_from_the_first_to_the_last(num_layers: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(2, num_layers - 1))
     kept = choose_layers(str(count), num_layers)
-    gaps = [after - before for before, after in zip(kept, kept[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(kept)]
     assert (len(kept), kept[0], kept[-1]) == (count, 0, num_layers - 1)
     assert max(gaps) - min(gaps) <= 1
     assert choose_layers(layers_text(kept), num_layers) == kept

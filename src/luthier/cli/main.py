@@ -19,6 +19,7 @@ import typer
 from luthier.cli import (
     audit_log,
     data,
+    distil,
     doctor,
     evaluate,
     jobs,
@@ -57,6 +58,7 @@ def build_app() -> typer.Typer:
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
+    app.command("distil", short_help="Teach a smaller model, and measure whether it was worth it.")(distil.distil)
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),

@@ -40,7 +40,7 @@ def choose_layers(text: str, num_layers: int) -> tuple[int, ...]:
     """The layers to keep of `num_layers`, counted from 0: so many ("15"), evenly spread with the first and the last of
     them, or those named ("0,2,4-29").
 
-    Raises RequestError for anything else: fewer than two, all of them, one that is not there, one twice or out of order.
+    Raises RequestError for anything else: fewer than two, all of them, one that is not there, twice or out of order.
     """
     if LAYERS.fullmatch(text) is None:
         raise RequestError(
