@@ -15,6 +15,8 @@ from luthier.service.recipes import override_value, recipe_from
 # What a recipe may say of the rows here: all else would part the two trainings, or is said by the command.
 _KEPT_OF_DATA = ("template", "replay", "validation")
 _PARTING_DATA = ("part", "group_by")
+# Ten times what full fine-tuning takes by default: each layer that is left must learn to follow upon another one.
+_HEALING_RATE = 2e-4
 _OBJECTIVES = {"sequence": ("sft",), "logit": ("distillation",)}
 
 
@@ -64,9 +66,10 @@ def recipe_of(settings: dict[str, Any], *, student: str, rows: Path, teacher: st
     """
     document = {name: value for name, value in settings.items() if name not in ("evaluation", "objective")}
     document |= {"base_model": student, "data": {**settings["data"], "train": str(rows)}}
-    if is_whole:
-        document.setdefault("method", {"name": "full"})
     training = dict(document.get("training") or {})
+    if is_whole and document.get("method") is None:
+        document["method"] = {"name": "full"}
+        training.setdefault("learning_rate", _HEALING_RATE)
     training.setdefault("early_stopping_patience", 0)  # the same number of steps for both
     document["training"] = training
     if teacher is not None:
