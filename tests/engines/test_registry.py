@@ -12,7 +12,7 @@ from luthier.engines.transformers_engine import TransformersEngine
 def test_names_lead_to_classes():
     assert load_engine_class("transformers") is TransformersEngine
     assert load_engine_class("fake") is FakeEngine
-    assert {"fake", "transformers"} <= set(engine_names())
+    assert {"fake", "llama_cpp", "transformers"} <= set(engine_names())
 
 
 def test_an_unknown_name_is_told_the_known_ones():

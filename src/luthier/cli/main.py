@@ -22,16 +22,19 @@ from luthier.cli import (
     distil,
     doctor,
     evaluate,
+    export,
     jobs,
     keys,
     launch,
     models,
     plan,
     projects,
+    push,
     quickstart,
     runs,
     train,
     up,
+    verify,
     worth,
 )
 from luthier.cli.answer import Answer
@@ -59,6 +62,7 @@ def build_app() -> typer.Typer:
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
     app.command("distil", short_help="Teach a smaller model, and measure whether it was worth it.")(distil.distil)
+    app.command("export", short_help="Write a model for another runtime, proved equal.")(export.export)
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
@@ -75,6 +79,9 @@ def build_app() -> typer.Typer:
     app.command("up", short_help="Serve OpenAI's fine-tuning API, with workers.")(up.up)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("launch", short_help="Write a job file for many machines.")(launch.launch)
+    app.command("verify", short_help="Is an exported bundle whole, and whose is it?")(verify.verify)
+    app.command("sign", short_help="Sign an exported bundle with your key.")(push.sign)
+    app.command("push", short_help="Send an exported bundle to a hub or to object storage.")(push.push)
     app.command("doctor", short_help="What this machine can do.")(doctor.doctor)
     return app
 

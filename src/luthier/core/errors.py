@@ -15,7 +15,9 @@
         ├── ModelSourceError    a base model could not be fetched, or came damaged
         ├── CheckpointError     no checkpoint that can be trusted
         ├── DivergedError       the loss or a gradient became NaN or infinite
+        ├── ParityError         an export is not what it was made from
         ├── StorageFullError    no room left on the disk
+        ├── BusyError           too many ask already; carries after how long to ask again
         ├── UnreachableError    a database that does not answer now; a later try may be heard
         └── PeerLostError       exit code 75: another process of the same run has gone, or cannot be reached
 
@@ -152,8 +154,20 @@ class DivergedError(WorkError):
     """The loss or a gradient became NaN or infinite."""
 
 
+class ParityError(WorkError):
+    """An export does not compute what its source computes, or more of its quality was lost than may be."""
+
+
 class StorageFullError(WorkError):
     """No room is left on the disk."""
+
+
+class BusyError(WorkError):
+    """Too many ask already. retry_seconds: when there may be room."""
+
+    def __init__(self, came: str, *, expected: str, do: str, retry_seconds: float = 5.0) -> None:
+        super().__init__(came, expected=expected, do=do)
+        self.retry_seconds = retry_seconds
 
 
 class UnreachableError(WorkError):

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.core.frozen import Frozen
+from luthier.core.plan import Quantisation
 
 ExportFormat = Literal["adapter", "merged", "gguf", "onnx", "executorch"]
 ExportPrecision = Literal["float32", "float16", "bfloat16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "int8", "int4"]
@@ -19,6 +20,7 @@ class ExportSource(Frozen):
 
     run_id: None for a base model. base_path: of the base, or of the whole model that training made. base_name,
     base_sha256: of the base model that it began with. precision: what its matrices are multiplied in when it runs.
+    quantisation: how the base was packed while an adapter was trained over it.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ExportSource(Frozen):
     method: str | None = None
     template: Literal["auto", "chat", "plain"] = "auto"
     precision: Literal["float32", "bfloat16"]
+    quantisation: Quantisation | None = None
 
 
 class Interval(Frozen):
@@ -72,7 +75,8 @@ class ParityReport(Frozen):
 class Export(Frozen):
     """What `luthier export` has made. folder: where it lies. num_bytes: of all its files.
 
-    files: path below the folder to sha256. warnings: what a user must know before it is used.
+    files: path below the folder to sha256. warnings: what a user must know before it is used. bundle_sha256: the name
+    of its bundle, the digest of `bundle.json`; None where it has none.
     """
 
     source: ExportSource
@@ -84,3 +88,4 @@ class Export(Frozen):
     parity: ParityReport | None
     seconds: float
     warnings: tuple[str, ...] = Field(default=())
+    bundle_sha256: str | None = None

@@ -11,7 +11,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import Event
 from luthier.core.frozen import Frozen
-from luthier.core.stream import Ended, Failed, Piece, Started, TextRequest
+from luthier.core.stream import EmbeddingRequest, StreamEvent, TextRequest
 
 EventSink = Callable[[Event], None]
 
@@ -124,7 +124,7 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-Told = tuple[Hashable, Started | Piece | Ended | Failed]
+Told = tuple[Hashable, StreamEvent]
 """An event of the ask with this key."""
 
 
@@ -168,4 +168,13 @@ class StreamEngine(Protocol):
 
     def close(self) -> None:
         """Let go of the weights; nothing can be written afterwards."""
+        ...
+
+
+@runtime_checkable
+class EmbeddingEngine(Protocol):
+    """What a `StreamEngine` may also be able to do: `poll` tells the vectors as `Embedded`."""
+
+    def ask_embeddings(self, key: Hashable, request: EmbeddingRequest, adapter: str | None) -> bool:
+        """As `ask`, for vectors."""
         ...

@@ -1,8 +1,9 @@
 """Text that a model writes while somebody reads along: what is asked for, and the events that come back.
 
 Started    once an ask: it was taken up
-Piece      any number of times a choice: text that will not change any more
+Piece      any number of times a choice: text, or calls of tools, that will not change any more
 Ended      once a choice
+Embedded   instead of pieces, to an `EmbeddingRequest`
 Failed     instead of all that would still have come
 """
 
@@ -24,7 +25,8 @@ class Sampling(Frozen):
 
     top_p: only the likeliest tokens that have this much of the probability together are drawn. seed: rules the draws;
     choice number N of an ask draws with `seed + N`. frequency_penalty, presence_penalty: taken off the logit of a token
-    for each time that the answer has it already, and once if it has it at all.
+    for each time that the answer has it already, and once if it has it at all. logit_bias: what is added to the logits
+    of tokens, by id.
     """
 
     temperature: float = Field(default=1.0, ge=0.0)
@@ -32,22 +34,46 @@ class Sampling(Frozen):
     seed: int = 0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
 
 class TextRequest(Frozen):
-    """One prompt to be continued; exactly one of `conversation` and `text` is set.
+    """One prompt to be continued; exactly one of `conversation`, `text` and `token_ids` is set.
 
     max_new_tokens: of each choice; an answer ends where the context does in any case. stop: an answer ends before the
     first of these texts. num_top: None for no likelihoods, else how many of the likeliest tokens are told with each.
+    json_schema: the answer is JSON of this schema and nothing else (`{"type": "object"}` for any object).
+
+    The tools that may be called stand in `conversation.tools`. tool_choice: `none`: they are as if not there;
+    `required`: the answer is one or more calls. tool_name: with `required`, the one tool that is called.
+    calls_in_parallel: false for at most one call an answer.
     """
 
     conversation: Conversation | None = None
     text: str | None = None
+    token_ids: tuple[int, ...] | None = None
     sampling: Sampling = Sampling()
     max_new_tokens: int = Field(default=128, ge=1)
     stop: tuple[str, ...] = ()
     num_choices: int = Field(default=1, ge=1, le=MAX_CHOICES)
     num_top: int | None = None
+    json_schema: dict[str, Any] | None = None
+    tool_choice: Literal["none", "auto", "required"] = "auto"
+    tool_name: str | None = None
+    calls_in_parallel: bool = True
+
+    @property
+    def tools(self) -> tuple[dict[str, Any], ...]:
+        """The tools that may be called, as OpenAI writes them; none where they may not."""
+        if self.conversation is None or self.tool_choice == "none":
+            return ()
+        return self.conversation.tools
+
+
+class EmbeddingRequest(Frozen):
+    """Texts, each as text or as token ids, to be made into vectors."""
+
+    inputs: tuple[str | tuple[int, ...], ...]
 
 
 class Served(Frozen):
@@ -89,10 +115,23 @@ class Started(Frozen):
     num_prompt_tokens: int
 
 
+class CallPiece(Frozen):
+    """More of a call of a tool. index: of the call in the answer. arguments: more of the JSON text of its arguments.
+
+    call_id, name: with the first piece of a call, None with those after it.
+    """
+
+    index: int
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
 class Piece(Frozen):
     """More of an answer: whole characters only.
 
-    num_new_tokens: of the answer so far. tokens: those that begin in it, where likelihoods were asked for.
+    num_new_tokens: of the answer so far. tokens: those that begin in it, where likelihoods were asked for. calls: more
+    of calls of tools, whose text is never part of `text`.
     """
 
     kind: Literal["piece"] = "piece"
@@ -100,15 +139,30 @@ class Piece(Frozen):
     text: str
     num_new_tokens: int = 0
     tokens: tuple[WrittenToken, ...] = ()
+    calls: tuple[CallPiece, ...] = ()
+
+
+EndReason = Literal["stop", "length", "tool_calls"]
 
 
 class Ended(Frozen):
-    """An answer is complete. stop: by itself or by a stop text. num_new_tokens: without the end token."""
+    """An answer is complete. num_new_tokens: without the end token.
+
+    stop: by itself or by a stop text; tool_calls: by itself, and it calls tools; length: by its limit or the context's.
+    """
 
     kind: Literal["ended"] = "ended"
     choice: int = 0
-    reason: Literal["stop", "length"]
+    reason: EndReason
     num_new_tokens: int
+
+
+class Embedded(Frozen):
+    """The vectors of an `EmbeddingRequest`, in the order of its inputs; each has the length 1."""
+
+    kind: Literal["embedded"] = "embedded"
+    vectors: tuple[tuple[float, ...], ...]
+    num_prompt_tokens: int
 
 
 class Failed(Frozen):
@@ -118,5 +172,5 @@ class Failed(Frozen):
     error: dict[str, Any]
 
 
-StreamEvent = Annotated[Started | Piece | Ended | Failed, Field(discriminator="kind")]
-stream_event: TypeAdapter[Started | Piece | Ended | Failed] = TypeAdapter(StreamEvent)
+StreamEvent = Started | Piece | Ended | Embedded | Failed
+stream_event: TypeAdapter[StreamEvent] = TypeAdapter(Annotated[StreamEvent, Field(discriminator="kind")])

@@ -13,6 +13,7 @@ from luthier.core.ports import Engine
 
 BUILT_IN = {
     "transformers": "luthier.engines.transformers_engine:TransformersEngine",
+    "llama_cpp": "luthier.engines.llama_cpp:LlamaCppEngine",
     "openai_http": "luthier.engines.openai_http:OpenAIHttpEngine",
     "fake": "luthier.engines.fake:FakeEngine",
 }

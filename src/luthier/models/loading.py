@@ -15,13 +15,13 @@ from luthier.core.plan import Quantisation
 from luthier.models.quantised import PackedLinear, quantise
 from luthier.models.quiet import quiet_peft, quiet_transformers
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_model(
     path: str | Path,
     *,
-    dtype: Literal["float32", "bfloat16"],
+    dtype: Literal["float32", "bfloat16", "float16"],
     attention: Literal["eager", "sdpa"],
     device: str = "cpu",
     quantisation: Quantisation | None = None,

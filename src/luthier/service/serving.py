@@ -6,13 +6,13 @@ import queue
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.digest import sha256_document
 from luthier.core.errors import LuthierError
-from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest, WrittenToken
+from luthier.core.stream import Ended, EndReason, Failed, Piece, Sampling, Started, TextRequest, WrittenToken
 from luthier.service.access import charge_tokens
 from luthier.service.context import Context
 from luthier.service.fleet_answers import error_from
@@ -27,7 +27,7 @@ class Choice:
     pieces: list[str] = field(default_factory=list)
     tokens: list[WrittenToken] = field(default_factory=list)
     num_new_tokens: int = 0
-    reason: Literal["stop", "length"] | None = None
+    reason: EndReason | None = None
 
     @property
     def text(self) -> str:
@@ -60,7 +60,7 @@ class Answer:
             choice.pieces.append(event.text)
             choice.tokens += event.tokens
             choice.num_new_tokens = event.num_new_tokens
-        else:
+        elif isinstance(event, Ended):
             choice = self.choices[event.choice]
             choice.num_new_tokens, choice.reason = event.num_new_tokens, event.reason
 

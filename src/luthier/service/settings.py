@@ -100,6 +100,11 @@ class Settings(BaseSettings):
         return self.home / "probes"
 
     @property
+    def tools_folder(self) -> Path:
+        """Programs of others that Luthier runs but does not install; may be deleted, and is fetched again."""
+        return self.home / "cache" / "tools"
+
+    @property
     def tokenised_folder(self) -> Path:
         """Tokenised rows, named by the digest of what they were made from; may be deleted at any time."""
         return self.home / "cache" / "tokenised"

@@ -16,10 +16,10 @@ from luthier.core.digest import sha256_file
 from luthier.core.errors import NotFoundError
 from luthier.data.card.facts import look, split_beside
 from luthier.data.card.front_matter import features, front_matter, size_category
-from luthier.data.card.markdown import code, table, text
 from luthier.data.card.request import CardRequest
 from luthier.data.card.write import card_text
 from luthier.data.columns import columns_of
+from luthier.reporting.markdown import code, table, text
 
 Make = Callable[..., CardRequest]
 

@@ -20,12 +20,12 @@ from starlette.concurrency import run_in_threadpool
 from luthier.api.errors import ApiError, ErrorBody, as_api_error
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError
-from luthier.core.stream import Ended, Failed, Piece, Started, TextRequest
+from luthier.core.stream import Ended, Failed, Piece, StreamEvent, TextRequest
 from luthier.service import serving
 from luthier.service.context import Context
 from luthier.service.fleet_answers import error_from
 
-Event = Started | Piece | Ended | Failed
+Event = StreamEvent
 _CLIENT_GONE = 499
 _CHARGING: set[asyncio.Future[None]] = set()
 ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -166,7 +166,7 @@ async def _events(talk: _Talk, words: Words) -> AsyncIterator[bytes]:
             if isinstance(event, Failed):
                 yield _line(_as_body(_refused(error_from(event.error))), event="error")
                 break
-            if isinstance(event, Started):
+            if not isinstance(event, Piece | Ended):
                 continue
             if event.choice not in told:
                 told.add(event.choice)

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from luthier.core.audit import SEVERITIES
-from luthier.data.card import markdown
 from luthier.data.card.front_matter import features, front_matter_text
-from luthier.data.card.markdown import code, table
 from luthier.data.card.request import NOT_STATED, CardRequest
-from luthier.reporting import figures
+from luthier.reporting import figures, markdown
+from luthier.reporting.markdown import code, table
 
 _NUM_SHOWN: Final = 10
 _LENGTHS: Final = (

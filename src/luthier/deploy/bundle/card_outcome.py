@@ -1,0 +1,165 @@
+"""The second half of a card: verdict, proof of the export, safety, cost, limits, and what follows from the licence."""
+
+from __future__ import annotations
+
+from luthier.core.cost import Estimate
+from luthier.core.evaluation import Evaluation, Metric
+from luthier.core.export import Export, ParityReport
+from luthier.deploy.bundle import licences
+from luthier.deploy.bundle.facts import BaseFacts, BundleFacts, RunFacts
+from luthier.reporting import figures, markdown
+from luthier.reporting.markdown import code, table
+
+
+def outcome_sections(export: Export, facts: BundleFacts) -> tuple[str, ...]:
+    """Each section with its heading."""
+    return (
+        _verdict(facts.evaluation),
+        _parity(export),
+        _safety(facts),
+        _cost(facts.run),
+        _limits(export, facts),
+        _licence(facts.base),
+    )
+
+
+def _verdict(evaluation: Evaluation | None) -> str:
+    title = "## Verdict\n\n"
+    if evaluation is None:
+        return title + "None: it was not judged on held-out rows."
+    parts = []
+    if (verdict := evaluation.verdict) is not None:
+        parts.append(f"**{markdown.text(verdict.headline, 1_000)}**")
+        if verdict.details:
+            parts.append("\n".join(f"- {markdown.text(line, 1_000)}" for line in verdict.details))
+    names = list(dict.fromkeys(name for system in evaluation.systems for name in system.metrics))
+    rows = [
+        [markdown.text(system.name), *(_figure(system.metrics.get(name)) for name in names)]
+        for system in evaluation.systems
+    ]
+    parts.append(table(("", *(_heading(name, evaluation) for name in names)), rows))
+    file = markdown.text(evaluation.held_out_file.replace("\\", "/").rsplit("/", 1)[-1])
+    parts.append(
+        f"95% intervals over {_rows(evaluation.num_rows)} of {file} (SHA-256 {code(evaluation.held_out_sha256)}). "
+        "What was judged is the model before it was exported; what the export changed stands in the next section."
+    )
+    if evaluation.forgetting is not None:
+        parts.append(f"On rows of other tasks: {markdown.text(evaluation.forgetting.sentence, 1_000)}")
+    return title + "\n\n".join(parts)
+
+
+def _rows(num: int) -> str:
+    return f"{num:,} row{'' if num == 1 else 's'}"
+
+
+def _heading(name: str, evaluation: Evaluation) -> str:
+    metric = next(system.metrics[name] for system in evaluation.systems if name in system.metrics)
+    better = "higher is better" if metric.higher_is_better else "lower is better"
+    unit = f"{markdown.text(metric.unit)}; " if metric.unit else ""
+    return f"{markdown.text(name.replace('_', ' '))} ({unit}{better})"
+
+
+def _figure(metric: Metric | None) -> str:
+    if metric is None:
+        return "not measured"
+    decimals = figures.decimals_for(metric.low, metric.high)
+    return f"{figures.number(metric.value, decimals)} {figures.interval(metric.low, metric.high, decimals)}"
+
+
+def _parity(export: Export) -> str:
+    title = "## Is it the same model?\n\n"
+    parity = export.parity
+    if parity is None:
+        return title + "Not proved: the export was not compared with its source."
+    decimals = figures.decimals_for(parity.nll_increase_nats.low, parity.nll_increase_nats.high)
+    more = parity.nll_increase_nats
+    rows = [
+        ("Prompts with the same tokens", f"{parity.num_prompts_same_tokens} of {parity.num_prompts}"),
+        ("Greedy texts that are equal", f"{parity.num_texts_equal} of {parity.num_prompts}"),
+        ("Largest difference of a log-probability", _difference(parity)),
+        ("Mean difference", f"{parity.mean_difference_nats:.3g} nats"),
+        (
+            "Loss of quality",
+            f"{figures.signed(more.value, decimals)} {figures.interval(more.low, more.high, decimals)} nats a token",
+        ),
+        ("Perplexity, source and export", f"{parity.source_perplexity:.4g} and {parity.export_perplexity:.4g}"),
+    ]
+    said = (
+        f"Source and export answered {parity.num_prompts} prompts, the export in {parity.runtime} "
+        f"{markdown.text(parity.runtime_version)}. **The proof {'holds' if parity.passed else 'failed'}.**"
+    )
+    if parity.reasons:
+        said += "\n\n" + "\n".join(f"- {markdown.text(reason, 1_000)}" for reason in parity.reasons)
+    return f"{title}{said}\n\n{table(('', ''), [list(row) for row in rows], num_text_columns=2)}"
+
+
+def _difference(parity: ParityReport) -> str:
+    bound = "no bound in this format" if parity.bound_nats is None else f"at most {parity.bound_nats:.3g} allowed"
+    return f"{parity.max_difference_nats:.3g} nats, {bound}"
+
+
+def _safety(facts: BundleFacts) -> str:
+    title = "## Safety\n\n"
+    if facts.safety:
+        return title + "\n".join(f"- {markdown.text(line, 1_000)}" for line in facts.safety)
+    return title + (
+        "Not measured: this model was not asked for harmful, false or private things, neither before training nor "
+        "after. Tuning can weaken what the base model refuses."
+    )
+
+
+def _cost(run: RunFacts | None) -> str:
+    title = "## Energy and cost\n\n"
+    if run is None:
+        return title + "Nothing was trained here. What the base model cost, its makers say."
+    bill = run.result.bill
+    if bill is None:
+        return title + "Not measured."
+    budget = run.plan.budget
+    energy, money = "Energy: not measured", "Money: not known"
+    if bill.energy_kwh is not None:
+        source = f" at {markdown.text(budget.watts_source)}" if budget is not None else ""
+        energy = f"Energy: {_between(bill.energy_kwh)} kWh, the time{source}; no meter was read"
+    if bill.usd is not None:
+        source = f" at {markdown.text(budget.price_source)}" if budget is not None else ""
+        money = f"Money: {_between(bill.usd)} USD, the time{source}"
+    lines = [f"Time: {figures.duration(bill.hours * 3600)}, training and judging", energy, money]
+    return title + "\n".join(f"- {line}." for line in lines)
+
+
+def _between(estimate: Estimate) -> str:
+    value = figures.rough(estimate.value)
+    if estimate.low == estimate.high:
+        return value
+    return f"{value} [{figures.rough(estimate.low)}, {figures.rough(estimate.high)}]"
+
+
+def _limits(export: Export, facts: BundleFacts) -> str:
+    said = [*export.warnings]
+    if (evaluation := facts.evaluation) is not None and evaluation.verdict is not None:
+        said += evaluation.verdict.caveats
+    if facts.run is not None:
+        said += facts.run.result.warnings
+        fit = facts.run.result.fit
+        if fit is not None and fit.kind != "settled":
+            said.append(f"{fit.title}: {fit.seen}")
+    if facts.base.context_length_tokens is not None:
+        said.append(f"Prompt and answer together have room for {facts.base.context_length_tokens:,} tokens.")
+    if facts.run is not None:
+        said.append("It was tuned for rows such as those above; of other tasks only what stands here was measured.")
+    said.append("Like every language model it writes things that are not true, in the same voice as things that are.")
+    return "## Limits\n\n" + "\n".join(f"- {markdown.text(line, 1_000)}" for line in dict.fromkeys(said))
+
+
+def _licence(base: BaseFacts) -> str:
+    stated = licences.is_stated(base.licence)
+    name = markdown.text(base.licence or "") if stated else "not stated"
+    link = f", {markdown.text(base.licence_url)}" if base.licence_url else ""
+    texts = ", ".join(code(name) for name in sorted(base.licence_texts))
+    lines = [f"The base model: {name}{link}. {licences.consequences(base.licence)}"]
+    if texts:
+        lines.append(f"The texts that came with it lie beside this file: {texts}.")
+    elif stated:
+        lines.append("No text of it came with the base model, so none lies beside this file.")
+    lines.append("Luthier claims no rights of its own in the weights. The licence of the rows is not stated.")
+    return "## Licence\n\n" + "\n\n".join(lines)

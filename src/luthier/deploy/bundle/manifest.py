@@ -1,0 +1,117 @@
+"""The manifest of a bundle: every file with its digest and size. The digest of the manifest names the bundle.
+
+`bundle.json` is canonical JSON (RFC 8785: keys sorted, no spaces, UTF-8), so that equal files give equal bytes and
+`sha256sum bundle.json` prints the bundle's digest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import ValidationError
+
+from luthier.core.digest import canonical_json, sha256_bytes, sha256_file
+from luthier.core.errors import WorkError
+from luthier.core.frozen import Frozen
+
+CARD: Final = "README.md"
+PLAN, EVALUATION, PARITY = "plan.json", "evaluation.json", "parity.json"
+SBOM, LINEAGE = "sbom.cdx.json", "lineage.intoto.json"
+MANIFEST, SIGNATURE = "bundle.json", "bundle.dsse.json"
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class BundleFile(Frozen):
+    """One file of a bundle. path: below its folder, parts joined by slashes."""
+
+    num_bytes: int
+    path: str
+    sha256: str
+
+
+class Manifest(Frozen):
+    """Every file of a bundle but the manifest itself and its signature, sorted by path."""
+
+    files: tuple[BundleFile, ...]
+    format: Literal[1] = 1
+
+    def as_bytes(self) -> bytes:
+        """The canonical document; the same files give the same bytes."""
+        # Keys are ASCII, and there are no fractions: here the plain canonical JSON is that of RFC 8785.
+        return canonical_json(self.model_dump(mode="json")).encode()
+
+    @property
+    def digest(self) -> str:
+        """The bundle's name: SHA-256 of the document."""
+        return sha256_bytes(self.as_bytes())
+
+    @property
+    def by_path(self) -> dict[str, BundleFile]:
+        """The files by their paths."""
+        return {file.path: file for file in self.files}
+
+
+class ManifestError(Exception):
+    """A manifest that is none; the text says why, as the end of a sentence."""
+
+
+def read_manifest(content: bytes) -> Manifest:
+    """The manifest from its bytes. Raises ManifestError for anything that `Manifest.as_bytes` would not write."""
+    try:
+        manifest = Manifest.model_validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise ManifestError(f"cannot be understood: {place}: {first['msg']}") from error
+    if manifest.as_bytes() != content:
+        raise ManifestError("is not in canonical form")
+    paths = [file.path for file in manifest.files]
+    if paths != sorted(set(paths)):
+        raise ManifestError("names files out of order or more than once")
+    for file in manifest.files:
+        if not is_safe(file.path) or file.path in (MANIFEST, SIGNATURE):
+            raise ManifestError(f"names {file.path!r}, which no bundle may")
+        if not _SHA256.fullmatch(file.sha256) or file.num_bytes < 0:
+            raise ManifestError(f"states an impossible digest or size for {file.path!r}")
+    return manifest
+
+
+def is_safe(path: str) -> bool:
+    """Whether a path stays below its folder on every system and reads as what it is."""
+    parts = path.split("/")
+    return path.isprintable() and not any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts)
+
+
+def make_manifest(folder: Path) -> Manifest:
+    """Look at every file of a folder, but for a manifest and a signature that are there.
+
+    Raises WorkError for what no bundle can hold: links, sockets, names that other systems cannot have.
+    """
+    files = []
+    for path in sorted(walk(folder), key=lambda one: one.relative_to(folder).as_posix()):
+        name = path.relative_to(folder).as_posix()
+        if name in (MANIFEST, SIGNATURE):
+            continue
+        if path.is_symlink() or not path.is_file() or not is_safe(name):
+            raise WorkError(
+                f"a bundle cannot hold {name!r}",
+                expected="plain files, with names that every system can have",
+                do="export again; if it stays, this is a fault of the exporter",
+            )
+        files.append(BundleFile(path=name, sha256=sha256_file(path), num_bytes=path.stat().st_size))
+    return Manifest(files=tuple(files))
+
+
+def walk(folder: Path) -> list[Path]:
+    """Everything below a folder that is no folder itself; links are not followed, empty folders count."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        here = Path(place)
+        found += [here / name for name in names]
+        found += [here / name for name in folders if (here / name).is_symlink()]
+        if not names and not folders and here != folder:
+            found.append(here)
+    return found

@@ -1,0 +1,1 @@
+"""One file a format: each writes the source into an empty folder."""

@@ -1,0 +1,102 @@
+"""What travels beside the weights in every format: tokenizer, chat template, stop tokens, generation config."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.export import ExportSource
+from luthier.models.chat_template import ChatTemplate
+
+_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+_PROBE: Final = Conversation(messages=(Message(role="user", content="Which wood?"),))
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """How an export writes and ends turns. stop_ids: the tokens that end an answer, the template's own first.
+
+    stops: their texts. settings: the generation config.
+    """
+
+    template: ChatTemplate
+    stop_ids: tuple[int, ...]
+    stops: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+def write_companions(source: ExportSource, target: Path) -> Turns:
+    """Put the tokenizer of the source's base into `target`, with the template and the stop tokens that it was run with.
+
+    The plain layout, for which a base model has no template of its own, is written as one; where the tokenizer begins
+    every text with a token that the template leaves out, the template gets it: so that other runtimes, which know of
+    neither, see the tokens that were trained on.
+
+    Raises what `ChatTemplate.load` raises.
+    """
+    base = Path(source.base_path)
+    template = ChatTemplate.load(base, source.template)
+    for name in _FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, target / name)
+    (target / "chat_template.jinja").write_text(_template_text(template), encoding="utf-8")
+    config_file = target / "tokenizer_config.json"
+    config = _read(config_file)
+    if config.pop("chat_template", None) is not None:  # the file above is the one that counts
+        _write(config_file, config)
+    settings = _generation_config(base, template)
+    _write(target / "generation_config.json", settings)
+    stops = tuple(template.tokenizer.convert_ids_to_tokens(list(template.end_of_turn_ids)))
+    return Turns(template, template.end_of_turn_ids, stops, settings)
+
+
+def _template_text(template: ChatTemplate) -> str:
+    """The template as jinja text that stands alone: it writes all that `template.render` and `template.encode` do."""
+    text = template.tokenizer.get_chat_template() if template.kind == "chat" else _plain_layout(template)
+    ids, offsets = template.encode("a")
+    if offsets[0] != (0, 0):
+        return text
+    beginning = template.tokenizer.convert_ids_to_tokens(ids[0])
+    is_written = template.kind == "chat" and template.render(_PROBE).startswith(beginning)
+    return text if is_written else "{{- " + json.dumps(beginning, ensure_ascii=False) + " -}}" + text
+
+
+def _plain_layout(template: ChatTemplate) -> str:
+    end = json.dumps(template.end_of_turn, ensure_ascii=False)
+    return (
+        "{%- for message in messages -%}"
+        "{{- message.content -}}"
+        "{%- if message.role == 'assistant' -%}{{- " + end + " -}}{%- else -%}{{- '\\n' -}}{%- endif -%}"
+        "{%- endfor -%}"
+    )
+
+
+def _generation_config(base: Path, template: ChatTemplate) -> dict[str, Any]:
+    """The base's own settings, with every token that ends an answer."""
+    config = _read(base / "generation_config.json")
+    ids = list(template.end_of_turn_ids)
+    config["eos_token_id"] = ids[0] if len(ids) == 1 else ids
+    if config.get("pad_token_id") is None and template.tokenizer.pad_token_id is not None:
+        config["pad_token_id"] = template.tokenizer.pad_token_id
+    return config
+
+
+def _read(file: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return document
+
+
+def _write(file: Path, document: dict[str, Any]) -> None:
+    file.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

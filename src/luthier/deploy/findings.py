@@ -1,0 +1,32 @@
+"""What comparing an export with its source found, before anybody judges it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(slots=True)
+class Findings:
+    """What comparing found, prompt by prompt; what could not be compared is missing.
+
+    num_same_tokens: prompts of the same tokens. first_other_tokens: what differs in the first other one.
+    differences: [positions, tokens] a prompt, in nats, to the source; base_differences: to the base without adapter.
+    first_other_text: what differs in the first prompt whose greedy text does.
+    """
+
+    num_prompts: int = 0
+    num_same_tokens: int = 0
+    num_texts_equal: int = 0
+    first_other_tokens: str | None = None
+    first_other_text: str | None = None
+    vocabulary: int = 0
+    is_finite: bool = True
+    differences: list[NDArray[np.float32]] = field(default_factory=list)
+    base_differences: list[NDArray[np.float32]] = field(default_factory=list)
+    source_base_differences: list[NDArray[np.float32]] = field(default_factory=list)
+    export_nats: list[float] = field(default_factory=list)
+    source_nats: list[float] = field(default_factory=list)
+    num_tokens: list[int] = field(default_factory=list)

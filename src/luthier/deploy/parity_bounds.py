@@ -1,0 +1,44 @@
+"""What a proof demands of each format and precision, each figure with its reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from luthier.core.export import ExportFormat, ExportPrecision
+
+_SAME_ARITHMETIC = "the same weights in the same float32 arithmetic: only the order of sums differs"
+_OTHER_KERNELS = "the same float32 weights in other kernels: sums in another order, other approximations of exp"
+_ROUNDED_BF16 = "merged weights are rounded to 8 bits of mantissa once"
+_ROUNDED_FP16 = "merged weights are rounded to 11 bits of mantissa once"
+_GGUF_FP16 = "llama.cpp rounds what is multiplied with float16 weights to float16 as well"
+_GGUF_BF16 = "llama.cpp rounds what is multiplied with bfloat16 weights to bfloat16 as well"
+
+BOUNDS: Final[dict[tuple[ExportFormat, ExportPrecision], tuple[float, str]]] = {
+    ("adapter", "float32"): (1e-3, _SAME_ARITHMETIC),
+    ("adapter", "bfloat16"): (1e-3, _SAME_ARITHMETIC),
+    ("merged", "float32"): (1e-2, _SAME_ARITHMETIC),
+    ("merged", "float16"): (0.1, _ROUNDED_FP16),
+    ("merged", "bfloat16"): (0.5, _ROUNDED_BF16),
+    ("gguf", "float32"): (1e-2, _OTHER_KERNELS),
+    ("gguf", "float16"): (0.1, _GGUF_FP16),
+    ("gguf", "bfloat16"): (0.5, _GGUF_BF16),
+    ("onnx", "float32"): (1e-2, _OTHER_KERNELS),
+    ("executorch", "float32"): (1e-2, _OTHER_KERNELS),
+}
+"""The most that a log-probability may differ, in nats, and why. What is missing is judged by its loss of quality."""
+
+NOTEWORTHY_LOSS_NATS: Final = 0.02
+"""A token of the references. A loss above it whose interval leaves out 0 makes a format "not recommended": 2% more
+perplexity is about what q8_0 never and q4_k_m often loses."""
+
+RUINOUS_LOSS_NATS: Final = 0.693
+"""A token of the references: perplexity has doubled. An export that loses more fails, whatever its format."""
+
+NEARER_BASE_FRACTION: Final = 0.9
+"""An export that is nearer to the base than to the source in so many of its prompts has lost the adapter."""
+
+
+def bound_nats(format: ExportFormat, precision: ExportPrecision) -> float | None:
+    """The bound of a format and precision; None where only the loss of quality is judged."""
+    found = BOUNDS.get((format, precision))
+    return None if found is None else found[0]

@@ -1,0 +1,27 @@
+"""Which runtime a format is proved in, and how an export is opened in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luthier.core.errors import RequestError
+from luthier.core.export import ExportFormat, ExportSource
+from luthier.deploy.runtimes.protocol import Runtime
+
+
+def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Runtime:
+    """The export in `folder`, loaded in its real runtime. source: for the base of an export that is an adapter.
+
+    Raises:
+        RequestError: the package of the runtime is not installed.
+        NotFoundError, ModelSourceError: the export is not there or does not load.
+    """
+    if format == "merged":
+        from luthier.deploy.runtimes.transformers_runtime import TransformersRuntime
+
+        return TransformersRuntime(folder)
+    if format == "adapter":
+        from luthier.deploy.runtimes.transformers_runtime import TransformersRuntime
+
+        return TransformersRuntime(folder, source.base_path, source.quantisation)
+    raise RequestError(f"format {format!r}", expected="a format that has a runtime here", do="choose another format")

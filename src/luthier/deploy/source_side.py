@@ -1,0 +1,195 @@
+"""What the source of an export says to the prompts of a proof: run once, kept small, compared with any export of it.
+
+The source is the base in float32 with the adapter unmerged over it: no merge, no rounding and no converter has touched
+it. Of each position only the likeliest tokens are kept, so a source and its export are never in memory together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.core.conversation import Conversation
+from luthier.core.dataset import Example
+from luthier.core.errors import DivergedError, RequestError
+from luthier.core.export import ExportSource
+from luthier.core.ports import Progress
+from luthier.deploy.runtimes.protocol import LogProbabilities
+
+if TYPE_CHECKING:
+    from luthier.deploy.runtimes.transformers_model import TransformersModel
+    from luthier.models.chat_template import ChatTemplate
+
+NUM_TOP = 10
+NUM_NEW_TOKENS = 32
+# Likelihoods of a whole vocabulary are held for so many positions at once, the last ones of a prompt with its answer.
+MAX_POSITIONS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Likeliest:
+    """The likeliest tokens of some positions and their log-probabilities, both [positions, NUM_TOP], best first."""
+
+    ids: NDArray[np.int64]
+    nats: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAnswer:
+    """What the source makes of one prompt.
+
+    conversation: the prompt; None where `text` alone is. prompt_ids, reference_ids: as the source's tokenizer writes
+    them. start: the first position that is compared. top: of the positions from there on. base_nats: what the base
+    without the adapter says of the same tokens; None without an adapter. nll_nats: of the reference, in all.
+    greedy_ids: what the source writes. greedy_top: of the positions that each of these, and what would come after them,
+    is drawn from.
+    """
+
+    conversation: Conversation | None
+    text: str
+    prompt_ids: tuple[int, ...]
+    reference_ids: tuple[int, ...]
+    start: int
+    top: Likeliest
+    base_nats: NDArray[np.float32] | None
+    nll_nats: float
+    greedy_ids: tuple[int, ...]
+    greedy_top: Likeliest
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and reference."""
+        return [*self.prompt_ids, *self.reference_ids]
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedSource:
+    """The source's side of a proof.
+
+    end_id, end_token: that ends its answers. is_plain: written without a chat template. knows_developer: its template
+    has that role. vocabulary: the width of its logits.
+    """
+
+    source: ExportSource
+    answers: tuple[SourceAnswer, ...]
+    end_id: int
+    end_token: str
+    is_plain: bool
+    knows_developer: bool
+    vocabulary: int
+
+
+def observe_source(source: ExportSource, examples: Sequence[Example], progress: Progress) -> ObservedSource:
+    """Run the source on the prompts of held-out examples; those longer than its context are left out.
+
+    An example's prompt is the conversation before its last answer, and that answer the reference; of plain text the
+    first and the second half. Memory: the source's weights in float32, and `MAX_POSITIONS` x vocabulary x 8 bytes.
+
+    Raises:
+        RequestError: no example fits, or none has a reference. DivergedError: the source's likelihoods are not finite.
+        NotFoundError, ModelSourceError, TemplateError: as loading and rendering do.
+    """
+    from luthier.deploy.runtimes.transformers_model import TransformersModel
+    from luthier.models.chat_template import ChatTemplate
+
+    template = ChatTemplate.load(source.base_path, source.template)
+    model = TransformersModel(source.base_path, source.adapter_path, source.quantisation)
+    ends = frozenset(template.end_of_turn_ids)
+    answers, vocabulary = [], 0
+    with progress.task("Running the source", len(examples), "prompts") as task:
+        for example in examples:
+            conversation, text, prompt, reference = _prompt(example, template)
+            if prompt and len(prompt) + max(len(reference), NUM_NEW_TOKENS) <= model.context_tokens:
+                answer, vocabulary = _answer(model, ends, source, conversation, text, prompt, reference)
+                answers.append(answer)
+            task.advance()
+    if not any(answer.reference_ids for answer in answers):
+        raise RequestError(
+            f"{len(examples)} examples, {len(answers)} with a prompt that fits into {model.context_tokens} tokens, "
+            "none of them with an answer",
+            expected="held-out examples with prompt and answer, shorter than the context of the model",
+            do="prove the export on other held-out rows",
+        )
+    return ObservedSource(
+        source=source,
+        answers=tuple(answers),
+        end_id=template.end_of_turn_ids[0],
+        end_token=template.end_of_turn,
+        is_plain=template.kind == "plain",
+        knows_developer="developer" in str(template.tokenizer.chat_template or ""),
+        vocabulary=vocabulary,
+    )
+
+
+def likeliest(rows: LogProbabilities) -> Likeliest:
+    """The `NUM_TOP` likeliest tokens of each row."""
+    num_top = min(NUM_TOP, rows.shape[1])
+    some = np.argpartition(-rows, num_top - 1, axis=1)[:, :num_top]
+    nats = np.take_along_axis(rows, some, axis=1)
+    order = np.argsort(-nats, axis=1, kind="stable")
+    return Likeliest(np.take_along_axis(some, order, axis=1), np.take_along_axis(nats, order, axis=1))
+
+
+def reference_nll(rows: LogProbabilities, start: int, num_prompt: int, reference: Sequence[int]) -> float:
+    """Nats of the reference in all. rows: of the positions from `start` on, of prompt and reference."""
+    first = max(num_prompt - 1, start)
+    targets = np.asarray(reference[first - (num_prompt - 1) :], dtype=np.int64)
+    places = np.arange(first - start, first - start + len(targets))
+    return -float(rows[places, targets].astype(np.float64).sum())
+
+
+def _prompt(example: Example, template: ChatTemplate) -> tuple[Conversation | None, str, list[int], list[int]]:
+    """Prompt as conversation and as text, its tokens, and those of the reference, its end token included."""
+    if example.conversation is None:
+        ids, _ = template.encode(example.text or "")
+        half = (len(ids) + 1) // 2
+        return None, example.text or "", ids[:half], ids[half:]
+    last = example.conversation.last_answer
+    if last is None:
+        text = template.render(example.conversation, add_generation_prompt=True)
+        return example.conversation, text, template.encode(text)[0], []
+    asked = example.conversation.up_to(last)
+    text = template.render(asked, add_generation_prompt=True)
+    whole = template.render(example.conversation.up_to(last + 1))
+    # Templates that alter earlier turns (thinking is one) do not go on from their own prompt.
+    rest = whole[len(text) :] if whole.startswith(text) else (example.reference or "") + template.end_of_turn
+    reference = template.tokenizer.backend_tokenizer.encode(rest, add_special_tokens=False).ids
+    end = template.end_of_turn_ids[0]
+    if end in reference:
+        reference = reference[: reference.index(end) + 1]
+    return asked, text, template.encode(text)[0], reference
+
+
+def _answer(
+    model: TransformersModel,
+    ends: frozenset[int],
+    source: ExportSource,
+    conversation: Conversation | None,
+    text: str,
+    prompt: list[int],
+    reference: list[int],
+) -> tuple[SourceAnswer, int]:
+    ids = [*prompt, *reference]
+    start = max(0, len(ids) - MAX_POSITIONS)
+    rows = model.log_probabilities(ids, start)
+    if not np.isfinite(rows).all():
+        raise DivergedError(
+            f"{source.name}: a likelihood is not a finite number",
+            expected="finite logits",
+            do="the weights hold NaN or infinity: export an earlier checkpoint of the run",
+        )
+    top, nll = likeliest(rows), reference_nll(rows, start, len(prompt), reference)
+    base = None
+    if source.adapter_path is not None:
+        with model.without_adapter():
+            base = np.take_along_axis(model.log_probabilities(ids, start), top.ids, axis=1)
+    written = model.greedy(prompt, NUM_NEW_TOKENS, ends)
+    drawn_from = likeliest(model.log_probabilities([*prompt, *written], len(prompt) - 1))
+    answer = SourceAnswer(
+        conversation, text, tuple(prompt), tuple(reference), start, top, base, nll, tuple(written), drawn_from
+    )
+    return answer, rows.shape[1]

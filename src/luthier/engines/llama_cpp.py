@@ -1,0 +1,256 @@
+"""Inference through llama.cpp: a GGUF file, with any number of LoRA adapters beside it, many answers at once.
+
+xllamacpp brings llama.cpp's own server as a ready package; it batches what is written at the same time with the same
+adapter. Each answer waits in a thread of its own, which holds no lock of Python while llama.cpp computes.
+
+    ask -> a slot -> a thread, which puts chunks into the inbox -> poll, which reads them
+
+An adapter that comes late needs a new server: no new ask is taken up until all answers under way have ended, then the
+server is opened again (a third of a second for a small model).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import ConflictError, OverlongError, RequestError, WorkError
+from luthier.core.ports import Generation, Progress, Prompt, Score, Told
+from luthier.core.stream import Served, Started, TextRequest
+from luthier.engines.llama_adapters import check_adapter, only_gguf
+from luthier.engines.llama_answers import AnswerReader
+from luthier.engines.llama_prompts import open_reader
+from luthier.engines.llama_server import LlamaServer
+from luthier.engines.llama_writing import Choice, Writing
+from luthier.engines.stream_generation import generate_by_streaming
+from luthier.models.gguf_header import GgufHeader, read_gguf_header
+
+DEFAULT_SLOTS: Final = 16
+_CACHE_BYTES: Final = 512 << 20
+
+
+class LlamaCppEngine:
+    """A GGUF model: `Engine` and `StreamEngine` at once. Used by one thread only.
+
+    num_slots: how many answers are written together. cache_bytes: of the keys and values of all of them; at least one
+    answer as long as the context always fits. Frequency and presence penalties count the tokens of the prompt too, as
+    llama.cpp does. Likelihoods of tokens that hold only a part of a character are left out.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        template: Literal["auto", "chat", "plain"] = "auto",
+        num_slots: int = DEFAULT_SLOTS,
+        cache_bytes: int = _CACHE_BYTES,
+        num_threads: int | None = None,
+    ) -> None:
+        self._model, self._header = model, read_gguf_header(model)
+        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._num_slots = num_slots
+        context = self._header.number("context_length", 4096)
+        self._token_bytes = _bytes_of_a_token(self._header)
+        self._pool_tokens = max(context, min(num_slots * context, cache_bytes // self._token_bytes))
+        self._adapters: dict[str, Path] = {}
+        self._writing = Writing(num_slots, self._pool_tokens)
+        self._server: LlamaServer | None = self._open_server([])
+        self._reader = open_reader(model, self._header, self._server, template)
+
+    @property
+    def name(self) -> str:
+        """`llama_cpp`, the name in the table of engines."""
+        return "llama_cpp"
+
+    @property
+    def keys(self) -> set[Hashable]:
+        """The asks whose answers are being written."""
+        return self._writing.keys
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that weights, adapters and the cache of keys and values take."""
+        files = [self._model, *self._adapters.values()]
+        return sum(path.stat().st_size for path in files if path.exists()) + self._pool_tokens * self._token_bytes
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Make a GGUF adapter, or the only one in a folder, ready to be asked by `name`.
+
+        Raises:
+            NotFoundError, ModelSourceError: there is none, or it is damaged.
+            RequestError: it was made for another base. ConflictError: the name stands for another adapter.
+        """
+        file = only_gguf(Path(path), "adapter").resolve()
+        if (known := self._adapters.get(name)) is not None:
+            if known == file:
+                return
+            raise ConflictError(
+                f"adapter {name!r} from {file}, and from {known} before",
+                expected="one adapter a name",
+                do="unload the first, or choose another name",
+            )
+        check_adapter(read_gguf_header(file), self._header)
+        self._adapters[name] = file
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; its memory is let go with the next server."""
+        self._adapters.pop(name, None)
+
+    def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
+        """Begin to write; false where there is no room, or a new adapter waits for the answers under way.
+
+        Raises RequestError (an empty prompt, an unknown adapter, a schema that cannot be kept), OverlongError,
+        TemplateError. WorkError: the server cannot be opened with the new adapters.
+        """
+        server = self._check_open()
+        if adapter is not None and adapter not in self._adapters:
+            raise RequestError(
+                f"adapter {adapter!r}",
+                expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
+                do="load the adapter before it is asked",
+            )
+        _check_wishes(request)
+        if self._is_stale(server):
+            if not self._writing.is_idle:
+                return False
+            server = self._reopen(server)
+        ids, max_new_tokens = self._within_context(request, server)
+        if not self._writing.has_room_for(request.num_choices, len(ids) + max_new_tokens):
+            return False
+        if request.json_schema is not None and not server.keeps_schema(request.json_schema):
+            raise _no_schema()
+        path = None if adapter is None else self._adapters[adapter]
+        choices = [
+            Choice(key, number, request, path, ids, max_new_tokens, AnswerReader(request, number))
+            for number in range(request.num_choices)
+        ]
+        self._writing.begin(server, (key, Started(num_prompt_tokens=len(ids))), choices)
+        return True
+
+    def cancel(self, key: Hashable) -> None:
+        """Write no more of this ask; its slots are free after the token that is being computed."""
+        self._writing.cancel(key)
+
+    def poll(self, wait_seconds: float) -> list[Told]:
+        """What has been written since the last call; waits at most so long where there is nothing."""
+        return self._writing.poll(self._check_open(), wait_seconds)
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        """One generation a prompt, in the order of the prompts, by the base. Raises as `ask` does."""
+        self._check_open()
+        return generate_by_streaming(self, prompts, progress)
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
+        """One score an example, in order, by the base.
+
+        Raises RequestError where the package that gives logits is missing, or ids are not of this model.
+        """
+        self._check_open()
+        from luthier.engines.llama_likelihood import score_with_llama_cpp
+
+        return score_with_llama_cpp(self._model, examples, progress, num_threads=self._num_threads)
+
+    def close(self) -> None:
+        """Let go of the weights, once what is being computed has been."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        self._writing.end()
+        server.close()
+
+    def _check_open(self) -> LlamaServer:
+        if self._server is None:
+            raise RequestError("a closed engine", expected="an open one", do="open the engine again")
+        return self._server
+
+    def _open_server(self, adapters: Sequence[Path]) -> LlamaServer:
+        return LlamaServer(
+            self._model,
+            adapters,
+            num_slots=self._num_slots,
+            pool_tokens=self._pool_tokens,
+            num_threads=self._num_threads,
+        )
+
+    def _is_stale(self, server: LlamaServer) -> bool:
+        return not set(self._adapters.values()) <= set(server.adapters)
+
+    def _reopen(self, server: LlamaServer) -> LlamaServer:
+        """A server with all adapters that are loaded now; where that fails, the one as it was, and the error."""
+        before = server.adapters
+        server.close()
+        self._writing.forget_slots()
+        try:
+            opened = self._open_server(sorted(set(self._adapters.values())))
+        except WorkError:
+            self._adapters = {name: path for name, path in self._adapters.items() if path in before}
+            self._server = self._open_server(before)
+            self._reader.use(self._server)
+            raise
+        self._server = opened
+        self._reader.use(opened)
+        return opened
+
+    def _within_context(self, request: TextRequest, server: LlamaServer) -> tuple[list[int], int]:
+        ids = self._reader.ids(request)
+        vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
+        if not ids or min(ids) < 0 or max(ids) >= vocabulary:
+            raise RequestError(
+                f"a prompt of {len(ids)} tokens" + (f", ids {min(ids)} to {max(ids)}" if ids else ""),
+                expected=f"at least one token, each from 0 to {vocabulary - 1}",
+                do="correct the prompt",
+            )
+        room = server.context_tokens - len(ids)
+        if room < 1:
+            raise OverlongError(
+                f"a prompt of {len(ids):,} tokens",
+                expected=f"fewer than the {server.context_tokens:,} of the context, so that an answer fits",
+                do="shorten the prompt",
+            )
+        return ids, min(request.max_new_tokens, room)
+
+
+def open_stream_engine(served: Served) -> LlamaCppEngine:
+    """The engine over the GGUF file that `served.path` names, or the only one in that folder that holds a model.
+
+    Raises as `LlamaCppEngine` does; RequestError for a precision or a packing, which a GGUF file has of its own.
+    """
+    if served.quantisation is not None:
+        raise RequestError(
+            f"quantisation {served.quantisation} with the engine llama_cpp",
+            expected="no packing on loading: a GGUF file holds its weights as they are used",
+            do="choose the GGUF file with the packing that is wanted",
+        )
+    return LlamaCppEngine(only_gguf(Path(served.path), "model"), template=served.template)
+
+
+def _bytes_of_a_token(header: GgufHeader) -> int:
+    """Of its keys and values, in 16 bits, over all layers."""
+    heads = header.number("attention.head_count", 1)
+    width = header.number("embedding_length", 0) // max(heads, 1)
+    sides = header.number("attention.key_length", width) + header.number("attention.value_length", width)
+    return max(1, header.number("block_count", 1) * header.number("attention.head_count_kv", heads) * sides * 2)
+
+
+def _check_wishes(request: TextRequest) -> None:
+    if sum(one is not None for one in (request.conversation, request.text, request.token_ids)) != 1:
+        raise RequestError(
+            "not exactly one of conversation, text and token_ids", expected="exactly one of them", do="set one of them"
+        )
+    if request.tools and request.tool_choice == "required":
+        raise RequestError(
+            "tool_choice 'required' with the engine llama_cpp",
+            expected="'auto' or 'none': this engine cannot make an answer be a call",
+            do="use 'auto', or the engine transformers",
+        )
+
+
+def _no_schema() -> RequestError:
+    return RequestError(
+        "a JSON schema that llama.cpp does not follow",
+        expected="a schema with the words that its grammars know (type, properties, items, enum, pattern ...)",
+        do="make the schema simpler, or check that it is a valid one",
+    )

@@ -1,0 +1,129 @@
+"""How a request becomes the tokens that llama.cpp is given: always token ids, so that nothing is added on the way.
+
+With the tokenizer of the model beside its GGUF file, conversations are written by Luthier's template, as they were when
+the model was trained, and the file must give the same tokens for the same text. A GGUF file alone has a template and a
+tokenizer of its own; llama.cpp applies both.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import RequestError, TemplateError
+from luthier.core.stream import TextRequest
+from luthier.engines.llama_server import LlamaServer
+from luthier.models.gguf_header import GgufHeader
+
+if TYPE_CHECKING:
+    from luthier.models.chat_template import ChatTemplate
+
+_PROBE: Final = "The front of a violin (1715, 35.5 cm) isn't made of maple: it's spruce. Grüße, naïve café!\n\n"
+
+
+class PromptReader(Protocol):
+    """Turns what is asked into token ids. Raises RequestError or TemplateError for what cannot be written."""
+
+    def ids(self, request: TextRequest) -> list[int]: ...
+    def use(self, server: LlamaServer) -> None: ...
+
+
+class TemplateReader:
+    """Luthier's own template and the model's own tokenizer."""
+
+    def __init__(self, template: ChatTemplate, server: LlamaServer) -> None:
+        self._template = template
+        ours, theirs = template.encode(_PROBE)[0], server.tokenize(_PROBE, add_special=True)
+        if ours != theirs:
+            differ = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
+            raise RequestError(
+                f"the tokenizer beside the GGUF file makes {len(ours)} tokens of a probe, the file {len(theirs)}; "
+                f"they differ from token {differ + 1} on",
+                expected="the tokenizer that the file was made with",
+                do="export the model again, or move the GGUF file into a folder of its own to use its own tokenizer",
+            )
+
+    def ids(self, request: TextRequest) -> list[int]:
+        """Token ids of the request, up to where the answer begins."""
+        if request.token_ids is not None:
+            return list(request.token_ids)
+        if request.conversation is not None:
+            text = self._template.render(_without_unused_tools(request), add_generation_prompt=True)
+        else:
+            text = request.text or ""
+        return self._template.encode(text)[0]
+
+    def use(self, server: LlamaServer) -> None:
+        """Nothing: the tokenizer is here."""
+
+
+class FileReader:
+    """The template and the tokenizer that stand in the GGUF file, applied by llama.cpp."""
+
+    def __init__(self, header: GgufHeader, server: LlamaServer) -> None:
+        self._server = server
+        self._has_template = bool(header.values.get("tokenizer.chat_template"))
+        bos = str(server.ask("props").get("bos_token") or "")
+        self._bos = server.tokenize(bos, add_special=False) if bos else []
+
+    def ids(self, request: TextRequest) -> list[int]:
+        """Token ids of the request, up to where the answer begins; one beginning-of-text token at most."""
+        if request.token_ids is not None:
+            return list(request.token_ids)
+        text = self._render(request) if request.conversation is not None else request.text or ""
+        ids = self._server.tokenize(text, add_special=True)
+        is_twice = len(self._bos) == 1 and ids[:2] == self._bos * 2
+        return ids[1:] if is_twice else ids
+
+    def use(self, server: LlamaServer) -> None:
+        """The model was opened again."""
+        self._server = server
+
+    def _render(self, request: TextRequest) -> str:
+        if not self._has_template:
+            raise TemplateError(
+                "a conversation for a GGUF file without a chat template",
+                expected="a plain text, or a file that holds the template of its model",
+                do="ask for a completion of a text, or export the model again with its chat template",
+            )
+        conversation = _without_unused_tools(request)
+        body: dict[str, Any] = {"messages": [_message(message) for message in conversation.messages]}
+        if conversation.tools:
+            body["tools"] = list(conversation.tools)
+        return str(self._server.ask("apply-template", body)["prompt"])
+
+
+def open_reader(
+    model: Path, header: GgufHeader, server: LlamaServer, kind: Literal["auto", "chat", "plain"]
+) -> PromptReader:
+    """The reader for a GGUF file: with the tokenizer in its folder where there is one.
+
+    Raises:
+        RequestError: `plain` for a file without a tokenizer beside it, or a tokenizer of another model.
+    """
+    if (model.parent / "tokenizer.json").is_file():
+        from luthier.models.chat_template import ChatTemplate
+
+        return TemplateReader(ChatTemplate.load(model.parent, kind), server)
+    if kind == "plain":
+        raise RequestError(
+            f"template 'plain' for {model}, which lies without its tokenizer",
+            expected="tokenizer.json and tokenizer_config.json in the folder of the GGUF file",
+            do="copy them there, or use the template of the file ('auto')",
+        )
+    return FileReader(header, server)
+
+
+def _without_unused_tools(request: TextRequest) -> Conversation:
+    conversation = request.conversation
+    assert conversation is not None
+    return conversation.model_copy(update={"tools": request.tools})
+
+
+def _message(message: Message) -> dict[str, Any]:
+    document = message.model_dump(mode="json", exclude_none=True, exclude={"weight"})
+    if not message.tool_calls:
+        document.pop("tool_calls", None)
+    return {"content": "", **json.loads(json.dumps(document))}

@@ -1,0 +1,132 @@
+"""One xllamacpp server: llama.cpp's own, in this process, over one base and a fixed list of LoRA adapters.
+
+What was found out about it, and is relied on here:
+
+- A request that names no adapter, or `[]`, gets all of them. So every request names each one, with its scale.
+- Its cache of prompts in memory does not ask with which adapter a prompt was read. So it is switched off; each slot
+  keeps its last prompt, and is given to whoever can use it (`llama_slots`).
+- An adapter that comes later needs a new server; ids that it does not know it ignores, so they are checked here.
+- A JSON schema that it cannot follow it ignores without a word: `keeps_schema` tries each one out.
+- It always listens on a port of the loopback; a key that nobody is told keeps others out.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+
+from luthier.core.errors import RequestError, WorkError
+
+_HTTP_SECONDS: Final = 120.0
+# Nothing that JSON can begin with; pushed so hard that only a grammar can forbid it.
+_NO_JSON: Final = "E"
+_PUSH: Final = 1e6
+
+
+class LlamaServer:
+    """An open server. adapters: paths of GGUF adapters, in the order of their ids.
+
+    num_slots: answers that can be written at once. pool_tokens: whose keys and values fit into memory, of all answers
+    together. Raises RequestError where xllamacpp is not installed, WorkError where it does not load the model.
+    """
+
+    def __init__(
+        self, model: Path, adapters: Sequence[Path], *, num_slots: int, pool_tokens: int, num_threads: int
+    ) -> None:
+        self.adapters = tuple(adapters)
+        self._schemas: dict[str, bool] = {}
+        self._server: Any = _open(model, self.adapters, num_slots, pool_tokens, num_threads, key := secrets.token_hex())
+        self._http = httpx2.Client(
+            base_url=self._server.listening_address,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=_HTTP_SECONDS,
+            trust_env=False,
+        )
+        self.context_tokens = int(self.ask("props")["default_generation_settings"]["n_ctx"])
+
+    def scales(self, adapter: Path | None) -> list[dict[str, Any]]:
+        """What a request must say so that this adapter alone is on, or none. Raises RequestError for one not here."""
+        if adapter is not None and adapter not in self.adapters:
+            raise RequestError(
+                f"adapter {adapter}", expected=f"one of {len(self.adapters)} that are loaded", do="load it first"
+            )
+        return [{"id": number, "scale": float(path == adapter)} for number, path in enumerate(self.adapters)]
+
+    def complete(self, body: dict[str, Any], hear: Callable[[str], bool]) -> None:
+        """Write one answer, in the calling thread. hear: gets each chunk as JSON text; true stops the writing."""
+        self._server.handle_completions(json.dumps(body), hear)
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Ask llama.cpp's own HTTP API: `props`, `tokenize`, `apply-template`. Raises RequestError where it refuses."""
+        response = self._http.get(f"/{path}") if body is None else self._http.post(f"/{path}", json=body)
+        if response.status_code != httpx2.codes.OK:
+            raise RequestError(
+                f"llama.cpp refuses with HTTP {response.status_code}: {response.text[:400]}",
+                expected="a request that this model's file can answer",
+                do="see what it says",
+            )
+        return response.json()
+
+    def tokenize(self, text: str, *, add_special: bool) -> list[int]:
+        """Token ids; special tokens that stand in the text become special."""
+        body = {"content": text, "add_special": add_special, "parse_special": True}
+        return [int(token) for token in self.ask("tokenize", body)["tokens"]]
+
+    def keeps_schema(self, schema: dict[str, Any]) -> bool:
+        """Whether answers are really held to this JSON schema."""
+        known = json.dumps(schema, sort_keys=True)
+        if known not in self._schemas:
+            tokens = self.tokenize(_NO_JSON, add_special=False)
+            said: list[str] = []
+            body = {
+                "prompt": tokens,
+                "max_tokens": 1,
+                "temperature": 0,
+                "logit_bias": [[tokens[0], _PUSH]],
+                "lora": self.scales(None),
+                "json_schema": schema,
+                "cache_prompt": False,
+            }
+            self._server.handle_completions(json.dumps(body), lambda chunk: said.append(chunk) is not None)
+            answer = json.loads(said[0]) if said else {}
+            self._schemas[known] = "choices" in answer and not answer["choices"][0]["text"].startswith(_NO_JSON)
+        return self._schemas[known]
+
+    def close(self) -> None:
+        """Let go of the weights; nothing may be under way."""
+        self._http.close()
+        self._server = None
+
+
+def _open(model: Path, adapters: Sequence[Path], num_slots: int, pool_tokens: int, num_threads: int, key: str) -> Any:
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise RequestError(
+            "the engine llama_cpp without the package xllamacpp",
+            expected="llama.cpp, which comes as a ready package",
+            do="pip install luthier[gguf]",
+        ) from error
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 0.0) for path in adapters]
+    params.n_parallel, params.n_ctx, params.kv_unified = num_slots, pool_tokens, True
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = num_threads
+    params.cache_ram_mib = 0  # see above: it would mix up adapters
+    params.fit_params = False  # else it makes the context smaller without a word where memory is short
+    params.hostnames, params.port, params.api_keys, params.n_threads_http = ["127.0.0.1"], 0, [key], 2
+    params.ui, params.warmup, params.verbosity = False, False, -1
+    try:
+        return xllamacpp.Server(params)
+    except (RuntimeError, ValueError) as error:
+        names = ", ".join(path.name for path in adapters)
+        raise WorkError(
+            f"llama.cpp cannot load {model}{f' with the adapters {names}' if adapters else ''}: {error}",
+            expected="a GGUF model that this build of llama.cpp knows, enough memory, and adapters made for this base",
+            do="check that the file is whole (`luthier verify`), or export it again",
+        ) from error

@@ -1,0 +1,112 @@
+"""What stands before the weights of a GGUF file: its keys, and the names and shapes of its tensors.
+
+Format: "GGUF" specification of ggml, version 2 and 3. Read in one pass, values of lists left out, so that the
+vocabulary of a large model costs no time.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from luthier.core.errors import ModelSourceError, NotFoundError
+
+_MAGIC: Final = b"GGUF"
+_STRING, _ARRAY = 8, 9
+_FORMATS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+# No key of a sound file is longer; a damaged length would else ask for all memory.
+_MAX_STRING_BYTES: Final = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """values: by key, without lists, which stand in `num_in_list` with their length. shapes: as ggml orders them."""
+
+    path: Path
+    values: dict[str, Any]
+    num_in_list: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def architecture(self) -> str:
+        """The name that its keys begin with, such as `llama`; empty where the file does not say it."""
+        return str(self.values.get("general.architecture", ""))
+
+    def number(self, key: str, default: int) -> int:
+        """A whole number of the architecture, such as `context_length`."""
+        value = self.values.get(f"{self.architecture}.{key}", default)
+        return int(value) if isinstance(value, int | float) else default
+
+
+def read_gguf_header(path: Path) -> GgufHeader:
+    """Read the header of a GGUF file.
+
+    Raises:
+        NotFoundError: no such file. ModelSourceError: not a GGUF file, or one that is cut off.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"no file {path}", expected="a GGUF file", do="correct the path")
+    try:
+        with path.open("rb") as file:
+            return _read(path, file)
+    except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+        raise ModelSourceError(
+            f"{path} cannot be read as GGUF: {type(error).__name__}: {error}",
+            expected="a whole GGUF file of version 2 or 3",
+            do="fetch or export it again",
+        ) from error
+
+
+def _read(path: Path, file: BinaryIO) -> GgufHeader:
+    if (magic := file.read(4)) != _MAGIC:
+        raise ValueError(f"begins with {magic!r}")
+    version, num_tensors, num_values = _unpack(file, "IQQ")
+    if version not in (2, 3):
+        raise ValueError(f"version {version}")
+    values: dict[str, Any] = {}
+    num_in_list: dict[str, int] = {}
+    for _ in range(num_values):
+        key = _string(file).decode()
+        (kind,) = _unpack(file, "I")
+        if kind == _ARRAY:
+            num_in_list[key] = _skip_list(file)
+        else:
+            is_text = kind == _STRING
+            values[key] = _string(file).decode(errors="replace") if is_text else _unpack(file, _FORMATS[kind])[0]
+    shapes = {}
+    for _ in range(num_tensors):
+        name = _string(file).decode()
+        (num_dimensions,) = _unpack(file, "I")
+        shapes[name] = _unpack(file, f"{min(num_dimensions, 8)}Q")
+        _unpack(file, "IQ")  # its type and where its weights begin
+    return GgufHeader(path, values, num_in_list, shapes)
+
+
+def _skip_list(file: BinaryIO) -> int:
+    kind, length = _unpack(file, "IQ")
+    if kind == _STRING:
+        for _ in range(length):
+            file.seek(_unpack(file, "Q")[0], 1)
+    elif kind == _ARRAY:
+        for _ in range(length):
+            _skip_list(file)
+    else:
+        file.seek(struct.calcsize("<" + _FORMATS[kind]) * length, 1)
+    return int(length)
+
+
+def _string(file: BinaryIO) -> bytes:
+    (length,) = _unpack(file, "Q")
+    if length > _MAX_STRING_BYTES:
+        raise ValueError(f"a text of {length:,} bytes")
+    text = file.read(length)
+    if len(text) < length:
+        raise ValueError("it ends in the middle of a text")
+    return text
+
+
+def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:
+    layout = "<" + layout
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))
