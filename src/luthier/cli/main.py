@@ -23,6 +23,7 @@ from luthier.cli import (
     doctor,
     evaluate,
     export,
+    formats,
     jobs,
     keys,
     launch,
@@ -63,6 +64,7 @@ def build_app() -> typer.Typer:
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
     app.command("distil", short_help="Teach a smaller model, and measure whether it was worth it.")(distil.distil)
     app.command("export", short_help="Write a model for another runtime, proved equal.")(export.export)
+    app.command("formats", short_help="What each format of a model costs and loses.")(formats.formats)
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
