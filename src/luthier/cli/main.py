@@ -21,6 +21,7 @@ from luthier.cli import (
     data,
     doctor,
     evaluate,
+    export,
     jobs,
     keys,
     launch,
@@ -59,6 +60,7 @@ def build_app() -> typer.Typer:
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
+    app.command("export", short_help="Write a model for another runtime, proved equal.")(export.export)
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),

@@ -97,7 +97,7 @@ def observe_source(source: ExportSource, examples: Sequence[Example], progress: 
     from luthier.models.chat_template import ChatTemplate
 
     template = ChatTemplate.load(source.base_path, source.template)
-    model = TransformersModel(source.base_path, source.adapter_path)
+    model = TransformersModel(source.base_path, source.adapter_path, source.quantisation)
     ends = frozenset(template.end_of_turn_ids)
     answers, vocabulary = [], 0
     with progress.task("Running the source", len(examples), "prompts") as task:

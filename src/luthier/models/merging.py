@@ -36,13 +36,7 @@ def merged_model(
     Raises RequestError for a trained prompt, which no weight can hold, and for weights that float16 has no room for;
     and what `load_model` and `attach_adapter` raise.
     """
-    if quantisation is None:
-        base = load_model(base_path, dtype="float32", attention="sdpa")
-    else:
-        base = load_model(base_path, dtype="bfloat16", attention="sdpa", quantisation=quantisation)
-        unpack(base)
-        base = base.float()
-    adapted = attach_adapter(base, adapter_path)
+    adapted = attach_adapter(wide_model(base_path, quantisation), adapter_path)
     if adapted.active_peft_config.is_prompt_learning:
         raise RequestError(
             f"{adapter_path} holds a trained prompt",
@@ -55,6 +49,15 @@ def merged_model(
     if dtype == "float16":
         check_room(merged)
     return merged.to(_DTYPES[dtype]).eval()
+
+
+def wide_model(path: str | Path, quantisation: Quantisation | None = None) -> PreTrainedModel:
+    """A model in float32 on the CPU; with `quantisation`, its matrices as packing has rounded them."""
+    if quantisation is None:
+        return load_model(path, dtype="float32", attention="sdpa")
+    model = load_model(path, dtype="bfloat16", attention="sdpa", quantisation=quantisation)
+    unpack(model)
+    return model.float()
 
 
 def check_room(model: PreTrainedModel) -> None:

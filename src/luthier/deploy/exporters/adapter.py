@@ -1,4 +1,4 @@
-"""The adapter alone, for engines that hold one base and many adapters: as PEFT files, and as GGUF where it is a plain one."""
+"""The adapter alone, for engines that hold one base and many adapters: as PEFT files, and as GGUF where it can be."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ GGUF: Final = "adapter.gguf"
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def write(
-    source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path
-) -> list[str]:
+def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
     """Write the PEFT folder with the base's tokenizer and template beside it, and `adapter.gguf` where one can be made.
 
     The base is named as others know it, not by its place on this machine. Returns why there is no `adapter.gguf` where

@@ -23,9 +23,7 @@ MODELFILE: Final = "Modelfile"
 _OUTTYPES: Final = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
 
 
-def write(
-    source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path
-) -> list[str]:
+def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
     """Write `model.gguf` in that precision and a Modelfile for Ollama beside it.
 
     On the way the model is merged in float32, and mixtures of kinds (q6_k and below) are made from float16. Beside the
@@ -48,7 +46,7 @@ def write(
             shutil.rmtree(folder)
             arguments = [str(direct), str(target / FILE), precision, str(os.cpu_count() or 1)]
             run_child("luthier.deploy.exporters.quantise_worker", arguments, f"Quantising to {precision}", progress)
-    text = modelfile(FILE, turns.template, turns.stops, turns.settings)
+    text = modelfile(FILE, turns)
     (target / MODELFILE).write_text(text, encoding="utf-8")
     return []
 
@@ -56,7 +54,15 @@ def write(
 def _convert(
     program: Path, folder: Path, file: Path, outtype: str, name: str, turns: Turns, progress: Progress
 ) -> None:
-    arguments = [str(program), str(folder), str(file), outtype, name, str(turns.stop_ids[0])]
+    arguments = [
+        str(program),
+        str(folder),
+        str(file),
+        outtype,
+        name,
+        str(turns.stop_ids[0]),
+        "begins" if turns.beginning else "bare",
+    ]
     run_child("luthier.deploy.exporters.convert_worker", arguments, f"Writing GGUF ({outtype})", progress)
 
 

@@ -18,9 +18,7 @@ from luthier.models.quiet import quiet_transformers
 Width = Literal["float32", "float16", "bfloat16"]
 
 
-def write(
-    source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path
-) -> list[str]:
+def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
     """Write the model as safetensors in that precision, with tokenizer, template and generation config.
 
     An adapter is merged in float32 and rounded once; a model without one is rounded from its own files. Memory: four

@@ -33,13 +33,15 @@ class Format:
     """What a format can be. default: None takes the precision that the source runs in.
 
     weight_bytes: of one weight in each precision, about, as it lies in the export. scratch_bytes: of one weight on the
-    way there, beside the export.
+    way there, beside the export. modules: that must be installed, which the extra `extra` brings.
     """
 
     writer: str
     weight_bytes: Mapping[ExportPrecision, float]
     default: ExportPrecision | None
     scratch_bytes: float = 0.0
+    modules: tuple[str, ...] = ()
+    extra: str = ""
 
 
 _SIXTEEN_BITS: Mapping[ExportPrecision, float] = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
@@ -49,12 +51,29 @@ _GGUF: Mapping[ExportPrecision, float] = {"q8_0": 1.1, "q6_k": 1.1, "q5_k_m": 0.
 FORMATS: Mapping[ExportFormat, Format] = {
     "adapter": Format("luthier.deploy.exporters.adapter:write", {"float32": 4.0, "bfloat16": 2.0}, None),
     "merged": Format("luthier.deploy.exporters.merged:write", _SIXTEEN_BITS, None),
-    "gguf": Format("luthier.deploy.exporters.gguf:write", {**_SIXTEEN_BITS, **_GGUF}, "float16", scratch_bytes=6.0),
+    "gguf": Format(
+        "luthier.deploy.exporters.gguf:write",
+        {**_SIXTEEN_BITS, **_GGUF},
+        "float16",
+        scratch_bytes=6.0,
+        modules=("xllamacpp",),
+        extra="gguf",
+    ),
     "onnx": Format(
-        "luthier.deploy.exporters.onnx:write", {"float32": 4.0, "int8": 1.2, "int4": 0.8}, "float32", scratch_bytes=8.0
+        "luthier.deploy.exporters.onnx:write",
+        {"float32": 4.0, "int8": 1.2, "int4": 0.8},
+        "float32",
+        scratch_bytes=8.0,
+        modules=("onnxruntime_genai", "onnx", "onnx_ir"),
+        extra="onnx",
     ),
     "executorch": Format(
-        "luthier.deploy.exporters.executorch:write", {"float32": 4.0, "int8": 1.2}, "float32", scratch_bytes=8.0
+        "luthier.deploy.exporters.executorch:write",
+        {"float32": 4.0, "int8": 1.2},
+        "float32",
+        scratch_bytes=8.0,
+        modules=("executorch",),
+        extra="executorch",
     ),
 }
 

@@ -70,15 +70,13 @@ class OnnxRuntime:
 
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
-        generator = self._generator(len(ids) + 1)
-        generator.append_tokens(np.asarray([ids], dtype=np.int32))
+        generator = self._after(ids, 1)
         logits = generator.get_output("logits")[0, start:]
         return log_softmax(np.array(logits, dtype=np.float32))
 
     def greedy(self, ids: Sequence[int], num_new_tokens: int) -> list[int]:
         """As `Runtime.greedy`."""
-        generator = self._generator(len(ids) + num_new_tokens)
-        generator.append_tokens(np.asarray([ids], dtype=np.int32))
+        generator = self._after(ids, num_new_tokens)
         written: list[int] = []
         while not generator.is_done() and len(written) < num_new_tokens:
             generator.generate_next_token()
@@ -92,10 +90,20 @@ class OnnxRuntime:
         """As `Runtime.close`."""
         self._tokenizer = self._model = None
 
-    def _generator(self, max_tokens: int) -> Any:
+    def _after(self, ids: Sequence[int], num_new_tokens: int) -> Any:
+        """A greedy generator that has read `ids`."""
         params = self._package.GeneratorParams(self._model)
-        params.set_search_options(do_sample=False, max_length=max_tokens, batch_size=1, num_beams=1)
-        return self._package.Generator(self._model, params)
+        params.set_search_options(do_sample=False, max_length=len(ids) + num_new_tokens, batch_size=1, num_beams=1)
+        generator = self._package.Generator(self._model, params)
+        try:
+            generator.append_tokens(np.asarray([ids], dtype=np.int32))
+        except RuntimeError as error:
+            raise ModelSourceError(
+                f"ONNX Runtime GenAI fails on {len(ids)} tokens: {error}",
+                expected="a model that its kernels can run (heads of a width that is a multiple of 16)",
+                do="export this model to another format",
+            ) from error
+        return generator
 
 
 def _package() -> Any:

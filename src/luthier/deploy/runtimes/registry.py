@@ -23,7 +23,7 @@ def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Run
     if format == "adapter":
         from luthier.deploy.runtimes.transformers_runtime import TransformersRuntime
 
-        return TransformersRuntime(folder, source.base_path)
+        return TransformersRuntime(folder, source.base_path, source.quantisation)
     if format == "gguf":
         from luthier.deploy.runtimes.llama_cpp_runtime import LlamaCppRuntime
 

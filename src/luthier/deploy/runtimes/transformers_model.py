@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DynamicCache
 
+from luthier.core.plan import Quantisation
 from luthier.deploy.runtimes.protocol import LogProbabilities
-from luthier.models.loading import attach_adapter, load_model
+from luthier.models.loading import attach_adapter
+from luthier.models.merging import wide_model
 from luthier.models.soft_prompt import virtual_tokens
 
 if TYPE_CHECKING:
@@ -25,13 +27,18 @@ if TYPE_CHECKING:
 
 
 class TransformersModel:
-    """A folder's model in float32 on the CPU, an adapter over it unmerged.
+    """A folder's model in float32 on the CPU, an adapter over it unmerged. quantisation: how it was packed then.
 
     Raises what `load_model` and `attach_adapter` raise: NotFoundError, ModelSourceError.
     """
 
-    def __init__(self, model_path: str | Path, adapter_path: str | Path | None = None) -> None:
-        model: PreTrainedModel | PeftModel = load_model(model_path, dtype="float32", attention="sdpa")
+    def __init__(
+        self,
+        model_path: str | Path,
+        adapter_path: str | Path | None = None,
+        quantisation: Quantisation | None = None,
+    ) -> None:
+        model: PreTrainedModel | PeftModel = wide_model(model_path, quantisation)
         self._adapted: PeftModel | None = attach_adapter(model, adapter_path) if adapter_path is not None else None
         model = self._adapted if self._adapted is not None else model
         self._prompt = virtual_tokens(model)

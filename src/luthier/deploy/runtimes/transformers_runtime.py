@@ -12,6 +12,7 @@ import jinja2
 from luthier.core.conversation import Conversation
 from luthier.core.errors import RequestError, TemplateError
 from luthier.core.export import Runtime as RuntimeName
+from luthier.core.plan import Quantisation
 from luthier.deploy.runtimes.documents import message_documents
 from luthier.deploy.runtimes.protocol import LogProbabilities
 from luthier.deploy.runtimes.transformers_model import TransformersModel
@@ -28,12 +29,12 @@ class TransformersRuntime:
 
     name: RuntimeName = "transformers"
 
-    def __init__(self, folder: Path, base_path: str | None = None) -> None:
+    def __init__(self, folder: Path, base_path: str | None = None, quantisation: Quantisation | None = None) -> None:
         self.version = version("transformers")
         holder = folder if base_path is None or (folder / "tokenizer.json").is_file() else Path(base_path)
         self._tokenizer = load_tokenizer(holder)
         self._model: TransformersModel | None = (
-            TransformersModel(folder) if base_path is None else TransformersModel(base_path, folder)
+            TransformersModel(folder) if base_path is None else TransformersModel(base_path, folder, quantisation)
         )
         self.has_template = bool(self._tokenizer.chat_template)
         settings = folder if base_path is None or (folder / "generation_config.json").is_file() else Path(base_path)

@@ -1,0 +1,170 @@
+"""A folder that is written whole or not at all: beside its place, flushed to the disk, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_FULL_WORDS: Final = ("No space left on device", "StorageFull", "Disk quota exceeded")
+_FILE_MODE, _FOLDER_MODE = 0o666, 0o777
+
+
+@contextmanager
+def staged_folder(final: Path, *, needed_bytes: int, what: str) -> Iterator[Path]:
+    """An empty folder to write in, which becomes `final` when the block ends well, and is gone when it does not.
+
+    Beside it, in the same parent, there is room for what is only needed on the way; it is gone in any case. What a
+    killed process has left beside `final` is cleared. needed_bytes: about what writing takes.
+
+    Raises ConflictError where there is something in `final`, RequestError where it cannot be written, StorageFullError
+    where the disk has not the room or runs full inside.
+    """
+    _refuse_taken(final)
+    made = _make_parents(final)
+    try:
+        _clear_leftovers(final)
+        _check_room(final.parent, needed_bytes, what)
+        staging = final.parent / f"{_prefix(final)}{secrets.token_hex(4)}"
+        staging.mkdir()
+        try:
+            with _held(staging):
+                folder = staging / "export"
+                folder.mkdir()
+                yield folder
+                _settle(folder)
+                _publish(folder, final)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except BaseException as error:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, Exception) and not isinstance(error, LuthierError) and _is_full(error):
+            raise _full(final.parent, needed_bytes, what) from error
+        raise
+
+
+def _refuse_taken(final: Path) -> None:
+    if final.is_symlink() or final.exists():
+        if final.is_dir() and not final.is_symlink() and not any(final.iterdir()):
+            return
+        kind = "a folder with files in it" if final.is_dir() else "no folder"
+        raise ConflictError(
+            f"{final} is there already, {kind}",
+            expected="a folder that does not exist yet, or an empty one",
+            do="choose another with -o, or remove it first",
+        )
+
+
+def _make_parents(final: Path) -> list[Path]:
+    """Make the folders above; returns those that were not there, from the top."""
+    made: list[Path] = []
+    for folder in reversed(final.parents):
+        if folder.is_dir():
+            continue
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        made.append(folder)
+    if not os.access(final.parent, os.W_OK | os.X_OK):
+        raise _unwritable(final.parent, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    return made
+
+
+def _unwritable(folder: Path, error: OSError) -> RequestError:
+    return RequestError(
+        f"{folder} cannot be written: {error.strerror or error}",
+        expected="a folder that this user may write",
+        do="choose another with -o, or correct its permissions",
+    )
+
+
+def _prefix(final: Path) -> str:
+    return f".{final.name}.partial-"
+
+
+def _clear_leftovers(final: Path) -> None:
+    for leftover in final.parent.glob(f"{_prefix(final)}*"):
+        with contextlib.suppress(OSError), _held(leftover):
+            shutil.rmtree(leftover)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which the kernel lets go when this process ends. Raises OSError where it is held."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_room(parent: Path, needed_bytes: int, what: str) -> None:
+    if shutil.disk_usage(parent).free < needed_bytes:
+        raise _full(parent, needed_bytes, what)
+
+
+def _full(parent: Path, needed_bytes: int, what: str) -> StorageFullError:
+    free = shutil.disk_usage(parent).free
+    return StorageFullError(
+        f"no room on the disk of {parent} for {what}: {free / 2**20:,.0f} MiB are free; nothing was left there",
+        expected=f"about {max(needed_bytes, 1) / 2**20:,.0f} MiB while it is written",
+        do="free some space, or write to a larger disk with -o",
+    )
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error: libraries in other languages say it in words only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if any(word in str(error) for word in _FULL_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _settle(folder: Path) -> None:
+    """Flush all of a folder to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _publish(folder: Path, final: Path) -> None:
+    try:
+        folder.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        _refuse_taken(final)
+        raise
+    descriptor = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_to_readers(folder: Path) -> None:
+    """Give all files and folders the rights of any that this user makes: some libraries write for the owner only."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        path.chmod((_FOLDER_MODE if path.is_dir() else _FILE_MODE) & ~umask)

@@ -1,0 +1,116 @@
+"""Use case: export a model to another runtime, and let it out only once it is proved equal to its source."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+
+from luthier.core.digest import sha256_file
+from luthier.core.errors import ParityError, RequestError
+from luthier.core.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
+from luthier.service.context import Context
+from luthier.service.export_folders import open_to_readers, staged_folder
+from luthier.service.export_sources import find_source, proof_examples
+
+__all__ = ["export", "find_source"]
+
+NUM_PROMPTS = 32
+
+
+def export(
+    context: Context,
+    name: str,
+    *,
+    to: ExportFormat,
+    output: Path,
+    quantise: str | None = None,
+    held_out: Path | None = None,
+    num_prompts: int = NUM_PROMPTS,
+) -> Export:
+    """Write what a run has trained, or a base model, in another format into the folder `output`.
+
+    It is loaded in its real runtime and compared with its source on `num_prompts` rows before it gets its name: of the
+    file `held_out`, or the run's own held-out ones, or built-in prompts. quantise: the precision; None takes the
+    format's own. Nothing is left in `output` where any of that fails.
+
+    Raises what `find_source` raises; RequestError for a precision that the format has not, a package that is missing,
+    or a model that the format cannot hold; ConflictError where `output` is not empty; StorageFullError; ParityError
+    where the export does not compute what its source does; WorkError where a converter fails.
+    """
+    from luthier.deploy.exporters import registry
+
+    start = time.perf_counter()
+    source = find_source(context, name)
+    precision = registry.choose_precision(to, quantise, source)
+    _need_packages(to)
+    examples, notes = proof_examples(context, source, held_out, num_prompts)
+    final = Path(output).absolute()
+    needed = registry.needed_bytes(to, precision, _num_parameters(source, to))
+    with staged_folder(final, needed_bytes=needed, what=f"{to} in {precision}") as folder:
+        warnings = registry.write(to, source, folder, precision, context.progress, context.settings.tools_folder)
+        open_to_readers(folder)
+        report = _prove(context, source, folder, to, precision, examples)
+        files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+        made = Export(
+            source=source,
+            format=to,
+            precision=precision,
+            folder=str(final),
+            num_bytes=sum(file.stat().st_size for file in files.values()),
+            files={path: sha256_file(file) for path, file in files.items()},
+            parity=report,
+            seconds=time.perf_counter() - start,
+            warnings=(*notes, *warnings),
+        )
+        return _bundled(context, folder, made)
+
+
+def _prove(
+    context: Context,
+    source: ExportSource,
+    folder: Path,
+    to: ExportFormat,
+    precision: ExportPrecision,
+    examples: tuple[object, ...],
+) -> ParityReport:
+    from luthier.deploy.parity import prove
+
+    report: ParityReport = prove(source, folder, to, precision, examples, context.progress)
+    if report.passed:
+        return report
+    reasons = "\n    ".join(report.reasons)
+    raise ParityError(
+        f"the export of {source.name} as {to} in {precision} is not what it was made from:\n    {reasons}",
+        expected="the same tokens, and likelihoods within the bound of the format; nothing was left of the export",
+        do="choose a wider precision with --quantise; where it fails in 16 bits, report it with the lines above",
+    )
+
+
+def _bundled(context: Context, folder: Path, made: Export) -> Export:
+    from luthier.deploy.bundle import add_bundle_files
+    from luthier.service.bundles import facts_for
+
+    return add_bundle_files(folder, made, facts_for(context, made))
+
+
+def _num_parameters(source: ExportSource, to: ExportFormat) -> int:
+    """What is written, in weights: of an adapter its own, else all of the model."""
+    from luthier.models.weights import count_parameters, read_json
+
+    if to == "adapter" and source.adapter_path is not None:
+        return count_parameters(Path(source.adapter_path), {})
+    return count_parameters(Path(source.base_path), read_json(Path(source.base_path) / "config.json"))
+
+
+def _need_packages(to: ExportFormat) -> None:
+    """Refuse now what the proof would miss after long work."""
+    from luthier.deploy.exporters.registry import FORMATS
+
+    missing = [module for module in FORMATS[to].modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise RequestError(
+            f"--to {to} needs {', '.join(missing)}, which is not installed here",
+            expected="the runtime that the export is proved in",
+            do=f"pip install luthier[{FORMATS[to].extra}]",
+        )
