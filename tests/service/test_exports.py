@@ -187,7 +187,7 @@ def test_a_folder_with_files_in_it_is_not_touched(trained, tmp_path):
 
 def test_a_missing_runtime_is_told_before_any_work(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RequestError, match="--to gguf needs xllamacpp") as caught:
+    with pytest.raises(RequestError, match="--to gguf needs xllamacpp, llama_cpp_py_sync") as caught:
         export(trained[0], trained[1], to="gguf", output=tmp_path / "out")
     assert "luthier[gguf]" in caught.value.do
 
