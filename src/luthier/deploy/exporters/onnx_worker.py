@@ -1,4 +1,4 @@
-"""The builder of ONNX Runtime GenAI as a child process, without a network: `onnx_worker FOLDER TARGET PRECISION CACHE`."""
+"""The builder of ONNX Runtime GenAI as a child process, without a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,20 @@ def work(folder: str, target: str, precision: str, cache: str) -> None:
     Raises RequestError for an architecture that the builder does not know, and whatever else it raises.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
-    options = ["-i", folder, "-o", target, "-p", precision, "-e", "cpu", "-c", cache, "--extra_options", "hf_token=false"]
+    options = [
+        "-i",
+        folder,
+        "-o",
+        target,
+        "-p",
+        precision,
+        "-e",
+        "cpu",
+        "-c",
+        cache,
+        "--extra_options",
+        "hf_token=false",
+    ]
     sys.argv = ["builder", *options]
     try:
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__", alter_sys=True)
@@ -31,7 +44,10 @@ def work(folder: str, target: str, precision: str, cache: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run as a child: an error that a user can act on is one line of JSON on stdout."""
+    """Run with a folder, a target, a precision and a folder for what is kept on the way.
+
+    An error that a user can act on is one line of JSON on stdout.
+    """
     folder, target, precision, cache = arguments
     try:
         with redirect_stdout(sys.stderr):
