@@ -44,7 +44,7 @@ def make_table() -> FormatTable:
             losses=("exact match 0.2 instead of 0.5",),
             **measured,
         ),
-        FormatPrice(label="onnx:int4", format="onnx", precision="int4", status="failed", reason="another model"),
+        FormatPrice(label="onnx:int4", format="onnx", precision="int4", status="missing", reason="another model"),
     )
     return FormatTable(
         name="run-1", base_name="m", data_file="t.jsonl", data_sha256="0" * 64, num_rows=9, num_timed=2, num_rounds=3,

@@ -15,7 +15,7 @@ from luthier.core.evaluation import Comparison, Metric, SystemResult
 from luthier.core.format_table import FormatTable
 from luthier.core.ports import Progress
 from luthier.deploy.format_prices import measure, worker
-from luthier.service import evaluations, format_tables
+from luthier.service import evaluations, format_exports
 from luthier.service.context import Context
 from luthier.service.format_quality import losses_of
 from luthier.service.format_tables import FormatRequest, measure_formats, parse_format
@@ -50,14 +50,16 @@ def request_for(name: str, rows: Path, folder: Path, *formats: str, **changes: A
 def test_the_source_and_its_exports_side_by_side(
     context: Context, make_recipe: Callable[..., Path], rows: Path, tmp_path: Path
 ) -> None:
-    path = make_recipe(data={"train": "train.jsonl"}, method={"name": "lora", "rank": 4, "dropout": 0.0})
+    training = {"max_steps": 2, "learning_rate": 0.01, "precision": "float32", "num_threads": 1}
+    method = {"name": "lora", "rank": 4, "dropout": 0.0}
+    path = make_recipe(data={"train": "train.jsonl"}, method=method, training=training)
     run_id = train(context, load_recipe(path), base_dir=path.parent).record.run_id
     folder = tmp_path / "table"
-    table = measure_formats(context, request_for(run_id, rows, folder, "merged:f32", "gguf:q8_0"))
+    table = measure_formats(context, request_for(run_id, rows, folder, "merged:f32", "gguf:q8_0", num_rounds=1))
     assert [price.label for price in table.prices] == ["source", "merged:float32", "gguf:q8_0"]
     assert [price.status for price in table.prices] == ["measured"] * 3
     source, merged, packed = table.prices
-    assert (table.num_rows, table.num_timed, table.num_rounds) == (6, 2, 2)
+    assert (table.num_rows, table.num_timed, table.num_rounds) == (6, 2, 1)
     for price in table.prices:
         assert price.num_bytes > 0
         assert price.peak_memory_bytes >= price.idle_memory_bytes > 1e6
@@ -88,10 +90,10 @@ def test_the_source_and_its_exports_side_by_side(
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_an_export_that_is_not_let_out_is_a_row_that_says_so(
+def test_an_export_that_is_not_let_out_is_measured_all_the_same_and_one_that_cannot_be_says_so(
     context: Context, tiny_model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = format_tables.export
+    real = format_exports.export
 
     def export(context: Context, name: str, **options: Any) -> Any:
         if options["quantise"] == "bfloat16":
@@ -100,17 +102,18 @@ def test_an_export_that_is_not_let_out_is_a_row_that_says_so(
             raise RequestError("no runtime", expected="one", do="pip install luthier[onnx]")
         return real(context, name, **options)
 
-    monkeypatch.setattr(format_tables, "export", export)
+    monkeypatch.setattr(format_exports, "export", export)
     formats = ("merged:bf16", "onnx:int4", "merged:float32")
     folder = tmp_path / "table"
     table = measure_formats(context, request_for(str(tiny_model), rows, folder, *formats, keeps_exports=True))
-    assert [price.status for price in table.prices] == ["measured", "failed", "missing", "measured"]
+    assert [price.status for price in table.prices] == ["measured", "measured", "missing", "measured"]
     assert table.prices[2].reason == "no runtime; pip install luthier[onnx]"
-    assert table.prices[1].is_recommended is None
+    assert [price.is_recommended for price in table.prices] == [True, False, None, True]
+    assert table.prices[1].quality is not None
     assert (folder / "exports" / "merged-float32" / "model.safetensors").is_file()
     page = (folder / "formats.html").read_text()
     assert "it is another model" in page
-    assert json.loads((folder / "formats.json").read_text())["prices"][1]["reason"] == "it is another model"
+    assert json.loads((folder / "formats.json").read_text())["prices"][1]["losses"][0].endswith("it is another model")
 
 
 @pytest.mark.usefixtures("in_this_process")

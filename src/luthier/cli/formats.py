@@ -85,7 +85,7 @@ def _show(console: Console, found: FormatTable) -> None:
         table.add_row(*_cells(price, found.metric))
     console.print(table)
     for price in found.prices:
-        for line in (*price.losses, *([price.reason] if price.reason else [])):
+        for line in (*price.losses, *([price.reason] if price.status == "missing" else [])):
             console.print(visible(f"{price.label}: {line}"), soft_wrap=True)
     console.print(
         f"{found.num_rows:,} rows of {visible(found.data_file)}, {found.num_rounds:,} rounds of {found.num_timed:,} "

@@ -21,8 +21,8 @@ class Spread(Frozen):
 
 
 class FormatPrice(Frozen):
-    """One format of a model. label: `gguf:q4_k_m`, or "source". status: "failed" is an export that was not let out,
-    "missing" a runtime that is not installed; reason says more.
+    """One format of a model. label: `gguf:q4_k_m`, or "source". status: "missing" where the format cannot hold the
+    model or its runtime is not installed; reason says why, or why the proof of a measured export failed.
 
     num_bytes: of the files that the runtime reads (weights, tokenizer, config). peak_memory_bytes: of the process that
     runs it, median over the rounds, mapped files among it; idle_memory_bytes: of the same process before the model was
@@ -35,7 +35,7 @@ class FormatPrice(Frozen):
     label: str
     format: ExportFormat | None
     precision: ExportPrecision
-    status: Literal["measured", "failed", "missing"] = "measured"
+    status: Literal["measured", "missing"] = "measured"
     reason: str = ""
     runtime: str = ""
     num_bytes: int = 0

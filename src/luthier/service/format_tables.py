@@ -12,14 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from luthier.core.errors import ConflictError, ParityError, RequestError
+from luthier.core.errors import ConflictError, RequestError
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.core.export import Export, ExportFormat, ExportPrecision, ExportSource
-from luthier.core.format_table import SOURCE_LABEL, FormatPrice, FormatTable
+from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
+from luthier.core.format_table import FormatPrice, FormatTable
 from luthier.core.recipe import MetricName
 from luthier.service.context import Context
 from luthier.service.evaluations import choose_samples
-from luthier.service.exports import export, find_source
+from luthier.service.exports import find_source
+from luthier.service.format_exports import EXPORTS, exported, place, source_price
 from luthier.service.format_quality import asked_rows, judge_formats, losses_of
 from luthier.service.judgeable import check_metrics, usual_metrics
 
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FORMATS: Final = ("merged:bfloat16", "gguf:float16", "gguf:q8_0", "gguf:q4_k_m", "onnx:float32", "onnx:int4")
 _SHORT: Final = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "bf16": "bfloat16"}
-_DOCUMENT, _PAGE, _EXPORTS = "formats.json", "formats.html", "exports"
-# What lies in an export and is not read by its runtime is no part of its size.
-_BESIDE: Final = (".md", ".json.sig", ".sig", ".jsonl")
+_DOCUMENT, _PAGE = "formats.json", "formats.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,8 @@ class FormatRequest:
 def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     """Export a model in each format, measure all of them and the model itself, and write table and page.
 
-    An export that is not let out (its proof failed) and one whose runtime is not installed are rows that say so.
+    An export whose proof fails is measured all the same, and not recommended; one whose runtime is not installed, or
+    that the format cannot hold, is a row that says so.
 
     Raises RequestError for formats, metrics or numbers that cannot be, ConflictError where the folder has a table in
     it, and what reading the rows and finding the model raise.
@@ -85,8 +85,8 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
             do="choose another with -o, or remove it first",
         )
     try:
-        prices = [_exported(context, request, source, *one) for one in wanted]
-        prices = [_source_price(source), *prices]
+        prices = [source_price(source)]
+        prices += [exported(context, request.data, source, *one, place(request.folder, *one)) for one in wanted]
         qualities = _qualities(context, request, source, prices, rows)
         speeds = _speeds(context, request, source, prices, rows)
         judged = judge_formats(
@@ -100,7 +100,7 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
         )
     finally:
         if not request.keeps_exports:
-            shutil.rmtree(folder / _EXPORTS, ignore_errors=True)
+            shutil.rmtree(folder / EXPORTS, ignore_errors=True)
     done = tuple(_price(price, judged.of(price.label), judged.metric, qualities, speeds) for price in prices)
     table = FormatTable(
         name=source.name,
@@ -154,45 +154,8 @@ def _check(request: FormatRequest) -> None:
         raise RequestError("no formats", expected="at least one", do="name some: --formats gguf:q8_0,gguf:q4_k_m")
 
 
-def _source_price(source: ExportSource) -> FormatPrice:
-    """The model as it was trained: what it takes on disk is base and adapter."""
-    from luthier.models.weights import weight_files
-
-    files = weight_files(Path(source.base_path))
-    if source.adapter_path is not None:
-        files += weight_files(Path(source.adapter_path))
-    num_bytes = sum(file.stat().st_size for file in files)
-    return FormatPrice(label=SOURCE_LABEL, format=None, precision=source.precision, num_bytes=num_bytes)
-
-
-def _exported(
-    context: Context, request: FormatRequest, source: ExportSource, to: ExportFormat, precision: ExportPrecision
-) -> FormatPrice:
-    """The export, or why there is none. One that lies in the folder from before is taken as it is."""
-    label = f"{to}:{precision}"
-    folder = request.folder.absolute() / _EXPORTS / label.replace(":", "-")
-    price = FormatPrice(label=label, format=to, precision=precision)
-    if folder.is_dir() and any(folder.iterdir()):
-        return price.model_copy(update={"num_bytes": _size(folder)})
-    try:
-        made: Export = export(
-            context, source.name, to=to, output=folder, quantise=precision, held_out=request.data, num_prompts=16
-        )
-    except ParityError as error:
-        return price.model_copy(update={"status": "failed", "reason": error.came})
-    except RequestError as error:
-        return price.model_copy(update={"status": "missing", "reason": f"{error.came}; {error.do}"})
-    return price.model_copy(update={"num_bytes": _size(folder), "parity": made.parity})
-
-
-def _size(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.suffix not in _BESIDE)
-
-
-def _folder(request: FormatRequest, price: FormatPrice) -> str:
-    if price.format is None:
-        return ""
-    return str(request.folder.absolute() / _EXPORTS / price.label.replace(":", "-"))
+def _place(request: FormatRequest, price: FormatPrice) -> str:
+    return "" if price.format is None else str(place(request.folder, price.format, price.precision))
 
 
 def _qualities(
@@ -207,7 +170,7 @@ def _qualities(
     return {
         price.label: measure_quality(
             price.format,
-            _folder(request, price),
+            _place(request, price),
             source,
             rows,
             max_new_tokens=request.max_new_tokens,
@@ -234,7 +197,7 @@ def _speeds(
         for row in rows[: request.num_timed]
     ]
     return measure_speeds(
-        {price.label: (price.format, _folder(request, price)) for price in prices if price.status == "measured"},
+        {price.label: (price.format, _place(request, price)) for price in prices if price.status == "measured"},
         source,
         timed,
         max_new_tokens=request.max_new_tokens,
@@ -268,8 +231,8 @@ def _price(
             "new_tokens_per_second": spread([one.new_tokens_per_second for one in rounds]),
             "quality": result,
             "comparisons": comparisons,
-            "is_recommended": not losses,
-            "losses": losses,
+            "is_recommended": not losses and not price.reason,
+            "losses": (*([price.reason] if price.reason else []), *losses),
         }
     )
 

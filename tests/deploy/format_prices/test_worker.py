@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from luthier.core.errors import WorkError
+from luthier.core.errors import LuthierError
 from luthier.core.export import ExportSource
 from luthier.core.ports import SilentProgress
 from luthier.deploy.format_prices import worker
@@ -31,10 +31,10 @@ def source(tiny_model: Path) -> ExportSource:
     )
 
 
-def ask(source: ExportSource, folder: Path, **changes: object) -> tuple[int, Path]:
+def ask(source: ExportSource, where: Path, **changes: object) -> tuple[int, Path]:
     asked = Asked(what="quality", format=None, folder="", source=source, rows=(ROW,), max_new_tokens=5)
-    (folder / "asked.json").write_text(asked.model_copy(update=changes).model_dump_json())
-    return worker.main([str(folder / "asked.json"), str(folder / "answer.json")]), folder / "answer.json"
+    (where / "asked.json").write_text(asked.model_copy(update=changes).model_dump_json())
+    return worker.main([str(where / "asked.json"), str(where / "answer.json")]), where / "answer.json"
 
 
 def test_likelihoods_are_of_the_learned_tokens_alone(source: ExportSource, tiny_model: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_an_error_is_said_in_one_line(source: ExportSource, tmp_path: Path, caps
 
 
 def test_a_child_that_cannot_says_why(source: ExportSource, tmp_path: Path) -> None:
-    with pytest.raises((WorkError, Exception), match="no such folder"):
+    with pytest.raises(LuthierError, match="no such folder"):
         measure_quality(
             "merged",
             str(tmp_path / "nothing"),
