@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from luthier.core.format_table import FormatPrice, FormatTable
 from luthier.reporting.figures import number
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 _WIDTH: Final = 620
 _HEIGHT: Final = 380
 _MEGABYTE: Final = 1e6
-_ROOM_FOR_LABEL: Final = 0.16  # of the axis, in which two labels beside each other would meet
-_ROOM_FOR_LINE: Final = 0.05
+# As fractions of the axes: within so much of each other two names would meet; a line of text is so high.
+_WIDTH_OF_NAME: Final = 0.17
+_LINE: Final = 0.05
+_AXES_POINTS: Final = 240  # about how high the axes are
 
 Draw = Callable[["Figure", str, str, str], None]
 
@@ -102,36 +105,38 @@ def _draw(
 
 
 def _finish(axes: Axes, unit: str, quality: str) -> None:
-    axes.xaxis.set_major_locator(_Round())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
-    axes.tick_params(axis="x", which="minor", length=0)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.grid(axis="y")
     axes.set_xlabel(unit)
     axes.set_ylabel(quality)
 
 
-class _Round(MaxNLocator):
-    """Round figures along a logarithmic axis that seldom covers ten times."""
-
-    def __init__(self) -> None:
-        super().__init__(nbins=6, steps=[1, 2, 2.5, 5, 10])
-
-
 def _label(axes: Axes, prices: Sequence[FormatPrice], places: Sequence[float], values: Sequence[float]) -> None:
-    """A name at each dot, above it where there is room, else below the one that stands there."""
-    to_axes = axes.transData + axes.transAxes.inverted()
+    """A name beside each dot, on the inner side of it; of dots that lie together the names stand one above another."""
+    # as fractions of the axes: their final size is not known before all is drawn
+    left, right = (math.log(end) for end in axes.get_xlim())
+    bottom, top = sorted(axes.get_ylim())
     taken: list[tuple[float, float]] = []
-    order = sorted(range(len(prices)), key=lambda i: (places[i], values[i]))
-    for i in order:
-        x, y = to_axes.transform((places[i], values[i]))
-        for step in (0.045, -0.06, 0.1, -0.115, 0.155, -0.17, 0.21):
-            spot = (float(x), float(y + step))
-            if all(abs(spot[0] - a) > _ROOM_FOR_LABEL or abs(spot[1] - b) > _ROOM_FOR_LINE for a, b in taken):
-                break
-        taken.append(spot)
-        axes.text(*spot, prices[i].label, transform=axes.transAxes, ha="center", va="center", color=INK, zorder=4)
+    for i in sorted(range(len(prices)), key=lambda i: (-values[i], places[i])):
+        x, y = (math.log(places[i]) - left) / (right - left), (values[i] - bottom) / (top - bottom)
+        side, height = (-1 if x > 1 - _WIDTH_OF_NAME else 1), y + _LINE
+        middle = x + side * _WIDTH_OF_NAME / 2
+        while any(abs(middle - other) < _WIDTH_OF_NAME and abs(height - line) < _LINE for other, line in taken):
+            height += _LINE
+        taken.append((middle, height))
+        axes.annotate(
+            prices[i].label,
+            (places[i], values[i]),
+            xytext=(7 * side, (height - y) * _AXES_POINTS),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+            color=INK,
+            zorder=4,
+        )
 
 
 def _place(price: FormatPrice, kind: str) -> float:

@@ -14,6 +14,7 @@ from luthier.reporting.page import page_environment, replace_text
 from luthier.reporting.visible import shown
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
+_NOTHING: Final = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,14 @@ class Row:
     runtime: str
     mark: str
     tone: str
-    size: tuple[str, str]
-    memory: tuple[str, str]
-    prompt_speed: tuple[str, str]
-    new_speed: tuple[str, str]
-    quality: tuple[str, str]
-    perplexity: tuple[str, str]
-    difference: tuple[str, str]
-    why: str
+    size: tuple[str, str] = _NOTHING
+    memory: tuple[str, str] = _NOTHING
+    prompt_speed: tuple[str, str] = _NOTHING
+    new_speed: tuple[str, str] = _NOTHING
+    quality: tuple[str, str] = _NOTHING
+    perplexity: tuple[str, str] = _NOTHING
+    difference: tuple[str, str] = _NOTHING
+    why: str = ""
 
 
 def render_formats(table: FormatTable, title_of: Callable[[str], str]) -> str:
@@ -63,13 +64,12 @@ def format_row(price: FormatPrice, table: FormatTable) -> Row:
     if price.status != "measured":
         mark, tone = price.status, "open"
     if price.quality is None:
-        nothing = ("", "")
-        return Row(price.label, "", mark, tone, *([nothing] * 7), why=price.reason)
+        return Row(label=price.label, runtime="", mark=mark, tone=tone, why=price.reason)
     found = price.quality.metrics[table.metric]
     decimals = figures.decimals_for(found.low, found.high)
     perplexity = price.quality.metrics.get("perplexity")
     change = next((c for c in price.comparisons if c.metric == table.metric), None)
-    difference = ("", "")
+    difference = _NOTHING
     if change is not None:
         places = figures.decimals_for(change.low, change.high)
         ends = f"[{figures.signed(change.low, places)}, {figures.signed(change.high, places)}]"
@@ -86,7 +86,7 @@ def format_row(price: FormatPrice, table: FormatTable) -> Row:
         new_speed=_spread(price.new_tokens_per_second),
         quality=(figures.number(found.value, decimals), figures.interval(found.low, found.high, decimals)),
         perplexity=(
-            (f"{perplexity.value:.4g}", f"[{perplexity.low:.4g}, {perplexity.high:.4g}]") if perplexity else ("", "")
+            (f"{perplexity.value:.4g}", f"[{perplexity.low:.4g}, {perplexity.high:.4g}]") if perplexity else _NOTHING
         ),
         difference=difference,
         why="; ".join(price.losses),
@@ -95,7 +95,7 @@ def format_row(price: FormatPrice, table: FormatTable) -> Row:
 
 def _spread(found: Spread | None) -> tuple[str, str]:
     if found is None:
-        return "", ""
+        return _NOTHING
     return figures.speed(found.median), f"{figures.speed(found.low)} to {figures.speed(found.high)}"
 
 
