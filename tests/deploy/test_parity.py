@@ -16,6 +16,7 @@ from luthier.core.ports import SilentProgress
 from luthier.deploy.parity import prove
 from luthier.deploy.source_side import ObservedSource, observe_source
 from luthier.testing.tiny import make_tiny_model
+
 from .conftest import MakeSource
 
 

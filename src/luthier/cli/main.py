@@ -21,9 +21,11 @@ from luthier.cli import (
     chat,
     data,
     deploy,
+    distil,
     doctor,
     evaluate,
     export,
+    formats,
     jobs,
     keys,
     launch,
@@ -64,7 +66,9 @@ def build_app() -> typer.Typer:
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
+    app.command("distil", short_help="Teach a smaller model, and measure whether it was worth it.")(distil.distil)
     app.command("export", short_help="Write a model for another runtime, proved equal.")(export.export)
+    app.command("formats", short_help="What each format of a model costs and loses.")(formats.formats)
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),

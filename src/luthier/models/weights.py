@@ -162,7 +162,7 @@ def describe(
     folder: Path,
     *,
     name: str,
-    source: Literal["catalog", "hub", "folder", "gguf"],
+    source: Literal["catalog", "hub", "folder", "gguf", "layers"],
     licence: str,
     files: dict[str, WeightFile],
 ) -> LocalModel:

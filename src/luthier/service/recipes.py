@@ -31,7 +31,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     document = read_recipe_file(path)
     keys = dict(document.keys)
-    overridden = [_override(keys, override) for override in overrides]
+    overridden = [override_value(keys, override) for override in overrides]
     return with_absolute_paths(_check(str(path), keys, document.lines, overridden), path.absolute().parent)
 
 
@@ -64,8 +64,11 @@ def _check(name: str, keys: Mapping[str, Any], lines: Mapping[str, int], overrid
         ) from error
 
 
-def _override(keys: dict[str, Any], override: str) -> str:
-    """Set one value in place; copies what it changes, so that the document stays as it was read."""
+def override_value(keys: dict[str, Any], override: str) -> str:
+    """Set one value in place (`training.epochs=3`) and return its name; copies what it changes of inner mappings.
+
+    Raises RecipeError.
+    """
     name, separator, text = override.partition("=")
     parts = name.strip().split(".")
     if not separator or not all(parts):

@@ -76,6 +76,11 @@ class Settings(BaseSettings):
         return self.home / "runs"
 
     @property
+    def students_folder(self) -> Path:
+        """Distillations, one folder each: the teacher's answers, the gold rows, the report."""
+        return self.home / "students"
+
+    @property
     def artifacts_folder(self) -> Path:
         """Files named by their digest."""
         return self.home / "artifacts"

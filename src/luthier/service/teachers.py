@@ -31,7 +31,7 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
     """
     from luthier.engines.cached import CachedEngine
 
-    if name.lower().startswith(("http://", "https://")):
+    if is_address(name):
         url, model = parse_address(name)
         return CachedEngine(
             lambda keep: _open_server(url, model, keep),
@@ -44,8 +44,13 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
         lambda _: open_engine(candidate),
         context.generations,
         name=name if is_id(name, "run") else candidate.model_name,
-        identity=_identity(context, name, candidate),
+        identity=identity_of(context, name, candidate),
     )
+
+
+def is_address(name: str) -> bool:
+    """Whether a name means a model behind a server."""
+    return name.lower().startswith(("http://", "https://"))
 
 
 def parse_address(text: str) -> tuple[str, str]:
@@ -88,7 +93,7 @@ def _open_server(url: str, model: str, keep: Keep) -> OpenAIHttpEngine:
     return OpenAIHttpEngine(url, model, api_key=api_key(url, os.environ), keep=keep)
 
 
-def _identity(context: Context, name: str, candidate: Candidate) -> dict[str, Any]:
+def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, Any]:
     """What decides the answers of a model on this machine: digests of weights, adapter and template, and precision."""
     common = {"engine": "transformers", "template": candidate.template, "precision": candidate.precision}
     if is_id(name, "run"):

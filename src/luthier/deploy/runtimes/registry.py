@@ -24,4 +24,12 @@ def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Run
         from luthier.deploy.runtimes.transformers_runtime import TransformersRuntime
 
         return TransformersRuntime(folder, source.base_path, source.quantisation)
+    if format == "gguf":
+        from luthier.deploy.runtimes.llama_cpp_runtime import LlamaCppRuntime
+
+        return LlamaCppRuntime(folder)
+    if format == "onnx":
+        from luthier.deploy.runtimes.onnx_runtime import OnnxRuntime
+
+        return OnnxRuntime(folder)
     raise RequestError(f"format {format!r}", expected="a format that has a runtime here", do="choose another format")

@@ -22,7 +22,7 @@ from luthier.evaluate.report.outcome import outcomes
 from luthier.evaluate.report.quoted import quoted
 from luthier.evaluate.report.rank_chart import rank_charts
 from luthier.evaluate.report.rewarded import Drawn, rewarded
-from luthier.evaluate.report.roles import roles
+from luthier.evaluate.report.roles import Roles, roles
 from luthier.evaluate.report.samples import Choice, choose_samples
 from luthier.evaluate.report.tables import differences, forgetting_rows, metric_rows
 from luthier.reporting import figures
@@ -115,11 +115,16 @@ def _judged(evaluation: Evaluation | None, plan: Plan) -> dict[str, Any] | None:
     found = roles(evaluation) if evaluation is not None else None
     if evaluation is None or found is None:
         return None
+    return judged_view(evaluation, found, is_unseen=_is_unseen(evaluation, plan))
+
+
+def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dict[str, Any]:
+    """What `judged.html.j2` shows of an evaluation. is_unseen: training saw none of its rows."""
     choices = choose_samples(evaluation, found)
     mine, others = differences(evaluation, found)
     return {
         "evaluation": evaluation,
-        "is_unseen": _is_unseen(evaluation, plan),
+        "is_unseen": is_unseen,
         "held_out_name": Path(evaluation.held_out_file).name,
         "duration": figures.duration(evaluation.seconds),
         "roles": found,

@@ -1,0 +1,70 @@
+"""A student: a smaller model that was taught by a larger one, held against itself without the teacher."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from luthier.core.evaluation import Evaluation
+from luthier.core.frozen import Frozen
+
+DistilKind = Literal["sequence", "logit"]
+DistilWord = Literal["worth it", "not worth it", "not settled"]
+
+TAUGHT: Final = "taught student"
+ALONE: Final = "student without teacher"
+TEACHER: Final = "teacher"
+"""What the three are called, in the evaluation and wherever they are shown."""
+
+
+class StudentVerdict(Frozen):
+    """Whether distilling was worth it, in words. reasons: the figures behind it; caveats: what it rests on."""
+
+    word: DistilWord
+    headline: str
+    reasons: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+
+class StudentRun(Frozen):
+    """One training of the student. num_tokens, num_trained_tokens: seen in all steps, padding excluded."""
+
+    run_id: str
+    method: str
+    num_steps: int
+    num_examples: int
+    num_tokens: int
+    num_trained_tokens: int
+    weights_sha256: str
+    seconds: float
+
+
+class Student(Frozen):
+    """What `luthier distil` has made. status "paused": a training was stopped, and the same command goes on with it.
+
+    student_model: the base that both trainings began with, as recipes name it; layers: those of the teacher that it
+    keeps, None where it is a model of its own. num_rows: trained on by both; num_refused: rows that the teacher's
+    answers could not be used of, left out of both. teacher_parameters: None behind a server. evaluation: the teacher,
+    the student without it, and the taught one, on the held-out rows.
+    """
+
+    student_id: str
+    status: Literal["done", "paused"]
+    kind: DistilKind
+    teacher: str
+    student_model: str
+    layers: str | None
+    student_parameters: int
+    teacher_parameters: int | None
+    data_file: str
+    num_rows: int
+    num_refused: int
+    held_out_file: str
+    num_held_out: int
+    num_same_prompt: int = 0
+    taught: StudentRun | None = None
+    alone: StudentRun | None = None
+    evaluation: Evaluation | None = None
+    verdict: StudentVerdict | None = None
+    report_path: str | None = None
+    go_on: str | None = None
+    seconds: float = 0.0

@@ -1,0 +1,17 @@
+"""The Pareto front: formats that no other beats in both things at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def pareto_front(costs: Sequence[float], qualities: Sequence[float]) -> list[bool]:
+    """For each of some things whether none is at least as cheap and as good, and better in one of them.
+
+    costs: smaller is better; qualities: larger is better. Of equals all are on the front.
+    """
+    points = list(zip(costs, qualities, strict=True))
+    return [
+        not any(other != point and other[0] <= point[0] and other[1] >= point[1] for other in points)
+        for point in points
+    ]

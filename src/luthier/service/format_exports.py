@@ -1,0 +1,69 @@
+"""The exports that a table of formats is about: each made by `luthier export`, or the reason why there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from luthier.core.errors import ParityError, RequestError
+from luthier.core.export import Export, ExportFormat, ExportPrecision, ExportSource
+from luthier.core.format_table import SOURCE_LABEL, FormatPrice
+from luthier.service.context import Context
+from luthier.service.exports import export
+
+EXPORTS: Final = "exports"
+_PROVED: Final = 8
+# What lies in an export and is not read by its runtime is no part of its size.
+_BESIDE: Final = (".md", ".sig", ".jsonl")
+
+
+def source_price(source: ExportSource) -> FormatPrice:
+    """The model as it was trained: what it takes on disk is base and adapter."""
+    from luthier.models.weights import weight_files
+
+    files = weight_files(Path(source.base_path))
+    if source.adapter_path is not None:
+        files += weight_files(Path(source.adapter_path))
+    num_bytes = sum(file.stat().st_size for file in files)
+    return FormatPrice(label=SOURCE_LABEL, format=None, precision=source.precision, num_bytes=num_bytes)
+
+
+def place(folder: Path, to: ExportFormat, precision: ExportPrecision) -> Path:
+    """Where an export lies while it is measured."""
+    return folder.absolute() / EXPORTS / f"{to}-{precision}"
+
+
+def exported(
+    context: Context, data: Path, source: ExportSource, to: ExportFormat, precision: ExportPrecision, folder: Path
+) -> FormatPrice:
+    """The export, or why there is none. One that lies in the folder from before is taken as it is."""
+    label = f"{to}:{precision}"
+    price = FormatPrice(label=label, format=to, precision=precision)
+    if folder.is_dir() and any(folder.iterdir()):
+        return price.model_copy(update={"num_bytes": _size(folder)})
+    try:
+        made: Export = export(
+            context, source.name, to=to, output=folder, quantise=precision, held_out=data, num_prompts=_PROVED
+        )
+    except ParityError as error:
+        _write_unproved(context, source, to, precision, folder)
+        reason = f"its proof failed, so `luthier export` does not let it out: {error.came}"
+        return price.model_copy(update={"num_bytes": _size(folder), "reason": reason})
+    except RequestError as error:
+        return price.model_copy(update={"status": "missing", "reason": f"{error.came}; {error.do}"})
+    return price.model_copy(update={"num_bytes": _size(folder), "parity": made.parity})
+
+
+def _write_unproved(
+    context: Context, source: ExportSource, to: ExportFormat, precision: ExportPrecision, folder: Path
+) -> None:
+    """What was not let out, to be measured all the same: a table without its worst rows would flatter."""
+    from luthier.deploy.exporters import registry
+    from luthier.service.export_folders import staged_folder
+
+    with staged_folder(folder, needed_bytes=0, what=f"{to} in {precision}") as target:
+        registry.write(to, source, target, precision, context.progress, context.settings.tools_folder)
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.suffix not in _BESIDE)

@@ -1,0 +1,161 @@
+"""The quality of formats: rows in the source's tokens, and what each format made of them, judged like any systems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.dataset import Example, TokenisedExample
+from luthier.core.errors import RequestError
+from luthier.core.evaluation import Comparison, SystemResult
+from luthier.core.export import ExportSource
+from luthier.core.format_table import SOURCE_LABEL
+from luthier.core.ports import Generation, Progress, Prompt, Score
+from luthier.core.recipe import MetricName
+from luthier.service.judgeable import check_lengths, have_text_answers
+
+if TYPE_CHECKING:
+    from luthier.deploy.format_prices.asking import AskedRow, Quality
+    from luthier.models.chat_template import ChatTemplate
+
+NOTEWORTHY_FRACTION: Final = 0.02
+"""Perplexity that is higher by less is no loss that a user would notice, however sure it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedFormats:
+    """What judging has found. metric: what quality is about."""
+
+    metric: str
+    results: Mapping[str, SystemResult]
+    comparisons: Sequence[Comparison]
+
+    def of(self, label: str) -> tuple[SystemResult | None, tuple[Comparison, ...]]:
+        """The figures of a format, and each minus the source's."""
+        own = tuple(c for c in self.comparisons if c.candidate == label and c.baseline == SOURCE_LABEL)
+        return self.results.get(label), own
+
+
+def asked_rows(
+    source: ExportSource, examples: Sequence[Example]
+) -> tuple[tuple[TokenisedExample, ...], tuple[AskedRow, ...]]:
+    """The rows in the source's tokens. Raises OverlongError for one over its context, RequestError for pairs."""
+    from pathlib import Path
+
+    from luthier.data.loss_mask import tokenise_sides
+    from luthier.deploy.format_prices.asking import AskedRow
+    from luthier.models.chat_template import ChatTemplate
+    from luthier.models.weights import read_json
+
+    if any(example.rejected is not None for example in examples):
+        raise RequestError(
+            "preference pairs", expected="rows with an answer, or plain text", do="measure formats on other rows"
+        )
+    template = ChatTemplate.load(source.base_path, source.template)
+    tokenised = tuple(tokenise_sides(example, template)[0] for example in examples)
+    config = read_json(Path(source.base_path) / "config.json")
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    check_lengths(tokenised, int(text["max_position_embeddings"]), model=source.name)  # type: ignore[index]
+    writes = have_text_answers(examples)
+    rows = tuple(
+        AskedRow(
+            ids=tuple(one.input_ids),
+            learned=tuple(place for place, learned in enumerate(one.loss_mask) if learned),
+            num_prompt=one.num_prompt_tokens if writes else 0,
+        )
+        for one in tokenised
+    )
+    return tokenised, rows
+
+
+def judge_formats(
+    source: ExportSource,
+    examples: Sequence[Example],
+    tokenised: Sequence[TokenisedExample],
+    qualities: Mapping[str, Quality],
+    *,
+    metrics: Sequence[MetricName],
+    max_new_tokens: int,
+    progress: Progress,
+) -> JudgedFormats:
+    """Metrics with intervals, and each format minus the source, paired over the rows."""
+    from luthier.evaluate.compare import SystemUnderTest, judge, primary_metric
+    from luthier.models.chat_template import ChatTemplate
+
+    template = ChatTemplate.load(source.base_path, source.template)
+    writes = have_text_answers(examples)
+    systems = [
+        SystemUnderTest(
+            name=label,
+            model=source.base_name,
+            adapter=source.adapter_path,
+            num_few_shot=0,
+            engine=_Told(label, found, template, tokenised),
+            prompts=tuple(Prompt(conversation=e.prompt, max_new_tokens=max_new_tokens) for e in examples)
+            if writes
+            else (),
+            references=tuple(e.reference or "" for e in examples) if writes else (),
+            row_ids=tuple(e.id for e in examples),
+            prompt_texts=tuple("" for _ in examples) if writes else (),
+            tokenised=tuple(tokenised),
+            num_bytes=tuple(e.learned_bytes for e in examples),
+        )
+        for label, found in qualities.items()
+    ]
+    results, comparisons = judge(systems, metrics=metrics, seed=0, progress=progress)
+    return JudgedFormats(
+        primary_metric(metrics, [e.reference for e in examples]),
+        {result.name: result.model_copy(update={"samples": ()}) for result in results},
+        [c for c in comparisons if c.baseline == SOURCE_LABEL],
+    )
+
+
+def losses_of(result: SystemResult, comparisons: Sequence[Comparison], metric: str) -> tuple[str, ...]:
+    """What a format has lost beyond doubt, a sentence each: the metric that counts, or over 2% in perplexity."""
+    from luthier.evaluate.names import metric_title
+
+    found = []
+    for one in comparisons:
+        if one.verdict != "worse" or one.metric not in (metric, "perplexity"):
+            continue
+        value = result.metrics[one.metric].value
+        before = value - one.difference
+        if one.metric == "perplexity" and one.difference < NOTEWORTHY_FRACTION * before:
+            continue
+        found.append(
+            f"{metric_title(one.metric)} {value:.4g} instead of {before:.4g} "
+            f"({one.difference:+.3g}, 95% interval {one.low:.3g} to {one.high:.3g})"
+        )
+    return tuple(found)
+
+
+class _Told:
+    """An engine that says what another process has found out already."""
+
+    def __init__(
+        self, name: str, found: Quality, template: ChatTemplate, tokenised: Sequence[TokenisedExample]
+    ) -> None:
+        self.name, self._found, self._template, self._tokenised = name, found, template, tokenised
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:  # noqa: ARG002
+        """The text that the format wrote to each prompt."""
+        return [
+            Generation(
+                text=self._template.tokenizer.decode(list(row.written), skip_special_tokens=True),
+                num_prompt_tokens=one.num_prompt_tokens,
+                num_new_tokens=len(row.written),
+                finish_reason="stop" if row.is_ended else "length",
+            )
+            for row, one in zip(self._found.rows, self._tokenised, strict=True)
+        ]
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
+        """The likelihoods that the format gave."""
+        return [
+            Score(nll_nats=row.nll_nats, num_tokens=one.num_trained_tokens, num_correct=row.num_correct)
+            for row, one in zip(self._found.rows, examples, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Nothing is held."""
