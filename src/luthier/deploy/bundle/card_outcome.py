@@ -7,6 +7,7 @@ from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.export import Export, ParityReport
 from luthier.deploy.bundle import licences
 from luthier.deploy.bundle.facts import BaseFacts, BundleFacts, RunFacts
+from luthier.deploy.bundle.front_matter import metric_title
 from luthier.reporting import figures, markdown
 from luthier.reporting.markdown import code, table
 
@@ -56,7 +57,7 @@ def _heading(name: str, evaluation: Evaluation) -> str:
     metric = next(system.metrics[name] for system in evaluation.systems if name in system.metrics)
     better = "higher is better" if metric.higher_is_better else "lower is better"
     unit = f"{markdown.text(metric.unit)}; " if metric.unit else ""
-    return f"{markdown.text(name.replace('_', ' '))} ({unit}{better})"
+    return f"{markdown.text(metric_title(name))} ({unit}{better})"
 
 
 def _figure(metric: Metric | None) -> str:
@@ -153,10 +154,11 @@ def _limits(export: Export, facts: BundleFacts) -> str:
 
 def _licence(base: BaseFacts) -> str:
     stated = licences.is_stated(base.licence)
-    name = markdown.text(base.licence or "") if stated else "not stated"
+    name = markdown.text(base.licence or "")
     link = f", {markdown.text(base.licence_url)}" if base.licence_url else ""
     texts = ", ".join(code(name) for name in sorted(base.licence_texts))
-    lines = [f"The base model: {name}{link}. {licences.consequences(base.licence)}"]
+    follows = licences.consequences(base.licence)
+    lines = [f"The base model: {name}{link}. {follows}" if stated else follows]
     if texts:
         lines.append(f"The texts that came with it lie beside this file: {texts}.")
     elif stated:

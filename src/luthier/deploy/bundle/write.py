@@ -26,6 +26,7 @@ from luthier.deploy.bundle.facts import BundleFacts
 from luthier.deploy.bundle.lineage import lineage
 from luthier.deploy.bundle.manifest import (
     CARD,
+    DOCUMENTS,
     EVALUATION,
     LINEAGE,
     MANIFEST,
@@ -46,7 +47,7 @@ _NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signing_key: Path | None = None) -> Export:
     """Add a bundle's documents to the files of an export, and make all of them read-only; returns the export anew.
 
-    folder: where the files lie now, before the rename; a README.md that is there is replaced. signing_key: a PEM file
+    folder: where the files lie now, before the rename; documents of these names that are there are replaced. signing_key: a PEM file
     with an Ed25519 private key. The export that comes back names every file and carries the bundle's digest. Folders
     stay writable, so that a bundle can be moved and removed as any other folder. The same files, export and facts give
     the same bytes.
@@ -55,7 +56,7 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
     hold).
     """
     key = read_private_key(signing_key) if signing_key is not None else None
-    for name in (MANIFEST, SIGNATURE):
+    for name in DOCUMENTS:  # a README of the base, or those of an attempt before
         (folder / name).unlink(missing_ok=True)
     if facts.run is not None:
         _write(folder / PLAN, facts.run.plan.model_dump(mode="json"))
