@@ -47,10 +47,10 @@ _NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signing_key: Path | None = None) -> Export:
     """Add a bundle's documents to the files of an export, and make all of them read-only; returns the export anew.
 
-    folder: where the files lie now, before the rename; documents of these names that are there are replaced. signing_key: a PEM file
-    with an Ed25519 private key. The export that comes back names every file and carries the bundle's digest. Folders
-    stay writable, so that a bundle can be moved and removed as any other folder. The same files, export and facts give
-    the same bytes.
+    folder: where the files lie now, before the rename; documents of these names that are there are replaced.
+    signing_key: a PEM file with an Ed25519 private key. The export that comes back names every file and carries the
+    bundle's digest. Folders stay writable, so that a bundle can be moved and removed as any other folder. The same
+    files, export and facts give the same bytes.
 
     Raises RequestError (the key cannot be used; nothing is written then) and WorkError (a file that no bundle can
     hold).
