@@ -43,10 +43,9 @@ def facts_for(context: Context, export: Export) -> BundleFacts:
     Raises NotFoundError where the run that it comes from is not there any more.
     """
     from luthier.deploy.bundle.facts import BundleFacts
-    from luthier.deploy.bundle.paths import last_part
 
     source = export.source
-    title = last_part(source.name)
+    title = _name(source.name)
     run = evaluation = None
     if source.run_id is not None:
         record = context.runs.get(source.run_id)
@@ -139,7 +138,6 @@ def sign_bundle(folder: Path, key: Path) -> str:
 
 def _base(context: Context, export: Export) -> BaseFacts:
     from luthier.deploy.bundle.facts import BaseFacts
-    from luthier.deploy.bundle.paths import last_part
     from luthier.models import cache, catalog, names, sources
 
     source = export.source
@@ -154,7 +152,7 @@ def _base(context: Context, export: Export) -> BaseFacts:
     licence = source.base_licence or (model.licence if model is not None else entry.licence if entry else None)
     hub = origin.get("repo")
     return BaseFacts(
-        name=last_part(source.base_name) if not source.base_name.startswith("hub:") else source.base_name,
+        name=_name(source.base_name),
         sha256=source.base_sha256,
         hub=hub,
         revision=origin.get("commit") if hub is not None else None,
@@ -165,6 +163,13 @@ def _base(context: Context, export: Export) -> BaseFacts:
         context_length_tokens=model.context_length_tokens if model is not None else None,
         licence_texts=_licence_texts(Path(model.path if model is not None else source.base_path)),
     )
+
+
+def _name(name: str) -> str:
+    """What a model is called anywhere: of a path its last part."""
+    from luthier.deploy.bundle.paths import last_part
+
+    return name if name.startswith("hub:") else last_part(name)
 
 
 def _licence_texts(folder: Path) -> dict[str, str]:

@@ -104,7 +104,7 @@ def _is_same(cargo: Cargo, file: BundleFile, sibling: Any) -> bool:
     """Whether the hub's own digest of a file is that of ours: SHA-256 of large ones, git's object id of small ones."""
     if sibling.lfs is not None:
         return bool(sibling.lfs.sha256 == file.sha256)
-    return sibling.size == file.num_bytes and sibling.blob_id == _git_id(cargo.folder / file.path)
+    return bool(sibling.size == file.num_bytes and sibling.blob_id == _git_id(cargo.folder / file.path))
 
 
 def _git_id(path: Path) -> str:
