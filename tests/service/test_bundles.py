@@ -65,6 +65,9 @@ def adapter_export(record: RunRecord, plan: Plan, folder: Path) -> Export:
     assert record.result is not None
     assert record.result.adapter_path is not None
     shutil.copytree(record.result.adapter_path, folder)
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = Path(plan.base_model.name).name  # as the exporter names it
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     source = ExportSource(
         name=record.run_id,
         run_id=record.run_id,
@@ -117,7 +120,7 @@ def test_a_run_as_its_bundle_tells_it(trained: tuple[Context, RunRecord, Plan], 
     assert verdict.headline in card
     assert f"{record.result.num_trainable_parameters:,} (" in card
     assert "no meter was read" in card
-    assert f"    luthier export {record.run_id} --to adapter" in card
+    assert f"    luthier export {record.run_id} --to adapter --quantise float32 -o DIR" in card
     lineage = json.loads((made / "lineage.intoto.json").read_text(encoding="utf-8"))
     found = {
         one["annotations"]["role"]: one["digest"]
@@ -180,7 +183,7 @@ def test_a_base_model_from_a_hub(
     facts = facts_for(context, base_export(view, tmp_path / "bundle"))
     assert (facts.base.name, facts.base.hub, facts.base.revision) == ("hub:org/tiny@main", "org/tiny", COMMIT)
     assert (facts.base.licence, facts.base.licence_texts) == ("cc0-1.0", {"LICENSE": "CC0\n"})
-    assert facts.command == "luthier export hub:org/tiny@main --to merged"
+    assert facts.command == "luthier export hub:org/tiny@main --to merged --quantise float32 -o DIR"
 
 
 def test_versions_and_licences_of_packages(context: Context, tiny_model: Path, tmp_path: Path) -> None:

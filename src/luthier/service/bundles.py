@@ -32,7 +32,6 @@ _OF_FORMAT: Final[dict[ExportFormat, tuple[str, ...]]] = {
 }
 _LICENCE_FILES: Final = ("LICENSE*", "LICENCE*", "NOTICE*", "*TERMS*", "USE_POLICY*")
 _MOST_LICENCE_BYTES: Final = 1 << 20
-_WHOLE: Final = ("float32", "float16", "bfloat16")
 
 
 def facts_for(context: Context, export: Export) -> BundleFacts:
@@ -281,5 +280,5 @@ def _licence(about: metadata.PackageMetadata) -> str | None:
 
 
 def _command(name: str, export: Export) -> str:
-    words = ["luthier", "export", name, "--to", export.format]
-    return shlex.join(words if export.precision in _WHOLE else [*words, "--quantise", export.precision])
+    """The command that makes the same again; where to is left to whoever does."""
+    return shlex.join(["luthier", "export", name, "--to", export.format, "--quantise", export.precision, "-o", "DIR"])

@@ -176,6 +176,16 @@ def test_documents_that_name_different_bases(tmp_path: Path) -> None:
     assert (fault.kind, fault.path) == ("base", "plan.json")
 
 
+@pytest.mark.parametrize(("named", "is_whole"), [("tiny", True), ("org/tiny", True), ("other", False), (None, False)])
+def test_an_adapter_for_another_base(tmp_path: Path, named: str | None, is_whole: bool) -> None:
+    folder = write_model(tmp_path / "bundle")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": named}), encoding="utf-8")
+    add_bundle_files(folder, make_export(), make_facts())
+    report = verify(folder)
+    assert report.is_whole is is_whole
+    assert [(fault.kind, fault.path) for fault in report.faults] == [("base", "adapter_config.json")] * (not is_whole)
+
+
 def test_no_folder_and_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no such folder"):
         verify(tmp_path / "not-there")
