@@ -125,14 +125,14 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
     return push_to_store(cargo, url, context.progress)
 
 
-def sign_bundle(folder: Path, key: Path) -> str:
+def sign_bundle(context: Context, folder: Path, key: Path) -> str:
     """Sign a whole bundle with the Ed25519 key of a PEM file; returns `ed25519:` and the public key.
 
     Raises RequestError (not whole, or the key cannot be used), ConflictError (signed already, by another key).
     """
     from luthier.deploy.bundle.write import add_signature
 
-    return add_signature(folder, key)
+    return add_signature(folder, key, context.progress)
 
 
 def _base(context: Context, export: Export) -> BaseFacts:

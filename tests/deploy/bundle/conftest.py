@@ -58,7 +58,7 @@ def make_export(*, run_id: str | None = RUN_ID, parity: ParityReport | None = No
         files={},
         parity=parity,
         seconds=1.0,
-        warnings=("Half of the tensors fell back to another type.",),
+        warnings=("Half of the tensors of /home/somebody/out/model.gguf fell back to another type.",),
     )
 
 

@@ -85,7 +85,7 @@ def test_what_it_was_trained_on_and_how() -> None:
         "| Largest difference of a log-probability | 0.031 nats, no bound in this format |",
         "Not measured: this model was not asked for harmful",
         "- Energy: 0.008 [0.004, 0.016] kWh",
-        "- Half of the tensors fell back to another type.",
+        "- Half of the tensors of /home/somebody/out/model.gguf fell back to another type.",
         "- few rows",
         "says that the weights were changed (section 4)",
         "    luthier export",
