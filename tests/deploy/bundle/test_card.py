@@ -81,7 +81,7 @@ def test_what_it_was_trained_on_and_how() -> None:
         "**Cannot tell.**",
         "| tuned | 0.50 [0.25, 0.75] |",
         "**The proof holds.**",
-        "| Loss of quality | +0.0011 [−0.0004, +0.0026] nats a token |".replace("+0.0026", "0.0026"),
+        "| Loss of quality | +0.0011 [−0.0004, +0.0026] nats a token |",
         "| Largest difference of a log-probability | 0.031 nats, no bound in this format |",
         "Not measured: this model was not asked for harmful",
         "- Energy: 0.008 [0.004, 0.016] kWh",

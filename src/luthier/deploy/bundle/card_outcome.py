@@ -72,17 +72,13 @@ def _parity(export: Export) -> str:
     parity = export.parity
     if parity is None:
         return title + "Not proved: the export was not compared with its source."
-    decimals = figures.decimals_for(parity.nll_increase_nats.low, parity.nll_increase_nats.high)
     more = parity.nll_increase_nats
     rows = [
         ("Prompts with the same tokens", f"{parity.num_prompts_same_tokens} of {parity.num_prompts}"),
         ("Greedy texts that are equal", f"{parity.num_texts_equal} of {parity.num_prompts}"),
         ("Largest difference of a log-probability", _difference(parity)),
         ("Mean difference", f"{parity.mean_difference_nats:.3g} nats"),
-        (
-            "Loss of quality",
-            f"{figures.signed(more.value, decimals)} {figures.interval(more.low, more.high, decimals)} nats a token",
-        ),
+        ("Loss of quality", f"{_signed(more.value)} [{_signed(more.low)}, {_signed(more.high)}] nats a token"),
         ("Perplexity, source and export", f"{parity.source_perplexity:.4g} and {parity.export_perplexity:.4g}"),
     ]
     said = (
@@ -92,6 +88,11 @@ def _parity(export: Export) -> str:
     if parity.reasons:
         said += "\n\n" + "\n".join(f"- {markdown.text(reason, 1_000)}" for reason in parity.reasons)
     return f"{title}{said}\n\n{table(('', ''), [list(row) for row in rows], num_text_columns=2)}"
+
+
+def _signed(value: float) -> str:
+    """Three significant digits, however small."""
+    return f"{value:+.3g}".replace("-", figures.MINUS) if value else "0"
 
 
 def _difference(parity: ParityReport) -> str:
@@ -120,10 +121,10 @@ def _cost(run: RunFacts | None) -> str:
     energy, money = "Energy: not measured", "Money: not known"
     if bill.energy_kwh is not None:
         source = f" at {markdown.text(budget.watts_source)}" if budget is not None else ""
-        energy = f"Energy: {_between(bill.energy_kwh)} kWh, the time{source}; no meter was read"
+        energy = f"Energy: {_between(bill.energy_kwh)} kWh, estimated: the time{source}; no meter was read"
     if bill.usd is not None:
         source = f" at {markdown.text(budget.price_source)}" if budget is not None else ""
-        money = f"Money: {_between(bill.usd)} USD, the time{source}"
+        money = f"Money: {_between(bill.usd)} USD, estimated: the time{source}"
     lines = [f"Time: {figures.duration(bill.hours * 3600)}, training and judging", energy, money]
     return title + "\n".join(f"- {line}." for line in lines)
 
