@@ -160,6 +160,7 @@ def _base(context: Context, export: Export) -> BaseFacts:
         architecture=model.architecture if model is not None else None,
         num_parameters=model.num_parameters if model is not None else None,
         context_length_tokens=model.context_length_tokens if model is not None else None,
+        note=entry.note if entry is not None else "",
         licence_texts=_licence_texts(Path(model.path if model is not None else source.base_path)),
     )
 

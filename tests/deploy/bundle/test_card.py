@@ -83,7 +83,7 @@ def test_what_it_was_trained_on_and_how() -> None:
         "**The proof holds.**",
         "| Loss of quality | +0.0011 [−0.0004, +0.0026] nats a token |",
         "| Largest difference of a log-probability | 0.031 nats, no bound in this format |",
-        "Not measured: this model was not asked for harmful",
+        "Not measured: nobody has asked this model for harmful",
         "- Energy: 0.008 [0.004, 0.016] kWh",
         "- Half of the tensors of /home/somebody/out/model.gguf fell back to another type.",
         "- few rows",
@@ -100,11 +100,11 @@ def test_what_is_not_known_is_said() -> None:
         "Nothing was trained here.",
         "None: it was not judged on held-out rows.",
         "Not proved: the export was not compared with its source.",
-        "Not measured: this model was not asked for harmful",
+        "Not measured: nobody has asked this model for harmful",
         "The licence of the base model is not stated",
     ):
         assert expected in text, expected
-    assert "front" not in text
+    assert "Tuning can weaken" not in text
 
 
 def test_a_failed_proof_and_safety_results() -> None:
@@ -113,7 +113,7 @@ def test_a_failed_proof_and_safety_results() -> None:
     assert "**The proof failed.**" in text
     assert "- the loss of quality is significant" in text
     assert "- It refused 98 of 100 harmful asks." in text
-    assert "not asked for harmful" not in text
+    assert "nobody has asked" not in text
 
 
 @settings(max_examples=150, deadline=None)

@@ -20,7 +20,7 @@ def outcome_sections(export: Export, facts: BundleFacts) -> tuple[str, ...]:
         _safety(facts),
         _cost(facts.run),
         _limits(export, facts),
-        _licence(facts.base),
+        _licence(facts.base, is_tuned=facts.run is not None),
     )
 
 
@@ -104,10 +104,10 @@ def _safety(facts: BundleFacts) -> str:
     title = "## Safety\n\n"
     if facts.safety:
         return title + "\n".join(f"- {markdown.text(line, 1_000)}" for line in facts.safety)
-    return title + (
-        "Not measured: this model was not asked for harmful, false or private things, neither before training nor "
-        "after. Tuning can weaken what the base model refuses."
-    )
+    said = "Not measured: nobody has asked this model for harmful, false or private things"
+    if facts.run is None:
+        return f"{title}{said}."
+    return f"{title}{said}, neither before training nor after. Tuning can weaken what the base model refuses."
 
 
 def _cost(run: RunFacts | None) -> str:
@@ -137,7 +137,7 @@ def _between(estimate: Estimate) -> str:
 
 
 def _limits(export: Export, facts: BundleFacts) -> str:
-    said = [*export.warnings]
+    said = [*export.warnings, *([f"Of the base model: {facts.base.note}"] if facts.base.note else [])]
     if (evaluation := facts.evaluation) is not None and evaluation.verdict is not None:
         said += evaluation.verdict.caveats
     if facts.run is not None:
@@ -153,7 +153,7 @@ def _limits(export: Export, facts: BundleFacts) -> str:
     return "## Limits\n\n" + "\n".join(f"- {markdown.text(line, 1_000)}" for line in dict.fromkeys(said))
 
 
-def _licence(base: BaseFacts) -> str:
+def _licence(base: BaseFacts, *, is_tuned: bool) -> str:
     stated = licences.is_stated(base.licence)
     name = markdown.text(base.licence or "")
     link = f", {markdown.text(base.licence_url)}" if base.licence_url else ""
@@ -164,5 +164,6 @@ def _licence(base: BaseFacts) -> str:
         lines.append(f"The texts that came with it lie beside this file: {texts}.")
     elif stated:
         lines.append("No text of it came with the base model, so none lies beside this file.")
-    lines.append("Luthier claims no rights of its own in the weights. The licence of the rows is not stated.")
+    rows = " The licence of the rows is not stated." if is_tuned else ""
+    lines.append(f"Luthier claims no rights of its own in the weights.{rows}")
     return "## Licence\n\n" + "\n\n".join(lines)
