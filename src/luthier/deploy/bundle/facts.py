@@ -14,8 +14,8 @@ from luthier.core.run import TrainResult
 class BaseFacts(Frozen):
     """The base model. name: a short name, the hub's, or the last part of a path. hub: `org/name`, where it has one.
 
-    sha256: over its weight files. licence_texts: of the files that came with it, by their names. note: what a user of it
-    must know.
+    sha256: over its weight files. licence_texts: of the files that came with it, by their names. note: what a user of
+    it must know.
     """
 
     name: str
