@@ -116,7 +116,7 @@ def test_a_failed_proof_and_safety_results() -> None:
     assert "nobody has asked" not in text
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(max_size=40).filter(str.strip) | st.sampled_from(MARKUP))
 def test_no_text_of_others_becomes_markup(name: str) -> None:
     facts = make_facts(title=name, licence=name)

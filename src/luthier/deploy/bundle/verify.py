@@ -180,7 +180,7 @@ def _difference(path: Path, file: BundleFile) -> str | None:
         digest = sha256_file(path)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
-    return None if digest == file.sha256 else f"was changed: its digest is {digest} instead of {file.sha256}"
+    return None if digest == file.sha256 else f"has digest {digest} instead of {file.sha256}"
 
 
 def _small_file(path: Path) -> bytes | None:
