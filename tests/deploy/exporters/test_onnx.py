@@ -56,9 +56,7 @@ def test_nothing_else_is_left_behind(export: Path, source: ExportSource) -> None
     assert json.loads((export / "generation_config.json").read_text())["eos_token_id"] == 2
 
 
-def test_fewer_bits_are_judged_by_quality(
-    tmp_path: Path, observed: ObservedSource, examples: list[Example]
-) -> None:
+def test_fewer_bits_are_judged_by_quality(tmp_path: Path, observed: ObservedSource, examples: list[Example]) -> None:
     folder = tmp_path / "int4"
     folder.mkdir()
     write(observed.source, folder, "int4", SilentProgress(), folder)
@@ -96,9 +94,7 @@ def test_an_architecture_that_the_builder_does_not_know_is_refused(
         write(unknown, tmp_path / "export", "float32", SilentProgress(), tmp_path)
 
 
-def test_heads_that_its_kernels_cannot_run_are_named(
-    make_source: MakeSource, tmp_path: Path
-) -> None:
+def test_heads_that_its_kernels_cannot_run_are_named(make_source: MakeSource, tmp_path: Path) -> None:
     folder = tmp_path / "export"
     folder.mkdir()
     write(make_source(), folder, "float32", SilentProgress(), tmp_path)

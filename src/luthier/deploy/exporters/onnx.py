@@ -21,9 +21,7 @@ _PACKAGES: Final = ("onnxruntime_genai", "onnx", "onnx_ir")
 _OURS: Final = ("tokenizer.json", "chat_template.jinja", "generation_config.json")
 
 
-def write(
-    source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path
-) -> list[str]:
+def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
     """Write `model.onnx` with its weights beside it, `genai_config.json`, the tokenizer and the template.
 
     The model is merged in float32 first. int8 and int4 are made by rounding alone, without looking at any text; they

@@ -18,7 +18,20 @@ def work(folder: str, target: str, precision: str, cache: str) -> None:
     Raises RequestError for an architecture that the builder does not know, and whatever else it raises.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
-    options = ["-i", folder, "-o", target, "-p", precision, "-e", "cpu", "-c", cache, "--extra_options", "hf_token=false"]
+    options = [
+        "-i",
+        folder,
+        "-o",
+        target,
+        "-p",
+        precision,
+        "-e",
+        "cpu",
+        "-c",
+        cache,
+        "--extra_options",
+        "hf_token=false",
+    ]
     sys.argv = ["builder", *options]
     try:
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__", alter_sys=True)
