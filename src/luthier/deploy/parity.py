@@ -57,25 +57,32 @@ def prove(
     """
     seen = observed if observed is not None else observe_source(source, examples, progress)
     runtime = open_export(format, export_folder, source)
-    bound = bound_nats(format, precision)
     try:
-        findings = Findings(num_prompts=len(seen.answers))
-        with progress.task(f"Proving it equal in {runtime.name}", len(seen.answers), "prompts") as task:
-            for number, answer in enumerate(seen.answers, start=1):
-                _compare(runtime, seen, answer, number, bound, findings)
-                task.advance()
-        ends_like_source, name, version = seen.end_id in runtime.end_ids, runtime.name, runtime.version
-        has_lost_template = not runtime.has_template and not seen.is_plain
+        return compare(seen, runtime, format, precision, progress)
     finally:
         runtime.close()
+
+
+def compare(
+    seen: ObservedSource, runtime: Runtime, format: ExportFormat, precision: ExportPrecision, progress: Progress
+) -> ParityReport:
+    """What an export does in an open runtime against what its source did; `prove` for a runtime that is at hand."""
+    bound = bound_nats(format, precision)
+    findings = Findings(num_prompts=len(seen.answers))
+    with progress.task(f"Proving it equal in {runtime.name}", len(seen.answers), "prompts") as task:
+        for number, answer in enumerate(seen.answers, start=1):
+            _compare(runtime, seen, answer, number, bound, findings)
+            task.advance()
     increase = increase_a_token(findings.export_nats, findings.source_nats, findings.num_tokens)
     everywhere = np.concatenate([rows.ravel() for rows in findings.differences] or [np.zeros(1, np.float32)])
+    ends_like_source = seen.end_id in runtime.end_ids
+    has_lost_template = not runtime.has_template and not seen.is_plain
     reasons = judge(seen, findings, bound, increase, ends_like_source, has_lost_template)
     return ParityReport(
         format=format,
         precision=precision,
-        runtime=name,
-        runtime_version=version,
+        runtime=runtime.name,
+        runtime_version=runtime.version,
         num_prompts=len(seen.answers),
         num_prompts_same_tokens=findings.num_same_tokens,
         num_texts_equal=findings.num_texts_equal,
