@@ -29,7 +29,7 @@ def trained(base, folder, **settings):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     return load_file(folder / "adapter_model.safetensors"), json.loads((folder / "adapter_config.json").read_text())
 
 
