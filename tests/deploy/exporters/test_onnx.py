@@ -94,12 +94,10 @@ def test_an_architecture_that_the_builder_does_not_know_is_refused(
         write(unknown, tmp_path / "export", "float32", SilentProgress(), tmp_path)
 
 
-def test_heads_that_its_kernels_cannot_run_are_named(make_source: MakeSource, tmp_path: Path) -> None:
-    folder = tmp_path / "export"
-    folder.mkdir()
-    write(make_source(), folder, "float32", SilentProgress(), tmp_path)
-    with pytest.raises(ModelSourceError, match="multiple of 16"):
-        OnnxRuntime(folder).log_probabilities([1, 2, 3])
+def test_heads_that_its_kernels_cannot_run_are_refused(make_source: MakeSource, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="heads of width 8"):
+        write(make_source(), tmp_path, "float32", SilentProgress(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_no_export_is_an_error(tmp_path: Path) -> None:

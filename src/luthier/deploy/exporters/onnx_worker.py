@@ -1,4 +1,4 @@
-"""The builder of ONNX Runtime GenAI as a child process, without a network: `onnx_worker FOLDER TARGET PRECISION CACHE`."""
+"""The builder of ONNX Runtime GenAI as a child process, without a network."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def work(folder: str, target: str, precision: str, cache: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run as a child: an error that a user can act on is one line of JSON on stdout."""
+    """Run with a folder, a target, a precision and a folder for what is kept on the way.
+
+    An error that a user can act on is one line of JSON on stdout.
+    """
     folder, target, precision, cache = arguments
     try:
         with redirect_stdout(sys.stderr):

@@ -26,6 +26,7 @@ class OnnxRuntime:
     """
 
     name: RuntimeName = "onnxruntime-genai"
+    context_tokens = None
 
     def __init__(self, folder: Path) -> None:
         self._package = _package()
@@ -100,7 +101,7 @@ class OnnxRuntime:
         except RuntimeError as error:
             raise ModelSourceError(
                 f"ONNX Runtime GenAI fails on {len(ids)} tokens: {error}",
-                expected="a model that its kernels can run (heads of a width that is a multiple of 16)",
+                expected="a model that its kernels can run",
                 do="export this model to another format",
             ) from error
         return generator
