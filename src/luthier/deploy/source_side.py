@@ -87,7 +87,9 @@ def observe_source(source: ExportSource, examples: Sequence[Example], progress: 
     """Run the source on the prompts of held-out examples; those longer than its context are left out.
 
     An example's prompt is the conversation before its last answer, and that answer the reference; of plain text the
-    first and the second half. Memory: the source's weights in float32, and `MAX_POSITIONS` x vocabulary x 8 bytes.
+    first and the second half. A template that writes the date writes today's, as every runtime does.
+
+    Memory: the source's weights in float32, and `MAX_POSITIONS` x vocabulary x 8 bytes.
 
     Raises:
         RequestError: no example fits, or none has a reference. DivergedError: the source's likelihoods are not finite.
@@ -151,11 +153,11 @@ def _prompt(example: Example, template: ChatTemplate) -> tuple[Conversation | No
         return None, example.text or "", ids[:half], ids[half:]
     last = conversation.last_answer
     if last is None:
-        text = template.render(conversation, add_generation_prompt=True)
+        text = template.render(conversation, add_generation_prompt=True, writes_today=True)
         return conversation, text, template.encode(text)[0], []
     asked = conversation.up_to(last)
-    text = template.render(asked, add_generation_prompt=True)
-    whole = template.render(conversation.up_to(last + 1))
+    text = template.render(asked, add_generation_prompt=True, writes_today=True)
+    whole = template.render(conversation.up_to(last + 1), writes_today=True)
     # Templates that alter earlier turns (thinking is one) do not go on from their own prompt.
     rest = whole[len(text) :] if whole.startswith(text) else (example.reference or "") + template.end_of_turn
     reference = template.tokenizer.backend_tokenizer.encode(rest, add_special_tokens=False).ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -60,6 +61,22 @@ def test_base_and_adapter_make_what_merging_makes(base_gguf, merged_gguf, adapte
     assert changed == {f"{name}" for name in update}
     for name, change in update.items():
         np.testing.assert_allclose(base[name] + change, merged[name], atol=1e-5)
+
+
+def test_llama_cpp_applies_it_as_if_it_were_merged(base_gguf, merged_gguf, adapter, tiny_model, tmp_path):
+    pytest.importorskip("xllamacpp")
+    from luthier.deploy.runtimes.llama_cpp_runtime import LlamaCppRuntime
+
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    write_gguf_lora(tensors, config, tiny_model, tmp_path / "adapter.gguf", name="a")
+    said = []
+    for folder, over in ((merged_gguf, None), (base_gguf, tmp_path / "adapter.gguf"), (base_gguf, None)):
+        with closing(LlamaCppRuntime(folder, over)) as runtime:
+            said.append(runtime.log_probabilities(list(range(40, 60))))
+    merged, applied, base = said
+    np.testing.assert_allclose(applied, merged, atol=1e-3)
+    assert np.abs(base - merged).max() > 0.1
 
 
 @pytest.mark.parametrize(

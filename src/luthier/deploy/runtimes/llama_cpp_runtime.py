@@ -25,13 +25,15 @@ from luthier.models.gguf_header import read_gguf_header
 class LlamaCppRuntime:
     """A GGUF file, or a folder that holds one, behind `Runtime`; a GGUF adapter over it where one is given.
 
-    What lies beside the file is not looked at: the tokens are those of the file.
+    What lies beside the file is not looked at: the tokens are those of the file. Keys and values are kept in float32,
+    so that what is compared is what the file holds.
 
     Raises RequestError where a package is missing, NotFoundError, ModelSourceError and WorkError where a file is not
     there or does not load.
     """
 
     name: RuntimeName = "llama.cpp"
+    context_tokens = None
 
     def __init__(self, path: Path, adapter: Path | None = None) -> None:
         file, num_threads = only_gguf(path, "model"), os.cpu_count() or 1
@@ -40,7 +42,7 @@ class LlamaCppRuntime:
         self._server = LlamaServer(file, [], num_slots=1, pool_tokens=256, num_threads=num_threads)
         try:
             self._reader = FileReader(header, self._server)
-            self._library = LlamaLibrary(file, adapter, num_threads=num_threads)
+            self._library = LlamaLibrary(file, adapter, num_threads=num_threads, is_wide=True)
         except BaseException:
             self._server.close()
             raise

@@ -26,6 +26,7 @@ class OnnxRuntime:
     """
 
     name: RuntimeName = "onnxruntime-genai"
+    context_tokens = None
 
     def __init__(self, folder: Path) -> None:
         self._package = _package()

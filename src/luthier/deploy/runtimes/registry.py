@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luthier.core.errors import RequestError
 from luthier.core.export import ExportFormat, ExportSource
 from luthier.deploy.runtimes.protocol import Runtime
 
@@ -32,4 +31,6 @@ def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Run
         from luthier.deploy.runtimes.onnx_runtime import OnnxRuntime
 
         return OnnxRuntime(folder)
-    raise RequestError(f"format {format!r}", expected="a format that has a runtime here", do="choose another format")
+    from luthier.deploy.runtimes.executorch_runtime import ExecutorchRuntime
+
+    return ExecutorchRuntime(folder)
