@@ -59,18 +59,18 @@ def main() -> int:
 
 
 def _measure(context: Context, server: RunningServer, key: str, args: argparse.Namespace) -> dict[str, Any]:
-    job = _start_job(server.url, key)
+    job = start_job(server.url, key, post_rows(server.url, key, NUM_ROWS), num_epochs=NUM_EPOCHS)
     run_id = context.jobs.get(job).run_id
     _wait_for_steps(context, job, run_id)
-    pairs, seen = [], []
+    pairs, seen, api = [], [], api_process(server)
     for number in range(args.pairs):
         rates: dict[bool, float] = {}
         for is_loaded in (True, False) if number % 2 == 0 else (False, True):
             before, began = context.runs.get(run_id).step, time.monotonic()
-            cpu = _cpu_seconds(server)
+            cpu = _cpu_seconds(api)
             if is_loaded:
                 seen.append(_clients(server.url, key, job, args))
-                seen[-1]["server_cpu_share"] = round((_cpu_seconds(server) - cpu) / (time.monotonic() - began), 3)
+                seen[-1]["server_cpu_share"] = round((_cpu_seconds(api) - cpu) / (time.monotonic() - began), 3)
             else:
                 time.sleep(args.seconds)
             rates[is_loaded] = (context.runs.get(run_id).step - before) / (time.monotonic() - began)
@@ -95,18 +95,24 @@ def _measure(context: Context, server: RunningServer, key: str, args: argparse.N
     }
 
 
-def _start_job(url: str, key: str) -> str:
+def post_rows(url: str, key: str, num_rows: int) -> str:
+    """Upload a file of so many rows; returns its id."""
     row = {"messages": [{"role": "user", "content": "a b c " * 20}, {"role": "assistant", "content": "d e f " * 20}]}
-    content = (json.dumps(row) + "\n") * NUM_ROWS
+    content = (json.dumps(row) + "\n") * num_rows
     edge = "luthier-load"
     body = (
         f'--{edge}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n--{edge}\r\n'
         f'Content-Disposition: form-data; name="file"; filename="rows.jsonl"\r\n\r\n{content}\r\n--{edge}--\r\n'
     )
     file = _post(f"{url}/v1/files", key, body.encode(), f"multipart/form-data; boundary={edge}")
+    return str(file["id"])
+
+
+def start_job(url: str, key: str, file_id: str, *, num_epochs: int) -> str:
+    """Have the model `small` trained on a file, a row a step; returns the id of the job."""
     asked = {
-        "model": "small", "training_file": file["id"],
-        "hyperparameters": {"n_epochs": NUM_EPOCHS, "batch_size": 1},
+        "model": "small", "training_file": file_id,
+        "hyperparameters": {"n_epochs": num_epochs, "batch_size": 1},
     }  # fmt: skip
     return str(_post(f"{url}/v1/fine_tuning/jobs", key, json.dumps(asked).encode(), "application/json")["id"])
 
@@ -141,13 +147,16 @@ def _clients(url: str, key: str, job: str, args: argparse.Namespace) -> dict[str
     return seen
 
 
-def _cpu_seconds(server: RunningServer) -> float:
-    """Processor time of the process that answers."""
-    for process in psutil.Process(server.process.pid).children():
-        if "luthier.api.server" in process.cmdline():
-            used = process.cpu_times()
-            return float(used.user + used.system)
-    return 0.0
+def api_process(server: RunningServer) -> psutil.Process:
+    """The process that answers."""
+    return next(
+        one for one in psutil.Process(server.process.pid).children() if "luthier.api.server" in one.cmdline()
+    )
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    used = process.cpu_times()
+    return float(used.user + used.system)
 
 
 if __name__ == "__main__":
