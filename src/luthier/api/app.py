@@ -20,6 +20,7 @@ from luthier.api.middleware.key_first import KeyFirst
 from luthier.api.native import keys, plans, runs, webhooks
 from luthier.api.observe import Observe
 from luthier.api.openai import chat, checkpoints, completions, files, fine_tuning, graders, models, uploads
+from luthier.api.poll_cache import PollCache
 from luthier.api.sweeping import swept
 from luthier.service.context import Context
 from luthier.service.gate import Gate
@@ -65,6 +66,7 @@ def create_app(context: Context) -> FastAPI:
     add_idempotency(app.state)
     add_error_handlers(app)
     # The last one is the outermost.
+    app.add_middleware(PollCache, context=context, gate=app.state.gate)
     app.add_middleware(BodyLimit, most_bytes=context.settings.max_request_bytes)
     app.add_middleware(KeyFirst)
     app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from luthier.core.errors import RequestError, UnreachableError
-from luthier.store.backend import IS_WRITE, Backend
+from luthier.store.backend import IS_WRITE, Backend, Watch
 from luthier.store.schema import bring_up_to_date, version_of
 from luthier.store.sqlite import Sqlite
 
@@ -69,6 +69,10 @@ class Database:
         """The migration that the tables stand at, asked of the database now; the code's is `SCHEMA_VERSION`."""
         with self.read() as connection:
             return version_of(connection)
+
+    def watch(self) -> Watch:
+        """Something that tells cheaply whether the database has changed; who asks for it closes it."""
+        return self._backend.watch()
 
     def close(self) -> None:
         """Let go of all connections. The next use opens new ones."""
