@@ -27,6 +27,7 @@ from luthier.service.gate import Gate
 from luthier.service.health import Readiness
 
 _ROUTERS: tuple[APIRouter, ...] = (
+    fine_tuning.router,  # first, since routers are tried in turn, and clients poll this one
     health.router,
     metrics.router,
     keys.router,
@@ -35,7 +36,6 @@ _ROUTERS: tuple[APIRouter, ...] = (
     webhooks.router,
     files.router,
     uploads.router,
-    fine_tuning.router,
     checkpoints.router,
     graders.router,
     models.router,

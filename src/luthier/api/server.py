@@ -36,7 +36,9 @@ def main(descriptor: int) -> None:
         _ = context.database  # made and brought up to date before the first request
         app = create_app(context)
         with WebhookSender(context):
-            asyncio.run(make_server(app, app.state.readiness).serve(sockets=[listening]))
+            server = make_server(app, app.state.readiness)
+            with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+                runner.run(server.serve(sockets=[listening]))
 
 
 def make_server(app: FastAPI, readiness: Readiness) -> uvicorn.Server:
@@ -48,6 +50,8 @@ def make_server(app: FastAPI, readiness: Readiness) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        loop="uvloop",
+        http="httptools",
     )
     return _Server(config, readiness)
 

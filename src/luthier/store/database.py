@@ -6,6 +6,7 @@ SQLite in one file by default, PostgreSQL by URL; what differs between the two s
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,7 +31,7 @@ class Database:
 
     def __init__(self, backend: Backend, patience_seconds: float = 0.0) -> None:
         self._backend, self._engine, self.name, self.now = backend, backend.engine, backend.name, backend.now
-        self._patience_seconds = patience_seconds
+        self._patience_seconds, self._held = patience_seconds, threading.local()
 
     @classmethod
     def open(cls, url_or_path: str | Path, *, patience_seconds: float = 0.0) -> Database:
@@ -55,9 +56,25 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection that sees one state of the database throughout the block."""
+        """A connection that sees one state of the database throughout the block: that of a `snapshot` around it."""
+        held: Connection | None = getattr(self._held, "connection", None)
+        if held is not None:
+            with self._errors_explained():
+                yield held
+            return
         with self._begun(is_write=False) as connection:
             yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that this thread reads in the block it reads of one state, in one transaction."""
+        with self.read() as connection:
+            before = getattr(self._held, "connection", None)
+            self._held.connection = connection
+            try:
+                yield
+            finally:
+                self._held.connection = before
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
