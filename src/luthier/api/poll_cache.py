@@ -82,7 +82,7 @@ class PollCache:
     async def _look(self, key_id: str) -> tuple[Hashable, bool] | None:
         if self._watch is None:
             self._watch = await run_in_threadpool(lambda: self._context.database.watch())
-        if self._watch.is_quick:
+        if self._context.database.is_quick:
             return self._watch.look(key_id)
         async with self._turn:
             return await run_in_threadpool(self._watch.look, key_id)

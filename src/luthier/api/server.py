@@ -36,9 +36,7 @@ def main(descriptor: int) -> None:
         _ = context.database  # made and brought up to date before the first request
         app = create_app(context)
         with WebhookSender(context):
-            server = make_server(app, app.state.readiness)
-            with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-                runner.run(server.serve(sockets=[listening]))
+            asyncio.run(make_server(app, app.state.readiness).serve(sockets=[listening]))
 
 
 def make_server(app: FastAPI, readiness: Readiness) -> uvicorn.Server:
@@ -50,8 +48,6 @@ def make_server(app: FastAPI, readiness: Readiness) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        loop="uvloop",
-        http="httptools",
     )
     return _Server(config, readiness)
 

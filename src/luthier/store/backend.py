@@ -21,9 +21,6 @@ class Watch(Protocol):
     For one thread at a time. Never waits for a writer.
     """
 
-    is_quick: bool
-    """Whether a look takes microseconds, so that an event loop may take it itself."""
-
     def look(self, key_id: str) -> tuple[Hashable, bool] | None:
         """A mark, and whether this key has been revoked (or is not there), in this order; None where nobody can say.
 
@@ -46,6 +43,8 @@ class Backend(Protocol):
     name: str
     """What messages call it: never with a password in it."""
     engine: Engine
+    is_quick: bool
+    """Whether a few rows are read in microseconds and nothing is waited for, so that an event loop may read them itself."""
     now: ColumnElement[float]
     """Seconds since 1970 by the database's own clock, at the moment of asking."""
 

@@ -31,6 +31,7 @@ class Database:
 
     def __init__(self, backend: Backend, patience_seconds: float = 0.0) -> None:
         self._backend, self._engine, self.name, self.now = backend, backend.engine, backend.name, backend.now
+        self.is_quick = backend.is_quick
         self._patience_seconds, self._held = patience_seconds, threading.local()
 
     @classmethod

@@ -34,6 +34,7 @@ _STATE = "C"  # pg8000 gives an error as a mapping by the letters of the protoco
 class Postgresql:
     """A database on a PostgreSQL server."""
 
+    is_quick = False
     now: ColumnElement[float] = literal_column("extract(epoch from clock_timestamp())::float8")
 
     def __init__(self, url: URL) -> None:
@@ -106,8 +107,6 @@ _LOOK = (
 
 
 class _PostgresqlWatch:
-    is_quick = False
-
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._connection: PoolProxiedConnection | None = None

@@ -30,6 +30,7 @@ _LOCK_TIMEOUT_SECONDS = 60
 class Sqlite:
     """A database in one file. Raises RequestError where the file cannot be there."""
 
+    is_quick = True
     now: ColumnElement[float] = literal_column("(julianday('now') - 2440587.5) * 86400.0")
 
     def __init__(self, url: URL) -> None:
@@ -94,8 +95,6 @@ class Sqlite:
 
 
 class _SqliteWatch:
-    is_quick = True
-
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None

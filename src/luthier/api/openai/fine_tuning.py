@@ -12,7 +12,7 @@ from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
 from luthier.api.idempotency import once
 from luthier.api.lists import page
-from luthier.api.written import written
+from luthier.api.polled import polled
 from luthier.api.openai.fine_tuning_objects import (
     CheckpointList,
     EventList,
@@ -44,6 +44,7 @@ _METADATA_SCHEMA: Final[dict[str, Any]] = {
         }
     ]
 }
+_SHORT_PAGE: Final = 100
 _Limit = Annotated[int, Query(ge=1, le=100)]
 _EventLimit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -55,7 +56,7 @@ def create(body: FineTuningRequest, request: Request, caller: Trainer, context: 
 
 
 @router.get("", response_model=JobList, responses=documented(), openapi_extra=_METADATA_SCHEMA)
-def list_jobs(
+async def list_jobs(
     request: Request, caller: Reader, context: HomeContext, after: str | None = None, limit: _Limit = 20
 ) -> Response:
     """Jobs of the project, newest first."""
@@ -68,22 +69,24 @@ def list_jobs(
             param="metadata",
             code="invalid_value",
         )
+
+    def read() -> JobList:
+        found, has_more = fine_tuning.page_of_jobs(
+            context, caller, after=after, limit=limit, metadata=asked, without_metadata=nothing is not None
+        )
+        return JobList(data=[_shown(context, job) for job in found], has_more=has_more)
+
     try:
-        with context.database.snapshot():
-            found, has_more = fine_tuning.page_of_jobs(
-                context, caller, after=after, limit=limit, metadata=asked, without_metadata=nothing is not None
-            )
-            return written(JobList(data=[_shown(context, job) for job in found], has_more=has_more))
+        return await polled(context, read, is_short=False)
     except NotFoundError as error:  # it names no thing to be looked at, but a place in a list
         message = f"after={after!r} is not in this list; expected: the id of a job in it"
         raise ApiError(400, message, param="after", code="invalid_value") from error
 
 
 @router.get("/{job_id}", response_model=JobObject, responses=documented(404))
-def retrieve(job_id: str, caller: Reader, context: HomeContext) -> Response:
+async def retrieve(job_id: str, caller: Reader, context: HomeContext) -> Response:
     """One job."""
-    with context.database.snapshot():
-        return written(_shown(context, fine_tuning.get(context, caller, job_id)))
+    return await polled(context, lambda: _shown(context, fine_tuning.get(context, caller, job_id)))
 
 
 @router.post("/{job_id}/cancel", response_model=JobObject, responses=documented(404, 409))
@@ -105,13 +108,16 @@ def resume(job_id: str, caller: Trainer, context: HomeContext) -> JobObject:
 
 
 @router.get("/{job_id}/events", response_model=EventList, responses=documented(404))
-def list_events(
+async def list_events(
     job_id: str, caller: Reader, context: HomeContext, after: str | None = None, limit: _EventLimit = 20
 ) -> Response:
     """What was told of a job, newest first."""
-    with context.database.snapshot():
+
+    def read() -> EventList:
         found, has_more = fine_tuning.events(context, caller, job_id, after=after, limit=limit)
-    return written(EventList(data=[event_object(event) for event in found], has_more=has_more))
+        return EventList(data=[event_object(event) for event in found], has_more=has_more)
+
+    return await polled(context, read, is_short=limit <= _SHORT_PAGE)
 
 
 @router.get("/{job_id}/checkpoints", response_model=CheckpointList, responses=documented(404))

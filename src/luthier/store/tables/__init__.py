@@ -34,7 +34,7 @@ from luthier.store.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that these tables are what it makes.
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 
 __all__ = [
     "SCHEMA_VERSION",
