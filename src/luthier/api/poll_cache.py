@@ -25,7 +25,7 @@ from luthier.service.gate import Gate
 from luthier.store.backend import Watch
 
 _POLLED: Final = re.compile(r"/v1/fine_tuning/jobs(/[^/]+(/events|/checkpoints)?)?")
-"""Answers here are made of the database alone: not of the time, nor of files, nor of anything but project and scopes."""
+"""Answers here are made of the database alone: not of the time, nor of files; of who asks, of project and scopes."""
 _MOST_ANSWERS: Final = 512
 _MOST_BYTES: Final = 64 << 10
 """Of one answer; a longer one is made anew each time."""

@@ -1,7 +1,7 @@
 """How what clients ask for again and again is read and written: at the least cost that there is.
 
-FastAPI would check an answer again that was checked when it was made, and hand both the reading and the checking to other
-threads: beside a training each such turn costs more than what is done in it.
+FastAPI would check an answer again that was checked when it was made, and hand both the reading and the checking to
+other threads: beside a training each such turn costs more than what is done in it.
 """
 
 from __future__ import annotations

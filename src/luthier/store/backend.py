@@ -44,7 +44,7 @@ class Backend(Protocol):
     """What messages call it: never with a password in it."""
     engine: Engine
     is_quick: bool
-    """Whether a few rows are read in microseconds and nothing is waited for, so that an event loop may read them itself."""
+    """Whether a few rows are read in microseconds, waiting for nobody: an event loop may then read them itself."""
     now: ColumnElement[float]
     """Seconds since 1970 by the database's own clock, at the moment of asking."""
 

@@ -31,6 +31,7 @@ class Database:
 
     def __init__(self, backend: Backend, patience_seconds: float = 0.0) -> None:
         self._backend, self._engine, self.name, self.now = backend, backend.engine, backend.name, backend.now
+        self._watches: list[Watch] = []
         self.is_quick = backend.is_quick
         self._patience_seconds, self._held = patience_seconds, threading.local()
 
@@ -89,12 +90,16 @@ class Database:
             return version_of(connection)
 
     def watch(self) -> Watch:
-        """Something that tells cheaply whether the database has changed; who asks for it closes it."""
-        return self._backend.watch()
+        """Something that tells cheaply whether the database has changed. It is closed with the database."""
+        made = self._backend.watch()
+        self._watches.append(made)
+        return made
 
     def close(self) -> None:
         """Let go of all connections. The next use opens new ones."""
         self._engine.dispose()
+        for watch in self._watches:
+            watch.close()
 
     def __enter__(self) -> Self:
         return self

@@ -14,9 +14,8 @@ from luthier.core.job_event import JobEvent, Level
 from luthier.store.database import Database
 from luthier.store.tables import job_events
 
-
-_BEYOND: Final = 2**62
-"""Beyond any number and any count."""
+_BEYOND: Final = 2**31 - 1
+"""Beyond any number of an event and any count of them."""
 _SHOWN: Final = (
     job_events.c.event_id, job_events.c.job_id, job_events.c.code, job_events.c.created_at, job_events.c.level,
     job_events.c.message, job_events.c.data,

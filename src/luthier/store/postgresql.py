@@ -95,15 +95,12 @@ class Postgresql:
             )
         return None
 
-
     def watch(self) -> Watch:
         """By the text of the snapshot: while it is the same, the same transactions are seen as having taken effect."""
         return _PostgresqlWatch(self.engine)
 
 
-_LOOK = (
-    "SELECT pg_current_snapshot()::text, EXISTS (SELECT 1 FROM api_keys WHERE key_id = %s AND revoked_at IS NULL)"
-)
+_LOOK = "SELECT pg_current_snapshot()::text, EXISTS (SELECT 1 FROM api_keys WHERE key_id = %s AND revoked_at IS NULL)"
 
 
 class _PostgresqlWatch:

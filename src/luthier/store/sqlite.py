@@ -88,9 +88,8 @@ class Sqlite:
             )
         return None
 
-
     def watch(self) -> Watch:
-        """By `PRAGMA data_version`: for one connection it differs once another one, of whatever process, has committed."""
+        """By `PRAGMA data_version`: it changes where another connection, of whatever process, has committed."""
         return _SqliteWatch(self.path)
 
 

@@ -12,7 +12,6 @@ from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
 from luthier.api.idempotency import once
 from luthier.api.lists import page
-from luthier.api.polled import polled
 from luthier.api.openai.fine_tuning_objects import (
     CheckpointList,
     EventList,
@@ -22,6 +21,7 @@ from luthier.api.openai.fine_tuning_objects import (
     event_object,
     job_object,
 )
+from luthier.api.polled import polled
 from luthier.core.errors import NotFoundError
 from luthier.core.fine_tuning import FineTuningRequest
 from luthier.core.job import Job
