@@ -19,7 +19,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event, literal_column, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError
-from sqlalchemy.pool import PoolProxiedConnection
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, UnreachableError
 from luthier.store.backend import IS_WRITE, Watch
@@ -106,21 +105,20 @@ _LOOK = "SELECT pg_current_snapshot()::text, EXISTS (SELECT 1 FROM api_keys WHER
 class _PostgresqlWatch:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._connection: PoolProxiedConnection | None = None
+        self._connection: Any = None  # of the driver
         self._num_opened = 0
 
     def look(self, key_id: str) -> tuple[Hashable, bool] | None:
         try:
             if self._connection is None:
                 self._num_opened += 1
-                self._connection = self._engine.raw_connection()
-                self._connection.detach()
-                driver: Any = self._connection.driver_connection
-                driver.autocommit = True
+                taken = self._engine.raw_connection()
+                taken.detach()
+                self._connection = taken.dbapi_connection
+                self._connection.autocommit = True
             cursor = self._connection.cursor()
             cursor.execute(_LOOK, (key_id,))
             row = cursor.fetchone()
-            assert row is not None
         except Exception:  # noqa: BLE001 - of the driver, the pool or the socket: the ordinary way explains it
             self.close()
             return None
