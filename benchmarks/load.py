@@ -173,7 +173,7 @@ def _clients(url: str, key: str, job: str, pace: float, args: argparse.Namespace
     command = [sys.executable, str(CLIENTS), str(place.hostname), str(place.port), job]
     told = subprocess.run(
         [*command, str(args.seconds), str(args.clients), str(pace)],
-        input=key, capture_output=True, text=True, check=True,
+        input=key, capture_output=True, text=True, check=True, start_new_session=True,
     )  # fmt: skip
     seen: dict[str, Any] = json.loads(told.stdout)
     return seen

@@ -3,8 +3,9 @@
     python benchmarks/load_clients.py HOST PORT JOB SECONDS CLIENTS PACE < KEY
 
 Each client keeps one connection and asks PACE times a second, in turn for the job and for its events. One thread, one
-epoll, requests as bytes that are made once. Prints one JSON object: requests, errors, milliseconds from the moment a
-request was due to the end of its answer, and what this process has cost.
+epoll, requests as bytes that are made once. The process gives way to others (`luthier.core.give_way`): real clients are
+on other machines, and one that comes too late makes the answer seem slow and nothing else. Prints one JSON object:
+requests, errors, milliseconds from the moment a request was due to the end of its answer, and what the process has cost.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import socket
 import sys
 import time
 from dataclasses import dataclass, field
+
+from luthier.core.give_way import give_way
 
 _END_OF_HEAD = b"\r\n\r\n"
 _LAST_ANSWER_SECONDS = 5.0
@@ -130,6 +133,7 @@ class Load:
 
 def main(host: str, port: int, job_id: str, seconds: float, num_clients: int, pace: float) -> None:
     """All clients at once; then what they saw."""
+    give_way()
     key = sys.stdin.read().strip()
     random.seed(0)
     job = f"/v1/fine_tuning/jobs/{job_id}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,17 +127,23 @@ def test_a_database_that_cannot_be_watched_is_asked_each_time(
     assert len(reads) == 2
 
 
-@pytest.fixture(scope="module")
-def polled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, Context, TestClient, str]]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def polled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Context, Context, TestClient, str]]:
     """A home as the server has it open, as another process has it open, a client, and the path of a job."""
-    place: Path = tmp_path_factory.mktemp("polled") / "home"
+    place, variable = tmp_path_factory.mktemp("polled") / "home", pytest.MonkeyPatch()
+    if request.param == "postgresql":
+        variable.setenv("LUTHIER_DATABASE", request.getfixturevalue("postgresql").new_database())
     with Context.open(place) as home, Context.open(place) as other:
+        assert home.database.is_quick == (request.param == "sqlite")
+        variable.undo()
         key = create_key(home, "k", scopes=("read",))[1]
         with TestClient(create_app(home), headers={"Authorization": f"Bearer {key}"}) as client:
             yield home, other, client, submit(home)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(["here", "there", "read", "read", "nothing"]), max_size=12))
 def test_every_read_sees_every_write_before_it(
     polled: tuple[Context, Context, TestClient, str], deeds: list[str]
