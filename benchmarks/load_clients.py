@@ -5,7 +5,7 @@
 Each client keeps one connection and asks PACE times a second, in turn for the job and for its events. One thread, one
 epoll, requests as bytes that are made once. The process gives way to others (`luthier.core.give_way`): real clients are
 on other machines, and one that comes too late makes the answer seem slow and nothing else. Prints one JSON object:
-requests, errors, milliseconds from the moment a request was due to the end of its answer, and what the process has cost.
+requests, errors, milliseconds from the moment a request was due to the end of its answer, and its own processor time.
 """
 
 from __future__ import annotations
