@@ -15,6 +15,7 @@ from luthier.store.tables import jobs
 _OWN = ("number", "crash_step", "num_losses", "announced")
 """Columns that are the store's alone."""
 
+_MOST_COMPARED: Final = 100
 # Polls ask these so often that putting them together costs more than carrying them out.
 _BY_ID: Final = select(jobs).where(jobs.c.job_id == bindparam("its_id"))
 _OF_PROJECT: Final = _BY_ID.where(jobs.c.project_id == bindparam("its_project"))
@@ -67,10 +68,13 @@ def job_of(row: RowMapping) -> Job:
 
 
 def no_such_job(connection: Connection, job_id: str, project_id: str | None = None) -> NotFoundError:
-    """The error for an id that is no job's; it names the nearest ones, within the project where one is named."""
+    """The error for an id that is no job's; it names the nearest ones, within the project where one is named.
+
+    There only among its newest jobs: a server is asked this while others wait.
+    """
     query = select(jobs.c.job_id).order_by(jobs.c.number.desc())
     if project_id is not None:
-        query = query.where(jobs.c.project_id == project_id)
+        query = query.where(jobs.c.project_id == project_id).limit(_MOST_COMPARED)
     known = connection.execute(query).scalars().all()
     return NotFoundError(
         f"no job {job_id!r}; {nearest_ids(job_id, known)}",
