@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,5 +34,5 @@ def test_without_autogroups_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp
     from luthier.core import give_way
 
     monkeypatch.setattr(give_way, "_GROUP", tmp_path / "not" / "there")
-    monkeypatch.setattr(give_way.os, "getsid", lambda _: give_way.os.getpid())
+    monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
     give_way.give_way()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import RequestError
@@ -105,7 +106,7 @@ def tell(
     connection.execute(insert(job_events).values(**values))
 
 
-def _event(row: Row[Any]) -> JobEvent:
+def _event(row: Sequence[Any]) -> JobEvent:
     event_id, job_id, code, created_at, level, message, data = row
     return JobEvent(
         event_id=event_id,
