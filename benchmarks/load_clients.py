@@ -2,79 +2,160 @@
 
     python benchmarks/load_clients.py HOST PORT JOB SECONDS CLIENTS PACE < KEY
 
-Each client keeps one connection and asks PACE times a second, in turn for the job and for its events. Prints one JSON
-object: requests, errors, and milliseconds from the moment a request was due to the end of its answer.
+Each client keeps one connection and asks PACE times a second, in turn for the job and for its events. One thread, one
+epoll, requests as bytes that are made once. The process gives way to others (`luthier.core.give_way`): real clients are
+on other machines, and one that comes too late makes the answer seem slow and nothing else. Prints one JSON object:
+requests, errors, milliseconds from the moment a request was due to the end of its answer, and its own processor time.
 """
 
 from __future__ import annotations
 
-import asyncio
+import heapq
 import json
 import random
 import resource
+import selectors
+import socket
 import sys
 import time
+from dataclasses import dataclass, field
+
+from luthier.core.give_way import give_way
+
+_END_OF_HEAD = b"\r\n\r\n"
+_LAST_ANSWER_SECONDS = 5.0
 
 
-async def client(
-    host: str, port: int, key: str, paths: list[str], until: float, pause: float, out: list[float], wrong: list[str]
-) -> None:
-    """One client until its time is over. A connection that breaks is an error and is opened again."""
-    turn, streams = random.randrange(len(paths)), None
-    due = time.monotonic() + random.random() * pause
-    while due < until:
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
-        path, turn = paths[turn % len(paths)], turn + 1
+@dataclass(slots=True)
+class Client:
+    """One connection. due: when the request under way was due; None while none is."""
+
+    connection: socket.socket
+    turn: int
+    due: float | None = None
+    given: bytearray = field(default_factory=bytearray)
+    missing: int = -1  # bytes of the answer; -1 while its head is not there yet
+
+
+class Load:
+    """All clients of one process."""
+
+    def __init__(self, host: str, port: int, key: str, paths: list[str]) -> None:
+        self._place = (host, port)
+        head = f" HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {key}\r\n\r\n"
+        self._requests = [f"GET {path}{head}".encode() for path in paths]
+        self._selector = selectors.DefaultSelector()
+        self.milliseconds: list[float] = []
+        self.wrong: list[str] = []
+
+    def run(self, seconds: float, num_clients: int, pause: float) -> None:
+        """Poll for so long. A connection that breaks is an error and is opened again."""
+        clients = [self._connected(number, random.randrange(len(self._requests))) for number in range(num_clients)]
+        began = time.monotonic()
+        waiting = [(began + random.random() * pause, number) for number in range(num_clients)]
+        heapq.heapify(waiting)
+        until, num_open = began + seconds, 0
+        while True:
+            now = time.monotonic()
+            while waiting and waiting[0][0] <= now and waiting[0][0] < until:
+                due, number = heapq.heappop(waiting)
+                heapq.heappush(waiting, (due + pause, number))
+                if clients[number].due is not None:
+                    self.wrong.append("the answer before is not there yet")  # a client that falls behind
+                    continue
+                num_open += self._ask(clients, number, due)
+            next_due = waiting[0][0]
+            if next_due >= until and num_open == 0:
+                break
+            if now > until + _LAST_ANSWER_SECONDS:
+                self.wrong += ["no answer at the end"] * num_open
+                break
+            limit = min(next_due, until) if next_due < until else until + _LAST_ANSWER_SECONDS
+            for key, _ in self._selector.select(max(0.0, limit - now) + 0.0001):
+                num_open -= self._read(clients, key.data)
+        for client in clients:
+            client.connection.close()
+
+    def _connected(self, number: int, turn: int) -> Client:
+        connection = socket.create_connection(self._place)
+        self._selector.register(connection, selectors.EVENT_READ, number)
+        return Client(connection, turn)
+
+    def _ask(self, clients: list[Client], number: int, due: float) -> int:
+        client = clients[number]
+        client.due, client.missing = due, -1
+        client.given.clear()
+        request = self._requests[client.turn % len(self._requests)]
+        client.turn += 1
         try:
-            if streams is None:
-                streams = await asyncio.open_connection(host, port)
-            status = await _ask(*streams, f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n\r\n")
-            out.append((time.monotonic() - due) * 1000)
-            if status != 200:
-                wrong.append(f"{path}: {status}")
-        except (OSError, asyncio.IncompleteReadError) as error:
-            wrong.append(repr(error))
-            streams = None
-        due = max(due + pause, time.monotonic())
-    if streams is not None:
-        streams[1].close()
+            client.connection.sendall(request)
+        except OSError as error:
+            self._broken(clients, number, repr(error))
+            return 0
+        return 1
+
+    def _read(self, clients: list[Client], number: int) -> int:
+        """How many answers (0 or 1) have come to their end."""
+        client = clients[number]
+        try:
+            chunk = client.connection.recv(65536)
+        except OSError as error:
+            chunk, why = b"", repr(error)
+        else:
+            why = "closed by the server"
+        if not chunk:
+            was_open = client.due is not None
+            self._broken(clients, number, why if was_open else "")
+            return int(was_open)
+        client.given += chunk
+        if client.missing < 0:
+            end = client.given.find(_END_OF_HEAD)
+            if end < 0:
+                return 0
+            head = bytes(client.given[:end]).lower()
+            client.missing = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0]) + end + 4
+        if len(client.given) < client.missing or client.due is None:
+            return 0
+        self.milliseconds.append((time.monotonic() - client.due) * 1000)
+        client.due = None
+        if not client.given.startswith(b"HTTP/1.1 200"):
+            self.wrong.append(bytes(client.given[:60]).decode("latin-1"))
+        return 1
+
+    def _broken(self, clients: list[Client], number: int, why: str) -> None:
+        if why:
+            self.wrong.append(why)
+        client = clients[number]
+        self._selector.unregister(client.connection)
+        client.connection.close()
+        clients[number] = self._connected(number, client.turn)
 
 
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: str) -> int:
-    writer.write(request.encode())
-    head = await reader.readuntil(b"\r\n\r\n")
-    lines = head.decode("latin-1").lower().split("\r\n")
-    length = next(int(line.partition(":")[2]) for line in lines if line.startswith("content-length:"))
-    await reader.readexactly(length)
-    return int(lines[0].split()[1])
-
-
-async def main(host: str, port: int, job_id: str, seconds: float, num_clients: int, pace: float) -> None:
+def main(host: str, port: int, job_id: str, seconds: float, num_clients: int, pace: float) -> None:
     """All clients at once; then what they saw."""
+    give_way()
     key = sys.stdin.read().strip()
     random.seed(0)
-    milliseconds: list[float] = []
-    wrong: list[str] = []
     job = f"/v1/fine_tuning/jobs/{job_id}"
-    paths = [job, f"{job}/events?limit=20"]
-    until = time.monotonic() + seconds
-    tasks = [client(host, port, key, paths, until, 1 / pace, milliseconds, wrong) for _ in range(num_clients)]
-    await asyncio.gather(*tasks)
-    milliseconds.sort()
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    load = Load(host, port, key, [job, f"{job}/events?limit=20"])
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    load.run(seconds, num_clients, 1 / pace)
+    used, milliseconds = resource.getrusage(resource.RUSAGE_SELF), sorted(load.milliseconds)
 
     def quantile(share: float) -> float:
         return round(milliseconds[min(len(milliseconds) - 1, int(share * len(milliseconds)))], 1)
 
+    cpu_seconds = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
     document = {
-        "requests": len(milliseconds), "errors": len(wrong), "first_errors": wrong[:5],
+        "requests": len(milliseconds), "errors": len(load.wrong), "first_errors": load.wrong[:5],
         "p50_ms": quantile(0.5), "p90_ms": quantile(0.9), "p99_ms": quantile(0.99), "max_ms": quantile(1.0),
         "requests_per_second": round(len(milliseconds) / seconds, 1),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "client_cpu_share": round(cpu_seconds / seconds, 4),
+        "client_cpu_ms_per_request": round(cpu_seconds / len(milliseconds) * 1000, 3),
     }  # fmt: skip
     print(json.dumps(document))
 
 
 if __name__ == "__main__":
     place, port_number, job, how_long, how_many, how_often = sys.argv[1:7]
-    asyncio.run(main(place, int(port_number), job, float(how_long), int(how_many), float(how_often)))
+    main(place, int(port_number), job, float(how_long), int(how_many), float(how_often))

@@ -20,12 +20,14 @@ from luthier.api.middleware.key_first import KeyFirst
 from luthier.api.native import deployments, keys, plans, runs, usage, webhooks
 from luthier.api.observe import Observe
 from luthier.api.openai import chat, checkpoints, completions, embeddings, files, fine_tuning, graders, models, uploads
+from luthier.api.poll_cache import PollCache
 from luthier.api.sweeping import swept
 from luthier.service.context import Context
 from luthier.service.gate import Gate
 from luthier.service.health import Readiness
 
 _ROUTERS: tuple[APIRouter, ...] = (
+    fine_tuning.router,  # first, since routers are tried in turn, and clients poll this one
     health.router,
     metrics.router,
     keys.router,
@@ -36,7 +38,6 @@ _ROUTERS: tuple[APIRouter, ...] = (
     usage.router,
     files.router,
     uploads.router,
-    fine_tuning.router,
     checkpoints.router,
     graders.router,
     models.router,
@@ -86,6 +87,7 @@ def create_app(context: Context, gate: Gate | None = None) -> FastAPI:
     add_idempotency(app.state)
     add_error_handlers(app)
     # The last one is the outermost.
+    app.add_middleware(PollCache, context=context, gate=app.state.gate)
     app.add_middleware(BodyLimit, most_bytes=context.settings.max_request_bytes)
     app.add_middleware(KeyFirst)
     app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)

@@ -53,15 +53,16 @@ async def let_in(request: Request) -> Caller:
         message = "Too many wrong keys came from your address; what to do: correct the key, then wait"
         raise _too_many(message, given.wait_seconds, headers={"x-should-retry": "false"})
     if given.caller is None:
-        raise ApiError(
-            401,
-            "Incorrect API key provided: it is unknown, expired or revoked",
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+        raise wrong_key()
     _count(request, gate, given)
     request.state.caller = given.caller
     return given.caller
+
+
+def wrong_key() -> ApiError:
+    """The refusal of a key that lets nobody in; it does not tell why."""
+    message = "Incorrect API key provided: it is unknown, expired or revoked"
+    return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
 def _count(request: Request, gate: Gate, given: Pass) -> None:

@@ -42,6 +42,7 @@ class Metrics:
         self._seconds = Histogram(
             "luthier_http_request_seconds", "From a request to the end of its answer.", labels, registry=self.registry
         )
+        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.in_flight = Gauge("luthier_http_requests_in_flight", "Requests under way.", registry=self.registry)
         build = Gauge("luthier_build_info", "The version that runs.", ("version",), registry=self.registry)
         build.labels(version("luthier")).set(1)
@@ -49,9 +50,13 @@ class Metrics:
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request that has been answered."""
-        method = method if method in _METHODS else "other"
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        counted = (method if method in _METHODS else "other", route, status)
+        series = self._series.get(counted)
+        if series is None:  # the labels are bounded, so these are
+            named = (*counted[:2], str(status))
+            series = self._series[counted] = (self._requests.labels(*named), self._seconds.labels(*named[:2]))
+        series[0].inc()
+        series[1].observe(seconds)
 
 
 class _HomeCollector(Collector):

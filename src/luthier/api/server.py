@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from luthier.api.app import create_app
+from luthier.core.give_way import give_way
 from luthier.service.context import Context
 from luthier.service.health import Readiness
 from luthier.service.logs import set_up_logging
@@ -31,6 +32,7 @@ _KEEP_ALIVE_SECONDS: Final = 75
 
 def main(descriptor: int) -> None:
     """Serve the home of the environment on an open socket until SIGTERM."""
+    give_way()
     with Context.open() as context, socket.socket(fileno=descriptor) as listening:
         set_up_logging(context.settings.log_format, "api")
         _ = context.database  # made and brought up to date before the first request

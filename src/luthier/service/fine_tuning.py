@@ -149,11 +149,14 @@ def estimated_finish(context: Context, job: Job) -> float | None:
     """When a running job should be done, in seconds since 1970; None where nobody can know yet."""
     if job.status != "running" or job.lane != "train":
         return None
+    bill = context.runs.last(job.run_id, "bill")
+    if not isinstance(bill, BillUpdated):  # also where the run is not there yet
+        return None
     try:
-        record, bill = context.runs.get(job.run_id), context.runs.last(job.run_id, "bill")
+        record = context.runs.get(job.run_id)
     except NotFoundError:
         return None
-    if not isinstance(bill, BillUpdated) or record.num_steps <= bill.step:
+    if record.num_steps <= bill.step:
         return None
     share = max(0, record.num_steps - record.step) / (record.num_steps - bill.step)
     return datetime.fromisoformat(record.updated_at).timestamp() + bill.bill.left_seconds * share

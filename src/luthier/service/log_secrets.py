@@ -32,15 +32,27 @@ _RULES: Final = (
     (re.compile(r"([A-Za-z][A-Za-z0-9+.\-]{0,30}://[^\s/@:'\"]{0,200}:)[^\s'\"]{1,500}@"), rf"\1{_MASK}@"),
     (re.compile(_NAMED), rf"\1{_MASK}"),
 )
+# One of these stands in every text that a rule has anything to do with. Most lines hold none, and each rule is dear.
+_SIGNS: Final = (
+    "sk-", "whsec_", "authorization", "bearer", "://", "passw", "secret",
+    "apikey", "api_key", "api-key", "accesskey", "access_key", "access-key",
+)  # fmt: skip
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _FORMATTER: Final = logging.Formatter()
 
 
 def masked(text: str) -> str:
     """The text without what has the form of a secret; a second time changes nothing more."""
+    # Letters beyond ASCII may be other cases of those here: let the rules decide.
+    if text.isascii() and not _has_sign(text.lower()):
+        return text
     for pattern, mask in _RULES:
         text = pattern.sub(mask, text)
     return text
+
+
+def _has_sign(lower: str) -> bool:
+    return any(sign in lower for sign in _SIGNS)
 
 
 class SecretFilter(logging.Filter):

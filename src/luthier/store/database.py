@@ -6,6 +6,7 @@ SQLite in one file by default, PostgreSQL by URL; what differs between the two s
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from luthier.core.errors import RequestError, UnreachableError
-from luthier.store.backend import IS_WRITE, Backend
+from luthier.store.backend import IS_WRITE, Backend, Watch
 from luthier.store.schema import bring_up_to_date, version_of
 from luthier.store.sqlite import Sqlite
 
@@ -30,7 +31,9 @@ class Database:
 
     def __init__(self, backend: Backend, patience_seconds: float = 0.0) -> None:
         self._backend, self._engine, self.name, self.now = backend, backend.engine, backend.name, backend.now
-        self._patience_seconds = patience_seconds
+        self._watches: list[Watch] = []
+        self.is_quick = backend.is_quick
+        self._patience_seconds, self._held = patience_seconds, threading.local()
 
     @classmethod
     def open(cls, url_or_path: str | Path, *, patience_seconds: float = 0.0) -> Database:
@@ -55,9 +58,25 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection that sees one state of the database throughout the block."""
+        """A connection that sees one state of the database throughout the block: that of a `snapshot` around it."""
+        held: Connection | None = getattr(self._held, "connection", None)
+        if held is not None:
+            with self._errors_explained():
+                yield held
+            return
         with self._begun(is_write=False) as connection:
             yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that this thread reads in the block it reads of one state, in one transaction."""
+        with self.read() as connection:
+            before = getattr(self._held, "connection", None)
+            self._held.connection = connection
+            try:
+                yield
+            finally:
+                self._held.connection = before
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -70,9 +89,17 @@ class Database:
         with self.read() as connection:
             return version_of(connection)
 
+    def watch(self) -> Watch:
+        """Something that tells cheaply whether the database has changed. It is closed with the database."""
+        made = self._backend.watch()
+        self._watches.append(made)
+        return made
+
     def close(self) -> None:
         """Let go of all connections. The next use opens new ones."""
         self._engine.dispose()
+        for watch in self._watches:
+            watch.close()
 
     def __enter__(self) -> Self:
         return self

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
+from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import RequestError
 from luthier.core.job_event import JobEvent, Level
 from luthier.store.database import Database
 from luthier.store.tables import job_events
+
+_BEYOND: Final = 2**31 - 1
+"""Beyond any number of an event and any count of them."""
+_SHOWN: Final = (
+    job_events.c.event_id, job_events.c.job_id, job_events.c.code, job_events.c.created_at, job_events.c.level,
+    job_events.c.message, job_events.c.data,
+)  # fmt: skip
+# Put together once, since polls ask it all the time.
+_NEWEST_FIRST: Final = (
+    select(*_SHOWN)
+    .where(job_events.c.job_id == bindparam("its_job"), job_events.c.number < bindparam("before"))
+    .order_by(job_events.c.number.desc())
+    .limit(bindparam("at_most"))
+)
 
 
 class JobEventStore:
@@ -46,7 +62,9 @@ class JobEventStore:
         after: the id of the event behind which the page begins. Raises RequestError where the job has no such event: an
         empty page would look like the end of the list.
         """
-        query = select(job_events).where(job_events.c.job_id == job_id).order_by(job_events.c.number.desc())
+        given: dict[str, str | int] = {
+            "its_job": job_id, "before": _BEYOND, "at_most": _BEYOND if limit is None else limit + 1
+        }  # fmt: skip
         with self._database.read() as connection:
             if after is not None:
                 its = select(job_events.c.number).where(job_events.c.job_id == job_id, job_events.c.event_id == after)
@@ -57,8 +75,8 @@ class JobEventStore:
                         expected="the id of one of its events",
                         do="begin anew, without `after`",
                     )
-                query = query.where(job_events.c.number < number)
-            rows = connection.execute(query if limit is None else query.limit(limit + 1)).mappings().all()
+                given["before"] = number
+            rows = connection.execute(_NEWEST_FIRST, given).all()
         shown = rows if limit is None else rows[:limit]
         return [_event(row) for row in shown], len(rows) > len(shown)
 
@@ -88,6 +106,14 @@ def tell(
     connection.execute(insert(job_events).values(**values))
 
 
-def _event(row: RowMapping) -> JobEvent:
-    values = {name: value for name, value in row.items() if name != "number"}
-    return JobEvent(**(values | {"data": None if values["data"] is None else json.loads(values["data"])}))
+def _event(row: Sequence[Any]) -> JobEvent:
+    event_id, job_id, code, created_at, level, message, data = row
+    return JobEvent(
+        event_id=event_id,
+        job_id=job_id,
+        code=code,
+        created_at=created_at,
+        level=level,
+        message=message,
+        data=None if data is None else json.loads(data),
+    )

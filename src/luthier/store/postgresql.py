@@ -11,16 +11,17 @@ pre-ping    a connection that a restart of the server has cut is opened anew whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, create_engine, event, literal_column, text
+from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event, literal_column, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, UnreachableError
-from luthier.store.backend import IS_WRITE
+from luthier.store.backend import IS_WRITE, Watch
 
 BUSY_TIMEOUT_SECONDS: float = 30
 _CONNECT_TIMEOUT_SECONDS = 10
@@ -32,6 +33,7 @@ _STATE = "C"  # pg8000 gives an error as a mapping by the letters of the protoco
 class Postgresql:
     """A database on a PostgreSQL server."""
 
+    is_quick = False
     now: ColumnElement[float] = literal_column("extract(epoch from clock_timestamp())::float8")
 
     def __init__(self, url: URL) -> None:
@@ -91,6 +93,42 @@ class Postgresql:
                 do="free some, then try again",
             )
         return None
+
+    def watch(self) -> Watch:
+        """By the text of the snapshot: while it is the same, the same transactions are seen as having taken effect."""
+        return _PostgresqlWatch(self.engine)
+
+
+_LOOK = "SELECT pg_current_snapshot()::text, EXISTS (SELECT 1 FROM api_keys WHERE key_id = %s AND revoked_at IS NULL)"
+
+
+class _PostgresqlWatch:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Any = None  # of the driver
+        self._num_opened = 0
+
+    def look(self, key_id: str) -> tuple[Hashable, bool] | None:
+        try:
+            if self._connection is None:
+                self._num_opened += 1
+                taken = self._engine.raw_connection()
+                taken.detach()
+                self._connection = taken.dbapi_connection
+                self._connection.autocommit = True
+            cursor = self._connection.cursor()
+            cursor.execute(_LOOK, (key_id,))
+            row = cursor.fetchone()
+        except Exception:  # noqa: BLE001 - of the driver, the pool or the socket: the ordinary way explains it
+            self.close()
+            return None
+        return (self._num_opened, row[0]), not row[1]
+
+    def close(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(Exception):  # it may be cut already
+                self._connection.close()
+            self._connection = None
 
 
 def _begin(connection: Connection) -> None:

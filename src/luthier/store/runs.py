@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Final
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.access import DEFAULT_PROJECT
@@ -18,6 +19,14 @@ from luthier.store.nearest import nearest_ids
 from luthier.store.tables import events, jobs, plans, runs
 
 _WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
+# Put together once: polls of a job ask for these.
+_BY_ID: Final = select(runs).where(runs.c.run_id == bindparam("its_id"))
+_LAST: Final = (
+    select(events.c.document)
+    .where(events.c.run_id == bindparam("its_id"), events.c.kind == bindparam("its_kind"))
+    .order_by(events.c.step.desc())
+    .limit(1)
+)
 _OWNER = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
 
 
@@ -46,7 +55,7 @@ class RunStore:
     def get(self, run_id: str) -> RunRecord:
         """One run."""
         with self._database.read() as connection:
-            row = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().first()
+            row = connection.execute(_BY_ID, {"its_id": run_id}).mappings().first()
             if row is None:
                 raise _no_such_run(connection, run_id)
         return _record(row)
@@ -131,9 +140,8 @@ class RunStore:
 
     def last(self, run_id: str, kind: str) -> Event | None:
         """The newest event of a kind; None where there is none."""
-        query = select(events.c.document).where(events.c.run_id == run_id, events.c.kind == kind)
         with self._database.read() as connection:
-            document = connection.execute(query.order_by(events.c.step.desc()).limit(1)).scalar()
+            document = connection.execute(_LAST, {"its_id": run_id, "its_kind": kind}).scalar()
         return None if document is None else event_adapter.validate_json(document)
 
     def truncate_after(self, run_id: str, step: int) -> int:

@@ -10,7 +10,7 @@ synchronous     NORMAL: after a power cut the last moments may be missing, but t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, UnreachableError, WorkError
-from luthier.store.backend import IS_WRITE
+from luthier.store.backend import IS_WRITE, Watch
 from luthier.store.file_lock import file_lock
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -30,6 +30,7 @@ _LOCK_TIMEOUT_SECONDS = 60
 class Sqlite:
     """A database in one file. Raises RequestError where the file cannot be there."""
 
+    is_quick = True
     now: ColumnElement[float] = literal_column("(julianday('now') - 2440587.5) * 86400.0")
 
     def __init__(self, url: URL) -> None:
@@ -86,6 +87,37 @@ class Sqlite:
                 do="check the disk and its free space, then try again",
             )
         return None
+
+    def watch(self) -> Watch:
+        """By `PRAGMA data_version`: it changes where another connection, of whatever process, has committed."""
+        return _SqliteWatch(self.path)
+
+
+class _SqliteWatch:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._num_opened = 0
+
+    def look(self, key_id: str) -> tuple[Hashable, bool] | None:
+        try:
+            if self._connection is None:
+                self._num_opened += 1
+                uri = f"{self._path.absolute().as_uri()}?mode=ro"
+                self._connection = sqlite3.connect(
+                    uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
+                )
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+            its = self._connection.execute("SELECT revoked_at FROM api_keys WHERE key_id = ?", (key_id,)).fetchone()
+        except sqlite3.Error:  # the next one asks the database in the ordinary way, which explains what is wrong
+            self.close()
+            return None
+        return (self._num_opened, version), its is None or its[0] is not None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def _check_place(path: Path) -> None:

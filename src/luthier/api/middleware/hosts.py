@@ -8,6 +8,7 @@ settings allow. Where names are set, all connections are held to them.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -52,8 +53,13 @@ class HostCheck:
 def _is_loopback(scope: Scope) -> bool:
     """Whether the connection came in at an address that only this machine can reach."""
     server = scope.get("server")
+    return server is not None and _is_loopback_address(server[0])
+
+
+@lru_cache(maxsize=256)
+def _is_loopback_address(text: str) -> bool:
     try:
-        address = ipaddress.ip_address(server[0] if server is not None else "")
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 
 from luthier.api.authentication import HomeContext, Reader, Trainer
 from luthier.api.error_documents import documented
@@ -21,6 +21,7 @@ from luthier.api.openai.fine_tuning_objects import (
     event_object,
     job_object,
 )
+from luthier.api.polled import polled
 from luthier.core.errors import NotFoundError
 from luthier.core.fine_tuning import FineTuningRequest
 from luthier.core.job import Job
@@ -43,6 +44,7 @@ _METADATA_SCHEMA: Final[dict[str, Any]] = {
         }
     ]
 }
+_SHORT_PAGE: Final = 100
 _Limit = Annotated[int, Query(ge=1, le=100)]
 _EventLimit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -54,9 +56,9 @@ def create(body: FineTuningRequest, request: Request, caller: Trainer, context: 
 
 
 @router.get("", response_model=JobList, responses=documented(), openapi_extra=_METADATA_SCHEMA)
-def list_jobs(
+async def list_jobs(
     request: Request, caller: Reader, context: HomeContext, after: str | None = None, limit: _Limit = 20
-) -> JobList:
+) -> Response:
     """Jobs of the project, newest first."""
     asked = {match[1]: value for key, value in request.query_params.items() if (match := _METADATA.fullmatch(key))}
     nothing = request.query_params.get("metadata")
@@ -67,20 +69,24 @@ def list_jobs(
             param="metadata",
             code="invalid_value",
         )
-    try:
+
+    def read() -> JobList:
         found, has_more = fine_tuning.page_of_jobs(
             context, caller, after=after, limit=limit, metadata=asked, without_metadata=nothing is not None
         )
+        return JobList(data=[_shown(context, job) for job in found], has_more=has_more)
+
+    try:
+        return await polled(context, read, is_short=False)
     except NotFoundError as error:  # it names no thing to be looked at, but a place in a list
         message = f"after={after!r} is not in this list; expected: the id of a job in it"
         raise ApiError(400, message, param="after", code="invalid_value") from error
-    return JobList(data=[_shown(context, job) for job in found], has_more=has_more)
 
 
 @router.get("/{job_id}", response_model=JobObject, responses=documented(404))
-def retrieve(job_id: str, caller: Reader, context: HomeContext) -> JobObject:
+async def retrieve(job_id: str, caller: Reader, context: HomeContext) -> Response:
     """One job."""
-    return _shown(context, fine_tuning.get(context, caller, job_id))
+    return await polled(context, lambda: _shown(context, fine_tuning.get(context, caller, job_id)))
 
 
 @router.post("/{job_id}/cancel", response_model=JobObject, responses=documented(404, 409))
@@ -102,12 +108,16 @@ def resume(job_id: str, caller: Trainer, context: HomeContext) -> JobObject:
 
 
 @router.get("/{job_id}/events", response_model=EventList, responses=documented(404))
-def list_events(
+async def list_events(
     job_id: str, caller: Reader, context: HomeContext, after: str | None = None, limit: _EventLimit = 20
-) -> EventList:
+) -> Response:
     """What was told of a job, newest first."""
-    found, has_more = fine_tuning.events(context, caller, job_id, after=after, limit=limit)
-    return EventList(data=[event_object(event) for event in found], has_more=has_more)
+
+    def read() -> EventList:
+        found, has_more = fine_tuning.events(context, caller, job_id, after=after, limit=limit)
+        return EventList(data=[event_object(event) for event in found], has_more=has_more)
+
+    return await polled(context, read, is_short=limit <= _SHORT_PAGE)
 
 
 @router.get("/{job_id}/checkpoints", response_model=CheckpointList, responses=documented(404))

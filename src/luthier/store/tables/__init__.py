@@ -35,7 +35,7 @@ from luthier.store.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that these tables are what it makes.
-SCHEMA_VERSION = "0005"
+SCHEMA_VERSION = "0006"
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -131,5 +131,6 @@ job_events = Table(
     Column("data", Text),  # JSON; None for an event that is a message alone
     UniqueConstraint("event_id"),
     UniqueConstraint("job_id", "code"),
+    Index("ix_job_events_job_id_number", "job_id", "number"),
     sqlite_autoincrement=True,
 )

@@ -1,0 +1,38 @@
+"""A server gives way by the weight of its session, and touches no session but its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GROUP = Path("/proc/self/autogroup")
+SHOW = """
+from pathlib import Path
+from luthier.core.give_way import give_way
+group = Path("/proc/self/autogroup")
+before = group.read_text()
+give_way()
+print(before.split()[-1], group.read_text().split()[-1])
+"""
+
+
+@pytest.mark.skipif(not GROUP.is_file(), reason="this kernel has no autogroups")
+@pytest.mark.parametrize("is_leader", [True, False])
+def test_its_own_session_alone_weighs_less(is_leader: bool) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", SHOW], start_new_session=is_leader, capture_output=True, text=True, check=True
+    )
+    before, after = told.stdout.split()
+    assert (before, after) == ("0", "10") if is_leader else after == before
+
+
+def test_without_autogroups_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from luthier.core import give_way
+
+    monkeypatch.setattr(give_way, "_GROUP", tmp_path / "not" / "there")
+    monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
+    give_way.give_way()
