@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Served, TextRequest
@@ -182,3 +183,17 @@ def is_alive(pid):
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+def test_calls_in_the_text_are_told_as_calls(tiny, settings):
+    settings(say='Well. <call>{"name": "f", "arguments": {"a": 1}}</call>')
+    engine = VllmEngine(str(tiny))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    conversation = Conversation(messages=(Message(role="user", content="Why?"),), tools=(tool,))
+    heard = write_all(engine, {"a": TextRequest(conversation=conversation)})
+    calls = [call for piece in heard.pieces["a", 0] for call in piece.calls]
+    assert (heard.texts["a", 0], heard.ends["a", 0].reason) == ("Well.", "tool_calls")
+    assert (calls[0].name, "".join(call.arguments for call in calls)) == ("f", '{"a": 1}')
+    with pytest.raises(RequestError, match="required"):
+        engine.ask("a", TextRequest(conversation=conversation, tool_choice="required"), None)
+    engine.close()

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from luthier.core.errors import LuthierError, OverlongError, RequestError, WorkError
 from luthier.core.stream import Ended, Piece, TextRequest, TokenLikelihood, WrittenToken
 from luthier.engines.text_stream import StopTexts
+from luthier.engines.tool_talk import CallsInText
 
 _GREEDY_BELOW: Final = 1e-4
 # The largest seed means "any" to llama.cpp.
@@ -23,10 +24,14 @@ def request_body(
     max_new_tokens: int,
     scales: list[dict[str, Any]],
     slot: int,
+    grammar: str | None = None,
+    shown_mark: str | None = None,
 ) -> dict[str, Any]:
     """The document that asks for one choice.
 
     Everything that changes what is drawn is named, since llama.cpp's own defaults cut off unlikely tokens.
+
+    grammar: what the answer is held to. shown_mark: a special token that is to stand in the text.
     """
     rules = asked.sampling
     is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
@@ -50,8 +55,10 @@ def request_body(
     }
     if rules.logit_bias:
         body["logit_bias"] = [[token, bias] for token, bias in rules.logit_bias]
-    if asked.json_schema is not None:
-        body["json_schema"] = asked.json_schema
+    if grammar is not None:
+        body["grammar"] = grammar
+    if shown_mark is not None:
+        body["preserved_tokens"] = [shown_mark]
     if asked.num_top is not None:
         body["logprobs"] = max(1, asked.num_top)
     return body
@@ -60,8 +67,8 @@ def request_body(
 class AnswerReader:
     """Reads the chunks of one choice. `ended` is set with the last event, of whatever kind."""
 
-    def __init__(self, asked: TextRequest, choice: int) -> None:
-        self._asked, self._choice = asked, choice
+    def __init__(self, asked: TextRequest, choice: int, calls: CallsInText) -> None:
+        self._asked, self._choice, self._calls = asked, choice, calls
         self._stops = StopTexts(asked.stop)
         self._num_new = self._num_characters = self._num_told = 0
         self._open_tokens: list[WrittenToken] = []
@@ -93,8 +100,8 @@ class AnswerReader:
             self._open_tokens.pop()  # the end token itself
         self.ended = True
         self._num_new = num_new
-        ended = Ended(choice=self._choice, reason=reason, num_new_tokens=num_new)
-        return [*self._piece(left, is_last=True), ended]
+        last = self._piece(left, is_last=True)
+        return [*last, Ended(choice=self._choice, reason=self._calls.reason(reason), num_new_tokens=num_new)]
 
     def _piece(self, text: str, *, is_last: bool = False) -> list[Piece | Ended]:
         self._num_told += len(text)
@@ -102,9 +109,10 @@ class AnswerReader:
         if self._open_tokens and (text or is_last):
             tokens = [token for token in self._open_tokens if is_last or token.offset < self._num_told]
             self._open_tokens = self._open_tokens[len(tokens) :]
-        if not text and not tokens:
+        text, calls = self._calls.split(text, is_last=is_last)
+        if not (text or tokens or calls):
             return []
-        return [Piece(choice=self._choice, text=text, num_new_tokens=self._num_new, tokens=tuple(tokens))]
+        return [Piece(choice=self._choice, text=text, num_new_tokens=self._num_new, tokens=tuple(tokens), calls=calls)]
 
     def _add_tokens(self, said: Sequence[dict[str, Any]], text: str) -> None:
         # Text that was held back because a character was not complete comes with the token that completes it.

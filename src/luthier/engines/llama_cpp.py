@@ -11,6 +11,7 @@ server is opened again (a third of a second for a small model).
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -26,9 +27,12 @@ from luthier.engines.llama_prompts import open_reader
 from luthier.engines.llama_server import LlamaServer
 from luthier.engines.llama_writing import Choice, Writing
 from luthier.engines.stream_generation import generate_by_streaming
+from luthier.engines.tool_calls import COMPACT, ToolForm
+from luthier.engines.tool_talk import CallsInText
 from luthier.models.gguf_header import GgufHeader, read_gguf_header
 
 DEFAULT_SLOTS: Final = 16
+_DIALECT: Final = "%llguidance {}\n"
 _CACHE_BYTES: Final = 512 << 20
 
 
@@ -53,12 +57,18 @@ class LlamaCppEngine:
         self._num_threads = num_threads or len(os.sched_getaffinity(0))
         self._num_slots = num_slots
         context = self._header.number("context_length", 4096)
+        self._vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
         self._token_bytes = _bytes_of_a_token(self._header)
         self._pool_tokens = max(context, min(num_slots * context, cache_bytes // self._token_bytes))
         self._adapters: dict[str, Path] = {}
+        self._read: dict[Hashable, tuple[TextRequest, list[int]]] = {}
         self._writing = Writing(num_slots, self._pool_tokens)
         self._server: LlamaServer | None = self._open_server([])
-        self._reader = open_reader(model, self._header, self._server, template)
+        try:
+            self._reader = open_reader(model, self._header, self._server, template)
+        except BaseException:
+            self._server.close()
+            raise
 
     @property
     def name(self) -> str:
@@ -112,26 +122,34 @@ class LlamaCppEngine:
                 expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
                 do="load the adapter before it is asked",
             )
-        _check_wishes(request)
+        self._check_wishes(request)
         if self._is_stale(server):
             if not self._writing.is_idle:
                 return False
             server = self._reopen(server)
-        ids, max_new_tokens = self._within_context(request, server)
+        ids, max_new_tokens = self._within_context(key, request, server)
         if not self._writing.has_room_for(request.num_choices, len(ids) + max_new_tokens):
+            self._read[key] = (request, ids)  # it is asked again after every poll: read once
             return False
-        if request.json_schema is not None and not server.keeps_schema(request.json_schema):
-            raise _no_schema()
+        form = self._reader.tools.form(request)
+        grammar = _grammar(request, form, server)
+        if grammar is not None and not server.keeps_grammar(grammar):
+            raise _no_grammar()
         path = None if adapter is None else self._adapters[adapter]
+        mark = form.begin if form is not None and form.has_special_marks else None
         choices = [
-            Choice(key, number, request, path, ids, max_new_tokens, AnswerReader(request, number))
+            Choice(
+                key, number, request, path, ids, max_new_tokens,
+                AnswerReader(request, number, CallsInText(request, form)), grammar, mark,
+            )
             for number in range(request.num_choices)
-        ]
+        ]  # fmt: skip
         self._writing.begin(server, (key, Started(num_prompt_tokens=len(ids))), choices)
         return True
 
     def cancel(self, key: Hashable) -> None:
         """Write no more of this ask; its slots are free after the token that is being computed."""
+        self._read.pop(key, None)
         self._writing.cancel(key)
 
     def poll(self, wait_seconds: float) -> list[Told]:
@@ -166,6 +184,19 @@ class LlamaCppEngine:
             raise RequestError("a closed engine", expected="an open one", do="open the engine again")
         return self._server
 
+    def _check_wishes(self, request: TextRequest) -> None:
+        if sum(one is not None for one in (request.conversation, request.text, request.token_ids)) != 1:
+            raise RequestError(
+                "not exactly one of conversation, text and token_ids", expected="exactly one", do="set one of them"
+            )
+        biased = [token for token, _ in request.sampling.logit_bias]
+        if biased and not 0 <= min(biased) <= max(biased) < self._vocabulary:
+            raise RequestError(
+                f"logit_bias for tokens {min(biased)} to {max(biased)}",
+                expected=f"ids of this model's own tokenizer, 0 to {self._vocabulary - 1}",
+                do="leave the others out",
+            )
+
     def _open_server(self, adapters: Sequence[Path]) -> LlamaServer:
         return LlamaServer(
             self._model,
@@ -194,13 +225,13 @@ class LlamaCppEngine:
         self._reader.use(opened)
         return opened
 
-    def _within_context(self, request: TextRequest, server: LlamaServer) -> tuple[list[int], int]:
-        ids = self._reader.ids(request)
-        vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
-        if not ids or min(ids) < 0 or max(ids) >= vocabulary:
+    def _within_context(self, key: Hashable, request: TextRequest, server: LlamaServer) -> tuple[list[int], int]:
+        known = self._read.pop(key, None)
+        ids = self._reader.ids(request) if known is None or known[0] is not request else known[1]
+        if not ids or min(ids) < 0 or max(ids) >= self._vocabulary:
             raise RequestError(
                 f"a prompt of {len(ids)} tokens" + (f", ids {min(ids)} to {max(ids)}" if ids else ""),
-                expected=f"at least one token, each from 0 to {vocabulary - 1}",
+                expected=f"at least one token, each from 0 to {self._vocabulary - 1}",
                 do="correct the prompt",
             )
         room = server.context_tokens - len(ids)
@@ -235,22 +266,23 @@ def _bytes_of_a_token(header: GgufHeader) -> int:
     return max(1, header.number("block_count", 1) * header.number("attention.head_count_kv", heads) * sides * 2)
 
 
-def _check_wishes(request: TextRequest) -> None:
-    if sum(one is not None for one in (request.conversation, request.text, request.token_ids)) != 1:
-        raise RequestError(
-            "not exactly one of conversation, text and token_ids", expected="exactly one of them", do="set one of them"
-        )
-    if request.tools and request.tool_choice == "required":
-        raise RequestError(
-            "tool_choice 'required' with the engine llama_cpp",
-            expected="'auto' or 'none': this engine cannot make an answer be a call",
-            do="use 'auto', or the engine transformers",
-        )
+def _grammar(request: TextRequest, form: ToolForm | None, server: LlamaServer) -> str | None:
+    """What the answer is held to, in llguidance's dialect, which this build of llama.cpp takes; None for nothing."""
+    if form is not None and (request.tool_choice == "required" or request.json_schema is not None):
+        return _DIALECT + form.grammar(request, lambda text: _token_id(server, text))
+    if request.json_schema is None:
+        return None
+    return f"{_DIALECT}start: %json {json.dumps({**request.json_schema, 'x-guidance': COMPACT})}\n"
 
 
-def _no_schema() -> RequestError:
+def _token_id(server: LlamaServer, text: str) -> int | None:
+    ids = server.tokenize(text, add_special=False)
+    return ids[0] if len(ids) == 1 else None
+
+
+def _no_grammar() -> RequestError:
     return RequestError(
-        "a JSON schema that llama.cpp does not follow",
+        "a JSON schema, of the answer or of a tool's arguments, that llama.cpp does not follow",
         expected="a schema with the words that its grammars know (type, properties, items, enum, pattern ...)",
         do="make the schema simpler, or check that it is a valid one",
     )

@@ -11,10 +11,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Message
 from luthier.core.errors import RequestError, TemplateError
 from luthier.core.stream import TextRequest
 from luthier.engines.llama_server import LlamaServer
+from luthier.engines.tool_talk import ToolTalk
 from luthier.models.gguf_header import GgufHeader
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _PROBE: Final = "The front of a violin (1715, 35.5 cm) isn't made of maple: it's
 class PromptReader(Protocol):
     """Turns what is asked into token ids. Raises RequestError or TemplateError for what cannot be written."""
 
+    tools: ToolTalk
+
     def ids(self, request: TextRequest) -> list[int]: ...
     def use(self, server: LlamaServer) -> None: ...
 
@@ -35,6 +38,7 @@ class TemplateReader:
 
     def __init__(self, template: ChatTemplate, server: LlamaServer) -> None:
         self._template = template
+        self.tools = ToolTalk(json.dumps(template.tokenizer.chat_template or "") if template.kind == "chat" else "")
         ours, theirs = template.encode(_PROBE)[0], server.tokenize(_PROBE, add_special=True)
         if ours != theirs:
             differ = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
@@ -50,7 +54,7 @@ class TemplateReader:
         if request.token_ids is not None:
             return list(request.token_ids)
         if request.conversation is not None:
-            text = self._template.render(_without_unused_tools(request), add_generation_prompt=True)
+            text = self._template.render(self.tools.conversation(request), add_generation_prompt=True)
         else:
             text = request.text or ""
         return self._template.encode(text)[0]
@@ -65,6 +69,7 @@ class FileReader:
     def __init__(self, header: GgufHeader, server: LlamaServer) -> None:
         self._server = server
         self._has_template = bool(header.values.get("tokenizer.chat_template"))
+        self.tools = ToolTalk(str(header.values.get("tokenizer.chat_template") or ""))
         bos = str(server.ask("props").get("bos_token") or "")
         self._bos = server.tokenize(bos, add_special=False) if bos else []
 
@@ -88,7 +93,7 @@ class FileReader:
                 expected="a plain text, or a file that holds the template of its model",
                 do="ask for a completion of a text, or export the model again with its chat template",
             )
-        conversation = _without_unused_tools(request)
+        conversation = self.tools.conversation(request)
         body: dict[str, Any] = {"messages": [_message(message) for message in conversation.messages]}
         if conversation.tools:
             body["tools"] = list(conversation.tools)
@@ -114,12 +119,6 @@ def open_reader(
             do="copy them there, or use the template of the file ('auto')",
         )
     return FileReader(header, server)
-
-
-def _without_unused_tools(request: TextRequest) -> Conversation:
-    conversation = request.conversation
-    assert conversation is not None
-    return conversation.model_copy(update={"tools": request.tools})
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -6,7 +6,7 @@ What was found out about it, and is relied on here:
 - Its cache of prompts in memory does not ask with which adapter a prompt was read. So it is switched off; each slot
   keeps its last prompt, and is given to whoever can use it (`llama_slots`).
 - An adapter that comes later needs a new server; ids that it does not know it ignores, so they are checked here.
-- A JSON schema that it cannot follow it ignores without a word: `keeps_schema` tries each one out.
+- A JSON schema that it cannot follow it ignores without a word: `keeps_grammar` tries each one out.
 - It always listens on a port of the loopback; a key that nobody is told keeps others out.
 """
 
@@ -23,8 +23,8 @@ import httpx2
 from luthier.core.errors import RequestError, WorkError
 
 _HTTP_SECONDS: Final = 120.0
-# Nothing that JSON can begin with; pushed so hard that only a grammar can forbid it.
-_NO_JSON: Final = "E"
+# Begins neither JSON nor a call; pushed so hard that only a grammar can forbid it.
+_NEITHER: Final = "E"
 _PUSH: Final = 1e6
 
 
@@ -39,7 +39,7 @@ class LlamaServer:
         self, model: Path, adapters: Sequence[Path], *, num_slots: int, pool_tokens: int, num_threads: int
     ) -> None:
         self.adapters = tuple(adapters)
-        self._schemas: dict[str, bool] = {}
+        self._grammars: dict[str, bool] = {}
         self._server: Any = _open(model, self.adapters, num_slots, pool_tokens, num_threads, key := secrets.token_hex())
         self._http = httpx2.Client(
             base_url=self._server.listening_address,
@@ -77,11 +77,10 @@ class LlamaServer:
         body = {"content": text, "add_special": add_special, "parse_special": True}
         return [int(token) for token in self.ask("tokenize", body)["tokens"]]
 
-    def keeps_schema(self, schema: dict[str, Any]) -> bool:
-        """Whether answers are really held to this JSON schema."""
-        known = json.dumps(schema, sort_keys=True)
-        if known not in self._schemas:
-            tokens = self.tokenize(_NO_JSON, add_special=False)
+    def keeps_grammar(self, grammar: str) -> bool:
+        """Whether answers are really held to a grammar that begins as JSON does or with a mark of its own."""
+        if grammar not in self._grammars:
+            tokens = self.tokenize(_NEITHER, add_special=False)
             said: list[str] = []
             body = {
                 "prompt": tokens,
@@ -89,13 +88,13 @@ class LlamaServer:
                 "temperature": 0,
                 "logit_bias": [[tokens[0], _PUSH]],
                 "lora": self.scales(None),
-                "json_schema": schema,
+                "grammar": grammar,
                 "cache_prompt": False,
             }
-            self._server.handle_completions(json.dumps(body), lambda chunk: said.append(chunk) is not None)
+            self._server.handle_completions(json.dumps(body), said.append)
             answer = json.loads(said[0]) if said else {}
-            self._schemas[known] = "choices" in answer and not answer["choices"][0]["text"].startswith(_NO_JSON)
-        return self._schemas[known]
+            self._grammars[grammar] = "choices" in answer and not answer["choices"][0]["text"].startswith(_NEITHER)
+        return self._grammars[grammar]
 
     def close(self) -> None:
         """Let go of the weights; nothing may be under way."""

@@ -27,7 +27,7 @@ _END_SECONDS: Final = 60.0
 
 @dataclass(slots=True, eq=False)
 class Choice:
-    """One answer, waiting or being written. ids: of its prompt."""
+    """One answer, waiting or being written. ids: of its prompt. grammar, shown_mark: as `request_body` takes them."""
 
     key: Hashable
     number: int
@@ -36,6 +36,8 @@ class Choice:
     ids: Sequence[int]
     max_new_tokens: int
     reader: AnswerReader
+    grammar: str | None = None
+    shown_mark: str | None = None
     slot: int = -1
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -127,6 +129,8 @@ class Writing:
                 max_new_tokens=choice.max_new_tokens,
                 scales=server.scales(choice.adapter),
                 slot=choice.slot,
+                grammar=choice.grammar,
+                shown_mark=choice.shown_mark,
             )
             self._running.add(choice)
             threading.Thread(target=_write, args=(server, body, choice, self._inbox), daemon=True).start()

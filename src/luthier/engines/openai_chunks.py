@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
 from luthier.engines.text_stream import StopTexts
+from luthier.engines.tool_talk import CallsInText
 
 _REASONS: Final[dict[str, EndReason]] = {
     "stop": "stop",
@@ -23,13 +24,13 @@ _REASONS: Final[dict[str, EndReason]] = {
 
 
 class ChunkReader:
-    """Reads one choice. `is_over`: a stop text was found, or the server said how it ended and what it took.
+    """Reads one choice. calls: takes them out of the text, where the server leaves them there.
 
     Raises ValueError, with what is wrong, for a chunk that is none.
     """
 
-    def __init__(self, asked: TextRequest, choice: int) -> None:
-        self._asked, self._choice = asked, choice
+    def __init__(self, asked: TextRequest, choice: int, calls: CallsInText | None = None) -> None:
+        self._asked, self._choice, self._in_text = asked, choice, calls or CallsInText(asked, None)
         self._is_chat = asked.conversation is not None
         self._stops = StopTexts(asked.stop)
         self._num_new: int | None = None
@@ -94,7 +95,12 @@ class ChunkReader:
             num_new = min(num_new, self._asked.max_new_tokens)
         return [
             *pieces,
-            Ended(choice=self._choice, reason=reason, num_new_tokens=num_new, num_prompt_tokens=self._num_prompt),
+            Ended(
+                choice=self._choice,
+                reason=self._in_text.reason(reason),
+                num_new_tokens=num_new,
+                num_prompt_tokens=self._num_prompt,
+            ),
         ]
 
     def _read_usage(self, usage: Any) -> None:
@@ -111,7 +117,9 @@ class ChunkReader:
         if self._open_tokens and (text or is_last):
             tokens = [token for token in self._open_tokens if is_last or token.offset < self._num_told]
             self._open_tokens = self._open_tokens[len(tokens) :]
-        if not text and not tokens and not calls:
+        text, found = self._in_text.split(text, is_last=is_last)
+        calls += found
+        if not (text or tokens or calls):
             return []
         return [
             Piece(

@@ -14,7 +14,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Coroutine, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,6 +29,7 @@ from luthier.engines.openai_answers import bad_answer, error_of, server_words, w
 from luthier.engines.openai_chunks import ChunkReader
 from luthier.engines.openai_requests import auth_headers, stream_body, stream_path
 from luthier.engines.retry import is_passing, pause_seconds
+from luthier.engines.tool_talk import CallsInText
 
 DEFAULT_ASKS: Final = 32
 NUM_ATTEMPTS: Final = 4
@@ -45,6 +46,8 @@ class _Ask:
     asked: TextRequest
     model: str
     num_open: int
+    calls: Callable[[], CallsInText] | None
+    extra: dict[str, Any]
     has_started: bool = False
     futures: list[Future[None]] = field(default_factory=list)
 
@@ -103,9 +106,18 @@ class OpenAIStreamEngine:
         """Forget the name."""
         self._adapters.pop(name, None)
 
-    def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
+    def ask(
+        self,
+        key: Hashable,
+        request: TextRequest,
+        adapter: str | None,
+        *,
+        calls: Callable[[], CallsInText] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Begin to write; false where as many answers as may be are under way.
 
+        calls: made for each choice, takes calls of tools out of its text. extra: added to this request.
         What the server refuses comes as `Failed`. Raises RequestError: a closed engine, an unknown adapter.
         """
         loop = self._check_open()
@@ -123,7 +135,7 @@ class OpenAIStreamEngine:
         if self._asks and num_open + request.num_choices > self._most_answers:
             return False
         model = self._model if adapter is None else self._adapters[adapter]
-        ask = _Ask(key, request, model, request.num_choices)
+        ask = _Ask(key, request, model, request.num_choices, calls, self._extra | dict(extra or {}))
         self._asks[key] = ask
         for choice in range(request.num_choices):
             ask.futures.append(_run(loop, self._write(ask, choice)))
@@ -194,10 +206,10 @@ class OpenAIStreamEngine:
         attempt = 1
         while True:
             retry_after = None
-            reader = ChunkReader(ask.asked, choice)
+            reader = ChunkReader(ask.asked, choice, None if ask.calls is None else ask.calls())
             path = stream_path(ask.asked)
             limit_name = self._limit_name if path == "chat/completions" else "max_tokens"
-            body = stream_body(ask.asked, ask.model, choice, limit_name) | self._extra
+            body = stream_body(ask.asked, ask.model, choice, limit_name) | ask.extra
             has_begun = False
             try:
                 async with self._client.stream("POST", f"{self._url}/{path}", json=body) as response:

@@ -6,9 +6,11 @@ A child that ends is started again, later and later; asks under way fail, those 
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Hashable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,6 +22,7 @@ from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgre
 from luthier.core.stream import Failed, Served, TextRequest
 from luthier.engines.openai_stream import OpenAIStreamEngine
 from luthier.engines.stream_generation import generate_by_streaming
+from luthier.engines.tool_talk import CallsInText, ToolTalk
 from luthier.engines.vllm_process import VllmProcess, vllm_command
 from luthier.models.chat_template import ChatTemplate
 
@@ -60,6 +63,8 @@ class VllmEngine:
     ) -> None:
         self._folder = Path(model_path)
         self._template = ChatTemplate.load(model_path, template)
+        is_chat = self._template.kind == "chat"
+        self._tools = ToolTalk(json.dumps(self._template.tokenizer.chat_template or "") if is_chat else "")
         self._adapters: dict[str, str] = {}
         self._first_pause, self._start_seconds = first_pause_seconds, start_seconds
         arguments = [
@@ -132,14 +137,19 @@ class VllmEngine:
                 expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
                 do="load the adapter before it is asked",
             )
-        if request.tools and request.tool_choice == "required":
+        if request.tool_choice == "required":
             raise RequestError(
-                "tool_choice 'required' with the engine vllm", expected="'auto' or 'none'", do="use 'auto'"
+                "tool_choice 'required' with the engine vllm",
+                expected="'auto' or 'none': its API for tokens cannot make an answer be a call",
+                do="use 'auto', or the engines transformers and llama_cpp",
             )
         self._look_after()
         if self._stream is None:
             return False
-        return self._stream.ask(key, self._as_ids(request), adapter)
+        form = self._tools.form(request)
+        extra = {"skip_special_tokens": False} if form is not None and form.has_special_marks else {}
+        calls = partial(CallsInText, request, form)
+        return self._stream.ask(key, self._as_ids(request), adapter, calls=calls, extra=extra)
 
     def cancel(self, key: Hashable) -> None:
         """Write no more of this ask."""
@@ -186,8 +196,8 @@ class VllmEngine:
         if request.token_ids is not None:
             ids = list(request.token_ids)
         elif request.conversation is not None:
-            conversation = request.conversation.model_copy(update={"tools": request.tools})
-            ids = self._template.encode(self._template.render(conversation, add_generation_prompt=True))[0]
+            talk = self._tools.conversation(request)
+            ids = self._template.encode(self._template.render(talk, add_generation_prompt=True))[0]
         else:
             ids = self._template.encode(request.text or "")[0]
         if not ids:

@@ -4,7 +4,8 @@
 
 It writes words that follow from the tokens of the prompt and from the model or adapter. LUTHIER_VLLM_STUB holds, as
 JSON: start_seconds (how long /health says no), exit_code (end at once, with words), die_on (end in the middle of the
-answer to the prompt with this many tokens), pace_seconds (between two words), context (its max_model_len).
+answer to the prompt with this many tokens), say (what it answers to everything), pace_seconds (between two words),
+context (its max_model_len).
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class VllmStub(OpenAIServer):
         if len(ids) == self._settings.get("die_on"):
             print("RuntimeError: CUDA error: an illegal memory access", file=sys.stderr, flush=True)  # noqa: T201
             os._exit(1)
+        if (said := self._settings.get("say")) is not None:
+            return str(said)
         model = self._adapters.get(body["model"], "")
         start = sum(ids) + sum(model.encode()) + (body["seed"] * 7 if body["temperature"] else 0)
         return " ".join(_WORDS[(start * (n + 1) + n * n) % len(_WORDS)] for n in range(400))
