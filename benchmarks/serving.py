@@ -173,7 +173,10 @@ class _Side:
 
     def __init__(self, script: str, *words: str) -> None:
         command = [sys.executable, _script(script), *words]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # In a session of its own, as the server's processes are: else Linux may share the processor out unevenly.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def window(self, what: str = "go") -> dict[str, Any]:
         assert self._process.stdin is not None
