@@ -50,6 +50,7 @@ def sign(
     folder: FolderArgument,
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="Your private key: Ed25519, PEM, no password.")],
     as_json: JsonOption = False,
+    home: HomeOption = None,
 ) -> Answer:
     """Sign a bundle with your own key; no key is ever made for you.
 
@@ -58,7 +59,8 @@ def sign(
     """
     from luthier.service import bundles
 
-    signer = bundles.sign_bundle(folder, key)
+    with open_context(home) as context:
+        signer = bundles.sign_bundle(context, folder, key)
 
     def show(console: Console) -> None:
         console.print(f"signed by {signer}", soft_wrap=True)

@@ -32,7 +32,6 @@ _OF_FORMAT: Final[dict[ExportFormat, tuple[str, ...]]] = {
 }
 _LICENCE_FILES: Final = ("LICENSE*", "LICENCE*", "NOTICE*", "*TERMS*", "USE_POLICY*")
 _MOST_LICENCE_BYTES: Final = 1 << 20
-_WHOLE: Final = ("float32", "float16", "bfloat16")
 
 
 def facts_for(context: Context, export: Export) -> BundleFacts:
@@ -43,10 +42,9 @@ def facts_for(context: Context, export: Export) -> BundleFacts:
     Raises NotFoundError where the run that it comes from is not there any more.
     """
     from luthier.deploy.bundle.facts import BundleFacts
-    from luthier.deploy.bundle.paths import last_part
 
     source = export.source
-    title = last_part(source.name)
+    title = _name(source.name)
     run = evaluation = None
     if source.run_id is not None:
         record = context.runs.get(source.run_id)
@@ -127,19 +125,18 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
     return push_to_store(cargo, url, context.progress)
 
 
-def sign_bundle(folder: Path, key: Path) -> str:
+def sign_bundle(context: Context, folder: Path, key: Path) -> str:
     """Sign a whole bundle with the Ed25519 key of a PEM file; returns `ed25519:` and the public key.
 
     Raises RequestError (not whole, or the key cannot be used), ConflictError (signed already, by another key).
     """
     from luthier.deploy.bundle.write import add_signature
 
-    return add_signature(folder, key)
+    return add_signature(folder, key, context.progress)
 
 
 def _base(context: Context, export: Export) -> BaseFacts:
     from luthier.deploy.bundle.facts import BaseFacts
-    from luthier.deploy.bundle.paths import last_part
     from luthier.models import cache, catalog, names, sources
 
     source = export.source
@@ -154,7 +151,7 @@ def _base(context: Context, export: Export) -> BaseFacts:
     licence = source.base_licence or (model.licence if model is not None else entry.licence if entry else None)
     hub = origin.get("repo")
     return BaseFacts(
-        name=last_part(source.base_name) if not source.base_name.startswith("hub:") else source.base_name,
+        name=_name(source.base_name),
         sha256=source.base_sha256,
         hub=hub,
         revision=origin.get("commit") if hub is not None else None,
@@ -163,8 +160,16 @@ def _base(context: Context, export: Export) -> BaseFacts:
         architecture=model.architecture if model is not None else None,
         num_parameters=model.num_parameters if model is not None else None,
         context_length_tokens=model.context_length_tokens if model is not None else None,
+        note=entry.note if entry is not None else "",
         licence_texts=_licence_texts(Path(model.path if model is not None else source.base_path)),
     )
+
+
+def _name(name: str) -> str:
+    """What a model is called anywhere: of a path its last part."""
+    from luthier.deploy.bundle.paths import last_part
+
+    return name if name.startswith("hub:") else last_part(name)
 
 
 def _licence_texts(folder: Path) -> dict[str, str]:
@@ -276,5 +281,5 @@ def _licence(about: metadata.PackageMetadata) -> str | None:
 
 
 def _command(name: str, export: Export) -> str:
-    words = ["luthier", "export", name, "--to", export.format]
-    return shlex.join(words if export.precision in _WHOLE else [*words, "--quantise", export.precision])
+    """The command that makes the same again; where to is left to whoever does."""
+    return shlex.join(["luthier", "export", name, "--to", export.format, "--quantise", export.precision, "-o", "DIR"])

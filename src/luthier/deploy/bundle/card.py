@@ -9,7 +9,7 @@ from luthier.core.plan import MethodPlan, ObjectivePlan, Plan
 from luthier.deploy.bundle.card_outcome import outcome_sections
 from luthier.deploy.bundle.facts import BundleFacts, DatasetFacts, RunFacts
 from luthier.deploy.bundle.front_matter import front_matter_text
-from luthier.deploy.bundle.manifest import LINEAGE, MANIFEST, PLAN, SBOM, Manifest
+from luthier.deploy.bundle.manifest import DOCUMENTS, LINEAGE, MANIFEST, PLAN, SBOM, Manifest
 from luthier.reporting import figures, markdown
 from luthier.reporting.markdown import code, table
 
@@ -56,6 +56,7 @@ def card_text(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
 def _what(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
     base, run = facts.base, facts.run
     name = code(base.name)
+    own = [one.num_bytes for one in manifest.files if one.path not in DOCUMENTS]
     made = (
         f"{name}, tuned by run {code(run.run_id)} and exported as {_FORMATS[export.format]}."
         if run is not None
@@ -68,7 +69,7 @@ def _what(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
         ("Parameters of the base", figures.short_count(base.num_parameters) if base.num_parameters else "not stated"),
         ("Context", f"{base.context_length_tokens:,} tokens" if base.context_length_tokens else "not stated"),
         ("Format, precision", f"{export.format}, {export.precision}"),
-        ("Size", f"{figures.size(sum(one.num_bytes for one in manifest.files))} in {len(manifest.files)} files"),
+        ("Size", f"{figures.size(sum(own))} in {len(own)} files, without the documents of the bundle"),
         ("Made", figures.when(facts.made_at)),
     ]
     return f"{made}\n\n{table(('', ''), [list(row) for row in rows], num_text_columns=2)}"

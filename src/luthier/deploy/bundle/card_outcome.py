@@ -7,6 +7,7 @@ from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.export import Export, ParityReport
 from luthier.deploy.bundle import licences
 from luthier.deploy.bundle.facts import BaseFacts, BundleFacts, RunFacts
+from luthier.deploy.bundle.front_matter import metric_title
 from luthier.reporting import figures, markdown
 from luthier.reporting.markdown import code, table
 
@@ -19,7 +20,7 @@ def outcome_sections(export: Export, facts: BundleFacts) -> tuple[str, ...]:
         _safety(facts),
         _cost(facts.run),
         _limits(export, facts),
-        _licence(facts.base),
+        _licence(facts.base, is_tuned=facts.run is not None),
     )
 
 
@@ -56,7 +57,7 @@ def _heading(name: str, evaluation: Evaluation) -> str:
     metric = next(system.metrics[name] for system in evaluation.systems if name in system.metrics)
     better = "higher is better" if metric.higher_is_better else "lower is better"
     unit = f"{markdown.text(metric.unit)}; " if metric.unit else ""
-    return f"{markdown.text(name.replace('_', ' '))} ({unit}{better})"
+    return f"{markdown.text(metric_title(name))} ({unit}{better})"
 
 
 def _figure(metric: Metric | None) -> str:
@@ -71,17 +72,13 @@ def _parity(export: Export) -> str:
     parity = export.parity
     if parity is None:
         return title + "Not proved: the export was not compared with its source."
-    decimals = figures.decimals_for(parity.nll_increase_nats.low, parity.nll_increase_nats.high)
     more = parity.nll_increase_nats
     rows = [
         ("Prompts with the same tokens", f"{parity.num_prompts_same_tokens} of {parity.num_prompts}"),
         ("Greedy texts that are equal", f"{parity.num_texts_equal} of {parity.num_prompts}"),
         ("Largest difference of a log-probability", _difference(parity)),
         ("Mean difference", f"{parity.mean_difference_nats:.3g} nats"),
-        (
-            "Loss of quality",
-            f"{figures.signed(more.value, decimals)} {figures.interval(more.low, more.high, decimals)} nats a token",
-        ),
+        ("Loss of quality", f"{_signed(more.value)} [{_signed(more.low)}, {_signed(more.high)}] nats a token"),
         ("Perplexity, source and export", f"{parity.source_perplexity:.4g} and {parity.export_perplexity:.4g}"),
     ]
     said = (
@@ -93,6 +90,11 @@ def _parity(export: Export) -> str:
     return f"{title}{said}\n\n{table(('', ''), [list(row) for row in rows], num_text_columns=2)}"
 
 
+def _signed(value: float) -> str:
+    """Three significant digits, however small."""
+    return f"{value:+.3g}".replace("-", figures.MINUS) if value else "0"
+
+
 def _difference(parity: ParityReport) -> str:
     bound = "no bound in this format" if parity.bound_nats is None else f"at most {parity.bound_nats:.3g} allowed"
     return f"{parity.max_difference_nats:.3g} nats, {bound}"
@@ -102,10 +104,10 @@ def _safety(facts: BundleFacts) -> str:
     title = "## Safety\n\n"
     if facts.safety:
         return title + "\n".join(f"- {markdown.text(line, 1_000)}" for line in facts.safety)
-    return title + (
-        "Not measured: this model was not asked for harmful, false or private things, neither before training nor "
-        "after. Tuning can weaken what the base model refuses."
-    )
+    said = "Not measured: nobody has asked this model for harmful, false or private things"
+    if facts.run is None:
+        return f"{title}{said}."
+    return f"{title}{said}, neither before training nor after. Tuning can weaken what the base model refuses."
 
 
 def _cost(run: RunFacts | None) -> str:
@@ -119,10 +121,10 @@ def _cost(run: RunFacts | None) -> str:
     energy, money = "Energy: not measured", "Money: not known"
     if bill.energy_kwh is not None:
         source = f" at {markdown.text(budget.watts_source)}" if budget is not None else ""
-        energy = f"Energy: {_between(bill.energy_kwh)} kWh, the time{source}; no meter was read"
+        energy = f"Energy: {_between(bill.energy_kwh)} kWh, estimated: the time{source}; no meter was read"
     if bill.usd is not None:
         source = f" at {markdown.text(budget.price_source)}" if budget is not None else ""
-        money = f"Money: {_between(bill.usd)} USD, the time{source}"
+        money = f"Money: {_between(bill.usd)} USD, estimated: the time{source}"
     lines = [f"Time: {figures.duration(bill.hours * 3600)}, training and judging", energy, money]
     return title + "\n".join(f"- {line}." for line in lines)
 
@@ -135,7 +137,7 @@ def _between(estimate: Estimate) -> str:
 
 
 def _limits(export: Export, facts: BundleFacts) -> str:
-    said = [*export.warnings]
+    said = [*export.warnings, *([f"Of the base model: {facts.base.note}"] if facts.base.note else [])]
     if (evaluation := facts.evaluation) is not None and evaluation.verdict is not None:
         said += evaluation.verdict.caveats
     if facts.run is not None:
@@ -151,15 +153,17 @@ def _limits(export: Export, facts: BundleFacts) -> str:
     return "## Limits\n\n" + "\n".join(f"- {markdown.text(line, 1_000)}" for line in dict.fromkeys(said))
 
 
-def _licence(base: BaseFacts) -> str:
+def _licence(base: BaseFacts, *, is_tuned: bool) -> str:
     stated = licences.is_stated(base.licence)
-    name = markdown.text(base.licence or "") if stated else "not stated"
+    name = markdown.text(base.licence or "")
     link = f", {markdown.text(base.licence_url)}" if base.licence_url else ""
     texts = ", ".join(code(name) for name in sorted(base.licence_texts))
-    lines = [f"The base model: {name}{link}. {licences.consequences(base.licence)}"]
+    follows = licences.consequences(base.licence)
+    lines = [f"The base model: {name}{link}. {follows}" if stated else follows]
     if texts:
         lines.append(f"The texts that came with it lie beside this file: {texts}.")
     elif stated:
         lines.append("No text of it came with the base model, so none lies beside this file.")
-    lines.append("Luthier claims no rights of its own in the weights. The licence of the rows is not stated.")
+    rows = " The licence of the rows is not stated." if is_tuned else ""
+    lines.append(f"Luthier claims no rights of its own in the weights.{rows}")
     return "## Licence\n\n" + "\n\n".join(lines)

@@ -14,7 +14,8 @@ from luthier.core.run import TrainResult
 class BaseFacts(Frozen):
     """The base model. name: a short name, the hub's, or the last part of a path. hub: `org/name`, where it has one.
 
-    sha256: over its weight files. licence_text: of the files that came with it, by their names.
+    sha256: over its weight files. licence_texts: of the files that came with it, by their names. note: what a user of
+    it must know.
     """
 
     name: str
@@ -26,6 +27,7 @@ class BaseFacts(Frozen):
     architecture: str | None = None
     num_parameters: int | None = None
     context_length_tokens: int | None = None
+    note: str = ""
     licence_texts: dict[str, str] = Field(default_factory=dict)
 
 
@@ -70,8 +72,8 @@ class BundleFacts(Frozen):
     """What is known of an export when its bundle is made.
 
     title: what the card is called. made_at: UTC, ISO 8601. run: None for a base model that no run has changed.
-    safety: what a safety evaluation has found, a sentence each; empty
-    where there was none. command: the one that exports this again.
+    safety: what a safety evaluation has found, a sentence each; empty where there was none. command: the one that
+    exports this again.
     """
 
     title: str

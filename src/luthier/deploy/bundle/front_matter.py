@@ -48,6 +48,14 @@ def tuned_system(evaluation: Evaluation) -> SystemResult | None:
     return next((system for system in evaluation.systems if system.name == "tuned"), None)
 
 
+def metric_title(name: str) -> str:
+    """What a metric is called: `rouge_l` is ROUGE-L, `exact_match` is exact match."""
+    head, _, tail = name.partition("_")
+    if head in ("rouge", "bleu"):
+        return f"{head.upper()}-{tail.upper()}" if tail else head.upper()
+    return name.replace("_", " ")
+
+
 def _relation(export: Export) -> str:
     if export.format == "adapter":
         return "adapter"
@@ -74,5 +82,5 @@ def _result(evaluation: Evaluation, system: SystemResult) -> dict[str, Any]:
 def _metric(kind: str, metric: Metric) -> dict[str, Any]:
     decimals = figures.decimals_for(metric.low, metric.high)
     low, high = (f"{end:.{decimals}f}" for end in (metric.low, metric.high))
-    name = f"{kind.replace('_', ' ')} before export, 95% interval {low} to {high}"
+    name = f"{metric_title(kind)} before export, 95% interval {low} to {high}"
     return {"type": kind, "name": name, "value": metric.value}

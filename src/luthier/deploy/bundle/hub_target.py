@@ -16,6 +16,7 @@ from typing import Any, Final
 import httpx2
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.ports import Progress
@@ -55,7 +56,7 @@ def push_to_hub(cargo: Cargo, url: str, progress: Progress, *, is_public: bool =
     missing = [file for file in cargo.files if file.path not in there or not _is_same(cargo, file, there[file.path])]
     if missing:
         additions = [CommitOperationAdd(file.path, str(cargo.folder / file.path)) for file in missing]
-        with _explained(repo):
+        with _explained(repo), _quiet():
             _send(api, additions, repo, revision, progress)
             said = f"Bundle {cargo.manifest.digest}"
             api.create_commit(repo, additions, commit_message=said, revision=revision, parent_commit=before.sha)
@@ -103,7 +104,7 @@ def _is_same(cargo: Cargo, file: BundleFile, sibling: Any) -> bool:
     """Whether the hub's own digest of a file is that of ours: SHA-256 of large ones, git's object id of small ones."""
     if sibling.lfs is not None:
         return bool(sibling.lfs.sha256 == file.sha256)
-    return sibling.size == file.num_bytes and sibling.blob_id == _git_id(cargo.folder / file.path)
+    return bool(sibling.size == file.num_bytes and sibling.blob_id == _git_id(cargo.folder / file.path))
 
 
 def _git_id(path: Path) -> str:
@@ -115,28 +116,47 @@ def _git_id(path: Path) -> str:
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """The client shows bars of its own otherwise, beside ours."""
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextmanager
 def _explained(repo: str) -> Iterator[None]:
     """Say what the hub did in Luthier's words; a token never stands in them."""
     try:
         yield
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        reason = (error.server_message or "no reason given").splitlines()[0]
-        do = {
-            401: "set HF_TOKEN to a token that may write",
-            403: "set HF_TOKEN to a token that may write to this organisation",
-            404: "check the name of the organisation, and that HF_TOKEN may see it",
-            412: "somebody has committed meanwhile: look at the repository, then push again",
-        }.get(status or 0, "push again: what has arrived is not sent twice")
+    except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError) as error:
+        # What goes wrong while a file is sent comes wrapped.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+        if isinstance(cause, HfHubHTTPError):
+            raise _refused(repo, cause) from error
+        reason = (str(cause).splitlines() or [""])[0]
         raise WorkError(
-            f"{endpoint()} refused {repo} with status {status}: {reason}",
-            expected="a repository that may be written",
-            do=do,
-        ) from error
-    except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise WorkError(
-            f"{repo} could not be pushed to {endpoint()}: {type(error).__name__}: {reason}",
+            f"{repo} could not be pushed to {endpoint()}: {type(cause).__name__}: {reason}",
             expected="an answer from the hub",
             do="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE, proxies), then push again: what arrived is kept",
         ) from error
+
+
+def _refused(repo: str, error: HfHubHTTPError) -> WorkError:
+    status = error.response.status_code if error.response is not None else 0
+    reason = (error.server_message or "no reason given").splitlines()[0]
+    do = {
+        401: "set HF_TOKEN to a token that may write",
+        403: "set HF_TOKEN to a token that may write to this organisation",
+        404: "check the name of the organisation, and that HF_TOKEN may see it",
+        412: "somebody has committed meanwhile: look at the repository, then push again",
+    }
+    return WorkError(
+        f"{endpoint()} refused {repo} with status {status}: {reason}",
+        expected="a repository that may be written",
+        do=do.get(status, "push again: what has arrived is not sent twice"),
+    )

@@ -35,6 +35,7 @@ _OTHER_SPELLINGS: Final = {
     "gemma terms of use": "gemma",
     "apache 2.0": "apache-2.0",
     "apache license 2.0": "apache-2.0",
+    "apache 2.0 license": "apache-2.0",
 }
 NOT_KNOWN: Final = (
     "The licence of the base model is not stated, so whether this model may be used or passed on is not known: ask its "

@@ -21,6 +21,8 @@ CARD: Final = "README.md"
 PLAN, EVALUATION, PARITY = "plan.json", "evaluation.json", "parity.json"
 SBOM, LINEAGE = "sbom.cdx.json", "lineage.intoto.json"
 MANIFEST, SIGNATURE = "bundle.json", "bundle.dsse.json"
+DOCUMENTS: Final = (CARD, PLAN, EVALUATION, PARITY, SBOM, LINEAGE, MANIFEST, SIGNATURE)
+"""What a bundle adds to an export, besides the licence texts of the base."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 

@@ -64,7 +64,7 @@ def _model(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, 
 def _model_card(export: Export, facts: BundleFacts) -> dict[str, Any]:
     parameters: dict[str, Any] = {"task": "text generation", "inputs": [{"format": "text"}]}
     parameters["outputs"] = [{"format": "text"}]
-    properties = {"luthier:format": export.format, "luthier:precision": export.precision}
+    properties: dict[str, str] = {"luthier:format": export.format, "luthier:precision": export.precision}
     if facts.base.architecture is not None:
         parameters |= {"architectureFamily": "transformer", "modelArchitecture": facts.base.architecture}
     limits = [*export.warnings]

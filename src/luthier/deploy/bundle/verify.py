@@ -30,6 +30,7 @@ from luthier.deploy.bundle.manifest import (
 from luthier.deploy.bundle.signature import SignatureError, check, read_public_key
 
 FaultKind = Literal["missing", "changed", "extra", "link", "manifest", "lineage", "base", "signature", "name"]
+ADAPTER: Final = "adapter_config.json"
 _MOST_MANIFEST_BYTES: Final = 64 << 20
 # What a hub and git put beside the files of a copy; no runtime reads them.
 _OF_THE_HUB: Final = (".gitattributes", ".git", ".cache/huggingface")
@@ -179,7 +180,7 @@ def _difference(path: Path, file: BundleFile) -> str | None:
         digest = sha256_file(path)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
-    return None if digest == file.sha256 else f"was changed: its digest is {digest} instead of {file.sha256}"
+    return None if digest == file.sha256 else f"has digest {digest} instead of {file.sha256}"
 
 
 def _small_file(path: Path) -> bytes | None:
@@ -204,7 +205,7 @@ def _documents(folder: Path, manifest: Manifest) -> tuple[list[Fault], dict[str,
         statement = json.loads(_small_file(folder / LINEAGE) or b"")
         dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
         base = next(one for one in dependencies if one["annotations"]["role"] == BASE_ROLE)
-        stated = {"name": base["name"], "sha256": base["digest"][WEIGHTS_DIGEST]}
+        stated = {"name": base["name"], "sha256": base["digest"][WEIGHTS_DIGEST], "uri": base.get("uri", "")}
         subjects = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
         kinds = (statement["_type"], statement["predicateType"])
     except (ValueError, KeyError, TypeError, StopIteration) as error:
@@ -232,6 +233,23 @@ def _other_bases(folder: Path, manifest: Manifest, stated: dict[str, Any]) -> It
             found[SBOM] = next(one["value"] for one in properties if one["name"] == f"luthier:{WEIGHTS_DIGEST}")
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         yield Fault(kind="base", path=SBOM, what=f"or {PLAN} cannot be understood ({type(error).__name__})")
+    if ADAPTER in manifest.by_path and (named := _base_of_adapter(folder / ADAPTER)) not in _names(stated):
+        yield Fault(kind="base", path=ADAPTER, what=f"is for the base {named!r}, lineage for {stated['name']!r}")
     for path, sha256 in found.items():
         if sha256 != stated["sha256"]:
             yield Fault(kind="base", path=path, what=f"names a base with digest {sha256}, lineage {stated['sha256']}")
+
+
+def _base_of_adapter(path: Path) -> Any:
+    """What PEFT loads beneath an adapter; None where the file does not say."""
+    try:
+        document = json.loads(_small_file(path) or b"")
+    except ValueError:
+        return None
+    return document.get("base_model_name_or_path") if isinstance(document, dict) else None
+
+
+def _names(stated: dict[str, Any]) -> set[str]:
+    """The names by which the base is known: its own, and that of its repository on the hub."""
+    repository = str(stated["name"]).removeprefix("hub:").partition("@")[0]
+    return {str(stated["name"]), repository, str(stated["uri"]).removeprefix("pkg:huggingface/").partition("@")[0]}

@@ -21,11 +21,13 @@ from luthier.core.digest import sha256_bytes
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.export import Export
+from luthier.core.ports import Progress
 from luthier.deploy.bundle.card import card_text
 from luthier.deploy.bundle.facts import BundleFacts
 from luthier.deploy.bundle.lineage import lineage
 from luthier.deploy.bundle.manifest import (
     CARD,
+    DOCUMENTS,
     EVALUATION,
     LINEAGE,
     MANIFEST,
@@ -35,6 +37,7 @@ from luthier.deploy.bundle.manifest import (
     SIGNATURE,
     make_manifest,
 )
+from luthier.deploy.bundle.paths import without_folders
 from luthier.deploy.bundle.sbom import sbom
 from luthier.deploy.bundle.signature import key_id, read_private_key, sign
 from luthier.deploy.bundle.verify import verify
@@ -46,29 +49,30 @@ _NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signing_key: Path | None = None) -> Export:
     """Add a bundle's documents to the files of an export, and make all of them read-only; returns the export anew.
 
-    folder: where the files lie now, before the rename; a README.md that is there is replaced. signing_key: a PEM file
-    with an Ed25519 private key. The export that comes back names every file and carries the bundle's digest. Folders
-    stay writable, so that a bundle can be moved and removed as any other folder. The same files, export and facts give
-    the same bytes.
+    folder: where the files lie now, before the rename; documents of these names that are there are replaced.
+    signing_key: a PEM file with an Ed25519 private key. The export that comes back names every file and carries the
+    bundle's digest. Folders stay writable, so that a bundle can be moved and removed as any other folder. The same
+    files, export and facts give the same bytes.
 
     Raises RequestError (the key cannot be used; nothing is written then) and WorkError (a file that no bundle can
     hold).
     """
     key = read_private_key(signing_key) if signing_key is not None else None
-    for name in (MANIFEST, SIGNATURE):
+    for name in DOCUMENTS:  # a README of the base, or those of an attempt before
         (folder / name).unlink(missing_ok=True)
     if facts.run is not None:
         _write(folder / PLAN, facts.run.plan.model_dump(mode="json"))
     if facts.evaluation is not None:
         _write(folder / EVALUATION, _without_rows(facts.evaluation).model_dump(mode="json"))
-    if export.parity is not None:
-        _write(folder / PARITY, export.parity.model_dump(mode="json"))
+    told = _without_folders(export)
+    if told.parity is not None:
+        _write(folder / PARITY, told.parity.model_dump(mode="json"))
     for name, text in facts.base.licence_texts.items():
         if not (folder / name).exists():
             _put(folder / name, text.encode())
-    _write(folder / SBOM, sbom(export, facts, make_manifest(folder)))
-    _put(folder / CARD, card_text(export, facts, make_manifest(folder)).encode())
-    _write(folder / LINEAGE, lineage(export, facts, make_manifest(folder)))
+    _write(folder / SBOM, sbom(told, facts, make_manifest(folder)))
+    _put(folder / CARD, card_text(told, facts, make_manifest(folder)).encode())
+    _write(folder / LINEAGE, lineage(told, facts, make_manifest(folder)))
     _close(folder)
     manifest = make_manifest(folder)
     content = manifest.as_bytes()
@@ -83,14 +87,14 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
     return export.model_copy(update={"files": files, "num_bytes": num_bytes, "bundle_sha256": manifest.digest})
 
 
-def add_signature(folder: Path, signing_key: Path) -> str:
+def add_signature(folder: Path, signing_key: Path, progress: Progress | None = None) -> str:
     """Sign the manifest of a bundle that is whole; returns `ed25519:` and the public key.
 
     Signing again with the same key changes nothing. Raises NotFoundError and RequestError (the key, or the bundle is
     not whole) and ConflictError (somebody else has signed).
     """
     key = read_private_key(signing_key)
-    report = verify(folder)
+    report = verify(folder, progress=progress)
     if not report.is_whole:
         raise RequestError(
             f"{folder} is no whole bundle: {report.faults[0].path} {report.faults[0].what}",
@@ -106,6 +110,14 @@ def add_signature(folder: Path, signing_key: Path) -> str:
         )
     _put(folder / SIGNATURE, sign((folder / MANIFEST).read_bytes(), key), closed=True)
     return signer
+
+
+def _without_folders(export: Export) -> Export:
+    """What exporter and proof have said, with names where paths of this machine stood."""
+    parity = export.parity
+    if parity is not None:
+        parity = parity.model_copy(update={"reasons": tuple(without_folders(parity.reasons))})
+    return export.model_copy(update={"warnings": tuple(without_folders(export.warnings)), "parity": parity})
 
 
 def _without_rows(evaluation: Evaluation) -> Evaluation:
