@@ -16,6 +16,7 @@ from luthier.core.ports import SilentProgress
 from luthier.deploy.parity import prove
 from luthier.deploy.source_side import ObservedSource, observe_source
 from luthier.testing.tiny import make_tiny_model
+
 from .conftest import MakeSource
 
 
@@ -157,3 +158,14 @@ def test_without_answers_there_is_nothing_to_judge(make_source: MakeSource, exam
     endless = Example(id="a:1", text="spruce and maple " * 2000)
     with pytest.raises(RequestError, match="0 with a prompt that fits into 512 tokens"):
         observe_source(make_source(), [endless], SilentProgress())
+
+
+def test_a_template_that_writes_the_date_is_run_on_the_same_day(
+    tiny_model: Path, tmp_path: Path, make_source: MakeSource, examples: list[Example]
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "dated"))
+    file = folder / "chat_template.jinja"
+    file.write_text("{{ strftime_now('%d %b %Y') }}\n" + file.read_text())
+    source = make_source(base_path=str(folder), adapter_path=None, adapter_sha256=None)
+    report = prove(source, folder, "merged", "float32", examples[:2], SilentProgress())
+    assert report.passed, report.reasons

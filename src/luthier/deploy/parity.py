@@ -20,7 +20,7 @@ import numpy as np
 
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example
-from luthier.core.errors import TemplateError
+from luthier.core.errors import RequestError, TemplateError
 from luthier.core.export import ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.core.ports import Progress
 from luthier.deploy.findings import Findings
@@ -57,26 +57,33 @@ def prove(
     """
     seen = observed if observed is not None else observe_source(source, examples, progress)
     runtime = open_export(format, export_folder, source)
-    bound = bound_nats(format, precision)
     try:
-        findings = Findings(num_prompts=len(seen.answers))
-        with progress.task(f"Proving it equal in {runtime.name}", len(seen.answers), "prompts") as task:
-            for number, answer in enumerate(seen.answers, start=1):
-                _compare(runtime, seen, answer, number, bound, findings)
-                task.advance()
-        ends_like_source, name, version = seen.end_id in runtime.end_ids, runtime.name, runtime.version
-        has_lost_template = not runtime.has_template and not seen.is_plain
+        return compare(seen, runtime, format, precision, progress)
     finally:
         runtime.close()
+
+
+def compare(
+    seen: ObservedSource, runtime: Runtime, format: ExportFormat, precision: ExportPrecision, progress: Progress
+) -> ParityReport:
+    """What an export does in an open runtime against what its source did; `prove` for a runtime that is at hand."""
+    bound, answers = bound_nats(format, precision), _within_context(seen, runtime)
+    findings = Findings(num_prompts=len(answers))
+    with progress.task(f"Proving it equal in {runtime.name}", len(answers), "prompts") as task:
+        for number, answer in enumerate(answers, start=1):
+            _compare(runtime, seen, answer, number, bound, findings)
+            task.advance()
     increase = increase_a_token(findings.export_nats, findings.source_nats, findings.num_tokens)
     everywhere = np.concatenate([rows.ravel() for rows in findings.differences] or [np.zeros(1, np.float32)])
+    ends_like_source = seen.end_id in runtime.end_ids
+    has_lost_template = not runtime.has_template and not seen.is_plain
     reasons = judge(seen, findings, bound, increase, ends_like_source, has_lost_template)
     return ParityReport(
         format=format,
         precision=precision,
-        runtime=name,
-        runtime_version=version,
-        num_prompts=len(seen.answers),
+        runtime=runtime.name,
+        runtime_version=runtime.version,
+        num_prompts=len(answers),
         num_prompts_same_tokens=findings.num_same_tokens,
         num_texts_equal=findings.num_texts_equal,
         max_difference_nats=float(everywhere.max()),
@@ -88,6 +95,18 @@ def prove(
         passed=not reasons,
         reasons=reasons,
     )
+
+
+def _within_context(seen: ObservedSource, runtime: Runtime) -> list[SourceAnswer]:
+    room = runtime.context_tokens
+    fitting = [a for a in seen.answers if room is None or len(a.ids) + NUM_NEW_TOKENS <= room]
+    if not any(answer.reference_ids for answer in fitting):
+        raise RequestError(
+            f"{len(seen.answers)} prompts, none of them with an answer within the {room} tokens of the export",
+            expected="held-out examples that the export has room for",
+            do="prove the export on shorter held-out rows",
+        )
+    return fitting
 
 
 def _compare(

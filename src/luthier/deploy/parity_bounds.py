@@ -6,24 +6,27 @@ from typing import Final
 
 from luthier.core.export import ExportFormat, ExportPrecision
 
-_SAME_ARITHMETIC = "the same weights in the same float32 arithmetic: only the order of sums differs"
-_OTHER_KERNELS = "the same float32 weights in other kernels: sums in another order, other approximations of exp"
-_ROUNDED_BF16 = "merged weights are rounded to 8 bits of mantissa once"
-_ROUNDED_FP16 = "merged weights are rounded to 11 bits of mantissa once"
-_GGUF_FP16 = "llama.cpp rounds what is multiplied with float16 weights to float16 as well"
-_GGUF_BF16 = "llama.cpp rounds what is multiplied with bfloat16 weights to bfloat16 as well"
+_SAME_ARITHMETIC: Final = "the same weights in the same float32 arithmetic: only the order of sums differs"
+_OTHER_KERNELS: Final = "the same float32 weights in other kernels: sums in another order, other approximations of exp"
+_ROUNDED_ADAPTER: Final = "the two small matrices of each update are rounded to 8 bits of mantissa, the base is not"
+_ROUNDED_BF16: Final = "merged weights are rounded to 8 bits of mantissa once"
+_ROUNDED_FP16: Final = "merged weights are rounded to 11 bits of mantissa once"
+_GGUF_FP16: Final = "weights are rounded to 11 bits of mantissa, and so is in llama.cpp what they are multiplied with"
+_GGUF_BF16: Final = "weights are rounded to 8 bits of mantissa, and so is in llama.cpp what they are multiplied with"
 
+# About four times what SmolLM2-135M shows with an adapter of rank 16 (docs/exports.md has the figures): a wrong scale,
+# a module that was forgotten or another rotary base move likelihoods by whole nats.
 BOUNDS: Final[dict[tuple[ExportFormat, ExportPrecision], tuple[float, str]]] = {
     ("adapter", "float32"): (1e-3, _SAME_ARITHMETIC),
-    ("adapter", "bfloat16"): (1e-3, _SAME_ARITHMETIC),
-    ("merged", "float32"): (1e-2, _SAME_ARITHMETIC),
+    ("adapter", "bfloat16"): (0.1, _ROUNDED_ADAPTER),
+    ("merged", "float32"): (1e-3, _SAME_ARITHMETIC),
     ("merged", "float16"): (0.1, _ROUNDED_FP16),
     ("merged", "bfloat16"): (0.5, _ROUNDED_BF16),
-    ("gguf", "float32"): (1e-2, _OTHER_KERNELS),
-    ("gguf", "float16"): (0.1, _GGUF_FP16),
-    ("gguf", "bfloat16"): (0.5, _GGUF_BF16),
-    ("onnx", "float32"): (1e-2, _OTHER_KERNELS),
-    ("executorch", "float32"): (1e-2, _OTHER_KERNELS),
+    ("gguf", "float32"): (5e-3, _OTHER_KERNELS),
+    ("gguf", "float16"): (0.2, _GGUF_FP16),
+    ("gguf", "bfloat16"): (0.8, _GGUF_BF16),
+    ("onnx", "float32"): (5e-3, _OTHER_KERNELS),
+    ("executorch", "float32"): (5e-3, _OTHER_KERNELS),
 }
 """The most that a log-probability may differ, in nats, and why. What is missing is judged by its loss of quality."""
 

@@ -87,7 +87,9 @@ def observe_source(source: ExportSource, examples: Sequence[Example], progress: 
     """Run the source on the prompts of held-out examples; those longer than its context are left out.
 
     An example's prompt is the conversation before its last answer, and that answer the reference; of plain text the
-    first and the second half. Memory: the source's weights in float32, and `MAX_POSITIONS` x vocabulary x 8 bytes.
+    first and the second half. A template that writes the date writes today's, as every runtime does.
+
+    Memory: the source's weights in float32, and `MAX_POSITIONS` x vocabulary x 8 bytes.
 
     Raises:
         RequestError: no example fits, or none has a reference. DivergedError: the source's likelihoods are not finite.
@@ -144,17 +146,18 @@ def reference_nll(rows: LogProbabilities, start: int, num_prompt: int, reference
 
 def _prompt(example: Example, template: ChatTemplate) -> tuple[Conversation | None, str, list[int], list[int]]:
     """Prompt as conversation and as text, its tokens, and those of the reference, its end token included."""
-    if example.conversation is None:
+    conversation = None if example.conversation is None else _with_full_tools(example.conversation)
+    if conversation is None:
         ids, _ = template.encode(example.text or "")
         half = (len(ids) + 1) // 2
         return None, example.text or "", ids[:half], ids[half:]
-    last = example.conversation.last_answer
+    last = conversation.last_answer
     if last is None:
-        text = template.render(example.conversation, add_generation_prompt=True)
-        return example.conversation, text, template.encode(text)[0], []
-    asked = example.conversation.up_to(last)
-    text = template.render(asked, add_generation_prompt=True)
-    whole = template.render(example.conversation.up_to(last + 1))
+        text = template.render(conversation, add_generation_prompt=True, writes_today=True)
+        return conversation, text, template.encode(text)[0], []
+    asked = conversation.up_to(last)
+    text = template.render(asked, add_generation_prompt=True, writes_today=True)
+    whole = template.render(conversation.up_to(last + 1), writes_today=True)
     # Templates that alter earlier turns (thinking is one) do not go on from their own prompt.
     rest = whole[len(text) :] if whole.startswith(text) else (example.reference or "") + template.end_of_turn
     reference = template.tokenizer.backend_tokenizer.encode(rest, add_special_tokens=False).ids
@@ -162,6 +165,20 @@ def _prompt(example: Example, template: ChatTemplate) -> tuple[Conversation | No
     if end in reference:
         reference = reference[: reference.index(end) + 1]
     return asked, text, template.encode(text)[0], reference
+
+
+def _with_full_tools(conversation: Conversation) -> Conversation:
+    """The conversation with every tool written out: what is left out, runtimes fill in, each in its own way."""
+    tools = []
+    for tool in conversation.tools:
+        function = tool.get("function") or {}
+        full = {
+            "name": function.get("name", ""),
+            "description": function.get("description") or "",
+            "parameters": function.get("parameters") or {"type": "object", "properties": {}},
+        }
+        tools.append({"type": "function", "function": full})
+    return conversation.model_copy(update={"tools": tuple(tools)})
 
 
 def _answer(

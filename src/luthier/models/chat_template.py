@@ -83,10 +83,13 @@ class ChatTemplate:
         chosen: Literal["chat", "plain"] = "plain" if kind == "plain" or not tokenizer.chat_template else "chat"
         return cls(tokenizer, chosen, stop_ids=_generation_stop_ids(Path(path)))
 
-    def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str:
+    def render(
+        self, conversation: Conversation, *, add_generation_prompt: bool = False, writes_today: bool = False
+    ) -> str:
         """The conversation as the model's text; with `add_generation_prompt`, up to where the next answer starts.
 
-        The same on every day: templates that write the date get a fixed one. Weights leave no trace.
+        The same on every day: templates that write the date get a fixed one, but for `writes_today`, which is what
+        other runtimes do. Weights leave no trace.
 
         Raises:
             TemplateError: the template fails on it, or the plain layout cannot express it.
@@ -95,7 +98,7 @@ class ChatTemplate:
             return self._render_plain(conversation)
         messages = [self._as_dict(index, message) for index, message in enumerate(conversation.messages)]
         try:
-            return self._render_chat(messages, conversation.tools, add_generation_prompt)
+            return self._render_chat(messages, conversation.tools, add_generation_prompt, writes_today)
         except _RENDER_ERRORS as error:
             raise self._render_error(messages, conversation.tools, error) from error
 
@@ -129,15 +132,20 @@ class ChatTemplate:
         return "".join(pieces)
 
     def _render_chat(
-        self, messages: list[dict[str, Any]], tools: tuple[dict[str, Any], ...], add_generation_prompt: bool
+        self,
+        messages: list[dict[str, Any]],
+        tools: tuple[dict[str, Any], ...],
+        add_generation_prompt: bool,
+        writes_today: bool = False,
     ) -> str:
         schemas = list(tools) or None
         template = self.tokenizer.get_chat_template(tools=schemas)
-        fixed = _DAY_CALL.sub(lambda call: json.dumps(_FIXED_DAY.strftime(call["format"])), template)
+        if not writes_today:
+            template = _DAY_CALL.sub(lambda call: json.dumps(_FIXED_DAY.strftime(call["format"])), template)
         rendered = self.tokenizer.apply_chat_template(
             messages,
             tools=schemas,
-            chat_template=fixed,
+            chat_template=template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )

@@ -47,11 +47,13 @@ def staged_folder(final: Path, *, needed_bytes: int, what: str) -> Iterator[Path
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except BaseException as error:
+        is_full = isinstance(error, Exception) and not isinstance(error, LuthierError) and _is_full(error)
+        told = _full(final.parent, needed_bytes, what) if is_full else None
         for folder in reversed(made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
-        if isinstance(error, Exception) and not isinstance(error, LuthierError) and _is_full(error):
-            raise _full(final.parent, needed_bytes, what) from error
+        if told is not None:
+            raise told from error
         raise
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.core.dataset import Example
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ParityError, RequestError
 from luthier.core.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
@@ -39,6 +41,7 @@ def export(
     where the export does not compute what its source does; WorkError where a converter fails.
     """
     from luthier.deploy.exporters import registry
+    from luthier.deploy.parity_judgement import parity_warnings
 
     start = time.perf_counter()
     source = find_source(context, name)
@@ -61,7 +64,7 @@ def export(
             files={path: sha256_file(file) for path, file in files.items()},
             parity=report,
             seconds=time.perf_counter() - start,
-            warnings=(*notes, *warnings),
+            warnings=(*parity_warnings(report), *notes, *warnings),
         )
         return _bundled(context, folder, made)
 
@@ -72,11 +75,11 @@ def _prove(
     folder: Path,
     to: ExportFormat,
     precision: ExportPrecision,
-    examples: tuple[object, ...],
+    examples: Sequence[Example],
 ) -> ParityReport:
     from luthier.deploy.parity import prove
 
-    report: ParityReport = prove(source, folder, to, precision, examples, context.progress)
+    report = prove(source, folder, to, precision, examples, context.progress)
     if report.passed:
         return report
     reasons = "\n    ".join(report.reasons)

@@ -28,21 +28,22 @@ _PROBE: Final = Conversation(messages=(Message(role="user", content="Which wood?
 class Turns:
     """How an export writes and ends turns. stop_ids: the tokens that end an answer, the template's own first.
 
-    stops: their texts. settings: the generation config.
+    stops: their texts. beginning: the text of the token that every prompt begins with, or empty. settings: the
+    generation config.
     """
 
     template: ChatTemplate
     stop_ids: tuple[int, ...]
     stops: tuple[str, ...]
+    beginning: str
     settings: dict[str, Any]
 
 
 def write_companions(source: ExportSource, target: Path) -> Turns:
     """Put the tokenizer of the source's base into `target`, with the template and the stop tokens that it was run with.
 
-    The plain layout, for which a base model has no template of its own, is written as one; where the tokenizer begins
-    every text with a token that the template leaves out, the template gets it: so that other runtimes, which know of
-    neither, see the tokens that were trained on.
+    The plain layout, for which a base model has no template of its own, is written as one: so that other runtimes,
+    which do not know it, see the tokens that were trained on.
 
     Raises what `ChatTemplate.load` raises.
     """
@@ -51,7 +52,10 @@ def write_companions(source: ExportSource, target: Path) -> Turns:
     for name in _FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
-    (target / "chat_template.jinja").write_text(_template_text(template), encoding="utf-8")
+    beginning = _beginning(template)
+    # A chat template that leaves the beginning out does so on purpose (`ChatTemplate.encode`).
+    text = template.tokenizer.get_chat_template() if template.kind == "chat" else _plain_layout(template, beginning)
+    (target / "chat_template.jinja").write_text(text, encoding="utf-8")
     config_file = target / "tokenizer_config.json"
     config = _read(config_file)
     if config.pop("chat_template", None) is not None:  # the file above is the one that counts
@@ -59,23 +63,19 @@ def write_companions(source: ExportSource, target: Path) -> Turns:
     settings = _generation_config(base, template)
     _write(target / "generation_config.json", settings)
     stops = tuple(template.tokenizer.convert_ids_to_tokens(list(template.end_of_turn_ids)))
-    return Turns(template, template.end_of_turn_ids, stops, settings)
+    return Turns(template, template.end_of_turn_ids, stops, beginning, settings)
 
 
-def _template_text(template: ChatTemplate) -> str:
-    """The template as jinja text that stands alone: it writes all that `template.render` and `template.encode` do."""
-    text = template.tokenizer.get_chat_template() if template.kind == "chat" else _plain_layout(template)
-    ids, offsets = template.encode("a")
-    if offsets[0] != (0, 0):
-        return text
-    beginning = template.tokenizer.convert_ids_to_tokens(ids[0])
-    is_written = template.kind == "chat" and template.render(_PROBE).startswith(beginning)
-    return text if is_written else "{{- " + json.dumps(beginning, ensure_ascii=False) + " -}}" + text
+def _beginning(template: ChatTemplate) -> str:
+    """The text of the token that every prompt begins with; empty where there is none."""
+    ids, _ = template.encode(template.render(_PROBE, add_generation_prompt=True))
+    bos = template.tokenizer.bos_token_id
+    return str(template.tokenizer.bos_token) if bos is not None and ids[:1] == [bos] else ""
 
 
-def _plain_layout(template: ChatTemplate) -> str:
+def _plain_layout(template: ChatTemplate, beginning: str) -> str:
     end = json.dumps(template.end_of_turn, ensure_ascii=False)
-    return (
+    return ("{{- " + json.dumps(beginning, ensure_ascii=False) + " -}}" if beginning else "") + (
         "{%- for message in messages -%}"
         "{{- message.content -}}"
         "{%- if message.role == 'assistant' -%}{{- " + end + " -}}{%- else -%}{{- '\\n' -}}{%- endif -%}"

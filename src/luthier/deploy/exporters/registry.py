@@ -56,7 +56,7 @@ FORMATS: Mapping[ExportFormat, Format] = {
         {**_SIXTEEN_BITS, **_GGUF},
         "float16",
         scratch_bytes=6.0,
-        modules=("xllamacpp",),
+        modules=("xllamacpp", "llama_cpp_py_sync"),
         extra="gguf",
     ),
     "onnx": Format(

@@ -19,12 +19,14 @@ class Runtime(Protocol):
     """One export, loaded. Tokens come from the export's own tokenizer and template, never from the source's.
 
     has_template: whether it brings a chat template. end_ids: the tokens at which this runtime ends an answer by itself.
+    context_tokens: the most that it has room for where that is less than the model's own; None where it is not.
     """
 
     name: RuntimeName
     version: str
     has_template: bool
     end_ids: frozenset[int]
+    context_tokens: int | None
 
     def prompt_tokens(self, conversation: Conversation) -> list[int]:
         """The conversation up to where the next answer begins. Raises TemplateError where its template fails on it."""

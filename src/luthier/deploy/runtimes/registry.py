@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luthier.core.errors import RequestError
 from luthier.core.export import ExportFormat, ExportSource
 from luthier.deploy.runtimes.protocol import Runtime
 
@@ -24,4 +23,14 @@ def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Run
         from luthier.deploy.runtimes.transformers_runtime import TransformersRuntime
 
         return TransformersRuntime(folder, source.base_path, source.quantisation)
-    raise RequestError(f"format {format!r}", expected="a format that has a runtime here", do="choose another format")
+    if format == "gguf":
+        from luthier.deploy.runtimes.llama_cpp_runtime import LlamaCppRuntime
+
+        return LlamaCppRuntime(folder)
+    if format == "onnx":
+        from luthier.deploy.runtimes.onnx_runtime import OnnxRuntime
+
+        return OnnxRuntime(folder)
+    from luthier.deploy.runtimes.executorch_runtime import ExecutorchRuntime
+
+    return ExecutorchRuntime(folder)

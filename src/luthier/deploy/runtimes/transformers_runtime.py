@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
+from transformers import PreTrainedTokenizerFast
 
 from luthier.core.conversation import Conversation
 from luthier.core.errors import RequestError, TemplateError
@@ -28,6 +29,7 @@ class TransformersRuntime:
     """
 
     name: RuntimeName = "transformers"
+    context_tokens = None
 
     def __init__(self, folder: Path, base_path: str | None = None, quantisation: Quantisation | None = None) -> None:
         self.version = version("transformers")
@@ -42,17 +44,7 @@ class TransformersRuntime:
 
     def prompt_tokens(self, conversation: Conversation) -> list[int]:
         """As `Runtime.prompt_tokens`: what `apply_chat_template` makes of it."""
-        messages = message_documents(conversation, parsed_arguments=True)
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tools=list(conversation.tools) or None, tokenize=False, add_generation_prompt=True
-            )
-        except _RENDER_ERRORS as error:
-            raise TemplateError(
-                f"the export's chat template fails: {str(error) or type(error).__name__}",
-                expected="a template that writes every conversation that the source's writes",
-                do="export again with the template of the source",
-            ) from error
+        text = rendered(self._tokenizer, conversation)
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -78,6 +70,25 @@ class TransformersRuntime:
         if self._model is None:
             raise RequestError("a closed runtime", expected="an open one", do="open it again")
         return self._model
+
+
+def rendered(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> str:
+    """The conversation up to where the next answer begins, as transformers writes it.
+
+    Raises TemplateError where the template fails on it.
+    """
+    messages = message_documents(conversation, parsed_arguments=True)
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tools=list(conversation.tools) or None, tokenize=False, add_generation_prompt=True
+        )
+    except _RENDER_ERRORS as error:
+        raise TemplateError(
+            f"the export's chat template fails: {str(error) or type(error).__name__}",
+            expected="a template that writes every conversation that the source's writes",
+            do="export again with the template of the source",
+        ) from error
+    return str(text)
 
 
 def _end_ids(folder: Path) -> frozenset[int]:

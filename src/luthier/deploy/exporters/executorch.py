@@ -1,0 +1,52 @@
+"""ExecuTorch, for phones and boards: one program with the weights in it, run by XNNPACK on their processors."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from luthier.core.errors import RequestError
+from luthier.core.export import ExportPrecision, ExportSource
+from luthier.core.ports import Progress
+from luthier.deploy.exporters.child import run_child
+from luthier.deploy.exporters.companions import write_companions
+from luthier.deploy.exporters.merged import write_model
+from luthier.models.weights import read_json
+
+FILE: Final = "model.pte"
+# Keys and values of a whole context are set aside when the program starts, and phones have little memory.
+MAX_CONTEXT_TOKENS: Final = 2048
+
+
+def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
+    """Write `model.pte` in float32, with tokenizer and template beside it.
+
+    The model is merged in float32, traced by torch.export and lowered to XNNPACK in a child process: minutes for a
+    model of 135 million weights, and about six times its size in memory. Returns that its context is cut to
+    `MAX_CONTEXT_TOKENS` where the model's is longer.
+
+    Raises RequestError for a missing package and for a model that cannot be traced, WorkError where lowering fails,
+    OSError where the disk is full.
+    """
+    del tools, precision
+    if importlib.util.find_spec("executorch") is None:
+        raise RequestError(
+            "--to executorch needs the package executorch, which is not installed",
+            expected="ExecuTorch beside Luthier",
+            do="pip install luthier[executorch]",
+        )
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".executorch-") as scratch:
+        folder = Path(scratch) / "model"
+        folder.mkdir()
+        turns = write_model(source, folder, "float32", progress)
+        context = int(read_json(folder / "config.json")["max_position_embeddings"])
+        room = min(context, MAX_CONTEXT_TOKENS)
+        arguments = [str(folder), str(target / FILE), json.dumps(turns.stop_ids), str(room)]
+        run_child("luthier.deploy.exporters.executorch_worker", arguments, "Lowering to ExecuTorch", progress)
+    write_companions(source, target)
+    if room == context:
+        return []
+    return [f"{FILE} has room for {room:,} tokens of context; the model itself for {context:,}"]

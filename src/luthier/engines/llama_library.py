@@ -1,0 +1,149 @@
+"""llama.cpp through its C interface, as llama-cpp-py-sync brings it: the logits of any token, in this process.
+
+llama.cpp's server tells likelihoods only of what it writes itself. The weights are mapped from their file, so that a
+second model in memory costs little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.core.errors import RequestError, WorkError
+
+# Tokens that go through the model together; their logits are held at once.
+_PART_TOKENS: Final = 256
+
+
+class LlamaLibrary:
+    """A GGUF model, with a GGUF adapter over it where one is given. One text at a time.
+
+    is_wide: keys and values are kept in float32, not in float16 as llama.cpp does by itself, which moves likelihoods
+    by a few hundredths. vocabulary: how many tokens it knows. context_tokens: the most that it was trained for.
+    end_ids: tokens that end an answer.
+
+    Raises RequestError where llama-cpp-py-sync is missing, WorkError where llama.cpp does not load a file.
+    """
+
+    def __init__(self, model: Path, adapter: Path | None = None, *, num_threads: int, is_wide: bool = False) -> None:
+        self._lib, self._ffi = lib, ffi = _binding()
+        lib.llama_log_set(_silence(ffi), ffi.NULL)
+        lib.llama_backend_init()
+        self._num_threads, self._room_tokens, self._is_wide = num_threads, 0, is_wide
+        self._context, self._adapter = ffi.NULL, ffi.NULL
+        self._model = lib.llama_model_load_from_file(str(model).encode(), lib.llama_model_default_params())
+        if self._model == ffi.NULL:
+            raise WorkError(
+                f"llama.cpp cannot load {model}",
+                expected="a GGUF model that this build knows, and enough memory",
+                do="check that the file is whole, or export it again",
+            )
+        words = lib.llama_model_get_vocab(self._model)
+        self.vocabulary = int(lib.llama_vocab_n_tokens(words))
+        self.context_tokens = int(lib.llama_model_n_ctx_train(self._model))
+        self.end_ids = frozenset(id for id in range(self.vocabulary) if lib.llama_vocab_is_eog(words, id))
+        if adapter is not None:
+            self._adapter = lib.llama_adapter_lora_init(self._model, str(adapter).encode())
+            if self._adapter == ffi.NULL:
+                self.close()
+                raise WorkError(
+                    f"llama.cpp cannot put {adapter} over {model}",
+                    expected="a LoRA adapter as GGUF that was made for this base",
+                    do="export the adapter again",
+                )
+
+    def make_room(self, num_tokens: int) -> None:
+        """Hold keys and values of so many tokens from now on; what was read before is forgotten where that is more."""
+        if num_tokens <= self._room_tokens:
+            return
+        lib, ffi = self._lib, self._ffi
+        if self._context != ffi.NULL:
+            lib.llama_free(self._context)
+        params = lib.llama_context_default_params()
+        params.n_ctx = self._room_tokens = max(num_tokens, _PART_TOKENS)
+        params.n_batch = params.n_ubatch = _PART_TOKENS
+        params.n_threads = params.n_threads_batch = self._num_threads
+        if self._is_wide:
+            params.type_k = params.type_v = lib.GGML_TYPE_F32
+            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self._context = lib.llama_init_from_model(self._model, params)
+        if self._context == ffi.NULL:
+            self._room_tokens = 0
+            raise WorkError(
+                f"llama.cpp cannot open a context of {num_tokens:,} tokens", expected="memory for it", do="free some"
+            )
+        if self._adapter != ffi.NULL:
+            one, scale = ffi.new("struct llama_adapter_lora *[]", [self._adapter]), ffi.new("float[]", [1.0])
+            lib.llama_set_adapters_lora(self._context, one, 1, scale)
+
+    def logits(
+        self, ids: Sequence[int], wanted: Sequence[bool], *, past: int = 0
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Read tokens, and yield place and logits [vocabulary] of those that are wanted.
+
+        past: how many tokens were read before them, which they go on from; 0 begins anew. What is yielded is
+        overwritten by the next call of anything here.
+
+        Raises WorkError where llama.cpp fails.
+        """
+        self.make_room(past + len(ids))
+        if past == 0:
+            self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
+        for first in range(0, len(ids), _PART_TOKENS):
+            part = range(first, min(first + _PART_TOKENS, len(ids)))
+            self._read(ids, wanted, part, past)
+            for number, place in enumerate(part):
+                if wanted[place]:
+                    row = self._lib.llama_get_logits_ith(self._context, number)
+                    yield place, np.frombuffer(self._ffi.buffer(row, self.vocabulary * 4), dtype=np.float32)
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        if self._context != self._ffi.NULL:
+            self._lib.llama_free(self._context)
+        if self._model != self._ffi.NULL:  # its adapters go with it
+            self._lib.llama_model_free(self._model)
+        self._context = self._model = self._adapter = self._ffi.NULL
+
+    def _read(self, ids: Sequence[int], wanted: Sequence[bool], part: range, past: int) -> None:
+        batch = self._lib.llama_batch_init(len(part), 0, 1)
+        try:
+            batch.n_tokens = len(part)
+            for number, place in enumerate(part):
+                batch.token[number], batch.pos[number] = ids[place], past + place
+                batch.n_seq_id[number], batch.seq_id[number][0] = 1, 0
+                batch.logits[number] = int(wanted[place])
+            if (status := self._lib.llama_decode(self._context, batch)) != 0:
+                raise WorkError(
+                    f"llama.cpp fails on {len(part)} tokens with status {status}",
+                    expected="logits",
+                    do="check how much memory is free",
+                )
+        finally:
+            self._lib.llama_batch_free(batch)
+
+
+def _binding() -> tuple[Any, Any]:
+    try:
+        from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+    except ImportError as error:
+        raise RequestError(
+            "likelihoods from llama.cpp without the package llama-cpp-py-sync",
+            expected="its library, which comes as a ready package",
+            do="pip install luthier[gguf]",
+        ) from error
+    return get_lib(), get_ffi()
+
+
+_silent: list[Any] = []
+
+
+def _silence(ffi: Any) -> Any:
+    """A log that drops everything; kept for ever, since the library keeps its address."""
+    if not _silent:
+        _silent.append(ffi.callback("void(enum ggml_log_level, const char *, void *)", lambda *_: None))
+    return _silent[0]
