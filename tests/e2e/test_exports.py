@@ -45,7 +45,7 @@ def run_id(model: LocalModel, luthier: Luthier, tmp_path_factory: pytest.TempPat
 
 def test_a_run_is_merged_and_proved(luthier: Luthier, run_id: str, tmp_path: Path) -> None:
     made = luthier("export", run_id, "--to", "merged", "-o", tmp_path / "merged")
-    assert (made["precision"], made["parity"]["passed"], made["parity"]["num_prompts"]) == ("bfloat16", True, 3)
+    assert (made["precision"], made["parity"]["passed"], made["parity"]["num_prompts"]) == ("float16", True, 3)
     assert luthier("verify", tmp_path / "merged")["is_whole"]
 
 

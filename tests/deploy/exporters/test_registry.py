@@ -11,9 +11,14 @@ from luthier.deploy.exporters.registry import FORMATS, choose_precision, needed_
 def test_each_format_has_a_precision_of_its_own(make_source):
     for name, known in FORMATS.items():
         assert choose_precision(name, None, make_source()) in known.weight_bytes
-    assert choose_precision("merged", None, make_source(precision="bfloat16")) == "bfloat16"
+    assert choose_precision("merged", None, make_source(precision="bfloat16", adapter_path=None)) == "bfloat16"
+    assert choose_precision("merged", None, make_source(precision="float32")) == "float32"
     assert choose_precision("gguf", None, make_source()) == "float16"
     assert choose_precision("gguf", "q4_k_m", make_source()) == "q4_k_m"
+
+
+def test_a_small_update_is_not_rounded_away_by_default(make_source):
+    assert choose_precision("merged", None, make_source(precision="bfloat16")) == "float16"
 
 
 def test_an_unknown_pair_is_refused_with_the_format_that_has_it(make_source):

@@ -30,7 +30,7 @@ class Write(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a format can be. default: None takes the precision that the source runs in.
+    """What a format can be. default: None takes one by the source, `_own_precision`.
 
     weight_bytes: of one weight in each precision, about, as it lies in the export. scratch_bytes: of one weight on the
     way there, beside the export. modules: that must be installed, which the extra `extra` brings.
@@ -91,7 +91,7 @@ def choose_precision(format: ExportFormat, asked: str | None, source: ExportSour
     """
     known = _known(format)
     if asked is None:
-        return known.default or source.precision
+        return known.default or _own_precision(format, source)
     if asked in known.weight_bytes:
         return cast("ExportPrecision", asked)
     others = [name for name, other in FORMATS.items() if asked in other.weight_bytes]
@@ -102,6 +102,17 @@ def choose_precision(format: ExportFormat, asked: str | None, source: ExportSour
         if others
         else "leave --quantise out to take the format's own",
     )
+
+
+def _own_precision(format: ExportFormat, source: ExportSource) -> ExportPrecision:
+    """The precision that the source runs in; of weights that an adapter is merged into, one that keeps the update.
+
+    The weights of a base in bfloat16 are numbers of bfloat16. An update smaller than half the distance to the next one
+    is rounded away again, and most of a short run's are (docs/exports.md); float16 has eight times as many numbers.
+    """
+    if format == "merged" and source.adapter_path is not None and source.precision == "bfloat16":
+        return "float16"
+    return source.precision
 
 
 def needed_bytes(format: ExportFormat, precision: ExportPrecision, num_parameters: int) -> int:
