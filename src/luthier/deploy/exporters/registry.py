@@ -69,10 +69,10 @@ FORMATS: Mapping[ExportFormat, Format] = {
     ),
     "executorch": Format(
         "luthier.deploy.exporters.executorch:write",
-        {"float32": 4.0, "int8": 1.2},
+        {"float32": 4.0},
         "float32",
         scratch_bytes=8.0,
-        modules=("executorch",),
+        modules=("executorch", "pytorch_tokenizers"),
         extra="executorch",
     ),
 }

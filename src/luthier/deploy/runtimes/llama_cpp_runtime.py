@@ -33,7 +33,7 @@ class LlamaCppRuntime:
     """
 
     name: RuntimeName = "llama.cpp"
-    context_tokens = None
+    context_tokens: int | None = None
 
     def __init__(self, path: Path, adapter: Path | None = None) -> None:
         file, num_threads = only_gguf(path, "model"), os.cpu_count() or 1

@@ -26,7 +26,7 @@ class OnnxRuntime:
     """
 
     name: RuntimeName = "onnxruntime-genai"
-    context_tokens = None
+    context_tokens: int | None = None
 
     def __init__(self, folder: Path) -> None:
         self._package = _package()

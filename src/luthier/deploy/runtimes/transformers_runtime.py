@@ -29,7 +29,7 @@ class TransformersRuntime:
     """
 
     name: RuntimeName = "transformers"
-    context_tokens = None
+    context_tokens: int | None = None
 
     def __init__(self, folder: Path, base_path: str | None = None, quantisation: Quantisation | None = None) -> None:
         self.version = version("transformers")
