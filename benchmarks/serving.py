@@ -26,6 +26,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 from machine import describe, luthier_command, run_json
 
 from luthier.core.tuned_model import TunedModel
@@ -88,13 +89,33 @@ def _measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             rounds = []
             for number in range(args.rounds):
                 order = SIDES[number % 3 :] + SIDES[: number % 3]
-                rounds.append({name: sides[name].window() for name in order})
+                rounds.append({name: _window(sides[name], name, server.process.pid) for name in order})
                 print(f"round {number + 1}: {json.dumps(rounds[-1])}", file=sys.stderr, flush=True)
             many = sides["gateway"].window(f"many {args.requests}") if args.requests else None
         finally:
             for side in sides.values():
                 side.close()
     return _summary(rounds, many)
+
+
+def _window(side: _Side, name: str, server_pid: int) -> dict[str, Any]:
+    """A window; of the gateway also what its processes used of the processor."""
+    if name != "gateway":
+        return side.window()
+    before = _cpu_seconds(server_pid)
+    found = side.window()
+    after = _cpu_seconds(server_pid)
+    return found | {"cpu_seconds": {part: round(after[part] - before.get(part, 0.0), 3) for part in after}}
+
+
+def _cpu_seconds(server_pid: int) -> dict[str, float]:
+    """Of the engine's process, and of all others of the server."""
+    used = {"engine": 0.0, "server": 0.0}
+    for process in [psutil.Process(server_pid), *psutil.Process(server_pid).children(recursive=True)]:
+        times = process.cpu_times()
+        part = "engine" if "luthier.service.serving_child" in process.cmdline() else "server"
+        used[part] += times.user + times.system
+    return used
 
 
 def _summary(rounds: list[dict[str, dict[str, Any]]], many: dict[str, Any] | None) -> dict[str, Any]:
@@ -104,6 +125,7 @@ def _summary(rounds: list[dict[str, dict[str, Any]]], many: dict[str, Any] | Non
     speeds = {side: median([one[side]["tokens_per_second"] for one in rounds]) for side in SIDES}
     to_bare = [one["gateway"]["tokens_per_second"] / one["bare"]["tokens_per_second"] for one in rounds]
     to_alone = [one["gateway"]["tokens_per_second"] / one["alone"]["tokens_per_second"] for one in rounds]
+    of_server = [one["gateway"]["cpu_seconds"]["server"] / one["gateway"]["cpu_seconds"]["engine"] for one in rounds]
     lost = sum(one["gateway"]["lost"] for one in rounds) + (0 if many is None else many["lost"])
     return {
         "tokens_per_second": speeds,
@@ -112,6 +134,7 @@ def _summary(rounds: list[dict[str, dict[str, Any]]], many: dict[str, Any] | Non
         "first_token_seconds_p50": {
             side: median([one[side]["first_token_seconds_p50"] for one in rounds]) for side in ("gateway", "bare")
         },
+        "server_cpu_to_engine_cpu": {"median": median(of_server)},
         "lost": lost,
         "many": many,
         "is_well": median(to_bare) >= 0.95 and median(to_alone) >= 3 and lost == 0,
@@ -150,7 +173,10 @@ class _Side:
 
     def __init__(self, script: str, *words: str) -> None:
         command = [sys.executable, _script(script), *words]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # In a session of its own, as the server's processes are: else Linux may share the processor out unevenly.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def window(self, what: str = "go") -> dict[str, Any]:
         assert self._process.stdin is not None

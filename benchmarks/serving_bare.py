@@ -138,7 +138,9 @@ def main() -> None:
     torch.set_num_threads(int(sys.argv[4]))
     side = (Bare if kind == "bare" else Alone)(model, adapters, *map(int, sys.argv[5:8]))
     for _ in sys.stdin:
-        print(json.dumps(side.window()), flush=True)
+        before = time.process_time()
+        found = side.window()
+        print(json.dumps(found | {"cpu_seconds": round(time.process_time() - before, 3)}), flush=True)
 
 
 if __name__ == "__main__":

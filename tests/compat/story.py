@@ -1,6 +1,7 @@
 """What a person does with OpenAI's client library, from the upload of a file to the deletion of the model.
 
-    python story.py BASE_URL < KEYS        KEYS: a JSON object: admin, reader (scope read), slow (1 request a minute)
+    python story.py BASE_URL < KEYS        KEYS: a JSON object: admin, reader (scope read), slow (1 request a minute),
+                                           crowd (of which at most 3 may ask a model at once)
 
 Runs under whichever version of the `openai` package comes first on PYTHONPATH; knows nothing of Luthier. Prints what it
 saw as one JSON object on its last line.
@@ -169,6 +170,86 @@ def chat(client: openai.OpenAI, model: str) -> str:
     return "".join(pieces)
 
 
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Cremona", "Mittenwald"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+ASK: Any = [{"role": "user", "content": "How is the weather?"}]
+
+
+def tool(client: openai.OpenAI) -> str:
+    """A call of a tool, at once and as a stream, and its result on the way back."""
+    wishes: Any = {
+        "model": MODEL, "messages": ASK, "tools": [WEATHER], "temperature": 0,
+        "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
+    }  # fmt: skip
+    whole = client.chat.completions.create(**wishes).choices[0].message
+    [call] = whole.tool_calls or []
+    assert whole.content is None
+    assert json.loads(call.function.arguments)["city"] in ("Cremona", "Mittenwald")
+    pieces = [
+        piece
+        for chunk in client.chat.completions.create(stream=True, **wishes)
+        for choice in chunk.choices
+        for piece in choice.delta.tool_calls or []
+    ]
+    assert [piece.function.name for piece in pieces if piece.function.name] == ["get_weather"]
+    assert "".join(piece.function.arguments or "" for piece in pieces) == call.function.arguments
+    talk = [*ASK, whole.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
+    back = client.chat.completions.create(model=MODEL, messages=talk, tools=[WEATHER], max_tokens=4)
+    assert back.choices[0].finish_reason in ("stop", "length")
+    return str(call.function.arguments)
+
+
+def schema(client: openai.OpenAI) -> Any:
+    """An answer that keeps to a schema: by the client's own `parse` where it has one."""
+    wanted = WEATHER["function"]["parameters"]
+    parse = getattr(client.chat.completions, "parse", None)
+    if parse is None:
+        shape: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": wanted}}
+        answer = client.chat.completions.create(model=MODEL, messages=ASK, response_format=shape)
+        return json.loads(answer.choices[0].message.content or "")["city"]
+    from typing import Literal
+
+    from pydantic import create_model
+
+    city: Any = create_model("City", city=(Literal["Cremona", "Mittenwald"], ...))
+    return parse(model=MODEL, messages=ASK, response_format=city).choices[0].message.parsed.city
+
+
+def vectors(client: openai.OpenAI, model: str) -> int:
+    """As many numbers whether they come as text or not."""
+    made = client.embeddings.create(model=model, input=["Spruce", "Maple"])
+    plain = client.embeddings.create(model=model, input="Spruce", encoding_format="float")
+    width = len(plain.data[0].embedding)
+    assert [len(one.embedding) for one in made.data] == [width, width]
+    assert max(abs(a - b) for a, b in zip(made.data[0].embedding, plain.data[0].embedding, strict=True)) < 1e-5
+    assert made.usage.prompt_tokens > 0
+    return width
+
+
+def crowd(client: openai.OpenAI) -> None:
+    """More asks than a key may have under way: told when to come again, and let in as soon as others have gone."""
+    wishes: Any = {"model": MODEL, "messages": ASK, "max_tokens": 400, "n": 8, "temperature": 2}
+    streams = [client.chat.completions.create(stream=True, **wishes) for _ in range(3)]
+    for stream in streams:
+        next(iter(stream))
+    one: Any = {"model": MODEL, "messages": ASK, "max_tokens": 2}
+    refused = caught(openai.RateLimitError, lambda: client.with_options(max_retries=0).chat.completions.create(**one))
+    assert float(refused.response.headers["retry-after"]) > 0
+    for stream in streams:
+        stream.response.close()
+    client.with_options(max_retries=10).chat.completions.create(**one)
+
+
 def cancel(client: openai.OpenAI, training_file: str) -> None:
     """A job that is cancelled cannot be cancelled again, and the client does not try for long."""
     job = client.fine_tuning.jobs.create(model=MODEL, training_file=training_file)
@@ -256,6 +337,9 @@ def main(base_url: str) -> None:
     seen: dict[str, Any] = {"version": openai.__version__, "num_events": events(client, job)}
     seen["num_checkpoints"] = results(client, job)
     seen["said"] = {model: chat(client, model) for model in (job.fine_tuned_model, MODEL)}
+    seen["called"], seen["city"] = tool(client), schema(client)
+    seen["width"] = [vectors(client, model) for model in (job.fine_tuned_model, MODEL)]
+    crowd(client.with_options(api_key=keys["crowd"]))
     cancel(client, job.training_file)
     seen["bad_file"] = bad_file(client)
     seen["errors"] = errors(client, keys, job.training_file)

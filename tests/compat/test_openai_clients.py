@@ -37,7 +37,9 @@ def keys_and_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) 
         }
         for version in VERSIONS:
             keys[version] = create_key(context, version, scopes=("read",), requests_per_minute=1)[1]
-    with running_server(home, num_workers=2) as server:
+            keys[f"crowd {version}"] = create_key(context, f"crowd {version}", scopes=("infer",))[1]
+    environment = {"LUTHIER_SERVING_QUEUE_PER_KEY": "3"}
+    with running_server(home, num_workers=2, environment=environment) as server:
         yield keys, server
 
 
@@ -60,7 +62,8 @@ def stories(keys_and_server: tuple[dict[str, str], RunningServer]) -> Iterator[d
         )
         stdin = begun[version].stdin
         assert stdin is not None
-        stdin.write(json.dumps({"admin": keys["admin"], "reader": keys["reader"], "slow": keys[version]}))
+        own = {"slow": keys[version], "crowd": keys[f"crowd {version}"]}
+        stdin.write(json.dumps({"admin": keys["admin"], "reader": keys["reader"], **own}))
         stdin.close()
         begun[version].stdin = None  # communicate() would close it again
     yield begun

@@ -176,6 +176,25 @@ def test_the_text_ends_where_the_context_does(engine, streaming):
     assert not streaming.keys
 
 
+def test_a_long_prompt_is_read_in_parts_between_the_steps_of_others(engine, streaming, monkeypatch):
+    monkeypatch.setattr("luthier.engines.arrivals.PART_TOKENS", 16)
+    long, short = request("The front of a violin " * 12, max_new_tokens=6), request("Maple", max_new_tokens=40)
+    assert streaming.ask("short", short, None)
+    heard = Heard()
+    heard.hear(streaming.poll(0))
+    assert streaming.ask("long", long, None)
+    num_before = 0
+    while "long" not in heard.started:
+        heard.hear(streaming.poll(0))
+        num_before += 1
+    assert num_before > 3
+    assert heard.pieces["short", 0][-1].num_new_tokens > 3
+    while streaming.keys:
+        heard.hear(streaming.poll(0))
+    for key, asked in (("long", long), ("short", short)):
+        assert heard.text[key, 0] == generated(engine, asked).text
+
+
 def test_a_prompt_may_come_as_tokens(engine, streaming):
     ids, _ = engine.template.encode("The front is made of")
     told = {"text": request(), "ids": request(None, token_ids=tuple(ids))}

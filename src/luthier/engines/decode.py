@@ -122,12 +122,17 @@ class Decoder:
                     do="evaluate this model with another engine",
                 )
 
-    def prefill(self, ids: Sequence[int]) -> Prefix:
-        """Send tokens that several prompts share through the model, once."""
-        cache = self._new_cache()
+    def prefill(self, ids: Sequence[int], before: Prefix | None = None) -> Prefix:
+        """Send tokens that several prompts share, or the next part of a long one, through the model, once.
+
+        before: what stands before them already; it is used up.
+        """
+        cache = self._new_cache() if before is None else before.cache
+        first = 0 if before is None else before.num_tokens
         tokens = torch.tensor([list(ids)], device=self._model.device)
-        self._forward(tokens, cache, None, None)
-        return Prefix(num_tokens=len(ids), cache=cache)
+        positions = torch.arange(first, first + len(ids), device=self._model.device)[None]
+        self._forward(tokens, cache, None, positions)
+        return Prefix(num_tokens=first + len(ids), cache=cache)
 
     @torch.inference_mode()
     def prefill_vectors(self, vectors: Tensor) -> Prefix:

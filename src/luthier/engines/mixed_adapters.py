@@ -69,7 +69,7 @@ class MixedAdapters:
 
     def bytes_of(self, name: str) -> int:
         """What one adapter takes, once."""
-        return sum(one.a.nbytes + one.b.nbytes for one in self._loaded[name].values())
+        return sum(int(one.a.nbytes) + int(one.b.nbytes) for one in self._loaded[name].values())
 
     def use(self, rows: Sequence[str | None]) -> None:
         """Say which adapter each row of the next passes has; None for the base."""

@@ -9,7 +9,7 @@ model is written beside the others.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -27,9 +27,10 @@ from luthier.core.stream import (
     TextRequest,
 )
 from luthier.engines.answer_row import AnswerRow
+from luthier.engines.arrivals import Arrival, EmbeddingAsk, next_arrivals
 from luthier.engines.asks import AskReader, Prepared
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS
-from luthier.engines.decode import PREFILL_TOKENS, Batch, Request
+from luthier.engines.decode import PREFILL_TOKENS, Batch
 from luthier.engines.embed import mean_states
 from luthier.engines.length_batches import length_batches
 from luthier.engines.mixed_adapters import MixedAdapters
@@ -67,26 +68,6 @@ class _Group:
     num_room: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """An ask whose prompt has still to go through the model."""
-
-    key: Hashable
-    prepared: Prepared
-    adapter: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Embedding:
-    """Texts that are made into vectors, a part of like length a poll; `found` by their places."""
-
-    key: Hashable
-    inputs: list[Request]
-    adapter: str | None
-    parts: list[list[int]]
-    found: dict[int, list[float]] = field(default_factory=dict)
-
-
 class StreamingEngine:
     """Writes answers with an open engine: `core.ports.StreamEngine` and `EmbeddingEngine`.
 
@@ -107,10 +88,10 @@ class StreamingEngine:
         head = engine.causal.get_output_embeddings()
         num_logits = int((weight if head is None else head.weight).shape[0])
         self._reader = AskReader(engine, device=weight.device, num_logits=num_logits)
-        self._num_base_bytes = sum(one.nbytes for one in [*engine.causal.parameters(), *engine.causal.buffers()])
+        self._num_base_bytes = sum(int(one.nbytes) for one in [*engine.causal.parameters(), *engine.causal.buffers()])
         self._prepared: dict[Hashable, Prepared] = {}
-        self._arrivals: list[_Arrival] = []
-        self._embeddings: list[_Embedding] = []
+        self._arrivals: list[Arrival] = []
+        self._embeddings: list[EmbeddingAsk] = []
         self._rows: dict[int, AnswerRow] = {}
         self._groups: list[_Group] = []
         self._next_row = 0
@@ -118,8 +99,8 @@ class StreamingEngine:
     @property
     def keys(self) -> set[Hashable]:
         """The asks whose answers are being written."""
-        waiting = [*self._arrivals, *self._embeddings]
-        return {row.key for row in self._rows.values()} | {one.key for one in waiting}
+        waiting = {one.key for one in self._arrivals} | {one.key for one in self._embeddings}
+        return {row.key for row in self._rows.values()} | waiting
 
     @property
     def num_bytes(self) -> int:
@@ -146,7 +127,7 @@ class StreamingEngine:
         if not self._has_room_for(prepared):
             return False
         del self._prepared[key]
-        self._arrivals.append(_Arrival(key, prepared, adapter))
+        self._arrivals.append(Arrival(key, prepared, adapter))
         return True
 
     def ask_embeddings(self, key: Hashable, request: EmbeddingRequest, adapter: str | None) -> bool:
@@ -155,7 +136,7 @@ class StreamingEngine:
         inputs = self._reader.embedded(request)
         lengths = [len(one.ids) for one in inputs]
         parts = length_batches(lengths, max_tokens=PREFILL_TOKENS, max_rows=self._max_rows)
-        self._embeddings.append(_Embedding(key, inputs, adapter, parts))
+        self._embeddings.append(EmbeddingAsk(key, inputs, adapter, parts))
         return True
 
     def cancel(self, key: Hashable) -> None:
@@ -212,16 +193,15 @@ class StreamingEngine:
         """Send prompts that have come through the model; their first tokens come with the next step."""
         if not self._arrivals:
             return []
-        fits = self._decoder.fits_windows
-        fitting = [one for one in self._arrivals if fits(one.prepared.num_tokens)] or self._arrivals[:1]
-        lengths = [len(one.prepared.request.ids) for one in fitting]
-        parts = length_batches(lengths, max_tokens=PREFILL_TOKENS, max_rows=self._max_rows)
-        # Whoever came first goes first, with those of like length: nobody waits for ever behind longer ones.
-        part = next(part for part in parts if 0 in part)
-        begun = [fitting[place] for place in part]
-        self._arrivals = [one for one in self._arrivals if one not in begun]
+        begun = next_arrivals(self._arrivals, self._decoder.fits_windows, self._max_rows)
+        first = begun[0]
         self._adapters.use([one.adapter for one in begun])
-        batch, logits = self._decoder.start_part([one.prepared.request for one in begun], list(range(len(begun))), None)
+        if (ids := first.next_part()) and self._decoder.fits_windows(first.prepared.num_tokens):
+            first.prefix = self._decoder.prefill(ids, first.prefix)
+            return []
+        self._arrivals = [one for one in self._arrivals if one not in begun]
+        requests = [one.prepared.request for one in begun]
+        batch, logits = self._decoder.start_part(requests, list(range(len(begun))), first.prefix)
         places = [place for place, one in enumerate(begun) for _ in range(one.prepared.num_rows)]
         if len(places) > len(begun):
             batch.keep(places)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -75,8 +75,8 @@ def _prompts(body: CompletionBody) -> list[str] | list[list[int]]:
     if isinstance(body.prompt, str):
         return [body.prompt]
     if isinstance(body.prompt[0], int):
-        return [cast("list[int]", body.prompt)]
-    return cast("list[str] | list[list[int]]", body.prompt)
+        return [body.prompt]
+    return body.prompt
 
 
 @dataclass(slots=True)
