@@ -9,7 +9,7 @@ from luthier.testing.stream_contract import StreamEngineContract
 
 @pytest.fixture
 def engine(tiny_gguf):
-    opened = LlamaCppEngine(tiny_gguf, num_threads=1)
+    opened = LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")
     yield opened
     opened.close()
 

@@ -32,7 +32,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def engine(tiny_gguf):
-    opened = LlamaCppEngine(tiny_gguf, num_threads=1)
+    opened = LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")
     yield opened
     opened.close()
 
@@ -171,7 +171,7 @@ def test_the_template_in_the_file_gives_the_tokens_of_ours(engine):
 
 
 def test_a_file_alone_answers_as_with_its_tokenizer_beside_it(engine, tiny_gguf, tmp_path):
-    alone = LlamaCppEngine(Path(shutil.copy(tiny_gguf, tmp_path)), num_threads=1)
+    alone = LlamaCppEngine(Path(shutil.copy(tiny_gguf, tmp_path)), num_threads=1, cache="float32")
     asked = {"a": question("Which wood?"), "b": TextRequest(text="Once", sampling=GREEDY, max_new_tokens=5)}
     assert write_all(alone, asked).texts == write_all(engine, asked).texts
     alone.close()
@@ -231,7 +231,7 @@ def test_the_tokenizer_of_another_model_is_noticed(tiny_gguf, tmp_path):
 
 
 def test_an_adapter_that_comes_late_waits_for_the_answers_under_way(tiny_gguf, gguf_adapters):
-    engine = LlamaCppEngine(tiny_gguf, num_threads=1)
+    engine = LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")
     no_end = Sampling(temperature=0, logit_bias=((0, -1000.0), (2, -1000.0)))
     long = TextRequest(text="Once", max_new_tokens=200, sampling=no_end)
     assert engine.ask("long", long, None)
@@ -272,7 +272,7 @@ def test_adapters_for_another_base_and_other_files_are_refused(engine, tiny_gguf
 
 
 def test_a_server_that_does_not_open_with_an_adapter_goes_on_without_it(tiny_gguf, gguf_adapters, tmp_path):
-    engine = LlamaCppEngine(tiny_gguf, num_threads=1)
+    engine = LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")
     wanted = write_all(engine, {"a": question("Why?")}).texts["a", 0]
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(gguf_adapters[0].read_bytes()[:-9000])

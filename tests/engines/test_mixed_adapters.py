@@ -14,7 +14,6 @@ from luthier.engines.mixed_adapters import MixedAdapters
 from luthier.engines.stream_registry import open_stream_engine
 from luthier.engines.transformers_engine import TransformersEngine
 from luthier.models.loading import load_model
-from luthier.testing.stream_contract import StreamEngineContract
 from luthier.testing.tiny import make_tiny_model
 
 KINDS = {
@@ -51,16 +50,6 @@ def stream(tiny):
     assert isinstance(engine, StreamEngine)
     yield engine
     engine.close()
-
-
-class TestTransformersKeepsTheContract(StreamEngineContract):
-    @pytest.fixture
-    def stream_engine(self, stream):
-        return stream
-
-    @pytest.fixture
-    def adapters(self, adapters):
-        return [str(adapters["lora"]), str(adapters["rslora"])]
 
 
 def asked(text, num=16):

@@ -24,7 +24,7 @@ from luthier.core.stream import Served, Started, TextRequest
 from luthier.engines.llama_adapters import check_adapter, only_gguf
 from luthier.engines.llama_answers import AnswerReader
 from luthier.engines.llama_prompts import open_reader
-from luthier.engines.llama_server import LlamaServer
+from luthier.engines.llama_server import CachePrecision, LlamaServer
 from luthier.engines.llama_writing import Choice, Writing
 from luthier.engines.stream_generation import generate_by_streaming
 from luthier.engines.tool_calls import COMPACT, ToolForm
@@ -40,8 +40,10 @@ class LlamaCppEngine:
     """A GGUF model: `Engine` and `StreamEngine` at once. Used by one thread only.
 
     num_slots: how many answers are written together. cache_bytes: of the keys and values of all of them; at least one
-    answer as long as the context always fits. Frequency and presence penalties count the tokens of the prompt too, as
-    llama.cpp does. Likelihoods of tokens that hold only a part of a character are left out.
+    answer as long as the context always fits. cache: how they are held, as `LlamaServer` says.
+
+    Frequency and presence penalties count the tokens of the prompt too, as llama.cpp does. Likelihoods of tokens that
+    hold only a part of a character are left out, and so is such a part where an answer is cut.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class LlamaCppEngine:
         template: Literal["auto", "chat", "plain"] = "auto",
         num_slots: int = DEFAULT_SLOTS,
         cache_bytes: int = _CACHE_BYTES,
+        cache: CachePrecision = "float16",
         num_threads: int | None = None,
     ) -> None:
         self._model, self._header = model, read_gguf_header(model)
@@ -58,7 +61,8 @@ class LlamaCppEngine:
         self._num_slots = num_slots
         context = self._header.number("context_length", 4096)
         self._vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
-        self._token_bytes = _bytes_of_a_token(self._header)
+        self._cache: CachePrecision = cache
+        self._token_bytes = _bytes_of_a_token(self._header) * (2 if cache == "float32" else 1)
         self._pool_tokens = max(context, min(num_slots * context, cache_bytes // self._token_bytes))
         self._adapters: dict[str, Path] = {}
         self._read: dict[Hashable, tuple[TextRequest, list[int]]] = {}
@@ -204,6 +208,7 @@ class LlamaCppEngine:
             num_slots=self._num_slots,
             pool_tokens=self._pool_tokens,
             num_threads=self._num_threads,
+            cache=self._cache,
         )
 
     def _is_stale(self, server: LlamaServer) -> bool:

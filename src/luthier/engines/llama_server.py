@@ -16,7 +16,7 @@ import json
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import httpx2
 
@@ -28,26 +28,43 @@ _NEITHER: Final = "E"
 _PUSH: Final = 1e6
 
 
+CachePrecision = Literal["float16", "float32"]
+
+
 class LlamaServer:
     """An open server. adapters: paths of GGUF adapters, in the order of their ids.
 
     num_slots: answers that can be written at once. pool_tokens: whose keys and values fit into memory, of all answers
-    together. Raises RequestError where xllamacpp is not installed, WorkError where it does not load the model.
+    together. cache: how those are held; in 32 bits, with plain attention, an answer depends less on its company.
+    Raises RequestError where xllamacpp is not installed, WorkError where it does not load the model.
     """
 
     def __init__(
-        self, model: Path, adapters: Sequence[Path], *, num_slots: int, pool_tokens: int, num_threads: int
+        self,
+        model: Path,
+        adapters: Sequence[Path],
+        *,
+        num_slots: int,
+        pool_tokens: int,
+        num_threads: int,
+        cache: CachePrecision = "float16",
     ) -> None:
         self.adapters = tuple(adapters)
         self._grammars: dict[str, bool] = {}
-        self._server: Any = _open(model, self.adapters, num_slots, pool_tokens, num_threads, key := secrets.token_hex())
+        self._server: Any = _open(
+            model, self.adapters, num_slots, pool_tokens, num_threads, cache, key := secrets.token_hex()
+        )
         self._http = httpx2.Client(
             base_url=self._server.listening_address,
             headers={"Authorization": f"Bearer {key}"},
             timeout=_HTTP_SECONDS,
             trust_env=False,
         )
-        self.context_tokens = int(self.ask("props")["default_generation_settings"]["n_ctx"])
+        try:
+            self.context_tokens = int(self.ask("props")["default_generation_settings"]["n_ctx"])
+        except BaseException:
+            self.close()
+            raise
 
     def scales(self, adapter: Path | None) -> list[dict[str, Any]]:
         """What a request must say so that this adapter alone is on, or none. Raises RequestError for one not here."""
@@ -102,7 +119,15 @@ class LlamaServer:
         self._server = None
 
 
-def _open(model: Path, adapters: Sequence[Path], num_slots: int, pool_tokens: int, num_threads: int, key: str) -> Any:
+def _open(
+    model: Path,
+    adapters: Sequence[Path],
+    num_slots: int,
+    pool_tokens: int,
+    num_threads: int,
+    cache: CachePrecision,
+    key: str,
+) -> Any:
     try:
         import xllamacpp
     except ImportError as error:
@@ -117,6 +142,9 @@ def _open(model: Path, adapters: Sequence[Path], num_slots: int, pool_tokens: in
     params.n_parallel, params.n_ctx, params.kv_unified = num_slots, pool_tokens, True
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = num_threads
     params.cache_ram_mib = 0  # see above: it would mix up adapters
+    if cache == "float32":
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.fit_params = False  # else it makes the context smaller without a word where memory is short
     params.hostnames, params.port, params.api_keys, params.n_threads_http = ["127.0.0.1"], 0, [key], 2
     params.ui, params.warmup, params.verbosity = False, False, -1

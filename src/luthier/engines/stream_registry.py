@@ -28,7 +28,7 @@ def stream_engine_names() -> list[str]:
 
 
 def open_stream_engine(served: Served) -> StreamEngine:
-    """Load the base that `served` names with the engine that it names; `served.adapter_path` is not looked at.
+    """Load the base that `served` names, without its adapter where that can come by `load_adapter`.
 
     Raises:
         NotFoundError: no table knows the engine, or the model is not there.
