@@ -111,6 +111,10 @@ def test_an_export_that_is_not_let_out_is_measured_all_the_same_and_one_that_can
     assert [price.is_recommended for price in table.prices] == [True, False, None, True]
     assert table.prices[1].quality is not None
     assert (folder / "exports" / "merged-float32" / "model.safetensors").is_file()
+    (folder / "formats.json").rename(folder / "kept.json")
+    with pytest.raises(ConflictError, match="exports of one that was stopped"):
+        measure_formats(context, request_for(str(tiny_model), rows, folder))
+    (folder / "kept.json").rename(folder / "formats.json")
     page = (folder / "formats.html").read_text()
     assert "it is another model" in page
     assert json.loads((folder / "formats.json").read_text())["prices"][1]["losses"][0].endswith("it is another model")

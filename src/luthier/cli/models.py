@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 NameArgument = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="A name from `luthier models list`, hub:org/name@revision, a folder, or a .gguf file."
+        metavar="NAME",
+        help="A name from `luthier models list`, hub:org/name@revision, a folder, a .gguf file, or layers:15@MODEL.",
     ),
 ]
 

@@ -11,7 +11,8 @@ from luthier.service.context import Context
 def base_models(context: Context) -> dict[str, str]:
     """Name in the API -> name in a recipe, of all base models: the catalogue's, then those that were pulled.
 
-    A model that was made from a folder or a file is known by the last part of its path.
+    A model that was made from a folder or a file is known by the last part of its path; one that is made of the layers
+    of such a model is, too.
     """
     from luthier.models import catalog, sources
 
@@ -20,6 +21,9 @@ def base_models(context: Context) -> dict[str, str]:
         name = model.name
         if model.source in ("folder", "gguf"):
             name = Path(model.name).stem if model.source == "gguf" else Path(model.name).name
+        elif model.source == "layers":
+            layers, _, teacher = model.name.partition("@")
+            name = f"{layers}@{Path(teacher).name}" if teacher.startswith("/") else model.name
         found.setdefault(name, model.name)
     return found
 

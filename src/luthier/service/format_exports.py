@@ -36,11 +36,9 @@ def place(folder: Path, to: ExportFormat, precision: ExportPrecision) -> Path:
 def exported(
     context: Context, data: Path, source: ExportSource, to: ExportFormat, precision: ExportPrecision, folder: Path
 ) -> FormatPrice:
-    """The export, or why there is none. One that lies in the folder from before is taken as it is."""
+    """The export, written into the new folder, or why there is none."""
     label = f"{to}:{precision}"
     price = FormatPrice(label=label, format=to, precision=precision)
-    if folder.is_dir() and any(folder.iterdir()):
-        return price.model_copy(update={"num_bytes": _size(folder)})
     try:
         made: Export = export(
             context, source.name, to=to, output=folder, quantise=precision, held_out=data, num_prompts=_PROVED

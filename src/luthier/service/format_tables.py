@@ -76,14 +76,7 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     metrics = tuple(request.metrics) if request.metrics is not None else usual_metrics(examples)
     check_metrics(metrics, examples)
     tokenised, rows = asked_rows(source, examples)
-    folder = request.folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / _DOCUMENT).exists():
-        raise ConflictError(
-            f"{folder} has a table of formats in it",
-            expected="a folder without one",
-            do="choose another with -o, or remove it first",
-        )
+    folder = _fresh(request.folder)
     try:
         prices = [source_price(source)]
         prices += [exported(context, request.data, source, *one, place(request.folder, *one)) for one in wanted]
@@ -142,6 +135,19 @@ def parse_format(text: str) -> tuple[ExportFormat, ExportPrecision]:
             do="write format and precision with a colon: --formats gguf:q8_0,onnx:int4",
         )
     return cast("ExportFormat", format), cast("ExportPrecision", precision)
+
+
+def _fresh(folder: Path) -> Path:
+    """The folder, made where it is missing. Raises ConflictError where a table or its exports lie in it."""
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / _DOCUMENT).exists() or (folder / EXPORTS).exists():
+        raise ConflictError(
+            f"{folder} has a table of formats in it, or the exports of one that was stopped",
+            expected="a folder without these",
+            do="choose another with -o, or remove it first",
+        )
+    return folder
 
 
 def _check(request: FormatRequest) -> None:
