@@ -225,3 +225,10 @@ def test_an_answer_takes_in_events_in_any_order() -> None:
     heard.hear(Failed(error=WorkError("came", expected="expected", do="do").as_json()))
     assert heard.has_ended
     assert str(heard.error) == str(WorkError("came", expected="expected", do="do"))
+
+
+def test_a_prompt_that_is_counted_at_the_end_is_counted_once_a_prompt() -> None:
+    heard = serving.Answer([serving.Choice() for _ in range(4)], num_prompts=2)
+    for number, tokens in enumerate((3, 3, 5, 5)):
+        heard.hear(Ended(choice=number, reason="stop", num_new_tokens=2, num_prompt_tokens=tokens))
+    assert (heard.num_prompt_tokens, heard.num_new_tokens) == (8, 8)

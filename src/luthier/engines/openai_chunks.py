@@ -99,7 +99,7 @@ class ChunkReader:
                 choice=self._choice,
                 reason=self._in_text.reason(reason),
                 num_new_tokens=num_new,
-                num_prompt_tokens=self._num_prompt,
+                num_prompt_tokens=self._num_prompt if self._asked.token_ids is None else None,
             ),
         ]
 

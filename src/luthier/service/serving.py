@@ -90,6 +90,8 @@ class Answer:
         elif isinstance(event, Ended):
             choice = self.choices[event.choice]
             choice.num_new_tokens, choice.reason = event.num_new_tokens, event.reason
+            if event.num_prompt_tokens and event.choice % (len(self.choices) // self.num_prompts) == 0:
+                self.num_prompt_tokens += event.num_prompt_tokens  # of a prompt once, whatever its number of choices
 
     @property
     def has_started(self) -> bool:
