@@ -31,6 +31,7 @@ class VllmStub(OpenAIServer):
         super().__init__(key=key, reply=self._words, pace_seconds=float(settings.get("pace_seconds", 0)))
         self._base, self._settings = base, settings
         self._adapters: dict[str, str] = {}
+        self._numbers: dict[str, int] = {}
         self._ready_at = time.monotonic() + float(settings.get("start_seconds", 0))
 
     def look_up(self, path: str, authorization: str | None) -> Trouble:
@@ -67,6 +68,7 @@ class VllmStub(OpenAIServer):
         if rank > 64:
             return Trouble(400, {"error": {"message": f"LoRA rank {rank} is greater than max_lora_rank 64."}})
         self._adapters[name] = path
+        self._numbers.setdefault(path, len(self._numbers) + 1)
         return Trouble(200, "Success")
 
     def _words(self, body: Mapping[str, Any]) -> str:
@@ -76,8 +78,9 @@ class VllmStub(OpenAIServer):
             os._exit(1)
         if (said := self._settings.get("say")) is not None:
             return str(said)
-        model = self._adapters.get(body["model"], "")
-        start = sum(ids) + sum(model.encode()) + (body["seed"] * 7 if body["temperature"] else 0)
+        # Counted, not hashed: folders whose names happen to have one sum would write the same words.
+        number = self._numbers.get(self._adapters.get(body["model"], ""), 0)
+        start = sum(ids) + number + (body["seed"] * 7 if body["temperature"] else 0)
         return " ".join(_WORDS[(start * (n + 1) + n * n) % len(_WORDS)] for n in range(400))
 
 
