@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from machine import describe
 from rows import wikisql_rows, write_jsonl
+from wikisql_run import tuned_run
 
 if TYPE_CHECKING:
     from luthier.core.student import Student
@@ -64,30 +65,10 @@ def main() -> None:
 
 
 def tuned_teacher(context: Context, args: argparse.Namespace, train: Path) -> str:
-    """The run that teaches: trained once, its id kept beside the rows before it begins."""
-    from luthier.core.errors import NotFoundError
-    from luthier.core.ids import new_id
-    from luthier.service import training
-    from luthier.service.recipes import recipe_from
-
-    recipe = {
-        "base_model": args.model,
-        "data": {"train": str(train)},
-        "method": {"name": "lora", "rank": 16, "alpha": 32, "dropout": 0.05},
-        "training": common(args) | {"epochs": args.teacher_epochs, "learning_rate": 5e-4},
-    }
+    """The run that teaches."""
     kept = args.work / f"teacher-rows{args.rows}-epochs{args.teacher_epochs:g}"
-    if not kept.is_file():
-        kept.write_text(new_id("run"))
-    run_id = kept.read_text()
-    try:
-        record = context.runs.get(run_id)
-    except NotFoundError:
-        training.train(context, recipe_from(recipe, base_dir=args.work), base_dir=args.work, run_id=run_id)
-    else:
-        if record.status != "succeeded":
-            training.resume(context, run_id)
-    return run_id
+    training = common(args) | {"epochs": args.teacher_epochs}
+    return tuned_run(context, kept, model=args.model, train=train, training=training)
 
 
 def one_kind(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from machine import describe
 from rows import wikisql_rows, write_jsonl
+from wikisql_run import tuned_run
 
 if TYPE_CHECKING:
     from luthier.core.format_table import FormatPrice
@@ -78,38 +79,18 @@ def main() -> None:
 
 
 def tuned(context: Context, args: argparse.Namespace) -> str:
-    """The run that is exported: trained once, its id kept before it begins."""
-    from luthier.core.errors import NotFoundError
-    from luthier.core.ids import new_id
-    from luthier.service import training
-    from luthier.service.recipes import recipe_from
-
+    """The run that is exported."""
     train = write_jsonl(wikisql_rows(args.data / "wikisql_mlx" / "train.jsonl"), args.work / "train.jsonl")
-    recipe = {
-        "base_model": args.model,
-        "data": {"train": str(train)},
-        "method": {"name": "lora", "rank": 16, "alpha": 32, "dropout": 0.05},
-        "training": {
-            "epochs": args.epochs,
-            "global_batch_size": 16,
-            "learning_rate": 5e-4,
-            "schedule": "cosine",
-            "max_length_tokens": 1024,
-            "early_stopping_patience": 0,
-        },
+    training = {
+        "epochs": args.epochs,
+        "global_batch_size": 16,
+        "schedule": "cosine",
+        "max_length_tokens": 1024,
+        "early_stopping_patience": 0,
     }
-    kept = args.work / f"run-epochs{args.epochs:g}"
-    if not kept.is_file():
-        kept.write_text(new_id("run"))
-    run_id = kept.read_text()
-    try:
-        record = context.runs.get(run_id)
-    except NotFoundError:
-        training.train(context, recipe_from(recipe, base_dir=args.work), base_dir=args.work, run_id=run_id)
-    else:
-        if record.status != "succeeded":
-            training.resume(context, run_id)
-    return run_id
+    return tuned_run(
+        context, args.work / f"run-epochs{args.epochs:g}", model=args.model, train=train, training=training
+    )
 
 
 def in_short(price: FormatPrice) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,6 +25,41 @@ def postgresql() -> Iterator[PostgresqlServer]:
         pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
     with postgresql_server(programs) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    """The address of a server of S3's protocol; tests that ask for it are skipped where it is not installed."""
+    pytest.importorskip("s3fs", reason="needs the extra `s3`")
+    pytest.importorskip("moto.server", reason="needs moto[server]")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def empty_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Any]:
+    """Of a bucket and a secret: a client that sees the bucket, made empty, and the environment as operators set it."""
+    import boto3
+
+    def make(bucket: str, secret: str) -> Any:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test-key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket=bucket)
+        for entry in client.list_objects_v2(Bucket=bucket).get("Contents", []):
+            client.delete_object(Bucket=bucket, Key=entry["Key"])
+        return client
+
+    return make
 
 
 @pytest.fixture(scope="session")
