@@ -3,6 +3,7 @@
 # make drill        the slow fault drills
 # make lint         the first three of `make test` alone
 # make format       let ruff put the files in order
+# make screenshots  draw docs/screenshots anew: each page in light and dark, at two sizes
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -11,17 +12,17 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RESULTS := build/tests.xml
 
 .DELETE_ON_ERROR:
-.PHONY: quickstart test drill lint format clean
+.PHONY: quickstart test drill lint format screenshots clean
 
-quickstart: $(VENV)/installed
+quickstart: $(VENV)/installed $(VENV)/assets
 	$(BIN)/luthier quickstart
 
-test: lint | $(VENV)/system-test $(VENV)/client-test
+test: lint | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
 	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
-drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test
+drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
 	$(BIN)/python -m pytest -m drill --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
@@ -36,8 +37,11 @@ format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+screenshots: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/assets
+	$(BIN)/python tests/browser/screenshots.py
+
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build frontend/node_modules src/luthier/web/vendor
 
 # Stamps: written after an install that went well, so that the next call does not install again. An install with the
 # test tools covers the plain one.
@@ -48,6 +52,14 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[test]'
 	@touch $@ $(VENV)/installed
+
+# What the pages load that others have written: ECharts and HTMX, built by Node. Without Node the pages work as they do
+# without JavaScript; a built wheel holds the files, so its users need none.
+$(VENV)/assets: frontend/package-lock.json frontend/build.mjs frontend/echarts.mjs | $(BIN)/python
+	@if command -v npm >/dev/null; then \
+	  cd frontend && npm ci --ignore-scripts --no-audit --no-fund --silent && npm run --silent build && \
+	  touch $(abspath $@); \
+	else echo "no npm here: pages are built without ECharts and HTMX (install nodejs and npm, then make again)"; fi
 
 # Servers that some tests run against. Without them those tests are skipped, each with its reason.
 $(VENV)/system-test: tests/system_packages.sh | $(BIN)/python

@@ -26,7 +26,7 @@ EPOCHS, NUM_STEPS = 16, 80
 _ROLES = {
     "luthier.jobs.guard": "guard",
     "luthier.service.job_child": "job_child",
-    "luthier.api.server": "api",
+    "luthier.home_server": "api",
     "worker": "worker",
     "up": "up",
 }

@@ -181,7 +181,7 @@ def _clients(url: str, key: str, job: str, pace: float, args: argparse.Namespace
 
 def api_process(server: RunningServer) -> psutil.Process:
     """The process that answers."""
-    return next(one for one in psutil.Process(server.process.pid).children() if "luthier.api.server" in one.cmdline())
+    return next(one for one in psutil.Process(server.process.pid).children() if "luthier.home_server" in one.cmdline())
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

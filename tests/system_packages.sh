@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Installs the servers that tests run against (PostgreSQL), where Debian's packages and the rights to install them are at hand.
+# Installs what tests run against (PostgreSQL, Chromium, and Node, which builds what the pages load), where Debian's
+# packages and the rights to install them are at hand.
 set -euo pipefail
 
 missing=()
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing+=(postgresql)
+command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
+command -v npm >/dev/null || missing+=(nodejs npm)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then

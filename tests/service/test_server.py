@@ -119,7 +119,7 @@ def test_stopped_in_the_middle_of_a_job_it_goes_on_with_the_next_start(
 
 def test_what_crashes_comes_back_and_what_is_orphaned_dies(context: Context, up: Up) -> None:
     process, line = up()
-    (api,) = [pid for pid, words in children(process.pid) if "luthier.api.server" in words]
+    (api,) = [pid for pid, words in children(process.pid) if "luthier.home_server" in words]
     os.kill(api, signal.SIGKILL)
     assert get(line["url"], "/healthz") == (200, {"status": "ok"}), "the socket stays: no one is turned away meanwhile"
     ids = [pid for pid, _ in children(process.pid)]

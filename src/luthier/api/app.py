@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from luthier.api import health, metrics
 from luthier.api.document import document_failures
@@ -16,7 +17,7 @@ from luthier.api.metrics import Metrics
 from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
-from luthier.api.middleware.key_first import KeyFirst
+from luthier.api.middleware.key_first import GUARDED, KeyFirst
 from luthier.api.native import deployments, keys, plans, runs, usage, webhooks
 from luthier.api.observe import Observe
 from luthier.api.openai import chat, checkpoints, completions, embeddings, files, fine_tuning, graders, models, uploads
@@ -61,8 +62,10 @@ _OF_A_HOME = (
 )
 
 
-def create_app(context: Context, gate: Gate | None = None) -> FastAPI:
+def create_app(context: Context, gate: Gate | None = None, pages: ASGIApp | None = None) -> FastAPI:
     """The app that serves an open home, or the models of `context.only`; gate: who is let in, keys of the home else.
+
+    pages: what answers where no address of the API was asked for; None: nothing does.
 
     The caller closes the context, once the app has shut down.
     """
@@ -97,4 +100,17 @@ def create_app(context: Context, gate: Gate | None = None) -> FastAPI:
         if is_home or router not in _OF_A_HOME:
             app.include_router(router)
     document_failures(app)
+    if pages is not None:
+        app.router.default = _Elsewhere(pages, app.router.default)
     return app
+
+
+class _Elsewhere:
+    """Answers for addresses that no route of the API has: the pages, but under the API's own what it answers itself."""
+
+    def __init__(self, pages: ASGIApp, unknown: ASGIApp) -> None:
+        self._pages, self._unknown = pages, unknown
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_api = scope["type"] != "http" or scope["path"].startswith(GUARDED)
+        await (self._unknown if is_api else self._pages)(scope, receive, send)

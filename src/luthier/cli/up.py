@@ -36,7 +36,7 @@ def up(
     ] = False,
     home: HomeOption = None,
 ) -> None:
-    """Serve OpenAI's fine-tuning API, with a worker that trains.
+    """Serve the pages and OpenAI's fine-tuning API, with a worker that trains.
 
     Ctrl-C or SIGTERM ends it in good order: trainings write a checkpoint and go on with the next start; a second Ctrl-C
     ends it at once. The first start prints a key, once.
@@ -80,6 +80,8 @@ def _show(started: Started) -> None:
         ("database", started.database),
         ("workers", ", ".join(started.workers) or "none here"),
     ]
+    if started.link is not None:
+        rows.insert(0, ("pages", f"{started.link}  (signs you in, once, within 15 minutes)"))
     if started.key is not None:
         rows.append(("admin key", f"{started.key}  (shown this once: keep it)"))
     console = stdout_console()

@@ -36,12 +36,18 @@ class ApiKey(Frozen):
 
 
 class Caller(Frozen):
-    """The one who asks: a key, or, with `key_id` None, a person at this very machine."""
+    """The one who asks: a key, a member of the project, or, with neither, a person at this very machine."""
 
     project_id: str = DEFAULT_PROJECT
     scopes: tuple[Scope, ...] = ("admin",)
     key_id: str | None = None
     name: str = "local"
+    member_id: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a person at this very machine, who may name what lies on it."""
+        return self.key_id is None and self.member_id is None
 
     def may(self, scope: Scope) -> bool:
         """Whether this scope was given; `admin` holds all others."""

@@ -31,7 +31,8 @@ def record(
 
 def deed_of(caller: Caller, action: str, subject: str, document: dict[str, Any] | None = None) -> Deed:
     """The same before it is written: for stores that write it together with what it tells of."""
-    actor = caller.name if caller.key_id is None else f"{caller.key_id} {caller.name}"
+    identity = caller.key_id or caller.member_id
+    actor = caller.name if identity is None else f"{identity} {caller.name}"
     text = canonical_json(_all_masked(document or {}))
     if len(data := text.encode("utf-8", "backslashreplace")) > _MOST_DOCUMENT_BYTES:
         text = canonical_json({"num_bytes": len(data), "sha256": sha256_bytes(data)})

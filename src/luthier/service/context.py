@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from luthier.store.audit_log import AuditLogStore
     from luthier.store.checkpoint_permissions import CheckpointPermissionStore
     from luthier.store.database import Database
+    from luthier.store.datasets import DatasetStore
     from luthier.store.deployments import DeploymentStore
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.files import FileStore
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from luthier.store.idempotency import IdempotencyStore
     from luthier.store.job_events import JobEventStore
     from luthier.store.jobs import JobStore
+    from luthier.store.members import MemberStore
     from luthier.store.runs import RunStore
     from luthier.store.tuned_models import TunedModelStore
     from luthier.store.uploads import UploadStore
@@ -150,6 +152,20 @@ class Context:
         from luthier.store.access import AccessStore
 
         return AccessStore(self.database)
+
+    @cached_property
+    def members(self) -> MemberStore:
+        """Who signs in to the pages of this home."""
+        from luthier.store.members import MemberStore
+
+        return MemberStore(self.database)
+
+    @cached_property
+    def datasets(self) -> DatasetStore:
+        """The datasets of the projects of this home."""
+        from luthier.store.datasets import DatasetStore
+
+        return DatasetStore(self.database)
 
     @cached_property
     def audit_log(self) -> AuditLogStore:

@@ -30,7 +30,7 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
     Raises NotFoundError, also for another project's; ConflictError for a run that has made nothing to be served,
     also for an export that is not whole or has not passed its proof; RequestError for one that cannot be served.
     """
-    if caller.key_id is None and not is_id(name, "run") and (folder := Path(name).expanduser()).is_dir():
+    if caller.is_local and not is_id(name, "run") and (folder := Path(name).expanduser()).is_dir():
         from luthier.service.served_exports import check_export
 
         folder = folder.resolve()

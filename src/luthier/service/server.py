@@ -1,6 +1,6 @@
 """Use case: be the server of a home, by one process for the API and one for each worker, looked after by this one.
 
-    luthier up ---- python -m luthier.api.server     answers requests; never trains
+    luthier up ---- python -m luthier.home_server    answers requests; never trains
                ---- luthier worker --name up-1       trains, by processes of its own
 
 The processes are started by name, since no layer may know the one above it. This one holds the socket that is listened
@@ -28,6 +28,7 @@ from luthier.core.errors import RequestError, WorkError
 from luthier.jobs.supervisor import Program, Supervisor
 from luthier.service.context import Context
 from luthier.service.listening import Listener, listen
+from luthier.service.sessions import make_link
 
 API_GRACE_SECONDS: Final = 20.0
 WORKER_GRACE_SECONDS: Final = 75.0
@@ -49,7 +50,10 @@ class ServerRequest:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A server that answers. key: the first key of this home, where it was made just now; it is never told again."""
+    """A server that answers. key: the first key of this home, where it was made just now; it is never told again.
+
+    link: signs who opens it in a browser in, once; None where others can reach the address.
+    """
 
     url: str
     home: Path
@@ -57,11 +61,17 @@ class Started:
     workers: tuple[str, ...]
     key: str | None
     is_loopback: bool
+    link: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The line of `luthier up --json`."""
         shown = {"url": self.url, "pid": os.getpid(), "home": str(self.home), "database": self.database}
-        return shown | {"workers": list(self.workers)} | ({} if self.key is None else {"key": self.key})
+        return (
+            shown
+            | {"workers": list(self.workers)}
+            | ({} if self.key is None else {"key": self.key})
+            | ({} if self.link is None else {"link": self.link})
+        )
 
 
 def worker_names(context: Context, num_workers: int) -> tuple[str, ...]:
@@ -114,7 +124,8 @@ def serve(
                 if stop_requested() is None:
                     key = _first_key(context) if listener.is_loopback else None
                     name = context.database.name
-                    started(Started(listener.url, context.home, name, workers, key, listener.is_loopback))
+                    link = f"{listener.url}/welcome/{make_link(context)}" if listener.is_loopback else None
+                    started(Started(listener.url, context.home, name, workers, key, listener.is_loopback, link))
                     context.close()  # what is looked after needs no connection of ours
                 tell(f"stopping: {supervisor.watch(stop_requested)}")
         finally:
@@ -123,7 +134,7 @@ def serve(
 
 def _api(listener: Listener) -> Program:
     descriptor = listener.socket.fileno()
-    command = (sys.executable, "-m", "luthier.api.server", str(descriptor))
+    command = (sys.executable, "-m", "luthier.home_server", str(descriptor))
     return Program(API, command, API_GRACE_SECONDS, descriptors=(descriptor,))
 
 

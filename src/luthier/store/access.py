@@ -71,14 +71,14 @@ class AccessStore:
         """The key with this digest, be it revoked or expired or not; None where there is none."""
         with self._database.read() as connection:
             row = connection.execute(select(api_keys).where(api_keys.c.digest == digest)).mappings().first()
-            return None if row is None else _key(row)
+            return None if row is None else key_from(row)
 
     def key_and_now(self, digest: str) -> tuple[ApiKey | None, float]:
         """The same, and the database's clock, in one read."""
         with self._database.read() as connection:
             now = float(connection.execute(select(self._database.now)).scalar_one())
             row = connection.execute(select(api_keys).where(api_keys.c.digest == digest)).mappings().first()
-            return None if row is None else _key(row), now
+            return None if row is None else key_from(row), now
 
     def now(self) -> float:
         """The database's clock."""
@@ -91,7 +91,7 @@ class AccessStore:
         if project_id is not None:
             query = query.where(api_keys.c.project_id == project_id)
         with self._database.read() as connection:
-            return [_key(row) for row in connection.execute(query).mappings()]
+            return [key_from(row) for row in connection.execute(query).mappings()]
 
     def revoke(self, key_id: str, project_id: str | None = None, deed: Deed | None = None) -> ApiKey:
         """Let a key in no longer; a second time changes nothing. Raises NotFoundError, also for another project's."""
@@ -106,7 +106,7 @@ class AccessStore:
             row = connection.execute(select(api_keys).where(is_it)).mappings().first()
         if row is None:
             raise NotFoundError(f"no key {key_id!r}", expected="the id of a key", do="see `luthier keys list`")
-        return _key(row)
+        return key_from(row)
 
     def charge(self, key_id: str, num_tokens: int, *, may_refuse: bool, use: Use | None = None) -> int | None:
         """Add to what a key has used today (UTC, by the database's clock); returns what is left, None for no limit.
@@ -158,6 +158,7 @@ class AccessStore:
             append_deed(connection, self._database.now, deed)
 
 
-def _key(row: RowMapping) -> ApiKey:
+def key_from(row: RowMapping) -> ApiKey:
+    """A key as its row holds it."""
     values = {name: value for name, value in row.items() if name not in ("number", "digest")}
     return ApiKey(**(values | {"scopes": tuple(values["scopes"].split())}))

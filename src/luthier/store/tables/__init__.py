@@ -33,9 +33,18 @@ from luthier.store.tables.work import (
     plans,
     runs,
 )
+from luthier.store.tables.workshop import (
+    dataset_versions,
+    datasets,
+    exports,
+    members,
+    row_decisions,
+    sign_in_links,
+    web_sessions,
+)
 
 # The newest migration. A test holds that this is the head of migrations/ and that these tables are what it makes.
-SCHEMA_VERSION = "0006"
+SCHEMA_VERSION = "0007"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -44,24 +53,31 @@ __all__ = [
     "artifacts",
     "audit_log",
     "checkpoint_permissions",
+    "dataset_versions",
+    "datasets",
     "deployment_revisions",
     "deployments",
     "evaluations",
     "events",
+    "exports",
     "files",
     "generations",
     "idempotency_keys",
     "job_events",
     "jobs",
     "key_usage",
+    "members",
     "metadata",
     "model_usage",
     "plans",
     "projects",
+    "row_decisions",
     "runs",
+    "sign_in_links",
     "tuned_models",
     "upload_parts",
     "uploads",
+    "web_sessions",
     "webhook_deliveries",
     "webhooks",
 ]

@@ -1,0 +1,156 @@
+"""Use cases: the datasets of a project: bring one, add a version to it, look at the versions, and find their files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.dataset_version import Dataset, DatasetVersion, Origin
+from luthier.core.errors import LuthierError, NotFoundError, RequestError
+from luthier.core.ids import new_id
+from luthier.core.stored_file import StoredFile
+from luthier.service import files
+from luthier.service.audit_log import deed_of
+from luthier.service.context import Context
+
+_MOST_NAME_CHARACTERS: Final = 100
+_MOST_NOTE_CHARACTERS: Final = 1000
+
+
+def create_dataset(
+    context: Context,
+    caller: Caller,
+    name: str,
+    file: StoredFile,
+    *,
+    origin: Origin = "upload",
+    note: str = "",
+    details: dict[str, Any] | None = None,
+) -> tuple[Dataset, DatasetVersion]:
+    """Make a dataset of a file of the project. Raises RequestError for a name, ConflictError where it is taken."""
+    name = name.strip()
+    if not name or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
+        raise RequestError(
+            f"the name {name[: _MOST_NAME_CHARACTERS + 1]!r} for a dataset",
+            expected=f"1 to {_MOST_NAME_CHARACTERS} printable characters",
+            do="choose such a name",
+        )
+    dataset = Dataset(dataset_id=new_id("data"), project_id=caller.project_id, name=name)
+    first = _version(context, caller, dataset.dataset_id, file, origin, None, note, details)
+    deed = deed_of(caller, "dataset.created", dataset.dataset_id, {"name": name, "file": file.file_id})
+    return context.datasets.add(dataset, first, deed)
+
+
+def add_version(
+    context: Context,
+    caller: Caller,
+    dataset_id: str,
+    file: StoredFile,
+    *,
+    origin: Origin,
+    parent: int | None,
+    note: str = "",
+    details: dict[str, Any] | None = None,
+) -> DatasetVersion:
+    """Add a version to a dataset of the project. Raises NotFoundError for the dataset or the parent."""
+    context.datasets.get(caller.project_id, dataset_id)
+    if parent is not None:
+        get_version(context, caller, dataset_id, parent)
+    version = _version(context, caller, dataset_id, file, origin, parent, note, details)
+    deed = deed_of(caller, "dataset.version_added", dataset_id, {"file": file.file_id, "origin": origin})
+    return context.datasets.add_version(version, deed)
+
+
+def keep_rows(context: Context, caller: Caller, blocks: Iterable[bytes], filename: str) -> StoredFile:
+    """Make a file of the project, to train on, of what is written; for `create_dataset` and `add_version`."""
+    with files.incoming_file(context) as incoming:
+        for block in blocks:
+            incoming.write(block)
+        return files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="fine-tune")
+
+
+def list_datasets(context: Context, caller: Caller) -> list[tuple[Dataset, DatasetVersion]]:
+    """The datasets of the caller's project with their newest versions; what was changed last comes first."""
+    return context.datasets.list(caller.project_id)
+
+
+def show_dataset(context: Context, caller: Caller, dataset_id: str) -> tuple[Dataset, Sequence[DatasetVersion]]:
+    """A dataset and its versions, newest first. Raises NotFoundError."""
+    dataset = context.datasets.get(caller.project_id, dataset_id)
+    return dataset, context.datasets.versions(dataset_id)
+
+
+def get_version(context: Context, caller: Caller, dataset_id: str, number: int | None = None) -> DatasetVersion:
+    """A version of a dataset of the project; None: the newest. Raises NotFoundError."""
+    _, versions = show_dataset(context, caller, dataset_id)
+    for version in versions:
+        if number in (None, version.number):
+            return version
+    raise NotFoundError(
+        f"no version {number} of dataset {dataset_id}",
+        expected=f"a number from 1 to {versions[0].number}",
+        do="see the versions of the dataset",
+    )
+
+
+def path_of(context: Context, caller: Caller, version: DatasetVersion) -> Path:
+    """The rows of a version, as a file that is proved by its digest and read-only. Raises NotFoundError, WorkError."""
+    return files.local_path(context, files.get_file(context, caller.project_id, version.file_id))
+
+
+def remove_dataset(context: Context, caller: Caller, dataset_id: str) -> None:
+    """Forget a dataset with all versions, and delete the files that no other one holds. Raises NotFoundError."""
+    dataset, versions = show_dataset(context, caller, dataset_id)
+    deed = deed_of(caller, "dataset.removed", dataset_id, {"name": dataset.name})
+    context.datasets.remove(caller.project_id, dataset_id, deed)
+    for version in versions:
+        if not context.datasets.using_file(version.file_id):
+            try:
+                files.delete_file(context, caller.project_id, version.file_id)
+            except NotFoundError:
+                continue  # of an earlier removal that broke off
+
+
+def _version(
+    context: Context,
+    caller: Caller,
+    dataset_id: str,
+    file: StoredFile,
+    origin: Origin,
+    parent: int | None,
+    note: str,
+    details: dict[str, Any] | None,
+) -> DatasetVersion:
+    if len(note) > _MOST_NOTE_CHARACTERS:
+        raise RequestError(
+            f"a note of {len(note):,} characters",
+            expected=f"at most {_MOST_NOTE_CHARACTERS:,}",
+            do="say it in fewer words",
+        )
+    return DatasetVersion(
+        dataset_id=dataset_id,
+        number=1,
+        file_id=file.file_id,
+        filename=file.filename,
+        sha256=file.sha256,
+        num_bytes=file.num_bytes,
+        num_rows=_num_rows(files.local_path(context, file)),
+        origin=origin,
+        parent=parent,
+        author=caller.name,
+        note=note.strip(),
+        details=details or {},
+    )
+
+
+def _num_rows(path: Path) -> int | None:
+    """How many rows a file has, well-formed or not; None where that cannot be found out."""
+    from luthier.data.rows import read_rows
+    from luthier.data.source import open_source
+
+    try:
+        return sum(1 for _ in read_rows(open_source(path)))
+    except LuthierError:
+        return None

@@ -1,0 +1,118 @@
+"""Use cases: the members of a project: make, list, change and remove them, and let them in by their password.
+
+Passwords are hashed with Argon2id (RFC 9106, section 4: 64 MiB, 3 passes, its second recommended set of parameters).
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import lru_cache
+from typing import Final
+
+from cryptography.exceptions import InvalidKey
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, RequestError
+from luthier.core.ids import new_id
+from luthier.core.member import ROLES, Member, Role
+from luthier.service.audit_log import deed_of
+from luthier.service.context import Context
+
+LEAST_PASSWORD_CHARACTERS: Final = 10
+MOST_PASSWORD_BYTES: Final = 1024
+_MOST_NAME_CHARACTERS: Final = 100
+
+
+def add_member(context: Context, caller: Caller, name: str, password: str, role: Role) -> Member:
+    """Make a member of the caller's project. Raises RequestError (name, password, role), ConflictError (name taken)."""
+    name = name.strip()
+    if not name or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
+        raise RequestError(
+            f"the name {name[: _MOST_NAME_CHARACTERS + 1]!r} for a member",
+            expected=f"1 to {_MOST_NAME_CHARACTERS} printable characters",
+            do="choose such a name",
+        )
+    _check_role(role)
+    member = Member(member_id=new_id("member"), project_id=caller.project_id, name=name, role=role)
+    deed = deed_of(caller, "member.created", member.member_id, {"name": name, "role": role})
+    return context.members.add(member, hashed(password), deed)
+
+
+def list_members(context: Context, caller: Caller) -> list[Member]:
+    """The members of the caller's project, oldest first."""
+    return context.members.list(caller.project_id)
+
+
+def change_role(context: Context, caller: Caller, member_id: str, role: Role) -> Member:
+    """Give a member another role, from their next request on. Raises NotFoundError, RequestError, ConflictError."""
+    _check_role(role)
+    _refuse_oneself(caller, member_id, "another role")
+    deed = deed_of(caller, "member.role_changed", member_id, {"role": role})
+    return context.members.change(caller.project_id, member_id, role=role, deed=deed)
+
+
+def change_password(context: Context, caller: Caller, member_id: str, password: str) -> Member:
+    """Give a member another password, and end their sessions. Raises NotFoundError, RequestError."""
+    deed = deed_of(caller, "member.password_changed", member_id)
+    return context.members.change(caller.project_id, member_id, password=hashed(password), deed=deed)
+
+
+def remove_member(context: Context, caller: Caller, member_id: str) -> None:
+    """Forget a member, whose sessions end at once. Raises NotFoundError, and ConflictError for oneself."""
+    _refuse_oneself(caller, member_id, "an end")
+    context.members.remove(caller.project_id, member_id, deed_of(caller, "member.removed", member_id))
+
+
+def member_by_password(context: Context, name: str, password: str) -> Member | None:
+    """The member whom name and password name together; None for a wrong pair, which takes as long to find out."""
+    found = context.members.with_password(name.strip())
+    is_right = _fits(password, found[1] if found else _nobodys_hash())
+    return found[0] if found is not None and is_right else None
+
+
+def hashed(password: str) -> str:
+    """A password as it is kept, with a salt of its own. Raises RequestError for one that is too short or too long."""
+    if len(password) < LEAST_PASSWORD_CHARACTERS or len(_bytes(password)) > MOST_PASSWORD_BYTES:
+        raise RequestError(
+            f"a password of {len(password)} characters",
+            expected=f"{LEAST_PASSWORD_CHARACTERS} characters or more, and at most {MOST_PASSWORD_BYTES:,} bytes",
+            do="choose a longer one: some words in a row are easy to remember",
+        )
+    made: str = Argon2id(
+        salt=secrets.token_bytes(16), length=32, iterations=3, lanes=4, memory_cost=64 * 1024
+    ).derive_phc_encoded(_bytes(password))
+    return made
+
+
+def _fits(password: str, kept: str) -> bool:
+    if len(_bytes(password)) > MOST_PASSWORD_BYTES:
+        return False
+    try:
+        Argon2id.verify_phc_encoded(_bytes(password), kept)
+    except InvalidKey:
+        return False
+    return True
+
+
+def _bytes(password: str) -> bytes:
+    return password.encode("utf-8", "surrogatepass")
+
+
+@lru_cache(maxsize=1)
+def _nobodys_hash() -> str:
+    return hashed(secrets.token_urlsafe(32))
+
+
+def _check_role(role: str) -> None:
+    if role not in ROLES:
+        raise RequestError(f"the role {role!r}", expected=f"one of {', '.join(ROLES)}", do="choose one of them")
+
+
+def _refuse_oneself(caller: Caller, member_id: str, what: str) -> None:
+    if caller.member_id == member_id:
+        raise ConflictError(
+            f"{caller.name!r} would give themselves {what}",
+            expected="another admin to do that, so that a project is never left without one by mistake",
+            do="sign in as another admin, or with an admin key",
+        )

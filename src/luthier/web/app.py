@@ -1,0 +1,35 @@
+"""The pages as one app, which answers where the API has no route (`luthier.home_server` puts the two together)."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import APIRouter, FastAPI
+from starlette.routing import Mount
+
+from luthier.service.context import Context
+from luthier.web.assets import Assets
+from luthier.web.csrf import SameOrigin
+from luthier.web.errors import add_error_pages
+from luthier.web.pages import home, sign_in
+from luthier.web.policy import Policy
+
+ROUTERS: tuple[APIRouter, ...] = (
+    sign_in.router,
+    home.router,
+)
+"""In the order of the pages' navigation."""
+
+
+def create_pages(context: Context) -> FastAPI:
+    """The pages of an open home. The caller closes the context, once the app has shut down."""
+    app = FastAPI(title="Luthier", version=version("luthier"), openapi_url=None, redirect_slashes=True)
+    assets = Assets()
+    app.state.context, app.state.assets = context, assets
+    add_error_pages(app)
+    app.add_middleware(SameOrigin)
+    app.add_middleware(Policy)
+    app.router.routes.append(Mount("/assets", assets, name="assets"))
+    for router in ROUTERS:
+        app.include_router(router)
+    return app

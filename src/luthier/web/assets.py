@@ -1,0 +1,74 @@
+"""Style, scripts and the mark: read once, named by what is in them, so that browsers may keep them for ever.
+
+`static/` holds ours, `vendor/` what `frontend/` has built from others' packages (ECharts, HTMX). Where that was not
+built, pages work as they do without JavaScript: charts are drawings, forms are sent whole.
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from luthier.core.digest import sha256_bytes
+
+_HERE: Final = Path(__file__).parent
+_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+}
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
+STYLE: Final = "app.css"
+"""All of `static/css`, in the order of the names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A file as it is sent. address: with a part of its digest."""
+
+    address: str
+    media_type: str
+    content: bytes
+    packed: bytes
+
+
+class Assets:
+    """All assets, and the ASGI app that sends them."""
+
+    def __init__(self) -> None:
+        style = b"\n".join(path.read_bytes() for path in sorted((_HERE / "static" / "css").glob("*.css")))
+        found = {STYLE: style}
+        for folder in (_HERE / "static" / "js", _HERE / "static" / "images", _HERE / "vendor"):
+            found |= {path.name: path.read_bytes() for path in sorted(folder.glob("*")) if path.suffix in _TYPES}
+        self._by_name = {name: _asset(name, content) for name, content in found.items()}
+        self._by_address = {asset.address: asset for asset in self._by_name.values()}
+
+    def address(self, name: str) -> str | None:
+        """Where a page finds an asset; None for one of `vendor/` that was not built."""
+        asset = self._by_name.get(name)
+        return None if asset is None else f"/assets/{asset.address}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for one of them."""
+        asset = self._by_address.get(scope["path"].rsplit("/", 1)[-1])
+        if asset is None or scope["method"] not in ("GET", "HEAD"):
+            await PlainTextResponse("no such asset", status_code=404)(scope, receive, send)
+            return
+        is_packed = "gzip" in Headers(scope=scope).get("accept-encoding", "")
+        headers = {"cache-control": _FOR_EVER, "vary": "accept-encoding"}
+        headers |= {"content-encoding": "gzip"} if is_packed else {}
+        content = asset.packed if is_packed else asset.content
+        await Response(content, headers=headers, media_type=asset.media_type)(scope, receive, send)
+
+
+def _asset(name: str, content: bytes) -> Asset:
+    stem, _, suffix = name.rpartition(".")
+    address = f"{stem}-{sha256_bytes(content)[:12]}.{suffix}"
+    return Asset(address, _TYPES[f".{suffix}"], content, gzip.compress(content, mtime=0))

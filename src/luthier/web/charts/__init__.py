@@ -1,0 +1,1 @@
+"""Charts of the pages: said once, drawn twice: as SVG by the server, and by ECharts where scripts run."""

@@ -1,0 +1,41 @@
+"""The way around: what stands in the navigation, and which entry a page belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from luthier.core.access import Scope
+from luthier.core.member import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A page of the navigation. key: the letter that leads there, after `g`."""
+
+    name: str
+    address: str
+    scope: Scope
+    key: str
+
+
+ENTRIES: Final = (
+    Entry("Home", "/", "read", "h"),
+    Entry("Datasets", "/datasets", "read", "d"),
+    Entry("Runs", "/runs", "read", "r"),
+    Entry("Evaluations", "/evaluations", "read", "e"),
+    Entry("Playground", "/playground", "infer", "p"),
+    Entry("Models", "/models", "read", "m"),
+    Entry("Settings", "/settings", "read", "s"),
+)
+
+
+def entries_for(session: Session | None) -> list[Entry]:
+    """What this visitor may look at."""
+    return [] if session is None else [entry for entry in ENTRIES if session.caller.may(entry.scope)]
+
+
+def current(path: str) -> str:
+    """The address of the entry that a page belongs to; empty for none."""
+    fitting = [e.address for e in ENTRIES if path == e.address or (e.address != "/" and path.startswith(e.address))]
+    return max(fitting, key=len, default="")

@@ -1,0 +1,76 @@
+// What every page has: the theme, times that stay right, keys that lead somewhere, forms that ask first.
+const root = document.documentElement;
+
+for (const button of document.querySelectorAll("[data-theme-switch]")) {
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = isDark ? "light" : "dark";
+    try { localStorage.setItem("luthier-theme", root.dataset.theme); } catch { /* for this page only, then */ }
+    document.dispatchEvent(new CustomEvent("luthier:theme"));
+  });
+}
+
+function relative(seconds) {
+  const length = Math.abs(seconds);
+  for (const [unit, name] of [[86400, "day"], [3600, "h"], [60, "min"]]) {
+    if (length >= unit) {
+      const count = Math.floor(length / unit);
+      const words = `${count} ${name}${name === "day" && count > 1 ? "s" : ""}`;
+      return seconds > 0 ? `in ${words}` : `${words} ago`;
+    }
+  }
+  return seconds <= 5 ? "just now" : `in ${Math.floor(length)} s`;
+}
+
+function refreshTimes() {
+  if (document.hidden) return;
+  for (const time of document.querySelectorAll("time[datetime]")) {
+    const words = relative((Date.parse(time.dateTime) - Date.now()) / 1000);
+    if (time.textContent !== words) time.textContent = words;
+  }
+}
+setInterval(refreshTimes, 20000);
+
+// `g` and a letter lead to a page; `?` shows what keys there are. Not while somebody writes.
+let isGoing = false;
+document.addEventListener("keydown", (event) => {
+  const at = event.target;
+  if (event.ctrlKey || event.metaKey || event.altKey || at.closest?.("input, textarea, select, [contenteditable]")) return;
+  if (event.key === "?") {
+    const help = document.querySelector("dialog#keys");
+    if (help) { help.open ? help.close() : help.showModal(); }
+    return;
+  }
+  if (isGoing) {
+    isGoing = false;
+    const way = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+    if (way) { event.preventDefault(); location.href = way.href; }
+  } else if (event.key === "g") {
+    isGoing = true;
+    setTimeout(() => { isGoing = false; }, 1200);
+  }
+});
+
+// A form or button with `data-confirm` asks before it does what cannot be undone.
+document.addEventListener("submit", (event) => {
+  const words = event.submitter?.dataset.confirm ?? event.target.dataset.confirm;
+  if (words && !confirm(words)) { event.preventDefault(); event.stopImmediatePropagation(); }
+}, true);
+
+// `data-copy` copies the text of the element that it names.
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest?.("[data-copy]");
+  if (!button) return;
+  const text = document.querySelector(button.dataset.copy)?.textContent.trim() ?? "";
+  await navigator.clipboard?.writeText(text);
+  const words = button.textContent;
+  button.textContent = "copied";
+  setTimeout(() => { button.textContent = words; }, 1500);
+});
+
+// An error whose words came as a piece of a page is shown where the answer was to stand.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { status } = event.detail.xhr;
+  if (status >= 400 && status !== 401) { event.detail.shouldSwap = true; event.detail.isError = false; }
+});

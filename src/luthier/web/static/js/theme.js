@@ -1,0 +1,6 @@
+// Before anything is painted: the theme that was chosen, and that scripts run.
+document.documentElement.classList.add("js");
+try {
+  const chosen = localStorage.getItem("luthier-theme");
+  if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
+} catch { /* storage may be forbidden: the system's theme it is */ }

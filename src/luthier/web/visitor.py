@@ -1,0 +1,77 @@
+"""Who is looking at a page, and what they may do there: what handlers ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
+from urllib.parse import quote
+
+from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
+
+from luthier.core.access import Caller, Scope
+from luthier.core.member import Session
+from luthier.service.context import Context
+from luthier.service.sessions import session_of
+
+COOKIE: Final = "luthier_session"
+
+
+class SignInNeededError(Exception):
+    """Nobody is signed in; `next_address` is where they wanted to go."""
+
+    def __init__(self, next_address: str) -> None:
+        self.next_address = next_address
+        super().__init__(next_address)
+
+    @property
+    def address(self) -> str:
+        """Of the page that leads there."""
+        return f"/sign-in?next={quote(self.next_address, safe='/')}"
+
+
+class ForbiddenError(Exception):
+    """Who is signed in may not do this: none of `scopes` is theirs."""
+
+    def __init__(self, caller: Caller, scopes: tuple[Scope, ...]) -> None:
+        self.caller, self.scopes = caller, scopes
+        super().__init__(", ".join(scopes))
+
+
+async def context_of(request: Request) -> Context:
+    """The open home that the pages work in."""
+    context: Context = request.app.state.context
+    return context
+
+
+async def visiting(request: Request) -> Session | None:
+    """Who is signed in, if anybody; looked up once a request."""
+    if not hasattr(request.state, "session"):
+        secret = request.cookies.get(COOKIE)
+        context: Context = request.app.state.context
+        request.state.session = None if not secret else await run_in_threadpool(session_of, context, secret)
+    found: Session | None = request.state.session
+    return found
+
+
+def _needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
+    async def check(request: Request) -> Caller:
+        session = await visiting(request)
+        if session is None:
+            asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            raise SignInNeededError(asked if request.method == "GET" else request.url.path)
+        if not any(session.caller.may(scope) for scope in scopes):
+            raise ForbiddenError(session.caller, scopes)
+        return session.caller
+
+    return check
+
+
+HomeContext = Annotated[Context, Depends(context_of)]
+"""What a handler asks for to reach the services."""
+MaybeVisitor = Annotated[Session | None, Depends(visiting)]
+Reader = Annotated[Caller, Depends(_needs("read"))]
+Trainer = Annotated[Caller, Depends(_needs("train"))]
+Asker = Annotated[Caller, Depends(_needs("infer"))]
+Admin = Annotated[Caller, Depends(_needs("admin"))]
+"""What a handler asks for to be sure that who looks may do this: the caller, with their project."""

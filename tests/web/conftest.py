@@ -1,0 +1,41 @@
+"""The pages and the API of a home in a temporary folder, asked without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from luthier.core.access import Scope
+from luthier.home_server import create_home_app
+from luthier.service.access import create_key
+from luthier.service.context import Context
+
+Browser = Callable[..., TestClient]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Context]:
+    with Context.open(tmp_path / "home") as opened:
+        yield opened
+
+
+@pytest.fixture
+def browser(home: Context) -> Iterator[Browser]:
+    """Makes a browser that is signed in by a key of these scopes; no scopes: by nothing."""
+    app, made = create_home_app(home), []
+
+    def make(*scopes: Scope, project: str = "default") -> TestClient:
+        one = TestClient(app, base_url="http://127.0.0.1", client=("192.0.2.7", 50000), follow_redirects=False)
+        one.headers["Sec-Fetch-Site"] = "same-origin"
+        if scopes:
+            key = create_key(home, "k", scopes=scopes, project=project)[1]
+            assert one.post("/sign-in", data={"key": key}).status_code == 303
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()

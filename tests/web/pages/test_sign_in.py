@@ -1,0 +1,110 @@
+"""Who comes in, by what, and who does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+
+from luthier.core.access import Caller
+from luthier.service.access import create_key, revoke_key
+from luthier.service.context import Context
+from luthier.service.members import add_member, change_password, remove_member
+from luthier.service.sessions import make_link
+from luthier.web.pages import sign_in
+
+Browser = Callable[..., TestClient]
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(autouse=True)
+def no_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sign_in, "_failures", type(sign_in._failures)())
+
+
+def test_without_a_session_every_page_leads_to_the_sign_in(browser: Browser) -> None:
+    one = browser()
+    answer = one.get("/?sort=name")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=/%3Fsort%3Dname")
+    piece = one.get("/", headers={"HX-Request": "true"})
+    assert (piece.status_code, piece.headers["hx-redirect"]) == (401, "/sign-in?next=/")
+
+
+def test_a_key_lets_in_until_it_is_revoked(home: Context, browser: Browser) -> None:
+    one = browser()
+    key, text = create_key(home, "mine", scopes=("read",))
+    answer = one.post("/sign-in", data={"key": text, "next": "/runs"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/runs")
+    assert "HttpOnly" in answer.headers["set-cookie"]
+    assert "mine" in one.get("/").text
+    revoke_key(home, key.key_id)
+    assert one.get("/").status_code == 303
+
+
+def test_a_wrong_key_lets_nobody_in_and_too_many_have_to_wait(browser: Browser) -> None:
+    one = browser()
+    answers = [one.post("/sign-in", data={"key": f"sk-{n}"}) for n in range(sign_in.FAILURES_PER_MINUTE + 1)]
+    assert [a.status_code for a in answers] == [422] * sign_in.FAILURES_PER_MINUTE + [429]
+    assert "this key lets nobody in" in answers[0].text
+    assert "luthier_session" not in one.cookies
+
+
+def test_a_member_comes_in_by_name_and_password(home: Context, browser: Browser) -> None:
+    member = add_member(home, Caller(), "Ada", PASSWORD, "viewer")
+    one = browser()
+    assert one.post("/sign-in", data={"name": "Ada", "password": "wrong password"}).status_code == 422
+    assert one.post("/sign-in", data={"name": "Ada", "password": PASSWORD}).status_code == 303
+    assert "Ada" in one.get("/").text
+    change_password(home, Caller(), member.member_id, PASSWORD + "!")
+    assert one.get("/").status_code == 303, "another password ends the sessions"
+    assert one.post("/sign-in", data={"name": "Ada", "password": PASSWORD + "!"}).status_code == 303
+    remove_member(home, Caller(), member.member_id)
+    assert one.get("/").status_code == 303
+
+
+def test_a_link_works_once(home: Context, browser: Browser) -> None:
+    one, token = browser(), make_link(home)
+    assert one.get(f"/welcome/{token}").status_code == 303
+    assert one.get("/").status_code == 200
+    assert browser().get(f"/welcome/{token}").status_code == 422
+
+
+def test_who_signs_out_is_out(browser: Browser) -> None:
+    one = browser("read")
+    cookie = one.cookies["luthier_session"]
+    one.post("/sign-out")
+    one.cookies.set("luthier_session", cookie)
+    assert one.get("/").status_code == 303
+
+
+@pytest.mark.parametrize(
+    "address", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"]
+)
+def test_nobody_is_led_elsewhere(home: Context, browser: Browser, address: str) -> None:
+    key = create_key(home, "k", scopes=("read",))[1]
+    assert browser().post("/sign-in", data={"key": key, "next": address}).headers["location"] == "/"
+
+
+def test_forms_of_other_sites_are_refused(browser: Browser) -> None:
+    one = browser("admin")
+    for headers in (
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+    ):
+        assert one.post("/sign-out", headers=headers).status_code == 403
+    del one.headers["Sec-Fetch-Site"]
+    assert one.post("/sign-out").status_code == 403
+    assert one.post("/sign-out", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert one.post("/sign-out", headers={"Origin": "http://127.0.0.1"}).status_code == 303
+
+
+def test_pages_allow_no_foreign_code_and_the_api_stays_as_it_is(browser: Browser) -> None:
+    one = browser("read")
+    policy = one.get("/").headers["content-security-policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert one.get("/v1/nothing").json()["error"]["code"] == "missing_api_key"
+    assert one.get("/no/such/page").status_code == 404
+    assert "no page /no/such/page" in one.get("/no/such/page").text
