@@ -40,6 +40,10 @@ def main(asker: int) -> None:
 
 
 def _answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
+    from luthier.service.dataset_questions import ANSWERS
+
+    if document["question"] in ANSWERS:
+        return ANSWERS[document["question"]](context, document)
     return _plan(context, document["recipe"]) if document["question"] == "plan" else _audit(context, document)
 
 

@@ -20,7 +20,7 @@ from luthier.service.context import Context
 
 log = logging.getLogger("luthier.questions")
 
-Question = Literal["plan", "audit"]
+Question = Literal["plan", "audit", "map", "diff", "split", "rows"]
 
 MOST_SECONDS: Final = 600.0
 _MOST_AT_ONCE: Final = 2
