@@ -28,14 +28,17 @@ _UNSEEN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One text of a row. name: of the field; speaker: of the turn that it is the text of, empty elsewhere.
+    """One text of a row.
 
-    is_text: whether it is one, that a form can carry; all else is shown as JSON, to be changed in the whole row only.
+    name: of the field. speaker: of the turn that it belongs to, empty elsewhere. part: of the turn, where it is not
+    what is said in it, such as `tool_calls`. is_text: whether it is a text that a form can carry; all else is shown as
+    JSON, to be changed in the whole row only.
     """
 
     pointer: str
     name: str
     speaker: str
+    part: str
     text: str
     is_text: bool
 
@@ -48,7 +51,7 @@ def places_of(fields: Mapping[str, Any]) -> list[Place]:
             for number, turn in enumerate(value):
                 found.extend(_of_turn(name, number, turn))
         else:
-            found.append(_place(f"/{_escaped(name)}", name, "", value))
+            found.append(_place(f"/{_escaped(name)}", name, "", "", value))
     return found
 
 
@@ -108,13 +111,14 @@ def _of_turn(name: str, number: int, turn: Mapping[str, Any]) -> Iterator[Place]
             is_said = key in _TURN_TEXTS
             where = f"{name}[{number}]" if is_said else f"{name}[{number}].{key}"
             if is_said or value is not None:
-                yield _place(f"/{name}/{number}/{_escaped(key)}", where, speaker, value)
+                part = "" if is_said else key
+                yield _place(f"/{_escaped(name)}/{number}/{_escaped(key)}", where, speaker, part, value)
 
 
-def _place(pointer: str, name: str, speaker: str, value: Any) -> Place:
+def _place(pointer: str, name: str, speaker: str, part: str, value: Any) -> Place:
     if isinstance(value, str) and not _NOT_IN_FORMS.search(value):
-        return Place(pointer, name, speaker, value, is_text=True)
-    return Place(pointer, name, speaker, _in_words(value), is_text=False)
+        return Place(pointer, name, speaker, part, value, is_text=True)
+    return Place(pointer, name, speaker, part, _in_words(value), is_text=False)
 
 
 def _in_words(value: Any) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from luthier.service.annotations import Queue
+    from luthier.service.annotation_queue import Queue
 
 
 @dataclass
