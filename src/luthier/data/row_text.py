@@ -106,13 +106,14 @@ def _are_turns(value: Any) -> bool:
 
 def _of_turn(name: str, number: int, turn: Mapping[str, Any]) -> Iterator[Place]:
     speaker = next((str(turn[key]) for key in _SPEAKERS if isinstance(turn.get(key), str)), "turn")
-    for key, value in turn.items():
-        if key not in _SPEAKERS:
-            is_said = key in _TURN_TEXTS
-            where = f"{name}[{number}]" if is_said else f"{name}[{number}].{key}"
-            if is_said or value is not None:
-                part = "" if is_said else key
-                yield _place(f"/{_escaped(name)}/{number}/{_escaped(key)}", where, speaker, part, value)
+    said = {key: value for key, value in turn.items() if key not in _SPEAKERS}
+    is_mute = all(value is None for value in said.values())
+    for key, value in said.items():
+        is_said = key in _TURN_TEXTS
+        where = f"{name}[{number}]" if is_said else f"{name}[{number}].{key}"
+        if is_mute or value is not None:
+            part = "" if is_said else key
+            yield _place(f"/{_escaped(name)}/{number}/{_escaped(key)}", where, speaker, part, value)
 
 
 def _place(pointer: str, name: str, speaker: str, part: str, value: Any) -> Place:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.service.context import Context
+
+if TYPE_CHECKING:
+    from luthier.data.diff.compare import RowChange
 
 _SNIPPET: Final = 240
 _MIN_POINTS: Final = 3
 _MOST_IDS: Final = 200
 _EXAMPLES: Final = 10
+_MOST_TEXT: Final = 2_000
 _AROUND: Final = 160
 """Characters that stay on either side of a change."""
 
@@ -48,7 +52,6 @@ def map_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
 def diff_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     """The difference of two files: as `luthier data diff --json`, with the words that changed, and counts by column."""
     from luthier.data.diff.by_column import changed_columns
-    from luthier.data.diff.words import shortened
     from luthier.service.diffs import compare
 
     old, new = Path(document["old"]), Path(document["new"])
@@ -63,14 +66,32 @@ def diff_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
             "kind": example.kind,
             "old_line": None if example.old is None else _line(example.old),
             "new_line": None if example.new is None else _line(example.new),
-            "fields": [
-                {"field": one.field, "spans": [list(span) for span in shortened(one.spans, _AROUND)]}
-                for one in example.fields
-            ],
+            "fields": _fields_of(example),
         }
         for example in found.examples
     ]
     return answer
+
+
+def _fields_of(example: RowChange) -> list[dict[str, Any]]:
+    """What differs in a row; of a row that is new or gone its texts, turns by who speaks."""
+    from luthier.data.diff.words import shortened
+
+    if example.kind == "changed":
+        return [
+            {"name": one.field, "spans": [list(s) for s in shortened(one.spans, _AROUND)]} for one in example.fields
+        ]
+    speakers: dict[str, str] = {}
+    found = []
+    for one in example.fields:
+        turn, _, part = one.field.rpartition(".")
+        text = (one.new if one.new is not None else one.old) or ""
+        if turn and part in ("role", "from"):
+            speakers[turn] = text
+            continue
+        name = speakers.get(turn, one.field) if part in ("content", "value") else one.field
+        found.append({"name": name, "spans": [["=", text[:_MOST_TEXT] + ("…" if len(text) > _MOST_TEXT else "")]]})
+    return found
 
 
 def split_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:

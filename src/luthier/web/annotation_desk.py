@@ -93,6 +93,13 @@ class Desk:
         return shown
 
     @property
+    def focus(self) -> str:
+        """The place that an edit most likely changes: the last text that is learned, else the first text."""
+        texts = [shown for shown in self.texts if shown.place.is_text]
+        learned = [shown.place.pointer for shown in texts if shown.is_learned]
+        return learned[-1] if learned else texts[0].place.pointer if texts else ""
+
+    @property
     def json(self) -> str:
         """The row as JSON to be edited."""
         from luthier.data.row_text import as_json

@@ -23,8 +23,8 @@ from luthier.web.visitor import HomeContext, Reader, Trainer
 router = APIRouter(prefix="/datasets/{dataset_id}/annotate")
 
 Edit = Literal["text", "json"]
-_Rows = Annotated[str, Query(max_length=60_000)]
-_RowsOfForm = Annotated[str, Form(max_length=60_000)]
+_Rows = Annotated[str, Query(max_length=16_000)]
+_RowsOfForm = Annotated[str, Form(max_length=16_000)]
 _WORDS: Final[Mapping[str, str]] = {"accept": "accepted", "reject": "rejected", "edit": "edited"}
 _MOST_FIELDS: Final = 5_000
 

@@ -17,6 +17,8 @@ from luthier.web.visitor import HomeContext, Reader
 router = APIRouter(prefix="/datasets/{dataset_id}/map")
 
 _PAGE: Final = 25
+_MOST_NAMED: Final = 500
+"""Rows that one address names."""
 
 
 @router.get("")
@@ -66,12 +68,13 @@ def _listed(drawn: dict[str, Any], groups: Any, number: int | None, page: int) -
     rows = dataset_maps.rows_of_group(drawn, group.number)
     pages = max(1, -(-len(rows) // _PAGE))
     page = min(max(1, page), pages)
-    lines = tuple(row["line"] for row in rows)
+    lines = tuple(row["line"] for row in rows[:_MOST_NAMED])
     return {
         "group": group,
         "rows": rows[(page - 1) * _PAGE : page * _PAGE],
         "page": page,
         "pages": pages,
         "lines": named_lines(lines),
+        "most_named": _MOST_NAMED,
         "is_rest": number == NO_GROUP,
     }

@@ -70,7 +70,7 @@ def split(
     except LuthierError as error:
         return _page(request, context, caller, found, typed, error)
     sizes = ", ".join(f"{made.document['sides'][side]['num_rows']:,} {side.replace('_', '-')}" for side in made.sides)
-    return redirect(request, f"/datasets/{dataset_id}/split?version={version}#proof", f"split into {sizes}")
+    return redirect(request, f"/datasets/{dataset_id}/split?version={version}", f"split into {sizes}")
 
 
 def _page(

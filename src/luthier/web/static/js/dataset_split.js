@@ -15,7 +15,7 @@ if (bar) {
     const [validation, heldOut] = ["validation", "held_out"].map((name) => Number(form.elements[name].value) || 0);
     const shares = [100 - validation - heldOut, validation, heldOut];
     lay(bar, shares);
-    ["train", "validation", "held-out"].forEach((name, n) => { bar.children[n].textContent = `${name} ${Math.round(shares[n] * 10) / 10} %`; });
+    ["train", "validation", "held-out"].forEach((name, n) => { bar.children[n].textContent = `${Math.round(shares[n] * 10) / 10} %`; bar.children[n].title = name; });
     bar.hidden = false;
   };
   form.addEventListener("input", follow);
