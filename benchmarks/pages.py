@@ -84,8 +84,9 @@ def _open(chromium: Browser, url: str, path: str, cookies: list[Any], seen: dict
     for kind in ("cold", "warm"):
         page: Page = context.new_page()
         page.goto(f"{url}{path}", wait_until="load")
-        page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
-        seen[kind].append(page.evaluate(_SEEN))
+        while (found := page.evaluate(_SEEN))["paint_ms"] is None:  # `wait_for_function` would need eval
+            page.wait_for_timeout(20)
+        seen[kind].append(found)
         page.close()
     context.close()
 
