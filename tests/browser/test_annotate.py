@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
+from tests.browser.conftest import PHONE, violations
 
 from luthier.core.access import Caller
 from luthier.service import dataset_versions
 from luthier.service.annotation_queue import decide, open_queue
 from luthier.service.context import Context
 from luthier.testing.running_server import RunningServer, running_server
-from tests.browser.conftest import PHONE, violations
 
 MakePage = Callable[..., Page]
 TOPICS = ("soup bread cheese tasty kitchen", "engine wheel brake fuel tyre", "python loop class import list")

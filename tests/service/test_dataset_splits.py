@@ -15,7 +15,7 @@ from luthier.service.context import Context
 from luthier.service.dataset_splits import SplitWishes, last_split, split_dataset
 
 CALLER = Caller(name="Ada")
-WORDS = "amber brick cloud delta ember field grape house ivory joker".split()
+WORDS = ["amber", "brick", "cloud", "delta", "ember", "field", "grape", "house", "ivory", "joker"]
 
 
 def row(number: int) -> dict[str, Any]:
