@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -43,6 +43,11 @@ class Queue:
     decisions: Mapping[int, RowDecision]
     show: Show = "undecided"
     only: tuple[int, ...] = ()
+
+    def having(self, line: int, decision: RowDecision | None) -> Queue:
+        """The queue with another word on a row; None: with none."""
+        others = {one: said for one, said in self.decisions.items() if one != line}
+        return replace(self, decisions=others if decision is None else others | {line: decision})
 
     @cached_property
     def counts(self) -> Mapping[str, int]:

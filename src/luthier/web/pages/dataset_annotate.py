@@ -70,7 +70,7 @@ def decide(
     """Keep one decision, and lead to the next row."""
     queue = _queue(context, caller, dataset_id, version, show, rows)
     made = annotation_queue.decide(context, caller, queue, row, decision, seen=seen)
-    return _onward(request, context, caller, queue, row, _told(row, decision, made))
+    return _onward(request, context, caller, queue.having(row, made.decision), row, _told(row, decision, made))
 
 
 @router.post("/edit")
@@ -89,7 +89,7 @@ def edit(request: Request, context: HomeContext, caller: Trainer, dataset_id: st
     except RequestError as error:
         typed = {"json": str(form["json"])} if mode == "json" else texts
         return _page(request, context, caller, Desk(queue, line, mode, error=error, typed=typed))
-    return _onward(request, context, caller, queue, line, _told(line, "edit", made))
+    return _onward(request, context, caller, queue.having(line, made.decision), line, _told(line, "edit", made))
 
 
 @router.post("/undo")
@@ -110,7 +110,7 @@ def undo(
         line = row if row is not None else queue.first()
         return _lead(request, context, caller, Desk(queue, line, told="there is no decision of yours to take back"))
     words = f"row {found.row} is undecided again; it was {_WORDS[found.decision]}"
-    return _lead(request, context, caller, Desk(_anew(context, caller, queue), found.row, told=words))
+    return _lead(request, context, caller, Desk(queue.having(found.row, None), found.row, told=words))
 
 
 @router.post("/version")
@@ -159,18 +159,10 @@ def _queue(context: Context, caller: Caller, dataset_id: str, version: int | Non
 
 def _onward(request: Request, context: Context, caller: Caller, queue: Queue, line: int, words: str) -> Response:
     """To the row behind one that was just decided; at the end to the first that is left, where only some are shown."""
-    fresh = _anew(context, caller, queue)
-    following = fresh.after(line)
+    following = queue.after(line)
     if following is None:
-        following = fresh.first() if queue.show == "undecided" else line
-    return _lead(request, context, caller, Desk(fresh, following, told=words))
-
-
-def _anew(context: Context, caller: Caller, queue: Queue) -> Queue:
-    version = queue.version
-    return annotation_queue.open_queue(
-        context, caller, version.dataset_id, version.number, show=queue.show, only=queue.only
-    )
+        following = queue.first() if queue.show == "undecided" else line
+    return _lead(request, context, caller, Desk(queue, following, told=words))
 
 
 def _lead(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
