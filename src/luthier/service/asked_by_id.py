@@ -123,9 +123,13 @@ def answer_about(
 
     given: the rest of the question. against: the id of a second file. Raises RequestError and what the question raises.
     """
+    from luthier.service.files import get_file
+
     names = _Names(context, project_id)
+    path = names.file("file_id", file_id)
+    names.shown[PurePosixPath(path).name] = get_file(context, project_id, file_id).filename
     asked = dict(given) | {
-        "file": names.file("file_id", file_id),
+        "file": path,
         "against": None if against is None else names.file("against", against),
         "model": None if model is None else names.model("model", model),
     }

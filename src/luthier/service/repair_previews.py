@@ -36,7 +36,7 @@ def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
         {
             "line": one["line"],
             "is_removed": one["fate"] == "removed",
-            "reasons": one["reasons"],
+            "reasons": [told | {"reason": told["reason"].replace(f"{file.name}:", "line ")} for told in one["reasons"]],
             "before": before.get(one["line"]),
             "after": after.get(one["output_line"]),
         }

@@ -38,6 +38,10 @@ def how_made(version: DatasetVersion) -> str:
     if version.origin == "repair" and "fates" in details:
         fates = details["fates"]
         grades = f"grade {details.get('grade_before')} → {details.get('grade_after')}"
-        return f"repaired{parent}: {fates['changed']:,} rows changed, {fates['removed']:,} removed, {grades}"
+        return f"repaired{parent}: {_rows(fates['changed'])} changed, {_rows(fates['removed'])} removed, {grades}"
     words = {"split": "split off", "annotation": "annotated", "test case": "test cases added", "repair": "repaired"}
     return f"{words[version.origin]}{parent}"
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row{'' if number == 1 else 's'}"

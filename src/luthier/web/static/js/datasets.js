@@ -17,10 +17,9 @@ function lookAgain() {
       if (page.querySelector("[data-look-again]")) { lookAgain(); return; }
       const place = note.closest("#answer, #what"), found = page.getElementById(place.id);
       place.replaceWith(document.adoptNode(found));
-      for (const name of ["aside form button[disabled]"]) document.querySelector(name)?.removeAttribute("disabled");
+      document.querySelector("aside form button[disabled]")?.removeAttribute("disabled");
       window.Luthier?.charts?.startAll(document);
-      found.setAttribute("tabindex", "-1");
-      found.focus({ preventScroll: true });
+      document.getElementById("said").textContent = "It is done.";
     } catch { lookAgain(); /* the server may be starting anew */ }
   }, 1000);
 }
