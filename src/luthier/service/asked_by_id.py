@@ -133,7 +133,7 @@ def answer_about(
         "against": None if against is None else names.file("against", against),
         "model": None if model is None else names.model("model", model),
     }
-    with _errors_without_places(names):
+    with errors_telling(_shown(names)):
         return answer_to(context, question, asked)
 
 
@@ -175,17 +175,18 @@ def _is_share(value: Any) -> bool:
 
 def _told(names: _Names, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The answer, or the error, without paths."""
-    with _errors_without_places(names):
+    with errors_telling(_shown(names)):
         found: dict[str, Any] = without_places(answer(), _shown(names))
     return found
 
 
 @contextlib.contextmanager
-def _errors_without_places(names: _Names) -> Iterator[None]:
+def errors_telling(shown: Mapping[str, str]) -> Iterator[None]:
+    """Our errors out of the block, without paths of this machine. shown: what stands in place of which words."""
     try:
         yield
     except LuthierError as error:
-        came, expected, do = (_plain(words, _shown(names)) for words in (error.came, error.expected, error.do))
+        came, expected, do = (_plain(words, shown) for words in (error.came, error.expected, error.do))
         raise type(error)(came, expected=expected, do=do) from error
 
 

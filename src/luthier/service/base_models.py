@@ -48,6 +48,14 @@ def local_base_models(context: Context) -> list[str]:
     return sorted(name for name, recipe_name in base_models(context).items() if recipe_name in there)
 
 
+def model_digest(context: Context, name: str) -> str:
+    """The digest of a base model on this machine, by the name that the API knows it by; empty where it is not here."""
+    from luthier.models import sources
+
+    recipe_name = base_models(context).get(name)
+    return next((model.sha256 for model in sources.local_models(context.home) if model.name == recipe_name), "")
+
+
 def check_is_local(context: Context, name: str) -> None:
     """Raise RequestError for a base model that would have to be fetched first, or that nobody knows."""
     there = local_base_models(context)

@@ -10,7 +10,7 @@ from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import NotFoundError
 from luthier.service import files
 from luthier.service.asked_by_id import AuditRequest, audit_of
-from luthier.service.base_models import check_is_local
+from luthier.service.base_models import check_is_local, model_digest
 from luthier.service.context import Context
 from luthier.service.dataset_versions import get_version
 from luthier.service.kept_answers import Kept, Subject, begin, kept
@@ -74,6 +74,6 @@ def _subject(
     given = {
         "suffix": files.suffix_of(version.filename),
         "against": None if other is None else [other.sha256, files.suffix_of(other.filename)],
-        "model": settings.model,
+        "model": [settings.model, model_digest(context, settings.model)] if settings.model else None,
     }
     return Subject(version.sha256, "audit", given), other

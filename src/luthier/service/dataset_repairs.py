@@ -13,7 +13,7 @@ from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, RequestError
 from luthier.service import files
 from luthier.service.asked_by_id import answer_about
-from luthier.service.base_models import check_is_local
+from luthier.service.base_models import check_is_local, model_digest
 from luthier.service.context import Context
 from luthier.service.dataset_versions import add_version, get_version, keep_rows
 from luthier.service.kept_answers import Kept, Subject, begin, kept
@@ -163,7 +163,7 @@ def _subject(
         "suffix": files.suffix_of(version.filename),
         "actions": sorted(choice.actions),
         "against": None if other is None else [other.sha256, files.suffix_of(other.filename)],
-        "model": choice.model,
+        "model": [choice.model, model_digest(context, choice.model)] if choice.model else None,
     }
     return Subject(version.sha256, "repair", given), other
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import DataError, RowProblem
 from luthier.core.stored_file import StoredFile
 from luthier.service import files
-from luthier.service.asked_by_id import answer_about
+from luthier.service.asked_by_id import answer_about, errors_telling
 from luthier.service.context import Context
 from luthier.service.kept_answers import Kept, Subject, begin, keep, kept
 
@@ -33,7 +33,7 @@ def look(context: Context, project_id: str, file: StoredFile) -> Kept:
     if found.state != "unasked":
         return found
     if _is_small(file.filename, file.num_bytes):
-        return keep(context, subject, lambda: look_at(files.local_path(context, file)))
+        return keep(context, subject, lambda: _of_small(context, file, look_at))
 
     def answer() -> dict[str, Any]:
         told = answer_about(context, project_id, "look", file.file_id, {})
@@ -66,7 +66,7 @@ def rows_page(
     """A page of the rows, as `read_page` says. Raises NotFoundError, DataError, WorkError."""
     if _is_small(version.filename, version.num_bytes):
         file = files.get_file(context, caller.project_id, version.file_id)
-        return read_page(files.local_path(context, file), start=start, num=num, lines=lines)
+        return _of_small(context, file, lambda path: read_page(path, start=start, num=num, lines=lines))
     given = {"start": start, "num": num, "lines": None if lines is None else list(lines)}
     return answer_about(context, caller.project_id, "rows", version.file_id, given)
 
@@ -166,6 +166,12 @@ def _turns(value: Any) -> list[list[str]]:
 def _problem(problem: RowProblem) -> dict[str, Any]:
     reason = " ".join(part for part in (problem.field, problem.value, problem.reason) if part)
     return {"line": problem.line, "reason": reason}
+
+
+def _of_small(context: Context, file: StoredFile, answer: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    path = files.local_path(context, file)
+    with errors_telling({str(path): file.filename, path.name: file.filename}):
+        return answer(path)
 
 
 def _is_small(filename: str, num_bytes: int) -> bool:

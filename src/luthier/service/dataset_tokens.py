@@ -9,7 +9,7 @@ from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import RequestError
 from luthier.service import files
 from luthier.service.asked_by_id import answer_about
-from luthier.service.base_models import check_is_local
+from luthier.service.base_models import check_is_local, model_digest
 from luthier.service.context import Context
 from luthier.service.kept_answers import Kept, Subject, begin, kept
 
@@ -18,7 +18,7 @@ TEMPLATES: Final = ("auto", "chat", "plain")
 
 def tokens_state(context: Context, version: DatasetVersion, model: str, template: str) -> Kept:
     """How it stands with the tokens of a version."""
-    return kept(context, _subject(version, model, template))
+    return kept(context, _subject(context, version, model, template))
 
 
 def begin_tokens(context: Context, caller: Caller, version: DatasetVersion, model: str, template: str) -> Kept:
@@ -33,9 +33,9 @@ def begin_tokens(context: Context, caller: Caller, version: DatasetVersion, mode
         given = {"template": template}
         return answer_about(context, caller.project_id, "tokens", version.file_id, given, model=model)
 
-    return begin(context, _subject(version, model, template), answer)
+    return begin(context, _subject(context, version, model, template), answer)
 
 
-def _subject(version: DatasetVersion, model: str, template: str) -> Subject:
-    given = {"suffix": files.suffix_of(version.filename), "model": model, "template": template}
+def _subject(context: Context, version: DatasetVersion, model: str, template: str) -> Subject:
+    given = {"suffix": files.suffix_of(version.filename), "model": model_digest(context, model), "template": template}
     return Subject(version.sha256, "tokens", given)

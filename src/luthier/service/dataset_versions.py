@@ -13,6 +13,7 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError, Requ
 from luthier.core.ids import new_id
 from luthier.core.stored_file import StoredFile
 from luthier.service import files
+from luthier.service.asked_by_id import errors_telling
 from luthier.service.audit_log import deed_of
 from luthier.service.context import Context
 from luthier.service.dataset_rows import look
@@ -97,7 +98,9 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
     check_filename(filename)
     file = files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="fine-tune")
     try:
-        open_source(files.local_path(context, file))
+        path = files.local_path(context, file)
+        with errors_telling({str(path): file.filename, path.name: file.filename}):
+            open_source(path)
     except BaseException:
         files.delete_file(context, caller.project_id, file.file_id)
         raise
