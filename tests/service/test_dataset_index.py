@@ -1,10 +1,8 @@
-"""Rows of versions by their place, and answers about versions, kept beside their files."""
+"""Rows of versions by their place."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +11,7 @@ from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import DataError, NotFoundError
 from luthier.service import dataset_versions, files
 from luthier.service.context import Context
-from luthier.service.dataset_rows import answer_name, columns_of, keep_answer, kept_answer, open_rows
+from luthier.service.dataset_index import columns_of, open_rows
 
 CALLER = Caller()
 
@@ -39,26 +37,16 @@ def test_a_document_is_read_by_a_process_of_its_own(context: Context) -> None:
 
 def test_what_cannot_be_read_is_told(context: Context) -> None:
     broken = bring(context, b"[{", "rows.json")
-    with pytest.raises(DataError, match="not JSON"):
+    with pytest.raises(DataError, match=r"rows\.json is not JSON"):
         open_rows(context, CALLER, broken)
     with pytest.raises(NotFoundError):
         open_rows(context, Caller(project_id="other"), broken)
 
 
-def test_an_answer_is_asked_for_once_and_goes_with_its_file(context: Context) -> None:
+def test_the_index_goes_with_its_file(context: Context) -> None:
     version = bring(context, b'{"a": 1}\n', "rows.jsonl")
-    asked: list[Path] = []
-
-    def ask(path: Path) -> dict[str, Any]:
-        asked.append(path)
-        return {"said": path.read_text(encoding="utf-8")}
-
-    name = answer_name("words", {"key": "a"})
-    assert kept_answer(context, CALLER, version, name) is None
-    assert keep_answer(context, CALLER, version, name, ask) == {"said": '{"a": 1}\n'}
-    assert keep_answer(context, CALLER, version, name, ask) == kept_answer(context, CALLER, version, name)
-    assert len(asked) == 1
-    assert kept_answer(context, CALLER, version, answer_name("words", {"key": "b"})) is None
+    index = open_rows(context, CALLER, version)
+    assert index.entries.is_file()
     dataset_versions.remove_dataset(context, CALLER, version.dataset_id)
     files.sweep_files(context)
-    assert not asked[0].parent.exists()
+    assert not index.entries.exists()

@@ -12,7 +12,8 @@ from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.service import dataset_versions
 from luthier.service.context import Context
-from luthier.service.dataset_splits import SplitWishes, last_split, split_dataset
+from luthier.service.dataset_splits import SplitWishes, begin_split, last_split, split_dataset, split_state
+from luthier.testing.waiting import wait_for
 
 CALLER = Caller(name="Ada")
 WORDS = ["amber", "brick", "cloud", "delta", "ember", "field", "grape", "house", "ivory", "joker"]
@@ -52,11 +53,13 @@ def test_three_datasets_hold_every_row_once_with_the_proof(context: Context) -> 
     dataset = context.datasets.get(CALLER.project_id, version.dataset_id)
     assert last_split(context, CALLER, dataset) == made
 
-    again = split_dataset(context, CALLER, version, SplitWishes(0.2, 0.0, seed=3))
-    assert {side: pair[1].number for side, pair in again.sides.items()} == {"train": 2, "validation": 2}
-    assert again.sides["train"][1].parent == 1
+    assert split_state(context, version).state == "unasked"
+    assert begin_split(context, CALLER, version, SplitWishes(0.2, 0.0, seed=3)).state == "running"
+    wait_for(lambda: split_state(context, version).state == "answered")
+    assert split_state(context, version).answer == {"train": 2, "validation": 2}
     last = last_split(context, CALLER, dataset)
     assert last is not None
+    assert last.sides["train"][1].parent == 1
     assert set(last.sides) == {"train", "validation"}, "held-out is of the earlier split, and stands in this train"
 
 

@@ -18,7 +18,7 @@ from luthier.core.dataset_version import DatasetVersion, Decision, RowDecision
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.service import dataset_versions
 from luthier.service.context import Context
-from luthier.service.dataset_rows import open_rows
+from luthier.service.dataset_index import open_rows
 
 if TYPE_CHECKING:
     from luthier.core.dataset import Row

@@ -1,29 +1,28 @@
-"""Use case: the map of a version's prompts, drawn once and kept as long as its file is."""
+"""Use case: the map of a version's prompts, drawn once and kept."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from luthier.core.access import Caller
 from luthier.core.dataset_version import DatasetVersion
+from luthier.service import files
+from luthier.service.asked_by_id import answer_about
 from luthier.service.context import Context
-from luthier.service.dataset_rows import keep_answer, kept_answer
-from luthier.service.questions import answer_to
-
-_NAME: Final = "map"
+from luthier.service.kept_answers import Kept, Subject, begin, kept
 
 
-def known_map(context: Context, caller: Caller, version: DatasetVersion) -> dict[str, Any] | None:
-    """The map, as `dataset_questions.map_answer` says it, where it was drawn already. Raises NotFoundError."""
-    return kept_answer(context, caller, version, _NAME)
+def map_of(context: Context, caller: Caller, version: DatasetVersion, *, again: bool = False) -> Kept:
+    """The map, as `dataset_questions.map_answer` says it; begun where nobody has looked at it yet.
 
-
-def draw_map(context: Context, caller: Caller, version: DatasetVersion) -> dict[str, Any]:
-    """The map; drawn by a process of its own where it was not yet.
-
-    Raises NotFoundError, DataError (a file that cannot be read), WorkError.
+    again: begin it anew where it failed. Raises NotFoundError.
     """
-    return keep_answer(context, caller, version, _NAME, lambda path: answer_to(context, "map", {"file": str(path)}))
+    file = files.get_file(context, caller.project_id, version.file_id)
+    subject = Subject(file.sha256, "map", {"suffix": files.suffix_of(file.filename)})
+    found = kept(context, subject)
+    if found.state == "unasked" or (again and found.state == "failed"):
+        return begin(context, subject, lambda: answer_about(context, caller.project_id, "map", file.file_id, {}))
+    return found
 
 
 def rows_of_group(drawn: dict[str, Any], group: int) -> list[dict[str, Any]]:

@@ -54,10 +54,10 @@ def diff_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     from luthier.data.diff.by_column import changed_columns
     from luthier.service.diffs import compare
 
-    old, new = Path(document["old"]), Path(document["new"])
+    old, new = Path(document["against"]), Path(document["file"])
     found = compare(context, old, new, key=document["key"], num_examples=_EXAMPLES)
     pairs = [(_line(a), _line(b)) for a, b in found.changed]
-    answer = found.as_json()
+    answer = found.as_json() | {"old": "", "new": ""}  # the places of the files are nobody's business
     for name in ("changed", "added", "removed"):
         answer[name] = answer[name][:_MOST_IDS]
     answer["by_column"] = changed_columns(old, new, pairs) if pairs else {}
@@ -102,7 +102,7 @@ def split_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     return split(context, Path(document["file"]), options).document
 
 
-def rows_answer(_context: Context, document: dict[str, Any]) -> dict[str, Any]:
+def index_answer(_context: Context, document: dict[str, Any]) -> dict[str, Any]:
     """Make the index of a file's rows in a folder."""
     from luthier.data.row_index import build_index
 
@@ -113,7 +113,7 @@ ANSWERS: Final[dict[str, Callable[[Context, dict[str, Any]], dict[str, Any]]]] =
     "map": map_answer,
     "diff": diff_answer,
     "split": split_answer,
-    "rows": rows_answer,
+    "index": index_answer,
 }
 
 

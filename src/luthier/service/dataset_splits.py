@@ -11,8 +11,9 @@ from luthier.core.access import Caller
 from luthier.core.dataset_version import Dataset, DatasetVersion
 from luthier.core.errors import RequestError
 from luthier.service import dataset_versions, files
+from luthier.service.asked_by_id import answer_about
 from luthier.service.context import Context
-from luthier.service.questions import answer_to
+from luthier.service.kept_answers import Kept, Subject, begin, kept
 
 SIDES: Final = {"train": "train", "validation": "validation", "held_out": "held-out"}
 """The sides of a split, and what is put behind the name of the dataset for each."""
@@ -40,6 +41,26 @@ class MadeSplit:
     document: dict[str, Any]
 
 
+def begin_split(context: Context, caller: Caller, version: DatasetVersion, wishes: SplitWishes) -> Kept:
+    """Begin `split_dataset` beside the request, unless that version is being split already.
+
+    Raises NotFoundError, and RequestError for wishes that cannot be met whatever the rows are.
+    """
+    dataset = context.datasets.get(caller.project_id, version.dataset_id)
+    _check(wishes, dataset.name)
+
+    def work() -> dict[str, Any]:
+        made = split_dataset(context, caller, version, wishes)
+        return {side: one.number for side, (_, one) in made.sides.items()}
+
+    return begin(context, _subject(version), work)
+
+
+def split_state(context: Context, version: DatasetVersion) -> Kept:
+    """How it stands with the split of a version that was begun last."""
+    return kept(context, _subject(version))
+
+
 def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wishes: SplitWishes) -> MadeSplit:
     """Make NAME-train, NAME-validation and NAME-held-out, or the next versions of those, of a version's rows.
 
@@ -50,11 +71,11 @@ def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wis
     """
     dataset = context.datasets.get(caller.project_id, version.dataset_id)
     _check(wishes, dataset.name)
-    path = dataset_versions.path_of(context, caller, version)
     beside = context.settings.file_cache_folder.parent
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".split-") as folder:
-        given = {"file": str(path), "folder": folder, "options": asdict(wishes)}
-        document = answer_to(context, "split", given)
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix="split-") as folder:
+        given = {"folder": folder, "options": asdict(wishes)}
+        document = answer_about(context, caller.project_id, "split", version.file_id, given)
         document["file"] = version.filename
         document["strata"] = dict(list(document["strata"].items())[:_MOST_STRATA])
         of = {"dataset_id": dataset.dataset_id, "name": dataset.name, "version": version.number}
@@ -97,6 +118,10 @@ def _keep(
         context, caller, known.dataset_id, file, origin="split", parent=newest, note=note, details=details
     )
     return known, made
+
+
+def _subject(version: DatasetVersion) -> Subject:
+    return Subject(version.sha256, "split", {"dataset": version.dataset_id, "version": version.number})
 
 
 def _check(wishes: SplitWishes, name: str) -> None:

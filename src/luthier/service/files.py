@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MAX_FILENAME_LENGTH: Final = 255
 _BLOCK_BYTES: Final = 1 << 20
-_SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
+_SUFFIX = re.compile(r"(\.[a-z0-9]{1,10})?\.[a-z0-9]{1,10}")
 
 
 def incoming_file(context: Context) -> IncomingFile:
@@ -89,7 +89,10 @@ def list_files(
 
 
 def delete_file(context: Context, project_id: str, file_id: str) -> StoredFile:
-    """Forget a file; its content goes with the last one that has it. Raises NotFoundError."""
+    """Forget a file; its content goes with the last one that has it.
+
+    Raises NotFoundError, and ConflictError for one that holds the rows of a dataset.
+    """
     return context.files.delete(project_id, file_id)
 
 
@@ -120,7 +123,7 @@ def local_path(context: Context, file: StoredFile) -> Path:
 
 def place_of(context: Context, file: StoredFile) -> Path:
     """Where `local_path` lays a file out, whether it did so yet or not; what is kept of a file may lie beside it."""
-    suffix = Path(file.filename).suffix.lower()
+    suffix = suffix_of(file.filename)
     return context.settings.file_cache_folder / file.sha256 / f"file{suffix if _SUFFIX.fullmatch(suffix) else ''}"
 
 
@@ -129,10 +132,10 @@ def sweep_files(context: Context) -> None:
     context.files.sweep()
     context.uploads.sweep()
     sweep_incoming(context.artifacts.incoming)
-    cache = context.settings.file_cache_folder
-    for folder in cache.iterdir() if cache.is_dir() else ():
-        if not context.artifacts.has(folder.name):
-            shutil.rmtree(folder, ignore_errors=True)
+    for cache in (context.settings.file_cache_folder, context.settings.answers_folder):
+        for folder in cache.iterdir() if cache.is_dir() else ():
+            if not context.artifacts.has(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def safe_filename(name: str) -> str:
@@ -144,6 +147,13 @@ def safe_filename(name: str) -> str:
     stem, suffix = os.path.splitext(kept)  # noqa: PTH122 - a name, not a path
     suffix = suffix[:MAX_FILENAME_LENGTH]
     return stem[: MAX_FILENAME_LENGTH - len(suffix)] + suffix
+
+
+def suffix_of(filename: str) -> str:
+    """What says the format of a file: `.csv`, and of a packed one `.csv.gz`; in small letters."""
+    path = Path(filename)
+    suffix = path.suffix.lower()
+    return f"{Path(path.stem).suffix.lower()}.gz" if suffix == ".gz" else suffix
 
 
 def _proved_blocks(reader: ArtifactReader, file: StoredFile) -> Iterator[bytes]:

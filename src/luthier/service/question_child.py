@@ -42,13 +42,13 @@ def main(asker: int) -> None:
 def _answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     from luthier.service.dataset_questions import ANSWERS
 
-    if document["question"] in ANSWERS:
-        return ANSWERS[document["question"]](context, document)
-    return _plan(context, document["recipe"]) if document["question"] == "plan" else _audit(context, document)
+    answers = {"plan": _plan, "audit": _audit, "look": _look, "rows": _rows, "repair": _repair, "tokens": _tokens}
+    return (answers | ANSWERS)[document["question"]](context, document)
 
 
-def _plan(context: Context, document: dict[str, Any]) -> dict[str, Any]:
+def _plan(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
     """What `luthier plan --json` prints."""
+    document = asked["recipe"]
     from luthier.plan.prices import load_prices
     from luthier.service import quotes
     from luthier.service.plans import prepare
@@ -75,7 +75,36 @@ def _audit(context: Context, document: dict[str, Any]) -> dict[str, Any]:
         group_by=document["group_by"],
         method=document["method"],
     )
-    return audits.audit(context, Path(document["file"]), options).audit.model_dump(mode="json")
+    found = audits.audit(context, Path(document["file"]), options).audit
+    shown: dict[str, Any] = found.model_dump(mode="json")
+    if most := document.get("most_lines", 0):
+        for finding, told in zip(found.findings, shown["findings"], strict=True):
+            told["lines"] = finding.lines[:most]
+    return shown
+
+
+def _look(_: Context, document: dict[str, Any]) -> dict[str, Any]:
+    from luthier.service.dataset_rows import look_at
+
+    return look_at(Path(document["file"]))
+
+
+def _rows(_: Context, document: dict[str, Any]) -> dict[str, Any]:
+    from luthier.service.dataset_rows import read_page
+
+    return read_page(Path(document["file"]), start=document["start"], num=document["num"], lines=document["lines"])
+
+
+def _repair(context: Context, document: dict[str, Any]) -> dict[str, Any]:
+    from luthier.service import repair_previews
+
+    return repair_previews.prepare(context, document)
+
+
+def _tokens(context: Context, document: dict[str, Any]) -> dict[str, Any]:
+    from luthier.service import token_surveys
+
+    return token_surveys.survey(context, Path(document["file"]), document["model"], document["template"])
 
 
 if __name__ == "__main__":

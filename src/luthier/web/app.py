@@ -11,12 +11,26 @@ from luthier.service.context import Context
 from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
-from luthier.web.pages import dataset_work, home, sign_in
+from luthier.web.pages import (
+    dataset_audit,
+    dataset_repair,
+    dataset_tokens,
+    dataset_upload,
+    dataset_work,
+    datasets,
+    home,
+    sign_in,
+)
 from luthier.web.policy import Policy
 
 ROUTERS: tuple[APIRouter, ...] = (
     sign_in.router,
     home.router,
+    dataset_upload.router,  # before /datasets/{id}
+    datasets.router,
+    dataset_audit.router,
+    dataset_repair.router,
+    dataset_tokens.router,
     dataset_work.router,
 )
 """In the order of the pages' navigation."""

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from luthier.api.authentication import HomeContext, Reader, Trainer
 from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
-from luthier.api.multipart import Form, chosen, read_form
+from luthier.api.multipart import chosen, read_form
 from luthier.core.stored_file import (
     MAX_EXPIRY_SECONDS,
     MIN_EXPIRY_SECONDS,
@@ -31,6 +31,7 @@ from luthier.service.files import (
     list_files,
     read_file,
 )
+from luthier.service.multipart import Form
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 

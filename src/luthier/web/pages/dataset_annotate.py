@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from starlette.datastructures import FormData
@@ -17,6 +17,8 @@ from luthier.service.annotation_queue import Queue, Show
 from luthier.service.context import Context
 from luthier.web.annotation_desk import Desk
 from luthier.web.errors import status_of
+from luthier.web.pages.dataset_head import head
+from luthier.web.pages.datasets import Number
 from luthier.web.render import is_fragment_request, redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
 
@@ -42,7 +44,7 @@ def look(
     context: HomeContext,
     caller: Reader,
     dataset_id: str,
-    version: int | None = None,
+    version: Number = None,
     show: Show = "undecided",
     row: int | None = None,
     rows: _Rows = "",
@@ -172,11 +174,11 @@ def _lead(request: Request, context: Context, caller: Caller, desk: Desk) -> Res
 
 
 def _page(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
-    dataset, versions = dataset_versions.show_dataset(context, caller, desk.queue.version.dataset_id)
+    version = desk.queue.version
     template = "dataset_work/desk.html" if is_fragment_request(request) else "dataset_work/annotate.html"
-    values: dict[str, Any] = {"dataset": dataset, "versions": versions, "version": desk.queue.version, "desk": desk}
+    values = head(context, caller, version.dataset_id, version.number, "/annotate")
     status = 200 if desk.error is None else status_of(desk.error)
-    answer = render(request, template, values | {"words": _WORDS}, status=status)
+    answer = render(request, template, values | {"desk": desk, "words": _WORDS}, status=status)
     if is_fragment_request(request):
         answer.headers["HX-Replace-Url"] = desk.at(row=desk.line, edit=desk.edit)
     return answer

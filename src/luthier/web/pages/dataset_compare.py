@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -11,9 +11,12 @@ from starlette.responses import Response
 from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import LuthierError
 from luthier.service import dataset_diffs, dataset_versions
-from luthier.service.dataset_rows import columns_of, open_rows
+from luthier.service.dataset_index import columns_of, open_rows
+from luthier.service.kept_answers import Kept
 from luthier.web.errors import status_of
-from luthier.web.render import is_fragment_request, render
+from luthier.web.pages.dataset_head import head
+from luthier.web.pages.datasets import Number
+from luthier.web.render import render
 from luthier.web.visitor import HomeContext, Reader
 
 router = APIRouter(prefix="/datasets/{dataset_id}/compare")
@@ -25,27 +28,25 @@ def look(
     context: HomeContext,
     caller: Reader,
     dataset_id: str,
-    a: int | None = None,
-    b: int | None = None,
+    a: Number = None,
+    b: Number = None,
+    version: Number = None,
     key: Annotated[str, Query(max_length=300)] = "",
-    find: bool = False,
+    again: bool = False,
 ) -> Response:
-    """The difference, once it is found; before that the page that asks for it. a: the old version; b: the new one."""
-    dataset, versions = dataset_versions.show_dataset(context, caller, dataset_id)
-    new = dataset_versions.get_version(context, caller, dataset_id, b)
-    old = dataset_versions.get_version(context, caller, dataset_id, a if a is not None else _before(new, versions))
-    values: dict[str, Any] = {"dataset": dataset, "versions": versions, "version": new, "old": old, "new": new}
-    found, columns, error = None, [], None
+    """The difference, once it is found; the first look begins that. a: the old version; b, version: the new one."""
+    values = head(context, caller, dataset_id, b or version, "/compare")
+    new: DatasetVersion = values["version"]
+    old = dataset_versions.get_version(context, caller, dataset_id, a or _before(new, values["versions"]))
+    values |= {"old": old, "new": new, "key": key, "state": Kept("unasked"), "columns": [], "error": None}
     try:
-        columns = columns_of(open_rows(context, caller, new))
-        if old.number != new.number or find:
-            ask = dataset_diffs.difference if find else dataset_diffs.known_difference
-            found = ask(context, caller, old, new, key or None)
-    except LuthierError as wrong:
-        error = wrong
-    values |= {"found": found, "columns": columns, "key": key, "error": error}
-    piece = "compare_found.html" if is_fragment_request(request) else "compare.html"
-    return render(request, f"dataset_work/{piece}", values, status=200 if error is None else status_of(error))
+        values["columns"] = columns_of(open_rows(context, caller, new))
+        if len(values["versions"]) > 1:
+            values["state"] = dataset_diffs.difference(context, caller, old, new, key=key or None, again=again)
+    except LuthierError as error:
+        values["error"] = error
+    status = 200 if values["error"] is None else status_of(values["error"])
+    return render(request, "dataset_work/compare.html", values, status=status)
 
 
 def _before(new: DatasetVersion, versions: Sequence[DatasetVersion]) -> int:

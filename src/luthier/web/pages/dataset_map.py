@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from luthier.core.errors import NotFoundError
-from luthier.service import dataset_maps, dataset_versions
+from luthier.service import dataset_maps
 from luthier.service.annotation_queue import named_lines
-from luthier.web.prompt_picture import NO_GROUP, picture
+from luthier.web.pages.dataset_head import head
+from luthier.web.pages.datasets import Number
+from luthier.web.prompt_picture import NO_GROUP, Group, picture
 from luthier.web.render import is_fragment_request, render
 from luthier.web.visitor import HomeContext, Reader
 
@@ -27,37 +30,31 @@ def look(
     context: HomeContext,
     caller: Reader,
     dataset_id: str,
-    version: int | None = None,
-    draw: bool = False,
+    version: Number = None,
     group: int | None = None,
     page: int = 1,
+    again: bool = False,
 ) -> Response:
-    """The map, once it is drawn; before that the page that asks for it. group: whose rows are listed below."""
-    dataset, versions = dataset_versions.show_dataset(context, caller, dataset_id)
-    found = dataset_versions.get_version(context, caller, dataset_id, version)
-    ask = dataset_maps.draw_map if draw or group is not None else dataset_maps.known_map
-    drawn = ask(context, caller, found)
-    values: dict[str, Any] = {"dataset": dataset, "versions": versions, "version": found, "drawn": drawn}
-    if drawn is not None:
-        shown = picture(drawn)
-        values |= {"picture": shown} | _listed(drawn, shown.groups, group, page)
-    if not is_fragment_request(request):
-        return render(request, "dataset_work/map.html", values)
-    piece = "map_drawn.html" if group is None else "map_group.html"
-    return render(request, f"dataset_work/{piece}", values)
+    """The map, once it is drawn; the first look begins that. group: whose rows are listed below."""
+    values = head(context, caller, dataset_id, version, "/map")
+    values["state"] = state = dataset_maps.map_of(context, caller, values["version"], again=again)
+    is_piece = is_fragment_request(request) and group is not None and state.answer is not None
+    if state.answer is not None:
+        shown = picture(state.answer)
+        values |= {"drawn": state.answer, "picture": shown} | _listed(state.answer, shown.groups, group, page)
+    return render(request, f"dataset_work/{'map_group' if is_piece else 'map'}.html", values)
 
 
 @router.get("/points")
-def points(context: HomeContext, caller: Reader, dataset_id: str, version: int) -> Response:
+def points(context: HomeContext, caller: Reader, dataset_id: str, version: Number = None) -> Response:
     """The points with what they say, for the script that shows them on hover."""
-    found = dataset_versions.get_version(context, caller, dataset_id, version)
-    drawn = dataset_maps.known_map(context, caller, found)
+    drawn = dataset_maps.map_of(context, caller, head(context, caller, dataset_id, version, "/map")["version"]).answer
     if drawn is None:
-        raise NotFoundError("this map was not drawn yet", expected="a map that was drawn", do="open its page first")
+        raise NotFoundError("this map is not drawn yet", expected="a map that was drawn", do="open its page first")
     return JSONResponse({"scale": picture(drawn).scale, "points": drawn["points"]})
 
 
-def _listed(drawn: dict[str, Any], groups: Any, number: int | None, page: int) -> dict[str, Any]:
+def _listed(drawn: dict[str, Any], groups: Sequence[Group], number: int | None, page: int) -> dict[str, Any]:
     if number is None:
         return {"group": None}
     group = next((one for one in groups if one.number == number), None)
@@ -68,13 +65,12 @@ def _listed(drawn: dict[str, Any], groups: Any, number: int | None, page: int) -
     rows = dataset_maps.rows_of_group(drawn, group.number)
     pages = max(1, -(-len(rows) // _PAGE))
     page = min(max(1, page), pages)
-    lines = tuple(row["line"] for row in rows[:_MOST_NAMED])
     return {
         "group": group,
         "rows": rows[(page - 1) * _PAGE : page * _PAGE],
         "page": page,
         "pages": pages,
-        "lines": named_lines(lines),
+        "lines": named_lines(tuple(row["line"] for row in rows[:_MOST_NAMED])),
         "most_named": _MOST_NAMED,
         "is_rest": number == NO_GROUP,
     }

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import LuthierError, RequestError
 from luthier.service import dataset_splits, dataset_versions
 from luthier.service.context import Context
-from luthier.service.dataset_rows import columns_of, open_rows
+from luthier.service.dataset_index import columns_of, open_rows
 from luthier.service.dataset_splits import SplitWishes
 from luthier.web.errors import status_of
+from luthier.web.pages.dataset_head import head
+from luthier.web.pages.datasets import Number
 from luthier.web.render import redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter(prefix="/datasets/{dataset_id}/split")
 
 _Text = Annotated[str, Form(max_length=300)]
-DEFAULTS = {
+_MOST_TYPED: Final = 300
+DEFAULTS: Final = {
     "validation": "10", "held_out": "10", "seed": "0", "group_by": "", "stratify_by": "", "near": "on",
     "near_threshold": "0.8",
 }  # fmt: skip
 
 
 @router.get("")
-def look(
-    request: Request, context: HomeContext, caller: Reader, dataset_id: str, version: int | None = None
-) -> Response:
-    """The form, and the split that was made last."""
-    found = dataset_versions.get_version(context, caller, dataset_id, version)
-    return _page(request, context, caller, found, DEFAULTS, None)
+def look(request: Request, context: HomeContext, caller: Reader, dataset_id: str, version: Number = None) -> Response:
+    """The form, and the split that was made last. What was typed before stands in the address, too."""
+    typed = {name: request.query_params.get(name, "")[:_MOST_TYPED] for name in DEFAULTS}
+    return _page(request, context, caller, dataset_id, version, typed if any(typed.values()) else DEFAULTS, None)
 
 
 @router.post("")
@@ -51,7 +52,7 @@ def split(
     near: _Text = "",
     near_threshold: _Text = "",
 ) -> Response:
-    """Split a version, and lead to the proof."""
+    """Begin to split a version, and lead to where the proof will be seen."""
     found = dataset_versions.get_version(context, caller, dataset_id, version)
     typed = {
         "validation": validation, "held_out": held_out, "seed": seed, "group_by": group_by, "stratify_by": stratify_by,
@@ -66,35 +67,34 @@ def split(
             stratify_by=stratify_by or None,
             near_threshold=_number("likeness", near_threshold, 0.5, 1) if near else None,
         )
-        made = dataset_splits.split_dataset(context, caller, found, wishes)
+        dataset_splits.begin_split(context, caller, found, wishes)
     except LuthierError as error:
-        return _page(request, context, caller, found, typed, error)
-    sizes = ", ".join(f"{made.document['sides'][side]['num_rows']:,} {side.replace('_', '-')}" for side in made.sides)
-    return redirect(request, f"/datasets/{dataset_id}/split?version={version}", f"split into {sizes}")
+        return _page(request, context, caller, dataset_id, version, typed, error)
+    known = {name: text for name, text in typed.items() if text}
+    return redirect(request, f"/datasets/{dataset_id}/split?{urlencode({'version': version} | known)}")
 
 
 def _page(
     request: Request,
     context: Context,
     caller: Caller,
-    version: DatasetVersion,
+    dataset_id: str,
+    number: int | None,
     typed: dict[str, str],
     error: LuthierError | None,
 ) -> Response:
-    dataset, versions = dataset_versions.show_dataset(context, caller, version.dataset_id)
+    values = head(context, caller, dataset_id, number, "/split")
     columns: list[str] = []
     try:
-        columns = columns_of(open_rows(context, caller, version))
+        columns = columns_of(open_rows(context, caller, values["version"]))
     except LuthierError as unreadable:
         error = error or unreadable
-    values: dict[str, Any] = {
-        "dataset": dataset,
-        "versions": versions,
-        "version": version,
+    values |= {
         "columns": columns,
         "typed": typed,
         "error": error,
-        "made": dataset_splits.last_split(context, caller, dataset),
+        "state": dataset_splits.split_state(context, values["version"]),
+        "made": dataset_splits.last_split(context, caller, values["dataset"]),
         "endings": dataset_splits.SIDES,
     }
     return render(request, "dataset_work/split.html", values, status=200 if error is None else status_of(error))

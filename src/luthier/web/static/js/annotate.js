@@ -27,7 +27,7 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("htmx:beforeRequest", (event) => { if (event.detail.target?.id === "desk") isUnderWay = true; });
 document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.target?.id === "desk") isUnderWay = false; });
 document.addEventListener("htmx:afterSettle", () => {
-  const desk = document.querySelector("#desk"), told = document.querySelector("#told");
+  const desk = document.querySelector("#desk"), told = document.querySelector("#said");
   const title = desk?.querySelector("#row-title")?.textContent.trim() ?? "";
   if (desk && told && desk.dataset.told) told.textContent = `${desk.dataset.told}. ${title}`;
 });

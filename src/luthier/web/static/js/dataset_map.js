@@ -44,7 +44,11 @@ async function start(figure) {
 }
 
 function startAll() {
-  for (const figure of document.querySelectorAll(".prompt-map:not([data-started])")) start(figure);
+  for (const figure of document.querySelectorAll(".prompt-map:not([data-started])")) {
+    start(figure);
+    window.htmx?.process(figure.closest("#answer"));
+  }
 }
 startAll();
-document.addEventListener("htmx:afterSettle", startAll);
+// The map comes by a script that looks again until it is there.
+new MutationObserver(startAll).observe(document.querySelector("#main"), { childList: true, subtree: true });
