@@ -77,7 +77,7 @@ def test_ten_rows_by_keys_alone(desk: Desk, make_page: MakePage) -> None:
     page.keyboard.type("A better answer.")
     page.keyboard.press("Control+Enter")
     expect(progress).to_contain_text("10 of 60 rows decided, 2 rejected")
-    expect(page.locator("#told")).to_contain_text("row 10 is edited")
+    expect(page.locator("#said")).to_contain_text("row 10 is edited")
     assert "row=11" in page.url, "the address is that of the row"
 
     page.keyboard.press("u")
@@ -88,8 +88,15 @@ def test_ten_rows_by_keys_alone(desk: Desk, make_page: MakePage) -> None:
     expect(title).to_have_text("Row 10")
     page.keyboard.press("e")
     expect(answer).to_be_focused()
+    page.keyboard.type("half an edit")
+    asked: list[str] = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.keyboard.press("Escape")
+    expect(answer).to_be_visible()
+    page.once("dialog", lambda dialog: dialog.accept())
     page.keyboard.press("Escape")
     expect(page.locator("#accept")).to_be_visible()
+    assert asked == ["Leave the edit without keeping it?"]
     page.route("**/runs", lambda route: route.fulfill(body="runs", content_type="text/plain"))
     for key in ("g", "r"):  # leads to the runs, and rejects nothing
         page.keyboard.press(key)
@@ -123,9 +130,7 @@ def test_a_point_of_the_map_says_its_prompt_and_opens_its_group(desk: Desk, make
     page = desk.open(make_page, "map")
     plane = page.locator(".prompt-map svg")
     expect(plane).to_be_visible(timeout=60_000)
-    with page.expect_response("**/map/points**") as said:
-        page.reload()
-    found = said.value.json()
+    found = page.request.get(f"{desk.server.url}/datasets/{desk.dataset_id}/map/points").json()
     left, across, top, down = found["scale"]
     point = next(one for one in found["points"] if one["group"] >= 0)
     box = plane.bounding_box()

@@ -23,6 +23,18 @@ document.addEventListener("keydown", (event) => {
   button.click();
 });
 
+// An edit that was begun is not left by a slip of the hand.
+function hasBegun() {
+  return document.querySelector('#desk [data-edit="begun"]') !== null || [...document.querySelectorAll("#desk [data-edit] textarea")].some((one) => one.value !== one.defaultValue);
+}
+document.addEventListener("click", (event) => {
+  if (!event.target.closest?.("#desk a") || !hasBegun() || confirm("Leave the edit without keeping it?")) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+}, true);
+document.addEventListener("submit", () => { if (!window.htmx) isUnderWay = true; });
+addEventListener("beforeunload", (event) => { if (hasBegun() && !isUnderWay) event.preventDefault(); });
+
 // Only what swaps the desk holds keys back, not the asking for news.
 document.addEventListener("htmx:beforeRequest", (event) => { if (event.detail.target?.id === "desk") isUnderWay = true; });
 document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.target?.id === "desk") isUnderWay = false; });
