@@ -146,9 +146,9 @@ def retrieve(file_id: str, caller: Reader, context: HomeContext) -> FileObject:
     return file_object(get_file(context, caller.project_id, file_id))
 
 
-@router.delete("/{file_id}", response_model=FileDeleted, responses=documented(404))
+@router.delete("/{file_id}", response_model=FileDeleted, responses=documented(404, 409))
 def delete(file_id: str, caller: Trainer, context: HomeContext) -> FileDeleted:
-    """Forget a file."""
+    """Forget a file, unless it holds the rows of a dataset."""
     deleted = delete_file(context, caller.project_id, file_id)
     return FileDeleted(id=deleted.file_id, object="file", deleted=True)
 
