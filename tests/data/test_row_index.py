@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
@@ -106,8 +105,9 @@ def test_a_place_that_is_not_there(tmp_path: Path) -> None:
             index.row(position)
 
 
-@given(st.lists(st.sampled_from(["", " ", "{}", '{"a": "x"}', "[", '"t"']), min_size=1, max_size=30))
-def test_lines_of_all_sorts(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
-    folder = tmp_path_factory.mktemp("rows")
-    path = write(folder / "rows.jsonl", ('{"first": 1}\n' + "\n".join(lines)).encode())
-    same_as_reading(build_index(path, folder / "index"), path)
+def test_lines_of_all_sorts(tmp_path: Path) -> None:
+    draw = random.Random(5)
+    for number in range(60):
+        lines = draw.choices(["", " ", "{}", '{"a": "x"}', "[", '"t"'], k=draw.randrange(1, 30))
+        path = write(tmp_path / f"{number}.jsonl", ('{"first": 1}\n' + "\n".join(lines)).encode())
+        same_as_reading(build_index(path, tmp_path / f"{number}"), path)

@@ -29,6 +29,8 @@ Show = Literal["undecided", "all", "accepted", "rejected", "edited"]
 SHOWN: Final[tuple[Show, ...]] = get_args(Show)
 _DECISION_OF: Final[Mapping[str, Decision]] = {"accepted": "accept", "rejected": "reject", "edited": "edit"}
 MOST_ROWS_NAMED: Final = 10_000
+MOST_ROWS_LINKED: Final = 500
+"""Rows that a link to a queue names: an address has to stay short."""
 
 
 @dataclass(frozen=True)

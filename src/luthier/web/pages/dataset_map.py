@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from luthier.core.errors import NotFoundError
 from luthier.service import dataset_maps
-from luthier.service.annotation_queue import named_lines
+from luthier.service.annotation_queue import MOST_ROWS_LINKED, named_lines
 from luthier.web.pages.dataset_head import head
 from luthier.web.pages.datasets import Number
 from luthier.web.prompt_picture import NO_GROUP, Group, picture
@@ -20,8 +20,6 @@ from luthier.web.visitor import HomeContext, Reader
 router = APIRouter(prefix="/datasets/{dataset_id}/map")
 
 _PAGE: Final = 25
-_MOST_NAMED: Final = 500
-"""Rows that one address names."""
 
 
 @router.get("")
@@ -70,7 +68,7 @@ def _listed(drawn: dict[str, Any], groups: Sequence[Group], number: int | None, 
         "rows": rows[(page - 1) * _PAGE : page * _PAGE],
         "page": page,
         "pages": pages,
-        "lines": named_lines(tuple(row["line"] for row in rows[:_MOST_NAMED])),
-        "most_named": _MOST_NAMED,
+        "lines": named_lines(tuple(row["line"] for row in rows[:MOST_ROWS_LINKED])),
+        "most_named": MOST_ROWS_LINKED,
         "is_rest": number == NO_GROUP,
     }
