@@ -221,3 +221,13 @@ def test_long_texts_are_cut_and_empty_ones_named(home: Context, browser: Browser
     assert "10,000 more characters" in words(page)
     assert len(page.text) < 35_000
     assert "empty" in words(page)
+
+
+def test_who_was_signed_out_meanwhile_comes_back_to_the_row(browser: Browser, desk: str) -> None:
+    stranger, sent = browser(), {"version": 1, "row": 2, "decision": "accept"}
+    at = {"HX-Current-URL": f"http://127.0.0.1{desk}?row=2"}
+    answer = stranger.post(f"{desk}/decide", data=sent, headers=HX | at)
+    assert (answer.status_code, answer.headers["hx-redirect"]) == (401, f"/sign-in?next={desk}%3Frow%3D2")
+    elsewhere = {"HX-Current-URL": "https://evil.example/x"}
+    answer = stranger.post(f"{desk}/decide", data=sent, headers=HX | elsewhere)
+    assert answer.headers["hx-redirect"] == f"/sign-in?next={desk}/decide"
