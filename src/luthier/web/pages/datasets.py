@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from luthier.core.errors import LuthierError
 from luthier.service import dataset_versions, files
-from luthier.service.dataset_audits import audit_state
+from luthier.service.dataset_audits import known_grade
 from luthier.service.dataset_rows import known_shape, look_of, rows_page
 from luthier.web.pages.dataset_head import head, how_made
 from luthier.web.render import redirect, render
@@ -34,7 +34,7 @@ def show_all(
             "dataset": dataset,
             "version": version,
             "shape": known_shape(context, version),
-            "audit": audit_state(context, caller, version).answer,
+            "grade": known_grade(context, version),
         }
         for dataset, version in found
         if all(word in dataset.name.casefold() for word in words)
@@ -55,7 +55,7 @@ def show(
     values = head(context, caller, dataset_id, version, "")
     looked = look_of(context, caller, values["version"])
     values |= {"start": start, "num": ROWS_A_PAGE, "look": looked, "how_made": how_made}
-    values |= {"audit": audit_state(context, caller, values["version"]).answer, "page": None, "rows_error": None}
+    values |= {"grade": known_grade(context, values["version"]), "page": None, "rows_error": None}
     try:
         page = rows_page(context, caller, values["version"], start=start, num=ROWS_A_PAGE)
         values["page"] = page | {"columns": columns_of(page)}
