@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError, WorkError
 from luthier.core.stored_file import StoredFile
 from luthier.service import dataset_rows, dataset_versions, files
 from luthier.service.access import create_project
@@ -190,3 +190,17 @@ def test_rows_of_lines_that_are_named(context: Context) -> None:
     page = dataset_rows.rows_page(context, ADA, version, start=2, num=2, lines=[1, 4, 5, 9, 10])
     assert ([row["line"] for row in page["rows"]], page["has_more"]) == ([5, 9], True)
     assert dataset_rows.rows_page(context, ADA, version, start=5, lines=[1, 4])["rows"] == []
+
+
+def test_a_look_that_the_machine_refused_is_made_again(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: object) -> dict[str, object]:
+        raise WorkError("too many", expected="fewer", do="ask again")
+
+    monkeypatch.setattr(dataset_rows, "SMALL_BYTES", 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(dataset_rows, "answer_about", busy)
+        version = dataset_versions.create_dataset(context, ADA, "Questions", bring(context))[1]
+        wait_for(lambda: dataset_rows.look_of(context, ADA, version).state == "failed")
+    assert dataset_rows.look_of(context, ADA, version).state == "failed", "not at once"
+    monkeypatch.setattr(dataset_rows, "_RETRY_SECONDS", 0.0)
+    wait_for(lambda: dataset_rows.look_of(context, ADA, version).state == "answered")

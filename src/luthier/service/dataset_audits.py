@@ -13,7 +13,7 @@ from luthier.service.asked_by_id import AuditRequest, audit_of
 from luthier.service.base_models import check_is_local, model_digest
 from luthier.service.context import Context
 from luthier.service.dataset_versions import get_version
-from luthier.service.kept_answers import Kept, Subject, begin, kept
+from luthier.service.kept_answers import Kept, Subject, begin, keep, kept
 
 MOST_LINES: Final = 5000
 """Of so many rows of each finding the lines are kept."""
@@ -51,7 +51,20 @@ def begin_audit(context: Context, caller: Caller, version: DatasetVersion, setti
         model=settings.model or None,
         most_lines=MOST_LINES,
     )
-    return begin(context, subject, lambda: audit_of(context, caller.project_id, request))
+
+    def answer() -> dict[str, Any]:
+        found = audit_of(context, caller.project_id, request)
+        if settings == AuditSettings():
+            keep(context, _grade(version), lambda: {"grade": found["grade"]})
+        return found
+
+    return begin(context, subject, answer)
+
+
+def known_grade(context: Context, version: DatasetVersion) -> str | None:
+    """The grade of a version by an audit without further settings, where there was one."""
+    found = kept(context, _grade(version)).answer
+    return None if found is None else found["grade"]
 
 
 def finding_of(audited: Kept, number: int) -> dict[str, Any]:
@@ -65,6 +78,11 @@ def finding_of(audited: Kept, number: int) -> dict[str, Any]:
         )
     found: dict[str, Any] = findings[number - 1]
     return found
+
+
+def _grade(version: DatasetVersion) -> Subject:
+    """Kept beside the audit itself, which may be large, for lists of many datasets."""
+    return Subject(version.sha256, "grade", {"suffix": files.suffix_of(version.filename)})
 
 
 def _subject(

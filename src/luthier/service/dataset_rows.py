@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.dataset import Row
 from luthier.core.dataset_version import DatasetVersion
-from luthier.core.errors import DataError, RowProblem
+from luthier.core.errors import DataError, RowProblem, WorkError
 from luthier.core.stored_file import StoredFile
 from luthier.service import files
 from luthier.service.asked_by_id import answer_about, errors_telling
@@ -21,6 +22,8 @@ from luthier.service.kept_answers import Kept, Subject, begin, keep, kept
 SMALL_BYTES: Final = 4 << 20
 """Files of text up to this size are read by the process that was asked; larger and packed ones by one of their own."""
 _TEXT_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv")
+_RETRY_SECONDS: Final = 20.0
+"""After so long a file is looked at again, where the machine could not the last time."""
 _MOST_CELL_CHARACTERS: Final = 20_000
 _MOST_COLUMNS: Final = 40
 _MOST_PROBLEMS: Final = 20
@@ -30,7 +33,8 @@ def look(context: Context, project_id: str, file: StoredFile) -> Kept:
     """What `look_at` finds, once it is found; a small file is looked at now, for others that is begun."""
     subject = Subject(file.sha256, "look", {"suffix": files.suffix_of(file.filename)})
     found = kept(context, subject)
-    if found.state != "unasked":
+    is_over = isinstance(found.error, WorkError) and time.time() - found.at > _RETRY_SECONDS
+    if found.state != "unasked" and not is_over:
         return found
     if _is_small(file.filename, file.num_bytes):
         return keep(context, subject, lambda: _of_small(context, file, look_at))

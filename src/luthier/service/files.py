@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_FILENAME_LENGTH: Final = 255
 _BLOCK_BYTES: Final = 1 << 20
+_proved: Final[dict[Path, tuple[int, ...]]] = {}
+"""What the file system said of files when this process has read them whole and found their digest right."""
 _SUFFIX = re.compile(r"(\.[a-z0-9]{1,10})?\.[a-z0-9]{1,10}")
 
 
@@ -113,7 +115,7 @@ def local_path(context: Context, file: StoredFile) -> Path:
     `context.artifacts.link`. Raises NotFoundError (deleted since), WorkError (lost or damaged).
     """
     target = place_of(context, file)
-    if target.is_file() and sha256_file(target) == file.sha256:
+    if _is_proved(target, file.sha256):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     context.artifacts.fetch(file.sha256, target, may_share=True)
@@ -147,6 +149,20 @@ def safe_filename(name: str) -> str:
     stem, suffix = os.path.splitext(kept)  # noqa: PTH122 - a name, not a path
     suffix = suffix[:MAX_FILENAME_LENGTH]
     return stem[: MAX_FILENAME_LENGTH - len(suffix)] + suffix
+
+
+def _is_proved(path: Path, sha256: str) -> bool:
+    """Whether a file has the digest; it is not read again while the file system says that nobody has touched it."""
+    try:
+        seen = path.stat()
+    except FileNotFoundError:
+        return False
+    marks = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    if _proved.get(path) != marks:
+        if sha256_file(path) != sha256:
+            return False
+        _proved[path] = marks
+    return True
 
 
 def suffix_of(filename: str) -> str:

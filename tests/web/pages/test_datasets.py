@@ -118,6 +118,19 @@ def test_a_file_without_a_shape_says_why(home: Context, browser: Browser) -> Non
     assert "The rows have no shape that can be trained on" in page
 
 
+def test_a_dataset_whose_file_is_lost_can_still_be_removed(home: Context, browser: Browser) -> None:
+    version = make(home, "Lost", texts(3))
+    for path in (*home.settings.artifacts_folder.rglob("*"), *home.settings.file_cache_folder.rglob("*")):
+        if path.is_file():
+            path.unlink()
+    one, address = browser(*TRAIN), f"/datasets/{version.dataset_id}"
+    page = one.get(address)
+    assert page.status_code == 200
+    assert "is damaged: the file is gone" in page.text
+    assert "Remove this dataset" in page.text
+    assert one.post(f"{address}/remove").status_code == 303
+
+
 def test_a_large_file_is_looked_at_meanwhile(home: Context, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     version = make(home, "Poems", texts(3))
     monkeypatch.setattr(dataset_rows, "SMALL_BYTES", 1)

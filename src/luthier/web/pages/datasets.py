@@ -10,8 +10,9 @@ from starlette.responses import Response, StreamingResponse
 
 from luthier.core.errors import LuthierError
 from luthier.service import dataset_versions, files
-from luthier.service.dataset_audits import audit_state
+from luthier.service.dataset_audits import known_grade
 from luthier.service.dataset_rows import known_shape, look_of, rows_page
+from luthier.service.kept_answers import Kept
 from luthier.web.pages.dataset_head import head, how_made
 from luthier.web.render import redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
@@ -34,7 +35,7 @@ def show_all(
             "dataset": dataset,
             "version": version,
             "shape": known_shape(context, version),
-            "audit": audit_state(context, caller, version).answer,
+            "grade": known_grade(context, version),
         }
         for dataset, version in found
         if all(word in dataset.name.casefold() for word in words)
@@ -53,13 +54,18 @@ def show(
 ) -> Response:
     """One dataset: what it holds, a page of its rows, its versions."""
     values = head(context, caller, dataset_id, version, "")
-    looked = look_of(context, caller, values["version"])
-    values |= {"start": start, "num": ROWS_A_PAGE, "look": looked, "how_made": how_made}
-    values |= {"audit": audit_state(context, caller, values["version"]).answer, "page": None, "rows_error": None}
-    try:
+    values |= {"start": start, "num": ROWS_A_PAGE, "how_made": how_made}
+    values |= {
+        "grade": known_grade(context, values["version"]),
+        "page": None,
+        "rows_error": None,
+        "look": Kept("unasked"),
+    }
+    try:  # a file that is lost or damaged is still one that can be replaced and removed
+        values["look"] = look_of(context, caller, values["version"])
         page = rows_page(context, caller, values["version"], start=start, num=ROWS_A_PAGE)
         values["page"] = page | {"columns": columns_of(page)}
-    except LuthierError as error:  # a file that cannot be read is still one that can be replaced and removed
+    except LuthierError as error:
         values["rows_error"] = error
     return render(request, "datasets/show.html", values)
 

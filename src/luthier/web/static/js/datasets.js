@@ -118,7 +118,7 @@ class Upload {
       this.words.textContent = this.said.textContent = "All is sent. The rows are looked at.";
     });
     request.addEventListener("load", () => this.ended(request));
-    request.addEventListener("error", () => this.failed("the connection broke off", "a file that arrives whole", "see whether the server still runs, then send it again; nothing of it was kept"));
+    request.addEventListener("error", () => this.failed("the connection broke off", "a file that arrives whole", "see whether the server runs and you are still signed in, then send it again; nothing of it was kept"));
     request.addEventListener("abort", () => this.failed("it was cancelled", "", ""));
     request.open("POST", this.form.action);
     request.setRequestHeader("Accept", "application/json");
