@@ -162,7 +162,7 @@ def test_viewers_look_only(browser: Browser, desk: str) -> None:
     viewer = browser("read")
     page = viewer.get(f"{desk}?edit=text").text
     assert "You may look at decisions here" in page
-    assert not re.search(r'action="[^"]*annotate', page)
+    assert not re.search(r'method="post" action="[^"]*annotate', page)
     assert "What is 1?" in page
     for path, sent in (
         ("decide", {"row": 1, "decision": "accept"}),
