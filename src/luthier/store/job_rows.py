@@ -54,6 +54,13 @@ def job_by_id(connection: Connection, job_id: str, project_id: str | None = None
     return job_of(row)
 
 
+def job_of_run(connection: Connection, run_id: str, project_id: str) -> Job | None:
+    """The newest job of a project that names this run; None where there is none."""
+    query = select(jobs).where(jobs.c.run_id == run_id, jobs.c.project_id == project_id).order_by(jobs.c.number.desc())
+    row = connection.execute(query.limit(1)).mappings().first()
+    return None if row is None else job_of(row)
+
+
 def is_row(row: RowMapping) -> Any:
     """The condition that is true of this row alone."""
     return jobs.c.number == row["number"]

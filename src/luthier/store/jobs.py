@@ -18,7 +18,7 @@ from luthier.core.errors import ConflictError
 from luthier.core.job import ENDED, Job, JobStatus, Lane, Wish
 from luthier.store.database import Database
 from luthier.store.job_events import is_told, tell
-from luthier.store.job_rows import LeaseLostError, held_row, is_row, job_by_id, job_of, locked_row
+from luthier.store.job_rows import LeaseLostError, held_row, is_row, job_by_id, job_of, job_of_run, locked_row
 from luthier.store.tables import jobs
 
 __all__ = ["LEASE_SECONDS", "MOST_CRASHES", "JobStore", "LeaseLostError"]
@@ -70,6 +70,11 @@ class JobStore:
         """One job; that of another project than the one named is as one that is not there."""
         with self._database.read() as connection:
             return job_by_id(connection, job_id, project_id)
+
+    def of_run(self, run_id: str, project_id: str) -> Job | None:
+        """The newest job of a project that makes this run, or goes on with it; None where there is none."""
+        with self._database.read() as connection:
+            return job_of_run(connection, run_id, project_id)
 
     def list(
         self,
