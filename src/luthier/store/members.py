@@ -176,7 +176,7 @@ class MemberStore:
         )
 
     def sessions(self, project_id: str, *, member_id: str | None, key_id: str | None) -> Sequence[OpenSession]:
-        """The sessions of a member, of who holds a key, or, with neither, of the person at the machine; newest first."""
+        """The sessions of a member, of who holds a key, or, with neither, of who is at the machine; newest first."""
         query = (
             select(web_sessions.c.digest, web_sessions.c.created_at, web_sessions.c.seen_at, web_sessions.c.expires_at)
             .where(_is_of(project_id, member_id, key_id), web_sessions.c.expires_at > self._database.now)
