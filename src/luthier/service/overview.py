@@ -31,7 +31,7 @@ _REMEMBERED_SECONDS: Final = 60.0
 class Running(Frozen):
     """Work that is under way. stage: in words, what it does now. step, num_steps: 0 while it is being prepared.
 
-    run_id: None until there is a run to be looked at. left_seconds: about, until all steps are done; None where nobody
+    run_id: None for work that makes no run. left_seconds: about, until all steps are done; None where nobody
     knows yet. base_model, method: empty until they are known. status: as a badge has it.
     """
 
@@ -49,10 +49,10 @@ class Running(Frozen):
 
 
 class Waiting(Frozen):
-    """A job that nobody works on yet, or that is paused. error: why it rests, after a crash."""
+    """A job that nobody works on yet, or that is paused. run_id: None for work that makes no run."""
 
     job_id: str
-    run_id: str
+    run_id: str | None
     status: str
     base_model: str
     since: float
@@ -168,8 +168,10 @@ def _of_job(context: Context, job: Job, record: RunRecord | None) -> Running:
     if record is not None:
         return _of_run(context, record, job.job_id, job.shown_status, job.created_at)
     stage = "looking at the files" if job.lane == "validate" else "preparing: model and rows are loaded"
+    if not job.run_id:
+        stage = f"at work: {job.kind}"
     return Running(
-        run_id=None,
+        run_id=job.run_id or None,
         job_id=job.job_id,
         status=job.shown_status,
         stage=stage,
@@ -210,7 +212,7 @@ def _left_seconds(context: Context, record: RunRecord, step: StepDone | None) ->
 
 def _waiting(job: Job) -> Waiting:
     return Waiting(
-        job_id=job.job_id, run_id=job.run_id, status=job.status, base_model=_base_model(job), since=job.updated_at
+        job_id=job.job_id, run_id=job.run_id or None, status=job.status, base_model=_base_model(job), since=job.updated_at
     )
 
 
