@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select
+from collections.abc import Sequence
+
+from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.store.database import Database
 from luthier.store.nearest import nearest_ids
-from luthier.store.tables import evaluations, runs
+from luthier.store.tables import evaluations, jobs, runs
 
 
 class EvaluationStore:
@@ -53,6 +56,19 @@ class EvaluationStore:
             query = query.where(evaluations.c.run_id == run_id)
         with self._database.read() as connection:
             return [Evaluation.model_validate_json(document) for document in connection.execute(query).scalars()]
+
+    def newest_of(self, project_id: str, *, limit: int) -> Sequence[str]:
+        """The ids of the newest evaluations of a project, newest first. One without a run is that of `default`."""
+        owner = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
+        query = (
+            select(evaluations.c.evaluation_id)
+            .select_from(evaluations.outerjoin(jobs, jobs.c.run_id == evaluations.c.run_id))
+            .where(owner == project_id)
+            .order_by(evaluations.c.number.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return connection.execute(query).scalars().all()
 
     def _refusal(self, evaluation: Evaluation) -> ConflictError | NotFoundError:
         with self._database.read() as connection:

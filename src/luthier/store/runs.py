@@ -169,9 +169,29 @@ class RunStore:
             owner: str | None = connection.execute(query).scalar()
             return owner
 
-    def of_project(self, project_id: str, *, limit: int, after: str | None = None) -> Sequence[RunRecord]:
+    def some(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        """These runs by their ids, as far as they are there."""
+        query = select(runs).where(runs.c.run_id.in_(run_ids))
+        with self._database.read() as connection:
+            return {row["run_id"]: _record(row) for row in connection.execute(query).mappings()}
+
+    def results_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[str]:
+        """What came out of the runs of a project that last changed at or after a moment (UTC, ISO 8601), as JSON.
+
+        At most `limit`, newest first. Many are read at a time, so it is left to the caller what to make of them.
+        """
+        query = select(runs.c.result).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
+        query = query.where(runs.c.updated_at >= moment, runs.c.result.is_not(None))
+        with self._database.read() as connection:
+            return connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).scalars().all()
+
+    def of_project(
+        self, project_id: str, *, limit: int, after: str | None = None, status: RunStatus | None = None
+    ) -> Sequence[RunRecord]:
         """Runs of a project, newest first, at most `limit`; those that were made before the run `after`."""
         query = select(runs).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
+        if status is not None:
+            query = query.where(runs.c.status == status)
         if after is not None:
             query = query.where(runs.c.number < select(runs.c.number).where(runs.c.run_id == after).scalar_subquery())
         with self._database.read() as connection:

@@ -139,7 +139,7 @@ def usd(value: float | None) -> str:
     """Money in US dollars: cents from a dollar on, two significant digits below."""
     if value is None:
         return "not priced"
-    return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:.2g}"
+    return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:#.2g}"
 
 
 def _as_json(value: Any) -> Markup:
