@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn
 from luthier.core.job import Job
 
 if TYPE_CHECKING:
+    from luthier.jobs.process import Outcome
     from luthier.service.context import Context
 
 JOB_NAME = "job.json"
@@ -35,7 +36,6 @@ def main(home: Path, folder: Path) -> None:
     from luthier.core.threads import wait_briefly
     from luthier.jobs.process import NOT_NOW, Outcome, write_outcome
     from luthier.service.context import Context
-    from luthier.service.tuning_job import carry_out
 
     wait_briefly()
     keep_few_kernels()
@@ -43,7 +43,7 @@ def main(home: Path, folder: Path) -> None:
     try:
         with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context:
             try:
-                outcome = carry_out(context, job) if "request" in job.document else Outcome(status=_do(context, job))
+                outcome = _outcome(context, job)
             except (StorageFullError, UnreachableError):
                 raise
             except LuthierError as error:
@@ -75,6 +75,18 @@ def _end(error: Exception, code: int) -> NoReturn:
         sys.stderr.write(f"{error}\n")
         sys.stderr.flush()
     os._exit(code)
+
+
+def _outcome(context: Context, job: Job) -> Outcome:
+    """Do it by its kind, and by who has asked for it."""
+    from luthier.jobs.process import Outcome
+    from luthier.service import export_job, tuning_job
+
+    if job.kind == "export":
+        return export_job.carry_out(context, job)
+    if "request" in job.document:
+        return tuning_job.carry_out(context, job)
+    return Outcome(status=_do(context, job))
 
 
 def _do(context: Context, job: Job) -> Literal["succeeded", "paused", "failed"]:
