@@ -142,7 +142,7 @@ def _box(node: Node, place: tuple[float, float], wide: int, before: Sequence[Nod
     if address is None:
         return f'<g class="{classes}">{shape}</g>'
     current = ' aria-current="page"' if node.key == here else ""
-    return f'<a class="{classes}" href="{escape(address)}" aria-label="{escape(told)}"{current}>{shape}</a>'
+    return f'<a class="{classes}" href="{escape(address)}"{current}>{shape}</a>'
 
 
 def _short(text: str, most: int) -> str:

@@ -132,5 +132,5 @@ def _quality(parity: ParityReport) -> Intervals:
         x=Axis("export minus source", "nats a token"),
         rows=[Estimate(f"{parity.format} {parity.precision}", more.value, more.low, more.high)],
         zero=True,
-        caption="Negative log-likelihood of the references, paired by prompt, with its 95% interval: above zero is worse.",
+        caption="Negative log-likelihood of the references, paired by prompt, with its 95% interval; above 0 is worse.",
     )
