@@ -29,9 +29,10 @@ def test_deploy_a_canary_raise_it_promote_it_and_go_back(home: Context, browser:
     answer = one.post("/deployments/support/deploy", data=data)
     assert answer.headers["location"] == "/deployments/support"
     assert shares(home) == {first: 0.9, second: 0.1}
+    use = Use(project_id="default", key_id="k", model="support", target="", num_prompt_tokens=1, num_new_tokens=1)
     for target, number in ((first, 9), (second, 1)):
         for _ in range(number):
-            home.usage.add(Use(project_id="default", key_id="k", model="support", target=target))
+            home.usage.add(use.model_copy(update={"target": target}))
     page = one.get("/deployments/support").text
     assert f"{second} answers 10% of the users of support now." in page
     assert "Promote the canary" in page
@@ -80,7 +81,9 @@ def test_what_cannot_be_is_said_beside_the_form(home: Context, browser: Browser)
     ):
         answer = one.post("/deployments/support/deploy", data={"expected_revision": "1"} | data)
         assert answer.status_code == status, data
-    assert one.post("/deployments/nothing/deploy", data={"target": first, "expected_revision": "0"}).status_code == 404
+    for number, status in (("0", 422), ("1", 404)):
+        data = {"target": first, "expected_revision": number}
+        assert one.post("/deployments/nothing/deploy", data=data).status_code == status
     answer = one.post("/deployments/support/rollback", data={"expected_revision": "1"})
     assert answer.status_code == 409
     assert "has no revision before" in answer.text

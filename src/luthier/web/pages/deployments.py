@@ -19,7 +19,7 @@ router = APIRouter(prefix="/deployments/{name}")
 
 _Text = Annotated[str, Form(max_length=1024)]
 _Percent = Annotated[float, Form(gt=0, le=100)]
-_Revision = Annotated[int, Form(ge=0, lt=2**31)]
+_Revision = Annotated[int, Form(ge=1, lt=2**31)]
 _ALL: Final = 100.0
 
 

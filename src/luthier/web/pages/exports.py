@@ -106,9 +106,9 @@ def _page(
         except LuthierError as error:
             values["error"] = error
     values |= given or {}
-    error = (given or {}).get("error")
+    refused = (given or {}).get("error")
     template = "models/export_state.html" if is_fragment_request(request) else "models/export.html"
-    return render(request, template, values, status=status_of(error) if error else 200)
+    return render(request, template, values, status=status_of(refused) if refused else 200)
 
 
 def _mark(view: ExportView) -> str:
