@@ -146,8 +146,10 @@ def _box(node: Node, place: tuple[float, float], wide: int, before: Sequence[Nod
 
 
 def _short(text: str, most: int) -> str:
-    """The beginning and the end of a text that is too long."""
+    """The beginning of words that are too long; of a name without blanks also its end, which tells it from others."""
     if len(text) <= most:
         return text
+    if " " in text:
+        return f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
     tail = most // 2
     return f"{text[: most - tail - 1]}\N{HORIZONTAL ELLIPSIS}{text[-tail:]}"
