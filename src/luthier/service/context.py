@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from luthier.store.datasets import DatasetStore
     from luthier.store.deployments import DeploymentStore
     from luthier.store.evaluations import EvaluationStore
+    from luthier.store.exports import ExportStore
     from luthier.store.files import FileStore
     from luthier.store.generations import GenerationStore
     from luthier.store.idempotency import IdempotencyStore
@@ -166,6 +167,13 @@ class Context:
         from luthier.store.datasets import DatasetStore
 
         return DatasetStore(self.database)
+
+    @cached_property
+    def exports(self) -> ExportStore:
+        """What the server of this home has exported, or is to."""
+        from luthier.store.exports import ExportStore
+
+        return ExportStore(self.database)
 
     @cached_property
     def audit_log(self) -> AuditLogStore:

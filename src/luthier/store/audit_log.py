@@ -62,6 +62,13 @@ class AuditLogStore:
         with self._database.read() as connection:
             return sorted(connection.execute(query).scalars())
 
+    def about(self, project_id: str, subject: str, *, limit: int) -> list[AuditEntry]:
+        """At most `limit` entries of a project about one thing, newest first."""
+        is_it = (audit_log.c.project_id == project_id) & (audit_log.c.subject == subject)
+        query = select(audit_log).where(is_it).order_by(audit_log.c.number.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [AuditEntry(**row) for row in connection.execute(query).mappings()]
+
 
 def append_deed(connection: Connection, now: ColumnElement[float], deed: Deed) -> AuditEntry:
     """Add an entry within a transaction that writes, so that it takes effect with what it tells of, or neither does.

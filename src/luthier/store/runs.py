@@ -188,7 +188,10 @@ class RunStore:
     def of_project(
         self, project_id: str, *, limit: int, after: str | None = None, status: RunStatus | None = None
     ) -> Sequence[RunRecord]:
-        """Runs of a project, newest first, at most `limit`; those that were made before the run `after`."""
+        """Runs of a project, newest first, at most `limit`; those that were made before the run `after`.
+
+        status: only runs that are in this one.
+        """
         query = select(runs).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
         if status is not None:
             query = query.where(runs.c.status == status)

@@ -11,12 +11,16 @@ from luthier.service.context import Context
 from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
-from luthier.web.pages import home, settings, sign_in
+from luthier.web.pages import deployments, exports, home, model, models, settings, sign_in
 from luthier.web.policy import Policy
 
 ROUTERS: tuple[APIRouter, ...] = (
     sign_in.router,
     home.router,
+    models.router,
+    model.router,
+    deployments.router,
+    exports.router,
     settings.router,
 )
 """In the order of the pages' navigation."""
