@@ -212,7 +212,11 @@ def _left_seconds(context: Context, record: RunRecord, step: StepDone | None) ->
 
 def _waiting(job: Job) -> Waiting:
     return Waiting(
-        job_id=job.job_id, run_id=job.run_id or None, status=job.status, base_model=_base_model(job), since=job.updated_at
+        job_id=job.job_id,
+        run_id=job.run_id or None,
+        status=job.status,
+        base_model=_base_model(job),
+        since=job.updated_at,
     )
 
 
