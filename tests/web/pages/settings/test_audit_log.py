@@ -20,12 +20,13 @@ HOSTILE = "<script>alert(1)</script>"
 
 def test_entries_of_the_project_newest_first(home: Context, browser: Browser) -> None:
     other = Caller(project_id=create_project(home, "mine").project_id)
-    record(home, Caller(name=HOSTILE), "file.deleted", "file-1", {"name": HOSTILE, "num_rows": 3})
+    record(home, Caller(name=HOSTILE), "file.deleted", "file-1", {"name": HOSTILE, "num_rows": 3, "ends_at": 1e9})
     record(home, other, "file.secret_of_mine", "file-2")
     page = browser("admin").get(ADDRESS).text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script>alert" not in page
-    assert "2 facts" in page
+    assert "3 facts" in page
+    assert '<dd><time datetime="2001-09-09T01:46:40+00:00"' in page
     assert "secret_of_mine" not in page
     assert page.index("session.begun") < page.index("<code>file.deleted")
     assert "secret_of_mine" in browser("admin", project="mine").get(ADDRESS).text
