@@ -47,7 +47,12 @@ def _make_and_revoke_a_key(page: Page, url: str) -> None:
     page.fill("#name", "robot")
     page.check("input[name=scopes][value=infer]")
     page.click("text=Make the key")
-    assert page.inner_text("#secret").startswith("sk-luthier-")
+    secret = page.inner_text("#secret")
+    assert secret.startswith("sk-luthier-")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as with plain HTTP
+    page.click("[data-copy]")
+    page.wait_for_selector("text=press Ctrl+C")
+    assert page.evaluate("getSelection().toString()") == secret
     assert violations(page) == []
     page.goto(f"{url}/settings/keys")
     row = page.locator("tr", has_text="robot")

@@ -84,4 +84,5 @@ def test_one_of_another_project_is_not_there(home: Context, browser: Browser) ->
     place = f"{ADDRESS}/{made.webhook_id}"
     assert [one.get(place).status_code, one.post(f"{place}/test").status_code] == [404, 404]
     assert one.post(f"{place}/remove").status_code == 404
-    assert one.get(f"{ADDRESS}/what%20ever").status_code == 404
+    assert one.get(f"{ADDRESS}/whatever").status_code == 404
+    assert one.get(f"{ADDRESS}/what%00ever").status_code == 422
