@@ -23,6 +23,7 @@ def test_a_name_and_a_password_let_a_member_in_and_neither_alone(context: Contex
     assert members.member_by_password(context, "Ada ", PASSWORD) == made
     assert members.member_by_password(context, "Ada", PASSWORD + " ") is None
     assert members.member_by_password(context, "Eva", PASSWORD) is None
+    assert members.member_by_password(context, "Ada\0", PASSWORD) is None
     assert members.member_by_password(context, "Ada", "x" * 5000) is None
     assert members.find_member(context, "Ada") == made
     kept = context.members.with_password("Ada")

@@ -51,7 +51,7 @@ def list_members(context: Context, caller: Caller) -> Sequence[Member]:
 
 def find_member(context: Context, name: str) -> Member:
     """A member by name, of whatever project: for who is at the machine. Raises NotFoundError."""
-    found = context.members.with_password(_normal(name).strip())
+    found = _found(context, name)
     if found is None:
         raise NotFoundError(
             f"no member {name[:_MOST_NAME_CHARACTERS]!r}",
@@ -108,7 +108,7 @@ def remove_member(context: Context, caller: Caller, member_id: str) -> Member:
 
 def member_by_password(context: Context, name: str, password: str) -> Member | None:
     """The member whom name and password name together; None for a wrong pair, which takes as long to find out."""
-    found = context.members.with_password(_normal(name).strip())
+    found = _found(context, name)
     is_right = _fits(password, found[1] if found else _nobodys_hash())
     return found[0] if found is not None and is_right else None
 
@@ -126,6 +126,12 @@ def hashed(password: str) -> str:
             salt=secrets.token_bytes(16), length=32, iterations=3, lanes=4, memory_cost=64 * 1024
         ).derive_phc_encoded(_bytes(password))
     return made
+
+
+def _found(context: Context, name: str) -> tuple[Member, str] | None:
+    """With the hash of the password. A name that no member can have is not looked up: databases refuse some."""
+    name = _normal(name).strip()
+    return context.members.with_password(name) if name.isprintable() else None
 
 
 def _fits(password: str, kept: str) -> bool:

@@ -12,10 +12,11 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.audit_entry import AuditEntry
 from luthier.core.errors import RequestError
+from luthier.reporting.figures import plain
 from luthier.service import audit_log as service
 from luthier.service.context import Context
 from luthier.web.pages.settings.tabs import show
-from luthier.web.render import is_fragment_request, render
+from luthier.web.render import ago, is_fragment_request, render
 from luthier.web.visitor import Admin, HomeContext
 
 router = APIRouter()
@@ -72,6 +73,10 @@ def _values(context: Context, caller: Caller, actor: str, action: str, before: i
 
 
 def _details(entry: AuditEntry) -> dict[str, str]:
-    """What else is known of a deed, each value on a line."""
+    """What else is known of a deed, each value on a line; times as the pages show them."""
     document = json.loads(entry.document)
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in document.items()}
+    return {name: ago(value) if _is_time(name, value) else plain(value) for name, value in document.items()}
+
+
+def _is_time(name: str, value: Any) -> bool:
+    return name.endswith("_at") and isinstance(value, int | float) and 0 < value < 1e11

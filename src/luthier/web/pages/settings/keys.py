@@ -12,7 +12,7 @@ from luthier.core.duration import parse_duration
 from luthier.core.errors import LuthierError
 from luthier.service import access
 from luthier.service.context import Context
-from luthier.web.pages.settings.tabs import show, whole_number
+from luthier.web.pages.settings.tabs import Id, show, whole_number
 from luthier.web.render import redirect
 from luthier.web.visitor import Admin, HomeContext
 
@@ -20,6 +20,7 @@ router = APIRouter()
 
 _ADDRESS: Final = "/settings/keys"
 _SPANS: Final = {"7d": "in 7 days", "30d": "in 30 days", "90d": "in 90 days", "365d": "in a year", "": "never"}
+_MOST_ENDED: Final = 100
 _EMPTY: Final = {"name": "", "scopes": (), "expires": "90d", "requests_per_minute": "", "tokens_per_day": ""}
 _Text = Annotated[str, Form(max_length=200)]
 
@@ -66,7 +67,7 @@ def create(
 
 
 @router.post(f"{_ADDRESS}/{{key_id}}/revoke")
-def revoke(request: Request, context: HomeContext, caller: Admin, key_id: str) -> Response:
+def revoke(request: Request, context: HomeContext, caller: Admin, key_id: Id) -> Response:
     """Let a key in no longer."""
     key = access.revoke_key(context, key_id, project_id=caller.project_id, by=caller)
     return redirect(request, _ADDRESS, f"The key {key.name} is revoked; it lets nobody in any more.")
@@ -74,10 +75,12 @@ def revoke(request: Request, context: HomeContext, caller: Admin, key_id: str) -
 
 def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:
     found, now = access.list_keys(context, project_id=caller.project_id), context.access.now()
+    ended = [key for key in found if not _is_good(key, now)]
     good = [key for key in found if _is_good(key, now)]
     common = {
         "good": good,
-        "ended": [key for key in found if not _is_good(key, now)],
+        "ended": ended[:_MOST_ENDED],
+        "num_ended": len(ended),
         "scopes": SCOPES,
         "spans": _SPANS,
         "form": _EMPTY,

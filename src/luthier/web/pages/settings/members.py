@@ -13,7 +13,7 @@ from luthier.core.member import ROLES, Role
 from luthier.service import members as people
 from luthier.service.context import Context
 from luthier.web.errors import status_of
-from luthier.web.pages.settings.tabs import show
+from luthier.web.pages.settings.tabs import Id, show
 from luthier.web.render import redirect
 from luthier.web.visitor import Admin, HomeContext
 
@@ -48,7 +48,7 @@ def add(
 
 @router.post(f"{_ADDRESS}/{{member_id}}/role")
 def change_role(
-    request: Request, context: HomeContext, caller: Admin, member_id: str, role: Annotated[Role, Form()]
+    request: Request, context: HomeContext, caller: Admin, member_id: Id, role: Annotated[Role, Form()]
 ) -> Response:
     """Another role, from the member's next request on."""
     try:
@@ -60,7 +60,7 @@ def change_role(
 
 @router.post(f"{_ADDRESS}/{{member_id}}/password")
 def change_password(
-    request: Request, context: HomeContext, caller: Admin, member_id: str, password: _Text = ""
+    request: Request, context: HomeContext, caller: Admin, member_id: Id, password: _Text = ""
 ) -> Response:
     """Another password for somebody who has lost theirs."""
     try:
@@ -71,7 +71,7 @@ def change_password(
 
 
 @router.post(f"{_ADDRESS}/{{member_id}}/remove")
-def remove(request: Request, context: HomeContext, caller: Admin, member_id: str) -> Response:
+def remove(request: Request, context: HomeContext, caller: Admin, member_id: Id) -> Response:
     """Forget a member, who is signed out at once."""
     try:
         removed = people.remove_member(context, caller, member_id)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import Request
+from fastapi import Path, Request
 from starlette.responses import Response
 
 from luthier.core.access import Scope
 from luthier.core.errors import RequestError
 from luthier.core.member import Session
 from luthier.web.render import render
+
+Id = Annotated[str, Path(max_length=64, pattern="^[A-Za-z0-9_-]+$")]
+"""Of a key, a member or a webhook, as it stands in an address."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from luthier.core.webhook import EVENT_TYPES, EventType
 from luthier.service import webhooks as service
 from luthier.service.context import Context
 from luthier.web.errors import status_of
-from luthier.web.pages.settings.tabs import show
+from luthier.web.pages.settings.tabs import Id, show
 from luthier.web.render import is_fragment_request, redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
 
@@ -55,7 +55,7 @@ def create(
 
 
 @router.get(f"{_ADDRESS}/{{webhook_id}}")
-def webhook(request: Request, context: HomeContext, caller: Reader, webhook_id: str) -> Response:
+def webhook(request: Request, context: HomeContext, caller: Reader, webhook_id: Id) -> Response:
     """One webhook, and what it was told."""
     found = service.show_webhook(context, caller.project_id, webhook_id)
     told = service.list_deliveries(context, caller.project_id, webhook_id, limit=_MOST_DELIVERIES)
@@ -72,14 +72,14 @@ def webhook(request: Request, context: HomeContext, caller: Reader, webhook_id: 
 
 
 @router.post(f"{_ADDRESS}/{{webhook_id}}/test")
-def send_test(request: Request, context: HomeContext, caller: Trainer, webhook_id: str) -> Response:
+def send_test(request: Request, context: HomeContext, caller: Trainer, webhook_id: Id) -> Response:
     """Have it told of an event that means nothing."""
     service.send_test(context, caller.project_id, webhook_id)
     return redirect(request, f"{_ADDRESS}/{webhook_id}", "A test message is on its way; how it went stands below soon.")
 
 
 @router.post(f"{_ADDRESS}/{{webhook_id}}/remove")
-def remove(request: Request, context: HomeContext, caller: Trainer, webhook_id: str) -> Response:
+def remove(request: Request, context: HomeContext, caller: Trainer, webhook_id: Id) -> Response:
     """Tell it nothing any more."""
     removed = service.remove_webhook(context, caller, webhook_id)
     return redirect(request, _ADDRESS, f"The webhook to {removed.url} is removed.")
