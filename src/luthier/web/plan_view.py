@@ -136,6 +136,11 @@ def range_of(document: dict[str, Any], name: str, words: Any, factor: float = 1.
     return (value, low, high)
 
 
+def money_in_words(value: float) -> str:
+    """US dollars; below a cent nobody counts."""
+    return usd(value) if value >= 0.01 else "under 1 cent"
+
+
 def _headline(planned: dict[str, Any]) -> str:
     training, data, method = (planned["plan"][name] for name in ("training", "data", "method"))
     rows = f"{data['train']['num_examples']:,} rows ({figures.short_count(data['train']['num_tokens'])} tokens)"
@@ -146,7 +151,7 @@ def _headline(planned: dict[str, Any]) -> str:
 
 def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
     hours = range_of(predicted, "hours", figures.duration, 3600)
-    money = range_of(predicted, "usd", usd)
+    money = range_of(predicted, "usd", money_in_words)
     energy = range_of(predicted, "energy_kwh", _kwh)
     memory = range_of(predicted, "peak_memory_bytes", lambda value: figures.size(int(value)))
     capacity, rate = figures.size(predicted["device"]["memory_bytes"]), predicted["usd_per_device_hour"]

@@ -155,7 +155,7 @@ def test_what_is_wrong_is_shown_where_it_belongs(
     assert "training.epochs 99 is a lot" in refused
     whole = one.post("/runs/new/plan", data={"text": rows, "side": "fields", "training.epochs": "99"}).text
     assert re.search(r'name="training.epochs"[^>]*aria-invalid="true"', whole)
-    for text in (rows + "x: &a [*a]", "x" * 70_000, "- a", "a: \ud83d\ude00", "\x00"):
+    for text in (rows + "x: &a [*a]", "x" * 70_000, "- a", "a: \U0001f600", "\x00"):
         assert post(one, text=text, side="text").status_code == 200
 
 

@@ -28,7 +28,7 @@ _WAIT_SECONDS: Final = 20.0
 """Longer a request is not kept waiting; then the page asks again."""
 _MOST_FIELDS: Final = 200
 _SWAPS: Final = dict.fromkeys(
-    ("swap", "swap_fields", "swap_parts", "swap_problems", "swap_settings", "swap_text", "polls"), False
+    ("swap", "swap_fields", "swap_more", "swap_parts", "swap_problems", "swap_settings", "swap_text", "polls"), False
 )
 """Which pieces of the form an answer brings along, and whether the page asks again; templates set them."""
 _making = threading.Lock()

@@ -39,7 +39,7 @@ function place(value, knob) {
 function refresh(element) {
   const knob = parts(element), planned = Number(knob.why?.dataset.planned ?? NaN);
   const isOpen = knob.number.value === "";
-  element.classList.toggle("open", isOpen);
+  element.classList.toggle("unset", isOpen);
   if (knob.clear) knob.clear.hidden = isOpen;
   if (Number.isFinite(planned) && isOpen) knob.number.placeholder = String(Number(planned.toPrecision(4)));
   if (!knob.range) return;
