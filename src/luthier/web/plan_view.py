@@ -133,7 +133,7 @@ def range_of(document: dict[str, Any], name: str, words: Any, factor: float = 1.
     if any(value is None for value in found):
         return ("", "", "")
     value, low, high = (words(number * factor) for number in found)
-    return (value, low, high)
+    return (value, "", "") if low == high else (value, low, high)
 
 
 def money_in_words(value: float) -> str:

@@ -84,7 +84,7 @@ def test_it_begins_with_the_rows_of_a_dataset(browser: Browser, dataset: tuple[s
     one = browser("train")
     page = one.get(f"/runs/new?dataset={dataset[0]}&version=1").text
     assert text_of(page) == (
-        f"base_model: tiny\ndata:\n  held_out: 0.1\n  train: {dataset[1]}  # Support, version 1, 24 rows\n"
+        f"base_model: tiny\ndata:\n  train: {dataset[1]}  # Support, version 1, 24 rows\n  held_out: 0.1\n"
     )
     assert f'value="{dataset[1]}" selected' in page
     assert one.get(f"/runs/new?dataset={dataset[0]}&version=2").status_code == 404

@@ -17,7 +17,7 @@ from luthier.service.models import ModelView
 from luthier.service.plan_desk import PlanDesk, Planned
 from luthier.web import recipe_fields
 from luthier.web.errors import status_of
-from luthier.web.plan_view import view_of
+from luthier.web.plan_view import money_in_words, view_of
 from luthier.web.recipe_form import SHARE, Draft, draft_of, fields_of, read_form
 from luthier.web.render import is_fragment_request, redirect, render
 from luthier.web.visitor import HomeContext, Trainer
@@ -165,6 +165,7 @@ def _values(context: Context, caller: Caller, draft: Draft, planned: Planned | N
         "share": SHARE,
         "error": error,
         "plan": None if planned is None or planned.plan is None else view_of(planned.plan),
+        "money": money_in_words,
         "state": _state(draft, planned, chosen),
         "mentions": lambda place: error is not None and f"{place}" in f"{error.came} {error.expected} {error.do}",
     }
