@@ -105,7 +105,7 @@ def view_of(planned: dict[str, Any]) -> PlanView:
         devices=tuple(planned["devices"]),
         advice=planned["advice"],
         values=sections,
-        why={row["name"]: row | {"shown": shown(row["value"])} for row in rows},
+        why=_why(rows),
     )
 
 
@@ -129,11 +129,20 @@ def shown(value: Any) -> str:
 
 def range_of(document: dict[str, Any], name: str, words: Any, factor: float = 1.0) -> tuple[str, str, str]:
     """A predicted figure and the ends of its interval, in words; all empty where it is not known."""
-    found = [document.get(key) for key in (name, f"{name}_low", f"{name}_high")]
-    if any(value is None for value in found):
+    keys = (name, f"{name}_low", f"{name}_high")
+    found = [document[key] for key in keys if document.get(key) is not None]
+    if len(found) < len(keys):
         return ("", "", "")
     value, low, high = (words(number * factor) for number in found)
     return (value, "", "") if low == high else (value, low, high)
+
+
+def _why(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each value by the dotted key of a recipe; a plan has steps of warm-up where a recipe has their share."""
+    found = {row["name"]: row | {"shown": shown(row["value"])} for row in rows}
+    if (warmup := found.get("training.num_warmup_steps")) is not None:
+        found["training.warmup_fraction"] = warmup | {"value": None, "shown": f"{warmup['shown']} steps"}
+    return found
 
 
 def money_in_words(value: float) -> str:

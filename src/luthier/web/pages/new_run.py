@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -27,6 +28,8 @@ router = APIRouter()
 _WAIT_SECONDS: Final = 20.0
 """Longer a request is not kept waiting; then the page asks again."""
 _MOST_FIELDS: Final = 200
+_FIRST_SHARE: Final = 0.1
+"""What is held out of the rows of a dataset to begin with: so that the run has a verdict."""
 _SWAPS: Final = dict.fromkeys(
     ("swap", "swap_fields", "swap_more", "swap_parts", "swap_problems", "swap_settings", "swap_text", "polls"), False
 )
@@ -54,6 +57,7 @@ def new_run(
     base_model: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
     """The form: empty, with the rows of a dataset's version, or with the recipe of a run."""
+    visit = _Visit(request, context, caller)
     keys: dict[str, Any] = {}
     left_out: tuple[str, ...] = ()
     if start_from:
@@ -63,112 +67,111 @@ def new_run(
         keys = keys | {"base_model": base_model}
     if dataset:
         file_id = draft_choices.dataset_file(context, caller, dataset, version)
-        keys = keys | {"data": {"held_out": 0.1} | keys.get("data", {}) | {"train": file_id}}
-    if "base_model" not in keys and (known := _first_model(context)) is not None:
+        keys = keys | {"data": {"held_out": _FIRST_SHARE} | keys.get("data", {}) | {"train": file_id}}
+    if "base_model" not in keys and (known := next(iter(visit.models), None)) is not None:
         keys = {"base_model": known} | keys
-    draft = draft_of(keys, _names(context, caller), token=secrets.token_hex(8))
-    told = {"left_out": left_out, "start_from": start_from}
-    return _page(request, context, caller, draft, None, told)
+    draft = draft_of(keys, visit.names, token=secrets.token_hex(8))
+    return visit.page(draft, None, more={"left_out": left_out, "start_from": start_from})
 
 
 @router.post("/runs/new/plan")
 def plan(request: Request, context: HomeContext, caller: Trainer, form: Form) -> Response:
     """What the draft comes to; for HTMX the plan, and the side of the form that was not changed."""
-    draft = read_form(form, _names(context, caller))
-    planned = _planned(request, context, caller, draft, form)
-    if not is_fragment_request(request):
-        return _page(request, context, caller, draft, planned, {})
-    values = _values(context, caller, draft, planned) | {"form": form, "polls": True}
-    return render(request, "new_run/answer.html", values)
+    visit = _Visit(request, context, caller)
+    draft = read_form(form, visit.names)
+    return visit.answer(draft, visit.planned(draft, form), form)
 
 
 @router.post("/runs/new/start")
 def start(request: Request, context: HomeContext, caller: Trainer, form: Form) -> Response:
     """Queue the draft once it can be planned, and lead to its run; a second click leads there, too."""
-    draft = read_form(form, _names(context, caller))
-    planned = _planned(request, context, caller, draft, form)
+    visit = _Visit(request, context, caller)
+    draft = read_form(form, visit.names)
+    planned = visit.planned(draft, form)
     if draft.keys is None or planned is None or planned.plan is None:
-        return _refused(request, context, caller, draft, planned)
-    desk = _desk(request, context)
-    with desk.starting(caller.project_id, draft.token, draft.keys) as known:
+        return visit.answer(draft, planned, {}, status=422)
+    with visit.desk.starting(caller.project_id, draft.token, draft.keys) as known:
         if known.run_id is None:
             try:
                 known.run_id = recipe_jobs.start(context, caller, draft.keys).run_id
             except LuthierError as error:
-                return _refused(request, context, caller, draft, Planned(error=error))
+                return visit.answer(draft, Planned(error=error), {}, status=status_of(error))
     return redirect(request, f"/runs/{known.run_id}", "The run is queued. Its rows are looked at first.")
 
 
-def _refused(request: Request, context: Context, caller: Caller, draft: Draft, planned: Planned | None) -> Response:
-    """The form again, with what is wrong."""
-    error = draft.error if planned is None or planned.error is None else planned.error
-    status = 422 if error is None else status_of(error)
-    if not is_fragment_request(request):
-        return _page(request, context, caller, draft, planned, {}, status=status)
-    values = _values(context, caller, draft, planned) | {"form": {}}
-    return render(request, "new_run/answer.html", values, status=status)
+class _Visit:
+    """One request for the form: who asks, and what there is to choose from, looked up once."""
 
+    def __init__(self, request: Request, context: Context, caller: Caller) -> None:
+        self.request, self.context, self.caller = request, context, caller
+        self.files = draft_choices.file_choices(context, caller)
+        self.models = draft_choices.model_choices(context)
+        self.names = {choice.file_id: choice.comment for choice in self.files}
 
-def _planned(request: Request, context: Context, caller: Caller, draft: Draft, form: dict[str, str]) -> Planned | None:
-    """The plan of a draft, waited for; None where there is none to wait for, or it takes longer."""
-    desk = _desk(request, context)
-    if draft.keys is None or not draft.is_right:
-        desk.wake()
-        return None
-    try:
-        recipe_jobs.checked(context, caller.project_id, draft.keys)
-        model = draft_choices.model_choices(context).get(str(draft.at("base_model")))
-        if model is not None and model.path is None and not form.get("fetch"):
-            desk.wake()
+    @property
+    def desk(self) -> PlanDesk:
+        """Of the app: it is made when the first recipe is drafted."""
+        state = self.request.app.state
+        with _making:
+            if getattr(state, "plan_desk", None) is None:
+                state.plan_desk = PlanDesk(self.context)
+            desk: PlanDesk = state.plan_desk
+        return desk
+
+    def planned(self, draft: Draft, form: Mapping[str, str]) -> Planned | None:
+        """The plan of a draft, waited for; None where there is none to wait for, or it takes longer."""
+        model = self._model(draft)
+        if draft.keys is None or not draft.is_right or (_is_away(model) and not form.get("fetch")):
+            self.desk.wake()
             return None
-        return desk.plan(caller.project_id, draft.token or caller.name, draft.keys, wait_seconds=_WAIT_SECONDS)
-    except LuthierError as error:
-        return Planned(error=error)
+        project_id = self.caller.project_id
+        try:
+            recipe_jobs.checked(self.context, project_id, draft.keys)
+            return self.desk.plan(project_id, draft.token or self.caller.name, draft.keys, wait_seconds=_WAIT_SECONDS)
+        except LuthierError as error:
+            return Planned(error=error)
 
+    def answer(self, draft: Draft, planned: Planned | None, form: Mapping[str, str], *, status: int = 200) -> Response:
+        """The page again; for HTMX its pieces that have changed. form: as it was sent, to tell which those are."""
+        if not is_fragment_request(self.request):
+            return self.page(draft, planned, status=status)
+        values = self._values(draft, planned) | {"form": form, "polls": True}
+        return render(self.request, "new_run/answer.html", values, status=status)
 
-def _page(
-    request: Request,
-    context: Context,
-    caller: Caller,
-    draft: Draft,
-    planned: Planned | None,
-    more: dict[str, Any],
-    *,
-    status: int = 200,
-) -> Response:
-    values = _values(context, caller, draft, planned)
-    return render(
-        request, "new_run/page.html", values | {"form": {}, "start_from": "", "left_out": ()} | more, status=status
-    )
+    def page(
+        self, draft: Draft, planned: Planned | None, *, more: Mapping[str, Any] | None = None, status: int = 200
+    ) -> Response:
+        """The whole page."""
+        values = self._values(draft, planned) | {"form": {}, "start_from": "", "left_out": (), **(more or {})}
+        return render(self.request, "new_run/page.html", values, status=status)
 
+    def _values(self, draft: Draft, planned: Planned | None) -> dict[str, Any]:
+        """What the templates of the form and of the plan know."""
+        train, fields = draft.at("data.train"), fields_of(draft)
+        shape = draft_choices.shape_of(self.context, self.caller, train) if isinstance(train, str) else None
+        error = None if planned is None else planned.error
+        told = "" if error is None else f"{error.came} {error.expected} {error.do}"
+        return {
+            **_SWAPS,
+            "draft": draft,
+            "asked": [one.name for section in fields.values() for one in section if draft.at(one.name) is not None],
+            "files": self.files,
+            "models": self.models,
+            "model": self._model(draft),
+            "shape": shape,
+            "fields": fields,
+            "choices": recipe_fields,
+            "fitting": {name for name, shapes in recipe_fields.SHAPES.items() if shape is None or shape in shapes},
+            "share": SHARE,
+            "error": error,
+            "plan": None if planned is None or planned.plan is None else view_of(planned.plan),
+            "money": money_in_words,
+            "state": _state(draft, planned, self._model(draft)),
+            "mentions": lambda place: place in told,
+        }
 
-def _values(context: Context, caller: Caller, draft: Draft, planned: Planned | None) -> dict[str, Any]:
-    """What the templates of the form and of the plan know."""
-    models = draft_choices.model_choices(context)
-    chosen = models.get(str(draft.at("base_model")))
-    train = draft.at("data.train")
-    shape = draft_choices.shape_of(context, caller, train) if isinstance(train, str) else None
-    error, shown = None if planned is None else planned.error, fields_of(draft)
-    return {
-        **_SWAPS,
-        "draft": draft,
-        "asked": [
-            field.name for fields in fields_of(draft).values() for field in fields if draft.at(field.name) is not None
-        ],
-        "files": draft_choices.file_choices(context, caller),
-        "models": models,
-        "model": chosen,
-        "shape": shape,
-        "fields": shown,
-        "choices": recipe_fields,
-        "fitting": {name for name, shapes in recipe_fields.SHAPES.items() if shape is None or shape in shapes},
-        "share": SHARE,
-        "error": error,
-        "plan": None if planned is None or planned.plan is None else view_of(planned.plan),
-        "money": money_in_words,
-        "state": _state(draft, planned, chosen),
-        "mentions": lambda place: error is not None and f"{place}" in f"{error.came} {error.expected} {error.do}",
-    }
+    def _model(self, draft: Draft) -> ModelView | None:
+        return self.models.get(str(draft.at("base_model")))
 
 
 def _state(draft: Draft, planned: Planned | None, model: ModelView | None) -> str:
@@ -179,23 +182,9 @@ def _state(draft: Draft, planned: Planned | None, model: ModelView | None) -> st
         return "open"
     if planned is not None:
         return "planned" if planned.error is None else "refused"
-    return "absent" if model is not None and model.path is None else "computing"
+    return "absent" if _is_away(model) else "computing"
 
 
-def _names(context: Context, caller: Caller) -> dict[str, str]:
-    return {choice.file_id: choice.comment for choice in draft_choices.file_choices(context, caller)}
-
-
-def _first_model(context: Context) -> str | None:
-    """The first model that is on this machine; else the first of the catalogue."""
-    return next(iter(draft_choices.model_choices(context)), None)
-
-
-def _desk(request: Request, context: Context) -> PlanDesk:
-    """Of the app: it is made when the first recipe is drafted."""
-    state = request.app.state
-    with _making:
-        if getattr(state, "plan_desk", None) is None:
-            state.plan_desk = PlanDesk(context)
-        desk: PlanDesk = state.plan_desk
-    return desk
+def _is_away(model: ModelView | None) -> bool:
+    """Whether a model is known, and not on this machine."""
+    return model is not None and model.path is None
