@@ -27,9 +27,9 @@ def test_a_text_is_written_in_the_order_of_recipes_and_read_again() -> None:
         "  train: file-20261125-093000-1f2e3d  # support chats # 2, version 3",
         "  held_out: 0.1",
         "training:",
-        "  learning_rate: 0.0002",
         "  epochs: 3",
         "  optimizer: muon",
+        "  learning_rate: 0.0002",
         "evaluation:",
         "  metrics: [rouge, bleu]",
     ]

@@ -17,7 +17,8 @@ from luthier.service.context import Context
 from luthier.service.models import ModelView, list_models
 from luthier.service.recipe_jobs import ASKED
 
-_MOST_FILES: Final = 100
+_MOST_VERSIONS: Final = 100
+_MOST_FILES: Final = 30
 _ROWS_LOOKED_AT: Final = 50
 _MOST_SHAPES: Final = 1000
 _shapes: Final[dict[str, Shape]] = {}
@@ -48,14 +49,12 @@ class Fork:
 
 
 def file_choices(context: Context, caller: Caller) -> list[FileChoice]:
-    """The versions of the project's datasets, then its newest other files that are there to train on."""
+    """The newest versions of the project's datasets, then its newest other files that are there to train on."""
     found: dict[str, FileChoice] = {}
-    for dataset, _ in dataset_versions.list_datasets(context, caller):
-        _, versions = dataset_versions.show_dataset(context, caller, dataset.dataset_id)
-        for version in versions:
-            rows = "" if version.num_rows is None else f", {version.num_rows:,} rows"
-            choice = FileChoice(version.file_id, dataset.name, f"version {version.number}{rows}")
-            found.setdefault(version.file_id, choice)
+    for dataset, version in context.datasets.all_versions(caller.project_id, _MOST_VERSIONS):
+        rows = "" if version.num_rows is None else f", {version.num_rows:,} rows"
+        choice = FileChoice(version.file_id, dataset.name, f"version {version.number}{rows}")
+        found.setdefault(version.file_id, choice)
     others, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MOST_FILES)
     for file in others:
         found.setdefault(file.file_id, FileChoice(file.file_id, "", file.filename))

@@ -12,7 +12,8 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -57,6 +58,13 @@ class _Ask:
     began: float | None = None
 
 
+@dataclass(slots=True)
+class Started:
+    """What a draft has become. run_id: of its run; None before it was started."""
+
+    run_id: str | None = None
+
+
 class PlanDesk:
     """Plans recipes of drafts. All methods may be called by any thread."""
 
@@ -67,6 +75,8 @@ class PlanDesk:
         self._planned: OrderedDict[str, Planned] = OrderedDict()
         self._thread: threading.Thread | None = None
         self._is_closed = False
+        self._start_lock = threading.Lock()
+        self._started: OrderedDict[tuple[str, str, str], Started] = OrderedDict()
 
     def plan(self, project_id: str, draft: str, recipe: Mapping[str, Any], *, wait_seconds: float) -> Planned | None:
         """The plan of a recipe, waited for so long; None while it is not done, or where the draft has changed since.
@@ -94,6 +104,19 @@ class PlanDesk:
         with self._changed:
             if self._thread is None and not self._asks:
                 self._want(_Ask("wake", "", None), "wake")
+
+    @contextmanager
+    def starting(self, project_id: str, draft: str, recipe: Mapping[str, Any]) -> Iterator[Started]:
+        """What became of this recipe of this draft, to be set once it is started: a second click starts no other."""
+        key = (project_id, draft, sha256_document(dict(recipe)))
+        with self._start_lock:
+            if draft and key in self._started:
+                yield self._started[key]
+                return
+            started = self._started[key] = Started()
+            while len(self._started) > _MOST_KEPT:
+                self._started.popitem(last=False)
+            yield started
 
     def close(self) -> None:
         """Forget what was asked, and end thread and process."""

@@ -9,13 +9,13 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from luthier.core.errors import RecipeError
 from luthier.core.plain_yaml import has_alias, parse_yaml, write_yaml
 from luthier.core.recipe import Recipe
 from luthier.service.recipe_file import RecipeDocument
-from luthier.service.recipe_problems import describe_problems
+from luthier.service.recipe_problems import describe_problems, inner_spec
 
 MOST_CHARACTERS: Final = 65_536
 _PLACE = re.compile(r"(?:line \d+, )?(?P<place>[^\s:]+): ")
@@ -83,9 +83,7 @@ def with_values(keys: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 def write_text(keys: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """The keys as YAML, in the order of recipes. names: what stands behind the ids of files, as a comment."""
-    order = {name: position for position, name in enumerate(Recipe.model_fields)}
-    sections = dict(sorted(keys.items(), key=lambda item: order.get(item[0], len(order))))
-    lines = write_yaml(sections).removesuffix("\n").split("\n") if sections else []
+    lines = write_yaml(_in_order(keys, Recipe)).removesuffix("\n").split("\n") if keys else []
     return "".join(f"{_commented(line, names)}\n" for line in lines)
 
 
@@ -106,6 +104,16 @@ def _set(keys: dict[str, Any], parts: list[str], value: Any) -> None:
         keys[name] = inner
     else:
         keys.pop(name, None)
+
+
+def _in_order(keys: Mapping[str, Any], spec: type[BaseModel]) -> dict[str, Any]:
+    """The keys in the order of the spec, those that it does not know behind them."""
+    order = {name: position for position, name in enumerate(spec.model_fields)}
+    found = {}
+    for name, value in sorted(keys.items(), key=lambda item: order.get(item[0], len(order))):
+        inner = inner_spec(spec.model_fields[name].annotation) if name in order else None
+        found[name] = _in_order(value, inner) if inner is not None and isinstance(value, Mapping) else value
+    return found
 
 
 def _commented(line: str, names: Mapping[str, str]) -> str:

@@ -106,6 +106,18 @@ class DatasetStore:
             rows = connection.execute(query).mappings().all()
         return [(_dataset(row), DatasetVersion.model_validate_json(row["document"])) for row in rows]
 
+    def all_versions(self, project_id: str, limit: int) -> Sequence[tuple[Dataset, DatasetVersion]]:
+        """The newest versions of all datasets of a project, at most `limit`, the newest first."""
+        query = (
+            select(datasets, dataset_versions.c.document)
+            .join(dataset_versions, dataset_versions.c.dataset_id == datasets.c.dataset_id)
+            .where(datasets.c.project_id == project_id)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        found = [(_dataset(row), DatasetVersion.model_validate_json(row["document"])) for row in rows]
+        return sorted(found, key=lambda pair: (pair[1].created_at, pair[1].number), reverse=True)[:limit]
+
     def using_file(self, file_id: str) -> Sequence[tuple[str, int]]:
         """The names of datasets, with the numbers of their versions, that a file holds the rows of."""
         query = (

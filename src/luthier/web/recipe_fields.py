@@ -45,13 +45,7 @@ LEARNING_RATE: Final = Field(
 )
 BATCH: Final = Field("training.global_batch_size", "Batch size", "examples a step", 1, 256, "log2")
 LENGTH: Final = Field(
-    "training.max_length_tokens",
-    "Longest row",
-    "longer rows are refused, dropped or cut",
-    64,
-    32768,
-    "log2",
-    unit="tokens",
+    "training.max_length_tokens", "Longest row", "longer ones are refused", 64, 32768, "log2", unit="tokens"
 )
 MAIN: Final = (EPOCHS, LEARNING_RATE, BATCH, LENGTH)
 MORE: Final = (

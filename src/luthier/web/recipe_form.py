@@ -25,13 +25,10 @@ SHARE: Final = "share"
 _USUAL_SHARE: Final = 10.0
 _SPLITS: Final = ("data.validation", "data.held_out")
 _CHOICES: Final = (
-    "base_model",
-    "data.train",
-    "method.name",
-    "objective.name",
-    "objective.teacher",
-    "training.schedule",
-)
+    "base_model", "data.train", "method.name", "objective.name", "objective.teacher", "training.schedule",
+)  # fmt: skip
+_TAKEN_WITHOUT_A_NAME: Final = {"method": "lora", "objective": "sft"}
+"""What the planner takes where a recipe names none; once one of its numbers is set, the name must be, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ def read_form(form: Mapping[str, str], names: Mapping[str, str]) -> Draft:
     by_text = form.get("side") == "text"
     try:
         document = read_text(text)
-        keys = document.keys if by_text else with_values(document.keys, _values(document.keys, form))
+        keys = document.keys if by_text else _named(with_values(document.keys, _values(document.keys, form)))
         keys = with_asks(keys, form.get("apply", ""))
     except RecipeError as error:
         return Draft(text, None, by_text, error=error, token=token)
@@ -134,6 +131,13 @@ def _values(keys: Mapping[str, Any], form: Mapping[str, str]) -> dict[str, Any]:
     if "objective.name" in values:
         values |= _not_of_objective(keys, values["objective.name"])
     return values
+
+
+def _named(keys: dict[str, Any]) -> dict[str, Any]:
+    for section, name in _TAKEN_WITHOUT_A_NAME.items():
+        if isinstance(inner := keys.get(section), dict) and "name" not in inner:
+            keys = keys | {section: {"name": name} | inner}
+    return keys
 
 
 def _number(known: Any, text: str) -> Any:
