@@ -11,12 +11,13 @@ from luthier.service.context import Context
 from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
-from luthier.web.pages import home, sign_in
+from luthier.web.pages import evaluations, home, sign_in
 from luthier.web.policy import Policy
 
 ROUTERS: tuple[APIRouter, ...] = (
     sign_in.router,
     home.router,
+    evaluations.router,
 )
 """In the order of the pages' navigation."""
 
