@@ -11,13 +11,14 @@ from luthier.service.context import Context
 from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
-from luthier.web.pages import evaluations, home, sign_in
+from luthier.web.pages import evaluations, home, playground, sign_in
 from luthier.web.policy import Policy
 
 ROUTERS: tuple[APIRouter, ...] = (
     sign_in.router,
     home.router,
     evaluations.router,
+    playground.router,
 )
 """In the order of the pages' navigation."""
 
