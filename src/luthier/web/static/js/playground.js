@@ -215,10 +215,9 @@ function stopAll() { for (const side of sides) side.controller?.abort(); }
 
 async function save(button) {
   const told = button.parentElement.querySelector("[data-saved]");
+  const body = new URLSearchParams(new FormData(form, button));
   button.disabled = true;
   try {
-    const body = new URLSearchParams(new FormData(form, button));
-    button.disabled = false;
     const response = await fetch(button.formAction, { method: "POST", body, headers: { Accept: "application/json" } });
     if (!response.ok) throw await refusal(response);
     const saved = await response.json(), link = document.createElement("a");
