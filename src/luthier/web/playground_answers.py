@@ -82,7 +82,8 @@ def _facts(talk: Talk) -> str:
     answer, now = talk.answer, time.monotonic()
     words = f"{answer.num_prompt_tokens:,} tokens read, {answer.num_new_tokens:,} written"
     if talk.first_at:
-        words += f" · first after {duration(talk.first_at - talk.began_at)}"
+        waited = talk.first_at - talk.began_at
+        words += f" · first after {duration(waited) if waited >= 1 else f'{1000 * waited:.0f} ms'}"
         if answer.num_new_tokens > 1 and now > talk.first_at:
             words += f" · {speed((answer.num_new_tokens - 1) / (now - talk.first_at))} tokens/s"
     return words + _ENDS[answer.choices[0].reason or "stop"]

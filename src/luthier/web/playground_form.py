@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -44,8 +45,8 @@ class Side:
     error: Exception | None = None
 
     def as_json(self) -> str:
-        """The conversation for a hidden field."""
-        return _TURNS.dump_json(tuple(self.turns)).decode()
+        """The conversation for a hidden field, in signs that no page shows in another way."""
+        return json.dumps([turn.model_dump() for turn in self.turns])
 
     def ask_next(self, message: str) -> None:
         """Say something; a question that was never answered gives way to it."""
@@ -74,9 +75,9 @@ def settings_of(form: FormData) -> dict[str, str]:
 
 
 def text_of(form: FormData, name: str, default: str = "") -> str:
-    """A field that is text."""
+    """A field that is text; forms end lines as the web does, models as all others do."""
     found = form.get(name, default)
-    return found if isinstance(found, str) else default
+    return found.replace("\r\n", "\n") if isinstance(found, str) else default
 
 
 def request_of(settings: Mapping[str, str], turns: Sequence[Turn]) -> TextRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
-from luthier.core.errors import BusyError
+from luthier.core.errors import BusyError, OverlongError
 from luthier.core.ports import SilentProgress
+from luthier.core.stream import Ended, Failed, Piece, Served, Started, StreamEvent, TextRequest
 from luthier.models import sources
 from luthier.service import dataset_versions
 from luthier.service.access import create_project
@@ -20,12 +22,29 @@ from luthier.service.context import Context
 from luthier.testing.finished_run import add_run
 
 Browser = Callable[..., TestClient]
+ANSWER: tuple[StreamEvent, ...] = (
+    Started(num_prompt_tokens=5),
+    Piece(text="<script>alert(2)</script>\n```html\n", num_new_tokens=1),
+    Piece(text="<img src=x>\n```\n\u202eend", num_new_tokens=2),
+    Ended(reason="length", num_new_tokens=2),
+)
 HOSTILE = '<script>alert(1)</script> "><img src=x onerror=alert(1)> \u202e'
 
 
 @pytest.fixture
-def tiny(home: Context, tiny_model: Path) -> str:
+def tiny(home: Context, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A base model by whose name the same is always answered; tests/browser asks a real one."""
+
+    def ask(_: Served, request: TextRequest, hear: Callable[[StreamEvent], None], *, key: str | None) -> Any:
+        assert request.conversation is not None
+        if "wood " * 100 in str(request.conversation.messages[-1].content):
+            hear(Failed(error=OverlongError("over the context", expected="less", do="cut").as_json()))
+        for event in ANSWER:
+            hear(event)
+        return lambda: None
+
     sources.pull(str(tiny_model), home.home, SilentProgress())
+    monkeypatch.setattr(home.model_server, "ask", ask)
     return "tiny"
 
 
@@ -62,14 +81,19 @@ def test_only_what_this_project_may_ask_is_offered(home: Context, browser: Brows
 
 
 def test_the_whole_answer_comes_with_the_page(browser: Browser, tiny: str) -> None:
-    one = browser("infer")
-    first = one.post("/playground", data=form(message=f"Which wood? {HOSTILE}", talk=["[]", "[]"], model=["tiny", ""]))
-    assert first.status_code == 200
-    assert "tokens read, 8 written" in first.text or "tokens read" in first.text
-    assert "<script>alert" not in first.text
-    assert "<img src=x" not in first.text
-    assert "Which wood? &lt;script&gt;" in first.text
-    assert "\u202e" not in first.text.replace("&#34;", '"').split("<ol")[1].split("textarea")[0]
+    sent = form(message=f"Which wood?\r\n{HOSTILE}", talk=["[]", "[]"], model=["tiny", ""])
+    page = browser("infer").post("/playground", data=sent).text
+    assert "5 tokens read, 2 written" in page
+    assert "cut off at its limit" in page
+    assert (
+        "<p>&lt;script&gt;alert(2)&lt;/script&gt;</p><pre>&lt;img src=x&gt;</pre><p>\u27e8U+202E\u27e9end</p>" in page
+    )
+    assert "Which wood?\n&lt;script&gt;" in page
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    said = json.loads(unescape(page.split('name="talk" value="')[1].split('"')[0]))
+    assert [turn["role"] for turn in said] == ["user", "assistant"]
+    assert said[1]["content"].endswith("\u202eend"), "what is kept is what was said"
 
 
 def test_two_models_answer_side_by_side_and_again(browser: Browser, tiny: str) -> None:
@@ -92,7 +116,10 @@ def test_two_models_answer_side_by_side_and_again(browser: Browser, tiny: str) -
         ({"message": "a", "seed": "9" * 400}, "expected</dt>"),
         ({"message": "a", "stop": "1\n2\n3\n4\n5"}, "5 texts to stop at"),
         ({"message": "a", "talk": "{"}, "a conversation that this page has not written"),
-        ({"message": "a", "talk": '[{"role":"system","content":"x"}]'}, "a conversation that this page has not written"),
+        (
+            {"message": "a", "talk": '[{"role":"system","content":"x"}]'},
+            "a conversation that this page has not written",
+        ),
         ({"message": "a", "talk": talk(*["x"] * 201)}, "a conversation of 201 turns"),
         ({"do": "again", "talk": "[]"}, "nothing was asked yet"),
     ],

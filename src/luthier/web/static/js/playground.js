@@ -8,13 +8,21 @@ function clone(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true);
 }
 
+// What a browser would hide or turn around shows as what it is, as on pages from the server.
+function visible(text) {
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufffe\uffff]/g, (sign) => {
+    const code = sign.charCodeAt(0);
+    return code < 32 ? String.fromCharCode(0x2400 + code) : `\u27e8U+${code.toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
+  });
+}
+
 // A text in pieces, those between code fences as <pre>, as the server shows it.
 function showText(words, text) {
   words.replaceChildren();
   const add = (kind, piece) => {
     if (!piece) return;
     const made = document.createElement(kind);
-    made.textContent = piece;
+    made.textContent = visible(piece);
     words.append(made);
   };
   let at = 0;
@@ -31,12 +39,12 @@ function showError(bubble, error) {
   const box = document.createElement("div"), list = document.createElement("dl"), came = document.createElement("strong");
   box.className = "message bad";
   box.setAttribute("role", "alert");
-  came.textContent = error.came;
+  came.textContent = visible(error.came);
   for (const [name, words] of [["expected", error.expected], ["what to do", error.do]]) {
     if (!words) continue;
     const term = document.createElement("dt"), told = document.createElement("dd");
     term.textContent = name;
-    told.textContent = words;
+    told.textContent = visible(words);
     list.append(term, told);
   }
   box.append(came, list);
@@ -69,7 +77,7 @@ class Side {
   say(text) {
     if (this.turns.at(-1)?.role === "user") this.takeBack();
     const bubble = clone("user-turn");
-    bubble.querySelector(".words").textContent = text;
+    bubble.querySelector(".words").textContent = visible(text);
     this.list.append(bubble);
     this.turns.push({ role: "user", content: text });
     this.keep();
@@ -129,7 +137,7 @@ class Side {
           this.state = "writing";
           begin();
           written.text += said.text;
-          written.node.appendData(said.text);
+          written.node.appendData(visible(said.text));
         } else if (said.kind === "started") this.state = "reading";
         else if (said.kind === "ended") return said.facts;
         else if (said.kind === "failed") throw { told: said.error };
@@ -143,7 +151,7 @@ class Side {
     if (text) {
       const kept = document.createElement("p");
       kept.className = "words";
-      kept.textContent = text;
+      kept.textContent = visible(text);
       bubble.prepend(kept);
     }
     this.keep();
