@@ -57,9 +57,11 @@ def test_samples_are_found_and_paged(
         page.click("tbody a")
         expect(page.locator("article.sample")).to_have_count(10)
         page.evaluate("window.isSame = true")
+        page.focus("[name=kind]")
         page.select_option("[name=kind]", "changed")
         status = page.locator("#samples [role=status]")
         expect(status).to_contain_text("30 of 3,000 rows")
+        expect(page.locator("[name=kind]")).to_be_focused()
         page.click("text=Next")
         expect(page.locator(".pager")).to_contain_text("page 2 of 3")
         assert "page=2" in page.url

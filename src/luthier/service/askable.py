@@ -18,25 +18,32 @@ _MOST_RUNS: Final = 50
 
 
 class Askable(Frozen):
-    """A model or run by its name. kind: what it is, in the plural. note: what else tells it apart."""
+    """A model or run by its name. kind: what it is, in the plural. note: what else tells it apart.
+
+    run_id: of a tuned model that is the outcome of a run, which is not listed beside it then.
+    """
 
     name: str
     kind: str
     note: str = ""
+    run_id: str | None = None
 
 
 def list_askable(context: Context, caller: Caller) -> Sequence[Askable]:
     """Deployments, tuned models, runs that have succeeded, and base models on this machine, the newest of each first.
 
-    A run whose model has a name is left out; older ones than the newest 50 are asked by a name, too.
+    Of runs the newest 50.
     """
     found = [
         Askable(name=one.name, kind="deployments", note=", ".join(share.target for share in one.revision.shares))
         for one in context.deployments.list(caller.project_id)
     ]
     tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
-    found += [Askable(name=one.model_id, kind="tuned models") for one in tuned]
-    named = {one.run_id for one in tuned if one.step is None}
+    found += [
+        Askable(name=one.model_id, kind="tuned models", run_id=one.run_id if one.step is None else None)
+        for one in tuned
+    ]
+    named = {one.run_id for one in found}
     for run in context.runs.of_project(caller.project_id, limit=_MOST_RUNS):
         made = None if run.result is None else run.result.adapter_path
         if run.status == "succeeded" and made is not None and run.run_id not in named and Path(made).is_dir():

@@ -47,7 +47,7 @@ def read_evaluation(context: Context, project_id: str, evaluation_id: str) -> Ev
     wrong = NotFoundError(
         f"no evaluation {evaluation_id!r}",
         expected="the id of an evaluation of this project",
-        do="see the list of evaluations",
+        do="take the evaluation_id of a run, or see the list of evaluations",
     )
     try:
         found = context.evaluations.read(evaluation_id)

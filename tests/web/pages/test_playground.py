@@ -15,6 +15,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import BusyError, OverlongError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Ended, Failed, Piece, Served, Started, StreamEvent, TextRequest
+from luthier.core.tuned_model import TunedModel
 from luthier.models import sources
 from luthier.service import dataset_versions
 from luthier.service.access import create_project
@@ -202,3 +203,16 @@ def test_who_may_ask_and_who_may_save(browser: Browser, tiny: str) -> None:
     assert asker.post("/playground/cases", data=form()).status_code == 403
     nobody = browser().post("/playground/answer", data=form(), headers={"Accept": "application/json"})
     assert (nobody.status_code, nobody.headers["hx-redirect"]) == (401, "/sign-in?next=/playground/answer")
+
+
+def test_a_run_whose_model_has_a_name_is_asked_by_that(home: Context, browser: Browser, tiny: str) -> None:
+    run_id = add_run(home, "a")
+    model = f"ft:tiny:default::{run_id[-6:]}"
+    folder = str(home.settings.run_folder(run_id))
+    made = TunedModel(
+        model_id=model, project_id="default", job_id="j", run_id=run_id, base_model="tiny", adapter_path=folder
+    )
+    home.tuned_models.add(made)
+    page = browser("infer").get(f"/playground?model={run_id}").text
+    assert f'<option value="{model}" selected>' in page
+    assert f'value="{run_id}"' not in page

@@ -140,8 +140,8 @@ def _choice(asked: dict[str, str], metrics: list[str]) -> Choice:
         words=asked["q"],
         better=better,
         kind=kind,
-        low=_end("low", asked["low"]),
-        high=_end("high", asked["high"]),
+        low=_end("From", asked["low"]),
+        high=_end("To", asked["high"]),
         order=order,
     )
 
@@ -154,7 +154,7 @@ def _end(name: str, text: str) -> float | None:
     except ValueError:
         found = float("nan")
     if found != found:
-        raise RequestError(f"{name}={text!r}", expected="a number such as 0.5", do="correct it, or leave it empty")
+        raise RequestError(f"{name} {text!r}", expected="a number such as 0.5", do="correct it, or leave it empty")
     return found
 
 

@@ -68,9 +68,9 @@ def show(
 ) -> Response:
     """A new conversation, with the models that the address names."""
     models = list_askable(context, caller)
-    known = {one.name for one in models}
+    known = {one.run_id: one.name for one in models if one.run_id} | {one.name: one.name for one in models}
     wanted = [name[:1024] for name in model or [] if name][:MOST_SIDES]
-    chosen = [name for name in wanted if name in known] or [one.name for one in models[:1]]
+    chosen = [known[name] for name in wanted if name in known] or [one.name for one in models[:1]]
     unknown = [name for name in wanted if name not in known]
     shown = _Shown([Side(name) for name in chosen], dict(DEFAULTS), unknown=unknown)
     return _page(request, models, shown)
