@@ -63,12 +63,12 @@ def test_samples_are_found_and_paged(
         expect(status).to_contain_text("30 of 3,000 rows")
         expect(page.locator("[name=kind]")).to_be_focused()
         page.click("text=Next")
-        expect(page.locator(".pager")).to_contain_text("page 2 of 3")
+        expect(page.locator(".judged-pager")).to_contain_text("page 2 of 3")
         assert "page=2" in page.url
         assert page.evaluate("window.isSame"), "the page was not loaded anew"
         assert page.locator("article.sample img, article.sample script").count() == 0
         assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
         page.go_back()
-        expect(page.locator(".pager")).to_contain_text("page 1 of 3")
+        expect(page.locator(".judged-pager")).to_contain_text("page 1 of 3")
         expect(page.locator("h1")).to_have_count(1)

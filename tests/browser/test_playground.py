@@ -78,11 +78,11 @@ def test_two_models_answer_as_they_write_and_an_answer_is_kept(
     served: tuple[Context, str], chat: Callable[..., Page]
 ) -> None:
     page = chat("model=tiny&model=other")
-    said = "Which <b>wood</b>? <img src=x onerror=alert(1)>"
+    said = "Which <b>wood</b>? <img src=x onerror=alert(1)> \u202e"
     say(page, said)
     ended = page.locator(".facts-line", has_text="tokens read")
     expect(ended).to_have_count(2, timeout=SECONDS)
-    assert page.locator(".turn.user .words").all_text_contents() == [said, said]
+    assert page.locator(".turn.user .words").all_text_contents() == [said.replace("\u202e", "⟨U+202E⟩")] * 2
     assert page.locator(".turn .words img, .turn .words b").count() == 0
     say(page, "And the back?")
     expect(ended).to_have_count(4, timeout=SECONDS)

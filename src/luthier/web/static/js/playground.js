@@ -56,7 +56,7 @@ class Side {
   constructor(section) {
     this.section = section;
     this.number = Number(section.dataset.side);
-    this.list = section.querySelector(".turns");
+    this.list = section.querySelector(".exchange");
     this.input = section.querySelector('input[name="talk"]');
     this.choice = form.querySelector(`[data-model="${this.number}"]`);
     this.turns = JSON.parse(this.input.value);
@@ -70,6 +70,8 @@ class Side {
   showModel() {
     this.section.querySelector("h2").textContent = this.choice.value || "No model";
     this.section.hidden = !this.isAsked && this.number > 1;
+    const chosen = [...form.querySelectorAll("[data-model]")].map((one) => one.value).filter(Boolean);
+    document.querySelector("[data-new]").href = `/playground?${chosen.map((name) => `model=${encodeURIComponent(name)}`).join("&")}`;
   }
 
   keep() { this.input.value = JSON.stringify(this.turns); }
