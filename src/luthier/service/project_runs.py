@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError
-from luthier.core.evaluation import Evaluation
 from luthier.core.ids import is_id
 from luthier.service import runs
 from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
+from luthier.service.project_evaluations import read_evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +68,8 @@ def show_evaluation(
     context: Context, project_id: str, evaluation_id: str, *, with_samples: bool = False
 ) -> dict[str, Any]:
     """An evaluation, with what each system wrote for each row where that is asked for. Raises NotFoundError."""
-    found = _evaluation(context, evaluation_id)
-    owner = DEFAULT_PROJECT if found is None or found.run_id is None else context.runs.project_of(found.run_id)
-    if found is None or owner != project_id:
-        raise NotFoundError(
-            f"no evaluation {evaluation_id!r}",
-            expected="the id of an evaluation of this project",
-            do="take the evaluation_id of a run",
-        )
-    return _shown(context, found.model_dump(mode="json") if with_samples else runs.without_samples(found))
-
-
-def _evaluation(context: Context, evaluation_id: str) -> Evaluation | None:
-    try:
-        return context.evaluations.get(evaluation_id)
-    except NotFoundError:
-        return None
+    found = read_evaluation(context, project_id, evaluation_id)
+    return found.model_dump(mode="json") if with_samples else runs.without_samples(found)
 
 
 def _check(context: Context, project_id: str, run_id: str) -> None:

@@ -11,13 +11,26 @@ from luthier.service.context import Context
 from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
-from luthier.web.pages import deployments, exports, home, model, models, new_run, settings, sign_in
+from luthier.web.pages import (
+    deployments,
+    evaluations,
+    exports,
+    home,
+    model,
+    models,
+    new_run,
+    playground,
+    settings,
+    sign_in,
+)
 from luthier.web.policy import Policy
 
 ROUTERS: tuple[APIRouter, ...] = (
     sign_in.router,
     home.router,
     new_run.router,
+    evaluations.router,
+    playground.router,
     models.router,
     model.router,
     deployments.router,

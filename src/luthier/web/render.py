@@ -69,8 +69,10 @@ def redirect(request: Request, address: str, notice: str = "") -> Response:
 
 
 def is_fragment_request(request: Request) -> bool:
-    """Whether HTMX asks, for a piece of a page."""
-    return request.headers.get("hx-request") == "true" and request.headers.get("hx-boosted") != "true"
+    """Whether HTMX asks, for a piece of a page; who goes back in the history gets the whole page."""
+    asked = request.headers
+    is_whole = "true" in (asked.get("hx-boosted"), asked.get("hx-history-restore-request"))
+    return asked.get("hx-request") == "true" and not is_whole
 
 
 @lru_cache(maxsize=1)
