@@ -98,20 +98,18 @@ def list_runs(context: Context, limit: int | None = None) -> list[RunView]:
 def show_run(context: Context, run_id: str) -> RunDetails:
     """One run. Raises NotFoundError, naming the nearest ids."""
     record = context.runs.get(run_id)
-    events = context.runs.events(run_id)
-    steps = [event for event in events if isinstance(event, StepDone)]
-    validations = [event for event in events if isinstance(event, ValidationDone)]
-    bills = [event.bill for event in events if isinstance(event, BillUpdated)]
+    step, validation, bill = (context.runs.last(run_id, kind) for kind in ("step", "validation", "bill"))
+    warnings = reversed(context.runs.of_kinds(run_id, ["warning"]))
     ended = record.result.bill if record.result and record.status != "running" else None
     return RunDetails(
         view=_view(context, record),
         plan=context.runs.plan(run_id),
         evaluation=_last_evaluation(context, run_id),
-        last_step=steps[-1] if steps else None,
-        last_validation=validations[-1] if validations else None,
-        warnings=tuple(event.message for event in events if isinstance(event, WarningRaised)),
+        last_step=step if isinstance(step, StepDone) else None,
+        last_validation=validation if isinstance(validation, ValidationDone) else None,
+        warnings=tuple(event.message for event in warnings if isinstance(event, WarningRaised)),
         folder=str(context.settings.run_folder(run_id)),
-        bill=ended or (bills[-1] if bills else None),
+        bill=ended or (bill.bill if isinstance(bill, BillUpdated) else None),
     )
 
 
