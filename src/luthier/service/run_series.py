@@ -104,7 +104,7 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a watcher is told. position: to ask from next time. is_whole: whether it replaces all that was told before."""
+    """What a watcher is told. position: to ask from next time. is_whole: whether it replaces all that was told."""
 
     curves: Curves
     position: int

@@ -141,10 +141,10 @@ def watch_run(context: Context, run_id: str, *, pause_seconds: float = 0.5) -> I
     """
     position = 0
     while True:
-        is_active = _is_active(context, run_id)  # asked first: what is written before the end must still be read
+        active = is_active(context, run_id)  # asked first: what is written before the end must still be read
         events, position = context.runs.tail(run_id, position)
         yield from events
-        if not is_active:
+        if not active:
             return
         time.sleep(pause_seconds)
 
@@ -187,10 +187,11 @@ def without_samples(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _view(context: Context, record: RunRecord) -> RunView:
-    return RunView(record, _is_active(context, record.run_id))
+    return RunView(record, is_active(context, record.run_id))
 
 
-def _is_active(context: Context, run_id: str) -> bool:
+def is_active(context: Context, run_id: str) -> bool:
+    """Whether a process is working on a run now."""
     from luthier.store.file_lock import is_held
 
     return is_held(context.settings.run_folder(run_id) / "lock")

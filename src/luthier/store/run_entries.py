@@ -98,13 +98,13 @@ class RunEntryStore:
         """The plans of runs, as JSON, by the run's id."""
         query = select(plans.c.run_id, plans.c.document).where(plans.c.run_id.in_(run_ids))
         with self._database.read() as connection:
-            return {run_id: document for run_id, document in connection.execute(query)}
+            return {row.run_id: row.document for row in connection.execute(query)}
 
     def evaluation_ids(self, run_ids: Sequence[str]) -> dict[str, str]:
         """The newest evaluation of each run that was judged."""
         query = select(evaluations.c.run_id, evaluations.c.evaluation_id).where(evaluations.c.run_id.in_(run_ids))
         with self._database.read() as connection:
-            return {run_id: its_id for run_id, its_id in connection.execute(query.order_by(evaluations.c.number))}
+            return {row.run_id: row.evaluation_id for row in connection.execute(query.order_by(evaluations.c.number))}
 
     def dataset_names(self, project_id: str, digests: Sequence[str]) -> dict[str, DatasetName]:
         """The newest dataset version of the project that holds a file of each digest, where there is one."""

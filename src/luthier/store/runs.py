@@ -27,6 +27,8 @@ _LAST: Final = (
     .order_by(events.c.step.desc())
     .limit(1)
 )
+_MOST_UNDER_WAY: Final = 1_000
+"""Positions that transactions may have taken and not yet written."""
 _OWNER = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
 
 
@@ -139,16 +141,19 @@ class RunStore:
         return [event_adapter.validate_json(row.document) for row in rows], position
 
     def appended(self, run_id: str, after: int, *, limit: int) -> tuple[Sequence[Event], int]:
-        """The first `limit` events appended after the position `after`, in that order, and the position of the last.
+        """The first `limit` events appended after the position `after`, in that order, and where to ask from next.
 
-        Reads no more than these, however many a run has. Of a run that is not there: none.
+        Reads no more than these, however many the run has. Of a run that is not there: none.
         """
         # Not by an index of the run, which would be read from its first event on: `position` leads to the new ones.
         is_its = events.c.run_id.concat("") == run_id
         query = select(events.c.position, events.c.document).where(is_its, events.c.position > after)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(events.c.position).limit(limit)).all()
-        return [event_adapter.validate_json(row.document) for row in rows], rows[-1].position if rows else after
+            newest = 0 if len(rows) == limit else connection.execute(select(func.max(events.c.position))).scalar() or 0
+        # Past the events of other runs, too, but for the last: one with a smaller position may still be written.
+        position = max(rows[-1].position if rows else after, newest - _MOST_UNDER_WAY)
+        return [event_adapter.validate_json(row.document) for row in rows], position
 
     def of_kinds(self, run_id: str, kinds: Sequence[str], *, limit: int | None = None) -> Sequence[Event]:
         """The events of some kinds, the last appended first, at most `limit`."""
@@ -204,7 +209,8 @@ class RunStore:
             query = query.where(runs.c.number < select(runs.c.number).where(runs.c.run_id == after).scalar_subquery())
         with self._database.read() as connection:
             return [
-                record_of(row) for row in connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).mappings()
+                record_of(row)
+                for row in connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).mappings()
             ]
 
 

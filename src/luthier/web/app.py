@@ -8,15 +8,21 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import Mount
 
 from luthier.service.context import Context
+from luthier.service.run_list import Judged
+from luthier.service.run_series import RunSeries
 from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
-from luthier.web.pages import home, sign_in
+from luthier.web.pages import compare, home, run, run_series, runs, sign_in
 from luthier.web.policy import Policy
 
 ROUTERS: tuple[APIRouter, ...] = (
     sign_in.router,
     home.router,
+    runs.router,
+    compare.router,
+    run_series.router,
+    run.router,  # after all that has an address of its own below /runs/
 )
 """In the order of the pages' navigation."""
 
@@ -26,6 +32,7 @@ def create_pages(context: Context) -> FastAPI:
     app = FastAPI(title="Luthier", version=version("luthier"), openapi_url=None, redirect_slashes=True)
     assets = Assets()
     app.state.context, app.state.assets = context, assets
+    app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
     add_error_pages(app)
     app.add_middleware(SameOrigin)
     app.add_middleware(Policy)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.reporting.thinning import thinned
 from luthier.web.charts.spec import Axis, Bar, Bars, Chart, Estimate, Intervals, Mark, Plot, Point, Series
-from luthier.web.charts.svg import drawn, thinned
+from luthier.web.charts.svg import drawn
 
 HOSTILE = '"><script>alert(1)</script>\u202e'
 X, Y = Axis("step"), Axis("loss", "nats")

@@ -48,7 +48,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Lines and dots over two axes. key: names it among the charts of a page, for what comes later."""
+    """Lines and dots over two axes. key: names it among the charts of a page, for what comes later.
+
+    group: charts of one group show the same place at once. tools: whether a reader may smooth the lines and take the
+    logarithm, where scripts run.
+    """
 
     key: str
     title: str
@@ -57,6 +61,8 @@ class Plot:
     series: Sequence[Series]
     marks: Sequence[Mark] = ()
     caption: str = ""
+    group: str = ""
+    tools: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """For the script."""
