@@ -53,7 +53,7 @@ def compare_runs(context: Context, project_id: str, run_ids: Sequence[str]) -> d
 
 
 def report_of(context: Context, project_id: str, run_id: str) -> str:
-    """The report of a run as an HTML page, without places of this machine. Raises NotFoundError, also before its end."""
+    """The report of a run as an HTML page, without places of this machine. Raises NotFoundError, or if it has none."""
     _check(context, project_id, run_id)
     path = context.settings.run_folder(run_id) / "report.html"
     try:

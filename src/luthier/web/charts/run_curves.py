@@ -76,7 +76,7 @@ def role_of(number: int) -> Role:
 
 
 def rounded(points: Sequence[Point]) -> list[Point]:
-    """Values to five significant digits, which is more than a chart shows: half the bytes. What is no number is left out."""
+    """Values to five significant digits, more than a chart shows, in half the bytes; what is no number is left out."""
     return [(step, float(f"{value:.5g}")) for step, value in points if isfinite(value)]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -11,6 +11,8 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation, Metric
+from luthier.core.run import RunRecord, TrainResult
+from luthier.reporting import figures
 from luthier.service import project_runs
 from luthier.service.context import Context
 from luthier.service.run_list import Judged, bill_of, page_of_runs
@@ -23,8 +25,26 @@ from luthier.web.visitor import HomeContext, Reader
 
 router = APIRouter()
 
-_TUNED = "tuned"
-_BASE = "base"
+LETTERS: Final = "ABCDEF"
+_TUNED: Final = "tuned"
+_BASE: Final = "base"
+
+
+def _result(say: Callable[[TrainResult], str | None]) -> Callable[[RunRecord], str | None]:
+    return lambda record: None if record.result is None else say(record.result)
+
+
+_RESULTS: Final[tuple[tuple[str, Callable[[RunRecord], str | None]], ...]] = (
+    ("ended because", lambda record: record.stopped_because),
+    ("training loss, mean", _result(lambda found: f"{found.train_loss:.4g}")),
+    ("best validation loss", _result(lambda found: _best(found))),
+    ("how it fitted", _result(lambda found: found.fit.title if found.fit else None)),
+    ("tokens", _result(lambda found: figures.short_count(found.num_tokens))),
+    ("parameters trained", _result(lambda found: figures.short_count(found.num_trainable_parameters))),
+    ("tokens a second", _result(lambda found: figures.speed(found.tokens_per_second))),
+    ("seconds a step", _result(lambda found: figures.duration(found.seconds_per_step))),
+    ("peak memory", _result(lambda found: figures.size(found.peak_memory_bytes))),
+)
 
 
 @router.get("/runs/compare")
@@ -56,17 +76,19 @@ def _values(
     ids = [one.run_id for one in found]
     records = [one.record for one in found if one.record is not None]
     evaluations = judged.of_runs(ids)
-    curves = {one.run_id: series.first_look(one.run_id, one.step, FIRST_POINTS) for one in records}
+    names = {one.run_id: f"{LETTERS[n]} · {one.method}" for n, one in enumerate(records)}
+    curves = {names[one.run_id]: series.first_look(one.run_id, one.step, FIRST_POINTS) for one in records}
     units = {context.runs.plan(run_id).objective.loss_unit for run_id in ids}
     unit = units.pop() if len(units) == 1 else ""
     charts: list[Chart] = [overlaid(curves, TRAINING, "compare-training", "Training loss", unit)]
     if any(VALIDATION in one.points for one in curves.values()):
         charts.append(overlaid(curves, VALIDATION, "compare-validation", "Validation loss", unit))
     return {
-        "runs": [(one, role_of(n)) for n, one in enumerate(found)],
+        "runs": list(zip(found, names.values(), map(role_of, range(len(found))), strict=True)),
         "comparison": project_runs.compare_runs(context, caller.project_id, ids),
         "bills": [bill_of(context, record) for record in records],
-        "charts": charts + _metric_charts(ids, evaluations),
+        "charts": charts + _metric_charts(names, evaluations),
+        "results": [{"name": name, "values": [say(one) for one in records]} for name, say in _RESULTS],
         "metrics": _metric_rows(ids, evaluations),
     }
 
@@ -82,9 +104,9 @@ def _metric_rows(ids: Sequence[str], evaluations: dict[str, Evaluation]) -> list
     ]
 
 
-def _metric_charts(ids: Sequence[str], evaluations: dict[str, Evaluation]) -> list[Chart]:
+def _metric_charts(names: dict[str, str], evaluations: dict[str, Evaluation]) -> list[Chart]:
     """One chart a metric that at least two runs have: the tuned model of each, and the base of the first."""
-    by_metric: dict[str, dict[str, Metric]] = {}
+    ids, by_metric = list(names), dict[str, dict[str, Metric]]()
     for run_id in ids:
         for system in evaluations[run_id].systems if run_id in evaluations else ():
             if system.name == _TUNED:
@@ -94,7 +116,7 @@ def _metric_charts(ids: Sequence[str], evaluations: dict[str, Evaluation]) -> li
     for name, values in by_metric.items():
         if len(values) < 2:
             continue
-        rows = [Estimate(one, v.value, v.low, v.high, role_of(ids.index(one))) for one, v in values.items()]
+        rows = [Estimate(names[one], v.value, v.low, v.high, role_of(ids.index(one))) for one, v in values.items()]
         base = _metric(evaluations.get(next(iter(values))), _BASE, name)
         if base is not None:
             rows.insert(0, Estimate("base model", base.value, base.low, base.high, "base"))
@@ -110,6 +132,11 @@ def _metric_charts(ids: Sequence[str], evaluations: dict[str, Evaluation]) -> li
             )
         )
     return charts
+
+
+def _best(found: TrainResult) -> str | None:
+    loss = found.best_validation_loss
+    return None if loss is None else f"{loss:.4g} at step {figures.count(found.best_step)}"
 
 
 def _metric(evaluation: Evaluation | None, system: str, name: str) -> Metric | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from luthier.core.access import Caller
@@ -36,15 +37,11 @@ def whole_page(context: Context, caller: Caller, judged: Judged, standing: Stand
     record = standing.record
     plan = None if record is None else context.runs.plan(standing.run_id)
     asked = asked_of(standing.job)
-    names = {} if plan is None else datasets_of(context, caller, plan)
-    quote = None if record is None else kept_quote(context, standing.run_id)
     return changing(context, caller, judged, standing, plan) | {
         "base_model": _shown(context, record.base_model if record else asked.get("base_model") or "a base model"),
         "method": record.method if record else asked.get("method", ""),
         "train_file": asked.get("train", ""),
         "plan": None if plan is None else _shown(context, plan.values()),
-        "splits": [] if plan is None else _splits(context, plan, names),
-        "quote": None if quote is None else quote.prediction,
     }
 
 
@@ -56,7 +53,10 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
     job = standing.job
     models = [] if job is None else context.tuned_models.list(caller.project_id, job_id=job.job_id)
     folder = context.settings.run_folder(run_id)
+    quote = None if record is None else kept_quote(context, run_id)
     return {
+        "splits": [] if plan is None else _splits(context, plan, datasets_of(context, caller, plan)),
+        "quote": None if quote is None else quote.prediction,
         "run": standing,
         "words": words(context, standing),
         "bill": None if record is None else bill_of(context, record),
@@ -97,16 +97,16 @@ def words(context: Context, standing: Standing) -> dict[str, str]:
 
 
 def costs(bill: Bill | None, budget: BudgetPlan | None) -> list[dict[str, Any]]:
-    """One line each for time, money, energy and tokens: so far, at the end as expected, the cap, and the share of it."""
+    """One line each for time, money, energy and tokens: so far, at the end as expected, the cap, the share of it."""
     if bill is None:
         return []
     caps = {name: getattr(budget, name, None) for name in ("hours", "usd", "energy_kwh", "tokens")}
     lines = (
-        ("Time", bill.hours, _hours(bill.hours), _range(bill.final_hours, _hours), caps["hours"], _hours),
+        ("Time", bill.hours, (_hours(bill.hours), ""), _range(bill.final_hours, _hours), caps["hours"], _hours),
         ("Money", _value(bill.usd), _range(bill.usd, usd), _range(bill.final_usd, usd), caps["usd"], usd),
         ("Energy", _value(bill.energy_kwh), _range(bill.energy_kwh, _kwh), _range(bill.final_energy_kwh, _kwh),
          caps["energy_kwh"], _kwh),
-        ("Tokens", float(bill.tokens), figures.short_count(bill.tokens), "", caps["tokens"], figures.short_count),
+        ("Tokens", float(bill.tokens), (figures.short_count(bill.tokens), ""), ("", ""), caps["tokens"], figures.short_count),
     )  # fmt: skip
     return [
         {
@@ -134,12 +134,12 @@ def _value(estimate: Estimate | None) -> float | None:
     return None if estimate is None else estimate.value
 
 
-def _range(estimate: Estimate | None, say: Any) -> str:
+def _range(estimate: Estimate | None, say: Callable[[float], str]) -> tuple[str, str]:
+    """The value and its interval."""
     if estimate is None:
-        return "not known"
-    if estimate.low == estimate.high:
-        return str(say(estimate.value))
-    return f"{say(estimate.value)} [{say(estimate.low)}, {say(estimate.high)}]"
+        return "not known", ""
+    is_known = estimate.low == estimate.high
+    return say(estimate.value), "" if is_known else f"[{say(estimate.low)}, {say(estimate.high)}]"
 
 
 def _hours(hours: float) -> str:

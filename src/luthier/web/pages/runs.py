@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
@@ -27,7 +27,7 @@ def show(
     before: Annotated[str, Query(max_length=100)] = "",
 ) -> Response:
     """The list; for HTMX its rows alone, as they are now."""
-    chosen = cast(EntryStatus, status) if status in STATUSES else None
+    chosen: EntryStatus | None = next((one for one in STATUSES if one == status), None)
     page = page_of_runs(context, caller, request.app.state.judged, before=before or None, status=chosen, text=text)
     asked = {name: value for name, value in (("status", chosen), ("text", text.strip())) if value}
     values = {

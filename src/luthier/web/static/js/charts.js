@@ -24,7 +24,7 @@ function lookedUp(name) {
 function number(value) {
   if (!Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
-  if (size && (size >= 1e6 || size < 1e-4)) return value.toPrecision(3).replace("-", "\u2212");
+  if (size && (size >= 1e6 || size < 1e-3)) return Number(value.toPrecision(3)).toExponential().replace("e+", "e").replaceAll("-", "\u2212");
   return value.toLocaleString("en", { maximumSignificantDigits: size >= 1000 ? 6 : 4 }).replace("-", "\u2212");
 }
 
@@ -113,7 +113,7 @@ function plot(entry) {
     ...base,
     grid: { left: 62, right: 16, top: spec.series.length > 1 ? 34 : 14, bottom: 44 },
     legend: { show: spec.series.length > 1, top: 0, left: 0, type: "scroll", textStyle: { color: muted }, itemWidth: 14, itemHeight: 8, data: spec.series.map((series) => series.name) },
-    xAxis: { ...axis(spec.x_title, spec.x, false, spec.x.scale), splitLine: { show: false } },
+    xAxis: { ...axis(spec.x_title, spec.x, false, spec.x.scale), splitLine: { show: false }, ...(spec.group ? { max: "dataMax" } : {}) },
     yAxis: axis(spec.y_title, spec.y, true, entry.isLog ? "log" : spec.y.scale),
     dataZoom: [{ type: "inside", xAxisIndex: 0, filterMode: "none", zoomOnMouseWheel: "shift", moveOnMouseWheel: false }],
     tooltip: {
@@ -192,11 +192,11 @@ function addTools(entry) {
   const bar = document.createElement("div"), label = document.createElement("label"), slider = document.createElement("input");
   const button = document.createElement("button");
   bar.className = "tools";
-  label.textContent = "smooth ";
+  label.append("smooth ");
   Object.assign(slider, { type: "range", min: "0", max: "0.99", step: "0.01", value: String(entry.smoothing) });
   slider.setAttribute("aria-label", `smooth the lines of ${spec.title}`);
   Object.assign(button, { type: "button", textContent: "log" });
-  button.setAttribute("aria-label", `logarithmic scale for ${spec.title}`);
+  button.setAttribute("aria-label", `log scale for ${spec.title}`);
   button.setAttribute("aria-pressed", String(entry.isLog));
   const keep = () => {
     try { localStorage.setItem(kept, JSON.stringify({ smoothing: entry.smoothing, isLog: entry.isLog })); } catch { /* for now only */ }
