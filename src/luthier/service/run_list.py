@@ -166,7 +166,7 @@ def asked_of(job: Job | None) -> dict[str, str]:
             "train": str(request.get("training_file", "")),
         }
     recipe = document.get("recipe") or document.get("asked") or {}
-    if not isinstance(recipe, dict):
+    if not isinstance(recipe, dict) or not recipe:
         return {}
     method, data = recipe.get("method") or {}, recipe.get("data") or {}
     return {

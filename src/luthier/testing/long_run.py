@@ -1,4 +1,4 @@
-"""Runs of many steps, with curves as a training has them: for tests and benchmarks of who watches. Nothing is trained."""
+"""Runs of many steps, with curves as a training has them, for who watches; nothing was trained for them."""
 
 from __future__ import annotations
 

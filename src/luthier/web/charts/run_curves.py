@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Final
 
 from luthier.service.run_series import GRADIENT_NORM, LEARNING_RATE, TOKENS_PER_SECOND, Curves, Key
@@ -76,8 +75,8 @@ def role_of(number: int) -> Role:
 
 
 def rounded(points: Sequence[Point]) -> list[Point]:
-    """Values to five significant digits, more than a chart shows, in half the bytes; what is no number is left out."""
-    return [(step, float(f"{value:.5g}")) for step, value in points if isfinite(value)]
+    """Values to five significant digits, more than a chart shows, in half the bytes."""
+    return [(step, float(f"{value:.5g}")) for step, value in points]
 
 
 def _place(key: Key, order: Sequence[str]) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from luthier.core.events import (
     ValidationDone,
     WarningRaised,
 )
+from luthier.core.job_event import JobEvent
 from luthier.core.plan import Plan
 from luthier.reporting import figures
 from luthier.service.asked_by_id import without_places
@@ -40,7 +41,6 @@ def whole_page(context: Context, caller: Caller, judged: Judged, standing: Stand
     return changing(context, caller, judged, standing, plan) | {
         "base_model": _shown(context, record.base_model if record else asked.get("base_model") or "a base model"),
         "method": record.method if record else asked.get("method", ""),
-        "train_file": asked.get("train", ""),
         "plan": None if plan is None else _shown(context, plan.values()),
     }
 
@@ -56,6 +56,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
     quote = None if record is None else kept_quote(context, run_id)
     return {
         "splits": [] if plan is None else _splits(context, plan, datasets_of(context, caller, plan)),
+        "asked": _shown(context, asked_of(job)),
         "quote": None if quote is None else quote.prediction,
         "run": standing,
         "words": words(context, standing),
@@ -70,7 +71,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
         "snapshots": sorted((one for one in models if one.step is not None), key=lambda one: -(one.step or 0)),
         "checkpoints": [event for event in events if isinstance(event, CheckpointSaved)][:5],
         "log": [(event, _told(context, event)) for event in events],
-        "job_log": [] if job is None else context.job_events.notes(job.job_id, limit=LOGGED),
+        "job_log": [] if job is None else _job_log(context, job.job_id),
         "fit": record.result.fit if record is not None and record.result is not None else None,
     }
 
@@ -106,7 +107,8 @@ def costs(bill: Bill | None, budget: BudgetPlan | None) -> list[dict[str, Any]]:
         ("Money", _value(bill.usd), _range(bill.usd, usd), _range(bill.final_usd, usd), caps["usd"], usd),
         ("Energy", _value(bill.energy_kwh), _range(bill.energy_kwh, _kwh), _range(bill.final_energy_kwh, _kwh),
          caps["energy_kwh"], _kwh),
-        ("Tokens", float(bill.tokens), (figures.short_count(bill.tokens), ""), ("", ""), caps["tokens"], figures.short_count),
+        ("Tokens", float(bill.tokens), (figures.short_count(bill.tokens), ""), ("", ""), caps["tokens"],
+         figures.short_count),
     )  # fmt: skip
     return [
         {
@@ -172,6 +174,11 @@ def _told(context: Context, event: Event) -> str:
     if isinstance(event, WarningRaised):
         return str(_shown(context, event.message))
     return f"Ended as {event.status}: {_shown(context, event.reason)}" if isinstance(event, RunEnded) else event.kind
+
+
+def _job_log(context: Context, job_id: str) -> list[JobEvent]:
+    notes = context.job_events.notes(job_id, limit=LOGGED)
+    return [note.model_copy(update={"message": _shown(context, note.message)}) for note in notes]
 
 
 def _shown(context: Context, document: Any) -> Any:
