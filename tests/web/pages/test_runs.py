@@ -106,7 +106,7 @@ def test_what_is_hostile_stays_text(home: Context, browser: Browser) -> None:
     one = browser("read")
     other = "run-20261125-093000-bbbbbb"
     for path in ("/runs", f"/runs/{RUN_ID}", f"/runs/{other}", "/runs?text=%3Cscript%3Ealert",
-                 f"/runs/compare?run={RUN_ID}", f"/runs/compare?run={RUN_ID}&run={other}"):  # fmt: skip
+                 f"/runs/compare?run={other}", f"/runs/compare?run={RUN_ID}&run={other}"):  # fmt: skip
         text = one.get(path).text
         assert "<script>alert" not in text, path
         assert "<img src=x" not in text, path

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from luthier.service.run_series import RunSeries
-from luthier.service.run_standing import standing
+from luthier.service.run_standing import last_step, standing
 from luthier.web.charts.run_curves import best_marks, layout_of, rounded
-from luthier.web.pages.run_view import words
+from luthier.web.pages.run_view import num_done, words
 from luthier.web.visitor import HomeContext, Reader
 
 router = APIRouter()
@@ -39,7 +39,6 @@ def series(
     points: dict[str, dict[str, list[Any]]] = {}
     for (chart, name), its_points in news.curves.points.items():
         points.setdefault(chart, {})[name] = rounded(its_points)
-    record = found.record
     document = {
         "position": news.position,
         "is_whole": news.is_whole,
@@ -49,7 +48,7 @@ def series(
         "layout": layout_of(news.curves),
         "marks": [{"x": mark.x, "name": mark.name} for mark in best_marks(news.curves)],
         "words": words(context, found),
-        "fraction": record.step / record.num_steps if record is not None and record.num_steps else 0.0,
+        "num_done": num_done(found, last_step(context, run_id)),
         "standing": f"{found.status} {found.phase} {found.num_ahead}",
         "is_over": found.is_over,
     }

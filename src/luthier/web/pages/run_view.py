@@ -14,6 +14,7 @@ from luthier.core.events import (
     RunEnded,
     RunStarted,
     SnapshotSaved,
+    StepDone,
     ValidationDone,
     WarningRaised,
 )
@@ -82,10 +83,10 @@ def words(context: Context, standing: Standing) -> dict[str, str]:
     if record is None:
         return {}
     step, validation = last_step(context, standing.run_id), context.runs.last(standing.run_id, "validation")
+    done = num_done(standing, step)
     bill, left = bill_of(context, record), left_seconds(standing, last_bill(context, standing.run_id))
     return {
-        "step": f"step {figures.count(record.step)} of {figures.count(record.num_steps)}",
-        "percent": figures.percent(record.step / record.num_steps) if record.num_steps else "",
+        "step": f"step {figures.count(done)} of {figures.count(record.num_steps)}",
         "left": f"about {figures.duration(left)} left" if left is not None else "",
         "loss": _loss(step.loss) if step else DASH,
         "loss_note": f"epoch {step.epoch:.2f}" if step else "no step yet",
@@ -95,6 +96,11 @@ def words(context: Context, standing: Standing) -> dict[str, str]:
         "spent": _hours(bill.hours) if bill else DASH,
         "money": usd(bill.usd.value) if bill and bill.usd else DASH,
     }
+
+
+def num_done(standing: Standing, step: StepDone | None) -> int:
+    """Steps done: what was measured last may be newer than the record that was read before it."""
+    return max(0 if standing.record is None else standing.record.step, 0 if step is None else step.step)
 
 
 def costs(bill: Bill | None, budget: BudgetPlan | None) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ function show(answer) {
     if (place && place.textContent !== words) place.textContent = words;
   }
   const bar = document.querySelector("[data-progress]");
-  if (bar) bar.value = answer.fraction * bar.max;
+  if (bar) bar.value = answer.num_done;
 }
 
 // Series that the page does not have yet, or a run that has begun: its charts are made anew, once for each such change.
