@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page
+from tests.browser.conftest import PHONE, violations
 
 from luthier.core.events import RunEnded, ValidationDone
 from luthier.core.job import Job
@@ -17,7 +18,6 @@ from luthier.testing.finished_run import add_run
 from luthier.testing.long_run import events_of, tell
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result
 from luthier.testing.running_server import RunningServer, running_server
-from tests.browser.conftest import PHONE, violations
 
 LAST_POINT = """() => {
   const series = echarts.getInstanceByDom(document.querySelector('#run-charts .canvas')).getOption().series;

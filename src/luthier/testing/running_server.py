@@ -42,7 +42,8 @@ def running_server(
 ) -> Iterator[RunningServer]:
     """Start the server of a home on the loopback; it is stopped when the block ends.
 
-    port: 0 takes a free one. environment: added to that of this process. Raises RuntimeError, with the end of the log, where it does not start.
+    port: 0 takes a free one. environment: added to that of this process. Raises RuntimeError, with the end of the log,
+    where it does not start.
     """
     log = home.with_name(f"{home.name}-server.log")
     command = [sys.executable, "-m", "luthier", "up", "--port", str(port), "--workers", str(num_workers), "--json"]

@@ -1,7 +1,7 @@
 // Draws `figure.chart[data-chart]` with ECharts over the server's own drawing, in the colours of the page.
 // For who watches a plot: `window.Luthier.charts.append(key, name, points)` adds to a series, `replace` puts others in the
 // place of all, `forgetAfter(key, x)` drops what lies behind x, `mark(key, marks)` sets the marks, and `refresh()` draws
-// what has changed: only the lines, only of charts that can be seen.
+// what has changed: only the lines, only of charts that can be seen. `ready` is a promise of the first drawing.
 const charts = new Map(); // by key: { figure, spec, chart, isStale, isSeen, smoothing, isLog }
 const MOST_POINTS = 2000;
 
@@ -278,7 +278,25 @@ window.Luthier.charts = {
 };
 
 const drawAll = () => { colours.clear(); for (const entry of charts.values()) draw(entry); };
-startAll(document);
+// ECharts is large: it comes once the page, with the server's own drawings, has been painted.
+function afterPaint() {
+  return new Promise((done) => {
+    requestAnimationFrame(() => setTimeout(done));
+    setTimeout(done, 300); // a tab that is not looked at is not painted
+  });
+}
+
+function load(address) {
+  return new Promise((done) => {
+    const script = document.createElement("script");
+    Object.assign(script, { src: address, onload: done, onerror: done });
+    document.head.append(script);
+  });
+}
+
+window.Luthier.charts.ready = afterPaint()
+  .then(() => load(document.querySelector("script[data-echarts]").dataset.echarts))
+  .then(() => startAll(document));
 document.addEventListener("htmx:afterSettle", () => startAll(document));
 document.addEventListener("luthier:theme", drawAll);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);

@@ -95,4 +95,4 @@ document.addEventListener("htmx:afterSettle", (event) => {
 });
 
 document.addEventListener("visibilitychange", () => { if (document.hidden) clearTimeout(timer); else { wait = OFTEN_MS; ask(); } });
-ask();
+Promise.resolve(window.Luthier?.charts.ready).then(ask);
