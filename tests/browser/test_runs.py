@@ -20,7 +20,8 @@ from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_rec
 from luthier.testing.running_server import RunningServer, running_server
 
 LAST_POINT = """() => {
-  const series = echarts.getInstanceByDom(document.querySelector('#run-charts .canvas')).getOption().series;
+  const canvas = document.querySelector('#run-charts .canvas');
+  const series = canvas === null ? [] : echarts.getInstanceByDom(canvas).getOption().series;
   return Object.fromEntries(series.map((one) => [one.name, one.data.length ? one.data[one.data.length - 1][0] : null]));
 }"""
 REFUSED = "net::ERR_CONNECTION_REFUSED"
@@ -117,6 +118,7 @@ def test_a_run_that_begins_while_its_page_is_open_gets_its_charts(
         event = ValidationDone(step=7, loss=1.5, num_trained_tokens=1, is_best=True, seconds=1.0)
         home.runs.append(RUN_ID, event)
         wait_until(page, lambda: page.evaluate(LAST_POINT).get("validation") == 7, "the first validation")
+        page.close()  # before the server: it would go on asking
 
 
 def test_the_tools_of_a_chart_and_what_stays_chosen(home: Context, job: Job, make_page: Callable[..., Page]) -> None:
@@ -149,3 +151,5 @@ def test_the_tools_of_a_chart_and_what_stays_chosen(home: Context, job: Job, mak
             phone.goto(f"{server.url}{path}")
             assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
             assert violations(phone) == [], path
+        page.close()
+        phone.close()
