@@ -3,7 +3,7 @@
 // place of all, `forgetAfter(key, x)` drops what lies behind x, `mark(key, marks)` sets the marks, and `refresh()` draws
 // what has changed: only the lines, only of charts that can be seen. `ready` is a promise of the first drawing.
 const charts = new Map(); // by key: { figure, spec, chart, isStale, isSeen, smoothing, isLog }
-const MOST_POINTS = 2000;
+const MOST_POINTS = 2000, FEWEST_SMOOTHED = 30;
 
 const colours = new Map(); // what has been looked up in this theme
 
@@ -51,14 +51,31 @@ function thinned(points, most) {
   return kept;
 }
 
-// An exponential mean that does not begin at nothing: each value with the weight that it has left.
-function smoothed(points, share) {
-  let mean = 0, weight = 0;
-  return points.map(([x, y]) => {
-    mean = share * mean + (1 - share) * y;
-    weight = share * weight + (1 - share);
-    return [x, mean / weight];
-  });
+// The mean around each point, with weights that fall exponentially to both sides, so that nothing lags behind. How far it
+// looks is a share of all of x: the same however densely the points lie.
+function smoothed(points, strength) {
+  const reach = (points[points.length - 1][0] - points[0][0]) * 0.03 * strength ** 2;
+  const sums = points.map(([, y]) => [-y, -1]); // each point is met on both ways, and counts once
+  const walk = (places) => {
+    let sum = 0, weight = 0, before = points[places[0]][0];
+    for (const place of places) {
+      const [x, y] = points[place], kept = Math.exp(-Math.abs(x - before) / reach);
+      sum = kept * sum + y;
+      weight = kept * weight + 1;
+      before = x;
+      sums[place][0] += sum;
+      sums[place][1] += weight;
+    }
+  };
+  const places = [...points.keys()];
+  walk(places);
+  walk(places.reverse());
+  return points.map(([x], place) => [x, sums[place][0] / sums[place][1]]);
+}
+
+// The last point of a series at or before x.
+function pointAt(series, x) {
+  return series.points.findLast((point) => point[0] <= x);
 }
 
 function common(spec) {
@@ -89,7 +106,7 @@ function lines(entry) {
   const shown = (points) => (isLog ? points.filter((point) => point[1] > 0) : points);
   const marks = spec.marks.map((mark) => ({ xAxis: mark.x, label: { formatter: mark.name, position: "insideEndTop" } }));
   return spec.series.flatMap((series, n) => {
-    const points = shown(series.points), isSmooth = smoothing > 0 && points.length > 2, isDots = series.shape === "dots";
+    const points = shown(series.points), isSmooth = smoothing > 0 && points.length >= FEWEST_SMOOTHED, isDots = series.shape === "dots";
     const drawn = {
       id: series.name, name: series.name, type: isDots ? "scatter" : "line", step: series.shape === "steps" ? "end" : false,
       data: points.map((point, i) => (series.labels[i] ? [...point, series.labels[i]] : point)),
@@ -121,9 +138,14 @@ function plot(entry) {
       axisPointer: { animation: false, lineStyle: { color: muted } },
       formatter: (found) => {
         const all = Array.isArray(found) ? found : [found];
-        const last = new Map(all.map((one) => [one.seriesName, one])); // of a smoothed line, the smooth one
-        const head = `${spec.x.name} ${number(all[0].value[0])}`;
-        return [head, ...[...last.values()].map((one) => `${one.value[2] || one.seriesName}: ${number(one.value[1])} ${spec.y.unit}`)].join("\n");
+        const x = all[0].value[0], named = new Map(all.map((one) => [one.seriesName, one.value])); // of a smoothed line, the smooth
+        if (all[0].value[2]) return `${spec.x.name} ${number(x)}\n${all[0].value[2]}: ${number(all[0].value[1])} ${spec.y.unit}`;
+        const told = spec.series.flatMap((series) => {
+          const point = named.get(series.name) ?? pointAt(series, x);
+          const where = point && point[0] !== x ? ` (${spec.x.name} ${number(point[0])})` : "";
+          return point ? [`${series.name}: ${number(point[1])} ${spec.y.unit}${where}`] : [];
+        });
+        return [`${spec.x.name} ${number(x)}`, ...told].join("\n");
       },
     },
     series: lines(entry),
@@ -193,7 +215,7 @@ function addTools(entry) {
   const button = document.createElement("button");
   bar.className = "tools";
   label.append("smooth ");
-  Object.assign(slider, { type: "range", min: "0", max: "0.99", step: "0.01", value: String(entry.smoothing) });
+  Object.assign(slider, { type: "range", min: "0", max: "1", step: "0.02", value: String(entry.smoothing) });
   slider.setAttribute("aria-label", `smooth the lines of ${spec.title}`);
   Object.assign(button, { type: "button", textContent: "log" });
   button.setAttribute("aria-label", `log scale for ${spec.title}`);
