@@ -130,7 +130,7 @@ def test_the_tools_of_a_chart_and_what_stays_chosen(home: Context, job: Job, mak
         page.goto(f"{server.url}/runs/{RUN_ID}")
         page.get_by_label("smooth the lines of Loss").fill("0.6")
         count = "echarts.getInstanceByDom(document.querySelector('#run-charts .canvas')).getOption().series.length"
-        wait_until(page, lambda: page.evaluate(count) == 3, "the line, faintly, and a smooth one; validations are too few")
+        wait_until(page, lambda: page.evaluate(count) == 3, "a faint line, a smooth one, few validations")
         page.get_by_label("log scale for Loss").click()
         page.reload()
         wait_until(page, lambda: page.locator("#run-charts .tools").count() > 0, "the tools")

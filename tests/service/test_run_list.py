@@ -40,6 +40,16 @@ def test_a_line_says_what_was_trained_on_what_and_how_it_was_judged(context: Con
     assert row.loss is not None
 
 
+def test_a_waiting_one_names_its_dataset_by_the_file_that_was_asked_for(context: Context) -> None:
+    file = keep_rows(context, OWN, [b'{"text": "a"}\n'], "rows.jsonl")
+    create_dataset(context, OWN, "Mine", file)
+    asked = {"base_model": "tiny", "data": {"train": file.file_id}}
+    context.jobs.submit(Job(job_id="job-1", kind="train", document={"asked": asked}, run_id=RUN_ID))
+    (row,) = page_of_runs(context, OWN, Judged(context)).rows
+    assert row.dataset is not None
+    assert (row.dataset.name, row.base_model) == ("Mine", "tiny")
+
+
 def test_evaluations_are_read_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = add_run(context, "a")
     context.evaluations.save(make_evaluation(run_id=run_id))

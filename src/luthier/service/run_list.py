@@ -119,7 +119,9 @@ def rows_of(context: Context, caller: Caller, judged: Judged, entries: Sequence[
     """The lines of these entries, in their order."""
     begun = [entry.run_id for entry in entries if entry.record is not None]
     trained = {run_id: _trained_on(text) for run_id, text in context.run_entries.plan_documents(begun).items()}
-    names = context.run_entries.dataset_names(caller.project_id, list({digest for _, digest in trained.values()}))
+    waiting = [asked_of(entry.job).get("train", "") for entry in entries if entry.record is None]
+    digests = {digest for _, digest in trained.values()}
+    names = context.run_entries.dataset_names(caller.project_id, [*digests, *filter(None, waiting)])
     verdicts = judged.of_runs(begun)
     rows = []
     for entry in entries:
@@ -132,7 +134,7 @@ def rows_of(context: Context, caller: Caller, judged: Judged, entries: Sequence[
                 base_model=_last_part(record.base_model if record else asked_of(job).get("base_model", "")),
                 method=record.method if record else asked_of(job).get("method", ""),
                 train_file=file or asked_of(job).get("train", ""),
-                dataset=names.get(digest),
+                dataset=names.get(digest or asked_of(job).get("train", "")),
                 loss=None if step is None else step.loss,
                 judged=verdicts.get(entry.run_id),
                 bill=None if record is None else bill_of(context, record),

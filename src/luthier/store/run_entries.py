@@ -24,6 +24,7 @@ _IS_NEWEST: Final = ~exists(
     select(_later.c.number).where(_later.c.run_id == jobs.c.run_id, _later.c.number > jobs.c.number)
 )
 _BEGUN: Final = runs.outerjoin(jobs, (jobs.c.run_id == runs.c.run_id) & _IS_NEWEST)
+_TRAINS: Final = jobs.c.kind == "train"  # a job of another kind makes no run
 _IS_WAITING: Final = ~exists(select(runs.c.number).where(runs.c.run_id == jobs.c.run_id))
 
 
@@ -67,7 +68,7 @@ class RunEntryStore:
         """
         begun = select(runs.c.run_id).select_from(_BEGUN)
         begun = begun.where(func.coalesce(jobs.c.project_id, DEFAULT_PROJECT) == project_id)
-        waiting = select(jobs.c.run_id).where(jobs.c.project_id == project_id, _IS_NEWEST, _IS_WAITING)
+        waiting = select(jobs.c.run_id).where(jobs.c.project_id == project_id, _TRAINS, _IS_NEWEST, _IS_WAITING)
         if before is not None:
             begun, waiting = begun.where(runs.c.run_id < before), waiting.where(jobs.c.run_id < before)
         if status is not None:
@@ -106,17 +107,22 @@ class RunEntryStore:
         with self._database.read() as connection:
             return {row.run_id: row.evaluation_id for row in connection.execute(query.order_by(evaluations.c.number))}
 
-    def dataset_names(self, project_id: str, digests: Sequence[str]) -> dict[str, DatasetName]:
-        """The newest dataset version of the project that holds a file of each digest, where there is one."""
+    def dataset_names(self, project_id: str, named: Sequence[str]) -> dict[str, DatasetName]:
+        """The newest dataset version of the project that holds each file, where there is one; by what named the file.
+
+        named: files by their digests or their ids.
+        """
+        is_named = or_(files.c.sha256.in_(named), files.c.file_id.in_(named))
         query = (
-            select(files.c.sha256, datasets.c.dataset_id, datasets.c.name, dataset_versions.c.number)
+            select(files.c.sha256, files.c.file_id, datasets.c.dataset_id, datasets.c.name, dataset_versions.c.number)
             .join(dataset_versions, dataset_versions.c.file_id == files.c.file_id)
             .join(datasets, datasets.c.dataset_id == dataset_versions.c.dataset_id)
-            .where(files.c.sha256.in_(digests), datasets.c.project_id == project_id)
+            .where(is_named, datasets.c.project_id == project_id)
             .order_by(datasets.c.number, dataset_versions.c.number)
         )
         with self._database.read() as connection:
-            return {row[0]: DatasetName(*row[1:]) for row in connection.execute(query)}
+            rows = connection.execute(query).all()
+        return {name: DatasetName(*row[2:]) for row in rows for name in row[:2] if name in named}
 
 
 def _has_status(column: ColumnElement[Any], status: EntryStatus) -> ColumnElement[bool]:
