@@ -121,6 +121,26 @@ def test_a_run_that_begins_while_its_page_is_open_gets_its_charts(
         page.close()  # before the server: it would go on asking
 
 
+def test_a_hidden_tab_asks_for_nothing(home: Context, job: Job, make_page: Callable[..., Page]) -> None:
+    key, page = create_key(home, "Ada", scopes=("read",))[1], make_page()
+    asked: list[str] = []
+    page.add_init_script("Object.defineProperty(document, 'hidden', {get: () => window.isAway === true})")
+    with running_server(home.home, num_workers=0) as server:
+        sign_in(page, server, key)
+        page.goto(f"{server.url}/runs/{RUN_ID}")
+        wait_until(page, lambda: page.evaluate(LAST_POINT).get("training") == 40, "the first curves")
+        turn = "(isAway) => { window.isAway = isAway; document.dispatchEvent(new Event('visibilitychange')); }"
+        page.evaluate(turn, True)
+        page.wait_for_timeout(500)
+        page.on("request", lambda request: asked.append(request.url))
+        tell(home, RUN_ID, events_of(41, 45, 100))
+        page.wait_for_timeout(3000)
+        assert asked == []
+        page.evaluate(turn, False)
+        wait_until(page, lambda: page.evaluate(LAST_POINT).get("training") == 45, "what came meanwhile")
+        page.close()
+
+
 def test_the_tools_of_a_chart_and_what_stays_chosen(home: Context, job: Job, make_page: Callable[..., Page]) -> None:
     run_id = add_run(home, "b")
     key = create_key(home, "Ada", scopes=("read",))[1]

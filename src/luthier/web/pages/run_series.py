@@ -50,6 +50,7 @@ def series(
         "words": words(context, found),
         "num_done": num_done(found, last_step(context, run_id)),
         "standing": f"{found.status} {found.phase} {found.num_ahead}",
+        "has_begun": found.record is not None,
         "is_over": found.is_over,
     }
     return _json(request, document)

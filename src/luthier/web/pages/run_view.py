@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any, Final
 
 from luthier.core.access import Caller
@@ -56,7 +57,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
     folder = context.settings.run_folder(run_id)
     quote = None if record is None else kept_quote(context, run_id)
     return {
-        "splits": [] if plan is None else _splits(context, plan, datasets_of(context, caller, plan)),
+        "splits": [] if plan is None else _splits(plan, datasets_of(context, caller, plan)),
         "asked": _shown(context, asked_of(job)),
         "quote": None if quote is None else quote.prediction,
         "run": standing,
@@ -155,13 +156,13 @@ def _hours(hours: float) -> str:
 
 
 def _kwh(value: float) -> str:
-    return f"{figures.rough(value)}{figures.NO_BREAK}kWh"
+    return f"{figures.rough(1000 * value)}{figures.NO_BREAK}Wh" if value < 0.1 else f"{value:.3g}{figures.NO_BREAK}kWh"
 
 
-def _splits(context: Context, plan: Plan, names: dict[str, Any]) -> list[dict[str, Any]]:
+def _splits(plan: Plan, names: dict[str, Any]) -> list[dict[str, Any]]:
     profiles = {"train": plan.data.train, "validation": plan.data.validation, "held out": plan.data.held_out}
     return [
-        {"split": split, "profile": one, "file": _shown(context, one.file), "dataset": names.get(one.sha256)}
+        {"split": split, "profile": one, "file": PurePath(one.file).name, "dataset": names.get(one.sha256)}
         for split, one in profiles.items()
         if one is not None
     ]

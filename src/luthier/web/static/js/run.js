@@ -41,7 +41,7 @@ function show(answer) {
   if (bar) bar.value = answer.num_done;
 }
 
-// Series that the page does not have yet, or a run that has begun: its charts are made anew, once for each such change.
+// Series that the page does not have yet: its charts are made anew, once for each such change.
 function needsOtherCharts(answer) {
   const layout = new Set((document.querySelector("#run-charts")?.dataset.layout ?? "").split(","));
   if (!answer.layout || answer.layout.split(",").every((one) => layout.has(one)) || seenLayouts.has(answer.layout)) return false;
@@ -71,6 +71,7 @@ async function ask() {
 function take(answer) {
   failures = 0;
   say("");
+  if (answer.has_begun && !("begun" in page.dataset)) { location.reload(); return; } // its plan, its charts, all of it
   const isNew = Object.keys(answer.points).length > 0 || answer.is_more || answer.standing !== standing;
   wait = isNew ? OFTEN_MS : Math.min(SELDOM_MS, wait * 1.5);
   if (needsOtherCharts(answer)) {
