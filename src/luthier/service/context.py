@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from luthier.store.job_events import JobEventStore
     from luthier.store.jobs import JobStore
     from luthier.store.members import MemberStore
+    from luthier.store.run_entries import RunEntryStore
     from luthier.store.runs import RunStore
     from luthier.store.tuned_models import TunedModelStore
     from luthier.store.uploads import UploadStore
@@ -83,6 +84,13 @@ class Context:
         from luthier.store.runs import RunStore
 
         return RunStore(self.database)
+
+    @cached_property
+    def run_entries(self) -> RunEntryStore:
+        """Lists of the runs of this home and of what waits to become one."""
+        from luthier.store.run_entries import RunEntryStore
+
+        return RunEntryStore(self.database)
 
     @cached_property
     def evaluations(self) -> EvaluationStore:

@@ -6,7 +6,9 @@ projects are as if they were not there, and no error names one of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from luthier.core.errors import NotFoundError
@@ -40,6 +42,28 @@ def show_run(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
     document = runs.show_run(context, run_id).as_json()
     del document["folder"]
     return _shown(context, document)
+
+
+def compare_runs(context: Context, project_id: str, run_ids: Sequence[str]) -> dict[str, Any]:
+    """Two runs or more of the project side by side, as `runs.compare_runs`. Raises NotFoundError, RequestError."""
+    for run_id in run_ids:
+        _check(context, project_id, run_id)
+    return _shown(context, runs.compare_runs(context, run_ids).as_json())
+
+
+def report_of(context: Context, project_id: str, run_id: str) -> str:
+    """The report of a run as an HTML page, without places of this machine. Raises NotFoundError, or if it has none."""
+    _check(context, project_id, run_id)
+    path = context.settings.run_folder(run_id) / "report.html"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        raise NotFoundError(
+            f"run {run_id} has no report",
+            expected="a run that has come to its end, or to a pause",
+            do="wait until it has, then open the report again",
+        ) from None
+    return text.replace(f"{escape(str(context.home))}/", "").replace(f"{context.home}/", "")
 
 
 def run_events(context: Context, project_id: str, run_id: str, *, after: int) -> tuple[list[dict[str, Any]], int]:

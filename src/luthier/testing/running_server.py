@@ -42,11 +42,12 @@ class RunningServer:
 
 @contextmanager
 def running_server(
-    home: Path, *, num_workers: int = 1, port: int = 0, environment: Mapping[str, str] | None = None
+    home: Path, *, num_workers: int = 1, environment: Mapping[str, str] | None = None, port: int = 0
 ) -> Iterator[RunningServer]:
-    """Start the server of a home on a port of the loopback, 0 for any; it is stopped when the block ends.
+    """Start the server of a home on the loopback; it is stopped when the block ends.
 
-    environment: added to that of this process. Raises RuntimeError, with the end of the log, where it does not start.
+    port: 0 takes a free one. environment: added to that of this process. Raises RuntimeError, with the end of the log,
+    where it does not start.
     """
     log = home.with_name(f"{home.name}-server.log")
     command = [sys.executable, "-m", "luthier", "up", "--port", str(port), "--workers", str(num_workers), "--json"]

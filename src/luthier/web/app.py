@@ -8,10 +8,13 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import Mount
 
 from luthier.service.context import Context
+from luthier.service.run_list import Judged
+from luthier.service.run_series import RunSeries
 from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
 from luthier.web.pages import (
+    compare,
     deployments,
     evaluations,
     exports,
@@ -20,6 +23,9 @@ from luthier.web.pages import (
     models,
     new_run,
     playground,
+    run,
+    run_series,
+    runs,
     settings,
     sign_in,
 )
@@ -29,6 +35,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     sign_in.router,
     home.router,
     new_run.router,
+    runs.router,
+    compare.router,
+    run_series.router,
+    run.router,  # after all that has an address of its own below /runs/
     evaluations.router,
     playground.router,
     models.router,
@@ -45,6 +55,7 @@ def create_pages(context: Context) -> FastAPI:
     app = FastAPI(title="Luthier", version=version("luthier"), openapi_url=None, redirect_slashes=True)
     assets = Assets()
     app.state.context, app.state.assets = context, assets
+    app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
     add_error_pages(app)
     app.add_middleware(SameOrigin)
     app.add_middleware(Policy)
