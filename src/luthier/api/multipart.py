@@ -1,163 +1,31 @@
-"""multipart/form-data as a stream (RFC 7578, 2015): the one file in it goes to the disk as it comes."""
+"""Forms with a file as the API takes them: `service.multipart` with OpenAI's error objects."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
 
 from fastapi import Request
-from python_multipart import MultipartParser
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from luthier.api.errors import ApiError
-from luthier.core.frozen import Frozen
+from luthier.service import multipart
+from luthier.service.multipart import Form, FormError
 from luthier.store.incoming import IncomingFile
-
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
-MAX_FIELD_BYTES: Final = 4096
-MAX_FORM_OVERHEAD_BYTES: Final = 64 * 1024
-"""What fields, headers and boundaries may take together, beside the file."""
-_PIECE_BYTES: Final = 1 << 20
-
-
-class Form(Frozen):
-    """What came beside the bytes of the file: its name as the client says it, and the other fields."""
-
-    filename: str
-    fields: dict[str, str]
 
 
 async def read_form(
     request: Request, incoming: IncomingFile, *, file_field: str, fields: frozenset[str], most_bytes: int
 ) -> Form:
-    """Write the file of a form to `incoming` and return the rest; `fields`: what may stand beside it.
-
-    Raises ApiError: 413 for a file of more than `most_bytes`; 400 for another kind of body, one that ends too early,
-    and fields that are unknown, missing, there twice or too long.
-    """
-    reader = _FormReader(request, incoming, file_field, fields, most_bytes)
-    held = bytearray()
+    """Write the file of a form to `incoming` and return the rest. Raises ApiError as `service.multipart` says."""
     try:
-        async for chunk in request.stream():
-            held += chunk
-            if len(held) >= _PIECE_BYTES:
-                await run_in_threadpool(reader.feed, bytes(held))
-                held.clear()
-        await run_in_threadpool(reader.feed, bytes(held))
-    except FormParserError as error:
-        raise _malformed(str(error)) from error
+        return await multipart.read_form(
+            request.stream(), request.headers, incoming, file_field=file_field, fields=fields, most_bytes=most_bytes
+        )
+    except FormError as error:
+        message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+        raise ApiError(error.status, message, param=error.param, code=error.code) from error
     except ClientDisconnect as error:
         raise ApiError(400, "The client went away before the body was whole") from error
-    return reader.form()
-
-
-class _FormReader:
-    """Takes the body piece by piece; the callbacks of the parser say what the pieces are."""
-
-    def __init__(
-        self, request: Request, incoming: IncomingFile, file_field: str, fields: frozenset[str], most_bytes: int
-    ) -> None:
-        self._incoming, self._file_field, self._known, self._most_bytes = incoming, file_field, fields, most_bytes
-        callbacks: MultipartCallbacks = {
-            "on_part_begin": self._begin_part,
-            "on_header_field": self._header_name,
-            "on_header_value": self._header_value,
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._end_headers,
-            "on_part_data": self._data,
-            "on_part_end": self._end_part,
-            "on_end": self._end,
-        }
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > most_bytes + MAX_FORM_OVERHEAD_BYTES:
-            raise _too_large(most_bytes)
-        try:
-            self._parser = MultipartParser(_boundary(request), callbacks)
-        except FormParserError as error:
-            raise _malformed(str(error)) from error
-        self._num_overhead_bytes = 0
-        self._fields: dict[str, str] = {}
-        self._filename: str | None = None
-        self._name = ""
-        self._value = bytearray()
-        self._headers: dict[str, bytes] = {}
-        self._header, self._header_text = bytearray(), bytearray()
-        self._is_whole = False
-
-    def feed(self, data: bytes) -> None:
-        """Take the next piece of the body."""
-        before = self._incoming.num_bytes
-        self._parser.write(data)
-        self._num_overhead_bytes += len(data) - (self._incoming.num_bytes - before)
-        if self._num_overhead_bytes > MAX_FORM_OVERHEAD_BYTES:
-            raise _malformed(f"more than {MAX_FORM_OVERHEAD_BYTES} bytes stand beside the file")
-
-    def form(self) -> Form:
-        """What came, once all of it has."""
-        if not self._is_whole:
-            raise _malformed("the body ends before its last boundary")
-        if self._filename is None:
-            raise ApiError(
-                400,
-                f"Missing required parameter: {self._file_field!r}",
-                param=self._file_field,
-                code="missing_required",
-            )
-        return Form(filename=self._filename, fields=self._fields)
-
-    def _begin_part(self) -> None:
-        self._headers, self._value = {}, bytearray()
-
-    def _header_name(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_text += data[start:end]
-
-    def _end_header(self) -> None:
-        self._headers[self._header.decode("latin-1").lower()] = bytes(self._header_text)
-        self._header, self._header_text = bytearray(), bytearray()
-
-    def _end_headers(self) -> None:
-        kind, options = parse_options_header(self._headers.get("content-disposition"))
-        if kind != b"form-data" or b"name" not in options:
-            raise _malformed("a part has no `Content-Disposition: form-data; name=...`")
-        self._name = _text(options[b"name"])[:100]
-        if self._name in self._fields or (self._name == self._file_field and self._filename is not None):
-            raise ApiError(400, f"The field {self._name!r} is there twice", param=self._name, code="invalid_value")
-        if self._name == self._file_field:
-            self._filename = _unescaped(_text(options.get(b"filename", b"")))
-        elif self._name not in self._known:
-            expected = ", ".join(sorted({*self._known, self._file_field}))
-            raise ApiError(
-                400,
-                f"Unknown parameter: {self._name!r}; expected: {expected}",
-                param=self._name,
-                code="unknown_parameter",
-            )
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._name == self._file_field:
-            if self._incoming.num_bytes + end - start > self._most_bytes:
-                raise _too_large(self._most_bytes)
-            self._incoming.write(memoryview(data)[start:end])
-            return
-        self._value += data[start:end]
-        if len(self._value) > MAX_FIELD_BYTES:
-            message = f"The field {self._name!r} has more than {MAX_FIELD_BYTES} bytes"
-            raise ApiError(400, message, param=self._name, code="invalid_value")
-
-    def _end_part(self) -> None:
-        if self._name != self._file_field:
-            self._fields[self._name] = _text(bytes(self._value))
-
-    def _end(self) -> None:
-        self._is_whole = True
 
 
 def chosen(fields: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
@@ -168,41 +36,3 @@ def chosen(fields: Mapping[str, str], name: str, choices: tuple[str, ...]) -> st
         message = f"{fields[name][:100]!r} is not one of {', '.join(choices)}"
         raise ApiError(400, message, param=name, code="invalid_value")
     return fields[name]
-
-
-def _boundary(request: Request) -> bytes:
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise ApiError(
-            400,
-            f"The body is {kind.decode('latin-1')[:99] or 'unnamed'!r}; expected: multipart/form-data with a boundary",
-            code="invalid_content_type",
-        )
-    return options[b"boundary"]
-
-
-def _text(data: bytes) -> str:
-    """UTF-8, as browsers and clients send it today; latin-1, which takes all, where it is not."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
-
-
-def _unescaped(filename: str) -> str:
-    """The name before a browser escaped it (HTML standard, multipart/form-data encoding algorithm)."""
-    return filename.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
-
-
-def _malformed(how: str) -> ApiError:
-    return ApiError(400, f"The body is no whole multipart/form-data: {how}", code="invalid_multipart")
-
-
-def _too_large(most_bytes: int) -> ApiError:
-    return ApiError(
-        413,
-        f"The file has more than {most_bytes} bytes; expected: at most that; what to do: send a smaller one, or ask "
-        f"who runs this server to raise LUTHIER_MAX_FILE_BYTES",
-        param="file",
-        code="file_too_large",
-    )

@@ -27,7 +27,7 @@ class DatasetVersion(Frozen):
 
     number: counts from 1. parent: the number of the version that it was made from. author: who made it. note: why, in
     their words. details: what is worth knowing of how it was made, such as which repairs; plain JSON. num_rows: None
-    for a file whose rows could not be counted. created_at: seconds since 1970.
+    where they could not be counted, or were not yet. created_at: seconds since 1970.
     """
 
     dataset_id: str

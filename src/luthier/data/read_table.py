@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
 from luthier.data.bad_field import shorten
@@ -128,6 +125,8 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
 
     Arrow fills fields that a nested object lacks with null, so a null inside a nested value is read as absent.
     """
+    import pyarrow as pa  # here, since who reads text alone needs none of its memory
+
     try:
         with _parquet_file(source) as file:
             names = file.schema_arrow.names
@@ -151,6 +150,8 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
 
 @contextmanager
 def _parquet_file(source: Source) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
     if source.is_gzip:
         with source.open() as packed:
             data = packed.read()

@@ -6,7 +6,8 @@ names none either: where a path would stand, stands the id, or the last part of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -26,7 +27,10 @@ _REPLAYED: Final = ("file", "held_out")
 
 @dataclass(frozen=True, slots=True)
 class AuditRequest:
-    """What is to be audited: ids of files, names of models and checks; as `audits.AuditOptions` says."""
+    """What is to be audited: ids of files, names of models and checks; as `audits.AuditOptions` says.
+
+    most_lines: of how many rows of each finding the lines are told as well.
+    """
 
     file_id: str
     against: str | None = None
@@ -35,6 +39,7 @@ class AuditRequest:
     mapping: Mapping[str, str] | None = None
     group_by: str | None = None
     method: str = "lora"
+    most_lines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +128,38 @@ def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[s
         "mapping": None if request.mapping is None else dict(request.mapping),
         "group_by": request.group_by,
         "method": request.method,
+        "most_lines": request.most_lines,
     }
     found = _told(names, lambda: answer_to(context, "audit", given))
     return found | {"file": request.file_id, "against": request.against}
+
+
+def answer_about(
+    context: Context,
+    project_id: str,
+    question: Question,
+    file_id: str,
+    given: Mapping[str, Any],
+    *,
+    against: str | None = None,
+    model: str | None = None,
+) -> dict[str, Any]:
+    """The answer to a question about the rows of a file, which stand in it as they are.
+
+    given: the rest of the question. against: the id of a second file. Raises RequestError and what the question raises.
+    """
+    from luthier.service.files import get_file
+
+    names = Names(context, project_id)
+    path = names.file("file_id", file_id)
+    names.shown[PurePosixPath(path).name] = get_file(context, project_id, file_id).filename
+    asked = dict(given) | {
+        "file": path,
+        "against": None if against is None else names.file("against", against),
+        "model": None if model is None else names.model("model", model),
+    }
+    with errors_telling(_shown(names)):
+        return answer_to(context, question, asked)
 
 
 def without_places(document: Any, shown: Mapping[str, str]) -> Any:
@@ -163,12 +197,22 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _told(names: Names, answer: Any) -> dict[str, Any]:
+def _told(names: Names, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The answer, or the error, without paths."""
-    shown = names.shown | {f"{names.context.home}/": ""}
+    with errors_telling(_shown(names)):
+        found: dict[str, Any] = without_places(answer(), _shown(names))
+    return found
+
+
+@contextlib.contextmanager
+def errors_telling(shown: Mapping[str, str]) -> Iterator[None]:
+    """Our errors out of the block, without paths of this machine. shown: what stands in place of which words."""
     try:
-        found: dict[str, Any] = without_places(answer(), shown)
+        yield
     except LuthierError as error:
         came, expected, do = (_plain(words, shown) for words in (error.came, error.expected, error.do))
         raise type(error)(came, expected=expected, do=do) from error
-    return found
+
+
+def _shown(names: Names) -> dict[str, str]:
+    return names.shown | {f"{names.context.home}/": ""}

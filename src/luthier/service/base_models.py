@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luthier.core.errors import NotFoundError
+from luthier.core.errors import NotFoundError, RequestError
 from luthier.service.context import Context
 
 
@@ -38,3 +38,30 @@ def find_base_model(context: Context, name: str) -> str:
             do="choose one of these; others come with `luthier models pull` on the server",
         )
     return known[name]
+
+
+def local_base_models(context: Context) -> list[str]:
+    """The base models that lie on this machine, by the names that the API knows them by."""
+    from luthier.models import sources
+
+    there = {model.name for model in sources.local_models(context.home)}
+    return sorted(name for name, recipe_name in base_models(context).items() if recipe_name in there)
+
+
+def model_digest(context: Context, name: str) -> str:
+    """The digest of a base model on this machine, by the name that the API knows it by; empty where it is not here."""
+    from luthier.models import sources
+
+    recipe_name = base_models(context).get(name)
+    return next((model.sha256 for model in sources.local_models(context.home) if model.name == recipe_name), "")
+
+
+def check_is_local(context: Context, name: str) -> None:
+    """Raise RequestError for a base model that would have to be fetched first, or that nobody knows."""
+    there = local_base_models(context)
+    if name not in there:
+        raise RequestError(
+            f"the base model {name[:100]!r} is not on this machine",
+            expected=f"one of {', '.join(there)}" if there else "a base model that was pulled",
+            do="choose one of these; `luthier models pull NAME` on the server brings another",
+        )

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.dataset_version import Dataset, DatasetVersion, Origin
-from luthier.core.errors import LuthierError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.stored_file import StoredFile
 from luthier.service import files
+from luthier.service.asked_by_id import errors_telling
 from luthier.service.audit_log import deed_of
 from luthier.service.context import Context
+from luthier.service.dataset_rows import look
+from luthier.store.incoming import IncomingFile
 
+ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+_DOCUMENT_SUFFIXES: Final = frozenset(
+    (".pdf", ".docx", ".doc", ".pptx", ".xlsx", ".html", ".htm", ".md", ".txt", ".rst", ".epub", ".eml", ".odt", ".rtf")
+)
 _MOST_NAME_CHARACTERS: Final = 100
 _MOST_NOTE_CHARACTERS: Final = 1000
 
@@ -63,6 +71,52 @@ def add_version(
     return context.datasets.add_version(version, deed)
 
 
+def check_filename(filename: str) -> None:
+    """Refuse what holds no rows by its name, and say what makes rows of it. Raises RequestError."""
+    suffix = files.suffix_of(filename)
+    if suffix.removesuffix(".gz") in ROW_SUFFIXES:
+        return
+    is_document = suffix in _DOCUMENT_SUFFIXES
+    raise RequestError(
+        f"{files.safe_filename(filename)!r} is a document, and no file of rows"
+        if is_document
+        else f"{files.safe_filename(filename)!r} does not end as a file of rows does",
+        expected=f"a file that ends in {', '.join(ROW_SUFFIXES)}, each also with .gz",
+        do="make rows of it first: luthier data ingest FILE --output rows.jsonl"
+        if is_document
+        else "rename it to what it holds, or export the rows as JSONL or CSV",
+    )
+
+
+def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filename: str) -> StoredFile:
+    """Make a file of the project of what came in, if it can hold rows; else nothing of it is kept.
+
+    Raises RequestError (by its name it holds no rows), DataError (by its content), StorageFullError.
+    """
+    from luthier.data.source import open_source
+
+    check_filename(filename)
+    file = files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="fine-tune")
+    try:
+        path = files.local_path(context, file)
+        with errors_telling({str(path): file.filename, path.name: file.filename}):
+            open_source(path)
+    except BaseException:
+        files.delete_file(context, caller.project_id, file.file_id)
+        raise
+    return file
+
+
+def adopt_file(context: Context, caller: Caller, name: str, file_id: str, *, note: str = "") -> DatasetVersion:
+    """Make a dataset of a file that the API has brought; it stays the API's when the dataset is removed.
+
+    Raises NotFoundError, RequestError (it holds no rows), ConflictError (the name is taken).
+    """
+    file = files.get_file(context, caller.project_id, file_id)
+    check_filename(file.filename)
+    return create_dataset(context, caller, name, file, note=note, details={"adopted": True})[1]
+
+
 def keep_rows(context: Context, caller: Caller, blocks: Iterable[bytes], filename: str) -> StoredFile:
     """Make a file of the project, to train on, of what is written; for `create_dataset` and `add_version`."""
     with files.incoming_file(context) as incoming:
@@ -101,16 +155,18 @@ def path_of(context: Context, caller: Caller, version: DatasetVersion) -> Path:
 
 
 def remove_dataset(context: Context, caller: Caller, dataset_id: str) -> None:
-    """Forget a dataset with all versions, and delete the files that no other one holds. Raises NotFoundError."""
+    """Forget a dataset with all versions, and delete the files that were brought or made for it alone.
+
+    Raises NotFoundError.
+    """
     dataset, versions = show_dataset(context, caller, dataset_id)
     deed = deed_of(caller, "dataset.removed", dataset_id, {"name": dataset.name})
     context.datasets.remove(caller.project_id, dataset_id, deed)
     for version in versions:
-        if not context.datasets.using_file(version.file_id):
-            try:
-                files.delete_file(context, caller.project_id, version.file_id)
-            except NotFoundError:
-                continue  # of an earlier removal that broke off
+        if version.details.get("adopted"):
+            continue
+        with contextlib.suppress(NotFoundError, ConflictError):  # gone already, or another dataset holds it too
+            files.delete_file(context, caller.project_id, version.file_id)
 
 
 def _version(
@@ -136,7 +192,7 @@ def _version(
         filename=file.filename,
         sha256=file.sha256,
         num_bytes=file.num_bytes,
-        num_rows=_num_rows(files.local_path(context, file)),
+        num_rows=_num_rows(context, caller, file),
         origin=origin,
         parent=parent,
         author=caller.name,
@@ -145,12 +201,10 @@ def _version(
     )
 
 
-def _num_rows(path: Path) -> int | None:
-    """How many rows a file has, well-formed or not; None where that cannot be found out."""
-    from luthier.data.rows import read_rows
-    from luthier.data.source import open_source
-
+def _num_rows(context: Context, caller: Caller, file: StoredFile) -> int | None:
+    """How many rows a file has, well-formed or not; None where that cannot be found out, or not in a moment."""
     try:
-        return sum(1 for _ in read_rows(open_source(path)))
+        found = look(context, caller.project_id, file)
     except LuthierError:
         return None
+    return None if found.answer is None else int(found.answer["num_rows"])

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 MAX_FILENAME_LENGTH: Final = 255
 _BLOCK_BYTES: Final = 1 << 20
-_SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
+_proved: Final[dict[Path, tuple[int, ...]]] = {}
+"""What the file system said of files when this process has read them whole and found their digest right."""
+_SUFFIX = re.compile(r"(\.[a-z0-9]{1,10})?\.[a-z0-9]{1,10}")
 
 
 def incoming_file(context: Context) -> IncomingFile:
@@ -89,7 +91,10 @@ def list_files(
 
 
 def delete_file(context: Context, project_id: str, file_id: str) -> StoredFile:
-    """Forget a file; its content goes with the last one that has it. Raises NotFoundError."""
+    """Forget a file; its content goes with the last one that has it.
+
+    Raises NotFoundError, and ConflictError for one that holds the rows of a dataset.
+    """
     return context.files.delete(project_id, file_id)
 
 
@@ -109,15 +114,19 @@ def local_path(context: Context, file: StoredFile) -> Path:
     Its folder is named by the digest alone. A job that is to survive the file's deletion holds on to its content with
     `context.artifacts.link`. Raises NotFoundError (deleted since), WorkError (lost or damaged).
     """
-    suffix = Path(file.filename).suffix.lower()
-    folder = context.settings.file_cache_folder / file.sha256
-    target = folder / f"file{suffix if _SUFFIX.fullmatch(suffix) else ''}"
-    if target.is_file() and sha256_file(target) == file.sha256:
+    target = place_of(context, file)
+    if _is_proved(target, file.sha256):
         return target
-    folder.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     context.artifacts.fetch(file.sha256, target, may_share=True)
     target.chmod(0o444)
     return target
+
+
+def place_of(context: Context, file: StoredFile) -> Path:
+    """Where `local_path` lays a file out, whether it did so yet or not; what is kept of a file may lie beside it."""
+    suffix = suffix_of(file.filename)
+    return context.settings.file_cache_folder / file.sha256 / f"file{suffix if _SUFFIX.fullmatch(suffix) else ''}"
 
 
 def sweep_files(context: Context) -> None:
@@ -125,10 +134,10 @@ def sweep_files(context: Context) -> None:
     context.files.sweep()
     context.uploads.sweep()
     sweep_incoming(context.artifacts.incoming)
-    cache = context.settings.file_cache_folder
-    for folder in cache.iterdir() if cache.is_dir() else ():
-        if not context.artifacts.has(folder.name):
-            shutil.rmtree(folder, ignore_errors=True)
+    for cache in (context.settings.file_cache_folder, context.settings.answers_folder):
+        for folder in cache.iterdir() if cache.is_dir() else ():
+            if not context.artifacts.has(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def safe_filename(name: str) -> str:
@@ -140,6 +149,27 @@ def safe_filename(name: str) -> str:
     stem, suffix = os.path.splitext(kept)  # noqa: PTH122 - a name, not a path
     suffix = suffix[:MAX_FILENAME_LENGTH]
     return stem[: MAX_FILENAME_LENGTH - len(suffix)] + suffix
+
+
+def _is_proved(path: Path, sha256: str) -> bool:
+    """Whether a file has the digest; it is not read again while the file system says that nobody has touched it."""
+    try:
+        seen = path.stat()
+    except FileNotFoundError:
+        return False
+    marks = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    if _proved.get(path) != marks:
+        if sha256_file(path) != sha256:
+            return False
+        _proved[path] = marks
+    return True
+
+
+def suffix_of(filename: str) -> str:
+    """What says the format of a file: `.csv`, and of a packed one `.csv.gz`; in small letters."""
+    path = Path(filename)
+    suffix = path.suffix.lower()
+    return f"{Path(path.stem).suffix.lower()}.gz" if suffix == ".gz" else suffix
 
 
 def _proved_blocks(reader: ArtifactReader, file: StoredFile) -> Iterator[bytes]:

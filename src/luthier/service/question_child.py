@@ -49,14 +49,14 @@ def main(asker: int) -> None:
 
 
 def _answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    if document["question"] == "wake":
-        return _wake()
-    if document["question"] == "plan":
-        return _plan(context, document["recipe"], compares=document["compares"])
-    return _audit(context, document)
+    from luthier.service.dataset_questions import ANSWERS
+
+    answers = {"wake": _wake, "plan": _plan, "audit": _audit, "look": _look}
+    answers |= {"rows": _rows, "repair": _repair, "tokens": _tokens}
+    return (answers | ANSWERS)[document["question"]](context, document)
 
 
-def _wake() -> dict[str, Any]:
+def _wake(_: Context, _asked: dict[str, Any]) -> dict[str, Any]:
     """Load what a plan needs and measure the machine, so that the first plan need not wait for that."""
     from luthier.plan import hardware, options, resolve
     from luthier.service import advice, plans, quotes
@@ -65,19 +65,19 @@ def _wake() -> dict[str, Any]:
     return {"device": hardware.measure().device, "ready": [m.__name__ for m in (advice, options, plans, resolve)]}
 
 
-def _plan(context: Context, document: dict[str, Any], *, compares: bool) -> dict[str, Any]:
+def _plan(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
     """What `luthier plan --json` prints; compares: with advice, and what it takes on each device of the table."""
     from luthier.plan.prices import load_prices
     from luthier.service import quotes
     from luthier.service.plans import prepare
     from luthier.service.recipes import recipe_from
 
-    recipe, prices = recipe_from(document, base_dir=Path("/")), load_prices(None)
+    recipe, prices = recipe_from(asked["recipe"], base_dir=Path("/")), load_prices(None)
     prepared = prepare(context, recipe, base_dir=Path("/"))
     quote = quotes.quote_of(context, prepared, on=None, prices=prices, market="on_demand", is_probed=False)
     plan = prepared.plan
     shown = {"hash": plan.hash, "values": plan.values(), "predicted": quote.as_json()}
-    if compares:
+    if asked["compares"]:
         shown |= _compared(context, prepared)
     return shown | {"plan": plan.model_dump(mode="json")}
 
@@ -114,7 +114,36 @@ def _audit(context: Context, document: dict[str, Any]) -> dict[str, Any]:
         group_by=document["group_by"],
         method=document["method"],
     )
-    return audits.audit(context, Path(document["file"]), options).audit.model_dump(mode="json")
+    found = audits.audit(context, Path(document["file"]), options).audit
+    shown: dict[str, Any] = found.model_dump(mode="json")
+    if most := document.get("most_lines", 0):
+        for finding, told in zip(found.findings, shown["findings"], strict=True):
+            told["lines"] = finding.lines[:most]
+    return shown
+
+
+def _look(_: Context, document: dict[str, Any]) -> dict[str, Any]:
+    from luthier.service.dataset_rows import look_at
+
+    return look_at(Path(document["file"]))
+
+
+def _rows(_: Context, document: dict[str, Any]) -> dict[str, Any]:
+    from luthier.service.dataset_rows import read_page
+
+    return read_page(Path(document["file"]), start=document["start"], num=document["num"], lines=document["lines"])
+
+
+def _repair(context: Context, document: dict[str, Any]) -> dict[str, Any]:
+    from luthier.service import repair_previews
+
+    return repair_previews.prepare(context, document)
+
+
+def _tokens(context: Context, document: dict[str, Any]) -> dict[str, Any]:
+    from luthier.service import token_surveys
+
+    return token_surveys.survey(context, Path(document["file"]), document["model"], document["template"])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from luthier.service.context import Context
 
 log = logging.getLogger("luthier.questions")
 
-Question = Literal["plan", "audit", "wake"]
+Question = Literal["wake", "plan", "audit", "look", "rows", "repair", "tokens", "map", "diff", "split", "index"]
 
 MOST_SECONDS: Final = 600.0
 _MOST_AT_ONCE: Final = 2
@@ -53,7 +53,7 @@ def answer_to(context: Context, question: Question, given: dict[str, Any]) -> di
 def answered(answer: dict[str, Any]) -> dict[str, Any]:
     """What the process has answered. Raises the error that it told of."""
     if "error" in answer:
-        raise _error(answer["error"])
+        raise error_from(answer["error"])
     found: dict[str, Any] = answer["answer"]
     return found
 
@@ -112,8 +112,8 @@ def no_answer(code: int | None, last_words: bytes) -> WorkError:
     )
 
 
-def _error(document: dict[str, Any]) -> LuthierError:
-    """The error that the process told, as one of the same class."""
+def error_from(document: dict[str, Any]) -> LuthierError:
+    """The error that a document tells, as one of the same class."""
     kind = getattr(errors, str(document["type"]), WorkError)
     if not (isinstance(kind, type) and issubclass(kind, LuthierError)):
         kind = WorkError

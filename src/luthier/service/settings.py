@@ -116,6 +116,11 @@ class Settings(BaseSettings):
         return self.home / "cache" / "tools"
 
     @property
+    def answers_folder(self) -> Path:
+        """What was found out about files, one folder a digest; may be deleted at any time, and is found out again."""
+        return self.home / "cache" / "answers"
+
+    @property
     def tokenised_folder(self) -> Path:
         """Tokenised rows, named by the digest of what they were made from; may be deleted at any time."""
         return self.home / "cache" / "tokenised"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.audit_entry import Deed
@@ -12,6 +12,7 @@ from luthier.core.dataset_version import Dataset, DatasetVersion, RowDecision
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.store.audit_log import append_deed
 from luthier.store.database import Database
+from luthier.store.files import hold_file
 from luthier.store.tables import dataset_versions, datasets, files, row_decisions
 
 
@@ -22,9 +23,13 @@ class DatasetStore:
         self._database = database
 
     def add(self, dataset: Dataset, first: DatasetVersion, deed: Deed | None = None) -> tuple[Dataset, DatasetVersion]:
-        """Keep a new dataset with its first version. Raises ConflictError where the project has one of the name."""
+        """Keep a new dataset with its first version, whose file will not expire any more.
+
+        Raises ConflictError where the project has one of the name, NotFoundError where the file is gone.
+        """
         try:
             with self._database.write() as connection:
+                hold_file(connection, self._database, dataset.project_id, first.file_id)
                 made = dataset.model_copy(update={"created_at": self._now(connection)})
                 connection.execute(insert(datasets).values(**made.model_dump()))
                 version = self._add_version(connection, first.model_copy(update={"number": 1}), made.created_at)
@@ -38,12 +43,18 @@ class DatasetStore:
         return made, version
 
     def add_version(self, version: DatasetVersion, deed: Deed | None = None) -> DatasetVersion:
-        """Keep a version under the next number, whatever number it has. Raises NotFoundError."""
+        """Keep a version under the next number, whatever number it has; its file will not expire any more.
+
+        Raises NotFoundError, for the dataset or the file.
+        """
+        owner = select(datasets.c.project_id).where(datasets.c.dataset_id == version.dataset_id)
         with self._database.write() as connection:
             numbers = select(func.max(dataset_versions.c.number))
             newest = connection.execute(numbers.where(dataset_versions.c.dataset_id == version.dataset_id)).scalar()
             if newest is None:
                 raise no_such_dataset(version.dataset_id)
+            project_id = connection.execute(owner).scalar_one()
+            hold_file(connection, self._database, project_id, version.file_id)
             numbered = version.model_copy(update={"number": newest + 1})
             made = self._add_version(connection, numbered, self._now(connection))
             self._log(connection, deed)
@@ -117,6 +128,21 @@ class DatasetStore:
             rows = connection.execute(query).mappings().all()
         found = [(_dataset(row), DatasetVersion.model_validate_json(row["document"])) for row in rows]
         return sorted(found, key=lambda pair: (pair[1].created_at, pair[1].number), reverse=True)[:limit]
+
+    def learn_num_rows(self, file_id: str, num_rows: int) -> None:
+        """Write down how many rows a file has with the versions whose rows were not counted when they came."""
+        of_file = dataset_versions.c.file_id == file_id
+        with self._database.write() as connection:
+            rows = connection.execute(select(dataset_versions).where(of_file)).mappings().all()
+            for row in rows:
+                version = DatasetVersion.model_validate_json(row["document"])
+                counted = version.model_copy(update={"num_rows": num_rows})
+                is_it = (dataset_versions.c.dataset_id == version.dataset_id) & (
+                    dataset_versions.c.number == version.number
+                )
+                if version.num_rows is None:
+                    document = counted.model_dump_json()
+                    connection.execute(update(dataset_versions).where(is_it).values(document=document))
 
     def using_file(self, file_id: str) -> Sequence[tuple[str, int]]:
         """The names of datasets, with the numbers of their versions, that a file holds the rows of."""

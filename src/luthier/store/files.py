@@ -7,13 +7,13 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Column, ColumnElement, Connection, RowMapping, delete, insert, or_, select, update
 
-from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.stored_file import PURPOSES, Purpose, StoredFile
 from luthier.store.artifact_transfer import ArtifactReader
 from luthier.store.artifacts import ArtifactStore
 from luthier.store.database import Database
-from luthier.store.tables import files
+from luthier.store.tables import dataset_versions, datasets, files
 
 TRACE_SECONDS: Final = 24 * 3600.0
 """How long a deleted file is still known by its place in lists: who walks through one may delete as they go."""
@@ -100,9 +100,13 @@ class FileStore:
         return self._artifacts.open(file.sha256)
 
     def delete(self, project_id: str, file_id: str) -> StoredFile:
-        """Forget a file, and its content where nobody else has the same. Raises NotFoundError."""
+        """Forget a file, and its content where nobody else has the same.
+
+        Raises NotFoundError, and ConflictError for one that holds the rows of a dataset.
+        """
         with self._database.write() as connection:
             row = self._row(connection, project_id, file_id)
+            self._check_is_free(connection, file_id)
             connection.execute(update(files).where(files.c.number == row["number"]).values(status=_DELETED))
         self._artifacts.forget_unused([row["sha256"]])
         return _file(row)
@@ -121,9 +125,21 @@ class FileStore:
             self._artifacts.forget_unused(row.sha256 for row in expired)
         return len(expired)
 
+    def _check_is_free(self, connection: Connection, file_id: str) -> None:
+        holding = (
+            select(datasets.c.name, datasets.c.dataset_id, dataset_versions.c.number)
+            .join(datasets, datasets.c.dataset_id == dataset_versions.c.dataset_id)
+            .where(dataset_versions.c.file_id == file_id)
+        )
+        if (held := connection.execute(holding.limit(1)).first()) is not None:
+            raise ConflictError(
+                f"the file {file_id} holds the rows of version {held.number} of the dataset {held.name!r}",
+                expected="a file that no dataset needs",
+                do=f"remove the dataset first, on its page /datasets/{held.dataset_id}",
+            )
+
     def _is_there(self) -> ColumnElement[bool]:
-        is_fresh = or_(files.c.expires_at.is_(None), files.c.expires_at > self._database.now)
-        return (files.c.status != _DELETED) & is_fresh
+        return is_there(self._database)
 
     def _row(self, connection: Connection, project_id: str, file_id: str) -> RowMapping:
         is_it = (files.c.project_id == project_id) & (files.c.file_id == file_id)
@@ -131,11 +147,7 @@ class FileStore:
         if is_id(file_id, "file"):
             row = connection.execute(select(files).where(is_it, self._is_there())).mappings().first()
         if row is None:
-            raise NotFoundError(
-                f"no such file: {file_id!r}",
-                expected="the id of a file of this project, such as file-20261125-093000-1f2e3d",
-                do="list what there is: GET /v1/files; one that has expired must be uploaded again",
-            )
+            raise no_such_file(file_id)
         return row
 
     def _number(self, connection: Connection, project_id: str, file_id: str) -> int:
@@ -158,6 +170,28 @@ def unused_id(connection: Connection, column: Column[str], kind: str) -> str:
         made = new_id(kind)
         if connection.execute(select(column).where(column == made)).first() is None:
             return made
+
+
+def is_there(database: Database) -> ColumnElement[bool]:
+    """Of a row of files: that it was neither deleted nor has expired."""
+    is_fresh = or_(files.c.expires_at.is_(None), files.c.expires_at > database.now)
+    return (files.c.status != _DELETED) & is_fresh
+
+
+def hold_file(connection: Connection, database: Database, project_id: str, file_id: str) -> None:
+    """Let a file never expire, within the transaction that gives it to who needs it. Raises NotFoundError."""
+    is_it = (files.c.project_id == project_id) & (files.c.file_id == file_id)
+    if connection.execute(update(files).where(is_it, is_there(database)).values(expires_at=None)).rowcount == 0:
+        raise no_such_file(file_id)
+
+
+def no_such_file(file_id: str) -> NotFoundError:
+    """What to tell who asks for a file that the project has not."""
+    return NotFoundError(
+        f"no such file: {file_id!r}",
+        expected="the id of a file of this project, such as file-20261125-093000-1f2e3d",
+        do="list what there is: GET /v1/files; one that has expired must be uploaded again",
+    )
 
 
 def insert_file(connection: Connection, file: StoredFile) -> StoredFile:

@@ -15,6 +15,12 @@ from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
 from luthier.web.pages import (
     compare,
+    dataset_audit,
+    dataset_repair,
+    dataset_tokens,
+    dataset_upload,
+    dataset_work,
+    datasets,
     deployments,
     evaluations,
     exports,
@@ -34,6 +40,12 @@ from luthier.web.policy import Policy
 ROUTERS: tuple[APIRouter, ...] = (
     sign_in.router,
     home.router,
+    dataset_upload.router,  # before /datasets/{dataset_id}
+    datasets.router,
+    dataset_audit.router,
+    dataset_repair.router,
+    dataset_tokens.router,
+    dataset_work.router,
     new_run.router,
     runs.router,
     compare.router,

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.api.errors import ApiError, error_response
 
-_TAKES_FILES = re.compile(r"/v1/files/?|/v1/uploads/[^/]+/parts/?")
+_TAKES_FILES = re.compile(r"/v1/files/?|/v1/uploads/[^/]+/parts/?|/datasets/new")
 
 
 class BodyLimit:

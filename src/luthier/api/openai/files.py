@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from luthier.api.authentication import HomeContext, Reader, Trainer
 from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
-from luthier.api.multipart import Form, chosen, read_form
+from luthier.api.multipart import chosen, read_form
 from luthier.core.stored_file import (
     MAX_EXPIRY_SECONDS,
     MIN_EXPIRY_SECONDS,
@@ -31,6 +31,7 @@ from luthier.service.files import (
     list_files,
     read_file,
 )
+from luthier.service.multipart import Form
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -145,9 +146,9 @@ def retrieve(file_id: str, caller: Reader, context: HomeContext) -> FileObject:
     return file_object(get_file(context, caller.project_id, file_id))
 
 
-@router.delete("/{file_id}", response_model=FileDeleted, responses=documented(404))
+@router.delete("/{file_id}", response_model=FileDeleted, responses=documented(404, 409))
 def delete(file_id: str, caller: Trainer, context: HomeContext) -> FileDeleted:
-    """Forget a file."""
+    """Forget a file, unless it holds the rows of a dataset."""
     deleted = delete_file(context, caller.project_id, file_id)
     return FileDeleted(id=deleted.file_id, object="file", deleted=True)
 

@@ -1,0 +1,182 @@
+"""Use cases: look at the rows of a version: how many, of which shape and why, and a page of them as they stand."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.dataset import Row
+from luthier.core.dataset_version import DatasetVersion
+from luthier.core.errors import DataError, RowProblem, WorkError
+from luthier.core.stored_file import StoredFile
+from luthier.service import files
+from luthier.service.asked_by_id import answer_about, errors_telling
+from luthier.service.context import Context
+from luthier.service.kept_answers import Kept, Subject, begin, keep, kept
+
+SMALL_BYTES: Final = 4 << 20
+"""Files of text up to this size are read by the process that was asked; larger and packed ones by one of their own."""
+_TEXT_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv")
+_RETRY_SECONDS: Final = 20.0
+"""After so long a file is looked at again, where the machine could not the last time."""
+_MOST_CELL_CHARACTERS: Final = 20_000
+_MOST_COLUMNS: Final = 40
+_MOST_PROBLEMS: Final = 20
+
+
+def look(context: Context, project_id: str, file: StoredFile) -> Kept:
+    """What `look_at` finds, once it is found; a small file is looked at now, for others that is begun."""
+    subject = Subject(file.sha256, "look", {"suffix": files.suffix_of(file.filename)})
+    found = kept(context, subject)
+    is_over = isinstance(found.error, WorkError) and time.time() - found.at > _RETRY_SECONDS
+    if found.state != "unasked" and not is_over:
+        return found
+    if _is_small(file.filename, file.num_bytes):
+        return keep(context, subject, lambda: _of_small(context, file, look_at))
+
+    def answer() -> dict[str, Any]:
+        told = answer_about(context, project_id, "look", file.file_id, {})
+        context.datasets.learn_num_rows(file.file_id, told["num_rows"])
+        return told
+
+    return begin(context, subject, answer)
+
+
+def look_of(context: Context, caller: Caller, version: DatasetVersion) -> Kept:
+    """`look` for the file of a version. Raises NotFoundError."""
+    return look(context, caller.project_id, files.get_file(context, caller.project_id, version.file_id))
+
+
+def known_shape(context: Context, version: DatasetVersion) -> str | None:
+    """The shape of a version where it was found out already."""
+    found = kept(context, Subject(version.sha256, "look", {"suffix": files.suffix_of(version.filename)}))
+    return None if found.answer is None else found.answer["shape"]
+
+
+def rows_page(
+    context: Context,
+    caller: Caller,
+    version: DatasetVersion,
+    *,
+    start: int = 0,
+    num: int = 20,
+    lines: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """A page of the rows, as `read_page` says. Raises NotFoundError, DataError, WorkError."""
+    if _is_small(version.filename, version.num_bytes):
+        file = files.get_file(context, caller.project_id, version.file_id)
+        return _of_small(context, file, lambda path: read_page(path, start=start, num=num, lines=lines))
+    given = {"start": start, "num": num, "lines": None if lines is None else list(lines)}
+    return answer_about(context, caller.project_id, "rows", version.file_id, given)
+
+
+def look_at(path: Path) -> dict[str, Any]:
+    """How many rows a file has, their columns, their shape and why it is that one; what is wrong where there is none.
+
+    Raises NotFoundError and DataError where the file as a whole cannot be read.
+    """
+    from luthier.data.rows import read_rows
+    from luthier.data.shapes import ShapeDetector
+    from luthier.data.source import open_source
+
+    source = open_source(path)
+    detector, num_unreadable = ShapeDetector(source.name, {}), 0
+    problems: list[dict[str, Any]] = []
+    for row in read_rows(source):
+        if isinstance(row, Row):
+            detector.add(row)
+        else:
+            num_unreadable += 1
+            if len(problems) < _MOST_PROBLEMS:
+                problems.append(_problem(row))
+    shape, reason, do = None, "no row could be read", "see what is wrong with the rows"
+    if detector.num_rows:
+        try:
+            shape, reason = detector.decide(group=None)
+        except DataError as error:
+            reason, do = error.came, error.do
+    return {
+        "num_rows": detector.num_rows + num_unreadable,
+        "num_unreadable": num_unreadable,
+        "problems": problems,
+        "columns": list(islice(detector.columns, _MOST_COLUMNS)),
+        "num_columns": len(detector.columns),
+        "shape": shape,
+        "reason": reason,
+        "do": "" if shape else do,
+    }
+
+
+def read_page(path: Path, *, start: int, num: int, lines: Sequence[int] | None = None) -> dict[str, Any]:
+    """`num` rows of a file behind the first `start`: of all rows, or of those on the lines that are given (ascending).
+
+    Each row has its line, its fields as cells, and what is wrong with it where it cannot be read. A cell has a kind
+    (`text`, `json`, `turns`), its text (cut at 20,000 characters) and how many characters it has.
+
+    Raises NotFoundError and DataError where the file as a whole cannot be read.
+    """
+    from luthier.data.rows import read_rows
+    from luthier.data.source import open_source
+
+    rows: Iterator[Row | RowProblem] = read_rows(open_source(path))
+    if lines is not None:
+        wanted, last = set(lines[start : start + num]), max(lines[start : start + num], default=0)
+        found = []
+        for row in rows:
+            if row.line > last:
+                break
+            if row.line in wanted:
+                found.append(row)
+        return {"rows": [_row(row) for row in found], "has_more": start + num < len(lines)}
+    some = list(islice(rows, start, start + num + 1))
+    return {"rows": [_row(row) for row in some[:num]], "has_more": len(some) > num}
+
+
+def _row(row: Row | RowProblem) -> dict[str, Any]:
+    if isinstance(row, RowProblem):
+        return {"line": row.line, "cells": {}, "problem": _problem(row)["reason"]}
+    return {"line": row.line, "cells": {name: cell_of(value) for name, value in row.fields.items()}, "problem": None}
+
+
+def cell_of(value: Any) -> dict[str, Any]:
+    """A value of a row as it is shown: kind, text, number of characters, and the turns of a conversation."""
+    if isinstance(value, str):
+        return {"kind": "text", "text": value[:_MOST_CELL_CHARACTERS], "num_characters": len(value)}
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    cell = {"kind": "json", "text": text[:_MOST_CELL_CHARACTERS], "num_characters": len(text)}
+    if len(text) <= _MOST_CELL_CHARACTERS and (turns := _turns(value)):
+        return cell | {"kind": "turns", "turns": turns}
+    return cell
+
+
+def _turns(value: Any) -> list[list[str]]:
+    """Role and text of each turn, where a value is a conversation and nothing of it would be left out; else none."""
+    if not isinstance(value, list):
+        return []
+    turns = []
+    for turn in value:
+        for role, text in (("role", "content"), ("from", "value")):
+            is_turn = isinstance(turn, dict) and turn.keys() == {role, text}
+            if is_turn and isinstance(turn[role], str) and isinstance(turn[text], str):
+                turns.append([turn[role], turn[text]])
+    return turns if len(turns) == len(value) else []
+
+
+def _problem(problem: RowProblem) -> dict[str, Any]:
+    reason = " ".join(part for part in (problem.field, problem.value, problem.reason) if part)
+    return {"line": problem.line, "reason": reason}
+
+
+def _of_small(context: Context, file: StoredFile, answer: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    path = files.local_path(context, file)
+    with errors_telling({str(path): file.filename, path.name: file.filename}):
+        return answer(path)
+
+
+def _is_small(filename: str, num_bytes: int) -> bool:
+    return num_bytes <= SMALL_BYTES and files.suffix_of(filename) in _TEXT_SUFFIXES

@@ -1,0 +1,163 @@
+"""Datasets where scripts run: a dropped file, how far it is, cancelled and broken uploads, and the whole way."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+from tests.browser.conftest import PHONE, violations
+
+from luthier.service.context import Context
+from luthier.service.models import pull_model
+from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.tiny import make_tiny_model
+from luthier.testing.waiting import wait_for
+
+HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
+_DROP = """([name, text]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([text], name));
+  document.querySelector("[data-drop]").dispatchEvent(new DragEvent("drop", { bubbles: true, dataTransfer: data }));
+}"""
+_FITS = "document.documentElement.scrollWidth <= innerWidth"
+
+
+def chat(question: str, answer: str) -> str:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return json.dumps({"messages": turns}) + "\n"
+
+
+GOOD = "".join(chat(f"What comes after {n}?", f"After {n} comes {n + 1}.") for n in range(30))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("datasets")
+    with Context.open(folder / "home") as context:
+        pull_model(context, str(make_tiny_model(folder / "tiny")))
+    with running_server(folder / "home", num_workers=0) as running:
+        yield running
+
+
+@pytest.fixture
+def page(server: RunningServer, make_page: Callable[..., Page]) -> Page:
+    made = make_page()
+    made.goto(f"{server.url}/sign-in")
+    made.fill("#key", server.key or "")
+    made.press("#key", "Enter")
+    made.wait_for_url(f"{server.url}/")
+    return made
+
+
+def check(page: Page) -> None:
+    """Nothing that axe-core knows of, and no sideways scrolling on a phone."""
+    assert violations(page) == []
+    size = page.viewport_size
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    wait_for(lambda: bool(page.evaluate(_FITS)))  # a chart follows in a moment
+    assert size is not None
+    page.set_viewport_size(size)
+
+
+def partials(server: RunningServer) -> list[Path]:
+    return list(server.home.rglob("*.partial"))
+
+
+def test_from_a_dropped_file_to_a_repaired_version_and_its_tokens(server: RunningServer, page: Page) -> None:
+    page.goto(f"{server.url}/datasets")
+    check(page)
+    page.get_by_role("link", name="Bring a dataset").click()
+    check(page)
+    bad = GOOD + chat("What comes after 3?", "After 3 comes 4.") + chat(HOSTILE, HOSTILE) + chat("Say it", "")
+    page.evaluate(_DROP, ["First questions.jsonl", bad])
+    expect(page.locator("#name")).to_have_value("First questions")
+    page.get_by_role("button", name="Bring it").click()
+    page.wait_for_url("**/datasets/data-*")
+    address = page.url
+    expect(page.get_by_text(HOSTILE).first).to_be_hidden()  # on the next page of rows
+    check(page)
+    page.get_by_role("link", name="Next 20").click()
+    expect(page.get_by_text(HOSTILE).first).to_be_visible()
+
+    page.goto(f"{address}/audit")
+    check(page)
+    page.get_by_role("button", name="Audit version 1").click()
+    expect(page.locator(".audit-head .grade")).to_be_visible(timeout=120_000)
+    check(page)
+    page.locator("summary", has_text="empty completion").locator("..").get_by_role("link", name="See the row").click()
+    expect(page.get_by_text("Say it")).to_be_visible()
+    check(page)
+
+    page.goto(f"{address}/repair")
+    check(page)
+    page.get_by_role("button", name="Preview the repair").click()
+    expect(page.get_by_text("What it would do")).to_be_visible(timeout=120_000)
+    check(page)
+    page.get_by_role("button", name="Keep this as a new version").click()
+    expect(page.get_by_role("status").first).to_contain_text("Version 2 is the repaired one.")
+    check(page)
+
+    page.goto(f"{address}/tokens")
+    page.get_by_role("button", name="Show the tokens").click()
+    expect(page.locator("mark.token").first).to_be_visible(timeout=120_000)
+    expect(page.locator("figure .canvas")).to_be_visible()
+    check(page)
+
+
+def slowed(page: Page, bytes_per_second: int) -> None:
+    session = page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second}
+    session.send("Network.enable")
+    session.send("Network.emulateNetworkConditions", slow)
+
+
+def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(server: RunningServer, page: Page, tmp_path: Path) -> None:
+    large = tmp_path / "large.jsonl"
+    large.write_text(GOOD * 800, encoding="utf-8")
+    page.goto(f"{server.url}/datasets/new")
+    slowed(page, 200_000)
+    page.set_input_files("#file", str(large))
+    page.get_by_role("button", name="Bring it").click()
+    expect(page.locator("[data-progress-words]")).to_contain_text("left", timeout=30_000)
+    assert 0 < page.evaluate("document.querySelector('[data-upload] progress').value") < 1
+    assert violations(page) == []
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("[data-progress-words]")).to_have_text("It was cancelled. Nothing was kept.")
+    wait_for(lambda: partials(server) == [])
+    page.goto(f"{server.url}/datasets")
+    expect(page.get_by_text("large")).to_have_count(0)
+
+
+def test_what_cannot_be_rows_is_told_before_it_is_sent(server: RunningServer, page: Page) -> None:
+    page.goto(f"{server.url}/datasets/new")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method))
+    page.evaluate(_DROP, ["paper.pdf", "%PDF"])
+    expect(page.get_by_text("paper.pdf does not end as a file of rows does")).to_be_visible()
+    page.get_by_role("button", name="Bring it").click()
+    page.evaluate(_DROP, ["empty.jsonl", ""])
+    expect(page.get_by_text("empty.jsonl is empty")).to_be_visible()
+    assert "POST" not in sent
+
+
+def test_a_connection_that_breaks_leaves_nothing(server: RunningServer, page: Page) -> None:
+    cookies: list[Any] = page.context.cookies()
+    secret = next(cookie["value"] for cookie in cookies if cookie["name"] == "luthier_session")
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    head = (
+        f"POST /datasets/new HTTP/1.1\r\nHost: {host}:{port}\r\nCookie: luthier_session={secret}\r\n"
+        "Sec-Fetch-Site: same-origin\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+        "Content-Length: 90000000\r\n\r\n"
+    )
+    part = '--B\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall((head + part).encode() + b"x" * 3_000_000)
+        wait_for(lambda: partials(server) != [])
+    wait_for(lambda: partials(server) == [])
+    page.goto(f"{server.url}/datasets/new")
+    assert "a.jsonl" not in page.content()
