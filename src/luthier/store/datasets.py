@@ -13,7 +13,7 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.store.audit_log import append_deed
 from luthier.store.database import Database
 from luthier.store.files import hold_file
-from luthier.store.tables import dataset_versions, datasets, row_decisions
+from luthier.store.tables import dataset_versions, datasets, files, row_decisions
 
 
 class DatasetStore:
@@ -103,6 +103,31 @@ class DatasetStore:
         with self._database.read() as connection:
             found = connection.execute(query.order_by(dataset_versions.c.number.desc())).scalars()
             return [DatasetVersion.model_validate_json(document) for document in found]
+
+    def of_rows(self, project_id: str, digests: Sequence[str]) -> Sequence[tuple[Dataset, DatasetVersion]]:
+        """The versions of a project whose rows have one of these digests (SHA-256 of the file), oldest first."""
+        query = (
+            select(datasets, dataset_versions.c.document)
+            .join(dataset_versions, dataset_versions.c.dataset_id == datasets.c.dataset_id)
+            .join(files, files.c.file_id == dataset_versions.c.file_id)
+            .where(datasets.c.project_id == project_id, files.c.sha256.in_(digests))
+            .order_by(datasets.c.number, dataset_versions.c.number)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [(_dataset(row), DatasetVersion.model_validate_json(row["document"])) for row in rows]
+
+    def all_versions(self, project_id: str, limit: int) -> Sequence[tuple[Dataset, DatasetVersion]]:
+        """The newest versions of all datasets of a project, at most `limit`, the newest first."""
+        query = (
+            select(datasets, dataset_versions.c.document)
+            .join(dataset_versions, dataset_versions.c.dataset_id == datasets.c.dataset_id)
+            .where(datasets.c.project_id == project_id)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        found = [(_dataset(row), DatasetVersion.model_validate_json(row["document"])) for row in rows]
+        return sorted(found, key=lambda pair: (pair[1].created_at, pair[1].number), reverse=True)[:limit]
 
     def learn_num_rows(self, file_id: str, num_rows: int) -> None:
         """Write down how many rows a file has with the versions whose rows were not counted when they came."""

@@ -6,11 +6,9 @@ import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from luthier.web.charts.spec import Axis, Bar, Bars, Chart, Estimate, Intervals, Mark, Plot, Point, Series
-from luthier.web.charts.svg import drawn, thinned
+from luthier.web.charts.svg import drawn
 
 HOSTILE = '"><script>alert(1)</script>\u202e'
 X, Y = Axis("step"), Axis("loss", "nats")
@@ -58,19 +56,3 @@ def test_one_point_is_a_dot_and_equal_ones_have_room() -> None:
 def test_a_log_axis_takes_what_is_positive() -> None:
     text = drawn(Plot("k", "t", X, Axis("rate", scale="log"), [Series("s", [(0, 1e-4), (1, 1e-2), (2, 1.0)])]))
     assert "1e\N{MINUS SIGN}04" in text or "0.0001" in text
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 10**6), st.floats(-1e6, 1e6)), min_size=2, max_size=3000, unique_by=lambda p: p[0]
-    )
-)
-def test_thinning_keeps_ends_lows_and_highs(points: list[Point]) -> None:
-    points = sorted(points)
-    kept = thinned(points, 100)
-    assert len(kept) <= 110
-    assert (kept[0], kept[-1]) == (points[0], points[-1])
-    assert set(kept) <= set(points)
-    assert min(p[1] for p in kept) == min(p[1] for p in points)
-    assert max(p[1] for p in kept) == max(p[1] for p in points)
-    assert [p[0] for p in kept] == sorted(p[0] for p in kept)
