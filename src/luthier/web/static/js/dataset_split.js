@@ -1,11 +1,11 @@
 // The shares as a bar that follows the numbers.
 function lay(bar, shares) {
-  const parts = bar.querySelectorAll(".share");
+  const parts = bar.querySelectorAll(".side-part");
   shares.forEach((share, n) => { if (parts[n]) { parts[n].style.flexGrow = Math.max(share, 0); parts[n].hidden = share <= 0; } });
 }
 
 function layMade() {
-  for (const bar of document.querySelectorAll(".shares:not([data-laid])")) {
+  for (const bar of document.querySelectorAll(".side-bar:not([data-laid])")) {
     const made = [...bar.querySelectorAll("[data-share]")];
     if (!made.length) continue;
     bar.dataset.laid = "";
