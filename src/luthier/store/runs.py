@@ -18,7 +18,7 @@ from luthier.store.database import Database
 from luthier.store.nearest import nearest_ids
 from luthier.store.tables import events, jobs, plans, runs
 
-RUNS_WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
+_WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
 # Put together once: polls of a job ask for these.
 _BY_ID: Final = select(runs).where(runs.c.run_id == bindparam("its_id"))
 _LAST: Final = (
@@ -27,8 +27,7 @@ _LAST: Final = (
     .order_by(events.c.step.desc())
     .limit(1)
 )
-OWNER_OF_RUN = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
-"""The project of a row of `RUNS_WITH_JOBS`."""
+_OWNER = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
 
 
 class RunStore:
@@ -165,14 +164,14 @@ class RunStore:
 
     def project_of(self, run_id: str) -> str | None:
         """The project that a run belongs to: that of its job, or `default`; None where there is no such run."""
-        query = select(OWNER_OF_RUN).select_from(RUNS_WITH_JOBS).where(runs.c.run_id == run_id)
+        query = select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id)
         with self._database.read() as connection:
             owner: str | None = connection.execute(query).scalar()
             return owner
 
     def of_project(self, project_id: str, *, limit: int, after: str | None = None) -> Sequence[RunRecord]:
         """Runs of a project, newest first, at most `limit`; those that were made before the run `after`."""
-        query = select(runs).select_from(RUNS_WITH_JOBS).where(OWNER_OF_RUN == project_id)  # noqa: SIM300 - a column
+        query = select(runs).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
         if after is not None:
             query = query.where(runs.c.number < select(runs.c.number).where(runs.c.run_id == after).scalar_subquery())
         with self._database.read() as connection:
