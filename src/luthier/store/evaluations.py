@@ -14,7 +14,6 @@ from luthier.core.evaluation import Evaluation, EvaluationOverview
 from luthier.store.database import Database
 from luthier.store.kept import Kept
 from luthier.store.nearest import nearest_ids
-from luthier.store.runs import OWNER_OF_RUN, RUNS_WITH_JOBS
 from luthier.store.tables import evaluations, jobs, runs
 
 _MOST_CHARACTERS: Final = 32_000_000
@@ -76,8 +75,9 @@ class EvaluationStore:
 
         Those without a run belong to the project `default`, as their runs would.
         """
-        with_runs = evaluations.outerjoin(RUNS_WITH_JOBS, runs.c.run_id == evaluations.c.run_id)
-        query = select(evaluations.c.evaluation_id).select_from(with_runs).where(OWNER_OF_RUN == project_id)  # noqa: SIM300 - a column
+        owner = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
+        with_jobs = evaluations.outerjoin(jobs, jobs.c.run_id == evaluations.c.run_id)
+        query = select(evaluations.c.evaluation_id).select_from(with_jobs).where(owner == project_id)
         if after is not None:
             is_it = evaluations.c.evaluation_id == after
             query = query.where(evaluations.c.number < select(evaluations.c.number).where(is_it).scalar_subquery())

@@ -18,7 +18,7 @@ from luthier.store.database import Database
 from luthier.store.nearest import nearest_ids
 from luthier.store.tables import events, jobs, plans, runs
 
-RUNS_WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
+_WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
 # Put together once: polls of a job ask for these.
 _BY_ID: Final = select(runs).where(runs.c.run_id == bindparam("its_id"))
 _LAST: Final = (
@@ -27,8 +27,7 @@ _LAST: Final = (
     .order_by(events.c.step.desc())
     .limit(1)
 )
-OWNER_OF_RUN = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
-"""The project of a row of `RUNS_WITH_JOBS`."""
+_OWNER = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
 _MOST_UNDER_WAY: Final = 1_000
 """Positions that transactions may have taken and not yet written."""
 
@@ -198,7 +197,7 @@ class RunStore:
 
     def project_of(self, run_id: str) -> str | None:
         """The project that a run belongs to: that of its job, or `default`; None where there is no such run."""
-        query = select(OWNER_OF_RUN).select_from(RUNS_WITH_JOBS).where(runs.c.run_id == run_id)
+        query = select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id)
         with self._database.read() as connection:
             owner: str | None = connection.execute(query).scalar()
             return owner
@@ -214,7 +213,7 @@ class RunStore:
 
         At most `limit`, newest first. Many are read at a time, so it is left to the caller what to make of them.
         """
-        query = select(runs.c.result).select_from(RUNS_WITH_JOBS).where(OWNER_OF_RUN == project_id)  # noqa: SIM300 - a column
+        query = select(runs.c.result).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
         query = query.where(runs.c.updated_at >= moment, runs.c.result.is_not(None))
         with self._database.read() as connection:
             return connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).scalars().all()
@@ -226,7 +225,7 @@ class RunStore:
 
         status: only runs that are in this one.
         """
-        query = select(runs).select_from(RUNS_WITH_JOBS).where(OWNER_OF_RUN == project_id)  # noqa: SIM300 - a column
+        query = select(runs).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
         if status is not None:
             query = query.where(runs.c.status == status)
         if after is not None:

@@ -7,7 +7,16 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from luthier.core.evaluation import Comparison, Evaluation, Metric, Sample, SystemResult, Verdict, VerdictWord
+from luthier.core.evaluation import (
+    Comparison,
+    Evaluation,
+    Forgetting,
+    Metric,
+    Sample,
+    SystemResult,
+    Verdict,
+    VerdictWord,
+)
 from luthier.service.access import create_project
 from luthier.service.context import Context
 from luthier.testing.finished_run import add_run
@@ -183,3 +192,35 @@ def test_other_projects_and_those_who_may_not_read(home: Context, shown: TestCli
     assert browser("infer").get("/evaluations").status_code == 403
     home.runs.delete("run-20261125-093000-aaaaaa")
     assert shown.get(f"/evaluations/{ID}").status_code == 404, "it goes with its run, though it was held in memory"
+
+
+def test_what_was_forgotten_is_told(home: Context, browser: Browser) -> None:
+    whole = judged(None)
+    forgetting = Forgetting(
+        held_out_file="/secret/general.jsonl",
+        held_out_sha256="0",
+        num_rows=40,
+        systems=tuple(one.model_copy(update={"samples": ()}) for one in whole.systems),
+        comparisons=(comparison("rouge_l", "worse"),),
+        word="worse",
+        sentence="General text was forgotten.",
+    )
+    home.evaluations.save(whole.model_copy(update={"forgetting": forgetting}))
+    page = browser("read").get(f"/evaluations/{ID}").text
+    assert "General text was forgotten." in page
+    assert "40 general rows of general.jsonl" in page
+    assert '<span class="badge bad">worse</span>' in page
+
+
+def test_one_system_alone_and_none_with_samples(home: Context, browser: Browser) -> None:
+    alone = system("base", 0.1, [sample(1, "a", 1.0), sample(2, "b", 0.0)])
+    bare = {"comparisons": (), "verdict": None}
+    home.evaluations.save(judged(None).model_copy(update=bare | {"systems": (alone,)}))
+    page = browser("read").get(f"/evaluations/{ID}").text
+    assert "A verdict needs at least two systems" in page
+    assert "best</span>" not in page
+    assert rows_of(page) == ["held_out.jsonl:2", "held_out.jsonl:1"]
+    unscored = alone.model_copy(update={"samples": ()})
+    other = judged(None).model_copy(update=bare | {"systems": (unscored,), "evaluation_id": "eval-2"})
+    home.evaluations.save(other)
+    assert "judged by likelihood alone" in browser("read").get("/evaluations/eval-2").text

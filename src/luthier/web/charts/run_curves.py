@@ -9,8 +9,8 @@ from luthier.service.run_series import GRADIENT_NORM, LEARNING_RATE, TOKENS_PER_
 from luthier.web.charts.spec import Axis, Mark, Plot, Point, Role, Series
 
 STEP: Final = Axis("step")
-FIRST_POINTS: Final = 240
-"""As many as a drawing of the server holds."""
+FIRST_POINTS: Final = 160
+"""A series, for what is painted before anything else: enough for a drawing of the server."""
 _TITLES: Final = {
     "loss": "Loss",
     LEARNING_RATE[0]: "Learning rate",

@@ -29,7 +29,7 @@ from luthier.service.run_list import Judged, asked_of, bill_of, datasets_of
 from luthier.service.run_standing import Standing, last_bill, last_step, left_seconds
 from luthier.web.render import usd
 
-LOGGED: Final = 100
+LOGGED: Final = 60
 """Events that the page lists."""
 _LOGGED_KINDS: Final = ("run_started", "validation", "snapshot", "checkpoint", "warning", "run_ended")
 DASH: Final = "\N{EN DASH}"

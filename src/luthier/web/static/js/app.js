@@ -78,3 +78,10 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const { status } = event.detail.xhr;
   if (status >= 400 && status !== 401) { event.detail.shouldSwap = true; event.detail.isError = false; }
 });
+
+// HTMX writes into the console that it has given a request up, where a newer one took its place or the page was left.
+// That is no error; what a server or a network does wrong is told by other words of its, which stay.
+const tell = console.error;
+console.error = (...words) => {
+  if (!/^htmx:(afterRequest|sendAbort)\b/.test(String(words[0]))) tell.apply(console, words);
+};
