@@ -1,6 +1,7 @@
 import json
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -155,3 +156,10 @@ def test_a_device_that_is_the_cpu_is_read_as_before(tiny, monkeypatch):
     )
     load_model(tiny, dtype="float32", attention="sdpa")
     assert asked == [None]
+
+
+def test_models_that_load_at_once_in_one_process_come_out_whole(tiny):
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load_model(tiny, dtype="float32", attention="sdpa"), range(12)))
+    first = loaded[0].state_dict()
+    assert all(torch.equal(first[name], value) for model in loaded for name, value in model.state_dict().items())

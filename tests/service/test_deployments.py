@@ -108,7 +108,7 @@ def test_of_another_project_nothing_is_seen(context: Context) -> None:
 def test_a_change_of_what_was_not_seen_is_refused(context: Context) -> None:
     a, b = (add_run(context, letter) for letter in "ab")
     deployments.deploy(context, ME, "support", a, expected_revision=0)
-    with pytest.raises(ConflictError, match="stands at revision 1, not at revision 0"):
+    with pytest.raises(ConflictError, match="exists already, at revision 1"):
         deployments.deploy(context, ME, "support", b, expected_revision=0)
     deployments.deploy(context, ME, "support", b, expected_revision=1)
     with pytest.raises(ConflictError, match="somebody else"):

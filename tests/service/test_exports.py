@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from luthier.core.errors import ConflictError, NotFoundError, ParityError, RequestError, StorageFullError
+from luthier.core.tuned_model import TunedModel
 from luthier.deploy.bundle import verify
 from luthier.deploy.exporters import registry
 from luthier.service.context import Context
@@ -78,6 +79,24 @@ def test_a_source_says_what_it_is(trained, tiny_model):
     assert Path(source.adapter_path) == context.settings.run_folder(run_id) / "adapter"
     base = find_source(context, str(tiny_model))
     assert (base.run_id, base.adapter_path) == (None, None)
+
+
+def test_a_model_of_the_api_is_named_as_clients_know_it(trained):
+    context, run_id = trained
+    name = "ft:tiny:default::0123456789"
+    made = TunedModel(
+        model_id=name, project_id="default", job_id="ftjob-1", run_id=run_id, base_model="tiny", adapter_path="unused"
+    )
+    context.tuned_models.add(made)
+    after_an_epoch = made.model_copy(update={"model_id": f"{name}:ckpt-step-2", "step": 2, "checkpoint_id": "c-1"})
+    context.tuned_models.add(after_an_epoch)
+    assert find_source(context, name) == find_source(context, run_id)
+    with pytest.raises(ConflictError, match="after step 2") as caught:
+        find_source(context, after_an_epoch.model_id)
+    assert name in caught.value.do
+    for unknown in ("ft:tiny:default::nothing", "ft:"):
+        with pytest.raises(NotFoundError):
+            find_source(context, unknown)
 
 
 def test_a_base_model_is_proved_on_built_in_prompts(trained, tiny_model, tmp_path):

@@ -78,3 +78,22 @@ def test_a_number_is_given_once(database: Database, log: AuditLogStore) -> None:
     entry = log.append(a_deed())
     with pytest.raises(DBAPIError), database.write() as connection:
         connection.execute(insert(audit_log).values(**entry.model_dump()))
+
+
+def test_entries_are_found_by_actor_action_and_number(database: Database) -> None:
+    store = AuditLogStore(database)
+    for number in range(1, 7):
+        action = "row.decided" if number % 2 else "row.undone"
+        store.append(Deed(actor=f"key-1 Ada_{number}", action=action, subject="s", project_id="default"))
+    store.append(Deed(actor="local", action="other.deed", subject="s", project_id="proj-2"))
+
+    def found(**asked: object) -> list[int]:
+        return [entry.number for entry in store.newest(limit=9, **asked)]  # type: ignore[arg-type]
+
+    assert found(project_id="default") == [6, 5, 4, 3, 2, 1]
+    assert found(project_id="default", before=4) == [3, 2, 1]
+    assert found(actor="ADA_3") == [3]
+    assert found(actor="a%") == [], "signs of patterns mean themselves"
+    assert found(action="row.decided", before=5) == [3, 1]
+    assert found(action="row") == []
+    assert store.actions("default") == ["row.decided", "row.undone"]

@@ -54,3 +54,21 @@ def test_refusals_say_why(store: EvaluationStore) -> None:
         store.save(evaluation("eval-2", run_id=RUN))
     with pytest.raises(NotFoundError, match="nearest: eval-20261125-093000-aaaaaa"):
         store.get("eval-20261125-093000-aaaaab")
+
+
+def test_overviews_are_of_one_project_and_go_with_their_run(
+    store: EvaluationStore, runs: RunStore, record: Callable[..., RunRecord], plan: Plan
+) -> None:
+    runs.create(record(), plan)
+    for one in (evaluation("eval-1"), evaluation("eval-2", RUN), evaluation("eval-3")):
+        store.save(one)
+    found = store.overviews("default", limit=2)
+    assert [one.evaluation_id for one in found] == ["eval-3", "eval-2"]
+    assert (found[1].run_id, found[1].systems, found[1].word) == (RUN, ("base", "tuned"), "not distinguishable")
+    assert [one.evaluation_id for one in store.overviews("default", limit=2, after="eval-2")] == ["eval-1"]
+    assert store.overviews("another", limit=9) == []
+    assert store.read("eval-2") is store.read("eval-2"), "held in memory"
+    runs.delete(RUN)
+    assert [one.evaluation_id for one in store.overviews("default", limit=9)] == ["eval-3", "eval-1"]
+    with pytest.raises(NotFoundError):
+        store.read("eval-2")

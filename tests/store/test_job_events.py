@@ -149,3 +149,13 @@ def test_jobs_of_a_project_by_the_page(queue: JobStore) -> None:
     rest = queue.list(project_id="default", prefix="job-", after="job-3")
     assert [job.job_id for job in rest] == ["job-2", "job-1", "job-0"]
     assert queue.list(prefix="job_") == []
+
+
+def test_notes_leave_the_steps_out(events: JobEventStore, queue: JobStore) -> None:
+    queue.submit(a_job())
+    for step in range(1, 30):
+        events.append("job-1", f"step-{step}", f"Step {step}", data={"step": step})
+    for code in ("checkpoint-10", "model", "without-effect-x"):
+        events.append("job-1", code, code)
+    assert [note.message for note in events.notes("job-1", limit=3)] == ["without-effect-x", "model", "checkpoint-10"]
+    assert len(events.notes("job-1", limit=100)) == 4, "that it was made, too"

@@ -190,3 +190,50 @@ def test_a_budget_can_be_replaced_and_nothing_else_of_a_plan(runs: RunStore, run
     with pytest.raises(ConflictError, match="another plan"):
         runs.set_budget(run, other)
     assert runs.plan(run).budget == budget
+
+
+def test_what_was_appended_comes_a_part_at_a_time(runs: RunStore, record: MakeRecord, plan: Plan) -> None:
+    other = "run-20261125-093000-bbbbbb"
+    for run_id in (RUN, other):
+        runs.create(record(run_id), plan)
+    for number in range(1, 8):
+        runs.append(RUN, step(number))
+        runs.append(other, step(number))
+    first, position = runs.appended(RUN, 0, limit=3)
+    more, end = runs.appended(RUN, position, limit=100)
+    assert [event.step for event in [*first, *more] if event.kind == "step"] == [1, 2, 3, 4, 5, 6, 7]
+    runs.append(RUN, step(2, loss=9.0))  # trained again: at its new place, and only there
+    assert runs.appended(RUN, end, limit=100)[0] == [step(2, loss=9.0)]
+    assert len(runs.appended(RUN, 0, limit=100)[0]) == 7
+    assert runs.appended("run-20261125-093000-cccccc", 0, limit=100)[0] == []
+
+
+def test_who_waits_long_does_not_read_past_others_again(
+    runs: RunStore, record: MakeRecord, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.store.runs._MOST_UNDER_WAY", 5)
+    other = "run-20261125-093000-bbbbbb"
+    for run_id in (RUN, other):
+        runs.create(record(run_id), plan)
+    runs.append(RUN, step(1))
+    for number in range(1, 21):
+        runs.append(other, step(number))
+    position = runs.appended(RUN, 0, limit=100)[1]
+    assert position >= 15
+    runs.append(RUN, step(2))
+    assert runs.appended(RUN, position, limit=100)[0] == [step(2)]
+
+
+def test_events_of_kinds_and_of_steps(runs: RunStore, run: str) -> None:
+    told = [
+        step(1),
+        WarningRaised(step=1, code="a", message="m"),
+        step(2),
+        step(3),
+        RunStarted(from_step=3, num_steps=9),
+    ]
+    for event in told:
+        runs.append(run, event)
+    assert runs.of_kinds(run, ["warning", "run_started"]) == [told[4], told[1]]
+    assert runs.of_kinds(run, ["step"], limit=1) == [step(3)]
+    assert runs.at_steps(run, [3, 1, 7]) == [step(1), step(3)]

@@ -67,6 +67,15 @@ def test_what_had_ended_before_a_webhook_was_made_is_not_told(hooks: WebhookStor
     assert hooks.deliveries("late", DEFAULT_PROJECT, 10) == []
 
 
+def test_only_jobs_that_train_are_told_of(hooks: WebhookStore, queue: JobStore) -> None:
+    add(hooks, "a")
+    queue.submit(Job(job_id="j", kind="export", document={}, run_id=""))
+    queue.ask("j", "cancel")
+    assert hooks.announce() == 1
+    assert hooks.announce() == 0
+    assert hooks.claim(limit=10, lease_seconds=60) == []
+
+
 def test_a_job_that_was_resumed_and_ends_again_is_told_again(hooks: WebhookStore, queue: JobStore) -> None:
     add(hooks, "a")
     queue.submit(Job(job_id="j", kind="train", document={}, run_id="r"))

@@ -20,7 +20,9 @@ _SHORT = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float1
 
 
 def export(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="What to export: a run, or a base model.")],
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="What to export: a run, a model of the API (ft:...), or a base model.")
+    ],
     to: Annotated[
         str,
         typer.Option("--to", metavar="FORMAT", help="adapter, merged, gguf, onnx or executorch.", show_default=False),

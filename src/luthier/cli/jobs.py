@@ -122,8 +122,7 @@ def _show(console: Console, job: Job) -> None:
     rows = [
         ("job", job.job_id),
         ("status", job.shown_status),
-        ("run", job.run_id),
-        ("base model", str(job.document.get("recipe", job.document).get("base_model"))),
+        *_what(job),
         ("step", f"{job.step:,}"),
         ("attempts", f"{job.attempt:,}"),
     ]
@@ -134,6 +133,13 @@ def _show(console: Console, job: Job) -> None:
     facts(console, rows)
 
 
+def _what(job: Job) -> list[tuple[str, str]]:
+    if job.kind == "export":
+        asked = job.document["export"]
+        return [("exports", str(asked["source"])), ("format", f"{asked['to']} {asked['quantise'] or ''}".strip())]
+    return [("run", job.run_id), ("base model", str(job.document.get("recipe", job.document).get("base_model")))]
+
+
 def _show_all(console: Console, found: list[Job]) -> None:
     from luthier.cli.console import make_table
 
@@ -142,7 +148,9 @@ def _show_all(console: Console, found: list[Job]) -> None:
         return
     table = make_table(["job", "status", "run", "worker", "step", "attempts"], num_text_columns=4)
     for job in found:
-        table.add_row(job.job_id, job.shown_status, job.run_id, job.worker or "", f"{job.step:,}", f"{job.attempt:,}")
+        table.add_row(
+            job.job_id, job.shown_status, job.run_id or job.kind, job.worker or "", f"{job.step:,}", f"{job.attempt:,}"
+        )
     console.print(table)
 
 

@@ -29,6 +29,7 @@ from luthier.cli import (
     jobs,
     keys,
     launch,
+    members,
     models,
     plan,
     projects,
@@ -75,6 +76,7 @@ def build_app() -> typer.Typer:
         ("models", models.COMMANDS, "List, fetch, look at and remove base models."),
         ("data", data.COMMANDS, "Documents in; rows looked at, checked, repaired, split and described."),
         ("keys", keys.COMMANDS, "Make, list and revoke the keys that the server lets in."),
+        ("members", members.COMMANDS, "Make, list, change and remove who signs in to the pages by name and password."),
         ("projects", projects.COMMANDS, "Make and list projects: what keys, files, jobs and models belong to."),
         ("audit-log", audit_log.COMMANDS, "Look at what was done and by whom, and prove it unchanged."),
     ):

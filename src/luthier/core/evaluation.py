@@ -108,3 +108,33 @@ class Evaluation(Frozen):
     verdict: Verdict | None = None
     forgetting: Forgetting | None = None
     seconds: float
+
+
+class EvaluationOverview(Frozen):
+    """What a list tells of an evaluation. systems: their names, in order. models: what they were made of, each once."""
+
+    evaluation_id: str
+    created_at: str
+    run_id: str | None
+    held_out_file: str
+    num_rows: int
+    systems: tuple[str, ...]
+    models: tuple[str, ...]
+    word: VerdictWord | None
+    headline: str
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> EvaluationOverview:
+        """Of a whole one."""
+        verdict = evaluation.verdict
+        return cls(
+            evaluation_id=evaluation.evaluation_id,
+            created_at=evaluation.created_at,
+            run_id=evaluation.run_id,
+            held_out_file=evaluation.held_out_file,
+            num_rows=evaluation.num_rows,
+            systems=tuple(system.name for system in evaluation.systems),
+            models=tuple(dict.fromkeys(system.model for system in evaluation.systems)),
+            word=None if verdict is None else verdict.word,
+            headline="" if verdict is None else verdict.headline,
+        )

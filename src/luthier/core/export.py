@@ -89,3 +89,26 @@ class Export(Frozen):
     seconds: float
     warnings: tuple[str, ...] = Field(default=())
     bundle_sha256: str | None = None
+
+
+class ServerExport(Frozen):
+    """An export that the server was asked for. source: a run id, or the name of a base model in the API.
+
+    document: what was made; None while it is not done. created_at: seconds since 1970.
+    """
+
+    export_id: str
+    project_id: str
+    job_id: str
+    source: str
+    document: Export | None = None
+    created_at: float = 0.0
+
+
+class ExportAsked(Frozen):
+    """What the job of an export is to do. source: as `find_source` takes it. quantise: None takes the format's own."""
+
+    export_id: str
+    source: str
+    to: ExportFormat
+    quantise: str | None = None

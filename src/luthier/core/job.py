@@ -8,7 +8,7 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.frozen import Frozen
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-JobKind = Literal["train"]
+JobKind = Literal["train", "export"]
 Wish = Literal["pause", "cancel"]
 Lane = Literal["validate", "train"]
 ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")
@@ -17,7 +17,8 @@ ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")
 class Job(Frozen):
     """One piece of queued work. Times are seconds since 1970 by the database's clock.
 
-    document: what is to be done, as its kind understands it. run_id: the run that it makes or goes on with. wish: what
+    document: what is to be done, as its kind understands it. run_id: the run that it makes or goes on with, empty
+    where it is none of a run: so a run has one job at most, which says whose it is. wish: what
     was asked of it while it runs. attempt: counts every start; a worker that holds an older number has lost the job.
     num_crashes: crashes since it last got any further. step: how far it was when it last said so. not_before: it rests
     until then, after a crash. error: why it failed, as `LuthierError.as_json` writes it. lane: which kind of worker

@@ -1,4 +1,4 @@
-"""YAML text -> plain document, without the traps of YAML 1.1.
+"""YAML text -> plain document and back, without the traps of YAML 1.1.
 
 What differs from PyYAML's safe loader, each because it hurt people:
     2e-4, 1e5       numbers (YAML 1.1 wants a dot and a sign: it reads them as text)
@@ -44,6 +44,23 @@ def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestErr
         raise refuse(
             f"{place} is not right YAML: {str(error).splitlines()[0]}", expected="plain YAML text", do="correct it"
         ) from error
+
+
+def has_alias(text: str) -> bool:
+    """Whether a YAML text repeats a part by its name, `*name`: a short text can stand for a very large value so.
+
+    Raises nothing: of a text that is not right YAML, what can be read counts.
+    """
+    try:
+        return any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError):
+        return False
+
+
+def write_yaml(value: Any) -> str:
+    """A plain value as YAML that `parse_yaml` reads as the same: keys in their order, short lists in one line."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
 
 
 def _note_lines(node: yaml.Node, prefix: str, lines: dict[str, int], depth: int) -> None:
@@ -105,3 +122,34 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper that quotes what the loader above would take for more than text."""
+
+    yaml_implicit_resolvers = _resolvers()
+
+    def ignore_aliases(self, _: Any) -> bool:
+        """Write everything out, however often it stands there."""
+        return True
+
+
+def _write_float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+    text = {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(str(value), str(value))
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+def _write_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    # PyYAML breaks lines at these where it does not quote, and reads them as a space
+    style = '"' if any(mark in value for mark in "\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+def _write_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.SequenceNode:
+    is_flat = all(not isinstance(value, dict | list) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=is_flat)
+
+
+_Dumper.add_representer(float, _write_float)
+_Dumper.add_representer(str, _write_text)
+_Dumper.add_representer(list, _write_list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,9 @@ from luthier.models.quantised import PackedLinear, quantise
 from luthier.models.quiet import quiet_peft, quiet_transformers
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# While transformers loads a model it changes what belongs to the whole process (how weights begin, which are tied): of
+# two that load at once in two threads, as a server does, either may come out with a weight that is missing.
+_loading = threading.Lock()
 
 
 def load_model(
@@ -39,7 +43,7 @@ def load_model(
     folder = _folder(path)
     straight = device != "cpu" and quantisation is None
     try:
-        with quiet_transformers():
+        with _loading, quiet_transformers():
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=_DTYPES[dtype],
@@ -77,7 +81,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     """
     folder = _folder(path)
     try:
-        with quiet_transformers():
+        with _loading, quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise _unloadable(folder, "tokenizer", error) from error
@@ -109,7 +113,7 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftMode
             do="pass the adapter folder of a run, or save the adapter with safe_serialization=True",
         )
     try:
-        with quiet_transformers(), quiet_peft(), warnings.catch_warnings():
+        with _loading, quiet_transformers(), quiet_peft(), warnings.catch_warnings():
             # PEFT only warns when weights are missing, and would answer with a half-loaded adapter.
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             adapted: PeftModel = PeftModel.from_pretrained(

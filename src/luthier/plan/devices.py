@@ -10,14 +10,15 @@ import time
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 import yaml
 
 from luthier.core.cost import Device
 from luthier.core.errors import RequestError
-from luthier.plan.hardware import Hardware
+
+if TYPE_CHECKING:
+    from luthier.plan.hardware import Hardware
 
 Family = Literal["cpu", "small", "consumer", "workstation", "datacentre", "hopper"]
 
@@ -152,6 +153,8 @@ _CPU_WATTS_PER_CORE = 8.0
 @lru_cache(maxsize=1)
 def _memory_rate() -> float:
     """Memory traffic of large copies in GB/s (each byte is read once and written once): the best of many."""
+    import torch
+
     source = torch.ones(_COPY_BYTES, dtype=torch.uint8)
     target = torch.zeros_like(source)
     target.copy_(source)

@@ -14,8 +14,12 @@ from typing import Any, Final
 
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.ids import is_id
+from luthier.core.stored_file import StoredFile
 from luthier.service.context import Context
 from luthier.service.questions import Question, answer_to
+
+Ask = Callable[[Context, Question, dict[str, Any]], dict[str, Any]]
+"""Who answers a question, as `questions.answer_to` does."""
 
 _FILES: Final = ("train", "validation", "held_out")
 _REPLAYED: Final = ("file", "held_out")
@@ -39,16 +43,24 @@ class AuditRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Names:
-    """What stands in answers in place of what only this machine knows."""
+class Names:
+    """Files by id and models by name, as this machine knows them; `shown`: what stands for these in answers."""
 
     context: Context
     project_id: str
     shown: dict[str, str] = field(default_factory=dict)
 
     def file(self, place: str, file_id: Any) -> str:
-        """Lay out a file of the project and return its path."""
-        from luthier.service.files import get_file, local_path
+        """Lay out a file of the project and return its path. Raises RequestError for what is the id of none."""
+        from luthier.service.files import local_path
+
+        path = str(local_path(self.context, self.stored(place, file_id)))
+        self.shown[path] = str(file_id)
+        return path
+
+    def stored(self, place: str, file_id: Any) -> StoredFile:
+        """A file of the project as it is known. Raises RequestError for what is the id of none."""
+        from luthier.service.files import get_file
 
         wrong = RequestError(
             f"{place} is {str(file_id)[:100]!r}",
@@ -58,11 +70,9 @@ class _Names:
         if not isinstance(file_id, str) or not is_id(file_id, "file"):
             raise wrong
         try:
-            path = local_path(self.context, get_file(self.context, self.project_id, file_id))
+            return get_file(self.context, self.project_id, file_id)
         except NotFoundError:
             raise wrong from None
-        self.shown[str(path)] = file_id
-        return str(path)
 
     def model(self, place: str, name: Any) -> str:
         """The name of a base model as recipes know it."""
@@ -76,25 +86,40 @@ class _Names:
         return found
 
 
-def plan_of(context: Context, project_id: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def plan_of(
+    context: Context, project_id: str, recipe: Mapping[str, Any], *, ask: Ask = answer_to, compares: bool = False
+) -> dict[str, Any]:
     """The complete plan and the quote of a recipe that names files by id: what `luthier plan --json` prints.
+
+    ask: who answers the question. compares: with `advice` on the method, and what it takes on other `devices`.
 
     Raises RequestError and what `plans.prepare` raises.
     """
-    names = _Names(context, project_id)
+    names = Names(context, project_id)
+    document = with_places(recipe, file=names.file, model=names.model)
+    return _told(names, lambda: ask(context, "plan", {"recipe": document, "compares": compares}))
+
+
+def with_places(
+    recipe: Mapping[str, Any], *, file: Callable[[str, Any], str], model: Callable[[str, Any], str]
+) -> dict[str, Any]:
+    """The recipe with what `file` and `model` say of each file and each model that it names, given its place.
+
+    A share to take out of the training rows stays what it is.
+    """
     document = dict(recipe)
     if "base_model" in document:
-        document["base_model"] = names.model("base_model", document["base_model"])
+        document["base_model"] = model("base_model", document["base_model"])
     if isinstance(objective := document.get("objective"), dict) and objective.get("teacher") is not None:
-        document["objective"] = objective | {"teacher": names.model("objective.teacher", objective["teacher"])}
+        document["objective"] = objective | {"teacher": model("objective.teacher", objective["teacher"])}
     if isinstance(data := document.get("data"), dict):
-        document["data"] = _laid_out(names, data)
-    return _told(names, lambda: answer_to(context, "plan", {"recipe": document}))
+        document["data"] = _laid_out(file, data)
+    return document
 
 
 def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[str, Any]:
     """What is wrong with a file of the project. Raises RequestError and what `audits.audit` raises."""
-    names = _Names(context, project_id)
+    names = Names(context, project_id)
     given = {
         "file": names.file("file_id", request.file_id),
         "against": None if request.against is None else names.file("against", request.against),
@@ -125,7 +150,7 @@ def answer_about(
     """
     from luthier.service.files import get_file
 
-    names = _Names(context, project_id)
+    names = Names(context, project_id)
     path = names.file("file_id", file_id)
     names.shown[PurePosixPath(path).name] = get_file(context, project_id, file_id).filename
     asked = dict(given) | {
@@ -153,16 +178,15 @@ def _plain(text: str, shown: Mapping[str, str]) -> str:
     return PurePosixPath(text).name if text.startswith("/") and "\n" not in text else text
 
 
-def _laid_out(names: _Names, data: dict[str, Any]) -> dict[str, Any]:
-    """The files of a recipe as paths; a share to take out of the training rows stays what it is."""
+def _laid_out(file: Callable[[str, Any], str], data: dict[str, Any]) -> dict[str, Any]:
     laid = data | {
-        key: names.file(f"data.{key}", value)
+        key: file(f"data.{key}", value)
         for key in _FILES
         if (value := data.get(key)) is not None and (key == "train" or not _is_share(value))
     }
     if isinstance(replay := data.get("replay"), dict):
         laid["replay"] = replay | {
-            key: names.file(f"data.replay.{key}", value)
+            key: file(f"data.replay.{key}", value)
             for key in _REPLAYED
             if (value := replay.get(key)) is not None and (key == "file" or not _is_share(value))
         }
@@ -173,7 +197,7 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _told(names: _Names, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _told(names: Names, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The answer, or the error, without paths."""
     with errors_telling(_shown(names)):
         found: dict[str, Any] = without_places(answer(), _shown(names))
@@ -190,5 +214,5 @@ def errors_telling(shown: Mapping[str, str]) -> Iterator[None]:
         raise type(error)(came, expected=expected, do=do) from error
 
 
-def _shown(names: _Names) -> dict[str, str]:
+def _shown(names: Names) -> dict[str, str]:
     return names.shown | {f"{names.context.home}/": ""}

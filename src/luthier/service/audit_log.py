@@ -50,6 +50,21 @@ def newest_entries(context: Context, *, limit: int, project_id: str | None = Non
     return context.audit_log.newest(limit=limit, project_id=project_id)
 
 
+def search_entries(
+    context: Context, project_id: str, *, limit: int, before: int | None = None, actor: str = "", action: str = ""
+) -> tuple[list[AuditEntry], bool]:
+    """Entries of a project, newest first, and whether there are more. The rest is as `AuditLogStore.newest` has it."""
+    found = context.audit_log.newest(
+        limit=limit + 1, project_id=project_id, before=before, actor=_storable(actor), action=_storable(action)
+    )
+    return found[:limit], len(found) > limit
+
+
+def known_actions(context: Context, project_id: str) -> list[str]:
+    """What was done in a project, each action once."""
+    return context.audit_log.actions(project_id)
+
+
 def verify_log(context: Context, *, expect: str | None = None) -> AuditVerdict:
     """Walk along the chain and say where it was tampered with first, if it was.
 

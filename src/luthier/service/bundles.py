@@ -48,17 +48,33 @@ def facts_for(context: Context, export: Export) -> BundleFacts:
     run = evaluation = None
     if source.run_id is not None:
         record = context.runs.get(source.run_id)
-        run = _run(record, context.runs.plan(source.run_id))
+        run = run_facts(record, context.runs.plan(source.run_id))
         is_outcome = source.adapter_sha256 in (None, run.result.adapter_sha256)
         evaluation = _evaluation(context, record) if is_outcome else None
     return BundleFacts(
         title=title,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        base=_base(context, export),
+        base=base_facts(context, source.base_name, source.base_sha256, source.base_path, source.base_licence),
         run=run,
         evaluation=evaluation,
         packages=_packages(export.format),
         command=_command(title, export),
+    )
+
+
+def facts_of_run(context: Context, run_id: str) -> BundleFacts:
+    """The same of what a run has made, as it was not exported yet. Raises NotFoundError, RequestError."""
+    from luthier.deploy.bundle.facts import BundleFacts
+
+    record, plan = context.runs.get(run_id), context.runs.plan(run_id)
+    base = plan.base_model
+    return BundleFacts(
+        title=run_id,
+        made_at=record.updated_at,
+        base=base_facts(context, base.name, base.sha256, base.path),
+        run=run_facts(record, plan),
+        evaluation=_evaluation(context, record),
+        command="",
     )
 
 
@@ -135,24 +151,22 @@ def sign_bundle(context: Context, folder: Path, key: Path) -> str:
     return add_signature(folder, key, context.progress)
 
 
-def _base(context: Context, export: Export) -> BaseFacts:
+def base_facts(context: Context, name: str, sha256: str, path: str, licence: str | None = None) -> BaseFacts:
+    """What is known of a base model. licence: where it is known already. path: where its licence texts may lie."""
     from luthier.deploy.bundle.facts import BaseFacts
     from luthier.models import cache, catalog, names, sources
 
-    source = export.source
-    model: LocalModel | None = next(
-        (one for one in sources.local_models(context.home) if one.name == source.base_name), None
-    )
+    model: LocalModel | None = next((one for one in sources.local_models(context.home) if one.name == name), None)
     origin: dict[str, str] = {}
     if model is not None:
         kept = cache.read(cache.models_folder(context.home) / names.parse(model.name).safe)
         origin = kept[1].origin if kept is not None else {}
-    entry = catalog.entries().get(source.base_name)
-    licence = source.base_licence or (model.licence if model is not None else entry.licence if entry else None)
+    entry = catalog.entries().get(name)
+    licence = licence or (model.licence if model is not None else entry.licence if entry else None)
     hub = origin.get("repo")
     return BaseFacts(
-        name=_name(source.base_name),
-        sha256=source.base_sha256,
+        name=_name(name),
+        sha256=sha256,
         hub=hub,
         revision=origin.get("commit") if hub is not None else None,
         licence=licence,
@@ -161,7 +175,7 @@ def _base(context: Context, export: Export) -> BaseFacts:
         num_parameters=model.num_parameters if model is not None else None,
         context_length_tokens=model.context_length_tokens if model is not None else None,
         note=entry.note if entry is not None else "",
-        licence_texts=_licence_texts(Path(model.path if model is not None else source.base_path)),
+        licence_texts=_licence_texts(Path(model.path if model is not None else path)),
     )
 
 
@@ -181,7 +195,8 @@ def _licence_texts(folder: Path) -> dict[str, str]:
     return found
 
 
-def _run(record: RunRecord, plan: Plan) -> RunFacts:
+def run_facts(record: RunRecord, plan: Plan) -> RunFacts:
+    """What is known of a run, with names where paths stood. Raises RequestError where it has no result."""
     from luthier.deploy.bundle.facts import RunFacts
     from luthier.deploy.bundle.paths import without_folders
 

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from luthier.store.datasets import DatasetStore
     from luthier.store.deployments import DeploymentStore
     from luthier.store.evaluations import EvaluationStore
+    from luthier.store.exports import ExportStore
     from luthier.store.files import FileStore
     from luthier.store.generations import GenerationStore
     from luthier.store.idempotency import IdempotencyStore
     from luthier.store.job_events import JobEventStore
     from luthier.store.jobs import JobStore
     from luthier.store.members import MemberStore
+    from luthier.store.run_entries import RunEntryStore
     from luthier.store.runs import RunStore
     from luthier.store.tuned_models import TunedModelStore
     from luthier.store.uploads import UploadStore
@@ -82,6 +84,13 @@ class Context:
         from luthier.store.runs import RunStore
 
         return RunStore(self.database)
+
+    @cached_property
+    def run_entries(self) -> RunEntryStore:
+        """Lists of the runs of this home and of what waits to become one."""
+        from luthier.store.run_entries import RunEntryStore
+
+        return RunEntryStore(self.database)
 
     @cached_property
     def evaluations(self) -> EvaluationStore:
@@ -166,6 +175,13 @@ class Context:
         from luthier.store.datasets import DatasetStore
 
         return DatasetStore(self.database)
+
+    @cached_property
+    def exports(self) -> ExportStore:
+        """What the server of this home has exported, or is to."""
+        from luthier.store.exports import ExportStore
+
+        return ExportStore(self.database)
 
     @cached_property
     def audit_log(self) -> AuditLogStore:

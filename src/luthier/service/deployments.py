@@ -6,6 +6,7 @@ the revision that was seen: where somebody else was quicker, it is refused.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from luthier.service.context import Context
 from luthier.service.served_targets import find_share, served_share
 from luthier.store.deployments import changed_meanwhile
 
+_MOST_ENTRIES = 500
 _DEEDS = {"deploy": "deployed", "canary": "canary_set", "promote": "promoted", "rollback": "rolled_back"}
 
 
@@ -153,6 +155,24 @@ def show_deployment(context: Context, caller: Caller, name: str) -> DeploymentVi
     return DeploymentView(found, _counts_of(name, counts), context.deployments.revisions(found.deployment_id))
 
 
+def authors_of(context: Context, caller: Caller, name: str) -> dict[int, str]:
+    """Who has made which revision of a deployment, as far as the audit log tells; not of an earlier one of the name."""
+    found: dict[int, str] = {}
+    for entry in context.audit_log.about(caller.project_id, name, limit=_MOST_ENTRIES):
+        if entry.action == "deployment.deleted":
+            break
+        number = json.loads(entry.document).get("revision")
+        if entry.action.startswith("deployment.") and isinstance(number, int):
+            found.setdefault(number, _name_of(entry.actor))
+    return found
+
+
+def _name_of(actor: str) -> str:
+    """Who it was by name: the log has the id of the key or the member before it."""
+    identity, _, name = actor.partition(" ")
+    return name if name and is_id(identity, identity.partition("-")[0]) else actor
+
+
 def revision_json(revision: Revision) -> dict[str, Any]:
     """A revision as clients see it."""
     return revision.model_dump(mode="json", exclude={"shares": {"__all__": {"folder"}}})
@@ -181,6 +201,12 @@ def _current(context: Context, caller: Caller, name: str, expected_revision: int
             raise changed_meanwhile(name, expected_revision, None)
         _check_name(context, name)
         return None
+    if expected_revision == 0:
+        raise ConflictError(
+            f"the deployment {name!r} exists already, at revision {found.revision.number}",
+            expected="a name that is free",
+            do="look at it, then deploy there, or choose another name",
+        )
     return _expected(found, expected_revision)
 
 

@@ -21,13 +21,15 @@ _MOST_CHARACTERS = 2000
 
 
 def find_source(context: Context, name: str) -> ExportSource:
-    """The model that a run has trained, or a base model, ready to be exported.
+    """The model that a run or a job of the API has trained (`ft:...`), or a base model, ready to be exported.
 
-    Raises ConflictError for a run that has not succeeded, whose files have changed, or whose base model is another now;
-    NotFoundError where it, its files or its base model are not there.
+    Raises ConflictError for a run that has not succeeded, whose files have changed, or whose base model is another now,
+    and for what a job's model was after an epoch; NotFoundError where it, its files or its base model are not there.
     """
     if is_id(name, "run"):
         return _of_run(context, name)
+    if name.startswith("ft:"):
+        return _of_run(context, _run_behind(context, name))
     from luthier.models import sources
     from luthier.plan import hardware
 
@@ -41,6 +43,19 @@ def find_source(context: Context, name: str) -> ExportSource:
         base_licence=model.licence,
         precision=hardware.measure().precision,
     )
+
+
+def _run_behind(context: Context, name: str) -> str:
+    """The run of a model that the API knows by this name, of the project that stands in the name."""
+    parts = name.split(":")
+    model = context.tuned_models.get(parts[2] if len(parts) > 2 else "", name)
+    if model.step is not None:
+        raise ConflictError(
+            f"{name} is what the model was after step {model.step}",
+            expected="the model that the job has ended with",
+            do=f"export that one: {name.partition(':ckpt-step-')[0]}",
+        )
+    return model.run_id
 
 
 def _of_run(context: Context, run_id: str) -> ExportSource:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn
 from luthier.core.job import Job
 
 if TYPE_CHECKING:
+    from luthier.jobs.process import Outcome
     from luthier.service.context import Context
 
 JOB_NAME = "job.json"
@@ -35,7 +36,6 @@ def main(home: Path, folder: Path) -> None:
     from luthier.core.threads import wait_briefly
     from luthier.jobs.process import NOT_NOW, Outcome, write_outcome
     from luthier.service.context import Context
-    from luthier.service.tuning_job import carry_out
 
     wait_briefly()
     keep_few_kernels()
@@ -43,7 +43,7 @@ def main(home: Path, folder: Path) -> None:
     try:
         with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context:
             try:
-                outcome = carry_out(context, job) if "request" in job.document else Outcome(status=_do(context, job))
+                outcome = _carry_out(context, job)
             except (StorageFullError, UnreachableError):
                 raise
             except LuthierError as error:
@@ -57,6 +57,21 @@ def main(home: Path, folder: Path) -> None:
         if not _is_for_want_of_room(error, home):
             raise
         _end(error, NOT_NOW)
+
+
+def _carry_out(context: Context, job: Job) -> Outcome:
+    """One attempt of whatever kind of job this is."""
+    from luthier.jobs.process import Outcome
+    from luthier.service import export_job, recipe_job, tuning_job
+    from luthier.service.recipe_jobs import ASKED
+
+    if job.kind == "export":
+        return export_job.carry_out(context, job)
+    if "request" in job.document:
+        return tuning_job.carry_out(context, job)
+    if ASKED in job.document:
+        return recipe_job.carry_out(context, job)
+    return Outcome(status=_do(context, job))
 
 
 def _is_for_want_of_room(error: BaseException, home: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.job import Job, JobStatus, Wish
 from luthier.core.recipe import Recipe
@@ -36,8 +36,12 @@ def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
 def ask(context: Context, job_id: str, wish: Wish) -> Job:
     """Pause or cancel a job; a running one ends its step and writes a checkpoint first.
 
-    Raises NotFoundError, ConflictError.
+    Raises NotFoundError, ConflictError, also for an export that is to be paused: it could only begin anew.
     """
+    if wish == "pause" and context.jobs.get(job_id).kind == "export":
+        raise ConflictError(
+            f"job {job_id} is an export", expected="a job that trains", do="cancel it, and export again later"
+        )
     return context.jobs.ask(job_id, wish)
 
 
@@ -88,6 +92,8 @@ def work(
         return [sys.executable, "-m", "luthier.service.job_child", str(context.home), str(folder)]
 
     def step_of(job: Job) -> int:
+        if job.kind == "export":
+            return 0
         try:
             return context.runs.get(job.run_id).step
         except NotFoundError:  # it is still being prepared

@@ -6,6 +6,9 @@ Passwords are hashed with Argon2id (RFC 9106, section 4: 64 MiB, 3 passes, its s
 from __future__ import annotations
 
 import secrets
+import threading
+import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -13,7 +16,7 @@ from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, RequestError
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.member import ROLES, Member, Role
 from luthier.service.audit_log import deed_of
@@ -22,11 +25,13 @@ from luthier.service.context import Context
 LEAST_PASSWORD_CHARACTERS: Final = 10
 MOST_PASSWORD_BYTES: Final = 1024
 _MOST_NAME_CHARACTERS: Final = 100
+_turns: Final = threading.BoundedSemaphore(2)
+"""Each hash takes 64 MiB: however many sign in at once, no more than two are reckoned at a time."""
 
 
 def add_member(context: Context, caller: Caller, name: str, password: str, role: Role) -> Member:
     """Make a member of the caller's project. Raises RequestError (name, password, role), ConflictError (name taken)."""
-    name = name.strip()
+    name = _normal(name).strip()
     if not name or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
         raise RequestError(
             f"the name {name[: _MOST_NAME_CHARACTERS + 1]!r} for a member",
@@ -39,9 +44,21 @@ def add_member(context: Context, caller: Caller, name: str, password: str, role:
     return context.members.add(member, hashed(password), deed)
 
 
-def list_members(context: Context, caller: Caller) -> list[Member]:
+def list_members(context: Context, caller: Caller) -> Sequence[Member]:
     """The members of the caller's project, oldest first."""
     return context.members.list(caller.project_id)
+
+
+def find_member(context: Context, name: str) -> Member:
+    """A member by name, of whatever project: for who is at the machine. Raises NotFoundError."""
+    found = _found(context, name)
+    if found is None:
+        raise NotFoundError(
+            f"no member {name[:_MOST_NAME_CHARACTERS]!r}",
+            expected="the name of a member",
+            do="see them: luthier members list",
+        )
+    return found[0]
 
 
 def change_role(context: Context, caller: Caller, member_id: str, role: Role) -> Member:
@@ -58,15 +75,40 @@ def change_password(context: Context, caller: Caller, member_id: str, password: 
     return context.members.change(caller.project_id, member_id, password=hashed(password), deed=deed)
 
 
-def remove_member(context: Context, caller: Caller, member_id: str) -> None:
-    """Forget a member, whose sessions end at once. Raises NotFoundError, and ConflictError for oneself."""
+def change_own_password(context: Context, caller: Caller, current: str, password: str) -> Member:
+    """Give oneself another password; all of one's sessions end, this one, too.
+
+    Raises RequestError where `current` is not the password that holds, and for who is not signed in as a member.
+    """
+    if caller.member_id is None:
+        raise RequestError(
+            f"{caller.name!r} has no password",
+            expected="a member, who signs in by name and password",
+            do="make a new key instead, and revoke this one",
+        )
+    member = context.members.get(caller.project_id, caller.member_id)
+    if member_by_password(context, member.name, current) is None:
+        raise RequestError(
+            "the current password is not this one", expected="the password that you signed in with", do="type it again"
+        )
+    return change_password(context, caller, member.member_id, password)
+
+
+def remove_member(context: Context, caller: Caller, member_id: str) -> Member:
+    """Forget a member, whose sessions end at once; returns the member as it was.
+
+    Raises NotFoundError, and ConflictError for oneself.
+    """
     _refuse_oneself(caller, member_id, "an end")
-    context.members.remove(caller.project_id, member_id, deed_of(caller, "member.removed", member_id))
+    member = context.members.get(caller.project_id, member_id)
+    deed = deed_of(caller, "member.removed", member_id, {"name": member.name})
+    context.members.remove(caller.project_id, member_id, deed)
+    return member
 
 
 def member_by_password(context: Context, name: str, password: str) -> Member | None:
     """The member whom name and password name together; None for a wrong pair, which takes as long to find out."""
-    found = context.members.with_password(name.strip())
+    found = _found(context, name)
     is_right = _fits(password, found[1] if found else _nobodys_hash())
     return found[0] if found is not None and is_right else None
 
@@ -79,24 +121,37 @@ def hashed(password: str) -> str:
             expected=f"{LEAST_PASSWORD_CHARACTERS} characters or more, and at most {MOST_PASSWORD_BYTES:,} bytes",
             do="choose a longer one: some words in a row are easy to remember",
         )
-    made: str = Argon2id(
-        salt=secrets.token_bytes(16), length=32, iterations=3, lanes=4, memory_cost=64 * 1024
-    ).derive_phc_encoded(_bytes(password))
+    with _turns:
+        made: str = Argon2id(
+            salt=secrets.token_bytes(16), length=32, iterations=3, lanes=4, memory_cost=64 * 1024
+        ).derive_phc_encoded(_bytes(password))
     return made
+
+
+def _found(context: Context, name: str) -> tuple[Member, str] | None:
+    """With the hash of the password. A name that no member can have is not looked up: databases refuse some."""
+    name = _normal(name).strip()
+    return context.members.with_password(name) if name.isprintable() else None
 
 
 def _fits(password: str, kept: str) -> bool:
     if len(_bytes(password)) > MOST_PASSWORD_BYTES:
         return False
-    try:
-        Argon2id.verify_phc_encoded(_bytes(password), kept)
-    except InvalidKey:
-        return False
-    return True
+    with _turns:
+        try:
+            Argon2id.verify_phc_encoded(_bytes(password), kept)
+        except InvalidKey:
+            return False
+        return True
 
 
 def _bytes(password: str) -> bytes:
-    return password.encode("utf-8", "surrogatepass")
+    return _normal(password).encode("utf-8", "surrogatepass")
+
+
+def _normal(text: str) -> str:
+    """One form for what looks the same, as keyboards differ in it (RFC 8265, section 4.2: Unicode's form C)."""
+    return unicodedata.normalize("NFC", text)
 
 
 @lru_cache(maxsize=1)

@@ -6,16 +6,17 @@ projects are as if they were not there, and no error names one of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
-from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError
-from luthier.core.evaluation import Evaluation
 from luthier.core.ids import is_id
 from luthier.service import runs
 from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
+from luthier.service.project_evaluations import read_evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,28 @@ def show_run(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
     document = runs.show_run(context, run_id).as_json()
     del document["folder"]
     return _shown(context, document)
+
+
+def compare_runs(context: Context, project_id: str, run_ids: Sequence[str]) -> dict[str, Any]:
+    """Two runs or more of the project side by side, as `runs.compare_runs`. Raises NotFoundError, RequestError."""
+    for run_id in run_ids:
+        _check(context, project_id, run_id)
+    return _shown(context, runs.compare_runs(context, run_ids).as_json())
+
+
+def report_of(context: Context, project_id: str, run_id: str) -> str:
+    """The report of a run as an HTML page, without places of this machine. Raises NotFoundError, or if it has none."""
+    _check(context, project_id, run_id)
+    path = context.settings.run_folder(run_id) / "report.html"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        raise NotFoundError(
+            f"run {run_id} has no report",
+            expected="a run that has come to its end, or to a pause",
+            do="wait until it has, then open the report again",
+        ) from None
+    return text.replace(f"{escape(str(context.home))}/", "").replace(f"{context.home}/", "")
 
 
 def run_events(context: Context, project_id: str, run_id: str, *, after: int) -> tuple[list[dict[str, Any]], int]:
@@ -69,22 +92,8 @@ def show_evaluation(
     context: Context, project_id: str, evaluation_id: str, *, with_samples: bool = False
 ) -> dict[str, Any]:
     """An evaluation, with what each system wrote for each row where that is asked for. Raises NotFoundError."""
-    found = _evaluation(context, evaluation_id)
-    owner = DEFAULT_PROJECT if found is None or found.run_id is None else context.runs.project_of(found.run_id)
-    if found is None or owner != project_id:
-        raise NotFoundError(
-            f"no evaluation {evaluation_id!r}",
-            expected="the id of an evaluation of this project",
-            do="take the evaluation_id of a run",
-        )
-    return _shown(context, found.model_dump(mode="json") if with_samples else runs.without_samples(found))
-
-
-def _evaluation(context: Context, evaluation_id: str) -> Evaluation | None:
-    try:
-        return context.evaluations.get(evaluation_id)
-    except NotFoundError:
-        return None
+    found = read_evaluation(context, project_id, evaluation_id)
+    return found.model_dump(mode="json") if with_samples else runs.without_samples(found)
 
 
 def _check(context: Context, project_id: str, run_id: str) -> None:

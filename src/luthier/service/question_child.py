@@ -1,24 +1,30 @@
-"""The process that answers one question of `questions`.
+"""The process that answers the questions of `questions`.
 
     python -m luthier.service.question_child ASKER      ASKER: the process id of who asks, with whom it dies
 
-The question stands on stdin as JSON, the answer on stdout: `{"answer": ...}` or `{"error": ...}`.
+Each line of stdin is a question as JSON, and each gets a line on stdout: `{"answer": ...}` or `{"error": ...}`. It ends
+where stdin does, and after an answer for which it has grown large.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from luthier.service.context import Context
+    from luthier.service.plans import Prepared
+
+LARGE_BYTES: Final = 2 << 30
+"""Libraries alone take a quarter of that: beyond it lies what rows have left behind."""
 
 
 def main(asker: int) -> None:
-    """Answer the question on stdin."""
+    """Answer the questions on stdin."""
     from luthier.core.errors import LuthierError
     from luthier.core.exact_products import keep_products_exact
     from luthier.core.threads import wait_briefly
@@ -30,34 +36,75 @@ def main(asker: int) -> None:
     os.dup2(2, 1)  # whatever a library prints, stdout carries the answer alone
     wait_briefly()
     keep_products_exact()
-    document = json.loads(sys.stdin.buffer.read())
     with answers, Context.open() as context:
-        try:
-            answer = {"answer": _answer(context, document)}
-        except LuthierError as error:
-            answer = {"error": error.as_json()}
-        json.dump(answer, answers, allow_nan=False)
+        for line in sys.stdin.buffer:
+            try:
+                answer = {"answer": _answer(context, json.loads(line))}
+            except LuthierError as error:
+                answer = {"error": error.as_json()}
+            answers.write(json.dumps(answer, allow_nan=False) + "\n")
+            answers.flush()
+            if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > LARGE_BYTES:
+                return
 
 
 def _answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    answers = {"plan": _plan, "audit": _audit, "look": _look, "rows": _rows, "repair": _repair, "tokens": _tokens}
+    answers = {
+        "plan": _plan,
+        "wake": _wake,
+        "audit": _audit,
+        "look": _look,
+        "rows": _rows,
+        "repair": _repair,
+        "tokens": _tokens,
+    }
     return answers[document["question"]](context, document)
 
 
+def _wake(_context: Context, _document: dict[str, Any]) -> dict[str, Any]:
+    """Load what a plan needs and measure the machine, so that the first plan need not wait for that."""
+    from luthier.plan import hardware, options, resolve
+    from luthier.service import advice, plans, quotes
+
+    quotes.device_for(None)
+    return {"device": hardware.measure().device, "ready": [m.__name__ for m in (advice, options, plans, resolve)]}
+
+
 def _plan(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
-    """What `luthier plan --json` prints."""
-    document = asked["recipe"]
+    """What `luthier plan --json` prints; compares: with advice, and what it takes on each device of the table."""
+    document, compares = asked["recipe"], asked["compares"]
     from luthier.plan.prices import load_prices
     from luthier.service import quotes
     from luthier.service.plans import prepare
     from luthier.service.recipes import recipe_from
 
-    recipe = recipe_from(document, base_dir=Path("/"))
+    recipe, prices = recipe_from(document, base_dir=Path("/")), load_prices(None)
     prepared = prepare(context, recipe, base_dir=Path("/"))
-    quote = quotes.quote_of(context, prepared, on=None, prices=load_prices(None), market="on_demand", is_probed=False)
+    quote = quotes.quote_of(context, prepared, on=None, prices=prices, market="on_demand", is_probed=False)
     plan = prepared.plan
     shown = {"hash": plan.hash, "values": plan.values(), "predicted": quote.as_json()}
+    if compares:
+        shown |= _compared(context, prepared)
     return shown | {"plan": plan.model_dump(mode="json")}
+
+
+def _compared(context: Context, prepared: Prepared) -> dict[str, Any]:
+    """Advice on the method, and the run on one of each accelerator of the table, those that fit and are cheap first."""
+    from luthier.plan.changes import METHOD_TITLES
+    from luthier.plan.devices import accelerators
+    from luthier.plan.workload import work_method
+    from luthier.service.advice import advise
+    from luthier.service.quotes import compare_options
+
+    method = METHOD_TITLES[work_method(prepared.plan.method.name)]
+    options = compare_options(context, prepared, on=[device.name for device in accelerators()])
+    devices = [
+        option.as_json()
+        | {"title": option.prediction.device.title, "memory_bytes": option.prediction.device.memory_bytes}
+        for option in options
+        if option.method == method
+    ]
+    return {"advice": advise(context, prepared).as_json(), "devices": devices}
 
 
 def _audit(context: Context, document: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from luthier.service.context import Context
 
 log = logging.getLogger("luthier.questions")
 
-Question = Literal["plan", "audit", "look", "rows", "repair", "tokens"]
+Question = Literal["plan", "wake", "audit", "look", "rows", "repair", "tokens"]
 
 MOST_SECONDS: Final = 600.0
 _MOST_AT_ONCE: Final = 2
@@ -47,6 +47,11 @@ def answer_to(context: Context, question: Question, given: dict[str, Any]) -> di
         answer = _ask(context, {"question": question, **given})
     finally:
         _turns.release()
+    return answered(answer)
+
+
+def answered(answer: dict[str, Any]) -> dict[str, Any]:
+    """What the process has answered. Raises the error that it told of."""
     if "error" in answer:
         raise error_from(answer["error"])
     found: dict[str, Any] = answer["answer"]
@@ -54,40 +59,57 @@ def answer_to(context: Context, question: Question, given: dict[str, Any]) -> di
 
 
 def _ask(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    try:
-        words = json.dumps(document).encode()
-    except RecursionError as error:
-        raise RequestError(
-            "the request holds values in values in values", expected="a plain document", do="write it out flat"
-        ) from error
-    command = [sys.executable, "-m", "luthier.service.question_child", str(os.getpid())]
-    environment = os.environ | {"LUTHIER_HOME": str(context.home)}
+    command, environment = child_command(context)
     try:
         ended = subprocess.run(
             command,
-            input=words,
+            input=as_line(document),
             capture_output=True,
             timeout=MOST_SECONDS,
             env=environment,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise WorkError(
-            f"it took longer than {MOST_SECONDS:.0f} s",
-            expected="less to look at",
-            do="ask about fewer rows, or use the commands on the server",
-        ) from error
+        raise too_long() from error
     if ended.returncode != 0:
-        log.error(
-            "a question ended with code %d: %s", ended.returncode, ended.stderr[-2000:].decode("utf-8", "replace")
-        )
-        raise WorkError(
-            "the process that was to answer ended without an answer",
-            expected="enough memory, and no bug of ours",
-            do="see the server's log",
-        )
+        raise no_answer(ended.returncode, ended.stderr[-_LAST_BYTES:])
     answer: dict[str, Any] = json.loads(ended.stdout)
     return answer
+
+
+def child_command(context: Context) -> tuple[list[str], dict[str, str]]:
+    """The command of a process that answers, and its environment."""
+    command = [sys.executable, "-m", "luthier.service.question_child", str(os.getpid())]
+    return command, os.environ | {"LUTHIER_HOME": str(context.home)}
+
+
+def as_line(document: dict[str, Any]) -> bytes:
+    """A question as the process reads it. Raises RequestError for one that is nested too deep."""
+    try:
+        return json.dumps(document).encode() + b"\n"
+    except RecursionError as error:
+        raise RequestError(
+            "the request holds values in values in values", expected="a plain document", do="write it out flat"
+        ) from error
+
+
+def too_long() -> WorkError:
+    """The error of a question that nobody waits for any longer."""
+    return WorkError(
+        f"it took longer than {MOST_SECONDS:.0f} s",
+        expected="less to look at",
+        do="ask about fewer rows, or use the commands on the server",
+    )
+
+
+def no_answer(code: int | None, last_words: bytes) -> WorkError:
+    """The error of a process that died; its last words go to the log."""
+    log.error("a question ended with code %s: %s", code, last_words.decode("utf-8", "replace"))
+    return WorkError(
+        "the process that was to answer ended without an answer",
+        expected="enough memory, and no bug of ours",
+        do="see the server's log",
+    )
 
 
 def error_from(document: dict[str, Any]) -> LuthierError:

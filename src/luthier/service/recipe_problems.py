@@ -61,7 +61,7 @@ def _keys_of(model: type[BaseModel], prefix: str) -> list[str]:
     keys = []
     for name, info in model.model_fields.items():
         keys.append(f"{prefix}{name}")
-        if (inner := _inner_model(info.annotation)) is not None:
+        if (inner := inner_spec(info.annotation)) is not None:
             keys.extend(_keys_of(inner, f"{prefix}{name}."))
     return keys
 
@@ -78,7 +78,7 @@ def _locate(parts: tuple[int | str, ...], spec: type[BaseModel]) -> tuple[str, t
         if current is not None:
             place, holder = f"{place}.{part}" if place else str(part), current
             annotation = current.model_fields[str(part)].annotation if part in current.model_fields else None
-            current = _inner_model(annotation)
+            current = inner_spec(annotation)
         elif isinstance(part, int):
             place += f"[{part}]"
         elif _has(annotation, dict):
@@ -86,7 +86,8 @@ def _locate(parts: tuple[int | str, ...], spec: type[BaseModel]) -> tuple[str, t
     return place, holder, annotation
 
 
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
+def inner_spec(annotation: Any) -> type[BaseModel] | None:
+    """The spec of a section by its field's type; None where the field is no section."""
     for kind in (annotation, *get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind
@@ -150,7 +151,7 @@ def _expectation(problem: Any, annotation: Any, described: str | None) -> str:
         case "literal_error":
             return _one_of(context["expected"].replace(chr(39), ""), problem["input"])
         case "missing" | "model_type":
-            inner = _inner_model(annotation)
+            inner = inner_spec(annotation)
             if form := getattr(inner, "form", None):
                 return str(form)
             return f"a mapping with keys among {', '.join(inner.model_fields)}" if inner else "a value"

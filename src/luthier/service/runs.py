@@ -98,20 +98,18 @@ def list_runs(context: Context, limit: int | None = None) -> list[RunView]:
 def show_run(context: Context, run_id: str) -> RunDetails:
     """One run. Raises NotFoundError, naming the nearest ids."""
     record = context.runs.get(run_id)
-    events = context.runs.events(run_id)
-    steps = [event for event in events if isinstance(event, StepDone)]
-    validations = [event for event in events if isinstance(event, ValidationDone)]
-    bills = [event.bill for event in events if isinstance(event, BillUpdated)]
+    step, validation, bill = (context.runs.last(run_id, kind) for kind in ("step", "validation", "bill"))
+    warnings = reversed(context.runs.of_kinds(run_id, ["warning"]))
     ended = record.result.bill if record.result and record.status != "running" else None
     return RunDetails(
         view=_view(context, record),
         plan=context.runs.plan(run_id),
         evaluation=_last_evaluation(context, run_id),
-        last_step=steps[-1] if steps else None,
-        last_validation=validations[-1] if validations else None,
-        warnings=tuple(event.message for event in events if isinstance(event, WarningRaised)),
+        last_step=step if isinstance(step, StepDone) else None,
+        last_validation=validation if isinstance(validation, ValidationDone) else None,
+        warnings=tuple(event.message for event in warnings if isinstance(event, WarningRaised)),
         folder=str(context.settings.run_folder(run_id)),
-        bill=ended or (bills[-1] if bills else None),
+        bill=ended or (bill.bill if isinstance(bill, BillUpdated) else None),
     )
 
 
@@ -143,10 +141,10 @@ def watch_run(context: Context, run_id: str, *, pause_seconds: float = 0.5) -> I
     """
     position = 0
     while True:
-        is_active = _is_active(context, run_id)  # asked first: what is written before the end must still be read
+        active = is_active(context, run_id)  # asked first: what is written before the end must still be read
         events, position = context.runs.tail(run_id, position)
         yield from events
-        if not is_active:
+        if not active:
             return
         time.sleep(pause_seconds)
 
@@ -189,10 +187,11 @@ def without_samples(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _view(context: Context, record: RunRecord) -> RunView:
-    return RunView(record, _is_active(context, record.run_id))
+    return RunView(record, is_active(context, record.run_id))
 
 
-def _is_active(context: Context, run_id: str) -> bool:
+def is_active(context: Context, run_id: str) -> bool:
+    """Whether a process is working on a run now."""
     from luthier.store.file_lock import is_held
 
     return is_held(context.settings.run_folder(run_id) / "lock")

@@ -25,7 +25,9 @@ _WEIGHTS = ("*.safetensors", "*.gguf", "config.json", "adapter_config.json", "to
 
 
 def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.0) -> Share:
-    """The share of a target by its name; a person at this machine may also name the folder of an export.
+    """The share of a target by its name; `export:ID` is an export that the server was asked for.
+
+    A person at this machine may also name the folder of an export.
 
     Raises NotFoundError, also for another project's; ConflictError for a run that has made nothing to be served,
     also for an export that is not whole or has not passed its proof; RequestError for one that cannot be served.
@@ -39,7 +41,21 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
             share = Share(target=f"{EXPORT}{folder.name}", fraction=fraction, folder=str(folder))
             served_share(context, caller, share)
             return share
+    if name.startswith(EXPORT) and is_id(name.removeprefix(EXPORT), "exp"):
+        return _share_of_export(context, caller, name.removeprefix(EXPORT), fraction)
     share = Share(target=name[:1024] or " ", fraction=fraction)
+    served_share(context, caller, share)
+    return share
+
+
+def _share_of_export(context: Context, caller: Caller, export_id: str, fraction: float) -> Share:
+    """The share of an export that this server has made for the project."""
+    from luthier.service.served_exports import check_export
+    from luthier.service.server_exports import made_export
+
+    _, folder = made_export(context, caller, export_id)
+    check_export(folder, needs_bundle=True)
+    share = Share(target=f"{EXPORT}{export_id}", fraction=fraction, folder=str(folder))
     served_share(context, caller, share)
     return share
 

@@ -136,7 +136,7 @@ def ask(
     first = 0
     try:
         for request in requests:
-            cancels.append(context.model_server.ask(served, request, _from(first, hear), key=caller.key_id))
+            cancels.append(context.model_server.ask(served, request, _from(first, hear), key=_place_of(caller)))
             first += request.num_choices
     except LuthierError:
         cancel()
@@ -153,7 +153,7 @@ def ask_embeddings(
     """
     charge_tokens(context, caller, 0)
     served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
-    return context.model_server.ask(served, request, hear, key=caller.key_id)
+    return context.model_server.ask(served, request, hear, key=_place_of(caller))
 
 
 def charge_embeddings(context: Context, caller: Caller, made: Embedded, routed: Routed | None = None) -> None:
@@ -197,6 +197,11 @@ def charge(context: Context, caller: Caller, heard: Answer) -> None:
         routed = heard.routed
         use = None if routed is None else use_of(context, caller, routed, heard.num_prompt_tokens, heard.num_new_tokens)
         charge_tokens(context, caller, num_tokens, may_refuse=False, use=use)
+
+
+def _place_of(caller: Caller) -> str | None:
+    """By what it is counted how many asks somebody has under way; None for a person at this machine."""
+    return caller.key_id or caller.member_id
 
 
 def _from(first: int, hear: Hear) -> Hear:

@@ -8,6 +8,7 @@ and a member who is removed are out at once.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
@@ -16,7 +17,7 @@ from luthier.core.member import SCOPES_OF, Member, Session
 from luthier.service.access import caller_of, digest_of
 from luthier.service.audit_log import deed_of
 from luthier.service.context import Context
-from luthier.store.members import KnownSession
+from luthier.store.members import KnownSession, OpenSession
 
 SESSION_SECONDS: Final = 14 * 24 * 3600.0
 """How long a browser stays signed in without being seen."""
@@ -60,15 +61,32 @@ def session_of(context: Context, secret: str) -> Session | None:
     caller = _caller(known)
     if caller is None:
         return None
+    ends = known.expires_at
     if known.now - known.seen_at > _EXTENDED_AFTER_SECONDS:
         context.members.extend(digest, SESSION_SECONDS)
+        ends = known.now + SESSION_SECONDS
+    if known.key is not None and known.key.expires_at is not None:
+        ends = min(ends, known.key.expires_at)
     how: Literal["key", "password", "link"] = "key" if known.key else "password" if known.member else "link"
     return Session(
         caller=caller,
         project_name=known.project_name,
         how=how,
         created_at=known.created_at,
-        expires_at=known.expires_at,
+        expires_at=ends,
+    )
+
+
+def sessions_of(context: Context, caller: Caller) -> Sequence[OpenSession]:
+    """All sessions of whom a session stands for, newest first."""
+    return context.members.sessions(caller.project_id, member_id=caller.member_id, key_id=caller.key_id)
+
+
+def end_others(context: Context, caller: Caller, secret: str) -> int:
+    """End all sessions of the caller but the one with this secret; returns how many."""
+    deed = deed_of(caller, "session.others_ended", caller.key_id or caller.member_id or "local")
+    return context.members.end_others(
+        digest_of(secret), caller.project_id, member_id=caller.member_id, key_id=caller.key_id, deed=deed
     )
 
 

@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         return self.home / "students"
 
     @property
+    def exports_folder(self) -> Path:
+        """Exports that the server was asked for, one folder each."""
+        return self.home / "exports"
+
+    @property
     def artifacts_folder(self) -> Path:
         """Files named by their digest."""
         return self.home / "artifacts"

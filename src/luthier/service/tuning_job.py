@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from luthier.core.job import Job
 from luthier.core.recipe import Recipe
 from luthier.jobs.process import Outcome
 from luthier.service.context import Context
+from luthier.service.job_files import own_copy
 from luthier.service.tuning_recipe import plan_found, recipe_of
 
 
@@ -92,33 +91,12 @@ def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
 
 
 def _lay_out(context: Context, job: Job, request: FineTuningRequest, laid: list[_Laid]) -> None:
-    """Give the job files of its own, which stay when the project deletes those that they were made from.
-
-    Raises NotFoundError where a file is gone and was never laid out here.
-    """
-    from luthier.service import files
-
+    """Give the job files of its own. Raises NotFoundError where a file is gone and was never laid out here."""
     for param, stem in (("training_file", "training"), ("validation_file", "validation")):
         file_id = getattr(request, param)
         if file_id is None:
             continue
-        folder = context.settings.jobs_folder / job.job_id / "files"
-        folder.mkdir(parents=True, exist_ok=True)
-        there = sorted(folder.glob(f"{stem}.*"))
-        if there:
-            laid.append(_Laid(param, file_id, there[0]))
-            continue
-        file = files.get_file(context, job.project_id, file_id)
-        source = files.local_path(context, file)
-        path = folder / f"{stem}{source.suffix or '.jsonl'}"
-        partial = folder / f".{path.name}"
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(source, partial)
-        except OSError:  # another disk, or one that knows no links
-            shutil.copyfile(source, partial)
-        partial.rename(path)
-        laid.append(_Laid(param, file_id, path))
+        laid.append(_Laid(param, file_id, own_copy(context, job, file_id, stem)))
 
 
 def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) -> dict[str, Any]:

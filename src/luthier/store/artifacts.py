@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fsspec.implementations.local import LocalFileSystem
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.digest import sha256_file
@@ -69,6 +69,11 @@ class ArtifactStore:
         if not path.is_file():
             raise NotFoundError(f"no file {path}", expected="a file to keep", do="check the path")
         return self._keep(path, sha256_file(path), kind, may_move=False, then=_nothing)
+
+    def num_bytes(self) -> int:
+        """What all of them hold together, as the database knows it."""
+        with self._database.read() as connection:
+            return int(connection.execute(select(func.sum(artifacts.c.num_bytes))).scalar() or 0)
 
     def adopt(
         self, partial: Path, sha256: str, kind: str, then: Callable[[Connection], None] | None = None

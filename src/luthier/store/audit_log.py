@@ -31,11 +31,41 @@ class AuditLogStore:
         with self._database.read() as connection:
             return [AuditEntry(**row) for row in connection.execute(query).mappings()]
 
-    def newest(self, *, limit: int, project_id: str | None = None) -> list[AuditEntry]:
-        """At most `limit` entries, newest first; of one project where it is named."""
+    def newest(
+        self,
+        *,
+        limit: int,
+        project_id: str | None = None,
+        before: int | None = None,
+        actor: str = "",
+        action: str = "",
+    ) -> list[AuditEntry]:
+        """At most `limit` entries, newest first; of one project where it is named.
+
+        before: only those with a smaller number. actor: part of who did it, capitals or not. action: as it stands.
+        """
         query = select(audit_log).order_by(audit_log.c.number.desc()).limit(limit)
         if project_id is not None:
             query = query.where(audit_log.c.project_id == project_id)
+        if before is not None:
+            query = query.where(audit_log.c.number < before)
+        if actor:
+            query = query.where(audit_log.c.actor.icontains(actor, autoescape=True))
+        if action:
+            query = query.where(audit_log.c.action == action)
+        with self._database.read() as connection:
+            return [AuditEntry(**row) for row in connection.execute(query).mappings()]
+
+    def actions(self, project_id: str) -> list[str]:
+        """What was done in a project, each action once, in the order of the alphabet."""
+        query = select(audit_log.c.action).where(audit_log.c.project_id == project_id).distinct()
+        with self._database.read() as connection:
+            return sorted(connection.execute(query).scalars())
+
+    def about(self, project_id: str, subject: str, *, limit: int) -> list[AuditEntry]:
+        """At most `limit` entries of a project about one thing, newest first."""
+        is_it = (audit_log.c.project_id == project_id) & (audit_log.c.subject == subject)
+        query = select(audit_log).where(is_it).order_by(audit_log.c.number.desc()).limit(limit)
         with self._database.read() as connection:
             return [AuditEntry(**row) for row in connection.execute(query).mappings()]
 

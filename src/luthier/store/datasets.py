@@ -13,7 +13,7 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.store.audit_log import append_deed
 from luthier.store.database import Database
 from luthier.store.files import hold_file
-from luthier.store.tables import dataset_versions, datasets, row_decisions
+from luthier.store.tables import dataset_versions, datasets, files, row_decisions
 
 
 class DatasetStore:
@@ -118,6 +118,31 @@ class DatasetStore:
                 if version.num_rows is None:
                     document = counted.model_dump_json()
                     connection.execute(update(dataset_versions).where(is_it).values(document=document))
+
+    def of_rows(self, project_id: str, digests: Sequence[str]) -> Sequence[tuple[Dataset, DatasetVersion]]:
+        """The versions of a project whose rows have one of these digests (SHA-256 of the file), oldest first."""
+        query = (
+            select(datasets, dataset_versions.c.document)
+            .join(dataset_versions, dataset_versions.c.dataset_id == datasets.c.dataset_id)
+            .join(files, files.c.file_id == dataset_versions.c.file_id)
+            .where(datasets.c.project_id == project_id, files.c.sha256.in_(digests))
+            .order_by(datasets.c.number, dataset_versions.c.number)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [(_dataset(row), DatasetVersion.model_validate_json(row["document"])) for row in rows]
+
+    def all_versions(self, project_id: str, limit: int) -> Sequence[tuple[Dataset, DatasetVersion]]:
+        """The newest versions of all datasets of a project, at most `limit`, the newest first."""
+        query = (
+            select(datasets, dataset_versions.c.document)
+            .join(dataset_versions, dataset_versions.c.dataset_id == datasets.c.dataset_id)
+            .where(datasets.c.project_id == project_id)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        found = [(_dataset(row), DatasetVersion.model_validate_json(row["document"])) for row in rows]
+        return sorted(found, key=lambda pair: (pair[1].created_at, pair[1].number), reverse=True)[:limit]
 
     def using_file(self, file_id: str) -> Sequence[tuple[str, int]]:
         """The names of datasets, with the numbers of their versions, that a file holds the rows of."""

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import Connection, bindparam, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import RequestError
@@ -79,6 +79,14 @@ class JobEventStore:
             rows = connection.execute(_NEWEST_FIRST, given).all()
         shown = rows if limit is None else rows[:limit]
         return [_event(row) for row in shown], len(rows) > len(shown)
+
+    def notes(self, job_id: str, *, limit: int) -> list[JobEvent]:
+        """What is told of a job apart from its steps, newest first, at most `limit`."""
+        code = job_events.c.code  # codes of steps are `step-N`; the dot comes right behind the dash
+        query = select(*_SHOWN).where(job_events.c.job_id == job_id, or_(code < "step-", code >= "step."))
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(job_events.c.number.desc()).limit(limit)).all()
+        return [_event(row) for row in rows]
 
 
 def is_told(connection: Connection, job_id: str, code: str) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, bindparam, select
+from sqlalchemy import Connection, RowMapping, bindparam, insert, select
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.job import Job
+from luthier.store.job_events import tell
+from luthier.store.job_words import created
 from luthier.store.nearest import nearest_ids
 from luthier.store.tables import jobs
 
@@ -23,6 +25,18 @@ _OF_PROJECT: Final = _BY_ID.where(jobs.c.project_id == bindparam("its_project"))
 
 class LeaseLostError(ConflictError):
     """Another attempt has the job now, or it has ended: whoever gets this must stop working on it."""
+
+
+def add_job(connection: Connection, now: float, job: Job) -> Job:
+    """Queue a job within a transaction; it raises IntegrityError where the id is taken."""
+    values = {
+        "job_id": job.job_id, "kind": job.kind, "document": json.dumps(job.document), "run_id": job.run_id,
+        "status": "queued", "attempt": 0, "num_crashes": 0, "step": 0, "crash_step": -1, "not_before": now,
+        "created_at": now, "updated_at": now, "project_id": job.project_id, "lane": job.lane,
+    }  # fmt: skip
+    connection.execute(insert(jobs).values(**values))
+    tell(connection, now, job.job_id, created(job.kind, job.job_id), code="created")
+    return job_by_id(connection, job.job_id)
 
 
 def held_row(connection: Connection, job_id: str, attempt: int) -> RowMapping:
@@ -52,6 +66,13 @@ def job_by_id(connection: Connection, job_id: str, project_id: str | None = None
     if row is None:
         raise no_such_job(connection, job_id, project_id)
     return job_of(row)
+
+
+def job_of_run(connection: Connection, run_id: str, project_id: str) -> Job | None:
+    """The newest job of a project that names this run; None where there is none."""
+    query = select(jobs).where(jobs.c.run_id == run_id, jobs.c.project_id == project_id).order_by(jobs.c.number.desc())
+    row = connection.execute(query.limit(1)).mappings().first()
+    return None if row is None else job_of(row)
 
 
 def is_row(row: RowMapping) -> Any:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, Select, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, select, update
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError
 from luthier.core.job import ENDED, Job, JobStatus, Lane, Wish
 from luthier.store.database import Database
 from luthier.store.job_events import is_told, tell
-from luthier.store.job_rows import LeaseLostError, held_row, is_row, job_by_id, job_of, locked_row
+from luthier.store.job_rows import LeaseLostError, add_job, held_row, is_row, job_by_id, job_of, job_of_run, locked_row
+from luthier.store.job_words import ended, goes_on, picked_up, resumed, started
 from luthier.store.tables import jobs
 
 __all__ = ["LEASE_SECONDS", "MOST_CRASHES", "JobStore", "LeaseLostError"]
@@ -29,14 +30,6 @@ MOST_CRASHES: Final = 3
 MOST_LOSSES: Final = 10
 FIRST_REST_SECONDS: Final = 5.0
 LONGEST_REST_SECONDS: Final = 300.0
-_STARTS: Final = {"validate": ("validating", "Validating the files"), "train": ("started", "Fine-tuning job started")}
-_ENDS: Final = {
-    "paused": "Fine-tuning job paused",
-    "cancelled": "Fine-tuning job cancelled",
-    "succeeded": "The job has successfully completed",
-    "failed": "The job has failed",
-}
-"""What is told when a job begins and when it ends."""
 
 
 class JobStore:
@@ -52,15 +45,7 @@ class JobStore:
         """Queue a job. Raises ConflictError where the id is taken."""
         try:
             with self._database.write() as connection:
-                now = self._now(connection)
-                values = {
-                    "job_id": job.job_id, "kind": job.kind, "document": json.dumps(job.document), "run_id": job.run_id,
-                    "status": "queued", "attempt": 0, "num_crashes": 0, "step": 0, "crash_step": -1, "not_before": now,
-                    "created_at": now, "updated_at": now, "project_id": job.project_id, "lane": job.lane,
-                }  # fmt: skip
-                connection.execute(insert(jobs).values(**values))
-                tell(connection, now, job.job_id, f"Created fine-tuning job: {job.job_id}", code="created")
-                return job_by_id(connection, job.job_id)
+                return add_job(connection, self._now(connection), job)
         except IntegrityError as error:
             raise ConflictError(
                 f"job {job.job_id} exists already", expected="a new id", do="make one with new_id('job')"
@@ -70,6 +55,11 @@ class JobStore:
         """One job; that of another project than the one named is as one that is not there."""
         with self._database.read() as connection:
             return job_by_id(connection, job_id, project_id)
+
+    def of_run(self, run_id: str, project_id: str) -> Job | None:
+        """The newest job of a project that makes this run, or goes on with it; None where there is none."""
+        with self._database.read() as connection:
+            return job_of_run(connection, run_id, project_id)
 
     def list(
         self,
@@ -245,7 +235,7 @@ class JobStore:
             }
             values |= {"finished_at": None, "updated_at": now, "announced": 0}
             connection.execute(update(jobs).where(is_row(row)).values(**values))
-            tell(connection, now, job_id, "Fine-tuning job resumed")
+            tell(connection, now, job_id, resumed(row["kind"]))
             return job_by_id(connection, job_id)
 
     def _next(self, connection: Connection, worker: str, now: float, lanes: tuple[Lane, ...]) -> RowMapping | None:
@@ -287,7 +277,7 @@ class JobStore:
             self._close(connection, row, now, "failed", error)
             return
         rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 4 ** max(0, num_crashes - 1))
-        told = f"The work ended unexpectedly ({reason}): it is taken up again from the last checkpoint"
+        told = f"The work ended unexpectedly ({reason}): {picked_up(row['kind'])}"
         tell(connection, now, row["job_id"], told, level="warn")
         self._stop(connection, row, now, not_before=now if has_got_further else now + rest)
 
@@ -302,15 +292,15 @@ class JobStore:
         document = None if error is None else json.dumps(error)
         finished = now if status in ENDED else None
         connection.execute(update(jobs).where(is_row(row)).values(**values, error=document, finished_at=finished))
-        told = _ENDS[status] if error is None else str(error.get("message") or error["came"])
+        told = ended(row["kind"], status) if error is None else str(error.get("message") or error["came"])
         tell(connection, now, row["job_id"], told, level="info" if error is None else "error")
 
     def _tell_start(self, connection: Connection, row: RowMapping, now: float) -> None:
-        code, told = _STARTS[row["lane"]]
+        code, told = started(row["kind"], row["lane"])
         if not is_told(connection, row["job_id"], code):
             tell(connection, now, row["job_id"], told, code=code)
         elif row["lane"] == "train":
-            tell(connection, now, row["job_id"], "Fine-tuning job goes on from its last checkpoint")
+            tell(connection, now, row["job_id"], goes_on(row["kind"]))
 
     def _note(self, connection: Connection, row: RowMapping, found: dict[str, Any] | None) -> None:
         """Let what the work has found join the document of the job."""

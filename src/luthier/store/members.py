@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.access import ApiKey
@@ -16,6 +17,16 @@ from luthier.store.access import key_from
 from luthier.store.audit_log import append_deed
 from luthier.store.database import Database
 from luthier.store.tables import api_keys, members, projects, sign_in_links, web_sessions
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """One of the sessions of somebody. digest: of its secret. seen_at: to the hour."""
+
+    digest: str
+    created_at: float
+    seen_at: float
+    expires_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +62,20 @@ class MemberStore:
                 f"a member {member.name!r} exists already", expected="a new name", do="choose another name"
             ) from error
 
-    def list(self, project_id: str) -> list[Member]:
+    def list(self, project_id: str) -> Sequence[Member]:
         """The members of a project, oldest first."""
         query = select(members).where(members.c.project_id == project_id).order_by(members.c.number)
         with self._database.read() as connection:
             return [_member(row) for row in connection.execute(query).mappings()]
+
+    def get(self, project_id: str, member_id: str) -> Member:
+        """One member. Raises NotFoundError, also for another project's."""
+        is_it = (members.c.project_id == project_id) & (members.c.member_id == member_id)
+        with self._database.read() as connection:
+            row = connection.execute(select(members).where(is_it)).mappings().first()
+        if row is None:
+            raise _no_such_member(member_id)
+        return _member(row)
 
     def with_password(self, name: str) -> tuple[Member, str] | None:
         """A member by name, of whatever project, with the hash of the password; None where there is none."""
@@ -155,6 +175,27 @@ class MemberStore:
             now=float(row["now"]),
         )
 
+    def sessions(self, project_id: str, *, member_id: str | None, key_id: str | None) -> Sequence[OpenSession]:
+        """The sessions of a member, of who holds a key, or, with neither, of who is at the machine; newest first."""
+        query = (
+            select(web_sessions.c.digest, web_sessions.c.created_at, web_sessions.c.seen_at, web_sessions.c.expires_at)
+            .where(_is_of(project_id, member_id, key_id), web_sessions.c.expires_at > self._database.now)
+            .order_by(web_sessions.c.created_at.desc())
+        )
+        with self._database.read() as connection:
+            return [OpenSession(**row) for row in connection.execute(query).mappings()]
+
+    def end_others(
+        self, digest: str, project_id: str, *, member_id: str | None, key_id: str | None, deed: Deed | None = None
+    ) -> int:
+        """Forget all of those sessions but this one; returns how many."""
+        others = _is_of(project_id, member_id, key_id) & (web_sessions.c.digest != digest)
+        with self._database.write() as connection:
+            num_ended = connection.execute(delete(web_sessions).where(others)).rowcount
+            if num_ended:
+                self._log(connection, deed)
+            return num_ended
+
     def extend(self, digest: str, seconds: float) -> None:
         """Let a session last for so many seconds from now on."""
         with self._database.write() as connection:
@@ -186,6 +227,15 @@ class MemberStore:
     def _log(self, connection: Connection, deed: Deed | None) -> None:
         if deed is not None:
             append_deed(connection, self._database.now, deed)
+
+
+def _is_of(project_id: str, member_id: str | None, key_id: str | None) -> ColumnElement[bool]:
+    """Whose sessions: a comparison with None asks for NULL."""
+    columns = web_sessions.c
+    found: ColumnElement[bool] = (
+        (columns.project_id == project_id) & (columns.member_id == member_id) & (columns.key_id == key_id)
+    )
+    return found
 
 
 def _member(row: RowMapping) -> Member:

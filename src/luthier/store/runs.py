@@ -18,7 +18,7 @@ from luthier.store.database import Database
 from luthier.store.nearest import nearest_ids
 from luthier.store.tables import events, jobs, plans, runs
 
-_WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
+RUNS_WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
 # Put together once: polls of a job ask for these.
 _BY_ID: Final = select(runs).where(runs.c.run_id == bindparam("its_id"))
 _LAST: Final = (
@@ -27,7 +27,10 @@ _LAST: Final = (
     .order_by(events.c.step.desc())
     .limit(1)
 )
-_OWNER = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
+OWNER_OF_RUN = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
+"""The project of a row of `RUNS_WITH_JOBS`."""
+_MOST_UNDER_WAY: Final = 1_000
+"""Positions that transactions may have taken and not yet written."""
 
 
 class RunStore:
@@ -58,7 +61,7 @@ class RunStore:
             row = connection.execute(_BY_ID, {"its_id": run_id}).mappings().first()
             if row is None:
                 raise _no_such_run(connection, run_id)
-        return _record(row)
+        return record_of(row)
 
     def plan(self, run_id: str) -> Plan:
         """The plan that a run executes."""
@@ -95,7 +98,7 @@ class RunStore:
             if changed.rowcount == 0:
                 raise _no_such_run(connection, run_id)
             row = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
-        return _record(row)
+        return record_of(row)
 
     def set_budget(self, run_id: str, plan: Plan) -> None:
         """Replace the plan of a run by one that differs in its budget alone. Raises ConflictError for another plan."""
@@ -138,6 +141,37 @@ class RunStore:
         position = max((row.position for row in rows), default=after)
         return [event_adapter.validate_json(row.document) for row in rows], position
 
+    def appended(self, run_id: str, after: int, *, limit: int) -> tuple[Sequence[Event], int]:
+        """The first `limit` events appended after the position `after`, in that order, and where to ask from next.
+
+        Reads no more than these, however many the run has. Of a run that is not there: none.
+        """
+        # Not by an index of the run, which would be read from its first event on: `position` leads to the new ones.
+        is_its = events.c.run_id.concat("") == run_id
+        query = select(events.c.position, events.c.document).where(is_its, events.c.position > after)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(events.c.position).limit(limit)).all()
+            newest = 0 if len(rows) == limit else connection.execute(select(func.max(events.c.position))).scalar() or 0
+        # Past the events of other runs, too, but for the last: one with a smaller position may still be written.
+        position = max(rows[-1].position if rows else after, newest - _MOST_UNDER_WAY)
+        return [event_adapter.validate_json(row.document) for row in rows], position
+
+    def of_kinds(self, run_id: str, kinds: Sequence[str], *, limit: int | None = None) -> Sequence[Event]:
+        """The events of some kinds, the last appended first, at most `limit`."""
+        query = select(events.c.document).where(events.c.run_id == run_id, events.c.kind.in_(kinds))
+        with self._database.read() as connection:
+            found = connection.execute(query.order_by(events.c.position.desc()).limit(limit)).scalars()
+            return [event_adapter.validate_json(document) for document in found]
+
+    def at_steps(self, run_id: str, steps: Sequence[int]) -> Sequence[Event]:
+        """What was measured in these steps, in their order; of those that there are."""
+        query = select(events.c.document).where(
+            events.c.run_id == run_id, events.c.kind == "step", events.c.step.in_(steps)
+        )
+        with self._database.read() as connection:
+            found = connection.execute(query.order_by(events.c.step)).scalars()
+            return [event_adapter.validate_json(document) for document in found]
+
     def last(self, run_id: str, kind: str) -> Event | None:
         """The newest event of a kind; None where there is none."""
         with self._database.read() as connection:
@@ -160,23 +194,47 @@ class RunStore:
         """Runs, newest first; at most `limit`, where it is given."""
         query = select(runs).order_by(runs.c.number.desc()).limit(limit)
         with self._database.read() as connection:
-            return [_record(row) for row in connection.execute(query).mappings()]
+            return [record_of(row) for row in connection.execute(query).mappings()]
 
     def project_of(self, run_id: str) -> str | None:
         """The project that a run belongs to: that of its job, or `default`; None where there is no such run."""
-        query = select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id)
+        query = select(OWNER_OF_RUN).select_from(RUNS_WITH_JOBS).where(runs.c.run_id == run_id)
         with self._database.read() as connection:
             owner: str | None = connection.execute(query).scalar()
             return owner
 
-    def of_project(self, project_id: str, *, limit: int, after: str | None = None) -> Sequence[RunRecord]:
-        """Runs of a project, newest first, at most `limit`; those that were made before the run `after`."""
-        query = select(runs).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
+    def some(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        """These runs by their ids, as far as they are there."""
+        query = select(runs).where(runs.c.run_id.in_(run_ids))
+        with self._database.read() as connection:
+            return {row["run_id"]: record_of(row) for row in connection.execute(query).mappings()}
+
+    def results_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[str]:
+        """What came out of the runs of a project that last changed at or after a moment (UTC, ISO 8601), as JSON.
+
+        At most `limit`, newest first. Many are read at a time, so it is left to the caller what to make of them.
+        """
+        query = select(runs.c.result).select_from(RUNS_WITH_JOBS).where(OWNER_OF_RUN == project_id)  # noqa: SIM300 - a column
+        query = query.where(runs.c.updated_at >= moment, runs.c.result.is_not(None))
+        with self._database.read() as connection:
+            return connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).scalars().all()
+
+    def of_project(
+        self, project_id: str, *, limit: int, after: str | None = None, status: RunStatus | None = None
+    ) -> Sequence[RunRecord]:
+        """Runs of a project, newest first, at most `limit`; those that were made before the run `after`.
+
+        status: only runs that are in this one.
+        """
+        query = select(runs).select_from(RUNS_WITH_JOBS).where(OWNER_OF_RUN == project_id)  # noqa: SIM300 - a column
+        if status is not None:
+            query = query.where(runs.c.status == status)
         if after is not None:
             query = query.where(runs.c.number < select(runs.c.number).where(runs.c.run_id == after).scalar_subquery())
         with self._database.read() as connection:
             return [
-                _record(row) for row in connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).mappings()
+                record_of(row)
+                for row in connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).mappings()
             ]
 
 
@@ -184,7 +242,8 @@ def _step(event: Event) -> int:
     return event.from_step if isinstance(event, RunStarted) else event.step
 
 
-def _record(row: RowMapping) -> RunRecord:
+def record_of(row: RowMapping) -> RunRecord:
+    """The run of a row."""
     values = {name: value for name, value in row.items() if name != "number"}
     if values["result"] is not None:
         values["result"] = TrainResult.model_validate_json(values["result"])

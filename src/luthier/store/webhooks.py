@@ -148,9 +148,11 @@ class WebhookStore:
 
 
 def _messages(rows: Any, hooks: Any, now: float) -> list[dict[str, Any]]:
-    """The rows to insert: for each job one event, and one message for each webhook that wants it."""
+    """The rows to insert: for each job that trains one event, and one message for each webhook that wants it."""
     made = []
     for row in rows:
+        if row["kind"] != "train":
+            continue
         event_type = f"fine_tuning.job.{row['status']}"
         event = _event(event_type, {"id": row["job_id"]}, row["finished_at"] or now)
         for hook in hooks:

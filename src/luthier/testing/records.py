@@ -8,6 +8,7 @@ from luthier.core.cost import Device, Estimate, MemoryPrediction, Prediction, Qu
 from luthier.core.dataset import DatasetProfile
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Sample, SystemResult, Verdict
 from luthier.core.events import StepDone
+from luthier.core.export import Export, ExportSource, Interval, ParityReport
 from luthier.core.plan import (
     DataPlan,
     EvaluationPlan,
@@ -266,4 +267,42 @@ def make_quote(*, num_steps: int = 10, step_seconds: float = 2.0, is_calibrated:
         num_rows=40,
         num_tokens=2000,
         room=Room(micro_batch_rows=100, length_tokens=50, longest_row_tokens=4000),
+    )
+
+
+def make_export(run_id: str = RUN_ID, *, folder: str = "/exports/x", passed: bool = True) -> Export:
+    """A merged model, proved on three prompts."""
+    parity = ParityReport(
+        format="merged",
+        precision="float16",
+        runtime="transformers",
+        runtime_version="5.0",
+        num_prompts=3,
+        num_prompts_same_tokens=3,
+        num_texts_equal=2,
+        max_difference_nats=0.01,
+        mean_difference_nats=0.001,
+        bound_nats=0.05,
+        nll_increase_nats=Interval(value=0.001, low=-0.002, high=0.004),
+        source_perplexity=8.0,
+        export_perplexity=8.01,
+        passed=passed,
+    )
+    return Export(
+        source=ExportSource(
+            name=run_id,
+            run_id=run_id,
+            base_name="tiny",
+            base_path="/models/tiny",
+            base_sha256="3" * 64,
+            precision="float32",
+        ),
+        format="merged",
+        precision="float16",
+        folder=folder,
+        num_bytes=1024,
+        files={"model.safetensors": "5" * 64},
+        parity=parity,
+        seconds=2.0,
+        warnings=("made up",),
     )

@@ -18,13 +18,17 @@ _STOP_SECONDS = 100.0
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that answers. url: without a path. key: the first of its home, None where there were keys before."""
+    """A server that answers. url: without a path. key: the first of its home, None where there were keys before.
+
+    link: signs a browser in, once.
+    """
 
     process: subprocess.Popen[str]
     url: str
     key: str | None
     home: Path
     log: Path
+    link: str = ""
 
     def stop(self) -> int:
         """End it in good order, as Ctrl-C does; returns its exit code."""
@@ -38,14 +42,15 @@ class RunningServer:
 
 @contextmanager
 def running_server(
-    home: Path, *, num_workers: int = 1, environment: Mapping[str, str] | None = None
+    home: Path, *, num_workers: int = 1, environment: Mapping[str, str] | None = None, port: int = 0
 ) -> Iterator[RunningServer]:
-    """Start the server of a home on a free port of the loopback; it is stopped when the block ends.
+    """Start the server of a home on the loopback; it is stopped when the block ends.
 
-    environment: added to that of this process. Raises RuntimeError, with the end of the log, where it does not start.
+    port: 0 takes a free one. environment: added to that of this process. Raises RuntimeError, with the end of the log,
+    where it does not start.
     """
     log = home.with_name(f"{home.name}-server.log")
-    command = [sys.executable, "-m", "luthier", "up", "--port", "0", "--workers", str(num_workers), "--json"]
+    command = [sys.executable, "-m", "luthier", "up", "--port", str(port), "--workers", str(num_workers), "--json"]
     with log.open("ab") as said:
         process = subprocess.Popen(
             [*command, "--home", str(home)],
@@ -61,7 +66,7 @@ def running_server(
         process.wait(_STOP_SECONDS)
         raise RuntimeError(f"the server did not start: {log.read_text(encoding='utf-8')[-3000:]}")
     started: dict[str, Any] = json.loads(line)
-    server = RunningServer(process, started["url"], started.get("key"), home, log)
+    server = RunningServer(process, started["url"], started.get("key"), home, log, started.get("link", ""))
     try:
         yield server
     finally:

@@ -8,10 +8,32 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import Mount
 
 from luthier.service.context import Context
+from luthier.service.run_list import Judged
+from luthier.service.run_series import RunSeries
 from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
-from luthier.web.pages import dataset_audit, dataset_repair, dataset_tokens, dataset_upload, datasets, home, sign_in
+from luthier.web.pages import (
+    compare,
+    dataset_audit,
+    dataset_repair,
+    dataset_tokens,
+    dataset_upload,
+    datasets,
+    deployments,
+    evaluations,
+    exports,
+    home,
+    model,
+    models,
+    new_run,
+    playground,
+    run,
+    run_series,
+    runs,
+    settings,
+    sign_in,
+)
 from luthier.web.policy import Policy
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -22,6 +44,18 @@ ROUTERS: tuple[APIRouter, ...] = (
     dataset_audit.router,
     dataset_repair.router,
     dataset_tokens.router,
+    new_run.router,
+    runs.router,
+    compare.router,
+    run_series.router,
+    run.router,  # after all that has an address of its own below /runs/
+    evaluations.router,
+    playground.router,
+    models.router,
+    model.router,
+    deployments.router,
+    exports.router,
+    settings.router,
 )
 """In the order of the pages' navigation."""
 
@@ -31,6 +65,7 @@ def create_pages(context: Context) -> FastAPI:
     app = FastAPI(title="Luthier", version=version("luthier"), openapi_url=None, redirect_slashes=True)
     assets = Assets()
     app.state.context, app.state.assets = context, assets
+    app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
     add_error_pages(app)
     app.add_middleware(SameOrigin)
     app.add_middleware(Policy)

@@ -11,11 +11,11 @@ from luthier.core.member import Session
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A page of the navigation. key: the letter that leads there, after `g`."""
+    """A page of the navigation. key: the letter that leads there, after `g`. scope: None for whoever is signed in."""
 
     name: str
     address: str
-    scope: Scope
+    scope: Scope | None
     key: str
 
 
@@ -26,13 +26,15 @@ ENTRIES: Final = (
     Entry("Evaluations", "/evaluations", "read", "e"),
     Entry("Playground", "/playground", "infer", "p"),
     Entry("Models", "/models", "read", "m"),
-    Entry("Settings", "/settings", "read", "s"),
+    Entry("Settings", "/settings", None, "s"),
 )
 
 
 def entries_for(session: Session | None) -> list[Entry]:
     """What this visitor may look at."""
-    return [] if session is None else [entry for entry in ENTRIES if session.caller.may(entry.scope)]
+    if session is None:
+        return []
+    return [entry for entry in ENTRIES if entry.scope is None or session.caller.may(entry.scope)]
 
 
 def current(path: str) -> str:

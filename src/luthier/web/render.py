@@ -69,8 +69,10 @@ def redirect(request: Request, address: str, notice: str = "") -> Response:
 
 
 def is_fragment_request(request: Request) -> bool:
-    """Whether HTMX asks, for a piece of a page."""
-    return request.headers.get("hx-request") == "true" and request.headers.get("hx-boosted") != "true"
+    """Whether HTMX asks, for a piece of a page; who goes back in the history gets the whole page."""
+    asked = request.headers
+    is_whole = "true" in (asked.get("hx-boosted"), asked.get("hx-history-restore-request"))
+    return asked.get("hx-request") == "true" and not is_whole
 
 
 @lru_cache(maxsize=1)
@@ -139,7 +141,7 @@ def usd(value: float | None) -> str:
     """Money in US dollars: cents from a dollar on, two significant digits below."""
     if value is None:
         return "not priced"
-    return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:.2g}"
+    return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:#.2g}"
 
 
 def _as_json(value: Any) -> Markup:

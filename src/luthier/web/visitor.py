@@ -8,13 +8,16 @@ from urllib.parse import quote
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
 
-from luthier.core.access import Caller, Scope
+from luthier.core.access import SCOPES, Caller, Scope
 from luthier.core.member import Session
 from luthier.service.context import Context
 from luthier.service.sessions import session_of
 
 COOKIE: Final = "luthier_session"
+_COOKIE_SECONDS: Final = 400 * 24 * 3600
+"""As long as browsers keep one: when a session ends, the server knows."""
 
 
 class SignInNeededError(Exception):
@@ -36,6 +39,13 @@ class ForbiddenError(Exception):
     def __init__(self, caller: Caller, scopes: tuple[Scope, ...]) -> None:
         self.caller, self.scopes = caller, scopes
         super().__init__(", ".join(scopes))
+
+
+def remember(request: Request, answer: Response, secret: str) -> Response:
+    """Have the browser hold the secret of its session from this answer on."""
+    is_https = request.url.scheme == "https"
+    answer.set_cookie(COOKIE, secret, max_age=_COOKIE_SECONDS, httponly=True, samesite="lax", secure=is_https)
+    return answer
 
 
 async def context_of(request: Request) -> Context:
@@ -70,8 +80,9 @@ def _needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
 HomeContext = Annotated[Context, Depends(context_of)]
 """What a handler asks for to reach the services."""
 MaybeVisitor = Annotated[Session | None, Depends(visiting)]
+Visitor = Annotated[Caller, Depends(_needs(*SCOPES))]
 Reader = Annotated[Caller, Depends(_needs("read"))]
 Trainer = Annotated[Caller, Depends(_needs("train"))]
 Asker = Annotated[Caller, Depends(_needs("infer"))]
 Admin = Annotated[Caller, Depends(_needs("admin"))]
-"""What a handler asks for to be sure that who looks may do this: the caller, with their project."""
+"""What a handler asks for to be sure that who looks may do this: the caller, with their project. Visitor: anything."""

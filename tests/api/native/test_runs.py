@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from luthier.core.job import Job
+from luthier.core.ports import SilentProgress
 from luthier.service.access import create_project
+from luthier.service.files import add_file
 from luthier.testing.records import make_plan, make_record
 
 
@@ -80,3 +84,27 @@ def test_a_run_that_was_not_judged_has_no_verdict(visitor, home) -> None:  # typ
     answer = visitor("read").get(f"/api/v1/runs/{make_record().run_id}/verdict")
     assert answer.status_code == 404
     assert "has no verdict" in answer.json()["error"]["message"]
+
+
+def test_a_run_is_started_from_a_recipe_with_files_by_id(visitor, home, tmp_path: Path, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+    from luthier.models import sources
+
+    sources.pull(str(tiny_model), home.home, SilentProgress())
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 12)
+    file = add_file(home, "default", tmp_path / "mine.jsonl", filename="mine.jsonl", purpose="fine-tune")
+    recipe = {"base_model": "tiny", "data": {"train": file.file_id}, "method": {"rank": 4, "name": "lora"}}
+    asked = visitor("train")
+    answer = asked.post("/api/v1/runs", json={"recipe": recipe})
+    assert answer.status_code == 201, answer.text
+    job = answer.json()
+    assert (job["status"], job["lane"], job["run_id"][:4]) == ("queued", "validate", "run-")
+    assert home.jobs.get(job["id"]).document["asked"] == recipe
+    assert visitor("read").get(f"/api/v1/jobs/{job['id']}").json()["run_id"] == job["run_id"]
+    create_project(home, "c")
+    assert visitor("read").post("/api/v1/runs", json={"recipe": recipe}).status_code == 403
+    assert visitor("train", project="c").post("/api/v1/runs", json={"recipe": recipe}).status_code == 400
+    for wrong in ({"base_model": str(tiny_model)}, {"data": {"train": "/etc/passwd"}}, {"training": {"epoch": 1}}):
+        answer = asked.post("/api/v1/runs", json={"recipe": recipe | wrong})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"]
+    assert len(home.jobs.list()) == 1

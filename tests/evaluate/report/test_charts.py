@@ -14,7 +14,7 @@ from luthier.core.fit import Fit
 from luthier.evaluate.report.charts import curve_charts
 from luthier.evaluate.report.curves import curves, smooth, smooth_window
 from luthier.evaluate.report.interval_chart import interval_charts
-from luthier.evaluate.report.roles import roles
+from luthier.evaluate.roles import roles
 
 Events = Callable[..., tuple[Event, ...]]
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from luthier.core.evaluation import Evaluation
-from luthier.evaluate.report.roles import roles
 from luthier.evaluate.report.samples import Choices, choose_samples
+from luthier.evaluate.roles import roles
 
 Make = Callable[..., Evaluation]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
-from luthier.api.authentication import HomeContext, Reader
+from luthier.api.authentication import HomeContext, Reader, Trainer
 from luthier.api.error_documents import documented
 from luthier.api.native.ids import Id
-from luthier.core.job import JobStatus
-from luthier.service import project_runs
+from luthier.core.job import Job, JobStatus
+from luthier.service import project_runs, recipe_jobs
 from luthier.service.asked_by_id import without_places
+from luthier.service.context import Context
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
@@ -59,25 +60,29 @@ class JobView(BaseModel):
     error: dict[str, Any] | None
 
 
+class RunBody(BaseModel):
+    """recipe: as in a recipe file, but with ids of files (`file-...`) and names of models where paths may stand."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: dict[str, Any]
+
+
 @router.get("/jobs/{job_id}", summary="Look at a job", responses=documented(404))
 def show_job(context: HomeContext, caller: Reader, job_id: Id) -> JobView:
     """One job of the project, those that commands have queued, too."""
     job = context.jobs.get(job_id, caller.project_id)
-    return JobView(
-        id=job.job_id,
-        kind=job.kind,
-        run_id=job.run_id,
-        status=job.status,
-        shown_status=job.shown_status,
-        lane=job.lane,
-        attempt=job.attempt,
-        step=job.step,
-        worker=job.worker,
-        created_at=int(job.created_at),
-        updated_at=int(job.updated_at),
-        finished_at=None if job.finished_at is None else int(job.finished_at),
-        error=without_places(job.error, {f"{context.home}/": ""}),
-    )
+    return _view(context, job)
+
+
+@router.post("/runs", summary="Start a run", status_code=201, responses=documented())
+def start_run(context: HomeContext, caller: Trainer, asked: RunBody) -> JobView:
+    """Queue a recipe. The run `run_id` has a record once it trains; `GET /api/v1/jobs/{id}` says how far it is.
+
+    Rows are read before it waits for its turn: what is wrong with them ends the job. `POST /api/v1/plans` tells of it
+    before anything is queued.
+    """
+    return _view(context, recipe_jobs.start(context, caller, asked.recipe))
 
 
 @router.get("/runs", summary="List runs", responses=documented(404))
@@ -112,3 +117,21 @@ def verdict(context: HomeContext, caller: Reader, run_id: Id) -> dict[str, Any]:
 def evaluation(context: HomeContext, caller: Reader, evaluation_id: Id, with_samples: bool = False) -> dict[str, Any]:
     """Systems, metrics with intervals, comparisons and the verdict; with_samples: what each system wrote, too."""
     return project_runs.show_evaluation(context, caller.project_id, evaluation_id, with_samples=with_samples)
+
+
+def _view(context: Context, job: Job) -> JobView:
+    return JobView(
+        id=job.job_id,
+        kind=job.kind,
+        run_id=job.run_id,
+        status=job.status,
+        shown_status=job.shown_status,
+        lane=job.lane,
+        attempt=job.attempt,
+        step=job.step,
+        worker=job.worker,
+        created_at=int(job.created_at),
+        updated_at=int(job.updated_at),
+        finished_at=None if job.finished_at is None else int(job.finished_at),
+        error=without_places(job.error, {f"{context.home}/": ""}),
+    )

@@ -7,16 +7,13 @@ other addresses do not wait for them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
 from luthier.api.errors import ApiError, ErrorBody, as_api_error
 from luthier.core.access import Caller
@@ -26,11 +23,11 @@ from luthier.service import serving
 from luthier.service.context import Context
 from luthier.service.fleet_answers import error_from
 from luthier.service.served_models import Routed, route, user_of
+from luthier.service.talk import Talk
 
 Event = StreamEvent
 CLIENT_GONE = 499
 TARGET_HEADER, USER_HEADER = "x-luthier-target", "x-luthier-user"
-_CHARGING: set[asyncio.Future[None]] = set()
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer", "content": {"application/json": {}, "text/event-stream": {}}}
 }
@@ -59,28 +56,6 @@ class Words(Protocol):
     def usage(self, answer: serving.Answer) -> dict[str, Any] | None:
         """The last chunk; None where usage was not asked for."""
         ...
-
-
-@dataclass(slots=True)
-class _Talk:
-    """One request under way. inbox: events, and None once the client has gone.
-
-    early: events that were taken out of it before the first byte.
-    """
-
-    context: Context
-    caller: Caller
-    answer: serving.Answer
-    inbox: asyncio.Queue[Event | None] = field(default_factory=asyncio.Queue)
-    early: list[Event] = field(default_factory=list)
-    cancel: Callable[[], None] = lambda: None
-    is_charged: bool = False
-
-    async def charge(self) -> None:
-        """Count what was written, once, however this ends."""
-        if not self.is_charged:
-            self.is_charged = True
-            await run_in_threadpool(serving.charge, self.context, self.caller, self.answer)
 
 
 def usage_of(answer: serving.Answer) -> dict[str, int]:
@@ -114,46 +89,34 @@ async def respond(
 
     Raises ApiError where it goes wrong before the first byte.
     """
-    choices = [serving.Choice() for one in asked for _ in range(one.num_choices)]
-    talk = _Talk(context, caller, serving.Answer(choices, num_prompts=len(asked)))
-    loop = asyncio.get_running_loop()
-
-    def hear(event: Event) -> None:
-        talk.answer.hear(event)
-        if is_streamed or not isinstance(event, Piece):
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has shut down
-                loop.call_soon_threadsafe(talk.inbox.put_nowait, event)
-
+    talk = Talk(context, caller, asked, hears_pieces=is_streamed)
     named = user or request.headers.get(USER_HEADER)
-
-    def begin() -> tuple[Callable[[], None], str]:
-        talk.answer.routed = route(context, caller, model, user_of(caller, asked, named))
-        return serving.ask(context, caller, talk.answer.routed, asked, hear)
-
     try:
-        talk.cancel, fingerprint = await run_in_threadpool(begin)
+        await talk.begin(lambda: route(context, caller, model, user_of(caller, asked, named)))
     except LuthierError as error:
         raise refused(error) from error
-    watcher = asyncio.create_task(watch(request, talk.inbox))
+    watcher, early = asyncio.create_task(talk.watch(request.receive)), list[Event]()
     is_going_on = False
     try:
         while not (talk.answer.has_ended or (is_streamed and talk.answer.has_started)):
-            event = await talk.inbox.get()
+            event = await talk.next()
             if event is None:
                 return Response(status_code=CLIENT_GONE)
-            talk.early.append(event)
+            early.append(event)
         if talk.answer.error is not None:
             raise refused(talk.answer.error)
         is_going_on = is_streamed
     finally:
         watcher.cancel()
         if not is_going_on:
-            await _leave(talk)
+            await talk.leave()
     told = target_header(talk.answer.routed)
     if not is_streamed:
-        return JSONResponse(words(fingerprint).whole(talk.answer), headers=told)
+        return JSONResponse(words(talk.fingerprint).whole(talk.answer), headers=told)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **told}
-    return StreamingResponse(_events(talk, words(fingerprint)), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(
+        _events(talk, early, words(talk.fingerprint)), media_type="text/event-stream", headers=headers
+    )
 
 
 async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
@@ -163,22 +126,13 @@ async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
     inbox.put_nowait(None)
 
 
-async def _leave(talk: _Talk) -> None:
-    """Stop what may still be written, and charge what was, also where this task is being cancelled."""
-    talk.cancel()
-    charging = asyncio.ensure_future(talk.charge())
-    _CHARGING.add(charging)  # the loop alone would not keep it alive
-    charging.add_done_callback(_CHARGING.discard)
-    await asyncio.shield(charging)
-
-
-async def _events(talk: _Talk, words: Words) -> AsyncIterator[bytes]:
-    """The answer as server-sent events; starlette ends this where the client goes away."""
+async def _events(talk: Talk, early: list[Event], words: Words) -> AsyncIterator[bytes]:
+    """The answer as server-sent events; starlette ends this where the client goes away. early: those that came."""
     told: set[int] = set()
     num_open = len(talk.answer.choices)
     try:
         while num_open:
-            event = talk.early.pop(0) if talk.early else await talk.inbox.get()
+            event = early.pop(0) if early else await talk.next()
             if event is None:
                 return
             if isinstance(event, Failed):
@@ -197,7 +151,7 @@ async def _events(talk: _Talk, words: Words) -> AsyncIterator[bytes]:
             yield _line(last)
         yield b"data: [DONE]\n\n"
     finally:
-        await _leave(talk)
+        await talk.leave()
 
 
 def _line(document: Mapping[str, Any], *, event: str | None = None) -> bytes:

@@ -136,8 +136,9 @@ def _between(estimate: Estimate) -> str:
     return f"{value} [{figures.rough(estimate.low)}, {figures.rough(estimate.high)}]"
 
 
-def _limits(export: Export, facts: BundleFacts) -> str:
-    said = [*export.warnings, *([f"Of the base model: {facts.base.note}"] if facts.base.note else [])]
+def limits_of(facts: BundleFacts, warnings: tuple[str, ...] = ()) -> list[str]:
+    """What whoever uses the model must know, a sentence each. warnings: of its export."""
+    said = [*warnings, *([f"Of the base model: {facts.base.note}"] if facts.base.note else [])]
     if (evaluation := facts.evaluation) is not None and evaluation.verdict is not None:
         said += evaluation.verdict.caveats
     if facts.run is not None:
@@ -150,7 +151,12 @@ def _limits(export: Export, facts: BundleFacts) -> str:
     if facts.run is not None:
         said.append("It was tuned for rows such as those above; of other tasks only what stands here was measured.")
     said.append("Like every language model it writes things that are not true, in the same voice as things that are.")
-    return "## Limits\n\n" + "\n".join(f"- {markdown.text(line, 1_000)}" for line in dict.fromkeys(said))
+    return list(dict.fromkeys(said))
+
+
+def _limits(export: Export, facts: BundleFacts) -> str:
+    lines = limits_of(facts, export.warnings)
+    return "## Limits\n\n" + "\n".join(f"- {markdown.text(line, 1_000)}" for line in lines)
 
 
 def _licence(base: BaseFacts, *, is_tuned: bool) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from luthier.core.student import ALONE, TAUGHT, Student
 from luthier.evaluate.report.page import TEMPLATES, fold, judged_view
-from luthier.evaluate.report.roles import Roles
+from luthier.evaluate.roles import Roles
 from luthier.reporting import figures
 from luthier.reporting.fact import Fact
 from luthier.reporting.page import page_environment, replace_text

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from luthier.core.evaluation import Evaluation, SystemResult
 from luthier.evaluate.names import metric_heading
-from luthier.evaluate.report.roles import Roles, metric_names
+from luthier.evaluate.roles import Roles, metric_names
 from luthier.reporting.figures import common_decimals, interval, number
 from luthier.reporting.page import Chart
 from luthier.reporting.svg import BASE, INK, OTHERS, TUNED, canvas, inline_svg

@@ -22,9 +22,9 @@ from luthier.evaluate.report.outcome import outcomes
 from luthier.evaluate.report.quoted import quoted
 from luthier.evaluate.report.rank_chart import rank_charts
 from luthier.evaluate.report.rewarded import Drawn, rewarded
-from luthier.evaluate.report.roles import Roles, roles
 from luthier.evaluate.report.samples import Choice, choose_samples
 from luthier.evaluate.report.tables import differences, forgetting_rows, metric_rows
+from luthier.evaluate.roles import Roles, roles
 from luthier.reporting import figures
 from luthier.reporting.page import page_environment
 from luthier.reporting.svg import css_variable

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from luthier.core.digest import sha256_bytes
 from luthier.core.evaluation import Evaluation, Sample, SystemResult
 from luthier.evaluate.names import metric_title, start
-from luthier.evaluate.report.roles import Roles, metric_names
+from luthier.evaluate.roles import Roles, metric_names
 
 NUM_BEST: Final = 3
 NUM_WORST: Final = 3

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from luthier.core.evaluation import Comparison, Evaluation, Forgetting, Metric
 from luthier.evaluate.names import metric_heading
-from luthier.evaluate.report.roles import Roles, metric_names
+from luthier.evaluate.roles import Roles, metric_names
 from luthier.reporting import figures
 
 

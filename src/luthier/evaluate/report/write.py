@@ -14,8 +14,8 @@ from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.evaluate.report.page import MaskedExample, render_page
 from luthier.evaluate.report.rewarded import Drawn
-from luthier.evaluate.report.roles import roles
 from luthier.evaluate.report.samples import choose_samples
+from luthier.evaluate.roles import roles
 from luthier.reporting.page import replace_text
 
 HTML_NAME: Final = "report.html"

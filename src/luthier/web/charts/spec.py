@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 Role = Literal["base", "tuned", "other-1", "other-2", "other-3", "good", "bad", "quiet"]
@@ -48,7 +48,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Lines and dots over two axes. key: names it among the charts of a page, for what comes later."""
+    """Lines and dots over two axes. key: names it among the charts of a page, for what comes later.
+
+    group: charts of one group show the same place at once. tools: whether a reader may smooth the lines and take the
+    logarithm, where scripts run.
+    """
 
     key: str
     title: str
@@ -57,10 +61,12 @@ class Plot:
     series: Sequence[Series]
     marks: Sequence[Mark] = ()
     caption: str = ""
+    group: str = ""
+    tools: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """For the script."""
-        return {"kind": "plot", **asdict(self), "x_title": self.x.title, "y_title": self.y.title}
+        return {"kind": "plot", **_fields(self), "x_title": self.x.title, "y_title": self.y.title}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ class Intervals:
 
     def as_json(self) -> dict[str, Any]:
         """For the script."""
-        return {"kind": "intervals", **asdict(self), "x_title": self.x.title}
+        return {"kind": "intervals", **_fields(self), "x_title": self.x.title}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,19 @@ class Bars:
 
     def as_json(self) -> dict[str, Any]:
         """For the script."""
-        return {"kind": "bars", **asdict(self), "x_title": self.x.title}
+        return {"kind": "bars", **_fields(self), "x_title": self.x.title}
 
 
 Chart = Plot | Intervals | Bars
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """A chart as plain values. Points, of which there may be many, are not copied."""
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return _fields(value)
+    is_of_parts = isinstance(value, list | tuple) and value and is_dataclass(value[0])
+    return [_fields(one) for one in value] if is_of_parts else value

@@ -13,6 +13,7 @@ from typing import Final
 from markupsafe import Markup, escape
 
 from luthier.reporting.figures import rough
+from luthier.reporting.thinning import thinned
 from luthier.reporting.visible import visible
 from luthier.web.charts.spec import Axis, Bars, Chart, Intervals, Plot, Point, Series
 from luthier.web.charts.ticks import linear_ticks, log_ticks, words
@@ -38,19 +39,6 @@ def drawn(chart: Chart) -> Markup:
     return _bars(chart)
 
 
-def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
-    """At most about `most` points that look the same: of each stretch the lowest and the highest stay."""
-    if len(points) <= most:
-        return list(points)
-    size = math.ceil(2 * len(points) / most)
-    kept: list[Point] = [points[0]]
-    for start in range(0, len(points), size):
-        stretch = points[start : start + size]
-        ends = {min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])}
-        kept.extend(sorted(ends))
-    return [*kept, points[-1]]
-
-
 def _plot(chart: Plot) -> Markup:
     points = [p for series in chart.series for p in series.points if all(map(math.isfinite, p))]
     if not points:
@@ -69,7 +57,7 @@ def _plot(chart: Plot) -> Markup:
 
 
 def _series(series: Series, x: Scale, y: Scale) -> str:
-    places = [(x(a), y(b)) for a, b in thinned([p for p in series.points if all(map(math.isfinite, p))])]
+    places = [(x(a), y(b)) for a, b in thinned([p for p in series.points if all(map(math.isfinite, p))], _MOST_POINTS)]
     if series.shape == "dots" or len(places) == 1:
         dots = (f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in places)
         return f'<g class="dots {series.role}">{"".join(dots)}</g>'

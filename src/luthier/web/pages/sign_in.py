@@ -13,7 +13,7 @@ from luthier.service import sessions
 from luthier.service.members import member_by_password
 from luthier.service.rate_limits import TokenBuckets
 from luthier.web.render import redirect, render
-from luthier.web.visitor import COOKIE, HomeContext, MaybeVisitor
+from luthier.web.visitor import COOKIE, HomeContext, MaybeVisitor, remember
 
 router = APIRouter()
 
@@ -95,16 +95,7 @@ def _form(request: Request, next_address: str, error: RequestError | None, *, st
 
 
 def _let_in(request: Request, secret: str, address: str) -> Response:
-    answer = redirect(request, address)
-    answer.set_cookie(
-        COOKIE,
-        secret,
-        max_age=round(sessions.SESSION_SECONDS),
-        httponly=True,
-        samesite="lax",
-        secure=request.url.scheme == "https",
-    )
-    return answer
+    return remember(request, redirect(request, address), secret)
 
 
 def _own(address: str) -> str:

@@ -58,14 +58,18 @@ document.addEventListener("submit", (event) => {
   if (words && !confirm(words)) { event.preventDefault(); event.stopImmediatePropagation(); }
 }, true);
 
-// `data-copy` copies the text of the element that it names.
+// `data-copy` copies the text of the element that it names; where a browser forbids that (plain HTTP), it is selected.
 document.addEventListener("click", async (event) => {
   const button = event.target.closest?.("[data-copy]");
   if (!button) return;
-  const text = document.querySelector(button.dataset.copy)?.textContent.trim() ?? "";
-  await navigator.clipboard?.writeText(text);
-  const words = button.textContent;
-  button.textContent = "copied";
+  const source = document.querySelector(button.dataset.copy), words = button.textContent;
+  try {
+    await navigator.clipboard.writeText(source.textContent.trim());
+    button.textContent = "copied";
+  } catch {
+    getSelection().selectAllChildren(source);
+    button.textContent = "selected: press Ctrl+C";
+  }
   setTimeout(() => { button.textContent = words; }, 1500);
 });
 

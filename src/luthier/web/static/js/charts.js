@@ -1,8 +1,18 @@
 // Draws `figure.chart[data-chart]` with ECharts over the server's own drawing, in the colours of the page.
-// `window.Luthier.charts.append(key, name, points)` adds to a plot that is being watched.
-const charts = new Map(); // by key: { figure, spec, chart }
+// For who watches a plot: `window.Luthier.charts.append(key, name, points)` adds to a series, `replace` puts others in the
+// place of all, `forgetAfter(key, x)` drops what lies behind x, `mark(key, marks)` sets the marks, and `refresh()` draws
+// what has changed: only the lines, only of charts that can be seen. `ready` is a promise of the first drawing.
+const charts = new Map(); // by key: { figure, spec, chart, isStale, isSeen, smoothing, isLog }
+const MOST_POINTS = 2000, FEWEST_SMOOTHED = 30;
+
+const colours = new Map(); // what has been looked up in this theme
 
 function colour(name) {
+  if (!colours.has(name)) colours.set(name, lookedUp(name));
+  return colours.get(name);
+}
+
+function lookedUp(name) {
   const probe = document.createElement("span");
   probe.style.color = `var(--${name})`;
   document.body.append(probe);
@@ -14,14 +24,64 @@ function colour(name) {
 function number(value) {
   if (!Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
-  if (size && (size >= 1e6 || size < 1e-4)) return value.toPrecision(3).replace("-", "\u2212");
+  if (size && (size >= 1e6 || size < 1e-3)) return Number(value.toPrecision(3)).toExponential().replace("e+", "e").replaceAll("-", "\u2212");
   return value.toLocaleString("en", { maximumSignificantDigits: size >= 1000 ? 6 : 4 }).replace("-", "\u2212");
+}
+
+// At most about `most` points that look the same: the lowest and the highest of each stretch of x, as the server does it.
+function thinned(points, most) {
+  if (points.length <= most) return points;
+  const first = points[0][0], last = points[points.length - 1][0];
+  const width = (last - first) / Math.max(1, most / 2 - 1) || 1;
+  const kept = [];
+  let lowest = points[0], highest = points[0], place = 0;
+  const keep = () => {
+    if (lowest === highest) kept.push(lowest);
+    else kept.push(...(lowest[0] < highest[0] ? [lowest, highest] : [highest, lowest]));
+  };
+  for (const point of points) {
+    const its = Math.floor((point[0] - first) / width);
+    if (its !== place) { keep(); lowest = highest = point; place = its; }
+    else if (point[1] < lowest[1]) lowest = point;
+    else if (point[1] > highest[1]) highest = point;
+  }
+  keep();
+  if (kept[0] !== points[0]) kept.unshift(points[0]);
+  if (kept[kept.length - 1] !== points[points.length - 1]) kept.push(points[points.length - 1]);
+  return kept;
+}
+
+// The mean around each point, with weights that fall exponentially to both sides, so that nothing lags behind. How far it
+// looks is a share of all of x: the same however densely the points lie.
+function smoothed(points, strength) {
+  const reach = (points[points.length - 1][0] - points[0][0]) * 0.03 * strength ** 2;
+  const sums = points.map(([, y]) => [-y, -1]); // each point is met on both ways, and counts once
+  const walk = (places) => {
+    let sum = 0, weight = 0, before = points[places[0]][0];
+    for (const place of places) {
+      const [x, y] = points[place], kept = Math.exp(-Math.abs(x - before) / reach);
+      sum = kept * sum + y;
+      weight = kept * weight + 1;
+      before = x;
+      sums[place][0] += sum;
+      sums[place][1] += weight;
+    }
+  };
+  const places = [...points.keys()];
+  walk(places);
+  walk(places.reverse());
+  return points.map(([x], place) => [x, sums[place][0] / sums[place][1]]);
+}
+
+// The last point of a series at or before x.
+function pointAt(series, x) {
+  return series.points.findLast((point) => point[0] <= x);
 }
 
 function common(spec) {
   const muted = colour("muted"), rule = colour("rule");
-  const axis = (title, part, isUp) => ({
-    type: part.scale === "log" ? "log" : "value", name: title, nameLocation: "middle", nameGap: isUp ? 46 : 28, scale: true,
+  const axis = (title, part, isUp, scale) => ({
+    type: scale === "log" ? "log" : "value", name: title, nameLocation: "middle", nameGap: isUp ? 46 : 28, scale: true,
     min: part.low ?? undefined, max: part.high ?? undefined,
     nameTextStyle: { color: muted }, axisLabel: { color: muted, formatter: number, hideOverlap: true },
     axisLine: { lineStyle: { color: rule } }, axisTick: { show: false }, splitLine: { lineStyle: { color: rule } },
@@ -29,7 +89,7 @@ function common(spec) {
   return {
     axis, muted, rule,
     base: {
-      animation: !matchMedia("(prefers-reduced-motion: reduce)").matches && !spec.live, animationDuration: 250,
+      animation: !matchMedia("(prefers-reduced-motion: reduce)").matches && !spec.group, animationDuration: 250,
       textStyle: { fontFamily: getComputedStyle(document.body).fontFamily, fontSize: 12 },
       aria: { enabled: true, label: { description: spec.title } },
       tooltip: {
@@ -40,31 +100,55 @@ function common(spec) {
   };
 }
 
-function plot(spec) {
+// The lines of a plot: as they are, or, where they are smoothed, faintly with the smooth ones over them.
+function lines(entry) {
+  const { spec, smoothing, isLog } = entry;
+  const shown = (points) => (isLog ? points.filter((point) => point[1] > 0) : points);
+  const marks = spec.marks.map((mark) => ({ xAxis: mark.x, label: { formatter: mark.name, position: "insideEndTop" } }));
+  return spec.series.flatMap((series, n) => {
+    const points = shown(series.points), isSmooth = smoothing > 0 && points.length >= FEWEST_SMOOTHED, isDots = series.shape === "dots";
+    const drawn = {
+      id: series.name, name: series.name, type: isDots ? "scatter" : "line", step: series.shape === "steps" ? "end" : false,
+      data: points.map((point, i) => (series.labels[i] ? [...point, series.labels[i]] : point)),
+      sampling: isDots ? undefined : "lttb", large: isDots, showSymbol: points.length === 1, symbolSize: isDots ? 8 : 5, color: colour(series.role),
+      lineStyle: { width: isSmooth ? 1 : 1.8, opacity: isSmooth ? 0.3 : 1 }, silent: isSmooth, emphasis: { disabled: true },
+      markLine: n ? undefined : {
+        silent: true, symbol: "none", animation: false, data: marks,
+        lineStyle: { color: colour("muted"), type: "dashed", opacity: 1 }, label: { color: colour("muted") },
+      },
+    };
+    if (!isSmooth) return [drawn];
+    const smooth = { ...drawn, id: `${series.name} smoothed`, data: smoothed(points, smoothing), lineStyle: { width: 2 }, silent: false, markLine: undefined };
+    return [drawn, smooth];
+  });
+}
+
+function plot(entry) {
+  const { spec } = entry;
   const { axis, base, muted } = common(spec);
-  const marks = spec.marks.map((mark) => ({ xAxis: mark.x, label: { formatter: mark.name, color: muted, position: "insideEndTop" } }));
   return {
     ...base,
     grid: { left: 62, right: 16, top: spec.series.length > 1 ? 34 : 14, bottom: 44 },
-    legend: { show: spec.series.length > 1, top: 0, left: 0, textStyle: { color: muted }, itemWidth: 14, itemHeight: 8 },
-    xAxis: { ...axis(spec.x_title, spec.x, false), splitLine: { show: false } },
-    yAxis: axis(spec.y_title, spec.y, true),
-    dataZoom: [{ type: "inside", xAxisIndex: 0, filterMode: "none", zoomOnMouseWheel: "shift" }],
+    legend: { show: spec.series.length > 1, top: 0, left: 0, type: "scroll", textStyle: { color: muted }, itemWidth: 14, itemHeight: 8, data: spec.series.map((series) => series.name) },
+    xAxis: { ...axis(spec.x_title, spec.x, false, spec.x.scale), splitLine: { show: false }, ...(spec.group ? { max: "dataMax" } : {}) },
+    yAxis: axis(spec.y_title, spec.y, true, entry.isLog ? "log" : spec.y.scale),
+    dataZoom: [{ type: "inside", xAxisIndex: 0, filterMode: "none", zoomOnMouseWheel: "shift", moveOnMouseWheel: false }],
     tooltip: {
       ...base.tooltip, trigger: spec.series.some((s) => s.shape === "dots") ? "item" : "axis",
+      axisPointer: { animation: false, lineStyle: { color: muted } },
       formatter: (found) => {
         const all = Array.isArray(found) ? found : [found];
-        const head = `${spec.x.name} ${number(all[0].value[0])}`;
-        return [head, ...all.map((one) => `${one.value[2] ? `${one.value[2]}: ` : `${one.seriesName}: `}${number(one.value[1])} ${spec.y.unit}`)].join("\n");
+        const x = all[0].value[0], named = new Map(all.map((one) => [one.seriesName, one.value])); // of a smoothed line, the smooth
+        if (all[0].value[2]) return `${spec.x.name} ${number(x)}\n${all[0].value[2]}: ${number(all[0].value[1])} ${spec.y.unit}`;
+        const told = spec.series.flatMap((series) => {
+          const point = named.get(series.name) ?? pointAt(series, x);
+          const where = point && point[0] !== x ? ` (${spec.x.name} ${number(point[0])})` : "";
+          return point ? [`${series.name}: ${number(point[1])} ${spec.y.unit}${where}`] : [];
+        });
+        return [`${spec.x.name} ${number(x)}`, ...told].join("\n");
       },
     },
-    series: spec.series.map((series, n) => ({
-      name: series.name, type: series.shape === "dots" ? "scatter" : "line", step: series.shape === "steps" ? "end" : false,
-      data: series.points.map((point, i) => (series.labels[i] ? [...point, series.labels[i]] : point)),
-      showSymbol: series.points.length === 1, symbolSize: series.shape === "dots" ? 8 : 5, sampling: "lttb", large: true,
-      color: colour(series.role), lineStyle: { width: 1.8 },
-      markLine: n || !marks.length ? undefined : { silent: true, symbol: "none", lineStyle: { color: muted, type: "dashed" }, data: marks },
-    })),
+    series: lines(entry),
   };
 }
 
@@ -73,7 +157,7 @@ function rows(spec, series) {
   return {
     ...base,
     grid: { left: 8, right: 24, top: 8, bottom: 40, containLabel: true },
-    xAxis: axis(spec.x_title, spec.x, false),
+    xAxis: axis(spec.x_title, spec.x, false, spec.x.scale),
     yAxis: {
       type: "category", inverse: true, data: spec.rows.map((row) => row.name), axisTick: { show: false },
       axisLine: { show: false }, axisLabel: { color: colour("ink"), width: 150, overflow: "truncate" },
@@ -82,7 +166,7 @@ function rows(spec, series) {
   };
 }
 
-function intervals(spec) {
+function intervals({ spec }) {
   return rows(spec, (base, muted) => [{
     type: "custom", encode: { x: [1, 2, 3], y: 0 },
     data: spec.rows.map((row, n) => [n, row.value, row.low, row.high]),
@@ -100,7 +184,7 @@ function intervals(spec) {
   }]);
 }
 
-function bars(spec) {
+function bars({ spec }) {
   return rows(spec, (base, muted) => [{
     type: "bar", barMaxWidth: 20,
     data: spec.rows.map((row) => ({ value: row.value, itemStyle: { color: colour(row.role) } })),
@@ -113,7 +197,38 @@ function bars(spec) {
 const kinds = { plot, intervals, bars };
 
 function draw(entry) {
-  entry.chart.setOption(kinds[entry.spec.kind](entry.spec), { notMerge: true });
+  entry.isStale = false;
+  entry.chart.setOption(kinds[entry.spec.kind](entry), { notMerge: true });
+}
+
+// Only the lines: axes, legend and where a reader has zoomed to stay.
+function update(entry) {
+  entry.isStale = false;
+  entry.chart.setOption({ series: lines(entry) }, { lazyUpdate: true });
+}
+
+// A slider that smooths and a switch for the logarithm, kept for all plots of a browser by their key.
+function addTools(entry) {
+  const { figure, spec } = entry, kept = `luthier-plot-${spec.key}`;
+  try { Object.assign(entry, JSON.parse(localStorage.getItem(kept) ?? "{}")); } catch { /* as they are, then */ }
+  const bar = document.createElement("div"), label = document.createElement("label"), slider = document.createElement("input");
+  const button = document.createElement("button");
+  bar.className = "tools";
+  label.append("smooth ");
+  Object.assign(slider, { type: "range", min: "0", max: "1", step: "0.02", value: String(entry.smoothing) });
+  slider.setAttribute("aria-label", `smooth the lines of ${spec.title}`);
+  Object.assign(button, { type: "button", textContent: "log" });
+  button.setAttribute("aria-label", `log scale for ${spec.title}`);
+  button.setAttribute("aria-pressed", String(entry.isLog));
+  const keep = () => {
+    try { localStorage.setItem(kept, JSON.stringify({ smoothing: entry.smoothing, isLog: entry.isLog })); } catch { /* for now only */ }
+    draw(entry);
+  };
+  slider.addEventListener("input", () => { entry.smoothing = Number(slider.value); keep(); });
+  button.addEventListener("click", () => { entry.isLog = !entry.isLog; button.setAttribute("aria-pressed", String(entry.isLog)); keep(); });
+  label.append(slider);
+  bar.append(label, button);
+  figure.querySelector("h3").after(bar);
 }
 
 function start(figure) {
@@ -125,36 +240,85 @@ function start(figure) {
   figure.querySelector(".no-chart")?.toggleAttribute("hidden", true);
   figure.querySelector(".legend")?.toggleAttribute("hidden", true);
   figure.classList.add("live-drawn");
-  const entry = { figure, spec, chart: window.echarts.init(canvas) };
+  charts.get(spec.key)?.chart.dispose();
+  const entry = { figure, spec, chart: window.echarts.init(canvas), isSeen: true, smoothing: 0, isLog: false };
   charts.set(spec.key, entry);
+  if (spec.tools) addTools(entry);
   draw(entry);
+  if (spec.group) {
+    entry.chart.group = spec.group;
+    window.echarts.connect(spec.group);
+  }
   new ResizeObserver(() => entry.chart.resize()).observe(canvas);
+  new IntersectionObserver(([seen]) => {
+    entry.isSeen = seen.isIntersecting;
+    if (entry.isSeen && entry.isStale) update(entry);
+  }, { rootMargin: "200px" }).observe(canvas);
 }
 
 function startAll(within) {
   if (!window.echarts) return;
-  for (const figure of within.querySelectorAll("figure.chart[data-chart]:not(.live-drawn)")) start(figure);
   for (const [key, entry] of charts) {
     if (!entry.figure.isConnected) { entry.chart.dispose(); charts.delete(key); }
   }
+  for (const figure of within.querySelectorAll("figure.chart[data-chart]:not(.live-drawn)")) start(figure);
+}
+
+function change(key, name, points, isAll) {
+  const entry = charts.get(key), series = entry?.spec.series.find((one) => one.name === name);
+  if (!series || (!points.length && !isAll)) return;
+  if (isAll) series.points = points;
+  else {
+    while (series.points.length && series.points[series.points.length - 1][0] >= points[0][0]) series.points.pop();
+    series.points.push(...points);
+  }
+  if (series.points.length > MOST_POINTS) series.points = thinned(series.points, MOST_POINTS / 2);
+  entry.isStale = true;
 }
 
 window.Luthier = window.Luthier ?? {};
 window.Luthier.charts = {
   startAll,
-  append(key, name, points) {
-    const entry = charts.get(key), series = entry?.spec.series.find((one) => one.name === name);
-    if (!series || !points.length) return;
-    series.points.push(...points);
-    entry.spec.live = true;
+  append: (key, name, points) => change(key, name, points, false),
+  replace: (key, name, points) => change(key, name, points, true),
+  forgetAfter(x) {
+    for (const entry of charts.values()) {
+      if (entry.spec.kind !== "plot") continue;
+      for (const series of entry.spec.series) series.points = series.points.filter((point) => point[0] <= x);
+      entry.isStale = true;
+    }
+  },
+  mark(key, marks) {
+    const entry = charts.get(key);
+    if (!entry || JSON.stringify(entry.spec.marks) === JSON.stringify(marks)) return;
+    entry.spec.marks = marks;
     entry.isStale = true;
   },
   refresh() {
-    for (const entry of charts.values()) if (entry.isStale) { entry.isStale = false; draw(entry); }
+    for (const entry of charts.values()) if (entry.isStale && entry.isSeen) update(entry);
   },
 };
 
-startAll(document);
-document.addEventListener("htmx:afterSettle", (event) => startAll(event.target.parentElement ?? document));
-document.addEventListener("luthier:theme", () => { for (const entry of charts.values()) draw(entry); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const entry of charts.values()) draw(entry); });
+const drawAll = () => { colours.clear(); for (const entry of charts.values()) draw(entry); };
+// ECharts is large: it comes once the page, with the server's own drawings, has been painted.
+function afterPaint() {
+  return new Promise((done) => {
+    requestAnimationFrame(() => setTimeout(done));
+    setTimeout(done, 300); // a tab that is not looked at is not painted
+  });
+}
+
+function load(address) {
+  return new Promise((done) => {
+    const script = document.createElement("script");
+    Object.assign(script, { src: address, onload: done, onerror: done });
+    document.head.append(script);
+  });
+}
+
+window.Luthier.charts.ready = afterPaint()
+  .then(() => load(document.querySelector("script[data-echarts]").dataset.echarts))
+  .then(() => startAll(document));
+document.addEventListener("htmx:afterSettle", () => startAll(document));
+document.addEventListener("luthier:theme", drawAll);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);

@@ -1,0 +1,151 @@
+"""Use cases of who drafts a recipe: the rows and the models to choose from, and the recipe of a run to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.dataset import Row, Shape
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError
+from luthier.core.plan import Plan
+from luthier.service import dataset_versions, files, run_control
+from luthier.service.base_models import base_models
+from luthier.service.context import Context
+from luthier.service.models import ModelView, list_models
+from luthier.service.recipe_jobs import ASKED
+
+_MOST_VERSIONS: Final = 100
+_MOST_FILES: Final = 30
+_ROWS_LOOKED_AT: Final = 50
+_MOST_SHAPES: Final = 1000
+_shapes: Final[dict[str, Shape]] = {}
+"""By the digest of the file's content, which alone decides it."""
+_SPLITS: Final = ("train", "validation", "held_out")
+
+
+@dataclass(frozen=True, slots=True)
+class FileChoice:
+    """A file of rows that a recipe may name. group: the dataset that it belongs to; words: which version, how large."""
+
+    file_id: str
+    group: str
+    words: str
+
+    @property
+    def comment(self) -> str:
+        """What stands behind the id in a recipe."""
+        return f"{self.group}, {self.words}" if self.group else self.words
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A recipe to begin with. left_out: what of the run's own could not be named here, in words."""
+
+    keys: dict[str, Any]
+    left_out: tuple[str, ...] = ()
+
+
+def file_choices(context: Context, caller: Caller) -> list[FileChoice]:
+    """The newest versions of the project's datasets, then its newest other files that are there to train on."""
+    found: dict[str, FileChoice] = {}
+    for dataset, version in context.datasets.all_versions(caller.project_id, _MOST_VERSIONS):
+        rows = "" if version.num_rows is None else f", {version.num_rows:,} rows"
+        choice = FileChoice(version.file_id, dataset.name, f"version {version.number}{rows}")
+        found.setdefault(version.file_id, choice)
+    others, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MOST_FILES)
+    for file in others:
+        found.setdefault(file.file_id, FileChoice(file.file_id, "", file.filename))
+    return list(found.values())
+
+
+def model_choices(context: Context) -> dict[str, ModelView]:
+    """The base models by the name that recipes of a project know them by: those on this machine first."""
+    views = {view.name: view for view in list_models(context)}
+    known = {name: views[own] for name, own in base_models(context).items() if own in views}
+    return dict(sorted(known.items(), key=lambda item: item[1].path is None))
+
+
+def shape_of(context: Context, caller: Caller, file_id: str) -> Shape | None:
+    """The shape of a file's first rows; None where that cannot be told, or there is no such file."""
+    try:
+        file = files.get_file(context, caller.project_id, file_id)
+        if file.sha256 not in _shapes:
+            if len(_shapes) >= _MOST_SHAPES:
+                _shapes.clear()
+            _shapes[file.sha256] = _shape_of(files.local_path(context, file))
+        return _shapes[file.sha256]
+    except LuthierError:
+        return None
+
+
+def fork(context: Context, caller: Caller, run_id: str) -> Fork:
+    """The recipe of a run of the project, with files by id and its base model by name.
+
+    Raises NotFoundError; ConflictError for a run that has neither a plan nor a recipe yet.
+    """
+    job = run_control.job_of(context, caller, run_id)
+    if job is not None and ASKED in job.document:
+        return Fork(job.document[ASKED])
+    try:
+        plan = context.runs.plan(run_id)
+    except NotFoundError:
+        raise ConflictError(
+            f"run {run_id} has not begun",
+            expected="a run that has a plan",
+            do="wait until it trains, or begin with an empty recipe",
+        ) from None
+    asked = {} if job is None else job.document.get("request", {})
+    ids = {"train": asked.get("training_file"), "validation": asked.get("validation_file")}
+    return _fork_of_plan(context, caller, plan, ids)
+
+
+def dataset_file(context: Context, caller: Caller, dataset_id: str, number: int | None) -> str:
+    """The id of the file of a dataset's version; None: of the newest. Raises NotFoundError."""
+    return dataset_versions.get_version(context, caller, dataset_id, number).file_id
+
+
+def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str, str | None]) -> Fork:
+    keys: dict[str, Any] = plan.recipe.model_dump(mode="json", exclude_none=True)
+    names = {own: name for name, own in base_models(context).items()}
+    left_out = []
+    if (name := names.get(plan.base_model.name)) is not None:
+        keys["base_model"] = name
+    else:
+        del keys["base_model"]
+        left_out.append("its base model, which is not on this machine any more")
+    stored, _ = files.list_files(context, caller.project_id, purpose="fine-tune")
+    by_digest = {file.sha256: file.file_id for file in reversed(stored)}
+    known = {file.file_id for file in stored}
+    for split in _SPLITS:
+        if not isinstance(keys["data"].get(split), str):
+            continue  # a share, or none
+        profile = getattr(plan.data, split)
+        file_id = ids.get(split) or by_digest.get(profile.sha256 if profile else "")
+        if file_id in known:
+            keys["data"][split] = file_id
+        else:
+            del keys["data"][split]
+            left_out.append(f"the {split.replace('_', '-')} rows, which are no file of this project")
+    if keys["data"].pop("replay", None) is not None:
+        left_out.append("the general rows of its replay")
+    if keys.get("objective", {}).pop("teacher", None) is not None:
+        left_out.append("its teacher")
+    return Fork(keys, tuple(left_out))
+
+
+def _shape_of(path: Path) -> Shape:
+    from luthier.data.rows import read_rows
+    from luthier.data.shapes import ShapeDetector
+    from luthier.data.source import open_source
+
+    source = open_source(path)
+    detector = ShapeDetector(source.name, {})
+    for number, row in enumerate(read_rows(source)):
+        if isinstance(row, Row):
+            detector.add(row)
+        if number >= _ROWS_LOOKED_AT:
+            break
+    return detector.decide(group=None)[0]

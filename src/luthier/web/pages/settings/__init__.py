@@ -1,0 +1,11 @@
+"""/settings: one file a tab; each is shown to whom it is for, and its handlers refuse all others."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from luthier.web.pages.settings import account, audit_log, keys, members, prices, projects, usage, webhooks
+
+router = APIRouter()
+for _part in (account, keys, members, projects, webhooks, audit_log, usage, prices):
+    router.include_router(_part.router)

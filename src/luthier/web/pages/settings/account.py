@@ -1,0 +1,85 @@
+"""/settings, /settings/account: who one is here, what one may do, one's password and where one is signed in."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import Response
+
+from luthier.core.errors import LuthierError, RequestError
+from luthier.core.member import Session
+from luthier.service import sessions
+from luthier.service.access import digest_of
+from luthier.service.context import Context
+from luthier.service.members import LEAST_PASSWORD_CHARACTERS, change_own_password
+from luthier.service.rate_limits import TokenBuckets
+from luthier.web.pages.settings.tabs import show, tabs_for
+from luthier.web.render import redirect
+from luthier.web.visitor import COOKIE, HomeContext, Visitor, remember
+
+router = APIRouter()
+
+TRIES_PER_MINUTE: Final = 6
+_tries = TokenBuckets(clock=time.monotonic)
+_ADDRESS: Final = "/settings/account"
+_Password = Annotated[str, Form(max_length=2000)]
+
+
+@router.get("/settings")
+def first(request: Request, _caller: Visitor) -> Response:
+    """To the first tab that the visitor may see."""
+    session: Session = request.state.session
+    return redirect(request, tabs_for(session)[0].address)
+
+
+@router.get(_ADDRESS)
+def account(request: Request, context: HomeContext, _caller: Visitor) -> Response:
+    """The page."""
+    return _page(request, context)
+
+
+@router.post(f"{_ADDRESS}/password")
+def change(
+    request: Request,
+    context: HomeContext,
+    caller: Visitor,
+    current: _Password = "",
+    password: _Password = "",
+    again: _Password = "",
+) -> Response:
+    """Another password for oneself; this browser stays signed in, all others are signed out."""
+    try:
+        if password != again:
+            raise RequestError("the two new passwords differ", expected="the same one twice", do="type them again")
+        taken = _tries.take(caller.member_id or "", TRIES_PER_MINUTE)
+        if not taken.is_allowed:
+            raise RequestError(
+                "the password was to be changed too often",
+                expected=f"at most {TRIES_PER_MINUTE} tries a minute",
+                do=f"wait {taken.wait_seconds:.0f} s, then try again",
+            )
+        member = change_own_password(context, caller, current, password)
+    except LuthierError as error:
+        return _page(request, context, error)
+    answer = redirect(request, _ADDRESS, "Your password is changed; other browsers have to sign in with the new one.")
+    return remember(request, answer, sessions.sign_in_as(context, member))
+
+
+@router.post(f"{_ADDRESS}/end-others")
+def end_others(request: Request, context: HomeContext, caller: Visitor) -> Response:
+    """Sign all other browsers out."""
+    num_ended = sessions.end_others(context, caller, request.cookies[COOKIE])
+    return redirect(request, _ADDRESS, f"{num_ended} other session{'' if num_ended == 1 else 's'} ended.")
+
+
+def _page(request: Request, context: Context, error: LuthierError | None = None) -> Response:
+    session: Session = request.state.session
+    values = {
+        "error": error,
+        "sessions": sessions.sessions_of(context, session.caller),
+        "this_digest": digest_of(request.cookies[COOKIE]),
+        "least": LEAST_PASSWORD_CHARACTERS,
+    }
+    return show(request, "account", values, status=200 if error is None else 422)

@@ -1,0 +1,94 @@
+"""/settings/members: who signs in by name and password: list, add, change, remove."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError
+from luthier.core.member import ROLES, Role
+from luthier.service import members as people
+from luthier.service.context import Context
+from luthier.web.errors import status_of
+from luthier.web.pages.settings.tabs import Id, show
+from luthier.web.render import redirect
+from luthier.web.visitor import Admin, HomeContext
+
+router = APIRouter()
+
+_ADDRESS: Final = "/settings/members"
+_Text = Annotated[str, Form(max_length=2000)]
+
+
+@router.get(_ADDRESS)
+def members(request: Request, context: HomeContext, caller: Admin) -> Response:
+    """The members of the project, and a form for another one."""
+    return _page(request, context, caller, {})
+
+
+@router.post(_ADDRESS)
+def add(
+    request: Request,
+    context: HomeContext,
+    caller: Admin,
+    role: Annotated[Role, Form()],
+    name: _Text = "",
+    password: _Text = "",
+) -> Response:
+    """Make a member of the visitor's project."""
+    try:
+        made = people.add_member(context, caller, name, password, role)
+    except LuthierError as error:
+        return _page(request, context, caller, {"error": error, "form": {"name": name, "role": role}}, status=422)
+    return redirect(request, _ADDRESS, f"{made.name} may sign in now, with the name and the password that you gave.")
+
+
+@router.post(f"{_ADDRESS}/{{member_id}}/role")
+def change_role(
+    request: Request, context: HomeContext, caller: Admin, member_id: Id, role: Annotated[Role, Form()]
+) -> Response:
+    """Another role, from the member's next request on."""
+    try:
+        changed = people.change_role(context, caller, member_id, role)
+    except LuthierError as error:
+        return _refused(request, context, caller, error)
+    return redirect(request, _ADDRESS, f"{changed.name} is {changed.role} now.")
+
+
+@router.post(f"{_ADDRESS}/{{member_id}}/password")
+def change_password(
+    request: Request, context: HomeContext, caller: Admin, member_id: Id, password: _Text = ""
+) -> Response:
+    """Another password for somebody who has lost theirs."""
+    try:
+        changed = people.change_password(context, caller, member_id, password)
+    except LuthierError as error:
+        return _refused(request, context, caller, error)
+    return redirect(request, _ADDRESS, f"{changed.name} has another password, and has to sign in again.")
+
+
+@router.post(f"{_ADDRESS}/{{member_id}}/remove")
+def remove(request: Request, context: HomeContext, caller: Admin, member_id: Id) -> Response:
+    """Forget a member, who is signed out at once."""
+    try:
+        removed = people.remove_member(context, caller, member_id)
+    except LuthierError as error:
+        return _refused(request, context, caller, error)
+    return redirect(request, _ADDRESS, f"{removed.name} is removed, and signed out everywhere.")
+
+
+def _refused(request: Request, context: Context, caller: Caller, error: LuthierError) -> Response:
+    return _page(request, context, caller, {"error": error}, status=status_of(error))
+
+
+def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:
+    common = {
+        "members": people.list_members(context, caller),
+        "roles": ROLES,
+        "least": people.LEAST_PASSWORD_CHARACTERS,
+        "form": {"name": "", "role": "trainer"},
+    }
+    return show(request, "members", common | values, status=status)

@@ -1,0 +1,51 @@
+"""/settings/projects: the project one is in; for admins of `default` all projects by name, and a new one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError
+from luthier.service import projects as service
+from luthier.service.context import Context
+from luthier.web.errors import error_page, status_of
+from luthier.web.pages.settings.tabs import show
+from luthier.web.visitor import Admin, HomeContext
+
+router = APIRouter()
+
+_ADDRESS: Final = "/settings/projects"
+
+
+@router.get(_ADDRESS)
+def projects(request: Request, context: HomeContext, caller: Admin) -> Response:
+    """The projects that the visitor may know of."""
+    return _page(request, context, caller, {})
+
+
+@router.post(_ADDRESS)
+def create(
+    request: Request, context: HomeContext, caller: Admin, name: Annotated[str, Form(max_length=200)] = ""
+) -> Response:
+    """Open a project, and show its first key: in the answer itself, since nobody is to keep it for a redirect."""
+    try:
+        made, _, key = service.open_project(context, caller, name)
+    except LuthierError as error:
+        if not service.may_open_projects(caller):
+            return error_page(request, 403, error)
+        return _page(request, context, caller, {"error": error, "name": name}, status=status_of(error))
+    return _page(request, context, caller, {"made": made, "secret": key})
+
+
+def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:
+    common = {
+        "projects": service.known_projects(context, caller),
+        "may_open": service.may_open_projects(caller),
+        "own_id": caller.project_id,
+        "made": None,
+        "name": "",
+    }
+    return show(request, "projects", common | values, status=status)

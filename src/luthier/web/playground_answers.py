@@ -1,0 +1,93 @@
+"""Answers for the playground: line by line while a model writes, or whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Request
+
+from luthier.core.access import Caller
+from luthier.core.errors import BusyError, LuthierError
+from luthier.core.stream import Ended, Failed, Piece, Started, TextRequest
+from luthier.reporting.figures import duration, speed
+from luthier.service.askable import route_to
+from luthier.service.context import Context
+from luthier.service.fleet_answers import error_from
+from luthier.service.talk import Talk
+
+_ENDS = {"stop": "", "length": " · cut off at its limit", "tool_calls": ""}
+
+
+async def written(context: Context, caller: Caller, model: str, asked: TextRequest) -> AsyncIterator[bytes]:
+    """An answer as lines of JSON; the first comes when the ask was taken, and before it a LuthierError may.
+
+    {"kind": "asked"}, {"kind": "started"}, {"kind": "text", "text"}, then {"kind": "ended", "facts"} or
+    {"kind": "failed", "error"}. Whoever stops reading stops the model.
+    """
+    talk = Talk(context, caller, [asked])
+    try:
+        await talk.begin(lambda: route_to(context, caller, model, [asked]))
+        yield _line(kind="asked")
+        while (event := await talk.next()) is not None:
+            if isinstance(event, Started):
+                yield _line(kind="started")
+            elif isinstance(event, Piece):
+                yield _line(kind="text", text=event.text)
+            elif isinstance(event, Ended):
+                await talk.charge()
+                yield _line(kind="ended", facts=_facts(talk))
+                return
+            elif isinstance(event, Failed):
+                yield _line(kind="failed", error=error_document(error_from(event.error)))
+                return
+    finally:
+        await talk.leave()
+
+
+async def whole(
+    request: Request, context: Context, caller: Caller, model: str, asked: TextRequest
+) -> tuple[str, str] | None:
+    """An answer and its facts, once it has ended; None where the reader has gone. Raises LuthierError."""
+    talk = Talk(context, caller, [asked], hears_pieces=False)
+    try:
+        await talk.begin(lambda: route_to(context, caller, model, [asked]))
+        watcher = asyncio.create_task(talk.watch(request.receive))
+        try:
+            while not talk.answer.has_ended:
+                if await talk.next() is None:
+                    return None
+        finally:
+            watcher.cancel()
+        if talk.answer.error is not None:
+            raise talk.answer.error
+        return talk.answer.choices[0].text, _facts(talk)
+    finally:
+        await talk.leave()
+
+
+def error_document(error: LuthierError) -> dict[str, Any]:
+    """An error for the page's script; retry_seconds: when there may be room."""
+    document = {"came": error.came, "expected": error.expected, "do": error.do}
+    if isinstance(error, BusyError):
+        document |= {"do": f"ask again in {error.retry_seconds:.0f} s"}
+    return document
+
+
+def _facts(talk: Talk) -> str:
+    """`31 tokens read, 24 written · first after 0.2 s · 45 tokens/s`."""
+    answer, now = talk.answer, time.monotonic()
+    words = f"{answer.num_prompt_tokens:,} tokens read, {answer.num_new_tokens:,} written"
+    if talk.first_at:
+        waited = talk.first_at - talk.began_at
+        words += f" · first after {duration(waited) if waited >= 1 else f'{1000 * waited:.0f} ms'}"
+        if answer.num_new_tokens > 1 and now > talk.first_at:
+            words += f" · {speed((answer.num_new_tokens - 1) / (now - talk.first_at))} tokens/s"
+    return words + _ENDS[answer.choices[0].reason or "stop"]
+
+
+def _line(**document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,86 @@
+// A slider beside each number of a new run; which side of the form was changed last; what was planned told in words.
+const form = document.querySelector("form#draft");
+const SPAN = 1000;
+
+const scales = {
+  linear: { to: (value) => value, from: (value) => value },
+  log2: { to: Math.log2, from: (value) => 2 ** value },
+  log10: { to: Math.log10, from: (value) => 10 ** value },
+};
+
+function parts(knob) {
+  const { scale, low, high, step } = knob.dataset;
+  return {
+    number: knob.querySelector("input[type=number]"), range: knob.querySelector("[data-range]"), clear: knob.querySelector("[data-unset]"),
+    why: knob.querySelector(".decided"), scale, low: Number(low), high: Number(high), step: Number(step),
+  };
+}
+
+// The nearest value that people would write: whole powers of 2, one or two digits of a rate, whole steps.
+function rounded(value, { scale, step }) {
+  if (scale === "log2") return 2 ** Math.round(Math.log2(value));
+  if (scale === "log10") return Number(value.toPrecision(value / 10 ** Math.floor(Math.log10(value)) < 2 ? 2 : 1));
+  return Number((Math.round(value / step) * step).toFixed(6));
+}
+
+function valueOf(range, knob) {
+  const { to, from } = scales[knob.scale];
+  const share = Number(range.value) / SPAN;
+  return rounded(from(to(knob.low) + share * (to(knob.high) - to(knob.low))), knob);
+}
+
+function place(value, knob) {
+  const { to } = scales[knob.scale];
+  const within = Math.min(knob.high, Math.max(knob.low, value));
+  return Math.round((SPAN * (to(within) - to(knob.low))) / (to(knob.high) - to(knob.low)));
+}
+
+// The slider stands where the number says; where that is open, where the plan has it.
+function refresh(element) {
+  const knob = parts(element), planned = Number(knob.why?.dataset.planned ?? NaN);
+  const isOpen = knob.number.value === "";
+  element.classList.toggle("unset", isOpen);
+  if (knob.clear) knob.clear.hidden = isOpen;
+  if (Number.isFinite(planned) && isOpen) knob.number.placeholder = String(Number(planned.toPrecision(4)));
+  if (!knob.range) return;
+  knob.range.hidden = false;
+  const value = isOpen ? planned : Number(knob.number.value);
+  if (document.activeElement !== knob.range || isOpen) {
+    if (Number.isFinite(value)) knob.range.value = String(place(value, knob));
+  }
+  knob.range.setAttribute("aria-valuetext", isOpen ? `decided for you${Number.isFinite(planned) ? `: ${planned}` : ""}` : knob.number.value);
+}
+
+function refreshAll() {
+  for (const element of form.querySelectorAll(".knob")) if (element.querySelector("input[type=number]")) refresh(element);
+}
+
+function tell() {
+  const told = form.querySelector("[data-told]")?.textContent.trim() ?? "", status = form.querySelector("[data-status]");
+  if (status && status.textContent !== told) status.textContent = told;
+}
+
+if (form) {
+  const side = form.querySelector("[data-side]");
+  form.addEventListener("input", (event) => {
+    side.value = event.target.name === "text" ? "text" : "fields";
+    const element = event.target.closest(".knob");
+    if (!element?.querySelector("input[type=number]")) return;
+    const knob = parts(element);
+    if (event.target === knob.range) knob.number.value = String(valueOf(knob.range, knob));
+    refresh(element);
+  });
+  form.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-unset]");
+    if (!button) return;
+    const { number } = parts(button.closest(".knob"));
+    number.value = "";
+    number.dispatchEvent(new Event("input", { bubbles: true }));
+    number.focus();
+  });
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); form.requestSubmit(); }
+  });
+  document.addEventListener("htmx:afterSettle", () => { refreshAll(); tell(); });
+  refreshAll();
+}

@@ -1,0 +1,270 @@
+// The playground where scripts run: answers are shown as they are written. What a model writes is only ever made text.
+const form = document.querySelector("form#chat");
+const message = form?.elements.namedItem("message");
+const status = form?.querySelector("[data-status]");
+const sides = [];
+
+function clone(id) {
+  return document.getElementById(id).content.firstElementChild.cloneNode(true);
+}
+
+// What a browser would hide or turn around shows as what it is, as on pages from the server.
+function visible(text) {
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufffe\uffff]/g, (sign) => {
+    const code = sign.charCodeAt(0);
+    return code < 32 ? String.fromCharCode(0x2400 + code) : `\u27e8U+${code.toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
+  });
+}
+
+// A text in pieces, those between code fences as <pre>, as the server shows it.
+function showText(words, text) {
+  words.replaceChildren();
+  const add = (kind, piece) => {
+    if (!piece) return;
+    const made = document.createElement(kind);
+    made.textContent = visible(piece);
+    words.append(made);
+  };
+  let at = 0;
+  for (const found of text.matchAll(/^```[^\n]*\n([\s\S]*?)(?:^```[ \t]*$\n?|(?![\s\S]))/gm)) {
+    add("p", text.slice(at, found.index).replace(/^\n+|\n+$/g, ""));
+    add("pre", found[1].replace(/\n+$/, ""));
+    at = found.index + found[0].length;
+  }
+  add("p", text.slice(at).replace(/^\n+|\n+$/g, ""));
+  if (!words.childElementCount) { add("p", "(empty)"); words.firstElementChild.className = "muted"; }
+}
+
+function showError(bubble, error) {
+  const box = document.createElement("div"), list = document.createElement("dl"), came = document.createElement("strong");
+  box.className = "message bad";
+  box.setAttribute("role", "alert");
+  came.textContent = visible(error.came);
+  for (const [name, words] of [["expected", error.expected], ["what to do", error.do]]) {
+    if (!words) continue;
+    const term = document.createElement("dt"), told = document.createElement("dd");
+    term.textContent = name;
+    told.textContent = visible(words);
+    list.append(term, told);
+  }
+  box.append(came, list);
+  bubble.replaceChildren(box);
+  bubble.classList.remove("waiting");
+}
+
+class Side {
+  constructor(section) {
+    this.section = section;
+    this.number = Number(section.dataset.side);
+    this.list = section.querySelector(".exchange");
+    this.input = section.querySelector('input[name="talk"]');
+    this.choice = form.querySelector(`[data-model="${this.number}"]`);
+    this.turns = JSON.parse(this.input.value);
+    this.choice.addEventListener("change", () => this.showModel());
+    this.showModel();
+  }
+
+  get isAsked() { return this.choice.value !== ""; }
+  get isBusy() { return this.controller !== undefined; }
+
+  showModel() {
+    this.section.querySelector("h2").textContent = this.choice.value || "No model";
+    this.section.hidden = !this.isAsked && this.number > 1;
+    const chosen = [...form.querySelectorAll("[data-model]")].map((one) => one.value).filter(Boolean);
+    document.querySelector("[data-new]").href = `/playground?${chosen.map((name) => `model=${encodeURIComponent(name)}`).join("&")}`;
+  }
+
+  keep() { this.input.value = JSON.stringify(this.turns); }
+
+  say(text) {
+    if (this.turns.at(-1)?.role === "user") this.takeBack();
+    const bubble = clone("user-turn");
+    bubble.querySelector(".words").textContent = visible(text);
+    this.list.append(bubble);
+    this.turns.push({ role: "user", content: text });
+    this.keep();
+  }
+
+  // Takes back the last question, and what was told instead of an answer to it.
+  takeBack() {
+    this.turns.pop();
+    while (this.list.lastElementChild && !this.list.lastElementChild.classList.contains("user")) this.list.lastElementChild.remove();
+    this.list.lastElementChild?.remove();
+  }
+
+  takeAnswerBack() {
+    if (this.turns.at(-1)?.role === "assistant") this.turns.pop();
+    while (this.list.lastElementChild && !this.list.lastElementChild.classList.contains("user")) this.list.lastElementChild.remove();
+    this.keep();
+    return this.turns.length > 0;
+  }
+
+  async answer() {
+    const bubble = clone("answer-turn");
+    bubble.classList.add("waiting");
+    this.list.append(bubble);
+    const words = bubble.querySelector(".words"), written = { text: "", node: document.createTextNode("") };
+    this.controller = new AbortController();
+    this.state = "waiting";
+    let facts = "", error = null;
+    try {
+      facts = await this.read(written, () => { if (!written.node.isConnected) words.append(written.node); });
+    } catch (wrong) {
+      if (wrong.name === "AbortError") facts = "stopped by you";
+      else error = wrong.told ?? { came: "the connection to the server broke off", do: "try again" };
+    }
+    this.controller = undefined;
+    if (error) { this.fail(bubble, error, written.text); return; }
+    if (facts === "stopped by you" && !written.text) { bubble.remove(); return; }
+    this.finish(bubble, written.text, facts);
+  }
+
+  // Reads lines of JSON until the end; returns what is told of the answer then.
+  async read(written, begin) {
+    const body = new URLSearchParams(new FormData(form));
+    for (const name of [...new Set(body.keys())]) if (name === "model" || name === "talk" || name === "message" || name.startsWith("reference-")) body.delete(name);
+    body.set("model", this.choice.value);
+    body.set("talk", JSON.stringify(this.turns));
+    const response = await fetch(form.dataset.answers, { method: "POST", body, headers: { Accept: "application/json" }, signal: this.controller.signal });
+    if (!response.ok) throw await refusal(response);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let rest = ""; ;) {
+      const { value, done } = await reader.read();
+      if (done) throw { told: { came: "the answer broke off", do: "try again" } };
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) {
+        const said = JSON.parse(line);
+        if (said.kind === "text") {
+          this.state = "writing";
+          begin();
+          written.text += said.text;
+          written.node.appendData(visible(said.text));
+        } else if (said.kind === "started") this.state = "reading";
+        else if (said.kind === "ended") return said.facts;
+        else if (said.kind === "failed") throw { told: said.error };
+      }
+      followEnd();
+    }
+  }
+
+  fail(bubble, error, text) {
+    showError(bubble, error);
+    if (text) {
+      const kept = document.createElement("p");
+      kept.className = "words";
+      kept.textContent = visible(text);
+      bubble.prepend(kept);
+    }
+    this.keep();
+  }
+
+  finish(bubble, text, facts) {
+    bubble.classList.remove("waiting");
+    showText(bubble.querySelector(".words"), text);
+    bubble.querySelector(".facts-line").textContent = facts;
+    const place = this.turns.push({ role: "assistant", content: text, facts }) - 1;
+    const reference = bubble.querySelector("textarea"), save = bubble.querySelector('[name="save"]');
+    if (reference) { reference.name = `reference-${this.number}-${place}`; reference.value = text; }
+    if (save) save.value = `${this.number}:${place}`;
+    this.keep();
+  }
+}
+
+async function refusal(response) {
+  if (response.status === 401) { location.href = response.headers.get("HX-Redirect") ?? "/sign-in"; }
+  try {
+    return { told: (await response.json()).error };
+  } catch {
+    return { told: { came: `the server answered ${response.status}`, do: "open the page anew and try again" } };
+  }
+}
+
+// The page follows what is written where its end was in sight.
+function followEnd() {
+  const root = document.documentElement;
+  if (root.scrollHeight - root.scrollTop - root.clientHeight < 160) root.scrollTop = root.scrollHeight;
+}
+
+function active() { return sides.filter((side) => side.isAsked); }
+
+async function answerAll(asked) {
+  const began = Date.now(), send = form.querySelector('[value="send"]'), stop = form.querySelector("[data-stop]");
+  const tell = () => {
+    const seconds = Math.round((Date.now() - began) / 1000), waiting = asked.some((side) => side.isBusy && side.state === "waiting");
+    const words = !waiting || seconds < 2 ? "" : "Waiting: a model that was not asked for a while is loaded first, which takes some seconds.";
+    if (status.textContent !== words) status.textContent = words;
+  };
+  const timer = setInterval(tell, 500);
+  for (const button of form.querySelectorAll('[name="do"], [data-again]')) button.disabled = true;
+  stop.hidden = false;
+  await Promise.all(asked.map((side) => side.answer()));
+  clearInterval(timer);
+  for (const button of form.querySelectorAll('[name="do"], [data-again]')) button.disabled = false;
+  stop.hidden = true;
+  status.textContent = asked.length === 1 ? "The answer has ended." : "Both answers have ended.";
+  followEnd();
+}
+
+function say() {
+  const text = message.value, asked = active();
+  if (!text.trim() || !asked.length || sides.some((side) => side.isBusy)) { message.focus(); return; }
+  for (const side of asked) side.say(text);
+  message.value = "";
+  message.focus();
+  answerAll(asked);
+}
+
+function sayAgain(asked) {
+  if (sides.some((side) => side.isBusy)) return;
+  const ready = asked.filter((side) => side.takeAnswerBack());
+  if (ready.length) answerAll(ready);
+}
+
+function stopAll() { for (const side of sides) side.controller?.abort(); }
+
+async function save(button) {
+  const told = button.parentElement.querySelector("[data-saved]");
+  const body = new URLSearchParams(new FormData(form, button));
+  button.disabled = true;
+  try {
+    const response = await fetch(button.formAction, { method: "POST", body, headers: { Accept: "application/json" } });
+    if (!response.ok) throw await refusal(response);
+    const saved = await response.json(), link = document.createElement("a");
+    link.href = saved.address;
+    link.textContent = saved.words;
+    told.replaceChildren("Saved as ", link);
+  } catch (wrong) {
+    const error = wrong.told ?? { came: "the server cannot be reached", do: "try again" };
+    told.textContent = `Not saved: ${error.came}; ${error.do}`;
+  }
+  button.disabled = false;
+}
+
+if (form) {
+  for (const section of form.querySelectorAll("[data-side]")) sides.push(new Side(section));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (event.submitter?.name === "save") save(event.submitter);
+    else if (event.submitter?.value === "again") sayAgain(active());
+    else say();
+  });
+  form.addEventListener("click", async (event) => {
+    const button = event.target.closest("button");
+    const side = sides.find((one) => one.section.contains(button)), bubble = button?.closest(".turn");
+    if (!button || !side || !bubble) return;
+    if (button.matches("[data-again]")) sayAgain([side]);
+    if (button.matches("[data-copy-answer]")) {
+      const place = [...side.list.children].indexOf(bubble);
+      await navigator.clipboard?.writeText(side.turns[place]?.content ?? "");
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = "Copy"; }, 1500);
+    }
+  });
+  form.querySelector("[data-stop]").addEventListener("click", stopAll);
+  message.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); say(); }
+  });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") stopAll(); });
+  addEventListener("pagehide", stopAll);
+}

@@ -1,0 +1,99 @@
+// A run that is watched: new points are added to its curves, figures change where they stand, and parts of the page are
+// asked for anew when something has happened. Asks less often while nothing happens, not at all in a hidden tab or after
+// the end, and goes on where it was when the server comes back.
+const OFTEN_MS = 2000, SELDOM_MS = 20000, MOST_WAIT_MS = 30000;
+const page = document.querySelector("[data-run]");
+const contact = document.querySelector("[data-contact]");
+const seenLayouts = new Set();
+let position = 0, standing = page.dataset.standing, wait = OFTEN_MS, failures = 0, timer = 0, isAsking = false, isOver = false, isToBegin = false;
+
+function say(words) {
+  if (contact.textContent !== words) contact.textContent = words;
+}
+
+function later(milliseconds) {
+  clearTimeout(timer);
+  timer = document.hidden || isOver ? 0 : setTimeout(ask, milliseconds);
+}
+
+function tell(selector, name) {
+  if (!window.htmx && name === "luthier:changed") location.reload();
+  document.querySelector(selector)?.dispatchEvent(new CustomEvent(name));
+}
+
+function draw(answer) {
+  const charts = window.Luthier?.charts;
+  if (!charts) return;
+  if (answer.from_step !== null && !answer.is_whole) charts.forgetAfter(answer.from_step);
+  for (const [chart, series] of Object.entries(answer.points)) {
+    for (const [name, points] of Object.entries(series)) (answer.is_whole ? charts.replace : charts.append)(chart, name, points);
+  }
+  if (answer.marks.length) charts.mark("loss", answer.marks);
+  charts.refresh();
+}
+
+function show(answer) {
+  for (const [name, words] of Object.entries(answer.words)) {
+    const place = document.querySelector(`[data-live="${name}"]`);
+    if (place && place.textContent !== words) place.textContent = words;
+  }
+  const bar = document.querySelector("[data-progress]");
+  if (bar) bar.value = answer.num_done;
+}
+
+// Series that the page does not have yet: its charts are made anew, once for each such change.
+function needsOtherCharts(answer) {
+  const layout = new Set((document.querySelector("#run-charts")?.dataset.layout ?? "").split(","));
+  if (!answer.layout || answer.layout.split(",").every((one) => layout.has(one)) || seenLayouts.has(answer.layout)) return false;
+  seenLayouts.add(answer.layout);
+  return true;
+}
+
+async function ask() {
+  if (isAsking || isOver) return;
+  isAsking = true;
+  try {
+    const answer = await fetch(`${page.dataset.run}/series?after=${position}`, { headers: { Accept: "application/json" } });
+    if (answer.status === 401) { location.href = answer.headers.get("HX-Redirect") ?? "/sign-in"; return; }
+    if (answer.status === 404) { isOver = true; say("This run is not here any more."); return; }
+    if (!answer.ok) throw new Error(String(answer.status));
+    take(await answer.json());
+  } catch {
+    failures += 1;
+    const pause = Math.min(MOST_WAIT_MS, OFTEN_MS * 2 ** (failures - 1));
+    say(`The server does not answer. Trying again every ${Math.round(pause / 1000)} s; nothing is lost.`);
+    later(pause);
+  } finally {
+    isAsking = false;
+  }
+}
+
+function take(answer) {
+  failures = 0;
+  say("");
+  if (answer.has_begun && !("begun" in page.dataset)) { location.reload(); return; } // its plan, its charts, all of it
+  const isNew = Object.keys(answer.points).length > 0 || answer.is_more || answer.standing !== standing;
+  wait = isNew ? OFTEN_MS : Math.min(SELDOM_MS, wait * 1.5);
+  if (needsOtherCharts(answer)) {
+    tell("#run-charts", "luthier:charts");
+  } else {
+    position = answer.position;
+    draw(answer);
+  }
+  show(answer);
+  if (answer.standing !== standing || (answer.is_more && !answer.is_whole && window.htmx)) tell("#run-now", "luthier:changed");
+  standing = answer.standing;
+  isOver = answer.is_over && !isToBegin;
+  if (isToBegin) { isToBegin = false; position = 0; wait = 0; }
+  later(wait);
+}
+
+// Charts that were just made know only what was painted first: they are told all.
+document.addEventListener("htmx:afterSettle", (event) => {
+  if (event.target.id !== "run-charts" && !event.target.querySelector?.("#run-charts")) return;
+  if (isAsking) isToBegin = true;
+  else { isOver = false; position = 0; ask(); }
+});
+
+document.addEventListener("visibilitychange", () => { if (document.hidden) clearTimeout(timer); else { wait = OFTEN_MS; ask(); } });
+Promise.resolve(window.Luthier?.charts.ready).then(ask);

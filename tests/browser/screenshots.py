@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Draws docs/screenshots anew: each page in light and dark, on a desk and on a phone, with a real small model.
+
+    make screenshots        (about 15 minutes on 2 cores: two trainings of SmolLM2 on the shop's rows stand behind it)
+
+What is shown is made here: the rows of examples/shop, a version with a row that somebody has rejected, two runs that
+differ in one thing, their verdicts, a deployment with a canary, an export. Nothing is drawn that a server did not show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from luthier.core.access import Caller
+from luthier.core.dataset_version import RowDecision
+from luthier.service import dataset_versions, deployments, recipe_jobs
+from luthier.service.context import Context
+from luthier.testing.running_server import RunningServer, running_server
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+SIZES: Final = {"desk": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
+MODEL: Final = "smollm2-135m-instruct"
+_MOST_SECONDS: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the pages are about."""
+
+    dataset_id: str
+    run_ids: tuple[str, str]
+    evaluation_id: str
+
+
+def main() -> int:
+    """Make a home, fill it, and draw its pages."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--rows", type=int, default=300, help="of the shop")
+    cli.add_argument("--to", type=Path, default=ROOT / "docs" / "screenshots")
+    cli.add_argument("--work", type=Path, help="a folder to keep the home in: a second call draws it without training")
+    args = cli.parse_args()
+    with tempfile.TemporaryDirectory(prefix="luthier-screenshots-") as scratch:
+        folder = args.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        known = folder / "shown.json"
+        subprocess.run(
+            [sys.executable, "-m", "luthier", "models", "pull", MODEL, "--home", str(folder / "home")], check=True
+        )
+        with running_server(folder / "home") as server, Context.open(folder / "home") as context:
+            if not known.is_file():
+                known.write_text(json.dumps(_fill(context, folder, args.rows)), encoding="utf-8")
+            values = json.loads(known.read_text(encoding="utf-8"))
+            shown = Shown(values["dataset_id"], tuple(values["run_ids"]), values["evaluation_id"])
+            _draw(server, context, shown, args.to)
+    return 0
+
+
+def _fill(context: Context, folder: Path, num_rows: int) -> dict[str, Any]:
+    caller, rows = Caller(), folder / "orders.jsonl"
+    made = [sys.executable, str(ROOT / "examples" / "shop" / "make_data.py"), str(rows), str(num_rows)]
+    subprocess.run(made, check=True)
+    file = dataset_versions.keep_rows(context, caller, [rows.read_bytes()], "orders.jsonl")
+    dataset, first = dataset_versions.create_dataset(context, caller, "Shop orders", file, note="Orders of three years")
+    context.datasets.decide(dataset.dataset_id, first.number, RowDecision(row=1, decision="accept", author="Ada"))
+    context.datasets.decide(dataset.dataset_id, first.number, RowDecision(row=2, decision="reject", author="Ada"))
+    run_ids = []
+    for rank in (8, 27):
+        recipe = {
+            "base_model": MODEL,
+            "data": {"train": file.file_id, "validation": 0.1, "held_out": 0.2},
+            "method": {"name": "lora", "rank": rank},
+            "training": {"epochs": 2, "learning_rate": 5e-4},
+            "evaluation": {"metrics": ["label_accuracy", "exact_match"], "few_shot": 4, "max_new_tokens": 12},
+            "budget": {"usd": 1.0},
+        }
+        job = recipe_jobs.start(context, caller, recipe)
+        run_ids.append(job.run_id)
+        _wait(context, job.job_id)
+    deployments.deploy(context, caller, "shop", run_ids[0])
+    deployments.deploy(context, caller, "shop", run_ids[1], canary=0.1)
+    evaluation = context.evaluations.list(run_id=run_ids[1], limit=1)[0]
+    return {"dataset_id": dataset.dataset_id, "run_ids": run_ids, "evaluation_id": evaluation.evaluation_id}
+
+
+def _wait(context: Context, job_id: str) -> None:
+    deadline = time.monotonic() + _MOST_SECONDS
+    while (job := context.jobs.get(job_id)).status not in ("succeeded", "failed", "cancelled"):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"job {job_id} has not ended within {_MOST_SECONDS:.0f} s")
+        sys.stderr.write(f"\r{job_id}: {job.shown_status}, step {job.step}   ")
+        time.sleep(2)
+    if job.status != "succeeded":
+        raise RuntimeError(f"job {job_id} ended as {job.status}: {job.error}")
+
+
+def _pages(shown: Shown) -> dict[str, str]:
+    data, (first, second) = f"/datasets/{shown.dataset_id}", shown.run_ids
+    return {
+        "home": "/",
+        "datasets": "/datasets",
+        "dataset-new": "/datasets/new",
+        "dataset": data,
+        "dataset-annotate": f"{data}/annotate?version=1",
+        "dataset-split": f"{data}/split",
+        "dataset-map": f"{data}/map",
+        "run-new": f"/runs/new?dataset={shown.dataset_id}&version=1",
+        "runs": "/runs",
+        "run": f"/runs/{second}",
+        "compare": f"/runs/compare?run={first}&run={second}",
+        "evaluations": "/evaluations",
+        "evaluation": f"/evaluations/{shown.evaluation_id}",
+        "playground": f"/playground?model={second}&model={MODEL}",
+        "models": "/models",
+        "model": f"/models/{second}",
+        "deployment": "/deployments/shop",
+        "settings": "/settings/keys",
+        "sign-in": "/sign-in",
+    }
+
+
+def _draw(server: RunningServer, context: Context, shown: Shown, target: Path) -> None:
+    from luthier.service.sessions import make_link
+
+    target.mkdir(parents=True, exist_ok=True)
+    found = shutil.which("chromium")
+    if found is None:
+        sys.exit("no Chromium here: expected Debian's; what to do: bash tests/system_packages.sh")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        for theme in ("light", "dark"):
+            for size, viewport in SIZES.items():
+                browser = chromium.new_context(viewport=viewport, color_scheme=theme, reduced_motion="reduce")
+                page = browser.new_page()
+                for name, path in _pages(shown).items():
+                    if name == "sign-in":
+                        browser.clear_cookies()
+                    elif name == "home":
+                        page.goto(f"{server.url}/welcome/{make_link(context)}")
+                    page.goto(f"{server.url}{path}", wait_until="load")
+                    _until_quiet(page)
+                    _save(page, target / f"{name}-{theme}-{size}.png")
+                browser.close()
+        chromium.close()
+
+
+def _until_quiet(page: Page) -> None:
+    """Until nothing of the page is being fetched any more, and charts have been drawn."""
+    page.wait_for_timeout(600)
+    for _ in range(60):
+        if page.locator(".htmx-request").count() == 0:
+            break
+        page.wait_for_timeout(500)
+    page.wait_for_timeout(300)
+
+
+def _save(page: Page, path: Path) -> None:
+    """As a picture of few colours: these pages have few, and a repository should stay small."""
+    image = Image.open(io.BytesIO(page.screenshot()))
+    image.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

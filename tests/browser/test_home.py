@@ -1,0 +1,59 @@
+"""The home page where scripts run: what begins shows without a reload, is said aloud, and rests while nobody looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Page
+from tests.browser.conftest import violations
+
+from luthier.core.ids import new_id
+from luthier.core.job import Job
+from luthier.service.access import create_key
+from luthier.service.context import Context
+from luthier.testing.finished_run import add_run
+from luthier.testing.records import make_evaluation, make_plan, make_record
+from luthier.testing.running_server import running_server
+
+
+def test_home(tmp_path: Path, make_page: Callable[..., Page]) -> None:
+    home = tmp_path / "home"
+    with Context.open(home) as context:
+        key = create_key(context, "me", scopes=("admin",))[1]
+        with running_server(home, num_workers=0) as server:
+            page = make_page()
+            page.goto(f"{server.url}/sign-in")
+            page.fill("#key", key)
+            page.press("#key", "Enter")
+            page.wait_for_selector("text=Five steps to a model of your own")
+            assert violations(page) == []
+            context.evaluations.save(make_evaluation(run_id=add_run(context, "a")))
+            page.reload()
+            page.wait_for_selector("text=Nothing runs right now.")
+            assert violations(page) == []
+            job = context.jobs.submit(
+                Job(job_id=new_id("job"), kind="train", document={"base_model": "tiny"}, run_id=new_id("run"))
+            )
+            context.jobs.claim("w")
+            record = make_record(job.run_id, status="running")
+            context.runs.create(record.model_copy(update={"step": 5}), make_plan())
+            page.wait_for_selector("#now progress[value='5']")
+            page.wait_for_selector(f"#rest >> text={job.run_id}")
+            assert page.text_content("#told") == "1 running, 0 waiting"
+            assert violations(page) == []
+            _rests_while_hidden(page)
+            page.close()  # before the server ends, which it would ask in vain
+
+
+def _rests_while_hidden(page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    page.wait_for_timeout(5000)
+    assert [url for url in asked if url.endswith("/home/now")] == []
+    with page.expect_request("**/home/now"):
+        page.evaluate(
+            "Object.defineProperty(document, 'hidden', {value: false, configurable: true});"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )

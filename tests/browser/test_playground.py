@@ -1,0 +1,139 @@
+"""Chat with a tiny model where scripts run: streamed, stopped, side by side, and kept as a test case."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import uvicorn
+from playwright.sync_api import Page, expect
+from tests.browser.conftest import PHONE, violations
+
+from luthier.core.access import Caller
+from luthier.core.ports import SilentProgress
+from luthier.home_server import create_home_app
+from luthier.models import sources
+from luthier.service import dataset_versions
+from luthier.service.access import create_key
+from luthier.service.context import Context
+from luthier.service.settings import Settings
+from luthier.testing.tiny import make_tiny_model
+
+SECONDS = 60_000
+MakePage = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, str]]:
+    """An open home with two base models that write for long, and its address."""
+    folder = tmp_path_factory.mktemp("playground")
+    (folder / "home").mkdir()
+    with Context(Settings(home=folder / "home", serving_threads=1), SilentProgress()) as context:
+        for name, seed in (("tiny", 0), ("other", 1)):
+            model = make_tiny_model(folder / name, seed=seed, context_length_tokens=50_000)
+            sources.pull(str(model), context.home, SilentProgress())
+        server = uvicorn.Server(uvicorn.Config(create_home_app(context), port=0, log_level="warning"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield context, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        server.should_exit = True
+        thread.join(60)
+
+
+@pytest.fixture
+def chat(served: tuple[Context, str], make_page: MakePage) -> Callable[..., Page]:
+    """Opens the playground, signed in."""
+    context, address = served
+    key = create_key(context, "k", scopes=("read", "infer", "train"))[1]
+
+    def make(query: str, **options: object) -> Page:
+        page = make_page(**options)
+        page.goto(f"{address}/sign-in?next=/playground")
+        page.fill("#key", key)
+        page.press("#key", "Enter")
+        page.wait_for_url("**/playground")
+        page.goto(f"{address}/playground?{query}")
+        page.fill("[name=temperature]", "0")
+        page.fill("[name=max_tokens]", "12")
+        return page
+
+    return make
+
+
+def say(page: Page, text: str) -> None:
+    page.fill("#message", text)
+    page.press("#message", "Enter")
+
+
+def facts(page: Page, side: int) -> list[str]:
+    return page.locator(f"[data-side='{side}'] .facts-line").all_text_contents()
+
+
+def test_two_models_answer_as_they_write_and_an_answer_is_kept(
+    served: tuple[Context, str], chat: Callable[..., Page]
+) -> None:
+    page = chat("model=tiny&model=other")
+    said = "Which <b>wood</b>? <img src=x onerror=alert(1)> \u202e"
+    say(page, said)
+    ended = page.locator(".facts-line", has_text="tokens read")
+    expect(ended).to_have_count(2, timeout=SECONDS)
+    assert page.locator(".turn.user .words").all_text_contents() == [said.replace("\u202e", "⟨U+202E⟩")] * 2
+    assert page.locator(".turn .words img, .turn .words b").count() == 0
+    say(page, "And the back?")
+    expect(ended).to_have_count(4, timeout=SECONDS)
+    assert violations(page) == []
+    page.locator("[data-side='1'] [data-again]").last.click()
+    expect(page.locator("[data-status]")).to_have_text("The answer has ended.", timeout=SECONDS)
+    assert (len(facts(page, 1)), len(facts(page, 2))) == (2, 2)
+
+    page.locator("[data-side='2'] .save > summary").last.click()
+    page.locator("[name='reference-2-3']").fill("Maple.")
+    page.locator("[name=save][value='2:3']").click()
+    link = page.locator("[data-saved] a")
+    expect(link).to_have_text("row 1 of test cases, version 1")
+    context, me = served[0], Caller()
+    [(dataset, version)] = dataset_versions.list_datasets(context, me)
+    assert link.get_attribute("href") == f"/datasets/{dataset.dataset_id}?version=1"
+    turns = json.loads(dataset_versions.path_of(context, me, version).read_text(encoding="utf-8"))["messages"]
+    assert [turn["content"] for turn in (turns[0], turns[2], turns[3])] == [said, "And the back?", "Maple."]
+
+
+def test_an_answer_is_stopped_and_what_was_written_stays(
+    served: tuple[Context, str], chat: Callable[..., Page]
+) -> None:
+    page = chat("model=tiny", viewport=PHONE)
+    page.fill("[name=max_tokens]", "40000")
+    say(page, "Tell me all of it.")
+    stop = page.locator("[data-stop]")
+    expect(stop).to_be_visible()
+    expect(page.locator(".turn.answer .words")).not_to_be_empty(timeout=SECONDS)
+    stop.click()
+    expect(page.locator(".facts-line")).to_have_text("stopped by you")
+    expect(stop).to_be_hidden()
+    deadline = time.monotonic() + 30
+    while served[0].model_server.num_under_way:  # the model stops as well
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert page.locator(".turn.answer .words").inner_text() != ""
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.fill("[name=max_tokens]", "5")
+    say(page, "Go on.")
+    expect(page.locator(".facts-line").last).to_contain_text("written", timeout=SECONDS)
+    assert violations(page) == []
+
+
+def test_an_error_is_told_in_the_place_of_the_answer(chat: Callable[..., Page], make_page: MakePage) -> None:
+    page = chat("model=tiny")
+    page.fill("[name=temperature]", "9")
+    say(page, "Hello")
+    expect(page.locator(".turn.answer [role=alert] strong")).to_have_text("temperature '9'")
+    make_page.errors.clear()  # type: ignore[attr-defined] # the browser itself notes the status 422
+    page.fill("[name=temperature]", "0")
+    page.locator("[name=do][value=again]").click()
+    expect(page.locator(".facts-line")).to_contain_text("written", timeout=SECONDS)
+    assert page.locator(".turn").count() == 2

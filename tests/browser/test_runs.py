@@ -1,0 +1,175 @@
+"""A run that is watched while it trains: its curves grow, over a restart of the server, to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Page
+from tests.browser.conftest import PHONE, violations
+
+from luthier.core.events import RunEnded, ValidationDone
+from luthier.core.job import Job
+from luthier.service.access import create_key
+from luthier.service.context import Context
+from luthier.testing.finished_run import add_run
+from luthier.testing.long_run import events_of, tell
+from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result
+from luthier.testing.running_server import RunningServer, running_server
+
+LAST_POINT = """() => {
+  const canvas = document.querySelector('#run-charts .canvas');
+  const series = canvas === null ? [] : echarts.getInstanceByDom(canvas).getOption().series;
+  return Object.fromEntries(series.map((one) => [one.name, one.data.length ? one.data[one.data.length - 1][0] : null]));
+}"""
+REFUSED = "net::ERR_CONNECTION_REFUSED"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Context]:
+    with Context.open(tmp_path / "home") as opened:
+        yield opened
+
+
+@pytest.fixture
+def job(home: Context) -> Job:
+    """A job that a worker holds, of a run that has done 40 of 100 steps."""
+    made = Job(job_id="job-20261125-093000-aaaaaa", kind="train", document={"recipe": {}}, run_id=RUN_ID)
+    home.jobs.submit(made)
+    home.runs.create(make_record().model_copy(update={"num_steps": 100}), make_plan())
+    tell(home, RUN_ID, events_of(1, 40, 100, validate_every_steps=10))
+    claimed = home.jobs.claim("w")
+    assert claimed is not None
+    return claimed
+
+
+def sign_in(page: Page, server: RunningServer, key: str) -> None:
+    page.goto(f"{server.url}/sign-in")
+    page.fill("#key", key)
+    page.press("#key", "Enter")
+    page.wait_for_url(f"{server.url}/")
+
+
+def wait_until(page: Page, is_so: Callable[[], bool], what: str) -> None:
+    """The page's own `wait_for_function` would need eval, which the policy forbids."""
+    for _ in range(300):
+        if is_so():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never came: {what}")
+
+
+def test_curves_grow_over_a_restart_of_the_server_to_the_end(
+    home: Context, job: Job, make_page: Callable[..., Page]
+) -> None:
+    key, page = create_key(home, "Ada", scopes=("read", "train"))[1], make_page()
+    with running_server(home.home, num_workers=0) as server:
+        port = urlsplit(server.url).port
+        sign_in(page, server, key)
+        page.goto(f"{server.url}/runs/{RUN_ID}")
+        wait_until(page, lambda: page.evaluate(LAST_POINT) == {"training": 40, "validation": 40}, "the first curves")
+        tell(home, RUN_ID, events_of(41, 55, 100, validate_every_steps=10))
+        wait_until(page, lambda: page.evaluate(LAST_POINT) == {"training": 55, "validation": 50}, "new points")
+        assert page.locator("[data-live=step]").inner_text() == "step 55 of 100"
+        assert violations(page) == []
+        server.process.kill()
+        server.process.wait()
+    wait_until(page, lambda: "does not answer" in page.locator("[data-contact]").inner_text(), "the quiet word")
+    tell(home, RUN_ID, events_of(56, 70, 100, validate_every_steps=10))
+    assert port is not None
+    with running_server(home.home, num_workers=0, port=port):
+        wait_until(page, lambda: page.evaluate(LAST_POINT) == {"training": 70, "validation": 70}, "what was missed")
+        assert page.locator("[data-contact]").inner_text() == ""
+        tell(home, RUN_ID, events_of(71, 100, 100, validate_every_steps=10))
+        home.evaluations.save(make_evaluation(run_id=RUN_ID))
+        home.runs.append(RUN_ID, RunEnded(step=100, status="succeeded", reason="all 100 steps done"))
+        home.runs.update(RUN_ID, status="succeeded", result=make_result())
+        home.jobs.finish(job.job_id, job.attempt, "succeeded")
+        page.get_by_text("Cannot tell.").wait_for()
+        wait_until(page, lambda: page.evaluate(LAST_POINT)["training"] == 100, "the last step")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.wait_for_timeout(2500)
+        assert asked == [], "after the end nobody asks any more"
+    errors = make_page.errors  # type: ignore[attr-defined]
+    assert errors, "Chromium itself writes of a connection that is refused"
+    assert all(REFUSED in error for error in errors), "and nothing else was written"
+    errors.clear()
+
+
+def test_a_run_that_begins_while_its_page_is_open_gets_its_charts(
+    home: Context, make_page: Callable[..., Page]
+) -> None:
+    key, page = create_key(home, "Ada", scopes=("read",))[1], make_page()
+    made = Job(job_id="job-20261125-093000-aaaaaa", kind="train", document={"recipe": {}}, run_id=RUN_ID)
+    home.jobs.submit(made)
+    with running_server(home.home, num_workers=0) as server:
+        sign_in(page, server, key)
+        page.goto(f"{server.url}/runs/{RUN_ID}")
+        page.get_by_text("next in the queue").wait_for()
+        home.jobs.claim("w")
+        home.runs.create(make_record().model_copy(update={"num_steps": 100}), make_plan())
+        tell(home, RUN_ID, events_of(1, 7, 100))
+        wait_until(page, lambda: page.locator("#run-charts .canvas").count() == 5, "the charts")
+        assert page.evaluate(LAST_POINT) == {"training": 7}
+        page.get_by_text("step 7 of 100").wait_for()
+        event = ValidationDone(step=7, loss=1.5, num_trained_tokens=1, is_best=True, seconds=1.0)
+        home.runs.append(RUN_ID, event)
+        wait_until(page, lambda: page.evaluate(LAST_POINT).get("validation") == 7, "the first validation")
+        page.close()  # before the server: it would go on asking
+
+
+def test_a_hidden_tab_asks_for_nothing(home: Context, job: Job, make_page: Callable[..., Page]) -> None:
+    key, page = create_key(home, "Ada", scopes=("read",))[1], make_page()
+    asked: list[str] = []
+    page.add_init_script("Object.defineProperty(document, 'hidden', {get: () => window.isAway === true})")
+    with running_server(home.home, num_workers=0) as server:
+        sign_in(page, server, key)
+        page.goto(f"{server.url}/runs/{RUN_ID}")
+        wait_until(page, lambda: page.evaluate(LAST_POINT).get("training") == 40, "the first curves")
+        turn = "(isAway) => { window.isAway = isAway; document.dispatchEvent(new Event('visibilitychange')); }"
+        page.evaluate(turn, True)
+        page.wait_for_timeout(500)
+        page.on("request", lambda request: asked.append(request.url))
+        tell(home, RUN_ID, events_of(41, 45, 100))
+        page.wait_for_timeout(3000)
+        assert asked == []
+        page.evaluate(turn, False)
+        wait_until(page, lambda: page.evaluate(LAST_POINT).get("training") == 45, "what came meanwhile")
+        page.close()
+
+
+def test_the_tools_of_a_chart_and_what_stays_chosen(home: Context, job: Job, make_page: Callable[..., Page]) -> None:
+    run_id = add_run(home, "b")
+    key = create_key(home, "Ada", scopes=("read",))[1]
+    page, phone = make_page(), make_page(viewport=PHONE)
+    with running_server(home.home, num_workers=0) as server:
+        sign_in(page, server, key)
+        page.goto(f"{server.url}/runs/{RUN_ID}")
+        page.get_by_label("smooth the lines of Loss").fill("0.6")
+        count = "echarts.getInstanceByDom(document.querySelector('#run-charts .canvas')).getOption().series.length"
+        wait_until(page, lambda: page.evaluate(count) == 3, "a faint line, a smooth one, few validations")
+        page.get_by_label("log scale for Loss").click()
+        page.reload()
+        wait_until(page, lambda: page.locator("#run-charts .tools").count() > 0, "the tools")
+        assert page.get_by_label("smooth the lines of Loss").input_value() == "0.6"
+        assert page.get_by_label("log scale for Loss").get_attribute("aria-pressed") == "true"
+        page.goto(f"{server.url}/runs")
+        page.get_by_label(f"choose {run_id} to compare").check()
+        page.get_by_label(f"choose {RUN_ID} to compare").check()
+        tell(home, RUN_ID, events_of(41, 44, 100))
+        page.get_by_text("44 of 100 steps").wait_for()
+        assert page.get_by_label(f"choose {run_id} to compare").is_checked(), "over a refresh of the rows"
+        assert violations(page) == []
+        page.get_by_role("button", name="Compare the chosen").click()
+        page.get_by_role("heading", name="2 runs side by side").wait_for()
+        assert violations(page) == []
+        sign_in(phone, server, key)
+        for path in ("/runs", f"/runs/{RUN_ID}", f"/runs/compare?run={RUN_ID}&run={run_id}"):
+            phone.goto(f"{server.url}{path}")
+            assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+            assert violations(phone) == [], path
+        page.close()
+        phone.close()

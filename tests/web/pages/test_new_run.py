@@ -1,0 +1,278 @@
+"""The form of a new run: text and fields in step, the plan where it belongs, and the start."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from luthier.core.access import Caller
+from luthier.core.errors import RequestError
+from luthier.core.job import Job
+from luthier.core.ports import SilentProgress
+from luthier.service import dataset_versions
+from luthier.service.access import create_project
+from luthier.service.context import Context
+from luthier.service.plan_desk import PlanDesk, Planned
+from luthier.testing.records import RUN_ID, make_plan, make_record
+
+Browser = Callable[..., TestClient]
+HTMX = {"HX-Request": "true"}
+HOSTILE = '"><img src=x onerror=alert(1)><script>alert(1)</script>\u202etxt'
+ANSWER = Path(__file__).with_name("planned.json")
+
+
+@pytest.fixture
+def dataset(home: Context, tiny_model: Path) -> tuple[str, str]:
+    """A dataset of chats, and the id of its file; the home has pulled a model that is called `tiny`."""
+    from luthier.models import sources
+
+    sources.pull(str(tiny_model), home.home, SilentProgress())
+    rows = [
+        {"messages": [{"role": "user", "content": f"And {n}?"}, {"role": "assistant", "content": f"Then {n + 1}."}]}
+        for n in range(24)
+    ]
+    return add_dataset(home, "Support", rows)
+
+
+def add_dataset(home: Context, name: str, rows: list[dict[str, Any]]) -> tuple[str, str]:
+    file = dataset_versions.keep_rows(home, Caller(), [f"{json.dumps(row)}\n".encode() for row in rows], "rows.jsonl")
+    made, version = dataset_versions.create_dataset(home, Caller(), name, file)
+    return made.dataset_id, version.file_id
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The recipes that were planned: none is, in truth; each gets the same answer."""
+    found: list[dict[str, Any]] = []
+
+    def plan(_: PlanDesk, project_id: str, draft: str, recipe: dict[str, Any], **__: Any) -> Planned:
+        found.append(dict(recipe))
+        if recipe.get("training", {}).get("epochs") == 99:
+            return Planned(error=RequestError("training.epochs 99 is a lot", expected="fewer", do="take 9"))
+        return Planned(json.loads(ANSWER.read_text(encoding="utf-8")))
+
+    monkeypatch.setattr(PlanDesk, "plan", plan)
+    monkeypatch.setattr(PlanDesk, "wake", lambda _: None)
+    return found
+
+
+def text_of(page: str) -> str:
+    found = re.search(r'<textarea id="f-text"[^>]*>(.*?)</textarea>', page, re.S)
+    assert found, "the text of the recipe is shown"
+    return unescape(found[1])
+
+
+def post(one: TestClient, what: str = "plan", **form: str) -> Any:
+    return one.post(f"/runs/new/{what}", data=form, headers=HTMX)
+
+
+def test_without_rows_the_page_teaches_the_next_step(browser: Browser) -> None:
+    page = browser("train").get("/runs/new")
+    assert page.status_code == 200
+    assert 'href="/datasets/new"' in page.text
+    assert "<textarea" not in page.text
+
+
+def test_it_begins_with_the_rows_of_a_dataset(browser: Browser, dataset: tuple[str, str]) -> None:
+    one = browser("train")
+    page = one.get(f"/runs/new?dataset={dataset[0]}&version=1").text
+    assert text_of(page) == (
+        f"base_model: tiny\ndata:\n  train: {dataset[1]}  # Support, version 1, 24 rows\n  held_out: 0.1\n"
+    )
+    assert f'value="{dataset[1]}" selected' in page
+    assert one.get(f"/runs/new?dataset={dataset[0]}&version=2").status_code == 404
+    assert one.get("/runs/new?dataset=data-20260101-000000-abcdef").status_code == 404
+
+
+def test_readers_may_not_and_other_projects_see_nothing(
+    home: Context, browser: Browser, dataset: tuple[str, str]
+) -> None:
+    reader = browser("read")
+    for method, way in (("GET", ""), ("POST", "/plan"), ("POST", "/start")):
+        assert reader.request(method, f"/runs/new{way}", data={}).status_code == 403
+    create_project(home, "b")
+    other = browser("train", project="b")
+    assert other.get(f"/runs/new?dataset={dataset[0]}").status_code == 404
+    assert dataset[1] not in other.get("/runs/new").text
+    text = f"base_model: tiny\ndata: {{train: {dataset[1]}}}"
+    answer = post(other, "start", text=text, side="text")
+    assert "the id of a file of this project" in answer.text
+    assert home.jobs.list() == []
+
+
+def test_fields_change_the_text_and_keep_what_they_do_not_have(
+    browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
+) -> None:
+    one = browser("train")
+    text = f"base_model: tiny\ndata: {{train: {dataset[1]}}}\nevaluation: {{few_shot: 2}}\ntraining: {{epochs: 2}}"
+    form = {"base_model": "tiny", "data.train": dataset[1], "data.held_out": "share", "data.held_out-percent": "12.5"}
+    form |= {"training.epochs": "", "training.learning_rate": "0.0003", "method.name": "", "method.rank": "8"}
+    answer = post(one, text=text, side="fields", **form)
+    assert asked[-1] == {
+        "base_model": "tiny",
+        "data": {"train": dataset[1], "held_out": 0.125},
+        "evaluation": {"few_shot": 2},
+        "training": {"learning_rate": 0.0003},
+        "method": {"name": "lora", "rank": 8},
+    }
+    shown = text_of(answer.text)
+    assert "held_out: 0.125" in shown
+    assert "epochs" not in shown
+    assert 'id="recipe-text"' in answer.text
+    assert 'id="fields"' not in answer.text, "the side that was changed is left alone"
+    assert re.search(r'id="why-training-epochs" hx-swap-oob="true"[^>]*>\s*<b>2</b> decided: two passes', answer.text)
+
+
+def test_the_text_changes_the_fields(browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]) -> None:
+    text = f"# mine\nbase_model: tiny\ndata: {{train: {dataset[1]}}}\nmethod: {{name: adalora, target_rank: 4}}\n"
+    answer = post(browser("train"), text=text, side="text", **{"method.name": "lora", "training.epochs": "7"})
+    assert asked[-1]["method"] == {"name": "adalora", "target_rank": 4}
+    assert "training" not in asked[-1]
+    assert "<textarea" not in answer.text, "what somebody writes is left alone"
+    assert 'id="fields"' in answer.text
+    assert re.search(r'name="method.target_rank"[^>]*value="4"', answer.text)
+
+
+def test_what_is_wrong_is_shown_where_it_belongs(
+    browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
+) -> None:
+    one, rows = browser("train"), f"base_model: tiny\ndata: {{train: {dataset[1]}}}\n"
+    unknown = post(one, text=f"{rows}training: {{learning_rat: 1}}", side="text").text
+    assert "nearest known: training.learning_rate" in unescape(unknown)
+    assert asked == []
+    broken = post(one, text="a: b: c", side="text").text
+    assert "not right YAML" in broken
+    field = post(one, text=rows, side="fields", **{"training.epochs": "-2"}).text
+    assert re.search(r'id="why-training-epochs"[^>]*>[^<]*expected a number greater than 0', unescape(field))
+    refused = post(one, text=rows, side="fields", **{"training.epochs": "99"}).text
+    assert "training.epochs 99 is a lot" in refused
+    whole = one.post("/runs/new/plan", data={"text": rows, "side": "fields", "training.epochs": "99"}).text
+    assert re.search(r'name="training.epochs"[^>]*aria-invalid="true"', whole)
+    for text in (rows + "x: &a [*a]", "x" * 70_000, "- a", "a: \U0001f600", "\x00"):
+        assert post(one, text=text, side="text").status_code == 200
+
+
+def test_another_method_or_objective_drops_what_it_would_refuse(
+    browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
+) -> None:
+    one = browser("train")
+    text = f"base_model: tiny\ndata: {{train: {dataset[1]}}}\nmethod: {{name: lora, rank: 8, dropout: 0.2}}\n"
+    form = {"method.name": "full", "method.rank": "8", "method.dropout": "0.2", "shown-settings": "lora/"}
+    answer = post(one, text=text, **form).text
+    assert asked[-1]["method"] == {"name": "full"}
+    assert 'id="settings"' in answer
+    post(one, text=text, **{"objective.name": "grpo"})
+    assert asked[-1]["objective"]["rewards"] == [{"metric": "token_f1", "weight": 1.0}]
+    post(one, text=text + "objective: {name: grpo, rewards: [bleu], num_samples: 4}", **{"objective.name": "dpo"})
+    assert asked[-1]["objective"] == {"name": "dpo"}
+    post(one, text=text, apply="--set method.name=full --set training.epochs=1")
+    assert asked[-1]["method"] == {"name": "full"}
+    assert asked[-1]["training"] == {"epochs": 1}
+
+
+def test_objectives_that_do_not_fit_the_rows_cannot_be_chosen(
+    home: Context, browser: Browser, dataset: tuple[str, str]
+) -> None:
+    pairs, _ = add_dataset(home, "Pairs", [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 3)
+    one = browser("train")
+    chats, preferences = (one.get(f"/runs/new?dataset={which}").text for which in (dataset[0], pairs))
+    assert re.search(r'<option value="dpo" disabled>', chats)
+    assert re.search(r'<option value="sft">', chats)
+    assert re.search(r'<option value="dpo">', preferences)
+    assert re.search(r'<option value="sft" disabled>', preferences)
+
+
+def test_the_plan_is_shown_with_intervals_advice_and_reasons(
+    browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
+) -> None:
+    text = f"base_model: tiny\ndata: {{train: {dataset[1]}}}"
+    page = browser("train").post("/runs/new/plan", data={"text": text, "side": "text"}).text
+    for words in ("Peak memory", "Advice: ", "On other machines", "Every value, and why", "H100", "no held-out rows"):
+        assert words in page, words
+    assert re.search(r"<rect class=\"part part-weights\"[^>]*><title>base model", page)
+    assert "style=" not in page
+    assert asked
+
+
+def test_a_model_that_is_not_there_is_fetched_only_when_asked(
+    browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
+) -> None:
+    text, one = f"base_model: smollm2-135m-instruct\ndata: {{train: {dataset[1]}}}", browser("train")
+    answer = post(one, text=text, side="text").text
+    assert asked == []
+    assert "Fetch and plan" in answer
+    post(one, text=text, side="text", fetch="1")
+    assert asked
+
+
+def test_a_slow_plan_is_asked_for_again(
+    browser: Browser, dataset: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PlanDesk, "plan", lambda *_, **__: None)
+    text, one = f"base_model: tiny\ndata: {{train: {dataset[1]}}}", browser("train")
+    answer = post(one, text=text, side="text").text
+    assert 'hx-trigger="load delay:700ms"' in answer
+    assert "It is being planned" in answer
+    assert post(one, "start", text=text, side="text").status_code == 422
+
+
+def test_started_once_and_led_to_its_run(
+    home: Context, browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
+) -> None:
+    one, text = browser("train"), f"base_model: tiny\ndata: {{train: {dataset[1]}}}\n"
+    form = {"text": text, "side": "text", "draft": "d1"}
+    answer = one.post("/runs/new/start", data=form)
+    job = home.jobs.list()[0]
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/runs/{job.run_id}")
+    assert job.document["asked"] == {"base_model": "tiny", "data": {"train": dataset[1]}}
+    again = one.post("/runs/new/start", data=form, headers=HTMX)
+    assert (again.status_code, again.headers["hx-redirect"]) == (204, f"/runs/{job.run_id}")
+    assert len(home.jobs.list()) == 1, "a second click starts no second run"
+    one.post("/runs/new/start", data=form | {"draft": "d2"})
+    assert len(home.jobs.list()) == 2
+    wrong = post(one, "start", text=text + "training: {epochs: 99}", side="text")
+    assert (wrong.status_code, len(home.jobs.list())) == (422, 2)
+    assert "is a lot" in wrong.text
+
+
+def test_a_run_is_forked(home: Context, browser: Browser, dataset: tuple[str, str]) -> None:
+    one = browser("train")
+    recipe = {"base_model": "tiny", "data": {"train": dataset[1]}, "method": {"name": "lora", "rank": 4}}
+    job = Job(job_id="job-1", kind="train", document={"asked": recipe}, run_id="run-20260101-000000-abcdef")
+    home.jobs.submit(job)
+    page = one.get(f"/runs/new?from={job.run_id}").text
+    assert "rank: 4" in text_of(page)
+    assert dataset[1] in text_of(page)
+    home.runs.create(make_record(), make_plan())
+    page = one.get(f"/runs/new?from={RUN_ID}").text
+    assert "Left out: " in page
+    assert str(home.home) not in page
+    create_project(home, "b")
+    assert browser("train", project="b").get(f"/runs/new?from={RUN_ID}").status_code == 404
+    assert one.get("/runs/new?from=run-20260101-000000-aaaaaa").status_code == 404
+
+
+def test_hostile_names_and_texts_show_as_text(
+    home: Context, browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
+) -> None:
+    from luthier.store.tables import datasets
+
+    with home.database.write() as connection:
+        connection.execute(datasets.update().values(name=HOSTILE))
+    one = browser("train")
+    pages = [one.get(f"/runs/new?dataset={dataset[0]}").text, one.get("/runs/new", params={"base_model": HOSTILE}).text]
+    pages.append(post(one, text=f"base_model: '{HOSTILE}'\ndata: {{train: '{HOSTILE}'}}", side="text").text)
+    pages.append(post(one, text=HOSTILE, side="text").text)
+    pages.append(post(one, text=f"'{HOSTILE}': 1", side="fields", **{"training.epochs": HOSTILE}).text)
+    for page in pages:
+        assert "<img" not in page.replace('<img src="/assets', "")
+        assert "<script>alert" not in page
+        assert "\u202e" not in page
+    assert "&lt;script&gt;" in "".join(pages)
