@@ -87,3 +87,16 @@ def test_any_texts_give_finite_points_centred_on_zero(texts: list[str | None]) -
     assert 0 <= found.explained_share <= 1
     if len(found.xy):
         np.testing.assert_allclose(found.xy.mean(axis=0), 0, atol=1e-6)
+
+
+def test_points_know_the_region_that_they_lie_in() -> None:
+    texts, topics = topical(300)
+    found = prompt_map(pl.Series(texts))
+    assert len(found.members) == len(found.xy)
+    for number, region in enumerate(found.regions):
+        inside = found.members == number
+        assert inside.sum() == region.num_points
+        assert np.allclose(found.xy[inside].mean(axis=0), (region.x, region.y))
+        assert len(set(np.array(topics)[inside])) == 1
+    few = prompt_map(pl.Series(texts[:5]))
+    assert (few.regions, few.members.tolist()) == ((), [-1] * 5)

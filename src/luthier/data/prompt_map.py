@@ -51,7 +51,8 @@ class PromptMap:
 
     positions: places in the texts given, ascending; all of them, or a sample. xy: one point for each, centred on 0.
     explained_share: the part of the variance that two dimensions keep, 0 to 1. num_texts: how many there were. prefix:
-    what nearly all texts begin with and was left out; empty where they share no beginning.
+    what nearly all texts begin with and was left out; empty where they share no beginning. members: of each point the
+    place in `regions` of the one that it lies in; -1 for a point of a part that no words set apart.
     """
 
     positions: Integers
@@ -60,6 +61,7 @@ class PromptMap:
     num_texts: int
     prefix: str
     regions: tuple[Region, ...]
+    members: Integers
 
 
 def prompt_map(texts: pl.Series, *, max_points: int = 3_000, seed: int = 0) -> PromptMap:
@@ -78,7 +80,8 @@ def prompt_map(texts: pl.Series, *, max_points: int = 3_000, seed: int = 0) -> P
     cut = [text[len(prefix) if text.startswith(prefix) else 0 :][:_MAX_CHARACTERS].casefold() for text in heads]
     words = [_WORD.findall(text) for text in cut]
     xy, share = _project(_tf_idf(words))
-    return PromptMap(positions, xy, share, num_texts, prefix, _regions(xy, words, seed))
+    regions, members = _regions(xy, words, seed)
+    return PromptMap(positions, xy, share, num_texts, prefix, regions, members)
 
 
 def shared_prefix(texts: Sequence[str]) -> str:
@@ -171,15 +174,19 @@ def _centred(matrix: Any, mean: Floats) -> LinearOperator:
     )
 
 
-def _regions(xy: Floats, words: Sequence[Sequence[str]], seed: int) -> tuple[Region, ...]:
-    """Up to six parts of the map (Lloyd's k-means from farthest points) with the words that set them apart."""
+def _regions(xy: Floats, words: Sequence[Sequence[str]], seed: int) -> tuple[tuple[Region, ...], Integers]:
+    """Up to six parts of the map (Lloyd's k-means from farthest points) with the words that set them apart.
+
+    And the part that each point lies in, as in `PromptMap.members`.
+    """
+    members = np.full(len(xy), -1, dtype=np.int64)
     if len(xy) < 4 * _MIN_REGION_ROWS or not np.ptp(xy):
-        return ()
-    members = _clusters(xy, min(_NUM_REGIONS, len(xy) // (2 * _MIN_REGION_ROWS)), seed)
-    found = []
+        return (), members
+    clusters = _clusters(xy, min(_NUM_REGIONS, len(xy) // (2 * _MIN_REGION_ROWS)), seed)
+    found: list[Region] = []
     everywhere = Counter(word for text in words for word in set(text))
-    for cluster in np.unique(members):
-        inside = np.flatnonzero(members == cluster)
+    for cluster in np.unique(clusters):
+        inside = np.flatnonzero(clusters == cluster)
         if len(inside) < _MIN_REGION_ROWS:
             continue
         here = Counter(word for position in inside.tolist() for word in set(words[position]))
@@ -191,9 +198,10 @@ def _regions(xy: Floats, words: Sequence[Sequence[str]], seed: int) -> tuple[Reg
         }
         best = sorted((word for word in scores if scores[word] > 0.05), key=lambda word: (-scores[word], word))[:2]
         if best:
+            members[inside] = len(found)
             x, y = xy[inside].mean(axis=0)
             found.append(Region(float(x), float(y), len(inside), tuple(best)))
-    return tuple(found)
+    return tuple(found), members
 
 
 def _is_telling(word: str) -> bool:

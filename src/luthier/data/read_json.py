@@ -33,11 +33,12 @@ def read_jsonl(source: Source, is_wanted: Callable[[int, int], bool] | None = No
                 start = shorten(line[:200].decode("utf-8", "replace"))
                 yield RowProblem(source.name, number, "", start, too_long(length))
             else:
-                yield _read_line(source.name, number, body, offset + len(line) - len(body))
+                yield read_line(source.name, number, body, offset + len(line) - len(body))
             offset += length
 
 
-def _read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowProblem:
+def read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowProblem:
+    """What stands on one line of JSONL. offset: of the line in the file, for messages about its bytes."""
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -114,15 +114,19 @@ def local_path(context: Context, file: StoredFile) -> Path:
     Its folder is named by the digest alone. A job that is to survive the file's deletion holds on to its content with
     `context.artifacts.link`. Raises NotFoundError (deleted since), WorkError (lost or damaged).
     """
-    suffix = suffix_of(file.filename)
-    folder = context.settings.file_cache_folder / file.sha256
-    target = folder / f"file{suffix if _SUFFIX.fullmatch(suffix) else ''}"
+    target = place_of(context, file)
     if _is_proved(target, file.sha256):
         return target
-    folder.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     context.artifacts.fetch(file.sha256, target, may_share=True)
     target.chmod(0o444)
     return target
+
+
+def place_of(context: Context, file: StoredFile) -> Path:
+    """Where `local_path` lays a file out, whether it did so yet or not; what is kept of a file may lie beside it."""
+    suffix = suffix_of(file.filename)
+    return context.settings.file_cache_folder / file.sha256 / f"file{suffix if _SUFFIX.fullmatch(suffix) else ''}"
 
 
 def sweep_files(context: Context) -> None:

@@ -49,19 +49,14 @@ def main(asker: int) -> None:
 
 
 def _answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    answers = {
-        "plan": _plan,
-        "wake": _wake,
-        "audit": _audit,
-        "look": _look,
-        "rows": _rows,
-        "repair": _repair,
-        "tokens": _tokens,
-    }
-    return answers[document["question"]](context, document)
+    from luthier.service.dataset_questions import ANSWERS
+
+    answers = {"wake": _wake, "plan": _plan, "audit": _audit, "look": _look}
+    answers |= {"rows": _rows, "repair": _repair, "tokens": _tokens}
+    return (answers | ANSWERS)[document["question"]](context, document)
 
 
-def _wake(_context: Context, _document: dict[str, Any]) -> dict[str, Any]:
+def _wake(_: Context, _asked: dict[str, Any]) -> dict[str, Any]:
     """Load what a plan needs and measure the machine, so that the first plan need not wait for that."""
     from luthier.plan import hardware, options, resolve
     from luthier.service import advice, plans, quotes
@@ -72,18 +67,17 @@ def _wake(_context: Context, _document: dict[str, Any]) -> dict[str, Any]:
 
 def _plan(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
     """What `luthier plan --json` prints; compares: with advice, and what it takes on each device of the table."""
-    document, compares = asked["recipe"], asked["compares"]
     from luthier.plan.prices import load_prices
     from luthier.service import quotes
     from luthier.service.plans import prepare
     from luthier.service.recipes import recipe_from
 
-    recipe, prices = recipe_from(document, base_dir=Path("/")), load_prices(None)
+    recipe, prices = recipe_from(asked["recipe"], base_dir=Path("/")), load_prices(None)
     prepared = prepare(context, recipe, base_dir=Path("/"))
     quote = quotes.quote_of(context, prepared, on=None, prices=prices, market="on_demand", is_probed=False)
     plan = prepared.plan
     shown = {"hash": plan.hash, "values": plan.values(), "predicted": quote.as_json()}
-    if compares:
+    if asked["compares"]:
         shown |= _compared(context, prepared)
     return shown | {"plan": plan.model_dump(mode="json")}
 

@@ -20,7 +20,7 @@ from luthier.service.context import Context
 
 log = logging.getLogger("luthier.questions")
 
-Question = Literal["plan", "wake", "audit", "look", "rows", "repair", "tokens"]
+Question = Literal["wake", "plan", "audit", "look", "rows", "repair", "tokens", "map", "diff", "split", "index"]
 
 MOST_SECONDS: Final = 600.0
 _MOST_AT_ONCE: Final = 2

@@ -104,21 +104,6 @@ class DatasetStore:
             found = connection.execute(query.order_by(dataset_versions.c.number.desc())).scalars()
             return [DatasetVersion.model_validate_json(document) for document in found]
 
-    def learn_num_rows(self, file_id: str, num_rows: int) -> None:
-        """Write down how many rows a file has with the versions whose rows were not counted when they came."""
-        of_file = dataset_versions.c.file_id == file_id
-        with self._database.write() as connection:
-            rows = connection.execute(select(dataset_versions).where(of_file)).mappings().all()
-            for row in rows:
-                version = DatasetVersion.model_validate_json(row["document"])
-                counted = version.model_copy(update={"num_rows": num_rows})
-                is_it = (dataset_versions.c.dataset_id == version.dataset_id) & (
-                    dataset_versions.c.number == version.number
-                )
-                if version.num_rows is None:
-                    document = counted.model_dump_json()
-                    connection.execute(update(dataset_versions).where(is_it).values(document=document))
-
     def of_rows(self, project_id: str, digests: Sequence[str]) -> Sequence[tuple[Dataset, DatasetVersion]]:
         """The versions of a project whose rows have one of these digests (SHA-256 of the file), oldest first."""
         query = (
@@ -143,6 +128,21 @@ class DatasetStore:
             rows = connection.execute(query).mappings().all()
         found = [(_dataset(row), DatasetVersion.model_validate_json(row["document"])) for row in rows]
         return sorted(found, key=lambda pair: (pair[1].created_at, pair[1].number), reverse=True)[:limit]
+
+    def learn_num_rows(self, file_id: str, num_rows: int) -> None:
+        """Write down how many rows a file has with the versions whose rows were not counted when they came."""
+        of_file = dataset_versions.c.file_id == file_id
+        with self._database.write() as connection:
+            rows = connection.execute(select(dataset_versions).where(of_file)).mappings().all()
+            for row in rows:
+                version = DatasetVersion.model_validate_json(row["document"])
+                counted = version.model_copy(update={"num_rows": num_rows})
+                is_it = (dataset_versions.c.dataset_id == version.dataset_id) & (
+                    dataset_versions.c.number == version.number
+                )
+                if version.num_rows is None:
+                    document = counted.model_dump_json()
+                    connection.execute(update(dataset_versions).where(is_it).values(document=document))
 
     def using_file(self, file_id: str) -> Sequence[tuple[str, int]]:
         """The names of datasets, with the numbers of their versions, that a file holds the rows of."""

@@ -19,6 +19,7 @@ from luthier.web.pages import (
     dataset_repair,
     dataset_tokens,
     dataset_upload,
+    dataset_work,
     datasets,
     deployments,
     evaluations,
@@ -39,11 +40,12 @@ from luthier.web.policy import Policy
 ROUTERS: tuple[APIRouter, ...] = (
     sign_in.router,
     home.router,
-    dataset_upload.router,  # before /datasets/{id}
+    dataset_upload.router,  # before /datasets/{dataset_id}
     datasets.router,
     dataset_audit.router,
     dataset_repair.router,
     dataset_tokens.router,
+    dataset_work.router,
     new_run.router,
     runs.router,
     compare.router,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
@@ -64,12 +64,20 @@ async def visiting(request: Request) -> Session | None:
     return found
 
 
+def _page_of(request: Request) -> str:
+    """Where somebody stood who sent a form, as far as HTMX says it: what they sent it to may be no page."""
+    told = urlsplit(request.headers.get("hx-current-url", ""))
+    if told.netloc != request.headers.get("host") or not told.path.startswith("/"):
+        return request.url.path
+    return f"{told.path}?{told.query}" if told.query else told.path
+
+
 def _needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
     async def check(request: Request) -> Caller:
         session = await visiting(request)
         if session is None:
             asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            raise SignInNeededError(asked if request.method == "GET" else request.url.path)
+            raise SignInNeededError(asked if request.method == "GET" else _page_of(request))
         if not any(session.caller.may(scope) for scope in scopes):
             raise ForbiddenError(session.caller, scopes)
         return session.caller

@@ -55,6 +55,7 @@ def test_an_audit_is_begun_seen_and_opened(home: Context, browser: Browser) -> N
     links = re.findall(rf'href="({address}/\d+\?version=1)"', page)
     findings = [one.get(link).text for link in links]
     copies = next(text for text in findings if "Exact duplicate" in text)
+    assert "&amp;show=all&amp;rows=" in copies, "and they can be gone through one by one"
     assert "What comes after 3?" in copies
     assert "What comes after 4?" not in copies, "only the rows that it is about"
     assert all("<script>alert" not in text for text in findings)

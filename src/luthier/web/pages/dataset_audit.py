@@ -11,6 +11,7 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.audit import SEVERITIES
 from luthier.core.errors import LuthierError
+from luthier.service.annotation_queue import MOST_ROWS_LINKED, named_lines
 from luthier.service.base_models import local_base_models
 from luthier.service.context import Context
 from luthier.service.dataset_audits import MOST_LINES, AuditSettings, audit_state, begin_audit, finding_of
@@ -92,6 +93,8 @@ def show_finding(
         "start": start,
         "num": ROWS_A_PAGE,
         "most_lines": MOST_LINES,
+        "queued": named_lines(tuple(lines[:MOST_ROWS_LINKED])),
+        "most_queued": MOST_ROWS_LINKED,
         "back": _address(dataset_id, values["version"].number, settings),
         "query": _query(values["version"].number, settings),
         "severity_words": _SEVERITY_WORDS,

@@ -1,0 +1,54 @@
+"""/datasets/{id}/compare: what changed from one version of a dataset to another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from luthier.core.dataset_version import DatasetVersion
+from luthier.core.errors import LuthierError
+from luthier.service import dataset_diffs, dataset_versions
+from luthier.service.dataset_index import columns_of, open_rows
+from luthier.service.kept_answers import Kept
+from luthier.web.errors import status_of
+from luthier.web.pages.dataset_head import head
+from luthier.web.pages.datasets import Number
+from luthier.web.render import render
+from luthier.web.visitor import HomeContext, Reader
+
+router = APIRouter(prefix="/datasets/{dataset_id}/compare")
+
+
+@router.get("")
+def look(
+    request: Request,
+    context: HomeContext,
+    caller: Reader,
+    dataset_id: str,
+    a: Number = None,
+    b: Number = None,
+    version: Number = None,
+    key: Annotated[str, Query(max_length=300)] = "",
+    again: bool = False,
+) -> Response:
+    """The difference, once it is found; the first look begins that. a: the old version; b, version: the new one."""
+    values = head(context, caller, dataset_id, b or version, "/compare")
+    new: DatasetVersion = values["version"]
+    old = dataset_versions.get_version(context, caller, dataset_id, a or _before(new, values["versions"]))
+    values |= {"old": old, "new": new, "key": key, "state": Kept("unasked"), "columns": [], "error": None}
+    try:
+        values["columns"] = columns_of(open_rows(context, caller, new))
+        if len(values["versions"]) > 1:
+            values["state"] = dataset_diffs.difference(context, caller, old, new, key=key or None, again=again)
+    except LuthierError as error:
+        values["error"] = error
+    status = 200 if values["error"] is None else status_of(values["error"])
+    return render(request, "dataset_work/compare.html", values, status=status)
+
+
+def _before(new: DatasetVersion, versions: Sequence[DatasetVersion]) -> int:
+    """The version that one was made from, else the one before it, else itself."""
+    return new.parent or max((one.number for one in versions if one.number < new.number), default=new.number)
