@@ -186,6 +186,14 @@ def test_cells_show_values_as_they_are_and_conversations_as_turns() -> None:
 
 def test_rows_of_lines_that_are_named(context: Context) -> None:
     content = b"".join(b'{"text": "%d"}\n' % n for n in range(1, 11))
+    blank = content.replace(b'{"text": "2"}', b"")
+    gaps = dataset_versions.create_dataset(context, ADA, "Gaps", bring(context, blank))[1]
+    page = dataset_rows.rows_page(context, ADA, gaps, start=1, num=2)
+    assert ([row["line"] for row in page["rows"]], page["has_more"], gaps.num_rows) == ([3, 4], True, 9)
+    csv = b"text\n" + b"".join(b"%d\n" % n for n in range(1, 11))
+    other = dataset_versions.create_dataset(context, ADA, "CSV", bring(context, csv, "x.csv"))[1]
+    page = dataset_rows.rows_page(context, ADA, other, start=1, num=1, lines=[2, 4, 6])
+    assert ([row["cells"]["text"]["text"] for row in page["rows"]], page["has_more"]) == (["4"], True)
     version = dataset_versions.create_dataset(context, ADA, "Ten", bring(context, content))[1]
     page = dataset_rows.rows_page(context, ADA, version, start=2, num=2, lines=[1, 4, 5, 9, 10])
     assert ([row["line"] for row in page["rows"]], page["has_more"]) == ([5, 9], True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from luthier.core.dataset import Row
@@ -16,16 +16,23 @@ from luthier.data.strict_json import StrictJsonError, strict_loads
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_jsonl(source: Source) -> Iterator[Row | RowProblem]:
-    """One Row or RowProblem for each line that is not blank. A UTF-8 byte order mark is no part of the text."""
-    offset = 0
+def read_jsonl(source: Source, is_wanted: Callable[[int, int], bool] | None = None) -> Iterator[Row | RowProblem]:
+    """One Row or RowProblem for each line that is not blank. A UTF-8 byte order mark is no part of the text.
+
+    is_wanted: whether to parse a record, by its place among the records (from 0) and its line; all where None.
+    """
+    offset, place = 0, -1
     with source.open() as file:
         for number, (line, length) in enumerate(bounded_lines(file), start=1):
             body = line.removeprefix(_BOM) if number == 1 else line
-            if length > len(line):
+            is_blank = length == len(line) and not body.strip()
+            place += not is_blank
+            if is_blank or (is_wanted is not None and not is_wanted(place, number)):
+                pass
+            elif length > len(line):
                 start = shorten(line[:200].decode("utf-8", "replace"))
                 yield RowProblem(source.name, number, "", start, too_long(length))
-            elif body.strip():
+            else:
                 yield read_line(source.name, number, body, offset + len(line) - len(body))
             offset += length
 

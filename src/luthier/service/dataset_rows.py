@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -120,20 +120,21 @@ def read_page(path: Path, *, start: int, num: int, lines: Sequence[int] | None =
 
     Raises NotFoundError and DataError where the file as a whole cannot be read.
     """
+    from luthier.data.read_json import read_jsonl
     from luthier.data.rows import read_rows
     from luthier.data.source import open_source
 
-    rows: Iterator[Row | RowProblem] = read_rows(open_source(path))
+    source = open_source(path)
+    is_jsonl = source.format == "jsonl"  # whose other rows need not even be parsed
     if lines is not None:
-        wanted, last = set(lines[start : start + num]), max(lines[start : start + num], default=0)
-        found = []
-        for row in rows:
-            if row.line > last:
-                break
-            if row.line in wanted:
-                found.append(row)
+        wanted = set(lines[start : start + num])
+        rows = read_jsonl(source, lambda _, line: line in wanted) if is_jsonl else read_rows(source)
+        found = list(islice((row for row in rows if row.line in wanted), len(wanted)))
         return {"rows": [_row(row) for row in found], "has_more": start + num < len(lines)}
-    some = list(islice(rows, start, start + num + 1))
+    if is_jsonl:
+        some = list(islice(read_jsonl(source, lambda place, _: place >= start), num + 1))
+    else:
+        some = list(islice(read_rows(source), start, start + num + 1))
     return {"rows": [_row(row) for row in some[:num]], "has_more": len(some) > num}
 
 

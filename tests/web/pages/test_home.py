@@ -12,6 +12,7 @@ from luthier.core.ids import new_id
 from luthier.core.job import Job
 from luthier.service.access import create_project
 from luthier.service.context import Context
+from luthier.service.dataset_versions import keep_rows
 from luthier.service.deployments import deploy
 from luthier.testing.finished_run import add_run
 from luthier.testing.records import make_evaluation, make_plan, make_record, make_step
@@ -77,16 +78,17 @@ def test_verdicts_runs_datasets_and_deployments(home: Context, browser: Browser)
     assert evaluation.verdict is not None
     verdict = evaluation.verdict.model_copy(update={"headline": HOSTILE})
     home.evaluations.save(evaluation.model_copy(update={"verdict": verdict}))
+    file = keep_rows(home, Caller(), [b"{}"], "a.jsonl")
     dataset_id = new_id("dataset")
     home.datasets.add(
         Dataset(dataset_id=dataset_id, project_id="default", name=HOSTILE),
         DatasetVersion(
             dataset_id=dataset_id,
             number=1,
-            file_id="file-1",
-            filename="a.jsonl",
-            sha256="0" * 64,
-            num_bytes=1,
+            file_id=file.file_id,
+            filename=file.filename,
+            sha256=file.sha256,
+            num_bytes=file.num_bytes,
             num_rows=1500,
             origin="upload",
         ),
