@@ -1,4 +1,4 @@
-"""The fields of the form and the rules of the planner agree: what a method takes, which rows fit an objective."""
+"""The fields of the form and the rules of the planner say the same: what a method takes, which rows fit what."""
 
 from __future__ import annotations
 

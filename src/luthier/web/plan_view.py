@@ -102,7 +102,7 @@ def view_of(planned: dict[str, Any]) -> PlanView:
         warnings=(*_budget_warnings(plan, predicted), *_row_warnings(plan["data"])),
         notes=tuple(predicted["notes"]),
         changes=tuple(predicted["changes"]),
-        devices=tuple(planned["devices"]),
+        devices=tuple(_in_words(device) for device in planned["devices"]),
         advice=planned["advice"],
         values=sections,
         why=_why(rows),
@@ -135,6 +135,15 @@ def range_of(document: dict[str, Any], name: str, words: Any, factor: float = 1.
         return ("", "", "")
     value, low, high = (words(number * factor) for number in found)
     return (value, "", "") if low == high else (value, low, high)
+
+
+def _in_words(device: dict[str, Any]) -> dict[str, Any]:
+    """A device with its time and its money as figures."""
+    money = range_of(device, "usd", money_in_words)
+    return device | {
+        "time": Figure("Time", *range_of(device, "hours", figures.duration, 3600)),
+        "money": Figure("Money", money[0] or "not priced", *money[1:]),
+    }
 
 
 def _why(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -134,7 +134,7 @@ class _Visit:
     def answer(self, draft: Draft, planned: Planned | None, form: Mapping[str, str], *, status: int = 200) -> Response:
         """The page again; for HTMX its pieces that have changed. form: as it was sent, to tell which those are."""
         if not is_fragment_request(self.request):
-            return self.page(draft, planned, status=status)
+            return self.page(draft, planned, more={"form": form}, status=status)
         values = self._values(draft, planned) | {"form": form, "polls": True}
         return render(self.request, "new_run/answer.html", values, status=status)
 

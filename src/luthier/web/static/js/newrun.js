@@ -40,6 +40,8 @@ function refresh(element) {
   const knob = parts(element), planned = Number(knob.why?.dataset.planned ?? NaN);
   const isOpen = knob.number.value === "";
   element.classList.toggle("unset", isOpen);
+  knob.number.toggleAttribute("aria-invalid", false);
+  if (knob.why?.classList.contains("wrong")) knob.number.setAttribute("aria-invalid", "true");
   if (knob.clear) knob.clear.hidden = isOpen;
   if (Number.isFinite(planned) && isOpen) knob.number.placeholder = String(Number(planned.toPrecision(4)));
   if (!knob.range) return;
