@@ -111,7 +111,8 @@ def test_a_run_of_a_command_is_running_while_its_process_lives(context: Context)
 def test_verdicts_are_short_and_read_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = add_ended(context, 1, None)
     without = make_evaluation("eval-20261125-093000-bbbbbb", run_id=run_id).model_copy(update={"verdict": None})
-    context.evaluations.save(make_evaluation(run_id=run_id))
+    judged = make_evaluation(run_id=run_id)
+    context.evaluations.save(judged)
     context.evaluations.save(without)
     (found,) = overview.last_verdicts(context, "default", limit=5)
     assert (found.run_id, found.word, found.metric, found.num_rows) == (run_id, "not distinguishable", "exact_match", 1)
@@ -119,6 +120,9 @@ def test_verdicts_are_short_and_read_once(context: Context, monkeypatch: pytest.
     assert (found.value.low, found.value.high) == (0.25, 0.75)
     assert found.comparison is not None
     assert found.comparison.candidate == "tuned"
+    few_shot = judged.comparisons[0].model_copy(update={"candidate": "base + 4 examples"})
+    with_few_shot = judged.model_copy(update={"comparisons": (few_shot, *judged.comparisons)})
+    assert overview._in_short(with_few_shot) == found, "what was tuned, whatever was compared first"
     monkeypatch.setattr(context.evaluations, "get", lambda _: pytest.fail("it never changes"))
     assert overview.last_verdicts(context, "default", limit=5) == [found]
     assert overview.last_verdicts(context, "proj-none", limit=5) == []

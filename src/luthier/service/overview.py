@@ -19,6 +19,7 @@ from luthier.core.events import BillUpdated, StepDone
 from luthier.core.frozen import Frozen
 from luthier.core.job import Job
 from luthier.core.run import RunRecord
+from luthier.evaluate.roles import roles
 from luthier.service.context import Context
 from luthier.service.runs import view_run
 
@@ -67,7 +68,7 @@ class Now(Frozen):
 
 
 class Judged(Frozen):
-    """A verdict in short. value: the main metric of what was judged; comparison: with the first it was held against."""
+    """A verdict in short. value: the main metric of what was tuned; comparison: with its baseline."""
 
     evaluation_id: str
     run_id: str | None
@@ -244,8 +245,9 @@ def _in_short(evaluation: Evaluation) -> Judged | None:
     verdict = evaluation.verdict
     if verdict is None:
         return None
-    comparison = next((one for one in evaluation.comparisons if one.metric == verdict.metric), None)
-    name = comparison.candidate if comparison else evaluation.systems[-1].name
+    who = roles(evaluation)
+    pair = (verdict.metric, who.candidate, who.baseline) if who and who.baseline else None
+    pairs = {(one.metric, one.candidate, one.baseline): one for one in evaluation.comparisons}
     values = {system.name: system.metrics.get(verdict.metric) for system in evaluation.systems}
     return Judged(
         evaluation_id=evaluation.evaluation_id,
@@ -255,8 +257,8 @@ def _in_short(evaluation: Evaluation) -> Judged | None:
         headline=verdict.headline,
         metric=verdict.metric,
         num_rows=evaluation.num_rows,
-        value=values.get(name),
-        comparison=comparison,
+        value=values.get(who.candidate) if who else None,
+        comparison=pairs.get(pair) if pair else None,
     )
 
 
