@@ -34,6 +34,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 SIZES: Final = {"desk": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
 MODEL: Final = "smollm2-135m-instruct"
 _MOST_SECONDS: Final = 3600.0
+_PATIENT: Final = 180_000
+_QUESTION: Final = "A customer has just bought a bread knife and a walnut board. What comes next?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ def _pages(shown: Shown) -> dict[str, str]:
         "run-new": f"/runs/new?dataset={shown.dataset_id}&version=1",
         "runs": "/runs",
         "run": f"/runs/{second}",
+        "run-curves": f"/runs/{second}#curves",
         "compare": f"/runs/compare?run={first}&run={second}",
         "evaluations": "/evaluations",
         "evaluation": f"/evaluations/{shown.evaluation_id}",
@@ -150,20 +153,29 @@ def _draw(server: RunningServer, context: Context, shown: Shown, target: Path) -
                     elif name == "home":
                         page.goto(f"{server.url}/welcome/{make_link(context)}")
                     page.goto(f"{server.url}{path}", wait_until="load")
-                    _until_quiet(page)
+                    _prepare(page, name)
                     _save(page, target / f"{name}-{theme}-{size}.png")
                 browser.close()
         chromium.close()
 
 
-def _until_quiet(page: Page) -> None:
-    """Until nothing of the page is being fetched any more, and charts have been drawn."""
-    page.wait_for_timeout(600)
-    for _ in range(60):
-        if page.locator(".htmx-request").count() == 0:
-            break
-        page.wait_for_timeout(500)
-    page.wait_for_timeout(300)
+def _prepare(page: Page, name: str) -> None:
+    """Wait until the page shows what it is for; in the playground something is asked first."""
+    page.wait_for_timeout(900)
+    if name == "run-new":
+        page.wait_for_selector("[data-state=planned]", timeout=_PATIENT)
+    elif name == "dataset-map":
+        page.wait_for_selector("figure.prompt-map svg", timeout=_PATIENT)
+    elif name == "run-curves":
+        page.locator("figure.chart").first.scroll_into_view_if_needed()
+        page.locator("figure.chart").first.evaluate("one => one.scrollIntoView({block: 'start'})")
+    elif name == "playground":
+        page.fill("[name=temperature]", "0")
+        page.fill("[name=max_tokens]", "24")
+        page.fill("#message", _QUESTION)
+        page.press("#message", "Enter")
+        page.locator(".facts-line", has_text="tokens read").nth(1).wait_for(timeout=_PATIENT)
+    page.wait_for_timeout(700)
 
 
 def _save(page: Page, path: Path) -> None:
