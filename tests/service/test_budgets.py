@@ -102,10 +102,10 @@ def test_a_resume_that_has_nothing_left_is_refused_before_anything_is_loaded(
 def test_money_is_counted_at_ones_own_price(context: Context, quiet_recipe: Path, tmp_path: Path) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text("as_of: 2026-11-01\ndevices: {cpu: {on_demand: 1000}}\n", encoding="utf-8")
-    outcome = run(context, quiet_recipe, "budget.usd=0.002", prices=prices)
-    assert outcome.record.status == "paused", "reading the rows alone takes longer than seven milliseconds"
+    outcome = run(context, quiet_recipe, "budget.usd=0.006", prices=prices)
+    assert outcome.record.status == "paused", "reading the rows alone takes longer than twenty milliseconds"
     assert outcome.record.stopped_because is not None
-    assert outcome.record.stopped_because.startswith("budget of 0.002 USD")
+    assert outcome.record.stopped_because.startswith("budget of 0.006 USD")
     assert outcome.record.step == 0
     bill = outcome.record.result.bill if outcome.record.result else None
     assert bill is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
-from luthier.service import files, plan_desk
+from luthier.service import files, plan_desk, warm_child
 from luthier.service.context import Context
 from luthier.service.plan_desk import PlanDesk
 from luthier.service.warm_child import WarmChild
@@ -151,5 +152,23 @@ def test_a_process_that_dies_is_told_of_and_started_again(context: Context) -> N
     child._process.wait()
     assert child.answer_to(context, "wake", {})["device"] == "cpu"
     with pytest.raises(WorkError, match="without an answer"):
-        child.answer_to(context, "plan", {"recipe": 1})
+        child.answer_to(context, "no such question", {})  # type: ignore[arg-type]
+    child.close()
+
+
+def test_one_that_has_ended_after_its_answer_is_followed_by_another(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = warm_child._asked
+
+    def ends_first(process: subprocess.Popen[bytes], _line: bytes, _timed_out: threading.Event) -> bytes:
+        monkeypatch.setattr(warm_child, "_asked", asked)
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+        return b""
+
+    child = WarmChild()
+    monkeypatch.setattr(warm_child, "_asked", ends_first)
+    assert child.answer_to(context, "wake", {})["device"] == "cpu"
     child.close()

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import psutil
 
 if TYPE_CHECKING:
     from luthier.service.context import Context
@@ -44,7 +45,8 @@ def main(asker: int) -> None:
                 answer = {"error": error.as_json()}
             answers.write(json.dumps(answer, allow_nan=False) + "\n")
             answers.flush()
-            if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > LARGE_BYTES:
+            # Not the most it ever had: Linux counts what its parent had before it became this process.
+            if psutil.Process().memory_info().rss > LARGE_BYTES:
                 return
 
 

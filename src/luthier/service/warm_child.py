@@ -40,25 +40,19 @@ class WarmChild:
     def answer_to(self, context: Context, question: Question, given: dict[str, Any]) -> dict[str, Any]:
         """The answer, as `questions.answer_to` gives it. Raises what that raises."""
         line = as_line({"question": question, **given})
-        process = self._running(context)
-        timed_out = threading.Event()
-
-        def give_up() -> None:
-            timed_out.set()
-            process.kill()
-
-        timer = threading.Timer(MOST_SECONDS, give_up)
-        timer.daemon = True
-        timer.start()
-        try:
-            answer = _asked(process, line)
-        finally:
-            timer.cancel()
-        if answer:
-            return answered(json.loads(answer))
-        if self.was_killed:
-            raise WorkError("the question was withdrawn", expected="somebody who waits for it", do="ask again")
-        raise too_long() if timed_out.is_set() else no_answer(process.wait(), self._last_words())
+        for is_first in (True, False):
+            process, timed_out = self._running(context), threading.Event()
+            answer = _asked(process, line, timed_out)
+            if answer:
+                return answered(json.loads(answer))
+            if self.was_killed:
+                raise WorkError("the question was withdrawn", expected="somebody who waits for it", do="ask again")
+            if timed_out.is_set():
+                raise too_long()
+            if not is_first or process.wait() != 0:
+                break
+            # It had grown large and ended after its answer before, just as it was asked again: a new one knows as much.
+        raise no_answer(process.wait(), self._last_words())
 
     def kill(self) -> None:
         """End it at once: whoever waits for an answer is told that there is none."""
@@ -100,12 +94,23 @@ class WarmChild:
         return self._said.read()[-_LAST_BYTES:]
 
 
-def _asked(process: subprocess.Popen[bytes], line: bytes) -> bytes:
+def _asked(process: subprocess.Popen[bytes], line: bytes, timed_out: threading.Event) -> bytes:
+    """The line that it answers; empty where it has ended, or was ended here since it took too long."""
     assert process.stdin is not None
     assert process.stdout is not None
+
+    def give_up() -> None:
+        timed_out.set()
+        process.kill()
+
+    timer = threading.Timer(MOST_SECONDS, give_up)
+    timer.daemon = True
+    timer.start()
     try:
         process.stdin.write(line)
         process.stdin.flush()
+        return process.stdout.readline()
     except OSError:  # it has just ended
         return b""
-    return process.stdout.readline()
+    finally:
+        timer.cancel()
