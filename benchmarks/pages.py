@@ -4,7 +4,7 @@
     python benchmarks/pages.py [--rounds 5] [--paths /,/datasets,...]
 
 Each page is opened `--rounds` times cold (a browser context of its own: nothing cached, no connection open; only the
-session's cookie is carried over) and warm (once more in the same context), in an order that turns. Measured in the page
+session's cookie is carried over) and warm (once more in the same tab), in an order that turns. Measured in the page
 by the Performance API: first contentful paint, in ms after navigation began, and bytes on the wire (headers included)
 without the file that draws charts, which a page does not wait for. Asked: medians of at most 400 ms cold and 100 ms
 warm, and 120 KiB cold. Prints one JSON document; ends with 1 where a page falls short.
@@ -81,13 +81,12 @@ def _signed_in(chromium: Browser, url: str, key: str) -> list[Any]:
 def _open(chromium: Browser, url: str, path: str, cookies: list[Any], seen: dict[str, list[Any]]) -> None:
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     context.add_cookies(cookies)
+    page: Page = context.new_page()
     for kind in ("cold", "warm"):
-        page: Page = context.new_page()
         page.goto(f"{url}{path}", wait_until="load")
         while (found := page.evaluate(_SEEN))["paint_ms"] is None:  # `wait_for_function` would need eval
             page.wait_for_timeout(20)
         seen[kind].append(found)
-        page.close()
     context.close()
 
 
