@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from luthier.core.errors import LuthierError, WorkError
+from luthier.core.errors import LuthierError, WorkError, error_from
 from luthier.core.ports import StreamEngine, Told
 from luthier.core.stream import EmbeddingRequest, Ended, Failed, Piece, Served, Started, StreamEvent, TextRequest
-from luthier.service.fleet_answers import error_from
 from luthier.service.serving_child import Desk
 from luthier.service.serving_writer import Turns
 

@@ -178,3 +178,11 @@ class PeerLostError(WorkError):
     """Another process of the same run has gone or cannot be reached; what the checkpoints hold is not lost."""
 
     exit_code = 75
+
+
+def error_from(document: dict[str, Any]) -> LuthierError:
+    """The error that `LuthierError.as_json` has told of, elsewhere; a WorkError where its kind is not known here."""
+    kind = globals().get(str(document.get("type")))
+    if not (isinstance(kind, type) and issubclass(kind, LuthierError)):
+        kind = WorkError
+    return kind(document["came"], expected=document["expected"], do=document["do"])

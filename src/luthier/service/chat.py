@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, error_from
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Served, Started, StreamEvent, TextRequest
 from luthier.service.chosen_models import EngineChoice, choose_model
 from luthier.service.context import Context
-from luthier.service.fleet_answers import error_from
 
 Hear = Callable[[StreamEvent], None]
 _LOOK_SECONDS = 0.08

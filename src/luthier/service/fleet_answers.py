@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.core import errors
-from luthier.core.errors import LuthierError, WorkError
+from luthier.core.errors import LuthierError, error_from
 from luthier.core.events import RunStarted, StepDone, event_adapter
 from luthier.core.ports import EventSink, ProgressTask
 from luthier.core.run import TrainResult
@@ -39,10 +38,3 @@ class Answers:
         elif isinstance(event, StepDone):
             self.bar.advance()
             self.bar.note(f"loss {event.loss:.3f}  {event.num_tokens / event.seconds:,.0f} tokens/s")
-
-
-def error_from(document: dict[str, Any]) -> LuthierError:
-    """The error that another process raised on purpose, from `LuthierError.as_json`."""
-    kind = getattr(errors, str(document.get("type")), WorkError)
-    made: LuthierError = kind(document["came"], expected=document["expected"], do=document["do"])
-    return made

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from luthier.core.digest import sha256_document
-from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.errors import LuthierError, RequestError, WorkError, error_from
 from luthier.service.context import Context
-from luthier.service.questions import error_from
 
 log = logging.getLogger("luthier.answers")
 

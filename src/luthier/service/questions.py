@@ -14,8 +14,7 @@ import sys
 import threading
 from typing import Any, Final, Literal
 
-from luthier.core import errors
-from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.errors import RequestError, WorkError, error_from
 from luthier.service.context import Context
 
 log = logging.getLogger("luthier.questions")
@@ -110,11 +109,3 @@ def no_answer(code: int | None, last_words: bytes) -> WorkError:
         expected="enough memory, and no bug of ours",
         do="see the server's log",
     )
-
-
-def error_from(document: dict[str, Any]) -> LuthierError:
-    """The error that a document tells, as one of the same class."""
-    kind = getattr(errors, str(document["type"]), WorkError)
-    if not (isinstance(kind, type) and issubclass(kind, LuthierError)):
-        kind = WorkError
-    return kind(document["came"], expected=document["expected"], do=document["do"])

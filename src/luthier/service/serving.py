@@ -11,7 +11,7 @@ from typing import Any
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.digest import sha256_document
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, error_from
 from luthier.core.stream import (
     CallPiece,
     Embedded,
@@ -27,7 +27,6 @@ from luthier.core.stream import (
 )
 from luthier.service.access import charge_tokens
 from luthier.service.context import Context
-from luthier.service.fleet_answers import error_from
 from luthier.service.model_server import Event, Hear
 from luthier.service.served_models import Routed, route, served_model, user_of
 from luthier.service.usage import use_of

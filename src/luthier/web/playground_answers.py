@@ -11,12 +11,11 @@ from typing import Any
 from fastapi import Request
 
 from luthier.core.access import Caller
-from luthier.core.errors import BusyError, LuthierError
+from luthier.core.errors import BusyError, LuthierError, error_from
 from luthier.core.stream import Ended, Failed, Piece, Started, TextRequest
 from luthier.reporting.figures import duration, speed
 from luthier.service.askable import route_to
 from luthier.service.context import Context
-from luthier.service.fleet_answers import error_from
 from luthier.service.talk import Talk
 
 _ENDS = {"stop": "", "length": " · cut off at its limit", "tool_calls": ""}

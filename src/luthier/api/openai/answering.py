@@ -17,11 +17,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from luthier.api.errors import ApiError, ErrorBody, as_api_error
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError, NotFoundError, OverlongError
+from luthier.core.errors import LuthierError, NotFoundError, OverlongError, error_from
 from luthier.core.stream import Ended, Failed, Piece, StreamEvent, TextRequest
 from luthier.service import serving
 from luthier.service.context import Context
-from luthier.service.fleet_answers import error_from
 from luthier.service.served_models import Routed, route, user_of
 from luthier.service.talk import Talk
 

@@ -22,10 +22,9 @@ from luthier.api.authentication import Asker, HomeContext
 from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
 from luthier.api.openai.answering import CLIENT_GONE, USER_HEADER, Event, refused, target_header, watch
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, error_from
 from luthier.core.stream import Embedded, EmbeddingRequest, Failed
 from luthier.service import serving
-from luthier.service.fleet_answers import error_from
 from luthier.service.served_models import Routed, route, user_of
 
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
