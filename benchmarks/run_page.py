@@ -5,7 +5,7 @@
 
 A run with 20,000 steps done, as a training would have told them, goes on at the given pace before `luthier up` on
 loopback; nothing is trained. Chromium opens its page `--rounds` times cold (a context of its own, nothing cached) and
-warm (once more in the same context): first contentful paint in ms, and bytes on the wire with headers, by the
+warm (once more in the same tab): first contentful paint in ms, and bytes on the wire with headers, by the
 Performance API, without the file that draws charts. Then one page is watched for `--seconds`: bytes a second of its
 polls, the first one, which brings all curves, told apart; meanwhile it is scrolled down and up, and the time of every
 frame is taken by `requestAnimationFrame`. Asked: 400 ms cold, 100 ms warm, 120 KiB, under 20 KB/s, and at most one
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe
+from page_loads import KINDS, in_short, is_soon, launch, open_twice, signed_in
 from playwright.sync_api import Browser, sync_playwright
 
 from luthier.core.events import StepDone
@@ -37,15 +37,8 @@ from luthier.testing.records import RUN_ID, make_plan, make_record
 from luthier.testing.running_server import RunningServer, running_server
 
 NUM_DONE, NUM_STEPS = 20_000, 40_000
-COLD_MS, WARM_MS, KIB, KB_PER_SECOND = 400.0, 100.0, 120.0, 20.0
+KB_PER_SECOND = 20.0
 SLOW_FRAME_MS, MOST_SLOW_FRAMES = 33.4, 0.05
-_SEEN = """() => {
-  const paint = performance.getEntriesByName('first-contentful-paint')[0];
-  const sent = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')];
-  const own = sent.filter((one) => !/\\/echarts-|\\/series/.test(one.name));
-  return {paint_ms: paint ? paint.startTime : null, page_bytes: sent[0].transferSize,
-          bytes: own.reduce((sum, one) => sum + one.transferSize, 0)};
-}"""
 _POLLS = """() => performance.getEntriesByType('resource').filter((one) => /\\/series|part=/.test(one.name))
   .map((one) => ({bytes: one.transferSize, ms: one.duration, at: one.startTime}))"""
 _SCROLL = """(seconds) => new Promise((done) => {
@@ -70,23 +63,20 @@ def main() -> int:
     cli.add_argument("--seconds", type=float, default=30.0)
     cli.add_argument("--steps-per-second", type=float, default=10.0)
     args = cli.parse_args()
-    found = shutil.which("chromium")
-    if found is None:
-        sys.exit("no Chromium here: expected Debian's; what to do: bash tests/system_packages.sh")
     with tempfile.TemporaryDirectory(prefix="luthier-run-page-") as folder, Context.open(Path(folder) / "home") as home:
-        key = _make_run(home)
+        key, seen = _make_run(home), {kind: [] for kind in KINDS}
         with running_server(home.home, num_workers=0) as server, sync_playwright() as playwright:
-            chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-            cookies = _signed_in(chromium, server, key)
+            chromium = launch(playwright)
+            cookies = signed_in(chromium, server.url, key)
             with _Training(home, args.steps_per_second):
-                opened = _opened(chromium, server, cookies, args.rounds)
+                for _ in range(args.rounds):
+                    open_twice(chromium, f"{server.url}/runs/{RUN_ID}", cookies, seen)
+                opened = in_short(seen)
                 watched = _watched(chromium, server, cookies, args.seconds)
             version = chromium.version
             chromium.close()
     is_well = (
-        opened["paint_ms"]["cold"] <= COLD_MS
-        and opened["paint_ms"]["warm"] <= WARM_MS
-        and opened["kib_cold"] <= KIB
+        is_soon(opened)
         and watched["kb_per_second"] <= KB_PER_SECOND
         and watched["slow_frames_fraction"] <= MOST_SLOW_FRAMES
     )
@@ -127,39 +117,6 @@ class _Training:
                 due += self._pause
                 if self._stop.wait(max(0.0, due - time.perf_counter())):
                     return
-
-
-def _signed_in(chromium: Browser, server: RunningServer, key: str) -> list[Any]:
-    context = chromium.new_context()
-    page = context.new_page()
-    page.goto(f"{server.url}/sign-in")
-    page.fill("#key", key)
-    page.press("#key", "Enter")
-    page.wait_for_url(f"{server.url}/")
-    cookies: list[Any] = context.cookies()
-    context.close()
-    return cookies
-
-
-def _opened(chromium: Browser, server: RunningServer, cookies: list[Any], rounds: int) -> dict[str, Any]:
-    seen: dict[str, list[Any]] = {"cold": [], "warm": []}
-    for _ in range(rounds):
-        context = chromium.new_context(viewport={"width": 1280, "height": 900})
-        context.add_cookies(cookies)
-        for found in seen.values():
-            page = context.new_page()
-            page.goto(f"{server.url}/runs/{RUN_ID}", wait_until="load")
-            while (one := page.evaluate(_SEEN))["paint_ms"] is None:
-                page.wait_for_timeout(20)
-            found.append(one)
-            page.close()
-        context.close()
-    return {
-        "paint_ms": {kind: round(statistics.median(one["paint_ms"] for one in found)) for kind, found in seen.items()},
-        "paint_ms_most": {kind: round(max(one["paint_ms"] for one in found)) for kind, found in seen.items()},
-        "page_kib": round(statistics.median(one["page_bytes"] for one in seen["cold"]) / 1024, 1),
-        "kib_cold": round(statistics.median(one["bytes"] for one in seen["cold"]) / 1024, 1),
-    }
 
 
 def _watched(chromium: Browser, server: RunningServer, cookies: list[Any], seconds: float) -> dict[str, Any]:
