@@ -49,6 +49,14 @@ def make_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
     assert errors == [], "the console stays empty"
 
 
+def sign_in(page: Page, address: str, key: str | None, then: str = "/") -> None:
+    """Come in by a key, and be led to a path of this server."""
+    page.goto(f"{address}/sign-in?next={then}")
+    page.fill("#key", key or "")
+    page.press("#key", "Enter")
+    page.wait_for_url(f"{address}{then}")
+
+
 def violations(page: Page) -> list[str]:
     """What axe-core finds on a page, one line each; it is run beside the page's own policy, which lets no script in."""
     page.evaluate(AXE.read_text(encoding="utf-8"))

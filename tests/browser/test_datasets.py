@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, violations
+from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.service.context import Context
 from luthier.service.models import pull_model
@@ -47,10 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 @pytest.fixture
 def page(server: RunningServer, make_page: Callable[..., Page]) -> Page:
     made = make_page()
-    made.goto(f"{server.url}/sign-in")
-    made.fill("#key", server.key or "")
-    made.press("#key", "Enter")
-    made.wait_for_url(f"{server.url}/")
+    sign_in(made, server.url, server.key)
     return made
 
 

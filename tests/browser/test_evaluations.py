@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, WIDE, violations
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.core.evaluation import Evaluation, Sample, SystemResult
 from luthier.service.context import Context
@@ -49,10 +49,7 @@ def test_samples_are_found_and_paged(
         context.evaluations.save(large())
     with running_server(tmp_path / "home", num_workers=0) as server:
         page = make_page(**options)
-        page.goto(f"{server.url}/sign-in?next=/evaluations")
-        page.fill("#key", server.key or "")
-        page.press("#key", "Enter")
-        page.wait_for_url("**/evaluations")
+        sign_in(page, server.url, server.key, then="/evaluations")
         assert violations(page) == []
         page.click("tbody a")
         expect(page.locator("article.sample")).to_have_count(10)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import Page
-from tests.browser.conftest import violations
+from tests.browser.conftest import sign_in, violations
 
 from luthier.core.ids import new_id
 from luthier.core.job import Job
@@ -23,9 +23,7 @@ def test_home(tmp_path: Path, make_page: Callable[..., Page]) -> None:
         key = create_key(context, "me", scopes=("admin",))[1]
         with running_server(home, num_workers=0) as server:
             page = make_page()
-            page.goto(f"{server.url}/sign-in")
-            page.fill("#key", key)
-            page.press("#key", "Enter")
+            sign_in(page, server.url, key)
             page.wait_for_selector("text=Five steps to a model of your own")
             assert violations(page) == []
             context.evaluations.save(make_evaluation(run_id=add_run(context, "a")))

@@ -15,7 +15,7 @@ from luthier.service.context import Context
 from luthier.testing.models_home import Made, add_export, fill
 from luthier.testing.running_server import running_server
 
-from .conftest import PHONE, WIDE, violations
+from .conftest import PHONE, WIDE, sign_in, violations
 
 MakePage = Callable[..., Page]
 
@@ -39,10 +39,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def come_in(make_page: MakePage, served: Served, **options: object) -> Page:
     page = make_page(**options)
-    page.goto(f"{served.url}/sign-in")
-    page.fill("#key", served.key)
-    page.press("#key", "Enter")
-    page.wait_for_url(f"{served.url}/")
+    sign_in(page, served.url, served.key)
     return page
 
 

@@ -17,7 +17,7 @@ from luthier.service.models import pull_model
 from luthier.testing.running_server import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 
-from .conftest import PHONE, violations
+from .conftest import PHONE, sign_in, violations
 
 _PATIENT = 120_000
 
@@ -42,10 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningSe
 
 def opened(make_page: Callable[..., Page], server: tuple[RunningServer, str], **options: object) -> Page:
     page, (running, dataset) = make_page(**options), server
-    page.goto(f"{running.url}/sign-in")
-    page.fill("#key", str(running.key))
-    page.press("#key", "Enter")
-    page.wait_for_url(f"{running.url}/")
+    sign_in(page, running.url, running.key)
     page.goto(f"{running.url}/runs/new?dataset={dataset}")
     page.wait_for_selector("[data-state=planned]", timeout=_PATIENT)
     return page
@@ -99,9 +96,7 @@ def test_without_scripts_it_is_planned_by_a_button(
 ) -> None:
     running, dataset = server
     page = make_page(java_script_enabled=False)
-    page.goto(f"{running.url}/sign-in")
-    page.fill("#key", str(running.key))
-    page.press("#key", "Enter")
+    sign_in(page, running.url, running.key)
     page.goto(f"{running.url}/runs/new?dataset={dataset}")
     page.fill("#f-training-epochs", "5")
     page.get_by_role("button", name="Plan", exact=True).click()

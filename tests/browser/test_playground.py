@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvicorn
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, violations
+from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.core.access import Caller
 from luthier.core.ports import SilentProgress
@@ -53,10 +53,7 @@ def chat(served: tuple[Context, str], make_page: MakePage) -> Callable[..., Page
 
     def make(query: str, **options: object) -> Page:
         page = make_page(**options)
-        page.goto(f"{address}/sign-in?next=/playground")
-        page.fill("#key", key)
-        page.press("#key", "Enter")
-        page.wait_for_url("**/playground")
+        sign_in(page, address, key, then="/playground")
         page.goto(f"{address}/playground?{query}")
         page.fill("[name=temperature]", "0")
         page.fill("[name=max_tokens]", "12")

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page
-from tests.browser.conftest import PHONE, violations
+from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.core.events import RunEnded, ValidationDone
 from luthier.core.job import Job
@@ -17,7 +17,7 @@ from luthier.service.context import Context
 from luthier.testing.finished_run import add_run
 from luthier.testing.long_run import events_of, tell
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result
-from luthier.testing.running_server import RunningServer, running_server
+from luthier.testing.running_server import running_server
 
 LAST_POINT = """() => {
   const canvas = document.querySelector('#run-charts .canvas');
@@ -45,13 +45,6 @@ def job(home: Context) -> Job:
     return claimed
 
 
-def sign_in(page: Page, server: RunningServer, key: str) -> None:
-    page.goto(f"{server.url}/sign-in")
-    page.fill("#key", key)
-    page.press("#key", "Enter")
-    page.wait_for_url(f"{server.url}/")
-
-
 def wait_until(page: Page, is_so: Callable[[], bool], what: str) -> None:
     """The page's own `wait_for_function` would need eval, which the policy forbids."""
     for _ in range(300):
@@ -67,7 +60,7 @@ def test_curves_grow_over_a_restart_of_the_server_to_the_end(
     key, page = create_key(home, "Ada", scopes=("read", "train"))[1], make_page()
     with running_server(home.home, num_workers=0) as server:
         port = urlsplit(server.url).port
-        sign_in(page, server, key)
+        sign_in(page, server.url, key)
         page.goto(f"{server.url}/runs/{RUN_ID}")
         wait_until(page, lambda: page.evaluate(LAST_POINT) == {"training": 40, "validation": 40}, "the first curves")
         tell(home, RUN_ID, events_of(41, 55, 100, validate_every_steps=10))
@@ -106,7 +99,7 @@ def test_a_run_that_begins_while_its_page_is_open_gets_its_charts(
     made = Job(job_id="job-20261125-093000-aaaaaa", kind="train", document={"recipe": {}}, run_id=RUN_ID)
     home.jobs.submit(made)
     with running_server(home.home, num_workers=0) as server:
-        sign_in(page, server, key)
+        sign_in(page, server.url, key)
         page.goto(f"{server.url}/runs/{RUN_ID}")
         page.get_by_text("next in the queue").wait_for()
         home.jobs.claim("w")
@@ -126,7 +119,7 @@ def test_a_hidden_tab_asks_for_nothing(home: Context, job: Job, make_page: Calla
     asked: list[str] = []
     page.add_init_script("Object.defineProperty(document, 'hidden', {get: () => window.isAway === true})")
     with running_server(home.home, num_workers=0) as server:
-        sign_in(page, server, key)
+        sign_in(page, server.url, key)
         page.goto(f"{server.url}/runs/{RUN_ID}")
         wait_until(page, lambda: page.evaluate(LAST_POINT).get("training") == 40, "the first curves")
         turn = "(isAway) => { window.isAway = isAway; document.dispatchEvent(new Event('visibilitychange')); }"
@@ -146,7 +139,7 @@ def test_the_tools_of_a_chart_and_what_stays_chosen(home: Context, job: Job, mak
     key = create_key(home, "Ada", scopes=("read",))[1]
     page, phone = make_page(), make_page(viewport=PHONE)
     with running_server(home.home, num_workers=0) as server:
-        sign_in(page, server, key)
+        sign_in(page, server.url, key)
         page.goto(f"{server.url}/runs/{RUN_ID}")
         page.get_by_label("smooth the lines of Loss").fill("0.6")
         count = "echarts.getInstanceByDom(document.querySelector('#run-charts .canvas')).getOption().series.length"
@@ -166,7 +159,7 @@ def test_the_tools_of_a_chart_and_what_stays_chosen(home: Context, job: Job, mak
         page.get_by_role("button", name="Compare the chosen").click()
         page.get_by_role("heading", name="2 runs side by side").wait_for()
         assert violations(page) == []
-        sign_in(phone, server, key)
+        sign_in(phone, server.url, key)
         for path in ("/runs", f"/runs/{RUN_ID}", f"/runs/compare?run={RUN_ID}&run={run_id}"):
             phone.goto(f"{server.url}{path}")
             assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth"), path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
-from tests.browser.conftest import PHONE, violations
+from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.core.access import Caller
 from luthier.service.access import create_key
@@ -29,10 +29,7 @@ def test_settings(tmp_path: Path, make_page: Callable[..., Page], options: dict[
         webhook, _ = create_webhook(context, Caller(), "https://example.invalid/hook")
     with running_server(home, num_workers=0) as server:
         page = make_page(**options)
-        page.goto(f"{server.url}/sign-in")
-        page.fill("#key", key)
-        page.press("#key", "Enter")
-        page.wait_for_url(f"{server.url}/")
+        sign_in(page, server.url, key)
         for tab in (*TABS, f"webhooks/{webhook.webhook_id}"):
             page.goto(f"{server.url}/settings/{tab}")
             assert violations(page) == [], tab
