@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from luthier.service.model_server import ModelServer
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
+    from luthier.store.assessments import AssessmentStore
     from luthier.store.audit_log import AuditLogStore
     from luthier.store.checkpoint_permissions import CheckpointPermissionStore
     from luthier.store.database import Database
@@ -91,6 +92,13 @@ class Context:
         from luthier.store.run_entries import RunEntryStore
 
         return RunEntryStore(self.database)
+
+    @cached_property
+    def assessments(self) -> AssessmentStore:
+        """Results of suites, safety checks and calibrations in this home."""
+        from luthier.store.assessments import AssessmentStore
+
+        return AssessmentStore(self.database)
 
     @cached_property
     def evaluations(self) -> EvaluationStore:

@@ -8,9 +8,9 @@ Evaluation", 2004, does so for BLEU).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from luthier.core.ports import Score
 
 Array = NDArray[np.float64]
+Needs = Literal["likelihood", "text", "pairs", "options"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,9 @@ class Observations:
 
     outputs, references: texts. scores: likelihoods, of preference pairs those of the chosen side; rejected_scores: of
     the other one; first_margins: log p(chosen) - log p(rejected) of the first system. num_bytes: UTF-8 bytes of what is
-    scored, one a row.
+    scored, one a row. items: the fields of the rows as their file has them. prompts: what was asked, as a person reads
+    it. first_outputs: what the first system wrote. option_scores, option_bytes: likelihood and UTF-8 bytes of each of
+    a row's options.
     """
 
     outputs: Sequence[str] = ()
@@ -35,17 +38,31 @@ class Observations:
     rejected_scores: Sequence[Score] = ()
     first_margins: Sequence[float] = ()
     num_bytes: Sequence[int] = ()
+    items: Sequence[Mapping[str, Any]] = ()
+    prompts: Sequence[str] = ()
+    first_outputs: Sequence[str] = ()
+    option_scores: Sequence[Sequence[Score]] = ()
+    option_bytes: Sequence[Sequence[int]] = ()
 
 
 class MetricDefinition(Protocol):
-    """One figure. `has_sample_values`: the formula means something for a single sample too."""
+    """One figure. `has_sample_values`: the formula means something for a single sample too.
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    unit: ClassVar[str]
-    higher_is_better: ClassVar[bool]
-    needs: ClassVar[Literal["likelihood", "text", "pairs"]]
-    has_sample_values: ClassVar[bool]
+    Fixed for a class, or set by what it is made with (`hit_at_5`), so they are read from an instance.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def higher_is_better(self) -> bool: ...
+    @property
+    def needs(self) -> Needs: ...
+    @property
+    def has_sample_values(self) -> bool: ...
 
     def statistics(self, observed: Observations) -> Array:
         """Sufficient statistics of each sample: [num_samples, k]."""

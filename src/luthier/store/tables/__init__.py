@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from luthier.store.tables.base import metadata
 from luthier.store.tables.deployments import deployment_revisions, deployments, model_usage
+from luthier.store.tables.judgement import assessments, raters, rating_items, rating_panels, ratings
 from luthier.store.tables.server import (
     api_keys,
     audit_log,
@@ -44,13 +45,14 @@ from luthier.store.tables.workshop import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that these tables are what it makes.
-SCHEMA_VERSION = "0007"
+SCHEMA_VERSION = "0008"
 
 __all__ = [
     "SCHEMA_VERSION",
     "api_keys",
     "artifact_links",
     "artifacts",
+    "assessments",
     "audit_log",
     "checkpoint_permissions",
     "dataset_versions",
@@ -71,6 +73,10 @@ __all__ = [
     "model_usage",
     "plans",
     "projects",
+    "raters",
+    "rating_items",
+    "rating_panels",
+    "ratings",
     "row_decisions",
     "runs",
     "sign_in_links",

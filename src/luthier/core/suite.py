@@ -1,0 +1,222 @@
+"""A suite: tasks that systems are judged by, as a YAML file says them. What is not written has a default here.
+
+A task is rows, a way of asking, and metrics. Its kind says how the rows are read and what is counted of the answers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.digest import sha256_document
+from luthier.core.frozen import Frozen
+
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
+Criterion = Literal["relevance", "coherence", "accuracy", "helpfulness"]
+CRITERIA: Final[tuple[Criterion, ...]] = ("relevance", "coherence", "accuracy")
+"""What people, and judges in their place, rate answers by."""
+CitationForm = Literal["us_case", "us_statute", "state_statute", "section", "url"]
+
+
+class TaskCommon(Frozen):
+    """What every task has.
+
+    data: a file of rows, relative to the suite's. map: field of the shape to field of the file, as in a recipe.
+    most_rows: judge only so many, chosen by a stable hash. few_shot: examples in the prompt, taken from
+    `few_shot_from`. cluster_by: the field that says which rows share a source, so that they count as one in intervals.
+    primary: the metric that the task is summed up by; by default the first.
+    """
+
+    name: TaskName
+    data: str
+    map: dict[str, str] = Field(default_factory=dict)
+    most_rows: Annotated[int, Field(ge=1)] | None = None
+    few_shot: Annotated[int, Field(ge=0, le=64)] = 0
+    few_shot_from: str | None = None
+    cluster_by: str | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] = 128
+    primary: str | None = None
+
+    @model_validator(mode="after")
+    def _shots_come_from_somewhere(self) -> TaskCommon:
+        if self.few_shot and self.few_shot_from is None:
+            raise ValueError("few_shot_from: a file with rows that are not judged")
+        return self
+
+
+class GenerateTask(TaskCommon):
+    """Write an answer and hold it against the row's own by metrics of texts, built in or a plug-in's."""
+
+    kind: Literal["generate"]
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("rouge", "exact_match", "token_f1")
+
+
+class LikelihoodTask(TaskCommon):
+    """How well the row's own answer, or plain text, is predicted."""
+
+    kind: Literal["likelihood"]
+    metrics: Annotated[tuple[Literal["perplexity", "bits_per_byte"], ...], Field(min_length=1)] = (
+        "bits_per_byte",
+        "perplexity",
+    )
+
+
+class ChooseTask(TaskCommon):
+    """Which of the row's options is the likeliest, by its likelihood as a whole and by that for each of its bytes.
+
+    options, answer: the fields with the list of options, and with the right one (its place from 0 on, its letter, or
+    its text).
+    """
+
+    kind: Literal["choose"]
+    options: str = "options"
+    answer: str = "answer"
+
+
+class ClassifyTask(TaskCommon):
+    """Give a row its label. by: write it, or take the likeliest (then the calibration is measured too).
+
+    labels: all that there are; by default those of the rows.
+    """
+
+    kind: Literal["classify"]
+    labels: tuple[str, ...] | None = None
+    by: Literal["text", "likelihood"] = "text"
+    num_bins: Annotated[int, Field(ge=2, le=100)] = 10
+
+
+class RankTask(TaskCommon):
+    """Put items into an order: recommendation and retrieval.
+
+    by `text`: the answer names items, one a line. by `likelihood`: the row's candidates, the likeliest first.
+    candidates, relevant: the fields with the lists of all items and of the right ones.
+    """
+
+    kind: Literal["rank"]
+    by: Literal["text", "likelihood"] = "text"
+    candidates: str = "candidates"
+    relevant: str = "relevant"
+    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 5, 10)
+
+
+class JsonTask(TaskCommon):
+    """Write JSON: is it JSON, does it fit the schema, which fields are right?
+
+    json_schema: the schema, or a file with it. fields: those that are compared with the row's own answer; by default
+    all of the answer's.
+    """
+
+    kind: Literal["json"]
+    json_schema: dict[str, Any] | str | None = None
+    fields: tuple[str, ...] | None = None
+
+
+class SqlTask(TaskCommon):
+    """Write SQL, which is run by SQLite: does it run, and does it give what the row's own gives?
+
+    database: a SQLite file; database_field: the field that names one, or holds CREATE and INSERT statements;
+    table_field: the field with a table's description `table: NAME\\ncolumns: A, B`, whose content is made up so that
+    different queries give different results. Exactly one of the three.
+    """
+
+    kind: Literal["sql"]
+    database: str | None = None
+    database_field: str | None = None
+    table_field: str | None = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
+
+    @model_validator(mode="after")
+    def _has_one_database(self) -> SqlTask:
+        if sum(one is not None for one in (self.database, self.database_field, self.table_field)) != 1:
+            raise ValueError("exactly one of database, database_field and table_field")
+        return self
+
+
+class CodeTask(TaskCommon):
+    """Write Python that has to pass the row's tests, in a locked-down child process.
+
+    Nothing is run unless `allow_code` is true and the command line allows it too. tests: the field with the tests.
+    """
+
+    kind: Literal["code"]
+    tests: str = "tests"
+    allow_code: bool = False
+    timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
+    most_memory_bytes: Annotated[int, Field(ge=2**25)] = 2**29
+
+
+class PairwiseTask(TaskCommon):
+    """A judge says which of two answers is better, in both orders: each system against the first one."""
+
+    kind: Literal["pairwise"]
+    criterion: Criterion = "helpfulness"
+
+
+class RubricTask(TaskCommon):
+    """A judge gives each answer 1 to 5 for each criterion."""
+
+    kind: Literal["rubric"]
+    criteria: Annotated[tuple[Criterion, ...], Field(min_length=1)] = CRITERIA
+
+
+class CitationsTask(TaskCommon):
+    """Are the citations of an answer to be found in the corpus, and its claims?
+
+    corpus: a folder or a file of documents. forms: which citations are looked for; patterns: more of them, by name, as
+    regular expressions.
+    """
+
+    kind: Literal["citations"]
+    corpus: str
+    forms: tuple[CitationForm, ...] = ("us_case", "us_statute", "state_statute", "section", "url")
+    patterns: dict[str, str] = Field(default_factory=dict)
+    entailment: bool = False
+    """Ask the judge, too, whether the corpus supports each claim."""
+
+
+class LmEvalTask(Frozen):
+    """A task of EleutherAI's lm-evaluation-harness (extra `lm-eval`), by its name there or by a YAML file's."""
+
+    kind: Literal["lm_eval"]
+    name: TaskName
+    task: str
+    most_rows: Annotated[int, Field(ge=1)] | None = None
+    few_shot: Annotated[int, Field(ge=0, le=64)] = 0
+    primary: str | None = None
+
+
+RowTask = (
+    GenerateTask
+    | LikelihoodTask
+    | ChooseTask
+    | ClassifyTask
+    | RankTask
+    | JsonTask
+    | SqlTask
+    | CodeTask
+    | PairwiseTask
+    | RubricTask
+    | CitationsTask
+)
+SuiteTask = Annotated[RowTask | LmEvalTask, Field(discriminator="kind")]
+
+
+class Suite(Frozen):
+    """Tasks under one name. forgetting: also judge general ability, which tuning may have cost."""
+
+    name: TaskName
+    tasks: Annotated[tuple[SuiteTask, ...], Field(min_length=1)]
+    forgetting: bool = True
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _names_are_different(self) -> Suite:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError("a name of its own for each task")
+        return self
+
+    def fingerprint(self, digests: dict[str, str]) -> str:
+        """SHA-256 of all that decides figures: the suite and the content of its files (path as written -> SHA-256)."""
+        return sha256_document([self.model_dump(mode="json"), sorted(digests.items())])

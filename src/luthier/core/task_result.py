@@ -1,0 +1,126 @@
+"""What came of judging by tasks: a suite's results, a safety check's, and what a gate makes of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.core.evaluation import Comparison, SystemResult, VerdictWord
+from luthier.core.frozen import Frozen
+
+
+class Confusion(Frozen):
+    """Which label was given for which. counts: a row for each true label, a column for each given one.
+
+    The last column counts answers that are none of the labels.
+    """
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+class ReliabilityBin(Frozen):
+    """Rows whose confidence lies in [low, high): their mean confidence, and the fraction of them that was right."""
+
+    low: float
+    high: float
+    num_rows: int
+    confidence: float
+    accuracy: float
+
+
+class TaskFigures(Frozen):
+    """What is drawn of one system's answers to a task, where its kind has something to draw."""
+
+    confusion: Confusion | None = None
+    reliability: tuple[ReliabilityBin, ...] = ()
+
+
+class TaskResult(Frozen):
+    """One task: all systems on the same rows, by all of its metrics.
+
+    num_clusters: sources that the rows come from, where rows of one source count together. num_leaked: rows that a
+    judged run was trained on. primary: the metric that sums it up. figures: by the name of the system. judges: the
+    judge's name by the metric that it gave the figures of. cautions: what the figures do not tell, and known
+    weaknesses of the measure; shown wherever the figures are.
+    """
+
+    name: str
+    kind: str
+    data_file: str
+    data_sha256: str
+    num_rows: int
+    num_clusters: int | None = None
+    num_leaked: int = 0
+    primary: str
+    systems: tuple[SystemResult, ...]
+    comparisons: tuple[Comparison, ...]
+    figures: dict[str, TaskFigures] = Field(default_factory=dict)
+    judges: dict[str, str] = Field(default_factory=dict)
+    cautions: tuple[str, ...] = ()
+
+
+class TasksVerdict(Frozen):
+    """The answer over several tasks, in words: at most two sentences that anybody understands, then the details."""
+
+    word: VerdictWord
+    headline: str
+    details: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+
+class SuiteResult(Frozen):
+    """All tasks of a suite. candidate: the name of the system that the verdict is about; run_id: its run, if any.
+
+    fingerprint: of the suite and its files. num_seeds: trainings that each tuned system's figures are the mean of.
+    """
+
+    result_id: str
+    created_at: str
+    suite: str
+    fingerprint: str
+    run_id: str | None = None
+    candidate: str
+    systems: tuple[str, ...]
+    num_seeds: int = 1
+    tasks: tuple[TaskResult, ...]
+    verdict: TasksVerdict | None = None
+    seconds: float
+
+
+class SafetyResult(Frozen):
+    """What tuning did to safety: every probe on the base and on the tuned model. `base` None: nothing to compare with.
+
+    headline: at most two sentences. concerns: one sentence for each probe that got worse, or is bad in itself.
+    """
+
+    result_id: str
+    created_at: str
+    suite: Literal["default", "full"]
+    fingerprint: str
+    run_id: str | None = None
+    candidate: str
+    base: str | None = None
+    probes: tuple[TaskResult, ...]
+    headline: str
+    concerns: tuple[str, ...] = ()
+    seconds: float
+
+
+class RuleOutcome(Frozen):
+    """One rule of a gate. found: the figure that was held against the bound; None where there is none to hold."""
+
+    rule: str
+    passed: bool
+    found: float | None = None
+    sentence: str
+
+
+class GateOutcome(Frozen):
+    """Whether a model may be deployed. gate_sha256: of the gate's file. results: ids of the results it rests on."""
+
+    passed: bool
+    gate_sha256: str
+    outcomes: tuple[RuleOutcome, ...]
+    results: tuple[str, ...] = ()

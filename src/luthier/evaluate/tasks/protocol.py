@@ -1,0 +1,65 @@
+"""What a kind of task is: a check of its rows, the options where there are any, its metrics, and what is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from luthier.core.dataset import Example
+from luthier.core.ports import Engine, Progress, SilentProgress
+from luthier.core.suite import TaskCommon
+from luthier.core.task_result import TaskFigures
+from luthier.evaluate.metrics.protocol import MetricDefinition, Observations
+
+AnyTask = TypeVar("AnyTask", bound=TaskCommon, contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A row of a task: as an example with its own answer, and with its fields as the file has them (`item`)."""
+
+    example: Example
+    item: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a kind may use beside its rows.
+
+    folder: the suite's, which files are relative to. judge, judge_name: the engine that judges, where one was named.
+    allows_code: whether the command line allows that code which a model wrote is run. documents: the texts of the
+    corpus by name, where the task has one.
+    """
+
+    folder: Path
+    judge: Engine | None = None
+    judge_name: str | None = None
+    allows_code: bool = False
+    documents: Mapping[str, str] | None = None
+    progress: Progress = field(default_factory=SilentProgress)
+
+
+class TaskKind(Protocol[AnyTask]):
+    """One kind, as the registry's table names it."""
+
+    def check(self, task: AnyTask, rows: Sequence[TaskRow]) -> None:
+        """Raise DataError for rows that lack what the task looks at, naming each; RequestError for a wrong task."""
+        ...
+
+    def options(self, task: AnyTask, row: TaskRow) -> tuple[str, ...]:
+        """The answers whose likelihoods are compared; empty where the model writes, or predicts the row's own."""
+        ...
+
+    def metrics(self, task: AnyTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:
+        """What is counted, the most telling first. Raises RequestError where a resource is missing."""
+        ...
+
+    def figures(self, task: AnyTask, observed: Observations) -> TaskFigures | None:
+        """What is drawn of one system's answers."""
+        ...
+
+    def cautions(self, task: AnyTask) -> tuple[str, ...]:
+        """What the figures do not tell, a sentence each."""
+        ...
