@@ -1,7 +1,8 @@
-"""A tiny source with an adapter that says something else than its base, and held-out examples."""
+"""A tiny source with an adapter that says something else than its base, held-out examples, the converter to GGUF."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
+from luthier.core.errors import WorkError
 from luthier.core.export import ExportSource
+from luthier.core.ports import SilentProgress
+from luthier.deploy.exporters.converter import converter
 
 MakeSource = Callable[..., ExportSource]
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tools with the converter in it; LUTHIER_TEST_HOME names a home whose tools outlive the session."""
+    shared = os.environ.get("LUTHIER_TEST_HOME")
+    folder = Path(shared) / "cache" / "tools" if shared else tmp_path_factory.mktemp("tools")
+    try:
+        converter(folder, SilentProgress())
+    except WorkError as error:
+        pytest.skip(f"no index to fetch the converter from: {error.came}")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,26 @@ def test_an_export_is_proved_and_bundled(trained, tmp_path, to):
     assert made.folder == str(tmp_path / "out")
 
 
+def test_the_file_for_llama_cpp_is_proved_beside_the_adapter(trained, tmp_path):
+    pytest.importorskip("xllamacpp")
+    context, run_id = trained
+    made = export(context, run_id, to="adapter", output=tmp_path / "out")
+    if any("cannot be had" in warning for warning in made.warnings):
+        pytest.skip("no index to fetch the converter from")
+    assert made.gguf_parity is not None
+    assert (made.gguf_parity.runtime, made.gguf_parity.passed) == ("llama.cpp", True)
+    assert json.loads((tmp_path / "out" / "parity-gguf.json").read_text())["passed"] is True
+    assert "`adapter.gguf` over the base in float16 in llama.cpp" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_without_llama_cpp_it_is_said_that_nobody_ran_the_file(trained, tmp_path, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "xllamacpp" else found(name))
+    made = export(trained[0], trained[1], to="adapter", output=tmp_path / "out", num_prompts=1)
+    assert made.gguf_parity is None
+    assert any("adapter.gguf was not run: xllamacpp is not installed" in warning for warning in made.warnings)
+
+
 def test_a_source_says_what_it_is(trained, tiny_model):
     context, run_id = trained
     source = find_source(context, run_id)

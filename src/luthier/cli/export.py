@@ -81,6 +81,8 @@ def _show(console: Console, made: Export) -> None:
     ]
     if made.parity is not None:
         rows.append(("proof", _proof(made.parity)))
+    if made.gguf_parity is not None:
+        rows.append(("adapter.gguf", _proof(made.gguf_parity)))
     if made.bundle_sha256 is not None:
         rows.append(("bundle", made.bundle_sha256))
     rows.append(("took", figures.duration(made.seconds)))

@@ -76,7 +76,8 @@ class Export(Frozen):
     """What `luthier export` has made. folder: where it lies. num_bytes: of all its files.
 
     files: path below the folder to sha256. warnings: what a user must know before it is used. bundle_sha256: the name
-    of its bundle, the digest of `bundle.json`; None where it has none.
+    of its bundle, the digest of `bundle.json`; None where it has none. gguf_parity: of an adapter's `adapter.gguf`, run
+    over its base by llama.cpp; None where there is no such file, or a warning says why it was not proved.
     """
 
     source: ExportSource
@@ -89,6 +90,7 @@ class Export(Frozen):
     seconds: float
     warnings: tuple[str, ...] = Field(default=())
     bundle_sha256: str | None = None
+    gguf_parity: ParityReport | None = None
 
 
 class ServerExport(Frozen):

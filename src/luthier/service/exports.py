@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from luthier.core.dataset import Example
 from luthier.core.digest import sha256_file
-from luthier.core.errors import ParityError, RequestError
+from luthier.core.errors import ParityError, RequestError, WorkError
 from luthier.core.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.service.context import Context
 from luthier.service.export_folders import open_to_readers, staged_folder
 from luthier.service.export_sources import find_source, proof_examples
+
+if TYPE_CHECKING:
+    from luthier.deploy.source_side import ObservedSource
 
 __all__ = ["export", "find_source"]
 
@@ -42,6 +44,7 @@ def export(
     """
     from luthier.deploy.exporters import registry
     from luthier.deploy.parity_judgement import parity_warnings
+    from luthier.deploy.source_side import observe_source
 
     start = time.perf_counter()
     source = find_source(context, name)
@@ -53,7 +56,9 @@ def export(
     with staged_folder(final, needed_bytes=needed, what=f"{to} in {precision}") as folder:
         warnings = registry.write(to, source, folder, precision, context.progress, context.settings.tools_folder)
         open_to_readers(folder)
-        report = _prove(context, source, folder, to, precision, examples)
+        observed = observe_source(source, examples, context.progress)
+        report = _prove(context, source, folder, to, precision, observed)
+        gguf_report, unproved = _prove_gguf(context, source, folder, to, observed)
         files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
         made = Export(
             source=source,
@@ -64,7 +69,8 @@ def export(
             files={path: sha256_file(file) for path, file in files.items()},
             parity=report,
             seconds=time.perf_counter() - start,
-            warnings=(*parity_warnings(report), *notes, *warnings),
+            warnings=(*parity_warnings(report), *notes, *warnings, *unproved),
+            gguf_parity=gguf_report,
         )
         return _bundled(context, folder, made)
 
@@ -75,16 +81,44 @@ def _prove(
     folder: Path,
     to: ExportFormat,
     precision: ExportPrecision,
-    examples: Sequence[Example],
+    observed: ObservedSource,
 ) -> ParityReport:
     from luthier.deploy.parity import prove
 
-    report = prove(source, folder, to, precision, examples, context.progress)
+    report = prove(source, folder, to, precision, (), context.progress, observed=observed)
+    return _held(source, f"{to} in {precision}", report)
+
+
+def _prove_gguf(
+    context: Context, source: ExportSource, folder: Path, to: ExportFormat, observed: ObservedSource
+) -> tuple[ParityReport | None, list[str]]:
+    """The proof of the file for llama.cpp that lies beside an adapter, or why there is none."""
+    from luthier.deploy.exporters.adapter import GGUF
+    from luthier.deploy.exporters.registry import FORMATS
+    from luthier.deploy.gguf_adapter_proof import prove_gguf_adapter
+
+    if to != "adapter" or not (folder / GGUF).is_file():
+        return None, []
+    if missing := [module for module in FORMATS["gguf"].modules if importlib.util.find_spec(module) is None]:
+        return None, [f"{GGUF} was not run: {', '.join(missing)} is not installed (pip install luthier[gguf])"]
+    if source.quantisation is not None:
+        return None, [f"{GGUF} was not run: the adapter was trained over a base packed in {source.quantisation}"]
+    try:
+        report = prove_gguf_adapter(
+            source, folder / GGUF, observed, folder.parent, context.progress, context.settings.tools_folder
+        )
+    except (RequestError, WorkError) as error:
+        return None, [f"{GGUF} was not run: {error.came}"]
+    return _held(source, f"{GGUF} over its base in {report.precision}", report), []
+
+
+def _held(source: ExportSource, what: str, report: ParityReport) -> ParityReport:
+    """The report of a proof that holds. Raises ParityError for one that does not."""
     if report.passed:
         return report
     reasons = "\n    ".join(report.reasons)
     raise ParityError(
-        f"the export of {source.name} as {to} in {precision} is not what it was made from:\n    {reasons}",
+        f"the export of {source.name} as {what} is not what it was made from:\n    {reasons}",
         expected="the same tokens, and likelihoods within the bound of the format; nothing was left of the export",
         do="choose a wider precision with --quantise; where it fails in 16 bits, report it with the lines above",
     )

@@ -1,33 +1,18 @@
-"""The converter to GGUF, fetched once a session; and a writer that needs only a format and a precision."""
+"""The tiny model as GGUF, made once a session; and a writer that needs only a format and a precision."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from luthier.core.errors import WorkError
 from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
 from luthier.core.ports import SilentProgress
 from luthier.deploy.exporters import registry
-from luthier.deploy.exporters.converter import converter
 
 MakeSource = Callable[..., ExportSource]
 Write = Callable[[ExportFormat, ExportPrecision, ExportSource], tuple[Path, list[str]]]
-
-
-@pytest.fixture(scope="session")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tools with the converter in it; LUTHIER_TEST_HOME names a home whose tools outlive the session."""
-    shared = os.environ.get("LUTHIER_TEST_HOME")
-    folder = Path(shared) / "cache" / "tools" if shared else tmp_path_factory.mktemp("tools")
-    try:
-        converter(folder, SilentProgress())
-    except WorkError as error:
-        pytest.skip(f"no index to fetch the converter from: {error.came}")
-    return folder
 
 
 @pytest.fixture(scope="session")

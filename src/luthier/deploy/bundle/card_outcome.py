@@ -69,9 +69,15 @@ def _figure(metric: Metric | None) -> str:
 
 def _parity(export: Export) -> str:
     title = "## Is it the same model?\n\n"
-    parity = export.parity
-    if parity is None:
+    if export.parity is None:
         return title + "Not proved: the export was not compared with its source."
+    proofs = [_proof(export.parity, "the export")]
+    if export.gguf_parity is not None:
+        proofs.append(_proof(export.gguf_parity, "`adapter.gguf` over the base in float16"))
+    return title + "\n\n".join(proofs)
+
+
+def _proof(parity: ParityReport, what: str) -> str:
     more = parity.nll_increase_nats
     rows = [
         ("Prompts with the same tokens", f"{parity.num_prompts_same_tokens} of {parity.num_prompts}"),
@@ -82,12 +88,12 @@ def _parity(export: Export) -> str:
         ("Perplexity, source and export", f"{parity.source_perplexity:.4g} and {parity.export_perplexity:.4g}"),
     ]
     said = (
-        f"Source and export answered {parity.num_prompts} prompts, the export in {parity.runtime} "
+        f"Source and export answered {parity.num_prompts} prompts, {what} in {parity.runtime} "
         f"{markdown.text(parity.runtime_version)}. **The proof {'holds' if parity.passed else 'failed'}.**"
     )
     if parity.reasons:
         said += "\n\n" + "\n".join(f"- {markdown.text(reason, 1_000)}" for reason in parity.reasons)
-    return f"{title}{said}\n\n{table(('', ''), [list(row) for row in rows], num_text_columns=2)}"
+    return f"{said}\n\n{table(('', ''), [list(row) for row in rows], num_text_columns=2)}"
 
 
 def _signed(value: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from luthier.core.export import Export
 from luthier.deploy.bundle.facts import BaseFacts, BundleFacts
-from luthier.deploy.bundle.manifest import EVALUATION, PARITY, PLAN, Manifest
+from luthier.deploy.bundle.manifest import EVALUATION, GGUF_PARITY, PARITY, PLAN, Manifest
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
@@ -114,9 +114,11 @@ def _byproducts(export: Export, facts: BundleFacts, manifest: Manifest) -> list[
             "verdict": evaluation.verdict.word if evaluation.verdict is not None else "none",
         }
         found.append(_byproduct(evaluation.evaluation_id, EVALUATION, manifest, annotations))
-    if export.parity is not None:
-        annotations = {"role": "proof against the source", "passed": export.parity.passed}
-        found.append(_byproduct("parity", PARITY, manifest, annotations))
+    proofs = (("parity", PARITY, export.parity), ("parity of adapter.gguf", GGUF_PARITY, export.gguf_parity))
+    for name, file, parity in proofs:
+        if parity is not None:
+            annotations = {"role": "proof against the source", "passed": parity.passed}
+            found.append(_byproduct(name, file, manifest, annotations))
     return found
 
 

@@ -19,9 +19,10 @@ from luthier.core.frozen import Frozen
 
 CARD: Final = "README.md"
 PLAN, EVALUATION, PARITY = "plan.json", "evaluation.json", "parity.json"
+GGUF_PARITY = "parity-gguf.json"
 SBOM, LINEAGE = "sbom.cdx.json", "lineage.intoto.json"
 MANIFEST, SIGNATURE = "bundle.json", "bundle.dsse.json"
-DOCUMENTS: Final = (CARD, PLAN, EVALUATION, PARITY, SBOM, LINEAGE, MANIFEST, SIGNATURE)
+DOCUMENTS: Final = (CARD, PLAN, EVALUATION, PARITY, GGUF_PARITY, SBOM, LINEAGE, MANIFEST, SIGNATURE)
 """What a bundle adds to an export, besides the licence texts of the base."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 

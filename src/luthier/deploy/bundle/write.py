@@ -29,6 +29,7 @@ from luthier.deploy.bundle.manifest import (
     CARD,
     DOCUMENTS,
     EVALUATION,
+    GGUF_PARITY,
     LINEAGE,
     MANIFEST,
     PARITY,
@@ -65,8 +66,9 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
     if facts.evaluation is not None:
         _write(folder / EVALUATION, _without_rows(facts.evaluation).model_dump(mode="json"))
     told = _without_folders(export)
-    if told.parity is not None:
-        _write(folder / PARITY, told.parity.model_dump(mode="json"))
+    for name, parity in ((PARITY, told.parity), (GGUF_PARITY, told.gguf_parity)):
+        if parity is not None:
+            _write(folder / name, parity.model_dump(mode="json"))
     for name, text in facts.base.licence_texts.items():
         if not (folder / name).exists():
             _put(folder / name, text.encode())
@@ -114,10 +116,11 @@ def add_signature(folder: Path, signing_key: Path, progress: Progress | None = N
 
 def _without_folders(export: Export) -> Export:
     """What exporter and proof have said, with names where paths of this machine stood."""
-    parity = export.parity
-    if parity is not None:
-        parity = parity.model_copy(update={"reasons": tuple(without_folders(parity.reasons))})
-    return export.model_copy(update={"warnings": tuple(without_folders(export.warnings)), "parity": parity})
+    changed: dict[str, object] = {"warnings": tuple(without_folders(export.warnings))}
+    for name, parity in (("parity", export.parity), ("gguf_parity", export.gguf_parity)):
+        if parity is not None:
+            changed[name] = parity.model_copy(update={"reasons": tuple(without_folders(parity.reasons))})
+    return export.model_copy(update=changed)
 
 
 def _without_rows(evaluation: Evaluation) -> Evaluation:
