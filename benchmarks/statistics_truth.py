@@ -46,7 +46,6 @@ from luthier.evaluate.statistics import (
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Random = np.random.Generator
 RESAMPLES = 500
-FEW = (20, 30, 50)
 
 
 class Outcome(NamedTuple):
@@ -98,11 +97,7 @@ def simulate(case: Case, num_studies: int) -> dict[str, Any]:
 
 def cases() -> Iterator[Case]:
     """All of them: single figures, differences, families of tests, seeds, agreement, ranking."""
-    for rows in (*FEW, 200):
-        for name, (law, aggregate, truth) in FIGURES.items():
-            yield Case(name, rows, _figure(law, aggregate, truth, rows))
-        for name, (pair, aggregate, truth) in PAIRS.items():
-            yield Case(name, rows, _pair(pair, aggregate, truth, rows))
+    yield from _figures_and_pairs(20)
     for sources in (15, 30):
         yield Case("mean score, rows of one source alike", sources, _clustered(sources))
     for rows in (30, 100):
@@ -114,6 +109,15 @@ def cases() -> Iterator[Case]:
         yield Case(f"{seeds} seeds against an equal base", 40, _seeds_pair(seeds, 0.05, 40))
     yield Case("Cohen's kappa", 40, _kappa(40))
     yield Case("Bradley-Terry gap, by items", 40, _gap(40))
+    yield from _figures_and_pairs(50)
+    yield from _figures_and_pairs(200)
+
+
+def _figures_and_pairs(rows: int) -> Iterator[Case]:
+    for name, (law, aggregate, truth) in FIGURES.items():
+        yield Case(name, rows, _figure(law, aggregate, truth, rows))
+    for name, (pair, aggregate, truth) in PAIRS.items():
+        yield Case(name, rows, _pair(pair, aggregate, truth, rows))
 
 
 # Laws of single figures: rows -> statistics, the formula, the true figure.
@@ -305,7 +309,7 @@ def _seeds(seeds: int, spread: float, rows: int) -> Callable[[Random, int], Outc
     def study(random: Random, seed: int) -> Outcome:
         hard = random.normal(0, 0.25, rows)
         trained = [_trained(random, hard, spread) for _ in range(seeds)]
-        found = over_seeds(trained, mean_of_sums, seed=seed)
+        found = over_seeds(trained, mean_of_sums, seed=seed, num_resamples=RESAMPLES)
         first = trained[0]
         sums = resampled_sums(first, seed=seed, num_resamples=RESAMPLES)
         plain = interval_of(first.sum(axis=0), sums, mean_of_sums)
@@ -318,7 +322,7 @@ def _seeds_pair(seeds: int, spread: float, rows: int) -> Callable[[Random, int],
     def study(random: Random, seed: int) -> Outcome:
         hard = random.normal(0, 0.25, rows)
         tuned, base = [_trained(random, hard, spread) for _ in range(seeds)], _trained(random, hard, 0.0)
-        found = difference_over_seeds(tuned, [base], mean_of_sums, seed=seed)
+        found = difference_over_seeds(tuned, [base], mean_of_sums, seed=seed, num_resamples=RESAMPLES)
         settled = is_settled(found)
         return Outcome(found.low <= 0 <= found.high, None, settled, settled and found.difference > 0)
 

@@ -21,7 +21,14 @@ from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 
 from luthier.core.errors import RequestError
-from luthier.evaluate.statistics.bootstrap import Aggregate, Array, cluster_sums, resampled_sums, same_rows
+from luthier.evaluate.statistics.bootstrap import (
+    NUM_RESAMPLES,
+    Aggregate,
+    Array,
+    cluster_sums,
+    resampled_sums,
+    same_rows,
+)
 from luthier.evaluate.statistics.intervals import TAIL, Difference, Interval, interval_of, percentiles, widened
 from luthier.evaluate.statistics.leave_one_out import spread_of
 
@@ -38,7 +45,12 @@ class _Seeds(NamedTuple):
 
 
 def over_seeds(
-    per_seed: Sequence[Array], aggregate: Aggregate, *, seed: int, clusters: Sequence[Hashable] | None = None
+    per_seed: Sequence[Array],
+    aggregate: Aggregate,
+    *,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    clusters: Sequence[Hashable] | None = None,
 ) -> Interval:
     """The mean figure of several trainings, with an interval that holds for other trainings and other rows.
 
@@ -53,7 +65,7 @@ def over_seeds(
         )
     side = _Side(per_seed, aggregate)
     together = np.concatenate(per_seed, axis=1)
-    sums = resampled_sums(together, seed=seed, clusters=clusters)
+    sums = resampled_sums(together, seed=seed, num_resamples=num_resamples, clusters=clusters)
     rows = interval_of(together.sum(axis=0), sums, side.mean_figure, rows=cluster_sums(together, clusters))
     return _joined(rows, [side.spread()])
 
@@ -64,6 +76,7 @@ def difference_over_seeds(
     aggregate: Aggregate,
     *,
     seed: int,
+    num_resamples: int = NUM_RESAMPLES,
     clusters: Sequence[Hashable] | None = None,
 ) -> Difference:
     """Mean figure of A's trainings minus that of B's, on the same rows.
@@ -88,7 +101,7 @@ def difference_over_seeds(
     def difference(sums: Array) -> Array:
         return side_a.mean_figure(sums[..., :width]) - side_b.mean_figure(sums[..., width:])
 
-    sums = resampled_sums(together, seed=seed, clusters=clusters)
+    sums = resampled_sums(together, seed=seed, num_resamples=num_resamples, clusters=clusters)
     value = float(difference(together.sum(axis=0)))
     spread = spread_of(cluster_sums(together, clusters), difference)
     rows = Interval(value, *widened(percentiles(difference(sums)), value, spread))
