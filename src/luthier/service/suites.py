@@ -189,11 +189,11 @@ def _run_all(
     folder: Path,
 ) -> tuple[TaskResult, ...]:
     """All tasks in the order of the suite, those of general ability last."""
-    from luthier.service.lm_eval_tasks import check_lm_eval, run_lm_eval
-
     foreign = [task for task in spec.tasks if isinstance(task, LmEvalTask)]
     if foreign:
-        check_lm_eval(foreign, systems)
+        from luthier.service.lm_eval_tasks import check_lm_eval, run_lm_eval
+
+        check_lm_eval(foreign, systems, folder=folder)
     done = {
         result.name: result
         for result in run_tasks(
