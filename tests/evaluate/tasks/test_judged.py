@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def prefers(word):
 
     def answer(prompt):
         text = prompt.conversation.messages[0].content
-        return '{"better": "%s"}' % ("A" if word in text.split("[end of answer A")[0] else "B")
+        return json.dumps({"better": "A" if word in text.split("[end of answer A")[0] else "B"})
 
     return answer
 
@@ -64,7 +65,7 @@ def test_without_a_judge_the_message_says_how_to_name_one(task):
 def test_rows_without_a_prompt_are_named(task):
     kind = task_kind(task.kind)
     kind.check(task, ROWS)
-    with pytest.raises(DataError, match="rows.jsonl:2") as caught:
+    with pytest.raises(DataError, match=r"rows\.jsonl:2") as caught:
         kind.check(task, [ROWS[0], row(1, prompt=None)])
     assert [problem.line for problem in caught.value.problems] == [2]
 
@@ -139,7 +140,7 @@ def test_a_rubric_asks_once_for_all_criteria():
     def answer(prompt):
         asked.append(prompt)
         text = prompt.conversation.messages[0].content
-        return '{"relevance": %d, "coherence": 3, "accuracy": 1}' % (5 if "lovely" in text else 2)
+        return json.dumps({"relevance": 5 if "lovely" in text else 2, "coherence": 3, "accuracy": 1})
 
     kind, metrics = made(RUBRIC, answer)
     assert [metric.name for metric in metrics] == ["judge_relevance", "judge_coherence", "judge_accuracy"]
@@ -156,8 +157,7 @@ def test_a_rubric_asks_once_for_all_criteria():
 def test_a_rubric_counts_each_answer_once():
     def answer(prompt):
         text = prompt.conversation.messages[0].content
-        score = 9 if "question 3\n" in text else 4
-        return '{"relevance": %d, "coherence": 3, "accuracy": 1}' % score
+        return json.dumps({"relevance": 9 if "question 3\n" in text else 4, "coherence": 3, "accuracy": 1})
 
     kind, metrics = made(RUBRIC, answer)
     for metric in metrics:
