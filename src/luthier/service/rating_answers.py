@@ -54,7 +54,7 @@ def answer_rows(
 ) -> AnsweredRows:
     """Have each system answer the rows of a file; what was asked before comes from the home's cache.
 
-    systems: base models, runs, or `http(s)://host:port/v1#MODEL`. most_rows: as many, chosen by a hash of their content.
+    systems: base models, runs, or `http(s)://host:port/v1#MODEL`. most_rows: by a hash of their content.
 
     Raises RequestError (rows that are no questions), DataError (wrong rows), NotFoundError, LeakageError (rows that a
     run was trained on), and what the engines raise.

@@ -152,9 +152,7 @@ def _name(name: str) -> str:
     return name
 
 
-def _check(
-    answered: AnsweredRows, kind: RatingKind, names: Sequence[str], attention: float, instructions: str
-) -> None:
+def _check(answered: AnsweredRows, kind: RatingKind, names: Sequence[str], attention: float, instructions: str) -> None:
     if kind == "pairwise" and len(answered.systems) < 2:
         raise RequestError(
             f"one system, {answered.systems[0]}, to be compared",

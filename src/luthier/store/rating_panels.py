@@ -167,7 +167,7 @@ class RatingPanelStore:
             return [Rating.model_validate_json(document) for document in found]
 
     def keep(self, panel_id: str, rating: Rating) -> Rating:
-        """Keep what was said of an item; what the rater said of it before is forgotten. Raises ConflictError (closed)."""
+        """Keep what was said of an item, in place of what the rater said before. Raises ConflictError (closed)."""
         try:
             return self._keep_one(panel_id, rating)
         except IntegrityError:  # the same form was sent twice at once, and the other was first
