@@ -74,7 +74,7 @@ class Agreement(Frozen):
 
 
 class WinRate(Frozen):
-    """How often `system` is preferred to `against`, ties counting half. Interval by rows, of which each counts once.
+    """How often `system` is preferred to `against`, ties counting half; the interval draws rows, not ratings.
 
     word: of system against the other. rows_needed: as in `core.evaluation.Comparison`.
     """

@@ -1,6 +1,6 @@
 """What ratings say of systems, and how far raters agree: every figure with its interval.
 
-A row counts once, however many people rated its answers: intervals and tests draw rows, with all that was said of them.
+Ratings of one row are not independent: intervals and tests draw rows, each with all that was said of it.
 """
 
 from __future__ import annotations

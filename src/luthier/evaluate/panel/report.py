@@ -36,7 +36,7 @@ def _cautions(panel: RatingPanel, reports: Sequence[RaterReport], table: Ratings
     behind = [one for one in reports if not one.is_done]
     if table.rows and behind:
         told = ", ".join(f"{one.name} ({one.num_rated} of {one.num_items})" for one in behind)
-        found.append(f"Not all have rated everything: {told}. Items that few have rated count as much as others.")
+        found.append(f"Not all have rated everything: {told}. Items that more people have rated weigh more.")
     if panel.num_same:
         found.append(
             f"{panel.num_same} pairs are not shown, because both answers are the same text; the win rate is of the "
