@@ -64,8 +64,10 @@ class RatingItem(Frozen):
 class RatingPanel(Frozen):
     """People who rate the same answers. Times are seconds since 1970.
 
-    source: the file or the evaluation that the rows come from. num_items: with num_checks of them. seed: decides the
-    order of items and sides for each rater. instructions: in the words of whoever made the panel; "" for ours alone.
+    source: the file or the evaluation that the rows come from. num_items: attention checks (num_checks) among them.
+    num_same: pairs that are not shown, because both answers are the same text. num_left_out: rows that were too long
+    for a system. seed: decides the order of items and sides for each rater. instructions: in the words of whoever made
+    the panel; "" for ours alone.
     """
 
     panel_id: str
@@ -77,6 +79,8 @@ class RatingPanel(Frozen):
     seed: int
     num_items: int
     num_checks: int = 0
+    num_same: int = 0
+    num_left_out: int = 0
     instructions: str = ""
     created_at: float = 0.0
     closed_at: float | None = None

@@ -173,7 +173,7 @@ def system_under_test(
         prompts=prompts,
         references=tuple(e.reference or "" for e in examples) if has_answers else (),
         row_ids=tuple(e.id for e in examples),
-        prompt_texts=tuple(_readable(e.prompt) for e in examples) if has_answers else (),
+        prompt_texts=tuple(readable(e.prompt) for e in examples) if has_answers else (),
         tokenised=tokenised,
         num_bytes=tuple(e.learned_bytes for e in examples),
         rejected=tuple(unit[1] for unit in units) if are_pairs(examples) else (),
@@ -185,7 +185,7 @@ def _prompt_tokens(tokenised: TokenisedExample) -> int:
     return tokenised.loss_mask.rfind(b"\x00\x01") + 1
 
 
-def _readable(prompt: Conversation | None) -> str:
+def readable(prompt: Conversation | None) -> str:
     """A prompt as a person reads it: one turn alone as it is, several with their roles."""
     messages = prompt.messages if prompt else ()
     if len(messages) == 1:
