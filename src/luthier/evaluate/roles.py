@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luthier.core.evaluation import Evaluation
+from luthier.reporting.judged_rows import metric_names as names_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,4 @@ def roles(evaluation: Evaluation) -> Roles | None:
 
 def metric_names(evaluation: Evaluation) -> list[str]:
     """All metrics that any system has: the verdict's metric first, the others as they come."""
-    names = dict.fromkeys(name for system in evaluation.systems for name in system.metrics)
-    if evaluation.verdict and evaluation.verdict.metric in names:
-        names = {evaluation.verdict.metric: None, **names}
-    return list(names)
+    return names_of(evaluation.systems, None if evaluation.verdict is None else evaluation.verdict.metric)

@@ -23,6 +23,7 @@ from luthier.evaluate.sample_rows import (
     choose_rows,
     scored_metrics,
 )
+from luthier.reporting.judged_rows import forgetting_rows, tone_of
 from luthier.reporting.metric_titles import metric_heading
 from luthier.reporting.word_differences import word_differences
 from luthier.service.project_evaluations import list_evaluations, read_evaluation
@@ -50,7 +51,7 @@ def index(
         last = page.evaluations[-1].evaluation_id
         older = "?" + urlencode({k: v for k, v in {"q": q, "verdict": word, "after": last}.items() if v})
     values = {"page": page, "q": q, "verdict": word, "words": _WORDS, "older": older, "is_first": not after}
-    return render(request, "evaluations/list.html", values | {"tone_of": judged.tone_of})
+    return render(request, "evaluations/list.html", values | {"tone_of": tone_of})
 
 
 @router.get("/{evaluation_id}")
@@ -82,11 +83,11 @@ def show(
     values = {
         "details": details,
         "further": further,
-        "tone": judged.tone_of(None if evaluation.verdict is None else evaluation.verdict.word),
+        "tone": tone_of(None if evaluation.verdict is None else evaluation.verdict.word),
         "metrics": judged.metric_rows(evaluation),
         "differences": judged.difference_rows(evaluation.comparisons, judged.units(evaluation), who),
         "charts": judged.charts(evaluation, who),
-        "forgetting": None if evaluation.forgetting is None else judged.forgetting_rows(evaluation.forgetting),
+        "forgetting": None if evaluation.forgetting is None else forgetting_rows(evaluation.forgetting),
     }
     return render(request, "evaluations/show.html", values | samples, status=status)
 
