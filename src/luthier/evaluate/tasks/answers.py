@@ -1,31 +1,11 @@
-"""What is looked at in an answer: a fenced block, where there is one; and what a check says of rows."""
+"""What a check says of rows that cannot be judged."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 from luthier.core.errors import DataError, RowProblem
 from luthier.evaluate.tasks.protocol import TaskRow
-
-_FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
-
-
-def fenced_blocks(text: str) -> list[str]:
-    """What stands between fences of three backticks, in order; an unclosed fence is none."""
-    return _FENCED.findall(text)
-
-
-def outside_of_fences(text: str) -> str:
-    """What stands before, between and after the fenced blocks, without white space at its ends."""
-    return _FENCED.sub("", text).strip()
-
-
-def first_block(text: str) -> str:
-    """The first fenced block; the whole answer where there is none, without an opening fence that is never closed."""
-    blocks = fenced_blocks(text)
-    return blocks[0] if blocks else re.sub(r"\A\s*```[^\n`]*\n", "", text)
-
 
 def check_rows(rows: Sequence[TaskRow], expected: str, problem_of: Callable[[TaskRow], tuple[str, str] | None]) -> None:
     """Raise DataError that names every row of which `problem_of` tells a field and what is wrong there."""
