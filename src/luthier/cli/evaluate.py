@@ -11,7 +11,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption
+from luthier.cli.options import HomeOption, JsonOption, MappingOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,73 +21,82 @@ if TYPE_CHECKING:
     from luthier.core.task_result import GateOutcome, SuiteResult
 
 
+Systems = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL_OR_RUN...",
+        help="What to judge: a base model or a run; with --suite also ft:NAME or http://host/v1#MODEL. Those after the "
+        "first are what it is held against.",
+    ),
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="FILE", help="Held-out rows; either these or --suite.")
+]
+SuiteOption = Annotated[
+    Path | None, typer.Option("--suite", metavar="SUITE.yaml", help="Tasks to judge by (docs/suites.md).")
+]
+AgainstOption = Annotated[
+    list[str] | None, typer.Option("--against", metavar="MODEL_OR_RUN", help="What to hold it against. Repeatable.")
+]
+JudgeOption = Annotated[
+    str | None, typer.Option("--judge", metavar="ENGINE", help="With --suite: the model that judges answers.")
+]
+SeedsOption = Annotated[
+    int, typer.Option("--seeds", min=1, max=20, help="With --suite: train the run with so many seeds, judge all.")
+]
+CodeOption = Annotated[
+    bool, typer.Option("--allow-code", help="With --suite: run code that models write, locked down.")
+]
+GateOption = Annotated[
+    Path | None,
+    typer.Option("--gate", metavar="gate.yaml", help="Hold the result against a gate; exit code 1 where it fails."),
+]
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", metavar="PATH", help="With --suite: write the result as a page.")
+]
+FewShotOption = Annotated[
+    int,
+    typer.Option("--few-shot", min=0, max=64, help="Also judge the base model with this many examples in its prompt."),
+]
+FewShotFromOption = Annotated[
+    Path | None, typer.Option("--few-shot-from", metavar="FILE", help="Where those examples are taken from.")
+]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="A,B",
+        help="What to measure; by default perplexity, rouge, bleu and exact_match, of plain text likelihood alone.",
+    ),
+]
+NewTokensOption = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="Where to cut outputs off [default: 128].")
+]
+SamplesOption = Annotated[
+    int | None, typer.Option("--max-samples", min=1, metavar="N", help="Judge only N rows, chosen by a stable hash.")
+]
+LeakageOption = Annotated[
+    bool, typer.Option("--allow-leakage", help="Judge even on rows that were trained on; the verdict says so.")
+]
+
+
 def evaluate(
-    systems: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL_OR_RUN...",
-            help="What to judge: a base model or a run; with --suite also ft:NAME or http://host/v1#MODEL. Those after "
-            "the first are what it is held against.",
-        ),
-    ],
-    data: Annotated[
-        Path | None, typer.Option("--data", metavar="FILE", help="Held-out rows; either these or --suite.")
-    ] = None,
-    suite: Annotated[
-        Path | None, typer.Option("--suite", metavar="SUITE.yaml", help="Tasks to judge by (docs/suites.md).")
-    ] = None,
-    against: Annotated[
-        list[str] | None,
-        typer.Option("--against", metavar="MODEL_OR_RUN", help="What to hold it against. Repeatable."),
-    ] = None,
-    judge: Annotated[
-        str | None, typer.Option("--judge", metavar="ENGINE", help="With --suite: the model that judges answers.")
-    ] = None,
-    seeds: Annotated[
-        int,
-        typer.Option("--seeds", min=1, max=20, help="With --suite: train the run with so many seeds, judge all."),
-    ] = 1,
-    allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="With --suite: run code that models write, locked down.")
-    ] = False,
-    gate: Annotated[
-        Path | None,
-        typer.Option("--gate", metavar="gate.yaml", help="Hold the result against a gate; exit code 1 where it fails."),
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="PATH", help="With --suite: write the result as a page.")
-    ] = None,
-    few_shot: Annotated[
-        int,
-        typer.Option(
-            "--few-shot", min=0, max=64, help="Also judge the base model with this many examples in its prompt."
-        ),
-    ] = 0,
-    few_shot_from: Annotated[
-        Path | None, typer.Option("--few-shot-from", metavar="FILE", help="Where those examples are taken from.")
-    ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            "--metrics",
-            metavar="A,B",
-            help="What to measure; by default perplexity, rouge, bleu and exact_match, of plain text likelihood alone.",
-        ),
-    ] = None,
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", min=1, help="Where to cut outputs off [default: 128].")
-    ] = None,
-    max_samples: Annotated[
-        int | None,
-        typer.Option("--max-samples", min=1, metavar="N", help="Judge only N rows, chosen by a stable hash."),
-    ] = None,
-    allow_leakage: Annotated[
-        bool, typer.Option("--allow-leakage", help="Judge even on rows that were trained on; the verdict says so.")
-    ] = False,
+    systems: Systems,
+    data: DataOption = None,
+    suite: SuiteOption = None,
+    against: AgainstOption = None,
+    judge: JudgeOption = None,
+    seeds: SeedsOption = 1,
+    allow_code: CodeOption = False,
+    gate: GateOption = None,
+    html: HtmlOption = None,
+    few_shot: FewShotOption = 0,
+    few_shot_from: FewShotFromOption = None,
+    metrics: MetricsOption = None,
+    mapping: MappingOption = None,
+    max_new_tokens: NewTokensOption = None,
+    max_samples: SamplesOption = None,
+    allow_leakage: LeakageOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
