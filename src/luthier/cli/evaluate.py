@@ -257,12 +257,11 @@ def _answer(
 def parse_metrics(text: str) -> list[MetricName]:
     """`rouge,bleu` -> names. Raises RequestError, naming the nearest."""
     from difflib import get_close_matches
-    from typing import get_args
 
     from luthier.core.errors import RequestError
-    from luthier.core.recipe import MetricName
+    from luthier.core.recipe import known_metrics
 
-    known: tuple[MetricName, ...] = get_args(MetricName)
+    known = known_metrics()
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
