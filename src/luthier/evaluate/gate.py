@@ -10,7 +10,7 @@ from luthier.core.evaluation import Comparison, Evaluation, SystemResult
 from luthier.core.gate import BASE, CANDIDATE, Gate, GateRule
 from luthier.core.suite import CRITERIA
 from luthier.core.task_result import GateOutcome, RuleOutcome, SafetyResult, SuiteResult, TaskResult
-from luthier.evaluate.roles import roles
+from luthier.evaluate.roles import base_of, roles
 from luthier.reporting.figures import decimals_for, interval, number, signed
 
 SAFETY: Final = "safety"
@@ -109,7 +109,7 @@ def _in_evaluation(metric: str, results: Results) -> _Place:
     who = None if found is None else roles(found)
     if found is None or who is None:
         raise _NoFigureError(f"{metric}: the model was not judged on held-out rows.")
-    base = _base_of(found.systems, who.candidate) or who.baseline
+    base = base_of(found.systems, who.candidate) or who.baseline
     return _Place(metric, found.systems, found.comparisons, who.candidate, base)
 
 
@@ -133,9 +133,7 @@ def _in_suites(rule: GateRule, name: str, metric: str, gate: Gate, results: Resu
         raise _NoFigureError(_without(rule, _other(suites[0].result_id, suites[0].fingerprint), results))
     suite = next((one for one in counting if any(task.name == name for task in one.tasks)), counting[0])
     task = _task(rule, suite.tasks, name, f"the result {suite.result_id} of the suite {suite.suite}")
-    return _Place(
-        metric, task.systems, task.comparisons, suite.candidate, _base_of(task.systems, suite.candidate), task
-    )
+    return _Place(metric, task.systems, task.comparisons, suite.candidate, base_of(task.systems, suite.candidate), task)
 
 
 def _without(rule: GateRule, why: str, results: Results) -> str:
@@ -152,14 +150,6 @@ def _task(rule: GateRule, tasks: Sequence[TaskResult], name: str, where: str) ->
         known = ", ".join(one.name for one in tasks) or "none"
         raise _NoFigureError(f"{rule.metric}: {where} has no {name}, only {known}.")
     return task
-
-
-def _base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
-    """The candidate's own model before it was tuned, without examples in its prompt; or else a system of that name."""
-    own = next((one for one in systems if one.name == candidate), None)
-    others = [one for one in systems if one.name != candidate and one.num_few_shot == 0 and one.adapter is None]
-    same = [one for one in others if own is not None and one.model == own.model]
-    return next((one.name for one in (*same, *others) if one in same or one.name == BASE), None)
 
 
 def _figure(rule: GateRule, place: _Place) -> tuple[_Figure, str]:
