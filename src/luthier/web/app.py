@@ -29,6 +29,8 @@ from luthier.web.pages import (
     models,
     new_run,
     playground,
+    rate,
+    rating_panels,
     run,
     run_series,
     runs,
@@ -51,6 +53,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     compare.router,
     run_series.router,
     run.router,  # after all that has an address of its own below /runs/
+    rating_panels.router,  # before /evaluations/{evaluation_id}
     evaluations.router,
     playground.router,
     models.router,
@@ -58,6 +61,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     deployments.router,
     exports.router,
     settings.router,
+    rate.router,  # in no navigation: raters come by a link
 )
 """In the order of the pages' navigation."""
 
