@@ -42,7 +42,8 @@ class TaskResult(Frozen):
 
     num_clusters: sources that the rows come from, where rows of one source count together. num_leaked: rows that a
     judged run was trained on. primary: the metric that sums it up. figures: by the name of the system. judges: the
-    judge's name by the metric that it gave the figures of. cautions: what the figures do not tell, and known
+    judge's name by the metric that it gave the figures of. is_general: a task of general ability, which rides along to
+    see what tuning cost. cautions: what the figures do not tell, and known
     weaknesses of the measure; shown wherever the figures are.
     """
 
@@ -59,6 +60,7 @@ class TaskResult(Frozen):
     figures: dict[str, TaskFigures] = Field(default_factory=dict)
     judges: dict[str, str] = Field(default_factory=dict)
     cautions: tuple[str, ...] = ()
+    is_general: bool = False
 
 
 class TasksVerdict(Frozen):

@@ -55,6 +55,15 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
     return [_load(table[name]) for name in wanted]
 
 
+def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefinition]:
+    """Metrics as they are, and those that names stand for, in order, each name once. Raises NotFoundError."""
+    found: dict[str, MetricDefinition] = {}
+    for metric in metrics:
+        for definition in load_metrics([metric]) if isinstance(metric, str) else [metric]:
+            found.setdefault(definition.name, definition)
+    return list(found.values())
+
+
 def _load(place: str) -> MetricDefinition:
     module, _, attribute = place.partition(":")
     metric: MetricDefinition = getattr(import_module(module), attribute)()
