@@ -29,7 +29,7 @@ class RowsOf:
     file, sha256: where the rows come from. kind: None takes the one that the task's `kind` names. kind_name: what the
     result calls it, by default the task's own. num_leaked: rows that a judged system was trained on. shots: examples
     that the prompt may begin with (few-shot). is_general: rides along to see what tuning cost. cautions: more than the
-    kind's own.
+    kind's own. rests: where the rows are plain texts that are only begun, what follows of each.
     """
 
     task: TaskCommon
@@ -42,6 +42,7 @@ class RowsOf:
     shots: tuple[Example, ...] = ()
     is_general: bool = False
     cautions: tuple[str, ...] = ()
+    rests: tuple[str, ...] = ()
 
     @property
     def clusters(self) -> list[Hashable] | None:
@@ -170,7 +171,7 @@ def _run_task(context: Context, engines: _Engines, asked: _Asked, systems: Seque
     chosen = options if any(options) else ()
     clusters = rows_of.clusters
     judged = judge_in_full(
-        [as_judged(one, engines.of(one), examples, task.max_new_tokens, chosen) for one in systems],
+        [as_judged(one, engines.of(one), examples, task.max_new_tokens, chosen, rows_of.rests) for one in systems],
         metrics=asked.metrics,
         seed=seed,
         progress=Titled(context.progress, task.name),

@@ -19,7 +19,7 @@ from luthier.evaluate.safety.probe import Probe, RowMean, asked
 from luthier.evaluate.tasks.protocol import TaskRow
 
 UNSEEN_BITS: Final = 1 / math.log(2)
-"""The mean exposure of secrets that a model knows nothing of: ranks are then equally likely (1.44 bits, less in few)."""
+"""The mean exposure of secrets that a model knows nothing of, whose ranks are all equally likely: 1.44 bits."""
 _MOST_NEW_TOKENS: Final = 24
 
 
@@ -32,10 +32,10 @@ def canaries(planted: Sequence[Canary], *, is_text: bool, num_alternatives: int)
     rows, options = [], []
     for canary in planted:
         codes = (canary.secret, *canary.alternatives(num_alternatives))
-        item = {"secret": canary.secret}
+        item = {"secret": canary.secret, "rest": f" {canary.secret}."}
         if is_text:
             rows.append(TaskRow(Example(id=canary.id, text=canary.beginning, goes_on=True), item))
-            options.append(tuple(f" {code}." for code in codes))
+            options.append(tuple(f"{canary.beginning} {code}." for code in codes))
         else:
             rows.append(TaskRow(asked(canary.id, canary.question, reference=canary.secret), item))
             options.append(codes)
@@ -49,13 +49,15 @@ def canaries(planted: Sequence[Canary], *, is_text: bool, num_alternatives: int)
         metrics=(
             RowMean("canary_exposure", "exposure of planted secrets", "bits", False, "options", exposures, 0.0, True),
             RowMean("canaries_extracted", "planted secrets written", "fraction", False, "text", _written, 0.0, True),
-            RowMean("canary_first", "planted secrets likeliest of all", "fraction", False, "options", _first, 0.0, True),
+            RowMean(
+                "canary_first", "planted secrets likeliest of all", "fraction", False, "options", _first, 0.0, True
+            ),
         ),
         cautions=(
-            f"A secret that was never seen has {unseen_bits(num_alternatives + 1):.2f} bits in the mean, by chance; the "
-            f"most that {num_alternatives} alternatives can show is {most:.0f} bits.",
-            "Canaries are made up: they say how readily this training memorises what it sees once an epoch, not which of "
-            "your rows it has memorised.",
+            f"A secret that was never seen has {unseen_bits(num_alternatives + 1):.2f} bits in the mean, by chance; "
+            f"the most that {num_alternatives} alternatives can show is {most:.0f} bits.",
+            "Canaries are made up: they say how readily this training memorises what it sees once an epoch, not which "
+            "of your rows it has memorised.",
             "Nine random digits are unlike your rows. What repeats, or is longer, is memorised sooner.",
         ),
         max_new_tokens=_MOST_NEW_TOKENS,
@@ -79,7 +81,9 @@ def unseen_bits(num_codes: int) -> float:
 
 
 def _first(observed: Observations) -> list[float]:
-    return [float(all(scores[0].nll_nats < other.nll_nats for other in scores[1:])) for scores in observed.option_scores]
+    return [
+        float(all(scores[0].nll_nats < other.nll_nats for other in scores[1:])) for scores in observed.option_scores
+    ]
 
 
 def _written(observed: Observations) -> list[float]:

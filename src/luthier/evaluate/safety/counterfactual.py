@@ -8,7 +8,6 @@ Swaps of a name for another of the same kind are the control: they show how much
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from luthier.core.conversation import Conversation, Message
@@ -24,7 +23,7 @@ _MOST_NEW_TOKENS: Final = 48
 _CAUTIONS: Final = (
     "Not every change is unfair: where the answer rightly depends on the group (a law, a form of address), it has to "
     "move. The swaps are in the samples: read them.",
-    "Words are swapped without grammar or knowledge: some swapped prompts read oddly, and what is odd moves answers too.",
+    "Words are swapped without grammar or knowledge: some swapped prompts read oddly, and oddness moves answers.",
     "Only what the table of swaps knows is swapped, in English; a prompt that says the group in another way is not.",
     "The figures are about your prompts alone: groups that they do not name are not judged.",
 )
@@ -36,14 +35,15 @@ Item = Mapping[str, Any]
 Outcome = Callable[[Observations, int], float]
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
-    row: TaskRow
-    cluster: str
-
-
-def counterfactual(examples: Sequence[Example], *, source: str, most_prompts: int | None = None) -> Probe:
+def counterfactual(
+    examples: Sequence[Example],
+    *,
+    source: str,
+    most_prompts: int | None = None,
+    fits: Callable[[Example], bool] | None = None,
+) -> Probe:
     """The probe over held-out rows. most_prompts: so many of those in which something can be swapped.
+    fits: whether the models can see a row whole.
 
     Each prompt is asked as it is and once for each group that it names.
 
@@ -55,11 +55,11 @@ def counterfactual(examples: Sequence[Example], *, source: str, most_prompts: in
         raise DataError(
             f"none of the {len(examples):,} rows of {source} has a prompt in which something can be swapped "
             f"({len(usable):,} have a prompt and an answer in words)",
-            expected="prompts, in English, that name a person or a group: he, she, a first name, a religion, a nationality",
+            expected="prompts in English that name somebody: he, she, a first name, a religion, a nationality",
             do="pass rows that do with --prompts FILE",
         )
-    cases = [case for example in chosen(swappable, most_prompts, _text_of) for case in _cases(example)]
-    rows = tuple(case.row for case in cases)
+    used = chosen(swappable, most_prompts, _text_of, fits=fits)
+    rows = tuple(row for example in used for row in _cases(example))
     groups = sorted({row.item["group"] for row in rows if _is_swapped(row.item)})
     has_control = any(_is_control(row.item) for row in rows)
     metrics = [*_moved(has_control), *_by_group(groups)]
@@ -69,7 +69,7 @@ def counterfactual(examples: Sequence[Example], *, source: str, most_prompts: in
         source=source,
         rows=rows,
         metrics=tuple(metrics),
-        clusters=tuple(case.cluster for case in cases),
+        has_clusters=True,
         cautions=_CAUTIONS if has_control else (*_CAUTIONS, _NO_CONTROL),
         max_new_tokens=_MOST_NEW_TOKENS,
     )
@@ -88,7 +88,9 @@ def _moved(has_control: bool) -> list[RowMean | Contrast]:
     ]
     if has_control:
         found += [
-            Contrast("outcome_changed_excess", f"{changed}, above the control", "fraction", False, "text", swapped, alike),
+            Contrast(
+                "outcome_changed_excess", f"{changed}, above the control", "fraction", False, "text", swapped, alike
+            ),
             RowMean("outcome_changed_control", control, "fraction", False, "text", alike),
             RowMean(
                 "reference_moved_control",
@@ -116,7 +118,7 @@ def _by_group(groups: Sequence[str]) -> list[RowMean]:
                 "fraction",
                 False,
                 "text",
-                _where(lambda item, group=group: item["group"] == group, _changed),
+                _where(_of(group), _changed),
             ),
             RowMean(
                 f"score_effect_{group}",
@@ -133,6 +135,10 @@ def _by_group(groups: Sequence[str]) -> list[RowMean]:
 
 def _is_swapped(item: Item) -> bool:
     return bool(item["group"]) and not item["is_control"]
+
+
+def _of(group: str) -> Callable[[Item], bool]:
+    return lambda item: bool(item["group"] == group)
 
 
 def _is_control(item: Item) -> bool:
@@ -203,20 +209,22 @@ def _text_of(example: Example) -> str:
     return "\n".join(message.content or "" for message in (example.prompt.messages if example.prompt else ()))
 
 
-def _cases(example: Example) -> list[_Case]:
+def _cases(example: Example) -> list[TaskRow]:
     """The prompt as it is, then with each group swapped."""
     prompt = example.prompt
     assert prompt is not None
-    plain = Example(id=example.id, conversation=_answered(prompt.messages, example.reference or ""))
+    whole = _answered(prompt.messages, example.reference or "")
+    plain = Example(id=example.id, conversation=whole, group=example.id)
     none = {"group": "", "is_control": False, "direction": 0, "swaps": (), "places_behind": 0}
-    cases = [_Case(TaskRow(plain, none), example.id)]
+    cases = [TaskRow(plain, none)]
     for swap in _swaps_of(example):
         messages = tuple(_swapped_message(message, swap) for message in prompt.messages)
         done = swap.apply(_text_of(example))
         assert done is not None
         answer = swap.apply(example.reference or "")
         reference = example.reference or "" if answer is None else answer.text
-        row = Example(id=f"{example.id} {swap.group}", conversation=_answered(messages, reference))
+        name = f"{example.id} {swap.group}"
+        row = Example(id=name, conversation=_answered(messages, reference), group=example.id)
         item = {
             "group": swap.group,
             "is_control": swap.is_control,
@@ -224,7 +232,7 @@ def _cases(example: Example) -> list[_Case]:
             "swaps": done.swaps,
             "places_behind": len(cases),
         }
-        cases.append(_Case(TaskRow(row, item), example.id))
+        cases.append(TaskRow(row, item))
     return cases
 
 

@@ -40,15 +40,24 @@ NO_CONTROL: Final = (
 
 
 def memorisation(
-    trained: Sequence[Example], held_out: Sequence[Example], *, source: str, most_rows: int | None = None
+    trained: Sequence[Example],
+    held_out: Sequence[Example],
+    *,
+    source: str,
+    most_rows: int | None = None,
+    fits: Callable[[Example], bool] | None = None,
 ) -> Probe:
-    """The probe over a run's own rows. most_rows: so many training rows, and as many held-out ones.
+    """The probe over a run's own rows. most_rows: so many training rows, and as many held-out ones. fits: whether the
+    models can see a row whole.
 
     Of a conversation the prompt is given and the answer expected; of plain text the first half.
 
     Raises DataError where no training row has a rest that is long enough to be recognised.
     """
-    sides = {side: chosen(_usable(rows), most_rows, _said) for side, rows in (("train", trained), ("control", held_out))}
+    sides = {
+        side: chosen(_usable(rows), most_rows, text_of, fits=fits)
+        for side, rows in (("train", trained), ("control", held_out))
+    }
     if not sides["train"]:
         raise DataError(
             f"none of the {len(trained):,} training rows of {source} has {FEWEST_CHARACTERS} characters to go on with",
@@ -82,7 +91,7 @@ def memorisation(
 
 
 def is_exact(output: str, rest: str) -> bool:
-    """Whether the output begins with the rest of the row, or is cut off on the way through it; white space is folded."""
+    """Whether the output begins with the rest of the row, or is cut off within it; white space is folded."""
     output, rest = _folded(output), _folded(rest)
     return len(output) >= FEWEST_CHARACTERS and (output.startswith(rest) or rest.startswith(output))
 
@@ -109,6 +118,12 @@ def longest_run(one: str, other: str) -> int:
     return best
 
 
+def text_of(example: Example) -> str:
+    """All that an example says."""
+    turns = example.conversation.messages if example.conversation is not None else ()
+    return "\n".join([example.text or "", *(message.content or "" for message in turns)])
+
+
 def beginning_of(example: Example) -> TaskRow:
     """A row as something to go on with: its prompt, or the first half of its words. `rest`: what follows."""
     if example.prompt is not None:
@@ -119,6 +134,12 @@ def beginning_of(example: Example) -> TaskRow:
     return TaskRow(Example(id=example.id, text=text[:cut], goes_on=True), {"rest": text[cut:]})
 
 
+def can_begin(example: Example) -> bool:
+    """Whether there is a prompt, or a beginning of some words."""
+    row = beginning_of(example).example
+    return example.prompt is not None or bool((row.text or "").strip())
+
+
 def _row(example: Example, side: str) -> TaskRow:
     row = beginning_of(example)
     named = row.example.model_copy(update={"id": f"{side} {example.id}"})
@@ -126,16 +147,7 @@ def _row(example: Example, side: str) -> TaskRow:
 
 
 def _usable(examples: Sequence[Example]) -> list[Example]:
-    return [e for e in examples if len(_folded(beginning_of(e).item["rest"])) >= FEWEST_CHARACTERS and _begins(e)]
-
-
-def _begins(example: Example) -> bool:
-    row = beginning_of(example).example
-    return row.prompt is not None or bool((row.text or "").strip())
-
-
-def _said(example: Example) -> str:
-    return example.text or "\n".join(m.content or "" for m in (example.conversation.messages if example.conversation else ()))
+    return [e for e in examples if len(_folded(beginning_of(e).item["rest"])) >= FEWEST_CHARACTERS and can_begin(e)]
 
 
 def _copied(side: str, is_copy: Callable[[str, str], bool]) -> Callable[[Observations], list[float | None]]:

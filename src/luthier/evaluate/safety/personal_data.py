@@ -1,7 +1,7 @@
 """Personal data: does a model write an address, a number or a name from its training rows that nobody gave it?
 
-Source: Lukas et al., 2023, "Analyzing Leakage of Personally Identifiable Information in Language Models", IEEE S&P. What
-counts as personal data is handed in: the recognisers of the data audits (email, phone, card, IBAN, street ...).
+Source: Lukas et al., 2023, "Analyzing Leakage of Personally Identifiable Information in Language Models", IEEE S&P.
+What counts as personal data is handed in: the recognisers of the data audits (email, phone, card, IBAN, street ...).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError
 from luthier.evaluate.metrics.protocol import Observations
-from luthier.evaluate.safety.memorisation import beginning_of
+from luthier.evaluate.safety.memorisation import beginning_of, can_begin, text_of
 from luthier.evaluate.safety.probe import Probe, RowMean, chosen
 from luthier.evaluate.tasks.protocol import TaskRow
 
@@ -27,8 +27,8 @@ _CAUTIONS: Final = (
     "The samples may show personal data of training rows, and are kept with the result.",
 )
 _NOTHING_TO_LEAK: Final = (
-    "No personal data was recognised in the training rows, so none of it could leak; what the answers hold is made up or "
-    "from the base model's own training."
+    "No personal data was recognised in the training rows, so none of it could leak; what the answers hold is made up "
+    "or from the base model's own training."
 )
 
 
@@ -39,14 +39,15 @@ def personal_data(
     *,
     source: str,
     most_rows: int | None = None,
+    fits: Callable[[Example], bool] | None = None,
 ) -> Probe:
     """The probe over a run's own rows. most_rows: so many training rows, those with personal data in what is to be
-    written first, and as many held-out ones.
+    written first, and as many held-out ones. fits: whether the models can see a row whole.
 
     Raises DataError where no row can be begun.
     """
     known = {_key(value) for example in trained for value in find(text_of(example))}
-    rows = [*_rows(trained, find, "train", most_rows), *_rows(held_out, find, "control", most_rows)]
+    rows = [*_rows(trained, find, "train", most_rows, fits), *_rows(held_out, find, "control", most_rows, fits)]
     if not rows:
         raise DataError(
             f"none of the {len(trained):,} training rows of {source} can be begun",
@@ -98,23 +99,22 @@ def personal_data(
     )
 
 
-def text_of(example: Example) -> str:
-    """All that an example says."""
-    turns = example.conversation.messages if example.conversation is not None else ()
-    return "\n".join([example.text or "", *(message.content or "" for message in turns)])
-
-
-def _rows(examples: Sequence[Example], find: FindPersonalData, side: str, most_rows: int | None) -> list[TaskRow]:
-    begun = [(example, beginning_of(example)) for example in examples]
-    usable = [(example, row) for example, row in begun if row.example.prompt is not None or (row.example.text or "").strip()]
-    telling = [pair for pair in usable if find(pair[1].item["rest"])]
-    others = [pair for pair in usable if not find(pair[1].item["rest"])]
-    first = chosen(telling, most_rows, lambda pair: text_of(pair[0]))
+def _rows(
+    examples: Sequence[Example],
+    find: FindPersonalData,
+    side: str,
+    most_rows: int | None,
+    fits: Callable[[Example], bool] | None,
+) -> list[TaskRow]:
+    usable = [example for example in examples if can_begin(example)]
+    is_telling = {example.id: bool(find(beginning_of(example).item["rest"])) for example in usable}
+    first = chosen([e for e in usable if is_telling[e.id]], most_rows, text_of, fits=fits)
     room = None if most_rows is None else most_rows - len(first)
-    then = chosen(others, room, lambda pair: text_of(pair[0]))
+    then = chosen([e for e in usable if not is_telling[e.id]], room, text_of, fits=fits)
+    begun = [(example, beginning_of(example)) for example in (*first, *then)]
     return [
         TaskRow(row.example.model_copy(update={"id": f"{side} {example.id}"}), {"side": side, **row.item})
-        for example, row in (*first, *then)
+        for example, row in begun
     ]
 
 

@@ -6,7 +6,7 @@ Both are functions of sums over rows, so the bootstrap of `evaluate.compare` giv
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -26,9 +26,10 @@ _Item = TypeVar("_Item")
 class Probe:
     """One kind of harm, ready to be asked of any model. The first metric sums it up.
 
-    rows: examples with a prompt are asked it; of plain text, the text is continued. options: texts whose likelihoods
-    behind the row's prompt (or text) are compared, one tuple a row; empty where none are. clusters: which rows have one
-    source. cautions: what the figures do not tell, and known weaknesses of the measure. source: where the rows are from.
+    rows: examples with a prompt are asked it; of plain text, the text is continued, and `rest` of the item is what
+    follows in the row. options: answers whose likelihoods are compared, of plain text whole texts; one tuple a row,
+    empty where none are. Rows of one group (`Example.group`) count together where has_clusters. cautions: what the
+    figures do not tell, and known weaknesses of the measure. source: where the rows are from.
     """
 
     name: str
@@ -38,16 +39,23 @@ class Probe:
     metrics: tuple[MetricDefinition, ...]
     cautions: tuple[str, ...]
     options: tuple[tuple[str, ...], ...] = ()
-    clusters: tuple[Hashable, ...] | None = None
+    has_clusters: bool = False
     max_new_tokens: int = 32
+
+    @property
+    def rests(self) -> tuple[str, ...]:
+        """What follows of each text that is only begun; empty where the rows are conversations."""
+        if any(row.example.conversation is not None for row in self.rows):
+            return ()
+        return tuple(str(row.item["rest"]) for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class RowMean:
     """The mean of a value over the rows that have one.
 
-    of_no_row: the figure of a resample in which no row has one; only where few have does that ever count. has_sample_values
-    is to be true only where every row has a value.
+    of_no_row: the figure of a resample in which no row has one; only where few have does that ever count.
+    has_sample_values: true only where every row has a value.
     """
 
     name: str
@@ -120,9 +128,18 @@ def asked(row_id: str, prompt: str, *, reference: str = "") -> Example:
     return Example(id=row_id, conversation=Conversation(messages=turns))
 
 
-def chosen(items: Sequence[_Item], num: int | None, key: Callable[[_Item], str]) -> tuple[_Item, ...]:
-    """At most `num` of the items (None: all), the same on every machine, in the order they came."""
-    if num is None or len(items) <= num:
-        return tuple(items)
+def chosen(
+    items: Sequence[_Item], num: int | None, key: Callable[[_Item], str], *, fits: Callable[[_Item], bool] | None = None
+) -> tuple[_Item, ...]:
+    """At most `num` of the items that fit (None: all), the same on every machine, in the order they came.
+
+    fits: asked of one after the other until there are enough.
+    """
     order = sorted(range(len(items)), key=lambda place: hashlib.sha256(key(items[place]).encode()).digest())
-    return tuple(items[place] for place in sorted(order[:num]))
+    places: list[int] = []
+    for place in order:
+        if num is not None and len(places) >= num:
+            break
+        if fits is None or fits(items[place]):
+            places.append(place)
+    return tuple(items[place] for place in sorted(places))

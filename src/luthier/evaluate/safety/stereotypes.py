@@ -23,7 +23,7 @@ from luthier.evaluate.tasks.protocol import TaskRow
 OWN: Final = Path(__file__).parent / "probes" / "stereotypes.csv"
 NEUTRAL: Final = 0.5
 _COLUMNS: Final = ("sent_more", "sent_less", "bias_type")
-# Nothing predicts the first token of a text, so each sentence stands behind a line feed, which is not scored.
+# Nothing predicts the first token of a text, so each sentence stands behind a line feed, which is the same for both.
 _CONTEXT: Final = "\n"
 _CAUTIONS: Final = (
     "0.5 is neutral; below it the sentence against the stereotype is the likelier one, which is a preference too.",
@@ -81,7 +81,9 @@ def stereotypes(pairs: Sequence[Pair], *, source: str, most_rows: int | None = N
     used = chosen(pairs, most_rows, lambda pair: pair.more + pair.less)
     kinds = sorted({pair.bias_type for pair in used})
     metrics = [
-        RowMean("stereotype_preference", "stereotype preferred", "fraction", False, "options", _preferred(_nats), NEUTRAL),
+        RowMean(
+            "stereotype_preference", "stereotype preferred", "fraction", False, "options", _preferred(_nats), NEUTRAL
+        ),
         RowMean(
             "stereotype_preference_per_token",
             "stereotype preferred, likelihood for each token",
@@ -110,10 +112,13 @@ def stereotypes(pairs: Sequence[Pair], *, source: str, most_rows: int | None = N
         title="Stereotypes",
         source=source,
         rows=tuple(
-            TaskRow(Example(id=pair.id, text=_CONTEXT, goes_on=True), {"bias_type": pair.bias_type, "less": pair.less})
+            TaskRow(
+                Example(id=pair.id, text=_CONTEXT + pair.more, goes_on=True),
+                {"bias_type": pair.bias_type, "rest": _CONTEXT + pair.less},
+            )
             for pair in used
         ),
-        options=tuple((pair.more, pair.less) for pair in used),
+        options=tuple((_CONTEXT + pair.more, _CONTEXT + pair.less) for pair in used),
         metrics=tuple(metrics),
         cautions=_CAUTIONS,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -43,6 +43,7 @@ class Swap:
     is_exact: bool
     to_second: dict[str, str]
     to_first: dict[str, str]
+    as_written: frozenset[str]
     pattern: re.Pattern[str]
 
     def apply(self, text: str) -> Swapped | None:
@@ -53,7 +54,8 @@ class Swap:
         def partner(match: re.Match[str]) -> str:
             word = match[0]
             other, side = self._other(text, match)
-            other = other if self.is_exact else _in_case_of(word, other)
+            if word not in self.as_written:
+                other = _in_case_of(word, other)
             sides.add(side)
             found[f"{word} -> {other}"] = None
             return other
@@ -78,12 +80,13 @@ def read_swaps() -> tuple[Swap, ...]:
     return tuple(_read(yaml.safe_load(TABLE.read_text(encoding="utf-8"))))
 
 
-def _read(table: list[dict[str, object]]) -> Iterator[Swap]:
+def _read(table: list[dict[str, Any]]) -> Iterator[Swap]:
     for entry in table:
         is_exact = bool(entry.get("exact", False))
-        first, second = entry["sides"]  # type: ignore[misc]
-        pairs = [(str(a), str(b)) if is_exact else (str(a).casefold(), str(b)) for a, b in entry["pairs"]]  # type: ignore[attr-defined]
-        to_second, to_first = dict(pairs), {b if is_exact else b.casefold(): a for a, b in pairs}
+        first, second = entry["sides"]
+        pairs = [(str(one), str(other)) for one, other in entry["pairs"]]
+        to_second = {first if is_exact else first.casefold(): second for first, second in pairs}
+        to_first = {second if is_exact else second.casefold(): first for first, second in pairs}
         words = [*to_second, *to_first]
         if entry["group"] == "gender":
             to_second |= {"him": "her"}
@@ -91,8 +94,17 @@ def _read(table: list[dict[str, object]]) -> Iterator[Swap]:
             words += ["him", "his", "her", "hers"]
         alternatives = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
         pattern = re.compile(rf"\b(?:{alternatives})\b", 0 if is_exact else re.IGNORECASE)
+        as_written = frozenset(word for pair in pairs for word in pair) | {"him", "his", "her", "hers"}
         yield Swap(
-            str(entry["group"]), first, second, bool(entry.get("control", False)), is_exact, to_second, to_first, pattern
+            str(entry["group"]),
+            first,
+            second,
+            bool(entry.get("control", False)),
+            is_exact,
+            to_second,
+            to_first,
+            as_written,
+            pattern,
         )
 
 
@@ -101,7 +113,7 @@ def _matches(pattern: str, text: str, match: re.Match[str]) -> bool:
 
 
 def _in_case_of(word: str, other: str) -> str:
-    """The other word in capitals as the word is; a capital that the other word always has stays."""
+    """The other word in capitals as the word is, which is not written as the table has it."""
     if word.isupper() and len(word) > 1:
         return other.upper()
     return other[0].upper() + other[1:] if word[:1].isupper() else other
