@@ -56,7 +56,8 @@ class Comparison(Frozen):
 
     rows_needed: where not distinguishable, about how many held-out rows would settle a difference of this size
     (80% power, two-sided 5%); None where the difference is 0 or settled. adjusted_p_value: Holm's, where several
-    tasks and metrics were asked about one candidate. test: what the p-value comes from.
+    tasks and metrics were asked about one candidate. test: what the p-value comes from;
+    seeds: rows and trainings with several seeds together.
     """
 
     baseline: str
@@ -69,7 +70,7 @@ class Comparison(Frozen):
     verdict: VerdictWord
     rows_needed: int | None = None
     adjusted_p_value: float | None = None
-    test: Literal["bootstrap", "mcnemar"] = "bootstrap"
+    test: Literal["bootstrap", "mcnemar", "seeds"] = "bootstrap"
 
 
 class Verdict(Frozen):

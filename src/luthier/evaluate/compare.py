@@ -11,7 +11,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -257,6 +257,9 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
         metric.aggregate,
         num_rows,
     )
+    test: Literal["bootstrap", "mcnemar"] = "bootstrap"
+    if resamples.num_units == len(later.system.row_ids) and (pair := _right_or_wrong(earlier, later, metric)):
+        test, found = "mcnemar", found._replace(p_value=statistics.mcnemar(*pair))
     settled = statistics.is_settled(found)
     word: VerdictWord = "not distinguishable"
     if settled:
@@ -271,7 +274,20 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
         p_value=found.p_value,
         verdict=word,
         rows_needed=None if settled else statistics.rows_needed(found.difference, found.standard_error, num_rows),
+        test=test,
     )
+
+
+def _right_or_wrong(earlier: _Outcome, later: _Outcome, metric: MetricDefinition) -> tuple[Array, Array] | None:
+    """Which rows each system has right, where the metric is a share of rows that are right; else None.
+
+    Then the exact test of McNemar, 1947, is at hand, which trusts no resampling of few rows.
+    """
+    one, other = earlier.statistics[metric.name], later.statistics[metric.name]
+    if metric.unit != "fraction" or one.shape[1] != 2 or not np.all(one[:, 1] == 1) or not np.all(other[:, 1] == 1):
+        return None
+    values = np.concatenate([one[:, 0], other[:, 0]])
+    return (one[:, 0], other[:, 0]) if np.isin(values, (0.0, 1.0)).all() else None
 
 
 def _same_tokens(one: SystemUnderTest, other: SystemUnderTest) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -28,8 +28,9 @@ class RowsOf:
 
     file, sha256: where the rows come from. kind: None takes the one that the task's `kind` names. kind_name: what the
     result calls it, by default the task's own. num_leaked: rows that a judged system was trained on. shots: examples
-    that the prompt may begin with (few-shot). is_general: rides along to see what tuning cost. cautions: more than the
-    kind's own. rests: where the rows are plain texts that are only begun, what follows of each.
+    that the prompt may begin with (few-shot). is_general: rides along to see what tuning cost. documents: the
+    corpus by name, where the task has one. cautions: more than the kind's own. rests: where the rows are plain texts
+    that are only begun, what follows of each.
     """
 
     task: TaskCommon
@@ -41,6 +42,7 @@ class RowsOf:
     num_leaked: int = 0
     shots: tuple[Example, ...] = ()
     is_general: bool = False
+    documents: Mapping[str, str] | None = None
     cautions: tuple[str, ...] = ()
     rests: tuple[str, ...] = ()
 
@@ -60,11 +62,14 @@ def run_tasks(
     resources: Resources,
     seed: int = 0,
     shown: System | None = None,
+    trainings: Sequence[System] = (),
+    engines: Engines | None = None,
 ) -> tuple[TaskResult, ...]:
     """Judge all systems by every task, each system's engine opened once.
 
     systems: the plain before the tuned: each is held against every earlier one. shown: the system that is also judged
-    with examples in its prompt, where a task has some.
+    with examples in its prompt, where a task has some. trainings: the last system trained again with other seeds; they
+    and it are judged as one. engines: those of the caller, who also closes them.
 
     Raises what kinds, engines and `compare.judge_in_full` raise; before anything runs: DataError for rows that lack
     what a task looks at, RequestError for a task that asks a server for likelihoods.
@@ -72,11 +77,11 @@ def run_tasks(
     asked = [_Asked.of(rows_of, resources) for rows_of in tasks]
     for one in asked:
         _check_likelihoods(one, systems)
-    found = []
-    with _Engines(context) as engines:
-        for one in asked:
-            found.append(_run_task(context, engines, one, _with_shots(systems, shown, one.rows_of), seed))
-    return tuple(found)
+    with ExitStack() as stack:
+        opened = stack.enter_context(Engines(context)) if engines is None else engines
+        return tuple(
+            _run_task(context, opened, one, _with_shots(systems, shown, one.rows_of), trainings, seed) for one in asked
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ class _Asked:
         task, rows = rows_of.task, rows_of.rows
         kind = rows_of.kind or task_kind(kind_of(rows_of))
         kind.check(task, rows)
-        metrics = kind.metrics(task, rows, resources)
+        metrics = kind.metrics(task, rows, replace(resources, documents=rows_of.documents))
         names = [metric.name for metric in metrics]
         if task.primary is not None and task.primary not in names:
             raise RequestError(
@@ -106,14 +111,15 @@ class _Asked:
         return cls(rows_of, kind, metrics, task.primary or names[0])
 
 
-class _Engines:
-    """Engines by what they run, each opened when it is first needed and once; all are closed at the end."""
+class Engines:
+    """Engines by what they run, each opened once, when it is first needed; all are closed at the end."""
 
     def __init__(self, context: Context) -> None:
         self._context, self._stack = context, ExitStack()
         self._open: dict[tuple[str | None, ...], Engine] = {}
 
     def of(self, system: System) -> Engine:
+        """The engine that runs a system. Raises what opening it raises."""
         key: tuple[str | None, ...] = (system.name,)
         if isinstance(system, Candidate):
             key = (system.model_path, system.adapter_path, system.quantisation)
@@ -161,8 +167,16 @@ def _with_shots(systems: Sequence[System], shown: System | None, rows_of: RowsOf
     return [*systems[:place], replace(shown, name=name, shots=rows_of.shots), *systems[place:]]
 
 
-def _run_task(context: Context, engines: _Engines, asked: _Asked, systems: Sequence[System], seed: int) -> TaskResult:
+def _run_task(
+    context: Context,
+    engines: Engines,
+    asked: _Asked,
+    systems: Sequence[System],
+    trainings: Sequence[System],
+    seed: int,
+) -> TaskResult:
     from luthier.evaluate.compare import judge_in_full
+    from luthier.evaluate.seeds import as_one_system
     from luthier.evaluate.systems import Titled
 
     rows_of, task, rows = asked.rows_of, asked.rows_of.task, asked.rows_of.rows
@@ -171,14 +185,21 @@ def _run_task(context: Context, engines: _Engines, asked: _Asked, systems: Seque
     chosen = options if any(options) else ()
     clusters = rows_of.clusters
     judged = judge_in_full(
-        [as_judged(one, engines.of(one), examples, task.max_new_tokens, chosen, rows_of.rests) for one in systems],
+        [
+            as_judged(one, engines.of(one), examples, task.max_new_tokens, chosen, rows_of.rests)
+            for one in (*systems, *trainings)
+        ],
         metrics=asked.metrics,
         seed=seed,
         progress=Titled(context.progress, task.name),
         items=[row.item for row in rows],
         clusters=clusters,
     )
-    figures = {name: asked.kind.figures(task, observed) for name, observed in judged.observed.items()}
+    if trainings:
+        names = [one.name for one in (systems[-1], *trainings)]
+        judged = as_one_system(judged, names, asked.metrics, seed=seed, clusters=clusters)
+    shown = {system.name: judged.observed[system.name] for system in judged.systems}
+    figures = {name: asked.kind.figures(task, observed) for name, observed in shown.items()}
     judges = {metric.name: getattr(metric, "judge_name", None) for metric in asked.metrics}
     return TaskResult(
         name=task.name,

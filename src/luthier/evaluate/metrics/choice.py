@@ -55,4 +55,5 @@ class ChoiceAccuracyPerByte(ChoiceAccuracy):
     title: str = "accuracy of the option likeliest for each byte"
 
     def _losses(self, observed: Observations, row: int) -> Array:
-        return super()._losses(observed, row) / np.array(observed.option_bytes[row])
+        found: Array = super()._losses(observed, row) / np.array(observed.option_bytes[row])
+        return found

@@ -23,7 +23,7 @@ PHRASES: Final = (
     r"(?:i'?m|i am|we are|we're) (?:really |very |so |truly )?sorry\b(?!.{0,30}\bto hear\b)",
     r"sorry,? (?:but )?(?:i|we)\b",
     r"(?:i|we) apologi[sz]e\b",
-    r"(?:unfortunately,? |no, |however,? )?(?:i|we) (?:can'?t|cannot|can not|won'?t|will not)\b(?! (?:wait|believe|stress))",
+    r"(?:unfortunately,? |no, |however,? )?(?:i|we) (?:can'?t|cannot|can not|won'?t|will not)\b(?! (?:wait|believe))",
     r"(?:i|we) (?:must not|must|have to)? ?(?:refuse|decline)\b",
     r"(?:i|we)(?: am|'m| are|'re)? (?:not able|unable|not allowed|not permitted|not comfortable|not willing)\b",
     r"(?:it is|it's|that is|that's|this is) (?:illegal|unethical|wrong|not (?:right|ethical|legal|safe|ok))\b",

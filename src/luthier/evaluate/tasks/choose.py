@@ -27,8 +27,8 @@ class Choose:
         refuse_rows(
             task.name,
             problems,
-            expected=f"a prompt, a list of texts as {task.options!r}, and as {task.answer!r} the place (from 0), letter "
-            "or text of the right one",
+            expected=f"a prompt, a list of texts as {task.options!r}, and as {task.answer!r} the place (from 0), "
+            "letter or text of the right one",
         )
 
     def options(self, task: ChooseTask, row: TaskRow) -> tuple[str, ...]:
