@@ -105,13 +105,14 @@ def as_judged(
     examples: Sequence[Example],
     max_new_tokens: int,
     options: Sequence[Sequence[str]] = (),
+    rests: Sequence[str] = (),
 ) -> SystemUnderTest:
     """A system with the rows as it sees them. Raises what `candidates.system_under_test` raises."""
     from luthier.engines.transformers_engine import TransformersEngine
 
     if isinstance(system, Candidate):
         assert isinstance(engine, TransformersEngine)
-        return system_under_test(system, engine, examples, max_new_tokens, options=options)
+        return system_under_test(system, engine, examples, max_new_tokens, options=options, rests=rests)
     return _behind_server(system, engine, examples, max_new_tokens)
 
 
