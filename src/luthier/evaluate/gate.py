@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from luthier.core.calibration import Target, target_of
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult
 from luthier.core.gate import BASE, CANDIDATE, Gate, GateRule
-from luthier.core.suite import CRITERIA
 from luthier.core.task_result import GateOutcome, RuleOutcome, SafetyResult, SuiteResult, TaskResult
 from luthier.evaluate.roles import base_of, roles
 from luthier.reporting.figures import decimals_for, interval, number, signed
 
 SAFETY: Final = "safety"
 _ENDS: Final = {"low": "the low end of its interval", "high": "the high end of its interval", "value": "it"}
-IsCalibrated = Callable[[str, str], bool]
-"""Whether a judge, by its name, agrees with people on a criterion."""
+IsCalibrated = Callable[[str, Target], bool]
+"""Whether a judge, by its name, was shown to agree with people in a target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,6 @@ def check(gate: Gate, results: Results, *, gate_sha256: str, is_calibrated: IsCa
     return GateOutcome(
         passed=all(one.passed for one in outcomes), gate_sha256=gate_sha256, outcomes=outcomes, results=results.ids
     )
-
-
-def criterion_of(metric: str) -> str:
-    """What a judge's metric is about, by its name; `helpfulness` where it names none."""
-    return next((one for one in CRITERIA if one in metric), "helpfulness")
 
 
 def _outcome(rule: GateRule, gate: Gate, results: Results, is_calibrated: IsCalibrated) -> RuleOutcome:
@@ -198,8 +193,11 @@ def _check_trust(place: _Place, is_calibrated: IsCalibrated) -> None:
             "on, so it does not count."
         )
     judge = task.judges.get(place.metric)
-    if judge is not None and not is_calibrated(judge, criterion_of(place.metric)):
+    if judge is None:
+        return
+    target = target_of(place.metric)
+    if target is None or not is_calibrated(judge, target):
         raise _NoFigureError(
             f"{task.name}.{place.metric} was given by the judge {judge}, of whom it is not known whether it agrees "
-            f"with people on {criterion_of(place.metric)}, so it does not count (luthier judge calibrate)."
+            f"with people on {target or place.metric}, so it does not count (luthier judge calibrate)."
         )

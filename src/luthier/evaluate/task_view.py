@@ -21,14 +21,16 @@ _CUSTOMARY = 0.05
 class SummaryRow:
     """One metric of one task. cells: by system, in the order of `Summary.systems`. difference: candidate less base.
 
-    begins: how many rows of the table the task has, in its first one; 0 in the others. held: whether the difference
-    still holds among all that were asked at once; None where there is none, or it was none by itself.
+    gain: the same with its interval, turned so that more is better. begins: how many rows of the table the task has, in
+    its first one; 0 in the others. held: whether the difference still holds among all that were asked at once; None
+    where there is none, or it was none by itself.
     """
 
     task: TaskResult
     metric: MetricRow
     cells: tuple[Cell, ...]
     difference: DifferenceRow | None
+    gain: tuple[float, float, float] | None
     begins: int
     held: bool | None
 
@@ -41,6 +43,12 @@ class Summary:
     candidate: str
     baseline: str | None
     rows: tuple[SummaryRow, ...]
+
+    @property
+    def gains(self) -> list[tuple[SummaryRow, tuple[float, float, float]]]:
+        """What can be drawn side by side: gains in the tasks' own metrics, where these are fractions."""
+        own = [row for row in self.rows if row.metric.is_primary and row.metric.unit == "fraction"]
+        return [(row, row.gain) for row in own if row.gain is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,7 @@ def summary(result: Result) -> Summary:
                     metric=metric,
                     cells=tuple(by_system.get(name, Cell()) for name in systems),
                     difference=None if one is None else difference_row(one, metric.unit, adjusted=adjusted[id(one)]),
+                    gain=None if one is None else _gain(one, higher_is_better=metric.higher_is_better),
                     begins=len(metrics) if place == 0 else 0,
                     held=None if one is None else _held(one, adjusted[id(one)]),
                 )
@@ -156,6 +165,12 @@ def _own_comparisons(result: Result, task: TaskResult) -> dict[str, Comparison]:
     return {
         one.metric: one for one in task.comparisons if (one.candidate, one.baseline) == (who.candidate, who.baseline)
     }
+
+
+def _gain(one: Comparison, *, higher_is_better: bool) -> tuple[float, float, float]:
+    sign = 1.0 if higher_is_better else -1.0
+    low, high = sorted((sign * one.low, sign * one.high))
+    return sign * one.difference, low, high
 
 
 def _held(one: Comparison, adjusted: float) -> bool | None:

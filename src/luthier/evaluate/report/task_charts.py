@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from luthier.core.task_result import Confusion, ReliabilityBin
 from luthier.evaluate.report.interval_chart import short_name
-from luthier.evaluate.task_view import Summary, SummaryRow, TaskView
+from luthier.evaluate.task_view import Summary, TaskView
 from luthier.reporting.figures import decimals_for, interval, number, signed
 from luthier.reporting.metric_titles import metric_heading
 from luthier.reporting.page import Chart
@@ -23,23 +23,21 @@ _SQUARE: Final = 330
 _MOST_LABELS: Final = 12
 _MOST_POINTS: Final = 500
 WIN_RATE: Final = "win_rate"
-FRACTION: Final = "fraction"
 
 
 def gains_chart(found: Summary) -> Chart | None:
     """The difference in each task's own metric, candidate less base, turned so that right is better; fractions only."""
-    rows = [row for row in found.rows if row.metric.is_primary and row.metric.unit == FRACTION and row.difference]
-    if found.baseline is None or not rows:
+    rows = found.gains
+    if not rows:
         return None
     with canvas(_WIDTH, 52 + 30 * len(rows)) as (figure, axes):
         axes.axvline(0, color=MUTED, lw=1)
-        for place, row in enumerate(rows):
-            value, low, high = _turned(found, row)
+        for place, (_, (value, low, high)) in enumerate(rows):
             colour = TUNED if low > 0 or high < 0 else BASE
             axes.plot([low, high], [place, place], color=colour, lw=2.2, solid_capstyle="round")
             axes.plot(value, place, "o", color=colour, ms=7)
-        _rows_axis(axes, [f"{row.task.name}: {row.metric.title}" for row in rows])
-        words = "; ".join(f"{row.task.name} {signed(_turned(found, row)[0], 3)}" for row in rows)
+        _rows_axis(axes, [f"{row.task.name}: {row.metric.title}" for row, _ in rows])
+        words = "; ".join(f"{row.task.name} {signed(gain[0], 3)}" for row, gain in rows)
         title = f"Gain of {found.candidate} over {found.baseline}"
         svg = inline_svg(figure, name="chart-gains", title="Gain in each task", description=f"{title}: {words}.")
     caption = "Each task's own metric, with its 95% interval; right of zero is better, over zero tells nothing."
@@ -57,17 +55,6 @@ def task_charts(view: TaskView) -> list[Chart]:
     if view.points:
         made.append(_lengths(view))
     return made
-
-
-def _turned(found: Summary, row: SummaryRow) -> tuple[float, float, float]:
-    sign = 1.0 if row.metric.higher_is_better else -1.0
-    one = next(
-        one
-        for one in row.task.comparisons
-        if (one.metric, one.candidate, one.baseline) == (row.metric.name, found.candidate, found.baseline)
-    )
-    low, high = sorted((sign * one.low, sign * one.high))
-    return sign * one.difference, low, high
 
 
 def _win_rates(view: TaskView) -> Chart:
