@@ -11,7 +11,7 @@ from luthier.core.evaluation import Comparison, Evaluation, SystemResult
 from luthier.core.gate import BASE, CANDIDATE, Gate, GateRule
 from luthier.core.task_result import GateOutcome, RuleOutcome, SafetyResult, SuiteResult, TaskResult
 from luthier.evaluate.roles import base_of, roles
-from luthier.reporting.figures import decimals_for, interval, number, signed
+from luthier.reporting.figures import MINUS, decimals_for, interval, number, signed
 
 SAFETY: Final = "safety"
 _ENDS: Final = {"low": "the low end of its interval", "high": "the high end of its interval", "value": "it"}
@@ -85,7 +85,7 @@ def _outcome(rule: GateRule, gate: Gate, results: Results, is_calibrated: IsCali
     found = {"low": figure.low, "high": figure.high, "value": figure.value}[rule.end]
     is_met = found >= rule.limit if rule.at_least is not None else found <= rule.limit
     side = "at least" if rule.at_least is not None else "at most"
-    says = f"{_ENDS[rule.end]} is {'' if is_met else 'not '}{side} {rule.limit:g}"
+    says = f"{_ENDS[rule.end]} is {'' if is_met else 'not '}{side} {MINUS if rule.limit < 0 else ''}{abs(rule.limit):g}"
     sentence = f"{words}: {says}."
     return RuleOutcome(rule=rule.title, passed=is_met, found=found, sentence=sentence)
 

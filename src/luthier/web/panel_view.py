@@ -8,9 +8,9 @@ from typing import Final
 
 from luthier.core.rating_report import Agreement, Estimate, PanelFigures, PanelReport
 from luthier.reporting import figures
+from luthier.reporting.judged_rows import Tone, tone_of
 from luthier.web.charts.spec import Axis, Intervals, Role
 from luthier.web.charts.spec import Estimate as Drawn
-from luthier.web.judged import Tone, tone_of
 
 MEASURES: Final = {
     "krippendorff_alpha": "Krippendorff's alpha",

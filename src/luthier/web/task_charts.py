@@ -33,7 +33,8 @@ def charts_of(view: TaskView) -> list[Chart]:
     if wins:
         rows = [Estimate(system, one.value, one.low, one.high, role_of(view.who, view, system)) for system, one in wins]
         caption = "Won comparisons, ties as half, with 95% intervals; at 0.5 neither is better."
-        made.append(Intervals(f"wins-{name}", "Win rates", Axis("win rate", low=0.5, high=0.5), rows, caption=caption))
+        axis = Axis("win rate", low=min(0.4, *(row.low for row in rows)), high=max(0.6, *(row.high for row in rows)))
+        made.append(Intervals(f"wins-{name}", "Win rates", axis, rows, caption=caption))
     if view.reliability:
         lines = [Series("as sure as right", ((0.0, 0.0), (1.0, 1.0)), role="quiet")]
         for system, bins in view.reliability:
