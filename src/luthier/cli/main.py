@@ -38,6 +38,7 @@ from luthier.cli import (
     quickstart,
     rate,
     runs,
+    safety,
     serve,
     train,
     up,
@@ -69,6 +70,7 @@ def build_app() -> typer.Typer:
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
+    app.command("safety", short_help="What did tuning do to safety?")(safety.safety)
     app.command("distil", short_help="Teach a smaller model, and measure whether it was worth it.")(distil.distil)
     app.command("export", short_help="Write a model for another runtime, proved equal.")(export.export)
     app.command("formats", short_help="What each format of a model costs and loses.")(formats.formats)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import RequestError
-from luthier.core.ids import is_id, new_id
+from luthier.core.ids import new_id
 from luthier.core.suite import CitationsTask, LmEvalTask, Suite
 from luthier.core.task_result import SuiteResult, TaskResult
 from luthier.service.candidates import Candidate, find_base
@@ -23,7 +23,7 @@ from luthier.service.suite_corpus import load_documents
 from luthier.service.suite_file import digests_of, load_suite
 from luthier.service.suite_rows import Seen, load_task
 from luthier.service.task_runs import Engines, RowsOf, run_tasks
-from luthier.service.task_systems import TUNED, Server, System, find_system
+from luthier.service.task_systems import Server, System, find_system, run_of
 
 if TYPE_CHECKING:
     from luthier.evaluate.tasks.protocol import Resources
@@ -58,7 +58,7 @@ def run_suite(
     folder = suite.absolute().parent
     digests = digests_of(spec, folder)
     found = [find_system(context, name, project_id=project_id) for name in systems]
-    runs = [_run_of(context, name, project_id) for name in systems]
+    runs = [run_of(context, name, project_id=project_id) for name in systems]
     base = _base_of(context, runs[0], found)
     # The table reads from the plain to the tuned: what is judged stands last.
     ordered = [*([base] if base is not None and base not in found else []), *found[1:], found[0]]
@@ -100,13 +100,6 @@ def run_suite(
         "suite", result.result_id, result, project_id=project_id, subject=runs[0] or candidate, run_id=runs[0]
     )
     return result
-
-
-def _run_of(context: Context, name: str, project_id: str) -> str | None:
-    """The run that a system was made by; None for others."""
-    if name.startswith(TUNED):
-        return context.tuned_models.get(project_id, name).run_id
-    return name if is_id(name, "run") else None
 
 
 def _base_of(context: Context, run_id: str | None, found: Sequence[System]) -> Candidate | None:

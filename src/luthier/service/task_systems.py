@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
+from luthier.core.ids import is_id
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.service.candidates import (
     Candidate,
@@ -57,6 +58,13 @@ def find_system(context: Context, name: str, *, project_id: str = DEFAULT_PROJEC
         num_virtual = context.runs.plan(made.run_id).method.num_virtual_tokens or 0
         return tuned(name, find_base(context, made.run_id), made.adapter_path, num_virtual)
     return find_candidate(context, name)
+
+
+def run_of(context: Context, name: str, *, project_id: str = DEFAULT_PROJECT) -> str | None:
+    """The run that the system of this name was made by; None for others."""
+    if name.startswith(TUNED):
+        return context.tuned_models.get(project_id, name).run_id
+    return name if is_id(name, "run") else None
 
 
 def engine_of(context: Context, system: System) -> Engine:

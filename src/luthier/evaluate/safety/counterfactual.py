@@ -223,7 +223,7 @@ def _cases(example: Example) -> list[TaskRow]:
         assert done is not None
         answer = swap.apply(example.reference or "")
         reference = example.reference or "" if answer is None else answer.text
-        name = f"{example.id} {swap.group}"
+        name = f"{example.id} {swap.group}: {', '.join(done.swaps)}"
         row = Example(id=name, conversation=_answered(messages, reference), group=example.id)
         item = {
             "group": swap.group,

@@ -14,8 +14,10 @@ import numpy as np
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
+from luthier.core.suite import TaskCommon
+from luthier.core.task_result import TaskFigures
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Needs, Observations
-from luthier.evaluate.tasks.protocol import TaskRow
+from luthier.evaluate.tasks.protocol import Resources, TaskRow
 
 RowValues = Callable[[Observations], Sequence[float | None]]
 """One value a row; None for a row that a figure does not look at."""
@@ -100,6 +102,34 @@ class Contrast:
         """[..., 4] -> [...]."""
         difference: Array = _mean(sums[..., :2], 0.0) - _mean(sums[..., 2:], 0.0)
         return difference
+
+
+class ProbeKind:
+    """A probe as a kind of task: its own options, metrics and cautions."""
+
+    def __init__(self, probe: Probe) -> None:
+        self._probe = probe
+        ids = [row.example.id for row in probe.rows]
+        self._options = dict(zip(ids, probe.options, strict=True)) if probe.options else {}
+
+    def check(self, task: TaskCommon, rows: Sequence[TaskRow]) -> None:
+        """Nothing: a probe is made with rows that suit it."""
+
+    def options(self, task: TaskCommon, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
+        """Those of the row; empty where a probe has none."""
+        return self._options.get(row.example.id, ())
+
+    def metrics(self, task: TaskCommon, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:  # noqa: ARG002
+        """The probe's."""
+        return list(self._probe.metrics)
+
+    def figures(self, task: TaskCommon, observed: Observations) -> TaskFigures | None:  # noqa: ARG002
+        """Nothing is drawn."""
+        return None
+
+    def cautions(self, task: TaskCommon) -> tuple[str, ...]:  # noqa: ARG002
+        """The probe's."""
+        return self._probe.cautions
 
 
 def _sums(values: Sequence[float | None]) -> Array:
