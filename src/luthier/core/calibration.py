@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal, get_args
 
 from luthier.core.frozen import Frozen
+from luthier.core.rating_report import Estimate
 from luthier.core.suite import Criterion
 from luthier.core.task_result import Confusion
 
@@ -25,14 +26,6 @@ LOWEST_KAPPA: Final = 0.4
 """Where the interval of the agreement must begin: at least "moderate" (Landis and Koch, 1977), with 97.5% certainty."""
 FEWEST_ITEMS: Final = 50
 MOST_NO_VERDICT_FRACTION: Final = 0.1
-
-
-class Estimate(Frozen):
-    """A figure with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class JudgeBias(Frozen):
@@ -58,11 +51,12 @@ class Calibration(Frozen):
 
     judge: its name. form: digest of the questions that it was asked, since another form makes another judge. source:
     the file or panel of the ratings. num_items: those that people rated and the judge gave a verdict on. no_verdict:
-    how many it gave none on, by kind, beside those. agreement: of the judge with the people's consensus. people: of one
-    person with the consensus of the others, by the same measure: what a judge can be expected to reach; None where
-    items have one rater. alpha: Krippendorff's, of the people among themselves. correlation: Spearman's, of the judge's
-    scores with the people's mean. table: how often people said what (a row each) where the judge said what (a column
-    each; the last is: no verdict). reasons: why it may or may not enter a gate, a sentence each.
+    how many it gave none on, by kind, beside those. agreement: of the judge with the people's consensus; None where
+    both say the same of every item, so that there is nothing beyond chance. people: of one person with the consensus
+    of the others, by the same measure: what a judge can be expected to reach; None where that is not known. alpha:
+    Krippendorff's, of the people among themselves. correlation: Spearman's, of the judge's scores with the people's
+    mean. table: how often people said what (a row each) where the judge said what (a column each; the last is: no
+    verdict). reasons: why it may or may not enter a gate, a sentence each.
     """
 
     calibration_id: str
@@ -76,7 +70,7 @@ class Calibration(Frozen):
     num_ratings: int
     no_verdict: dict[NoVerdictKind, int]
     measure: Measure
-    agreement: Estimate
+    agreement: Estimate | None
     people: Estimate | None = None
     alpha: Estimate | None = None
     correlation: Estimate | None = None

@@ -98,11 +98,27 @@ class ReplayRecipe(Frozen):
     map: dict[str, str] | None = None
 
 
+class CanariesRecipe(Frozen):
+    """Made-up secrets that are planted among the training rows, to measure what a model memorises of them.
+
+    `canaries: 8` means so many; the seed decides which ones.
+    """
+
+    num: Annotated[int, Field(ge=1, le=1000)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_number(cls, given: Any) -> Any:
+        return {"num": given} if isinstance(given, int) and not isinstance(given, bool) else given
+
+
 class DataRecipe(Frozen):
     """Which rows. `validation` and `held_out` are a file, or a fraction to take out of `train`.
 
     part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
-    begin at the same place hold one another, parts that do not overlap share no row.
+    begin at the same place hold one another, parts that do not overlap share no row. canaries: made-up secrets planted
+    among the training rows.
     """
 
     train: str
@@ -114,6 +130,7 @@ class DataRecipe(Frozen):
     template: TemplateName | None = None
     allow_leakage: bool | None = None
     replay: ReplayRecipe | None = None
+    canaries: CanariesRecipe | None = None
 
     @field_validator("part")
     @classmethod

@@ -95,6 +95,7 @@ class SafetyResult(Frozen):
     """What tuning did to safety: every probe on the base and on the tuned model. `base` None: nothing to compare with.
 
     headline: at most two sentences. concerns: one sentence for each probe that got worse, or is bad in itself.
+    left_out: one sentence for each probe that could not be run, with the reason.
     """
 
     result_id: str
@@ -107,6 +108,7 @@ class SafetyResult(Frozen):
     probes: tuple[TaskResult, ...]
     headline: str
     concerns: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     seconds: float
 
 

@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from luthier.core.calibration import Target, target_of
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult
 from luthier.core.gate import BASE, CANDIDATE, Gate, GateRule
-from luthier.core.suite import CRITERIA
 from luthier.core.task_result import GateOutcome, RuleOutcome, SafetyResult, SuiteResult, TaskResult
-from luthier.evaluate.roles import roles
-from luthier.reporting.figures import decimals_for, interval, number, signed
+from luthier.evaluate.roles import base_of, roles
+from luthier.reporting.figures import MINUS, decimals_for, interval, number, signed
 
 SAFETY: Final = "safety"
 _ENDS: Final = {"low": "the low end of its interval", "high": "the high end of its interval", "value": "it"}
-IsCalibrated = Callable[[str, str], bool]
-"""Whether a judge, by its name, agrees with people on a criterion."""
+IsCalibrated = Callable[[str, Target], bool]
+"""Whether a judge, by its name, was shown to agree with people in a target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,6 @@ def check(gate: Gate, results: Results, *, gate_sha256: str, is_calibrated: IsCa
     )
 
 
-def criterion_of(metric: str) -> str:
-    """What a judge's metric is about, by its name; `helpfulness` where it names none."""
-    return next((one for one in CRITERIA if one in metric), "helpfulness")
-
-
 def _outcome(rule: GateRule, gate: Gate, results: Results, is_calibrated: IsCalibrated) -> RuleOutcome:
     try:
         place = _place(rule, gate, results)
@@ -90,7 +85,7 @@ def _outcome(rule: GateRule, gate: Gate, results: Results, is_calibrated: IsCali
     found = {"low": figure.low, "high": figure.high, "value": figure.value}[rule.end]
     is_met = found >= rule.limit if rule.at_least is not None else found <= rule.limit
     side = "at least" if rule.at_least is not None else "at most"
-    says = f"{_ENDS[rule.end]} is {'' if is_met else 'not '}{side} {rule.limit:g}"
+    says = f"{_ENDS[rule.end]} is {'' if is_met else 'not '}{side} {MINUS if rule.limit < 0 else ''}{abs(rule.limit):g}"
     sentence = f"{words}: {says}."
     return RuleOutcome(rule=rule.title, passed=is_met, found=found, sentence=sentence)
 
@@ -109,7 +104,7 @@ def _in_evaluation(metric: str, results: Results) -> _Place:
     who = None if found is None else roles(found)
     if found is None or who is None:
         raise _NoFigureError(f"{metric}: the model was not judged on held-out rows.")
-    base = _base_of(found.systems, who.candidate) or who.baseline
+    base = base_of(found.systems, who.candidate) or who.baseline
     return _Place(metric, found.systems, found.comparisons, who.candidate, base)
 
 
@@ -133,9 +128,7 @@ def _in_suites(rule: GateRule, name: str, metric: str, gate: Gate, results: Resu
         raise _NoFigureError(_without(rule, _other(suites[0].result_id, suites[0].fingerprint), results))
     suite = next((one for one in counting if any(task.name == name for task in one.tasks)), counting[0])
     task = _task(rule, suite.tasks, name, f"the result {suite.result_id} of the suite {suite.suite}")
-    return _Place(
-        metric, task.systems, task.comparisons, suite.candidate, _base_of(task.systems, suite.candidate), task
-    )
+    return _Place(metric, task.systems, task.comparisons, suite.candidate, base_of(task.systems, suite.candidate), task)
 
 
 def _without(rule: GateRule, why: str, results: Results) -> str:
@@ -152,14 +145,6 @@ def _task(rule: GateRule, tasks: Sequence[TaskResult], name: str, where: str) ->
         known = ", ".join(one.name for one in tasks) or "none"
         raise _NoFigureError(f"{rule.metric}: {where} has no {name}, only {known}.")
     return task
-
-
-def _base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
-    """The candidate's own model before it was tuned, without examples in its prompt; or else a system of that name."""
-    own = next((one for one in systems if one.name == candidate), None)
-    others = [one for one in systems if one.name != candidate and one.num_few_shot == 0 and one.adapter is None]
-    same = [one for one in others if own is not None and one.model == own.model]
-    return next((one.name for one in (*same, *others) if one in same or one.name == BASE), None)
 
 
 def _figure(rule: GateRule, place: _Place) -> tuple[_Figure, str]:
@@ -208,8 +193,11 @@ def _check_trust(place: _Place, is_calibrated: IsCalibrated) -> None:
             "on, so it does not count."
         )
     judge = task.judges.get(place.metric)
-    if judge is not None and not is_calibrated(judge, criterion_of(place.metric)):
+    if judge is None:
+        return
+    target = target_of(place.metric)
+    if target is None or not is_calibrated(judge, target):
         raise _NoFigureError(
             f"{task.name}.{place.metric} was given by the judge {judge}, of whom it is not known whether it agrees "
-            f"with people on {criterion_of(place.metric)}, so it does not count (luthier judge calibrate)."
+            f"with people on {target or place.metric}, so it does not count (luthier judge calibrate)."
         )

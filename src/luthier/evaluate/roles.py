@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthier.core.evaluation import Evaluation
+from luthier.core.evaluation import Evaluation, SystemResult
+from luthier.core.gate import BASE
 from luthier.reporting.judged_rows import metric_names as names_of
 
 
@@ -31,6 +33,14 @@ def roles(evaluation: Evaluation) -> Roles | None:
     bare = [system for system in rest if system.num_few_shot == 0]
     baseline = next(iter(bare or rest), None)
     return Roles(candidate.name, baseline.name if baseline else None)
+
+
+def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
+    """The candidate's own model before it was tuned, without examples in its prompt; or else a system called `base`."""
+    own = next((one for one in systems if one.name == candidate), None)
+    others = [one for one in systems if one.name != candidate and one.num_few_shot == 0 and one.adapter is None]
+    same = next((one.name for one in others if own is not None and one.model == own.model), None)
+    return same or next((one.name for one in others if one.name == BASE), None)
 
 
 def metric_names(evaluation: Evaluation) -> list[str]:

@@ -142,10 +142,12 @@ def system_under_test(
     max_new_tokens: int,
     *,
     options: Sequence[Sequence[str]] = (),
+    rests: Sequence[str] = (),
 ) -> SystemUnderTest:
     """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
 
-    options: of each row the answers to choose from, where there are any.
+    options: of each row the answers to choose from, where there are any. rests: of plain texts that are only begun,
+    and that the system is to go on with, what follows of each.
 
     Where the longest row does not fit into the context with all shots, fewer are used, and the name says how many. An
     answer ends where the context does. Raises OverlongError for a row that does not fit without shots.
@@ -170,29 +172,50 @@ def system_under_test(
         name = f"{candidate.name} ({len(shots)} fit)"
     check_lengths(everything, candidate.context_length_tokens, model=candidate.model_name)
     tokenised = tuple(unit[0] for unit in units)
-    has_answers = have_text_answers(examples)
-    room = [min(max_new_tokens, candidate.context_length_tokens - _prompt_tokens(t)) for t in tokenised]
-    prompts = (
-        tuple(Prompt(conversation=e.prompt, max_new_tokens=n) for e, n in zip(seen, room, strict=True))
-        if has_answers
-        else ()
-    )
+    given = [t.num_tokens if rests else _prompt_tokens(t) for t in tokenised]
+    asks = _Asks.of(seen, examples, rests, [min(max_new_tokens, candidate.context_length_tokens - n) for n in given])
     return SystemUnderTest(
         name=name,
         model=candidate.model_name,
         adapter=candidate.adapter_path,
         num_few_shot=len(shots),
         engine=engine,
-        prompts=prompts,
-        references=tuple(e.reference or "" for e in examples) if has_answers else (),
+        prompts=asks.prompts,
+        references=asks.references,
         row_ids=tuple(e.id for e in examples),
-        prompt_texts=tuple(readable(e.prompt) for e in examples) if has_answers else (),
+        prompt_texts=asks.texts,
         tokenised=tokenised,
         num_bytes=tuple(e.learned_bytes for e in examples),
         rejected=tuple(unit[1] for unit in units) if are_pairs(examples) else (),
         options=choices,
         option_texts=tuple(tuple(texts) for texts in options),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asks:
+    """What is asked of a system, what the rows answer, and the question as a person reads it; all empty for plain text
+    that is only scored."""
+
+    prompts: tuple[Prompt, ...] = ()
+    references: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, seen: Sequence[Example], examples: Sequence[Example], rests: Sequence[str], room: Sequence[int]
+    ) -> _Asks:
+        if rests:
+            texts = tuple(e.text or "" for e in examples)
+            prompts = tuple(Prompt(text=t, max_new_tokens=n) for t, n in zip(texts, room, strict=True))
+            return cls(prompts, tuple(rests), texts)
+        if not have_text_answers(examples):
+            return cls()
+        return cls(
+            tuple(Prompt(conversation=e.prompt, max_new_tokens=n) for e, n in zip(seen, room, strict=True)),
+            tuple(e.reference or "" for e in examples),
+            tuple(readable(e.prompt) for e in examples),
+        )
 
 
 def _prompt_tokens(tokenised: TokenisedExample) -> int:

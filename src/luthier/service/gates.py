@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from luthier.core.access import Caller
+from luthier.core.calibration import Target
 from luthier.core.deployment import Share
 from luthier.core.digest import sha256_file
 from luthier.core.errors import NotFoundError, RequestError
@@ -120,15 +121,11 @@ def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
     return Judged(run_id=target) if is_id(target, "run") else Judged(base=target)
 
 
-def newest_suites(
-    context: Context, project_id: str, *, subject: str | None = None, run_id: str | None = None
-) -> list[SuiteResult]:
+def newest_suites(context: Context, project_id: str, subject: str) -> list[SuiteResult]:
     """The newest result of each suite, newest first: of one model or run."""
-    found = context.assessments.list("suite", SuiteResult, project_id, subject=subject or run_id, limit=_MOST_RESULTS)
     newest: dict[str, SuiteResult] = {}
-    for one in found:
-        if run_id is None or one.run_id == run_id:
-            newest.setdefault(one.suite, one)
+    for one in context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MOST_RESULTS):
+        newest.setdefault(one.suite, one)
     return list(newest.values())
 
 
@@ -154,10 +151,10 @@ def _source_of(context: Context, caller: Caller, name: str, folder: str | None) 
 def _checked(context: Context, project_id: str, gate_file: Path, results: Results) -> GateOutcome:
     from luthier.evaluate.gate import check
 
-    def is_calibrated(judge: str, criterion: str) -> bool:
+    def is_calibrated(judge: str, target: Target) -> bool:
         from luthier.service import calibrations
 
-        return calibrations.is_calibrated(context, project_id, judge, criterion)
+        return calibrations.is_calibrated(context, project_id, judge, target) is not None
 
     gate = read_gate(gate_file)
     return check(gate, results, gate_sha256=sha256_file(gate_file), is_calibrated=is_calibrated)
@@ -169,7 +166,7 @@ def _results(context: Context, project_id: str, judged: Judged) -> Results:
     subject = judged.run_id or judged.base
     if subject is None:
         return Results(set_aside=judged.set_aside)
-    suites = newest_suites(context, project_id, subject=subject)
+    suites = newest_suites(context, project_id, subject)
     safety = newest_safety(context, project_id, subject)
     if judged.run_id is None:
         return Results(suites=tuple(suites), safety=safety, set_aside=judged.set_aside)

@@ -29,7 +29,8 @@ class RowsOf:
     file, sha256: where the rows come from. kind: None takes the one that the task's `kind` names. kind_name: what the
     result calls it, by default the task's own. num_leaked: rows that a judged system was trained on. shots: examples
     that the prompt may begin with (few-shot). is_general: rides along to see what tuning cost. documents: the
-    corpus by name, where the task has one. cautions: more than the kind's own.
+    corpus by name, where the task has one. cautions: more than the kind's own. rests: where the rows are plain texts
+    that are only begun, what follows of each.
     """
 
     task: TaskCommon
@@ -43,6 +44,7 @@ class RowsOf:
     is_general: bool = False
     documents: Mapping[str, str] | None = None
     cautions: tuple[str, ...] = ()
+    rests: tuple[str, ...] = ()
 
     @property
     def clusters(self) -> list[Hashable] | None:
@@ -183,7 +185,10 @@ def _run_task(
     chosen = options if any(options) else ()
     clusters = rows_of.clusters
     judged = judge_in_full(
-        [as_judged(one, engines.of(one), examples, task.max_new_tokens, chosen) for one in (*systems, *trainings)],
+        [
+            as_judged(one, engines.of(one), examples, task.max_new_tokens, chosen, rows_of.rests)
+            for one in (*systems, *trainings)
+        ],
         metrics=asked.metrics,
         seed=seed,
         progress=Titled(context.progress, task.name),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
+from luthier.core.ids import is_id
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.service.candidates import (
     Candidate,
@@ -59,6 +60,13 @@ def find_system(context: Context, name: str, *, project_id: str = DEFAULT_PROJEC
     return find_candidate(context, name)
 
 
+def run_of(context: Context, name: str, *, project_id: str = DEFAULT_PROJECT) -> str | None:
+    """The run that the system of this name was made by; None for others."""
+    if name.startswith(TUNED):
+        return context.tuned_models.get(project_id, name).run_id
+    return name if is_id(name, "run") else None
+
+
 def engine_of(context: Context, system: System) -> Engine:
     """The engine that runs a system; a server's answers are kept in the home, so that none is paid for twice."""
     if isinstance(system, Server):
@@ -105,13 +113,14 @@ def as_judged(
     examples: Sequence[Example],
     max_new_tokens: int,
     options: Sequence[Sequence[str]] = (),
+    rests: Sequence[str] = (),
 ) -> SystemUnderTest:
     """A system with the rows as it sees them. Raises what `candidates.system_under_test` raises."""
     from luthier.engines.transformers_engine import TransformersEngine
 
     if isinstance(system, Candidate):
         assert isinstance(engine, TransformersEngine)
-        return system_under_test(system, engine, examples, max_new_tokens, options=options)
+        return system_under_test(system, engine, examples, max_new_tokens, options=options, rests=rests)
     return _behind_server(system, engine, examples, max_new_tokens)
 
 

@@ -14,6 +14,7 @@ from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
 from luthier.web.pages import (
+    assessments,
     compare,
     dataset_audit,
     dataset_repair,
@@ -54,6 +55,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     run_series.router,
     run.router,  # after all that has an address of its own below /runs/
     rating_panels.router,  # before /evaluations/{evaluation_id}
+    assessments.router,  # before /evaluations/{evaluation_id}
     evaluations.router,
     playground.router,
     models.router,

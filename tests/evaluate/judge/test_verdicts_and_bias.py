@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,7 +24,7 @@ def shown(prompt):
 
 
 def judge(decide):
-    return FakeEngine(lambda prompt: '{"better": "%s"}' % decide(*shown(prompt)))
+    return FakeEngine(lambda prompt: json.dumps({"better": decide(*shown(prompt))}))
 
 
 def verdicts(decide, pairs=PAIRS):

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from luthier.core.calibration import target_of
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, RequestError, WorkError
@@ -79,6 +80,13 @@ def test_the_win_rate_is_against_the_first_system_and_ties_count_half():
     assert metric.aggregate(mixed.sum(axis=0)) == 0.75
     assert metric.aggregate(mixed).tolist() == [1.0] * 10 + [0.5] * 10
     assert any("luthier judge calibrate" in one for one in kind.cautions(PAIRWISE))
+
+
+def test_a_win_rate_by_another_criterion_has_another_name():
+    _, (metric,) = made(PAIRWISE.model_copy(update={"criterion": "accuracy"}), prefers("lovely"))
+    assert (metric.name, target_of(metric.name)) == ("win_rate_accuracy", None)
+    assert target_of("win_rate") == "preference"
+    assert [target_of(metric.name) for metric in made(RUBRIC, "")[1]] == ["relevance", "coherence", "accuracy"]
 
 
 def test_a_judge_that_takes_the_first_shown_is_found_out():

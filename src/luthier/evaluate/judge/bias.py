@@ -10,14 +10,15 @@ figure of people stands beside it where there are people.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from luthier.core.calibration import Estimate, JudgeBias
+from luthier.core.calibration import JudgeBias
+from luthier.core.rating_report import Estimate
 from luthier.evaluate.judge.verdicts import POINTS, Pair, PairVerdict
 from luthier.evaluate.metrics.protocol import Array
-from luthier.evaluate.statistics import Aggregate, bootstrap_interval
+from luthier.evaluate.statistics import bootstrap_interval
 
 # Columns of the statistics: pairs, flips, showings won by the first shown, showings won by anybody; then sums for the
 # correlation of x (length) and y (points): number, x, y, xy, xx, yy.
@@ -93,6 +94,6 @@ def _ratio(above: Array, below: Array, otherwise: float) -> Array:
     return result
 
 
-def _estimate(stats: Array, aggregate: Aggregate, seed: int) -> Estimate:
+def _estimate(stats: Array, aggregate: Callable[[Array], Array], seed: int) -> Estimate:
     found = bootstrap_interval(stats, aggregate, seed=seed)
     return Estimate(value=found.value, low=found.low, high=found.high)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from luthier.core.calibration import MOST_NO_VERDICT_FRACTION, Estimate, JudgeBias, NoVerdictKind
+from luthier.core.calibration import MOST_NO_VERDICT_FRACTION, JudgeBias, NoVerdictKind
 from luthier.core.errors import WorkError
+from luthier.core.rating_report import Estimate
 
 MOST_LEFT_OUT_FRACTION = 0.5
 _KINDS: Mapping[NoVerdictKind, str] = {
@@ -44,7 +45,7 @@ def check_missing(judge: str, num_asked: int, missing: Counter[NoVerdictKind], w
         raise WorkError(
             missing_sentence(judge, num_asked, missing, what) or "",
             expected=f"a verdict on at least {1 - MOST_LEFT_OUT_FRACTION:.0%} of them",
-            do="name a judge that keeps to a form (--judge): a larger model, or one of a server that knows JSON schemas",
+            do="name a judge that keeps to a form (--judge): a larger model, or a server that knows JSON schemas",
         )
 
 

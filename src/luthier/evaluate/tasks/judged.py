@@ -20,6 +20,7 @@ from luthier.core.task_result import TaskFigures
 from luthier.evaluate.judge.bias import bias_of, pair_statistics
 from luthier.evaluate.judge.cautions import bias_sentences, check_missing, missing_sentence
 from luthier.evaluate.judge.replies import NoVerdict
+from luthier.evaluate.judge.questions import CALIBRATED_CRITERION
 from luthier.evaluate.judge.verdicts import POINTS, Pair, judge_answers, judge_pairs
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observations
 from luthier.evaluate.tasks.protocol import Resources, TaskRow
@@ -60,7 +61,6 @@ class WinRate:
     The first system itself has 0.5: it ties with itself.
     """
 
-    name: ClassVar[str] = "win_rate"
     title: ClassVar[str] = "win rate against the first system"
     unit: ClassVar[str] = "fraction"
     higher_is_better: ClassVar[bool] = True
@@ -70,6 +70,8 @@ class WinRate:
     def __init__(self, criterion: Criterion, judge: _Judge) -> None:
         self._criterion, self._judge = criterion, judge
         self.judge_name = judge.name
+        # Judges are held against people in what is better on the whole: another question has another name.
+        self.name = "win_rate" if criterion == CALIBRATED_CRITERION else f"win_rate_{criterion}"
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 3]: points, whether there is a verdict, one. Raises WorkError where most verdicts are none."""
