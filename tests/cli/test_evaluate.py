@@ -130,7 +130,7 @@ def test_a_failing_gate_is_told_by_the_exit_code(  # type: ignore[no-untyped-def
     assert done.code == 1
     assert "gate failed: 1 of 1 rules not met" in done.out
     assert "answers is too low." in done.out
-    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     document = luthier("eval", "run-1", "--suite", "s.yaml", "--gate", "gate.yaml", "--json").document
     assert document["gate"]["passed"] is False
 

@@ -52,9 +52,8 @@ def verdict(*tasks: TaskResult, base: str | None = None):  # type: ignore[no-unt
 
 
 def test_p_values_are_adjusted_and_words_follow() -> None:
-    tasks = adjusted(
-        [task("a", comparison(0.2, 0.03)), task("b", comparison(0.2, 0.04)), task("c", comparison(0.3, 0.001))], "tuned"
-    )
+    asked = {"a": (0.2, 0.03), "b": (0.2, 0.04), "c": (0.3, 0.001)}
+    tasks = adjusted([task(name, comparison(*one)) for name, one in asked.items()], "tuned")
     found = [one.comparisons[0] for one in tasks]
     assert [one.adjusted_p_value for one in found] == pytest.approx([0.06, 0.06, 0.003])
     assert [one.verdict for one in found] == ["not distinguishable", "not distinguishable", "better"]

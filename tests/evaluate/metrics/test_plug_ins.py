@@ -19,14 +19,8 @@ from luthier.evaluate.metrics.protocol import mean_of_sums, mean_statistics
 class Shouting:
     """What another package brings: the share of answers in capitals."""
 
-    name, title, unit, higher_is_better, needs, has_sample_values = (
-        "shouting",
-        "shouting",
-        "fraction",
-        False,
-        "text",
-        True,
-    )
+    name = title = "shouting"
+    unit, higher_is_better, needs, has_sample_values = "fraction", False, "text", True
 
     def statistics(self, observed: Any) -> Any:
         return mean_statistics([output.isupper() for output in observed.outputs])
@@ -40,13 +34,9 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [EntryPoint(name, f"{__name__}:Shouting", "luthier.metrics") for name in ("shouting", "bleu")]
     for module in (registry, recipe):
         monkeypatch.setattr(module, "entry_points", lambda group: entries if group == "luthier.metrics" else [])
-    monkeypatch.setattr(
-        registry, "import_module", lambda name: __import__(name, fromlist=["x"]) if name != __name__ else _Here
-    )
-
-
-class _Here:
-    Shouting = Shouting
+    here = type("Here", (), {"Shouting": Shouting})  # pytest imports this file under a name of its own
+    real = registry.import_module
+    monkeypatch.setattr(registry, "import_module", lambda name: here if name == __name__ else real(name))
 
 
 def asked(*metrics: str) -> recipe.Recipe:
