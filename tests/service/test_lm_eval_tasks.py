@@ -99,7 +99,7 @@ def figures(folder: Path, model: Any, name: str, monkeypatch: pytest.MonkeyPatch
     task = LmEvalTask(kind="lm_eval", name=name, task=f"{name}.yaml")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        answer = lm_eval_tasks._evaluate(model, task, folder, 0)
+        answer = lm_eval_tasks.evaluate_by_harness(model, task, folder, 0)
     result = next(iter(answer["results"].values()))
     return {key: value for key, value in result.items() if isinstance(value, float)}
 
