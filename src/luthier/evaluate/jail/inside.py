@@ -52,7 +52,8 @@ def lock(policy: dict[str, Any]) -> dict[str, bool]:
 def _filter(kernel: ctypes.CDLL, hexadecimal: str) -> bool:
     code = bytes.fromhex(hexadecimal)
     program = _Program(len(code) // 8, code)
-    return bool(code) and kernel.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(program), 0, 0) == 0
+    refused: int = kernel.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(program), 0, 0) if code else 1
+    return refused == 0
 
 
 def _restrict_files(kernel: ctypes.CDLL, readable: list[str]) -> bool:

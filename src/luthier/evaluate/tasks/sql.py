@@ -105,15 +105,15 @@ class SqlJudge:
         self._told: dict[tuple[tuple[str, str], str], tuple[bool, bool]] = {}
         self.unusable: dict[str, str] = {}
         title = "Making databases" if task.table_field else "Running the rows' own queries"
-        with SqlRunner(seconds=task.timeout_seconds, files=self._files(rows)) as runner:
-            with resources.progress.task(title, len(rows), "rows") as progress:
-                for row in rows:
-                    key = self._key(row.item, own_answer(row))
-                    if key not in self._cases:
-                        self._cases[key] = self._case(row, runner)
-                    if (error := self._cases[key].error) is not None:
-                        self.unusable[row.example.id] = error
-                    progress.advance()
+        runner = SqlRunner(seconds=task.timeout_seconds, files=self._files(rows))
+        with runner, resources.progress.task(title, len(rows), "rows") as progress:
+            for row in rows:
+                key = self._key(row.item, own_answer(row))
+                if key not in self._cases:
+                    self._cases[key] = self._case(row, runner)
+                if (error := self._cases[key].error) is not None:
+                    self.unusable[row.example.id] = error
+                progress.advance()
 
     def right(self, observed: Observations) -> Array:
         """[rows, 2]: 1 where all results are those of the row's own query; 1 where that one runs."""
@@ -159,9 +159,7 @@ class SqlJudge:
         try:
             (result,) = runner.run(database, [query])
         except RequestError as error:
-            raise DataError(
-                f"{row.example.id}: {error.came}", expected=error.expected, do=error.do
-            ) from error
+            raise DataError(f"{row.example.id}: {error.came}", expected=error.expected, do=error.do) from error
         return _Case((database,), (result,), None, is_ordered(query), result.error)
 
     def _database(self, item: Mapping[str, Any]) -> Database:
