@@ -20,28 +20,9 @@ from luthier.evaluate.sql.tokens import name_of, text_of, tokens_of
 
 Value = str | int | float | None
 Run = Callable[[Database, Sequence[str]], list[Result]]
-_FEWEST, _MOST_TRIES = 3, 16
+_FEWEST, _MOST_TRIES = 3, 24
 _FEWEST_ROWS, _MOST_ROWS = 8, 24
-_SYLLABLES = (
-    "ba",
-    "ce",
-    "di",
-    "fo",
-    "gu",
-    "ha",
-    "ki",
-    "lo",
-    "mu",
-    "na",
-    "pe",
-    "ri",
-    "so",
-    "tu",
-    "va",
-    "we",
-    "xi",
-    "yo",
-)
+_SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ha", "ki", "lo", "mu", "na", "pe", "ri", "so", "tu", "va", "we", "xi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +129,16 @@ def _number(text: str) -> Value:
 
 def _near(constant: Value, chance: random.Random) -> Value:
     """The constant itself, something close to it, or something else of its kind."""
-    if chance.random() < 0.5 or constant is None:
+    if chance.random() < 0.35 or constant is None:
         return constant
     if isinstance(constant, str):
-        close = [constant + " " + _word(chance), constant[:-1], constant.swapcase(), _word(chance), _word(chance)]
+        close = [
+            constant + " " + _word(chance),
+            constant[:-1],
+            constant.swapcase(),
+            _word(chance),
+            _word(chance).upper(),
+        ]
         return chance.choice([value for value in close if value and value != constant])
     return constant + chance.choice([-1, 1, -0.5, chance.randint(-50, -2), chance.randint(2, 50)])
 

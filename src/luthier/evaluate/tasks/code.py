@@ -47,7 +47,7 @@ class Code:
             raise RequestError(
                 f"task {task.name} runs Python that a model wrote, which {missing} does not allow",
                 expected="leave from both: `allow_code: true` in the task, --allow-code on the command line",
-                do="give it if you trust the lock-down that docs/suites.md describes, or take the task out",
+                do="give it if you trust the lock-down that docs/tasks.md describes, or take the task out",
             )
         require_isolation()
         judge = CodeJudge(task, resources.progress)
