@@ -34,8 +34,8 @@ class Sql:
                 return "answer", "is no query"
             if field is None:
                 return None
-            value = row.item.get(field)
-            if not isinstance(value, str) or not value.strip():
+            value = text_in(row.item.get(field))
+            if not value.strip():
                 return field, "is no text"
             if task.table_field is not None and described_table(value) is None:
                 return field, "describes no table as `table: NAME` with `columns: A, B` on the next line"
@@ -148,7 +148,7 @@ class SqlJudge:
     def _case(self, row: TaskRow, runner: SqlRunner) -> _Case:
         query = query_of(own_answer(row))
         if self._task.table_field is not None:
-            table = described_table(row.item[self._task.table_field])
+            table = described_table(text_in(row.item[self._task.table_field]))
             assert table is not None
             query = written_out(query, table)
             made = made_up(table, query, runner.run)
@@ -164,8 +164,9 @@ class SqlJudge:
 
     def _database(self, item: Mapping[str, Any]) -> Database:
         """A file where the value names one, else statements."""
-        value = str(item[self._task.database_field] if self._task.database_field else self._task.database)
-        if self._task.database_field and re.search(r"\b(create|insert)\s", value, re.IGNORECASE):
+        field = self._task.database_field
+        value = text_in(item[field]) if field else str(self._task.database)
+        if field and re.search(r"\b(create|insert)\s", value, re.IGNORECASE):
             return Database(script=value)
         path = (self._resources.folder / value).resolve()
         if not path.is_file():
@@ -180,7 +181,15 @@ class SqlJudge:
 
     def _key(self, item: Mapping[str, Any], own: str) -> tuple[str, str]:
         field = self._task.database_field or self._task.table_field
-        return str(item[field]) if field else "", own
+        return text_in(item[field]) if field else "", own
+
+
+def text_in(value: object) -> str:
+    """A field's text; of a list of chat messages all that is not the assistant's. Empty for anything else."""
+    if isinstance(value, str):
+        return value
+    messages = [one for one in value if isinstance(one, Mapping)] if isinstance(value, list | tuple) else []
+    return "\n".join(str(one.get("content", "")) for one in messages if one.get("role") != "assistant")
 
 
 def query_of(answer: str) -> str:
