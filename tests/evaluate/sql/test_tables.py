@@ -1,7 +1,7 @@
 """Described tables, and queries that write their names without quotes."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.evaluate.sql.tables import Table, described_table, written_out
@@ -48,6 +48,7 @@ def test_columns_called_like_words_of_sql():
     assert written_out("SELECT COUNT Score FROM t", table) == 'SELECT COUNT ("Score") FROM "t"'
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="aN#'\"`[]() =,%o.0-\n", max_size=40))
 def test_any_text_is_written_out_and_what_is_written_out_stays_so(text):
     done = written_out(text, CROPS)

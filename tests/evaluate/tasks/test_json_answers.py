@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
@@ -58,6 +58,7 @@ def test_an_answer_that_is_no_object_is_one_field(bench):
     assert found["field_accuracy"] == found["json_exact"] == 1.0
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)

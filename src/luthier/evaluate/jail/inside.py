@@ -74,6 +74,6 @@ def _restrict_files(kernel: ctypes.CDLL, readable: list[str]) -> bool:
         allowed = _READ_FILE | ((_READ_DIR | _EXECUTE) if is_folder else 0)
         kernel.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", allowed, place), 0)
         os.close(place)
-    is_restricted = kernel.syscall(_RESTRICT_SELF, ruleset, 0) == 0
+    refused: int = kernel.syscall(_RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
-    return is_restricted
+    return refused == 0
