@@ -84,7 +84,7 @@ def test_draws_are_the_same_for_any_number_of_columns_and_for_any_block(monkeypa
     stats = np.random.default_rng(4).normal(size=(7, 3))
     whole = resampled_sums(stats, seed=5, num_resamples=50)
     assert resampled_sums(stats[:, :1], seed=5, num_resamples=50) == pytest.approx(whole[:, :1])
-    monkeypatch.setattr("luthier.evaluate.statistics._BLOCK_DRAWS", 7 * 3)
+    monkeypatch.setattr("luthier.evaluate.statistics.bootstrap._BLOCK_DRAWS", 7 * 3)
     assert resampled_sums(stats, seed=5, num_resamples=50) == pytest.approx(whole)
     assert not np.allclose(resampled_sums(stats, seed=6, num_resamples=50), whole)
 

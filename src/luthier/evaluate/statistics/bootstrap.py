@@ -12,13 +12,11 @@ section 4.2 (add one to both counts, so that no p-value is 0).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from luthier.core.errors import RequestError
 
@@ -50,44 +48,59 @@ class Difference(NamedTuple):
     standard_error: float
 
 
-def resampled_sums(stats: Array, *, seed: int, num_resamples: int = NUM_RESAMPLES) -> Array:
+def resampled_sums(
+    stats: Array, *, seed: int, num_resamples: int = NUM_RESAMPLES, clusters: Sequence[Hashable] | None = None
+) -> Array:
     """Sums of the statistics over bootstrap resamples of the rows: [rows, k] -> [resamples, k].
 
-    Equal seeds and numbers of rows give equal draws, whatever k: that is what pairs two calls.
+    clusters: the source of each row; rows of one source are drawn together. Equal seeds and numbers of rows (or equal
+    clusters) give equal draws, whatever k: that is what pairs two calls.
+
+    Raises:
+        RequestError: no rows, or not one source a row.
     """
-    num_rows = len(stats)
-    if num_rows == 0:
-        raise RequestError("0 rows", expected="at least one row to resample", do="judge on some held-out rows")
+    rows = cluster_sums(stats, clusters)
+    num_rows = len(rows)
     generator = np.random.default_rng(seed)
-    sums = np.empty((num_resamples, stats.shape[1]))
+    sums = np.empty((num_resamples, rows.shape[1]))
     block = max(1, _BLOCK_DRAWS // num_rows)
     for start in range(0, num_resamples, block):
         size = min(block, num_resamples - start)
         draws = generator.integers(0, num_rows, size=(size, num_rows))
         draws += np.arange(size)[:, None] * num_rows
         counts = np.bincount(draws.ravel(), minlength=size * num_rows).reshape(size, num_rows)
-        sums[start : start + size] = counts.astype(np.float64) @ stats
+        sums[start : start + size] = counts.astype(np.float64) @ rows
     return sums
 
 
-def bootstrap_interval(
-    stats: Array, aggregate: Aggregate, *, seed: int, num_resamples: int = NUM_RESAMPLES
-) -> Interval:
-    """The figure of one system with its percentile interval.
+def cluster_sums(stats: Array, clusters: Sequence[Hashable] | None) -> Array:
+    """The statistics of each source, in the order in which they first appear: [rows, k] -> [sources, k].
 
-    stats: [rows, k]. aggregate: sums [..., k] -> figures [...]. From a single row no spread can be seen: low = high.
-    """
-    sums = resampled_sums(stats, seed=seed, num_resamples=num_resamples)
-    return interval_of(stats.sum(axis=0), sums, aggregate)
-
-
-def paired_bootstrap(
-    stats_a: Array, stats_b: Array, aggregate: Aggregate, *, seed: int, num_resamples: int = NUM_RESAMPLES
-) -> Difference:
-    """A minus B on the same rows. stats_a, stats_b: [rows, k], row i of both from the same held-out row.
+    Without clusters every row is its own source.
 
     Raises:
-        RequestError: different numbers of rows.
+        RequestError: no rows, or not one source a row.
+    """
+    if len(stats) == 0:
+        raise RequestError("0 rows", expected="at least one row to resample", do="judge on some held-out rows")
+    if clusters is None:
+        return stats
+    if len(clusters) != len(stats):
+        raise RequestError(
+            f"{len(clusters)} sources for {len(stats)} rows", expected="the source of every row", do="name one a row"
+        )
+    places: dict[Hashable, int] = {}
+    of_row = [places.setdefault(source, len(places)) for source in clusters]
+    sums = np.zeros((len(places), stats.shape[1]))
+    np.add.at(sums, of_row, stats)
+    return sums
+
+
+def same_rows(stats_a: Array, stats_b: Array) -> None:
+    """Refuse statistics of different rows.
+
+    Raises:
+        RequestError: different numbers of rows, or of statistics.
     """
     if stats_a.shape != stats_b.shape:
         raise RequestError(
@@ -95,10 +108,44 @@ def paired_bootstrap(
             expected="the same rows for both systems",
             do="judge both systems on the same held-out rows",
         )
+
+
+def bootstrap_interval(
+    stats: Array,
+    aggregate: Aggregate,
+    *,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    clusters: Sequence[Hashable] | None = None,
+) -> Interval:
+    """The figure of one system with its interval.
+
+    stats: [rows, k]. aggregate: sums [..., k] -> figures [...]. From a single row no spread can be seen: low = high.
+    """
+    sums = resampled_sums(stats, seed=seed, num_resamples=num_resamples, clusters=clusters)
+    return interval_of(stats.sum(axis=0), sums, aggregate)
+
+
+def paired_bootstrap(
+    stats_a: Array,
+    stats_b: Array,
+    aggregate: Aggregate,
+    *,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    clusters: Sequence[Hashable] | None = None,
+) -> Difference:
+    """A minus B on the same rows. stats_a, stats_b: [rows, k], row i of both from the same held-out row.
+
+    Raises:
+        RequestError: different numbers of rows.
+    """
+    same_rows(stats_a, stats_b)
     both = np.concatenate([stats_a, stats_b], axis=1)
-    sums = resampled_sums(both, seed=seed, num_resamples=num_resamples)
+    sums = resampled_sums(both, seed=seed, num_resamples=num_resamples, clusters=clusters)
     width = stats_a.shape[1]
-    return difference_of(both.sum(axis=0), sums, slice(0, width), slice(width, 2 * width), aggregate, len(stats_a))
+    num_units = len(both) if clusters is None else len(set(clusters))
+    return difference_of(both.sum(axis=0), sums, slice(0, width), slice(width, 2 * width), aggregate, num_units)
 
 
 def interval_of(total: Array, sums: Array, aggregate: Aggregate) -> Interval:
@@ -130,19 +177,6 @@ def is_settled(difference: Difference) -> bool:
     """Whether the systems are distinguishable: p below 5%, and 0 outside of the interval."""
     excludes_zero = difference.low > 0 or difference.high < 0
     return excludes_zero and difference.p_value < 1 - LEVEL
-
-
-def rows_needed(difference: float, standard_error: float, num_rows: int) -> int | None:
-    """About how many rows would settle a difference of this size: two-sided 5%, power 80%.
-
-    Normal approximation: the standard error shrinks with the square root of the rows, and must come down to
-    |difference| / (1.96 + 0.84). None where the difference or its error is 0: no number of such rows would tell.
-    """
-    if difference == 0 or standard_error == 0:
-        return None
-    factor = float(norm.ppf(1 - (1 - LEVEL) / 2) + norm.ppf(POWER))
-    needed = num_rows * (factor * standard_error / difference) ** 2
-    return max(num_rows + 1, math.ceil(needed))
 
 
 def _percentiles(values: Array) -> tuple[float, float]:

@@ -1,0 +1,39 @@
+"""How sure a figure is: intervals, tests, and how many rows it takes."""
+
+from luthier.evaluate.statistics.bootstrap import (
+    LEVEL,
+    NUM_RESAMPLES,
+    POWER,
+    Difference,
+    Interval,
+    bootstrap_interval,
+    difference_of,
+    interval_of,
+    is_settled,
+    paired_bootstrap,
+    resampled_sums,
+)
+from luthier.evaluate.statistics.planning import minimum_detectable_difference, rows_needed
+from luthier.evaluate.statistics.seeds import difference_over_seeds, over_seeds
+from luthier.evaluate.statistics.significance import holm, mcnemar, permutation_test
+
+__all__ = [
+    "LEVEL",
+    "NUM_RESAMPLES",
+    "POWER",
+    "Difference",
+    "Interval",
+    "bootstrap_interval",
+    "difference_of",
+    "difference_over_seeds",
+    "holm",
+    "interval_of",
+    "is_settled",
+    "mcnemar",
+    "minimum_detectable_difference",
+    "over_seeds",
+    "paired_bootstrap",
+    "permutation_test",
+    "resampled_sums",
+    "rows_needed",
+]

@@ -1,0 +1,150 @@
+"""Figures of several trainings of one recipe: rows and seeds are two sources of chance.
+
+Another training with another seed gives another figure, and so do other rows. The half-widths of both are joined as
+the sides of a right angle, each with the quantile that its own number of values asks for: with two trainings that is
+12.7 standard errors for the seeds, since two values tell next to nothing of a spread. Where trainings do agree to the
+last digit, only the rows are left.
+
+Sources: Bouthillier et al., "Accounting for Variance in Machine Learning Benchmarks", 2021, arXiv:2103.03098 (the seed
+moves figures by as much as many a reported gain); Zou and Donner, "Construction of confidence limits about effect
+measures: a general approach", 2008, section 2 (how half-widths of independent parts are joined).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm, t
+
+from luthier.core.errors import RequestError
+from luthier.evaluate.statistics.bootstrap import (
+    LEVEL,
+    Aggregate,
+    Array,
+    Difference,
+    Interval,
+    interval_of,
+    resampled_sums,
+    same_rows,
+)
+
+
+class _Seeds(NamedTuple):
+    """Spread of a mean over trainings: its standard error, from how many trainings."""
+
+    standard_error: float
+    num_seeds: int
+
+    def half_width(self, tail: float) -> float:
+        """Of the two-sided interval that leaves `tail` out at each side; 0 for a system that is not trained."""
+        return float(t.isf(tail, self.num_seeds - 1)) * self.standard_error if self.standard_error else 0.0
+
+
+def over_seeds(
+    per_seed: Sequence[Array], aggregate: Aggregate, *, seed: int, clusters: Sequence[Hashable] | None = None
+) -> Interval:
+    """The mean figure of several trainings, with an interval that holds for other trainings and other rows.
+
+    per_seed: [rows, k] of each training, the same rows in the same order. clusters: the source of each row.
+
+    Raises:
+        RequestError: fewer than two trainings, or different rows.
+    """
+    if len(per_seed) < 2:
+        raise RequestError(
+            f"{len(per_seed)} trainings", expected="at least two, or their spread cannot be seen", do="train more seeds"
+        )
+    side = _Side(per_seed, aggregate)
+    together = np.concatenate(per_seed, axis=1)
+    sums = resampled_sums(together, seed=seed, clusters=clusters)
+    rows = interval_of(together.sum(axis=0), sums, side.mean_figure)
+    return _joined(rows, [side.spread()])
+
+
+def difference_over_seeds(
+    per_seed_a: Sequence[Array],
+    per_seed_b: Sequence[Array],
+    aggregate: Aggregate,
+    *,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
+) -> Difference:
+    """Mean figure of A's trainings minus that of B's, on the same rows.
+
+    A system that is not trained, such as the base model, has one array. Seeds of both sides are independent of each
+    other. The p-value is that of the interval: it is below 5% just where the 95% interval leaves out 0.
+
+    Raises:
+        RequestError: no array for a side, one for both, or different rows.
+    """
+    if min(len(per_seed_a), len(per_seed_b)) < 1 or len(per_seed_a) + len(per_seed_b) < 3:
+        raise RequestError(
+            f"{len(per_seed_a)} and {len(per_seed_b)} trainings",
+            expected="at least two of one system, and one of the other",
+            do="train more seeds, or use paired_bootstrap for one training of each",
+        )
+    side_a, side_b = _Side(per_seed_a, aggregate), _Side(per_seed_b, aggregate)
+    together = np.concatenate([*per_seed_a, *per_seed_b], axis=1)
+    width = side_a.width
+
+    def difference(sums: Array) -> Array:
+        return side_a.mean_figure(sums[..., :width]) - side_b.mean_figure(sums[..., width:])
+
+    same_rows(per_seed_a[0], per_seed_b[0])
+    sums = resampled_sums(together, seed=seed, clusters=clusters)
+    rows = interval_of(together.sum(axis=0), sums, difference)
+    spreads = [side_a.spread(), side_b.spread()]
+    joined = _joined(rows, spreads)
+    row_error = (rows.high - rows.low) / (2 * float(norm.isf((1 - LEVEL) / 2)))
+    error = math.hypot(row_error, *(spread.standard_error for spread in spreads))
+    return Difference(joined.value, joined.low, joined.high, _p_value(joined, rows, spreads), error)
+
+
+class _Side:
+    """One system's trainings. width: columns of all of them side by side."""
+
+    def __init__(self, per_seed: Sequence[Array], aggregate: Aggregate) -> None:
+        for stats in per_seed:
+            same_rows(per_seed[0], stats)
+        self._per_seed, self._aggregate = per_seed, aggregate
+        self.width = sum(stats.shape[1] for stats in per_seed)
+
+    def mean_figure(self, sums: Array) -> Array:
+        """Sums of all trainings side by side -> the mean of their figures: [..., width] -> [...]."""
+        parts = np.split(sums, len(self._per_seed), axis=-1)
+        result: Array = np.mean([self._aggregate(part) for part in parts], axis=0)
+        return result
+
+    def spread(self) -> _Seeds:
+        """How much the mean would move with other seeds."""
+        figures = [float(self._aggregate(stats.sum(axis=0))) for stats in self._per_seed]
+        num = len(figures)
+        return _Seeds(float(np.std(figures, ddof=1)) / math.sqrt(num) if num > 1 else 0.0, num)
+
+
+def _joined(rows: Interval, spreads: Sequence[_Seeds]) -> Interval:
+    among_seeds = [spread.half_width((1 - LEVEL) / 2) for spread in spreads]
+    below = math.hypot(rows.value - rows.low, *among_seeds)
+    above = math.hypot(rows.high - rows.value, *among_seeds)
+    return Interval(rows.value, rows.value - below, rows.value + above)
+
+
+def _p_value(joined: Interval, rows: Interval, spreads: Sequence[_Seeds]) -> float:
+    """The level at which the joined interval just reaches 0; the rows' half-width grows with the normal quantile."""
+    distance = abs(joined.value)
+    to_zero = rows.value - rows.low if joined.value > 0 else rows.high - rows.value
+    row_error = to_zero / float(norm.isf((1 - LEVEL) / 2))
+
+    def beyond(log_tail: float) -> float:
+        tail = math.exp(log_tail)
+        parts = [spread.half_width(tail) for spread in spreads]
+        return math.hypot(float(norm.isf(tail)) * row_error, *parts) - distance
+
+    least, most = math.log(1e-12), math.log(0.5)
+    if distance == 0 or beyond(most) >= 0:
+        return 1.0
+    return 2 * math.exp(least if beyond(least) <= 0 else float(brentq(beyond, least, most)))
