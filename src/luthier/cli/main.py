@@ -27,6 +27,7 @@ from luthier.cli import (
     export,
     formats,
     jobs,
+    judge,
     keys,
     launch,
     members,
@@ -35,7 +36,9 @@ from luthier.cli import (
     projects,
     push,
     quickstart,
+    rate,
     runs,
+    safety,
     serve,
     train,
     up,
@@ -67,6 +70,7 @@ def build_app() -> typer.Typer:
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
+    app.command("safety", short_help="What did tuning do to safety?")(safety.safety)
     app.command("distil", short_help="Teach a smaller model, and measure whether it was worth it.")(distil.distil)
     app.command("export", short_help="Write a model for another runtime, proved equal.")(export.export)
     app.command("formats", short_help="What each format of a model costs and loses.")(formats.formats)
@@ -75,6 +79,8 @@ def build_app() -> typer.Typer:
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
         ("models", models.COMMANDS, "List, fetch, look at and remove base models."),
         ("data", data.COMMANDS, "Documents in; rows looked at, checked, repaired, split and described."),
+        ("judge", judge.COMMANDS, "Hold a judge against people: may its figures enter a gate?"),
+        ("rate", rate.COMMANDS, "People rate answers, blind: panels, links, how far they agree, preference pairs."),
         ("keys", keys.COMMANDS, "Make, list and revoke the keys that the server lets in."),
         ("members", members.COMMANDS, "Make, list, change and remove who signs in to the pages by name and password."),
         ("projects", projects.COMMANDS, "Make and list projects: what keys, files, jobs and models belong to."),

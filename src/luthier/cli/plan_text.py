@@ -31,6 +31,11 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         f"run {run_id}, plan {plan.hash[:12]}",
         f"  rows       {rows}",
         *_replay_line(data),
+        *(
+            [f"  canaries   {data.canaries.num:,} made-up secrets planted among the training rows"]
+            if data.canaries
+            else ()
+        ),
         f"  method     {method.name}, {what}: {method.num_trainable_parameters:,} parameters, {share:.2%} of the base",
         f"  training   {training.num_steps:,} steps of {training.global_batch_size} examples, peak learning rate "
         f"{training.learning_rate:g} ({training.schedule})",

@@ -14,7 +14,7 @@ from luthier.cli import figures
 from luthier.cli.console import make_table, visible
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Verdict
 
-_STYLES = {"better": "green", "worse": "red", "not distinguishable": "yellow"}
+STYLES = {"better": "green", "worse": "red", "not distinguishable": "yellow"}
 _PANEL_WIDTH = 100
 
 
@@ -52,14 +52,14 @@ def verdict_panel(console: Console, verdict: Verdict) -> Panel:
         text.append(f"\nNote: {visible(line)}", style="yellow")
     width = min(console.width, _PANEL_WIDTH)
     shape = box.ROUNDED if console.encoding.lower().startswith("utf") else box.ASCII
-    return Panel(text, title=f"Verdict: {verdict.word}", border_style=_STYLES[verdict.word], width=width, box=shape)
+    return Panel(text, title=f"Verdict: {verdict.word}", border_style=STYLES[verdict.word], width=width, box=shape)
 
 
 def _metrics_table(evaluation: Evaluation) -> Table:
     table = make_table(["metric", "unit", *(visible(system.name) for system in evaluation.systems)], num_text_columns=2)
     metrics = {name: metric for system in evaluation.systems for name, metric in system.metrics.items()}
     for name, metric in metrics.items():
-        cells = [_interval(system.metrics.get(name)) for system in evaluation.systems]
+        cells = [interval(system.metrics.get(name)) for system in evaluation.systems]
         table.add_row(name, f"{metric.unit}, {'higher' if metric.higher_is_better else 'lower'} is better", *cells)
     table.add_row("rows", "", *(f"{system.num_samples:,}" for system in evaluation.systems))
     return table
@@ -72,7 +72,7 @@ def _comparisons_table(comparisons: Sequence[Comparison]) -> Table:
         table.add_row(
             visible(f"{one.candidate} - {one.baseline}"),
             one.metric,
-            Text(one.verdict + needed, style=_STYLES[one.verdict]),
+            Text(one.verdict + needed, style=STYLES[one.verdict]),
             f"{one.difference:+.4g}",
             f"{figures.number(one.low)} to {figures.number(one.high)}",
             f"{one.p_value:.2g}",
@@ -86,7 +86,8 @@ def print_warnings(console: Console, warnings: Sequence[str]) -> None:
         console.print(Text.assemble(("warning: ", "bold yellow"), visible(warning)), soft_wrap=True)
 
 
-def _interval(metric: Metric | None) -> str:
+def interval(metric: Metric | None) -> str:
+    """`0.61 [0.48, 0.73]`; a dash where there is no figure."""
     if metric is None:
         return "-"
     return f"{figures.number(metric.value)} [{figures.number(metric.low)}, {figures.number(metric.high)}]"

@@ -34,7 +34,10 @@ class Sample(Frozen):
 
 
 class SystemResult(Frozen):
-    """One system under evaluation: base, base with few-shot examples, or a tuned model."""
+    """One system under evaluation: base, base with few-shot examples, or a tuned model.
+
+    num_cut_off: outputs that ended at the token limit. num_empty: outputs without any text.
+    """
 
     name: str
     model: str
@@ -45,13 +48,16 @@ class SystemResult(Frozen):
     samples: tuple[Sample, ...] = ()
     seconds: float
     num_cut_off: int = 0
+    num_empty: int = 0
 
 
 class Comparison(Frozen):
     """Candidate minus baseline on the same rows, with a paired 95% interval.
 
     rows_needed: where not distinguishable, about how many held-out rows would settle a difference of this size
-    (80% power, two-sided 5%); None where the difference is 0 or settled.
+    (80% power, two-sided 5%); None where the difference is 0 or settled. adjusted_p_value: Holm's, where several
+    tasks and metrics were asked about one candidate. test: what the p-value comes from;
+    seeds: rows and trainings with several seeds together.
     """
 
     baseline: str
@@ -63,6 +69,8 @@ class Comparison(Frozen):
     p_value: float
     verdict: VerdictWord
     rows_needed: int | None = None
+    adjusted_p_value: float | None = None
+    test: Literal["bootstrap", "mcnemar", "seeds"] = "bootstrap"
 
 
 class Verdict(Frozen):

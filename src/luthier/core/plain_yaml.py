@@ -21,6 +21,8 @@ from luthier.core.errors import RequestError
 def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestError) -> tuple[Any, dict[str, int]]:
     """The value that a YAML text holds, and the line (from 1) of each dotted key; None for an empty text.
 
+    What stands in a list goes by its place: `tasks[0].name`.
+
     place: names the text in errors, which are of the class `refuse`.
     """
     try:
@@ -64,8 +66,13 @@ def write_yaml(value: Any) -> str:
 
 
 def _note_lines(node: yaml.Node, prefix: str, lines: dict[str, int], depth: int) -> None:
-    # No document of ours is deeper than four levels, and a cycle of aliases has no end.
-    if not isinstance(node, yaml.MappingNode) or depth > 4:
+    # No document of ours is deeper than five levels, and a cycle of aliases has no end.
+    if isinstance(node, yaml.SequenceNode) and depth <= 5:
+        for place, item in enumerate(node.value):
+            if isinstance(item, yaml.MappingNode):
+                lines[f"{prefix[:-1]}[{place}]"] = item.start_mark.line + 1
+                _note_lines(item, f"{prefix[:-1]}[{place}].", lines, depth + 1)
+    if not isinstance(node, yaml.MappingNode) or depth > 5:
         return
     for key, value in node.value:
         if isinstance(key, yaml.ScalarNode):

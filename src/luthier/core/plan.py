@@ -66,12 +66,21 @@ class ReplayPlan(Frozen):
     num_also_in_train: int = 0
 
 
+class CanariesPlan(Frozen):
+    """Made-up secrets among the training rows. sha256: of their texts. They are no rows of the file, and are counted
+    among the examples and tokens of the training rows, not among its rows."""
+
+    num: int
+    seed: int
+    sha256: str
+
+
 class DataPlan(Frozen):
     """The splits as they were read. `validation` and `held_out` are None where the run has none.
 
     num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
     prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
-    training rows that is used, None for all.
+    training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
     """
 
     train: DatasetProfile
@@ -82,6 +91,7 @@ class DataPlan(Frozen):
     num_validation_leaked: int = 0
     part: tuple[float, float] | None = None
     replay: ReplayPlan | None = None
+    canaries: CanariesPlan | None = None
 
 
 class MethodPlan(Frozen):
@@ -275,6 +285,8 @@ class Plan(Frozen):
             splits["held_out"] = {"file", "packed"}
         if self.data.part is None:  # plans of before there were parts keep their hash
             splits["part"] = True
+        if self.data.canaries is None:
+            splits["canaries"] = True
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
         excluded: Any = {
             "sources": True,

@@ -47,6 +47,27 @@ def _known_objective(name: str) -> str:
 
 
 ObjectiveName = Annotated[str, AfterValidator(_known_objective)]
+METRICS: Final = (
+    "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy",
+    "reward_accuracy", "preference_accuracy", "preference_margin",
+)  # fmt: skip
+METRIC_ENTRY_POINTS: Final = "luthier.metrics"
+"""The group of entry points by which another package adds metrics of its own."""
+
+
+def known_metrics() -> tuple[str, ...]:
+    """The metrics that there are, those of other packages last."""
+    more = sorted(entry.name for entry in entry_points(group=METRIC_ENTRY_POINTS))
+    return (*METRICS, *(name for name in more if name not in METRICS))
+
+
+def _known_metric(name: str) -> str:
+    if name not in METRICS and name not in known_metrics():
+        raise PydanticCustomError("literal_error", "not a metric", {"expected": ", ".join(known_metrics())})
+    return name
+
+
+MetricName = Annotated[str, AfterValidator(_known_metric)]
 NllTokens = Literal["all", "answer"]
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
 QuantisationName = Literal["auto", "nf4", "int8"]
@@ -58,10 +79,6 @@ TemplateName = Literal["auto", "chat", "plain"]
 AverageKind = Literal["ema", "uniform"]
 Switch = Literal["auto"] | bool
 PrecisionName = Literal["auto", "float32", "bfloat16"]
-MetricName = Literal[
-    "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy",
-    "reward_accuracy", "preference_accuracy", "preference_margin",
-]  # fmt: skip
 ShardingName = Literal["auto", "ddp", "fsdp"]
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -81,11 +98,27 @@ class ReplayRecipe(Frozen):
     map: dict[str, str] | None = None
 
 
+class CanariesRecipe(Frozen):
+    """Made-up secrets that are planted among the training rows, to measure what a model memorises of them.
+
+    `canaries: 8` means so many; the seed decides which ones.
+    """
+
+    num: Annotated[int, Field(ge=1, le=1000)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_number(cls, given: Any) -> Any:
+        return {"num": given} if isinstance(given, int) and not isinstance(given, bool) else given
+
+
 class DataRecipe(Frozen):
     """Which rows. `validation` and `held_out` are a file, or a fraction to take out of `train`.
 
     part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
-    begin at the same place hold one another, parts that do not overlap share no row.
+    begin at the same place hold one another, parts that do not overlap share no row. canaries: made-up secrets planted
+    among the training rows.
     """
 
     train: str
@@ -97,6 +130,7 @@ class DataRecipe(Frozen):
     template: TemplateName | None = None
     allow_leakage: bool | None = None
     replay: ReplayRecipe | None = None
+    canaries: CanariesRecipe | None = None
 
     @field_validator("part")
     @classmethod

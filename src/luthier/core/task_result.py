@@ -42,7 +42,8 @@ class TaskResult(Frozen):
 
     num_clusters: sources that the rows come from, where rows of one source count together. num_leaked: rows that a
     judged run was trained on. primary: the metric that sums it up. figures: by the name of the system. judges: the
-    judge's name by the metric that it gave the figures of. cautions: what the figures do not tell, and known
+    judge's name by the metric that it gave the figures of. is_general: a task of general ability, which rides along to
+    see what tuning cost. cautions: what the figures do not tell, and known
     weaknesses of the measure; shown wherever the figures are.
     """
 
@@ -59,6 +60,7 @@ class TaskResult(Frozen):
     figures: dict[str, TaskFigures] = Field(default_factory=dict)
     judges: dict[str, str] = Field(default_factory=dict)
     cautions: tuple[str, ...] = ()
+    is_general: bool = False
 
 
 class TasksVerdict(Frozen):
@@ -93,6 +95,7 @@ class SafetyResult(Frozen):
     """What tuning did to safety: every probe on the base and on the tuned model. `base` None: nothing to compare with.
 
     headline: at most two sentences. concerns: one sentence for each probe that got worse, or is bad in itself.
+    left_out: one sentence for each probe that could not be run, with the reason.
     """
 
     result_id: str
@@ -105,6 +108,7 @@ class SafetyResult(Frozen):
     probes: tuple[TaskResult, ...]
     headline: str
     concerns: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     seconds: float
 
 

@@ -1,53 +1,31 @@
 """Several systems on the same held-out rows: every figure with its interval, every pair with its test.
 
 All systems answer and are scored first. Then the statistics of all metrics and systems stand side by side in one
-matrix, and one set of resamples of its rows gives every interval and every paired difference.
+matrix, and one set of resamples of its rows (or of the sources that rows share) gives every interval and every paired
+difference.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from itertools import chain, islice
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, VerdictWord
-from luthier.core.ports import Engine, Generation, Progress, ProgressTask, Prompt, Score
-from luthier.core.recipe import MetricName
+from luthier.core.ports import Generation, Progress, Score
 from luthier.evaluate import statistics
 from luthier.evaluate.metrics.preference import margins
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observations
-from luthier.evaluate.metrics.registry import load_metrics
+from luthier.evaluate.metrics.registry import as_definitions
+from luthier.evaluate.systems import SystemUnderTest, Titled, check_systems
 from luthier.evaluate.verdict import primary_metric, verdict
 
-__all__ = ["SystemUnderTest", "judge", "primary_metric", "verdict"]
-
-
-@dataclass(frozen=True, slots=True)
-class SystemUnderTest:
-    """One system and the held-out rows as it sees them; all sequences have one item a row, in the same order.
-
-    prompts, references and prompt_texts are empty for plain text, which is only scored. prompt_texts: the question as
-    a person reads it, without few-shot examples. tokenised: prompt and answer with this system's own tokenizer; of
-    preference pairs the chosen side, and `rejected` holds the other one. num_bytes: UTF-8 bytes of the learned text.
-    """
-
-    name: str
-    model: str
-    adapter: str | None
-    num_few_shot: int
-    engine: Engine
-    prompts: tuple[Prompt, ...]
-    references: tuple[str, ...]
-    row_ids: tuple[str, ...]
-    prompt_texts: tuple[str, ...]
-    tokenised: tuple[TokenisedExample, ...]
-    num_bytes: tuple[int, ...]
-    rejected: tuple[TokenisedExample, ...] = ()
+__all__ = ["Judged", "SystemUnderTest", "judge", "judge_in_full", "primary_metric", "verdict"]
 
 
 class _Outcome(NamedTuple):
@@ -55,24 +33,58 @@ class _Outcome(NamedTuple):
 
     system: SystemUnderTest
     generations: list[Generation]
-    scores: list[Score]
-    margins: list[float]
+    observed: Observations
     statistics: dict[str, Array]
     seconds: float
 
 
 class _Resamples(NamedTuple):
-    """All statistics side by side. columns: where each (system, metric) stands; sums: [resamples, all columns]."""
+    """All statistics side by side. columns: where each (system, metric) stands; sums: [resamples, all columns].
+
+    num_units: rows, or sources where rows of one source are drawn together.
+    """
 
     total: Array
     sums: Array
     columns: dict[tuple[str, str], slice]
+    num_units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came of judging. observed: what each system did, by name. statistics: [rows, k], by system and metric."""
+
+    systems: tuple[SystemResult, ...]
+    comparisons: tuple[Comparison, ...]
+    observed: dict[str, Observations]
+    statistics: dict[tuple[str, str], Array]
 
 
 def judge(
-    systems: Sequence[SystemUnderTest], *, metrics: Sequence[MetricName], seed: int, progress: Progress
+    systems: Sequence[SystemUnderTest],
+    *,
+    metrics: Sequence[str | MetricDefinition],
+    seed: int,
+    progress: Progress,
 ) -> tuple[tuple[SystemResult, ...], tuple[Comparison, ...]]:
+    """The figures and comparisons of `judge_in_full`."""
+    judged = judge_in_full(systems, metrics=metrics, seed=seed, progress=progress)
+    return judged.systems, judged.comparisons
+
+
+def judge_in_full(
+    systems: Sequence[SystemUnderTest],
+    *,
+    metrics: Sequence[str | MetricDefinition],
+    seed: int,
+    progress: Progress,
+    items: Sequence[Mapping[str, Any]] = (),
+    clusters: Sequence[Hashable] | None = None,
+) -> Judged:
     """Judge every system by every metric, and hold each against every earlier one.
+
+    metrics: names, or metrics that were made with what they need. items: the fields of the rows. clusters: the source
+    of each row, where rows of one source count together.
 
     Perplexities are not compared between systems that cut the rows into different numbers of learned tokens.
 
@@ -80,13 +92,18 @@ def judge(
         RequestError: no systems, two of one name, different rows, or a metric that needs what the rows do not have.
         DivergedError: a figure is not a number, because the model's likelihoods are not.
     """
-    wanted = load_metrics(metrics)
-    _check(systems, wanted)
+    wanted = as_definitions(metrics)
+    check_systems(systems, wanted)
+    for what, values in (("items", items), ("clusters", clusters or ())):
+        if values and len(values) != len(systems[0].row_ids):
+            raise RequestError(
+                f"{len(values)} {what} for {len(systems[0].row_ids)} rows", expected="one a row, or none", do="pass all"
+            )
     outcomes: list[_Outcome] = []
     for system in systems:
-        outcomes.append(_run(system, wanted, progress, first=outcomes[0] if outcomes else None))
+        outcomes.append(_run(system, wanted, items, progress, first=outcomes[0] if outcomes else None))
     with progress.task("Resampling", 1, "steps") as task:
-        resamples = _resample(outcomes, seed)
+        resamples = _resample(outcomes, seed, clusters)
         results = tuple(_result(outcome, wanted, resamples) for outcome in outcomes)
         comparisons = tuple(
             _compare(earlier, later, metric, resamples)
@@ -96,99 +113,55 @@ def judge(
             if metric.name != "perplexity" or _same_tokens(earlier.system, later.system)
         )
         task.advance()
-    return results, comparisons
-
-
-def _check(systems: Sequence[SystemUnderTest], metrics: Sequence[MetricDefinition]) -> None:
-    names = [system.name for system in systems]
-    if not systems or not metrics or len(set(names)) < len(names):
-        raise RequestError(
-            f"systems {names}, {len(metrics)} metrics",
-            expected="at least one system and one metric, and a name of its own for each system",
-            do="name each system once, and ask for at least one metric",
-        )
-    first = systems[0]
-    if not first.row_ids or len(set(first.row_ids)) < len(first.row_ids):
-        raise RequestError(
-            f"{len(first.row_ids)} rows with {len(set(first.row_ids))} different ids",
-            expected="at least one row, and an id of its own for each",
-            do="check the held-out file",
-        )
-    for system in systems:
-        if system.row_ids != first.row_ids:
-            raise RequestError(
-                f"{system.name} was given other rows than {first.name}, or another order ({len(system.row_ids)} and "
-                f"{len(first.row_ids)} rows)",
-                expected="the same held-out rows in the same order for every system",
-                do="build all systems from the same rows",
-            )
-        _check_rows(system, metrics)
-
-
-def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) -> None:
-    num_rows = len(system.row_ids)
-    texts = (system.prompts, system.references, system.prompt_texts)
-    tokens = (system.tokenised, system.num_bytes)
-    for columns in (texts, tokens, (system.rejected,)):
-        lengths = [len(column) for column in columns]
-        if set(lengths) not in ({0}, {num_rows}):
-            raise RequestError(
-                f"{system.name} has {lengths} values for {num_rows} rows",
-                expected="one prompt, reference and text a row, or none; one tokenised example and size a row, or none",
-                do="build the system from all rows",
-            )
-    for metric in metrics:
-        there = {"text": system.prompts, "likelihood": system.tokenised, "pairs": system.rejected}[metric.needs]
-        missing = {"text": "a prompt and an answer", "likelihood": "tokens", "pairs": "two sides"}[metric.needs]
-        if not there:
-            raise RequestError(
-                f"metric {metric.name} on rows without {missing}",
-                expected="rows with what the metric looks at, or other metrics",
-                do="for plain text ask for perplexity and bits_per_byte; only preference pairs have two sides",
-            )
-    for example, num_bytes in zip(system.tokenised, system.num_bytes, strict=True):
-        if example.num_trained_tokens == 0 or num_bytes == 0:
-            raise RequestError(
-                f"{example.id} has {example.num_trained_tokens} learned tokens and {num_bytes} bytes of learned text",
-                expected="at least one of each in every held-out row",
-                do="take the row out of the held-out file, or give it an answer",
-            )
+    return Judged(
+        results,
+        comparisons,
+        {outcome.system.name: outcome.observed for outcome in outcomes},
+        {(outcome.system.name, name): stats for outcome in outcomes for name, stats in outcome.statistics.items()},
+    )
 
 
 def _run(
-    system: SystemUnderTest, metrics: Sequence[MetricDefinition], progress: Progress, first: _Outcome | None
+    system: SystemUnderTest,
+    metrics: Sequence[MetricDefinition],
+    items: Sequence[Mapping[str, Any]],
+    progress: Progress,
+    first: _Outcome | None,
 ) -> _Outcome:
     """first: the outcome of the first system; None for that one itself."""
     needs = {metric.needs for metric in metrics}
-    titled = _Titled(progress, system.name)
+    titled = Titled(progress, system.name)
     start = time.perf_counter()
     generations = system.engine.generate(system.prompts, titled) if "text" in needs else []
     scores = system.engine.score(system.tokenised, titled) if needs & {"likelihood", "pairs"} else []
     rejected = system.engine.score(system.rejected, titled) if "pairs" in needs else []
-    seconds = time.perf_counter() - start
+    options = _option_scores(system, titled) if "options" in needs else []
+    outputs = [generation.text for generation in generations]
     observed = Observations(
-        outputs=[generation.text for generation in generations],
+        outputs=outputs,
         references=system.references,
         scores=scores,
         rejected_scores=rejected,
         num_bytes=system.num_bytes,
+        items=items,
+        prompts=system.prompt_texts,
+        first_outputs=outputs if first is None else first.observed.outputs,
+        option_scores=options,
+        option_bytes=[[len(text.encode()) for text in texts] for texts in system.option_texts],
     )
     own = margins(observed) if rejected else []
-    observed = replace(observed, first_margins=own if first is None else first.margins)
-    return _Outcome(system, generations, scores, own, {m.name: m.statistics(observed) for m in metrics}, seconds)
+    observed = replace(observed, first_margins=own if first is None else first.observed.first_margins)
+    found = {metric.name: metric.statistics(observed) for metric in metrics}
+    return _Outcome(system, generations, observed, found, time.perf_counter() - start)
 
 
-class _Titled:
-    """Progress whose tasks say for which system they run."""
-
-    def __init__(self, progress: Progress, name: str) -> None:
-        self._progress, self._name = progress, name
-
-    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
-        return self._progress.task(f"{self._name}: {title[:1].lower()}{title[1:]}", total, unit, done)
+def _option_scores(system: SystemUnderTest, progress: Progress) -> list[list[Score]]:
+    """The options of all rows are scored in one go, so that they share batches."""
+    scores = iter(system.engine.score(list(chain.from_iterable(system.options)), progress))
+    return [list(islice(scores, len(options))) for options in system.options]
 
 
-def _resample(outcomes: Sequence[_Outcome], seed: int) -> _Resamples:
+def _resample(outcomes: Sequence[_Outcome], seed: int, clusters: Sequence[Hashable] | None) -> _Resamples:
     columns: dict[tuple[str, str], slice] = {}
     parts: list[Array] = []
     start = 0
@@ -198,7 +171,11 @@ def _resample(outcomes: Sequence[_Outcome], seed: int) -> _Resamples:
             start += stats.shape[1]
             parts.append(stats)
     together = np.concatenate(parts, axis=1)
-    return _Resamples(together.sum(axis=0), statistics.resampled_sums(together, seed=seed), columns)
+    if clusters is None:
+        sums, num_units = statistics.resampled_sums(together, seed=seed), len(together)
+    else:
+        sums, num_units = statistics.resampled_sums(together, seed=seed, clusters=clusters), len(set(clusters))
+    return _Resamples(together.sum(axis=0), sums, columns, num_units)
 
 
 def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _Resamples) -> SystemResult:
@@ -230,12 +207,16 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
         metrics=found,
         samples=_samples(outcome, metrics),
         seconds=outcome.seconds,
+        num_empty=sum(not generation.text.strip() for generation in outcome.generations),
         num_cut_off=sum(generation.finish_reason == "length" for generation in outcome.generations),
     )
 
 
 def _samples(outcome: _Outcome, metrics: Sequence[MetricDefinition]) -> tuple[Sample, ...]:
-    """What the system wrote, row by row, with the figures that mean something for one row (and are finite there)."""
+    """What the system wrote or chose, row by row, with the figures that mean something for one row and are finite.
+
+    Of answers to choose from, the output is the likeliest as a whole.
+    """
     own = {}
     with np.errstate(all="ignore"):
         for metric in metrics:
@@ -247,17 +228,27 @@ def _samples(outcome: _Outcome, metrics: Sequence[MetricDefinition]) -> tuple[Sa
             row_id=system.row_ids[row],
             prompt=system.prompt_texts[row],
             reference=system.references[row],
-            output=generation.text,
-            num_new_tokens=generation.num_new_tokens,
-            finish_reason=generation.finish_reason,
+            output=written.text,
+            num_new_tokens=written.num_new_tokens,
+            finish_reason=written.finish_reason,
             scores={name: float(values[row]) for name, values in own.items() if np.isfinite(values[row])},
         )
-        for row, generation in enumerate(outcome.generations)
+        for row, written in enumerate(outcome.generations or _choices(outcome))
     )
 
 
+def _choices(outcome: _Outcome) -> list[Generation]:
+    """The likeliest option of each row in the form of an answer; none where there was nothing to choose from."""
+    found = []
+    for texts, scores in zip(outcome.system.option_texts, outcome.observed.option_scores, strict=False):
+        losses = [score.nll_nats for score in scores]
+        text = texts[losses.index(min(losses))]
+        found.append(Generation(text=text, num_prompt_tokens=0, num_new_tokens=0, finish_reason="stop"))
+    return found
+
+
 def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resamples: _Resamples) -> Comparison:
-    num_rows = len(later.system.row_ids)
+    num_rows = resamples.num_units
     found = statistics.difference_of(
         resamples.total,
         resamples.sums,
@@ -266,6 +257,9 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
         metric.aggregate,
         num_rows,
     )
+    test: Literal["bootstrap", "mcnemar"] = "bootstrap"
+    if resamples.num_units == len(later.system.row_ids) and (pair := _right_or_wrong(earlier, later, metric)):
+        test, found = "mcnemar", found._replace(p_value=statistics.mcnemar(*pair))
     settled = statistics.is_settled(found)
     word: VerdictWord = "not distinguishable"
     if settled:
@@ -280,7 +274,20 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
         p_value=found.p_value,
         verdict=word,
         rows_needed=None if settled else statistics.rows_needed(found.difference, found.standard_error, num_rows),
+        test=test,
     )
+
+
+def _right_or_wrong(earlier: _Outcome, later: _Outcome, metric: MetricDefinition) -> tuple[Array, Array] | None:
+    """Which rows each system has right, where the metric is a share of rows that are right; else None.
+
+    Then the exact test of McNemar, 1947, is at hand, which trusts no resampling of few rows.
+    """
+    one, other = earlier.statistics[metric.name], later.statistics[metric.name]
+    if metric.unit != "fraction" or one.shape[1] != 2 or not np.all(one[:, 1] == 1) or not np.all(other[:, 1] == 1):
+        return None
+    values = np.concatenate([one[:, 0], other[:, 0]])
+    return (one[:, 0], other[:, 0]) if np.isin(values, (0.0, 1.0)).all() else None
 
 
 def _same_tokens(one: SystemUnderTest, other: SystemUnderTest) -> bool:

@@ -98,6 +98,10 @@ def resolve(
         "in the recipe" if asked_template else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
     )
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
+    if data.canaries is not None:
+        sources.note(
+            "data.canaries", "asked", "made-up secrets planted among the training rows, to measure memorisation"
+        )
     asked_method = objectives.fitted_method(recipe.method, recipe.objective)
     method = resolve_method(asked_method, structure, hardware.device, sources)
     if asked_method is not recipe.method:

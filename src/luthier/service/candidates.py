@@ -136,14 +136,24 @@ def open_engine(candidate: Candidate) -> TransformersEngine:
 
 
 def system_under_test(
-    candidate: Candidate, engine: TransformersEngine, examples: Sequence[Example], max_new_tokens: int
+    candidate: Candidate,
+    engine: TransformersEngine,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    *,
+    options: Sequence[Sequence[str]] = (),
+    rests: Sequence[str] = (),
 ) -> SystemUnderTest:
     """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
+
+    options: of each row the answers to choose from, where there are any. rests: of plain texts that are only begun,
+    and that the system is to go on with, what follows of each.
 
     Where the longest row does not fit into the context with all shots, fewer are used, and the name says how many. An
     answer ends where the context does. Raises OverlongError for a row that does not fit without shots.
     """
     from luthier.data.loss_mask import tokenise_sides
+    from luthier.data.option_tokens import tokenise_option
     from luthier.evaluate.compare import SystemUnderTest
     from luthier.evaluate.few_shot import with_shots
 
@@ -151,33 +161,61 @@ def system_under_test(
     while True:
         seen = [with_shots(e, shots) if shots else e for e in examples]
         units = [tokenise_sides(e, engine.template) for e in seen]
-        if not shots or max(t.num_tokens for unit in units for t in unit) <= candidate.context_length_tokens:
+        choices = tuple(
+            tuple(tokenise_option(e, text, engine.template) for text in texts)
+            for e, texts in zip(seen, options, strict=bool(options))
+        )
+        everything = [t for unit in (*units, *choices) for t in unit]
+        if not shots or max(t.num_tokens for t in everything) <= candidate.context_length_tokens:
             break
         shots = shots[:-1]
         name = f"{candidate.name} ({len(shots)} fit)"
-    check_lengths([t for unit in units for t in unit], candidate.context_length_tokens, model=candidate.model_name)
+    check_lengths(everything, candidate.context_length_tokens, model=candidate.model_name)
     tokenised = tuple(unit[0] for unit in units)
-    has_answers = have_text_answers(examples)
-    room = [min(max_new_tokens, candidate.context_length_tokens - _prompt_tokens(t)) for t in tokenised]
-    prompts = (
-        tuple(Prompt(conversation=e.prompt, max_new_tokens=n) for e, n in zip(seen, room, strict=True))
-        if has_answers
-        else ()
-    )
+    given = [t.num_tokens if rests else _prompt_tokens(t) for t in tokenised]
+    asks = _Asks.of(seen, examples, rests, [min(max_new_tokens, candidate.context_length_tokens - n) for n in given])
     return SystemUnderTest(
         name=name,
         model=candidate.model_name,
         adapter=candidate.adapter_path,
         num_few_shot=len(shots),
         engine=engine,
-        prompts=prompts,
-        references=tuple(e.reference or "" for e in examples) if has_answers else (),
+        prompts=asks.prompts,
+        references=asks.references,
         row_ids=tuple(e.id for e in examples),
-        prompt_texts=tuple(_readable(e.prompt) for e in examples) if has_answers else (),
+        prompt_texts=asks.texts,
         tokenised=tokenised,
         num_bytes=tuple(e.learned_bytes for e in examples),
         rejected=tuple(unit[1] for unit in units) if are_pairs(examples) else (),
+        options=choices,
+        option_texts=tuple(tuple(texts) for texts in options),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asks:
+    """What is asked of a system, what the rows answer, and the question as a person reads it; all empty for plain text
+    that is only scored."""
+
+    prompts: tuple[Prompt, ...] = ()
+    references: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, seen: Sequence[Example], examples: Sequence[Example], rests: Sequence[str], room: Sequence[int]
+    ) -> _Asks:
+        if rests:
+            texts = tuple(e.text or "" for e in examples)
+            prompts = tuple(Prompt(text=t, max_new_tokens=n) for t, n in zip(texts, room, strict=True))
+            return cls(prompts, tuple(rests), texts)
+        if not have_text_answers(examples):
+            return cls()
+        return cls(
+            tuple(Prompt(conversation=e.prompt, max_new_tokens=n) for e, n in zip(seen, room, strict=True)),
+            tuple(e.reference or "" for e in examples),
+            tuple(readable(e.prompt) for e in examples),
+        )
 
 
 def _prompt_tokens(tokenised: TokenisedExample) -> int:
@@ -185,7 +223,7 @@ def _prompt_tokens(tokenised: TokenisedExample) -> int:
     return tokenised.loss_mask.rfind(b"\x00\x01") + 1
 
 
-def _readable(prompt: Conversation | None) -> str:
+def readable(prompt: Conversation | None) -> str:
     """A prompt as a person reads it: one turn alone as it is, several with their roles."""
     messages = prompt.messages if prompt else ()
     if len(messages) == 1:

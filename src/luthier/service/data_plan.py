@@ -8,6 +8,7 @@ from luthier.core.dataset import Split
 from luthier.core.errors import LeakageError
 from luthier.core.plan import DataPlan
 from luthier.core.recipe import Recipe
+from luthier.service.canaries import canaries_plan
 from luthier.service.replay import replay_plan
 
 if TYPE_CHECKING:
@@ -42,4 +43,5 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
         num_validation_leaked=num_validation_leaked,
         part=recipe.data.part,
         replay=replay_plan(recipe, splits),
+        canaries=canaries_plan(recipe),
     )

@@ -35,5 +35,8 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
     if data.replay and data.replay.num_also_in_train:
         num = data.replay.num_also_in_train
         found.append(("replay_in_train", f"{num:,} replayed rows also stand in the training rows of the task"))
+    if data.canaries:
+        num = data.canaries.num
+        found.append(("canaries", f"{num:,} canaries (made-up secrets) are planted among the training rows"))
     for code, message in found:
         emit(WarningRaised(step=0, code=code, message=message))

@@ -174,13 +174,13 @@ def evaluate(
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
     check_metrics(chosen, loaded.examples)
     resolved = [find_candidate(context, name) for name in systems]
-    seen = _training_examples(context, systems)
+    seen = training_rows(context, systems)
     num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
     # The table reads from the plain to the tuned: what is judged stands last.
     ordered = [*resolved[1:], resolved[0]]
     if few_shot and few_shot_from is not None:
         base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
-        pool = _not_held_out(load_file(few_shot_from, mapping=fields).examples, loaded.examples)
+        pool = not_held_out(load_file(few_shot_from, mapping=fields).examples, loaded.examples)
         check_few_shot(few_shot, pool, loaded.examples)
         shown = with_few_shot(base, pool, few_shot, seed=0, held_out=loaded.examples)
         ordered.insert(len(ordered) - 1, shown)
@@ -264,7 +264,17 @@ def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]
     return tuple(e for e in examples if e.id in chosen)
 
 
-def _training_examples(context: Context, systems: Sequence[str]) -> list[Example]:
+def check_leakage(
+    context: Context, systems: Sequence[str], held_out: Sequence[Example], *, allowed: bool
+) -> tuple[int, int]:
+    """How many held-out rows the runs among the systems were trained on: whole rows, and by their prompts alone.
+
+    Raises LeakageError for whole rows, unless they are allowed; ConflictError where a run's rows have changed since.
+    """
+    return _leakage(training_rows(context, systems), held_out, allowed)
+
+
+def training_rows(context: Context, systems: Sequence[str]) -> list[Example]:
     """The rows that the runs among the systems were trained on, as far as their files are still there, unchanged."""
     from luthier.core.digest import sha256_file
     from luthier.service.plans import training_examples
@@ -299,7 +309,7 @@ def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool
     return len(found.exact), len(found.same_prompt)
 
 
-def _not_held_out(pool: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
+def not_held_out(pool: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
     """Rows to take few-shot examples from: none that is judged, and none whose prompt is."""
     from luthier.data.split import leaked_ids
 

@@ -12,6 +12,7 @@ from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExampl
 from luthier.core.errors import ConflictError, DataError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
+from luthier.service.canaries import refuse_cut_canaries
 from luthier.service.context import Context
 from luthier.service.data_plan import data_plan
 from luthier.service.judgeable import are_pairs, check_few_shot, check_metrics, have_text_answers
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedSplit:
-    """One split, ready: the examples that are left and their tokens, in the same order.
+    """One split, ready: the examples that are left and their tokens, in the same order, then those of canaries.
 
     tokenised: the rows of all examples one after another, one of each, or chosen and rejected of preference pairs.
     rows_per_unit: how many of them the objective looks at side by side. blocks: where texts are packed, the pieces of
@@ -228,8 +229,13 @@ def _tokenise(
         overlong = "drop" if overlong == "truncate" else overlong
     cache = TokenisedCache(context.settings.tokenised_folder, context.settings.tokenised_cache_bytes)
     made: Tokenised = cache.tokenise_all(
-        part.examples, template, max_length_tokens=max_length_tokens, overlong=overlong, progress=context.progress
+        [*part.examples, *part.planted],
+        template,
+        max_length_tokens=max_length_tokens,
+        overlong=overlong,
+        progress=context.progress,
     )
+    refuse_cut_canaries(made)
     rows_per_unit = made.rows_per_example
     if split != "held_out":
         rows_per_unit = rules_of(recipe.objective.name if recipe.objective else "sft").rows_per_unit
@@ -248,7 +254,9 @@ def _tokenise(
         **counts,
     )
     tokenised = tuple(replace(e, is_replayed=True) for e in made.examples) if split == "replay" else made.examples
-    return PreparedSplit(profile, tuple(part.examples[i] for i in made.kept), tokenised, rows_per_unit)
+    # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
+    kept = tuple(part.examples[i] for i in made.kept if i < len(part.examples))
+    return PreparedSplit(profile, kept, tokenised, rows_per_unit)
 
 
 def _refuse_one_kind(train: PreparedSplit) -> None:
@@ -267,7 +275,7 @@ def _packed(context: Context, split: Split, part: Part, template: ChatTemplate, 
     """Texts of any length in blocks: the counts are of blocks, the examples are the texts as they came."""
     from luthier.data.packing import pack_texts
 
-    packed = pack_texts(part.examples, template, block_tokens, context.progress)
+    packed = pack_texts([*part.examples, *part.planted], template, block_tokens, context.progress)
     num_blocks = len(packed.blocks)
     counts: dict[str, Any] = profile_tokens(packed.rows)
     counts |= {"num_examples": num_blocks, "mean_tokens": counts["num_tokens"] / num_blocks}

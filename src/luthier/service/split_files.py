@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import RecipeError
 from luthier.core.recipe import Recipe
+from luthier.service.canaries import planted
 from luthier.service.replay import load_replay
 
 if TYPE_CHECKING:
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The examples of one split, and the file they came from."""
+    """The examples of one split, and the file they came from. planted: canaries beside them."""
 
     source: LoadedFile
     path: Path
     examples: Sequence[Example]
+    planted: Sequence[Example] = ()
 
 
 def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
@@ -51,6 +53,8 @@ def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
     if recipe.data.part is not None:
         parts["train"] = part_of(parts["train"], recipe.data.part)
     found = {split: Part(train, train_path, examples) for split, examples in parts.items() if examples}
+    if recipe.data.canaries is not None:
+        found["train"] = replace(found["train"], planted=planted(recipe, train.shape, len(parts["train"])))
     for split, value in asked.items():
         if isinstance(value, str):
             path = base_dir / value

@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from luthier.core.errors import NotFoundError
+from luthier.core.recipe import METRIC_ENTRY_POINTS
 from luthier.evaluate.metrics.protocol import MetricDefinition
 
 BUILT_IN = {
@@ -43,7 +44,7 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
     Raises:
         NotFoundError: no table knows a name.
     """
-    table = {entry.name: entry.value for entry in entry_points(group="luthier.metrics")} | BUILT_IN
+    table = {entry.name: entry.value for entry in entry_points(group=METRIC_ENTRY_POINTS)} | BUILT_IN
     wanted = dict.fromkeys(figure for name in names for figure in FAMILIES.get(name, (name,)))
     for name in wanted:
         if name not in table:
@@ -53,6 +54,15 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
                 do="correct the name, or install the package that brings it (entry point group luthier.metrics)",
             )
     return [_load(table[name]) for name in wanted]
+
+
+def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefinition]:
+    """Metrics as they are, and those that names stand for, in order, each name once. Raises NotFoundError."""
+    found: dict[str, MetricDefinition] = {}
+    for metric in metrics:
+        for definition in load_metrics([metric]) if isinstance(metric, str) else [metric]:
+            found.setdefault(definition.name, definition)
+    return list(found.values())
 
 
 def _load(place: str) -> MetricDefinition:

@@ -1,0 +1,1 @@
+"""Questions and texts of general ability, by which it is told what tuning cost (see suite.yaml)."""

@@ -1,0 +1,1 @@
+"""Safety probes: rows, a way of asking, and metrics, one kind of harm a file."""
