@@ -260,8 +260,8 @@ def _about_people(measure: Measure, agreement: Estimate | None, people: Estimate
         return ("How far people agree with each other is not known here: no item has several raters who differ.",)
     if people.high < LOWEST_KAPPA:
         return (
-            f"One person agrees with the others by {measure} {_words(people)} only: better instructions for people come "
-            "before a better judge.",
+            f"One person agrees with the others by {measure} {_words(people)} only: better instructions for people "
+            "come before a better judge.",
         )
     if agreement is not None and agreement.value > people.high:
         return ("The judge agrees with the people's consensus more than one of them does with the others.",)
