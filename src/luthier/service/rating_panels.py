@@ -83,7 +83,7 @@ def create_panel(
     return NewPanel(context.rating_panels.add(caller.project_id, panel, items, people, deed), tuple(links))
 
 
-def list_panels(context: Context, caller: Caller) -> list[PanelCounts]:
+def list_panels(context: Context, caller: Caller) -> Sequence[PanelCounts]:
     """The panels of the caller's project, newest first."""
     return context.rating_panels.list(caller.project_id)
 

@@ -76,7 +76,7 @@ class RatingPanelStore:
                 )
         return _panel(row)
 
-    def list(self, project_id: str) -> list[PanelCounts]:
+    def list(self, project_id: str) -> Sequence[PanelCounts]:
         """The panels of a project, newest first."""
         num_raters = select(func.count()).where(raters.c.panel_id == rating_panels.c.panel_id).scalar_subquery()
         num_ratings = select(func.count()).where(ratings.c.panel_id == rating_panels.c.panel_id).scalar_subquery()
@@ -89,7 +89,7 @@ class RatingPanelStore:
             found = connection.execute(query).mappings().all()
         return [PanelCounts(_panel(row), row["num_raters"], row["num_ratings"]) for row in found]
 
-    def items(self, panel_id: str) -> list[RatingItem]:
+    def items(self, panel_id: str) -> Sequence[RatingItem]:
         """All that is shown, by its numbers."""
         query = select(rating_items.c.document).where(rating_items.c.panel_id == panel_id).order_by(rating_items.c.item)
         with self._database.read() as connection:
@@ -104,7 +104,7 @@ class RatingPanelStore:
             raise NotFoundError(f"no item {number} in this panel", expected="one of its items", do="open the link anew")
         return RatingItem.model_validate_json(document)
 
-    def raters(self, panel_id: str) -> list[Rater]:
+    def raters(self, panel_id: str) -> Sequence[Rater]:
         """Who rates, in the order in which they were made."""
         query = select(raters).where(raters.c.panel_id == panel_id).order_by(raters.c.number)
         with self._database.read() as connection:
@@ -157,7 +157,7 @@ class RatingPanelStore:
             self._log(connection, deed)
         return _rater(row)
 
-    def ratings(self, panel_id: str, rater_id: str | None = None) -> list[Rating]:
+    def ratings(self, panel_id: str, rater_id: str | None = None) -> Sequence[Rating]:
         """What was said, by all or by one, in the order of time."""
         query = select(ratings.c.document).where(ratings.c.panel_id == panel_id)
         if rater_id is not None:

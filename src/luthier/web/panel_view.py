@@ -125,29 +125,31 @@ def _differences(found: PanelFigures) -> list[FigureRow]:
 def _charts(key: str, found: PanelFigures) -> list[Intervals]:
     charts = []
     if found.win_rates:
-        rows = [
-            Drawn(f"{one.system} over {one.against}", *(100 * end - 50 for end in _ends(one.rate)), _role(place))
-            for place, one in enumerate(found.win_rates)
+        above = [
+            Estimate(value=100 * r.value - 50, low=100 * r.low - 50, high=100 * r.high - 50)
+            for r in (one.rate for one in found.win_rates)
         ]
+        names = [f"{one.system} over {one.against}" for one in found.win_rates]
         caption = "Right of zero: preferred more often than not. An interval over zero tells nothing."
         axis = Axis("win rate less 50%", "percentage points")
+        rows = _drawn(names, above)
         charts.append(Intervals(f"{key}-wins", "Who is preferred", axis, rows, zero=True, caption=caption))
     if found.standings:
-        rows = [Drawn(one.system, *_ends(one.strength), _role(place)) for place, one in enumerate(found.standings)]
+        rows = _drawn([one.system for one in found.standings], [one.strength for one in found.standings])
         caption = "Zero is the mean of all systems; 1.1 more is preferred three times out of four."
         axis = Axis("strength by Bradley and Terry", "log")
         charts.append(Intervals(f"{key}-standing", "Ranking of all systems", axis, rows, zero=True, caption=caption))
     for criterion in dict.fromkeys(one.criterion for one in found.scores):
         of_it = [one for one in found.scores if one.criterion == criterion]
-        rows = [Drawn(one.system, *_ends(one.mean), _role(place)) for place, one in enumerate(of_it)]
+        rows = _drawn([one.system for one in of_it], [one.mean for one in of_it])
         axis = Axis(criterion, "1 to 5", low=1, high=5)
         charts.append(Intervals(f"{key}-{criterion}", f"{criterion.capitalize()} of each system", axis, rows))
     return charts
 
 
-def _ends(one: Estimate) -> Sequence[float]:
-    return (one.value, one.low, one.high)
-
-
-def _role(place: int) -> Role:
-    return _ROLES[place % len(_ROLES)]
+def _drawn(names: Sequence[str], found: Sequence[Estimate]) -> list[Drawn]:
+    pairs = zip(names, found, strict=True)
+    return [
+        Drawn(name, one.value, one.low, one.high, _ROLES[place % len(_ROLES)])
+        for place, (name, one) in enumerate(pairs)
+    ]

@@ -97,8 +97,6 @@ def pairs(
 
         left_out = _reasons(found) or "none"
         console.print(f"wrote {len(found.rows)} pairs to {output}; left out: {left_out}", soft_wrap=True)
-            f"wrote {len(found.rows)} pairs to {output}; left out: {_reasons(found) or 'none'}", soft_wrap=True
-        )
         if found.caught:
             names = visible(", ".join(found.caught))
             console.print(f"without {names}, who seem not to read (--with-caught takes them, too)", soft_wrap=True)

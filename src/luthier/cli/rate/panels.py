@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -90,7 +91,7 @@ def close(
     return Answer(as_json, document, lambda console: console.print(f"closed {found.panel_id}", soft_wrap=True))
 
 
-def _show_all(console: Console, found: list[PanelCounts]) -> None:
+def _show_all(console: Console, found: Sequence[PanelCounts]) -> None:
     from luthier.cli.console import make_table, visible
 
     if not found:

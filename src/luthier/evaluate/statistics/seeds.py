@@ -21,16 +21,9 @@ from scipy.optimize import brentq
 from scipy.stats import norm, t
 
 from luthier.core.errors import RequestError
-from luthier.evaluate.statistics.bootstrap import (
-    LEVEL,
-    Aggregate,
-    Array,
-    Difference,
-    Interval,
-    interval_of,
-    resampled_sums,
-    same_rows,
-)
+from luthier.evaluate.statistics.bootstrap import Aggregate, Array, cluster_sums, resampled_sums, same_rows
+from luthier.evaluate.statistics.intervals import TAIL, Difference, Interval, by_row, interval_of, percentiles, widened
+from luthier.evaluate.statistics.leave_one_out import spread_of
 
 
 class _Seeds(NamedTuple):
@@ -61,7 +54,7 @@ def over_seeds(
     side = _Side(per_seed, aggregate)
     together = np.concatenate(per_seed, axis=1)
     sums = resampled_sums(together, seed=seed, clusters=clusters)
-    rows = interval_of(together.sum(axis=0), sums, side.mean_figure)
+    rows = interval_of(together.sum(axis=0), sums, side.mean_figure, rows=cluster_sums(together, clusters))
     return _joined(rows, [side.spread()])
 
 
@@ -96,10 +89,13 @@ def difference_over_seeds(
 
     same_rows(per_seed_a[0], per_seed_b[0])
     sums = resampled_sums(together, seed=seed, clusters=clusters)
-    rows = interval_of(together.sum(axis=0), sums, difference)
+    value = float(difference(together.sum(axis=0)))
+    units = cluster_sums(together, clusters)
+    spread = spread_of(units, difference)
+    rows = Interval(value, *widened(percentiles(difference(sums)), value, by_row(units, difference), spread))
     spreads = [side_a.spread(), side_b.spread()]
     joined = _joined(rows, spreads)
-    row_error = (rows.high - rows.low) / (2 * float(norm.isf((1 - LEVEL) / 2)))
+    row_error = (rows.high - rows.low) / (2 * float(norm.isf(TAIL)))
     error = math.hypot(row_error, *(spread.standard_error for spread in spreads))
     return Difference(joined.value, joined.low, joined.high, _p_value(joined, rows, spreads), error)
 
@@ -127,7 +123,7 @@ class _Side:
 
 
 def _joined(rows: Interval, spreads: Sequence[_Seeds]) -> Interval:
-    among_seeds = [spread.half_width((1 - LEVEL) / 2) for spread in spreads]
+    among_seeds = [spread.half_width(TAIL) for spread in spreads]
     below = math.hypot(rows.value - rows.low, *among_seeds)
     above = math.hypot(rows.high - rows.value, *among_seeds)
     return Interval(rows.value, rows.value - below, rows.value + above)
@@ -137,7 +133,7 @@ def _p_value(joined: Interval, rows: Interval, spreads: Sequence[_Seeds]) -> flo
     """The level at which the joined interval just reaches 0; the rows' half-width grows with the normal quantile."""
     distance = abs(joined.value)
     to_zero = rows.value - rows.low if joined.value > 0 else rows.high - rows.value
-    row_error = to_zero / float(norm.isf((1 - LEVEL) / 2))
+    row_error = to_zero / float(norm.isf(TAIL))
 
     def beyond(log_tail: float) -> float:
         tail = math.exp(log_tail)

@@ -1,4 +1,4 @@
-"""/rate/{token}: where somebody rates answers, let in by their link alone. Nothing here says which system wrote what."""
+"""/rate/{token}: where somebody rates answers, let in by a link alone. Nothing here says which system wrote what."""
 
 from __future__ import annotations
 
