@@ -80,6 +80,7 @@ def difference_over_seeds(
             expected="at least two of one system, and one of the other",
             do="train more seeds, or use paired_bootstrap for one training of each",
         )
+    same_rows(per_seed_a[0], per_seed_b[0])
     side_a, side_b = _Side(per_seed_a, aggregate), _Side(per_seed_b, aggregate)
     together = np.concatenate([*per_seed_a, *per_seed_b], axis=1)
     width = side_a.width
@@ -87,7 +88,6 @@ def difference_over_seeds(
     def difference(sums: Array) -> Array:
         return side_a.mean_figure(sums[..., :width]) - side_b.mean_figure(sums[..., width:])
 
-    same_rows(per_seed_a[0], per_seed_b[0])
     sums = resampled_sums(together, seed=seed, clusters=clusters)
     value = float(difference(together.sum(axis=0)))
     units = cluster_sums(together, clusters)
