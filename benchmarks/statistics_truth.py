@@ -45,7 +45,7 @@ from luthier.evaluate.statistics import (
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Random = np.random.Generator
-RESAMPLES = 1_000
+RESAMPLES = 500
 FEW = (20, 30, 50)
 
 

@@ -23,7 +23,7 @@ from scipy.stats import linregress, norm, rankdata, t
 from luthier.core.errors import RequestError
 from luthier.evaluate.statistics import Interval, resampled_sums
 from luthier.evaluate.statistics.bootstrap import Aggregate, Array
-from luthier.evaluate.statistics.intervals import TAIL, by_row, percentiles, widened
+from luthier.evaluate.statistics.intervals import TAIL, percentiles, widened
 from luthier.evaluate.statistics.leave_one_out import spread_of
 from luthier.evaluate.statistics.shares import share_ends
 
@@ -144,7 +144,7 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> Interval:
     Raises:
         RequestError: fewer than four items, different numbers, or a series of one value.
     """
-    return _correlation(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), variance=lambda r: 1.0)
+    return _correlation(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), of_ranks=False)
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> Interval:
@@ -154,7 +154,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> Interval:
         RequestError: fewer than four items, different numbers, or a series of one value.
     """
     ranks_x, ranks_y = (rankdata(values).astype(np.float64) for values in (x, y))
-    return _correlation(ranks_x, ranks_y, variance=lambda r: 1 + r**2 / 2)
+    return _correlation(ranks_x, ranks_y, of_ranks=True)
 
 
 def deviations(ratings: ArrayLike) -> Array:
@@ -245,14 +245,14 @@ def _interval(stats: Array, coefficient: Aggregate, *, by_chance: float) -> Inte
     resampled = coefficient(resampled_sums(stats, seed=0, num_resamples=_NUM_RESAMPLES))
     # Resamples that hold one value only say nothing.
     ends = percentiles(resampled[np.isfinite(resampled)])
-    low, high = widened(ends, value, by_row(stats, coefficient), spread_of(stats, coefficient))
+    low, high = widened(ends, value, spread_of(stats, coefficient))
     if value > 1 - 1e-12:
         share, _ = share_ends(len(stats), len(stats), TAIL)
         low = min(low, 1 - (1 - share) / (1 - by_chance))
     return Interval(value, max(low, -1.0), min(high, 1.0))
 
 
-def _correlation(x: Array, y: Array, *, variance: Any) -> Interval:
+def _correlation(x: Array, y: Array, *, of_ranks: bool) -> Interval:
     """On Fisher's scale, as wide as the items say or, if that is more, as the normal law does."""
     num = len(x)
     if x.shape != y.shape or x.ndim != 1 or num < _MIN_FOR_CORRELATION or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -276,9 +276,9 @@ def _correlation(x: Array, y: Array, *, variance: Any) -> Interval:
     centre = float(on_scale(stats.sum(axis=0)))
     resampled = on_scale(resampled_sums(stats, seed=0, num_resamples=_NUM_RESAMPLES))
     ends = percentiles(resampled[np.isfinite(resampled)])
-    low, high = widened(ends, centre, by_row(stats, on_scale), spread_of(stats, on_scale))
+    low, high = widened(ends, centre, spread_of(stats, on_scale))
     r = float(np.corrcoef(x, y)[0, 1])
-    half = float(norm.isf(TAIL)) * math.sqrt(variance(r) / max(1, num - 3))
+    half = float(norm.isf(TAIL)) * math.sqrt((1 + r**2 / 2 if of_ranks else 1.0) / max(1, num - 3))
     low, high = math.tanh(min(low, centre - half)), math.tanh(max(high, centre + half))
     return Interval(r, min(low, r), max(high, r))
 

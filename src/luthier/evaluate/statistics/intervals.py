@@ -31,9 +31,6 @@ from luthier.evaluate.statistics.significance import mcnemar
 
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
-# From so many rows on, a mean hardly lies outside of what single rows have: 0.7 ** 10 is 3%, where 7 of 10 rows lie
-# below it.
-_ENOUGH_FOR_RANGE = 10
 
 
 class Interval(NamedTuple):
@@ -103,13 +100,16 @@ def interval_of(total: Array, sums: Array, aggregate: Aggregate, *, rows: Array 
     ends = percentiles(aggregate(sums))
     if rows is None:
         return Interval(value, *ends)
-    alone = by_row(rows, aggregate)
+    with np.errstate(all="ignore"):
+        alone = aggregate(rows)
     if is_share(rows, aggregate) or (value in (0, 1) and (alone == value).all()):
         # Where every single row has 0, or every one 1, a figure is taken for a fraction, however it is made.
         return Interval(value, *share_ends(value * len(rows), len(rows), TAIL))
-    low, high = widened(ends, value, alone, spread_of(rows, aggregate))
-    if alone.min() >= 0 and alone.max() <= 1 and 0 <= value <= 1:
-        low, high = max(low, 0.0), min(high, 1.0)
+    low, high = widened(ends, value, spread_of(rows, aggregate))
+    # What is never below 0 in a single row is not so over all, and what lies between 0 and 1 is a fraction.
+    if alone.min() >= 0 <= value:
+        low = max(low, 0.0)
+        high = min(high, 1.0) if alone.max() <= 1 >= value else high
     return Interval(value, low, high)
 
 
@@ -147,7 +147,7 @@ def difference_of(
     spread = spread_of(rows, figure)
     p_value = _centred(resampled, measured) if spread is None else spread.p_value(measured)
     surest = max(_surest(int((a != b).any(axis=1).sum())), 1 / (len(resampled) + 1))
-    return Difference(measured, *widened(ends, measured, by_row(rows, figure), spread), max(p_value, surest), error)
+    return Difference(measured, *widened(ends, measured, spread), max(p_value, surest), error)
 
 
 def percentiles(values: Array) -> tuple[float, float]:
@@ -156,22 +156,11 @@ def percentiles(values: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def by_row(rows: Array, figure: Aggregate) -> Array:
-    """The figure of each single row; not finite where one row has none."""
-    with np.errstate(all="ignore"):
-        return figure(rows)
-
-
-def widened(ends: tuple[float, float], value: float, alone: Array, spread: Spread | None) -> tuple[float, float]:
-    """The ends of percentiles, moved outwards to those from leaving one row out, but not beyond what rows have.
-
-    alone: the figure (or the difference) of each single row.
-    """
+def widened(ends: tuple[float, float], value: float, spread: Spread | None) -> tuple[float, float]:
+    """The ends of percentiles, moved outwards to those from leaving one row out."""
     if spread is None:
         return ends
     low, high = spread.ends(value, TAIL)
-    if len(alone) >= _ENOUGH_FOR_RANGE and alone.min() <= value <= alone.max():
-        low, high = max(low, float(alone.min())), min(high, float(alone.max()))
     return min(low, ends[0]), max(high, ends[1])
 
 

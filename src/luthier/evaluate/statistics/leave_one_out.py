@@ -15,7 +15,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtr, stdtrit
 
 from luthier.evaluate.statistics.bootstrap import Aggregate, Array
 
@@ -31,7 +31,7 @@ class Spread(NamedTuple):
 
     def ends(self, value: float, tail: float) -> tuple[float, float]:
         """The interval that leaves out `tail` at each side: as wide as t and skew-corrected t together."""
-        quantile = float(t.isf(tail, self.num_rows - 1))
+        quantile = -float(stdtrit(self.num_rows - 1, tail))
         low = max(quantile, self._untransformed(quantile))
         high = min(-quantile, self._untransformed(-quantile))
         return value - self.standard_error * low, value - self.standard_error * high
@@ -40,7 +40,7 @@ class Spread(NamedTuple):
         """Two-sided, of "it is 0": below the level just where the interval of that level leaves out 0."""
         ratio = value / self.standard_error
         surest = min(abs(ratio), math.copysign(1.0, ratio) * self._transformed(ratio))
-        return 2 * float(t.sf(max(0.0, surest), self.num_rows - 1))
+        return 2 * float(stdtr(self.num_rows - 1, min(0.0, -surest)))
 
     @property
     def _bend(self) -> float:

@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from luthier.core.errors import RequestError
 from luthier.evaluate.statistics.bootstrap import Aggregate, Array, cluster_sums, resampled_sums, same_rows
-from luthier.evaluate.statistics.intervals import TAIL, Difference, Interval, by_row, interval_of, percentiles, widened
+from luthier.evaluate.statistics.intervals import TAIL, Difference, Interval, interval_of, percentiles, widened
 from luthier.evaluate.statistics.leave_one_out import spread_of
 
 
@@ -34,7 +34,7 @@ class _Seeds(NamedTuple):
 
     def half_width(self, tail: float) -> float:
         """Of the two-sided interval that leaves `tail` out at each side; 0 for a system that is not trained."""
-        return float(t.isf(tail, self.num_seeds - 1)) * self.standard_error if self.standard_error else 0.0
+        return -float(stdtrit(self.num_seeds - 1, tail)) * self.standard_error if self.standard_error else 0.0
 
 
 def over_seeds(
@@ -90,12 +90,11 @@ def difference_over_seeds(
 
     sums = resampled_sums(together, seed=seed, clusters=clusters)
     value = float(difference(together.sum(axis=0)))
-    units = cluster_sums(together, clusters)
-    spread = spread_of(units, difference)
-    rows = Interval(value, *widened(percentiles(difference(sums)), value, by_row(units, difference), spread))
+    spread = spread_of(cluster_sums(together, clusters), difference)
+    rows = Interval(value, *widened(percentiles(difference(sums)), value, spread))
     spreads = [side_a.spread(), side_b.spread()]
     joined = _joined(rows, spreads)
-    row_error = (rows.high - rows.low) / (2 * float(norm.isf(TAIL)))
+    row_error = (rows.high - rows.low) / (2 * -float(ndtri(TAIL)))
     error = math.hypot(row_error, *(spread.standard_error for spread in spreads))
     return Difference(joined.value, joined.low, joined.high, _p_value(joined, rows, spreads), error)
 
@@ -133,12 +132,12 @@ def _p_value(joined: Interval, rows: Interval, spreads: Sequence[_Seeds]) -> flo
     """The level at which the joined interval just reaches 0; the rows' half-width grows with the normal quantile."""
     distance = abs(joined.value)
     to_zero = rows.value - rows.low if joined.value > 0 else rows.high - rows.value
-    row_error = to_zero / float(norm.isf(TAIL))
+    row_error = to_zero / -float(ndtri(TAIL))
 
     def beyond(log_tail: float) -> float:
         tail = math.exp(log_tail)
         parts = [spread.half_width(tail) for spread in spreads]
-        return math.hypot(float(norm.isf(tail)) * row_error, *parts) - distance
+        return math.hypot(-float(ndtri(tail)) * row_error, *parts) - distance
 
     least, most = math.log(1e-12), math.log(0.5)
     if distance == 0 or beyond(most) >= 0:
