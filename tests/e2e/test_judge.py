@@ -60,7 +60,7 @@ def test_a_judge_that_is_too_small_is_found_out(luthier: Callable[..., Any], mod
     assert found["no_verdict"] == {}, "it is kept to the form, whatever it thinks"
     assert found["num_items"] == len(PAIRS)
     assert not found["may_enter_gate"]
-    assert found["agreement"]["low"] < 0.4 < found["people"]["low"]
+    assert found["agreement"]["value"] < 0.4 < found["people"]["value"]
     assert any("must be at least 0.4" in reason for reason in found["reasons"])
     bias = found["bias"]
     assert bias["num_flipped"] > len(PAIRS) / 2, "it goes by the place, not by the answer"

@@ -132,7 +132,6 @@ def test_what_no_page_asks_for_is_refused(
     made = make_panel(context, kind=kind)  # type: ignore[arg-type]
     rater = made.links[0].rater
 
-
     def attempt() -> None:
         if choice is not None:
             rating_desk.keep_preference(context, made.panel, rater, item, choice)

@@ -92,10 +92,15 @@ class WinRate(Frozen):
 
 
 class Standing(Frozen):
-    """A system's place among all: the logarithm of its strength by Bradley and Terry, 0 on average of all systems."""
+    """A system's place among all: the logarithm of its strength by Bradley and Terry, 0 on average of all systems.
+
+    low, high: ends of the 95% interval; None where it is open, since the system has lost, or won, without exception.
+    """
 
     system: str
-    strength: Estimate
+    value: float
+    low: float | None
+    high: float | None
 
 
 class MeanScore(Frozen):
@@ -120,13 +125,17 @@ class ScoreDifference(Frozen):
 
 
 class PanelFigures(Frozen):
-    """What follows from ratings: of a pairwise panel rates and standing, of scores their means and differences."""
+    """What follows from ratings: of a pairwise panel rates and standing, of scores their means and differences.
+
+    ranking_caution: what the ranking does not tell, or why there is none.
+    """
 
     num_raters: int
     num_ratings: int
     agreements: tuple[Agreement, ...] = ()
     win_rates: tuple[WinRate, ...] = ()
     standings: tuple[Standing, ...] = ()
+    ranking_caution: str = ""
     scores: tuple[MeanScore, ...] = ()
     differences: tuple[ScoreDifference, ...] = ()
 

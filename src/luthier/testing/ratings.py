@@ -88,9 +88,9 @@ def careful(kind: RatingKind, *, better: str = "tuned", noise: float = 0.15, see
 
     Which rows those are is the same for all careful raters: they agree.
     """
-    drawn = random.Random(seed)  # noqa: S311 - a habit, not a secret
 
     def says(item: RatingItem) -> str | dict[Criterion, int]:
+        drawn = _drawn(seed, item)
         if item.check is not None:
             score = item.check.score or 3
             return item.check.preference or {"relevance": score, "coherence": score, "accuracy": score}
@@ -114,11 +114,16 @@ def careful(kind: RatingKind, *, better: str = "tuned", noise: float = 0.15, see
 
 def clicking(kind: RatingKind, *, seed: int = 0) -> Says:
     """Reads nothing, and says whatever."""
-    drawn = random.Random(seed)  # noqa: S311 - a habit, not a secret
 
-    def says(_: RatingItem) -> str | dict[Criterion, int]:
+    def says(item: RatingItem) -> str | dict[Criterion, int]:
+        drawn = _drawn(seed, item)
         if kind == "pairwise":
             return drawn.choice(("a", "b", "tie"))
         return {name: drawn.randint(1, 5) for name in ("relevance", "coherence", "accuracy")}
 
     return says
+
+
+def _drawn(seed: int, item: RatingItem) -> random.Random:
+    """Luck that hangs on the item, not on the order in which a rater sees them."""
+    return random.Random(f"{seed} {item.item}")  # noqa: S311 - a habit, not a secret

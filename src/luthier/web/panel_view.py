@@ -63,7 +63,7 @@ def shown_estimate(one: Estimate) -> tuple[str, str]:
 
 def _view(title: str, key: str, found: PanelFigures) -> FiguresView:
     cautions = list(dict.fromkeys(one.caution for one in found.agreements if one.caution))
-    rows = [*_win_rates(found), *_scores(found), *_differences(found)]
+    rows = [*_win_rates(found), *_standings(found), *_scores(found), *_differences(found)]
     agreements = [_agreement(one) for one in found.agreements]
     return FiguresView(title, found, agreements, cautions, rows, _charts(key, found))
 
@@ -92,6 +92,15 @@ def _win_rates(found: PanelFigures) -> list[FigureRow]:
                 rows_needed=one.rows_needed,
             )
         )
+    return rows
+
+
+def _standings(found: PanelFigures) -> list[FigureRow]:
+    rows = []
+    for one in found.standings:
+        low, high = ("open" if end is None else figures.number(end, 2) for end in (one.low, one.high))
+        interval = f"[{low}, {high}]"
+        rows.append(FigureRow(one.system, "strength (log)", figures.number(one.value, 2), interval, "Bradley-Terry"))
     return rows
 
 
@@ -135,8 +144,18 @@ def _charts(key: str, found: PanelFigures) -> list[Intervals]:
         rows = _drawn(names, above)
         charts.append(Intervals(f"{key}-wins", "Who is preferred", axis, rows, zero=True, caption=caption))
     if found.standings:
-        rows = _drawn([one.system for one in found.standings], [one.strength for one in found.standings])
+        ends = [end for one in found.standings for end in (one.value, one.low, one.high) if end is not None]
+        strengths = [  # an open interval is drawn to the end of the picture
+            Estimate(
+                value=one.value,
+                low=min(ends) - 1 if one.low is None else one.low,
+                high=max(ends) + 1 if one.high is None else one.high,
+            )
+            for one in found.standings
+        ]
+        rows = _drawn([one.system for one in found.standings], strengths)
         caption = "Zero is the mean of all systems; 1.1 more is preferred three times out of four."
+        caption += f" {found.ranking_caution}" if found.ranking_caution else ""
         axis = Axis("strength by Bradley and Terry", "log")
         charts.append(Intervals(f"{key}-standing", "Ranking of all systems", axis, rows, zero=True, caption=caption))
     for criterion in dict.fromkeys(one.criterion for one in found.scores):

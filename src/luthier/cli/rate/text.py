@@ -73,8 +73,11 @@ def _show_figures(console: Console, found: PanelFigures, title: str) -> None:
     if found.standings:
         table = make_table(["system", "strength (log, Bradley-Terry)"])
         for standing in found.standings:
-            table.add_row(visible(standing.system), _estimate(standing.strength))
+            ends = ", ".join("open" if end is None else figures.number(end, 2) for end in (standing.low, standing.high))
+            table.add_row(visible(standing.system), f"{figures.number(standing.value, 2)} [{ends}]")
         console.print(table)
+    if found.ranking_caution:
+        console.print(Text(f"Note: {found.ranking_caution}", style="yellow"), soft_wrap=True)
     if found.scores:
         table = make_table(["score", "system", "ratings", "mean"], num_text_columns=2)
         for score in found.scores:

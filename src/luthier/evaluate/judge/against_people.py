@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
@@ -43,6 +43,7 @@ from luthier.evaluate.statistics import Interval
 
 _PREFERENCES: Final = ("a", "tie", "b")
 _SCORES: Final = ("1", "2", "3", "4", "5")
+_FEWEST_FOR_CORRELATION: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +179,9 @@ def _kappa(target: Target, one: Sequence[float], other: Sequence[float]) -> Esti
     """None where there is nothing to agree on beyond chance: fewer than two items, or all the same."""
     if len(one) < 2 or len({*one, *other}) < 2:
         return None
-    weights: Literal["quadratic"] | None = None if target == "preference" else "quadratic"
-    return _estimate(cohen_kappa(np.array(one), np.array(other), weights=weights))
+    if target == "preference":
+        return _estimate(cohen_kappa(one, other))
+    return _estimate(cohen_kappa(one, other, weights="quadratic", labels=[float(score) for score in _SCORES]))
 
 
 def _people(target: Target, rated: Sequence[_Item]) -> Estimate | None:
@@ -208,9 +210,9 @@ def _correlation(target: Target, judged: Sequence[_Item]) -> Estimate | None:
         return None
     means = [sum(item.said.values()) / len(item.said) for item in judged]
     verdicts = [item.verdict for item in judged]
-    if len(judged) < 3 or min(len(set(means)), len(set(verdicts))) < 2:
+    if len(judged) < _FEWEST_FOR_CORRELATION or min(len(set(means)), len(set(verdicts))) < 2:
         return None
-    return _estimate(spearman(np.array(means), np.array(verdicts)))
+    return _estimate(spearman(means, verdicts))
 
 
 def _table(target: Target, rated: Sequence[_Item]) -> Confusion:
@@ -260,8 +262,8 @@ def _about_people(measure: Measure, agreement: Estimate | None, people: Estimate
         return ("How far people agree with each other is not known here: no item has several raters who differ.",)
     if people.high < LOWEST_KAPPA:
         return (
-            f"One person agrees with the others by {measure} {_words(people)} only: better instructions for people come "
-            "before a better judge.",
+            f"One person agrees with the others by {measure} {_words(people)} only: better instructions for people "
+            "come before a better judge.",
         )
     if agreement is not None and agreement.value > people.high:
         return ("The judge agrees with the people's consensus more than one of them does with the others.",)

@@ -6,12 +6,14 @@ Ratings of one row are not independent: intervals and tests draw rows, each with
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
+from luthier.core.errors import RequestError
 from luthier.core.evaluation import VerdictWord
 from luthier.core.rating import RatingRow, RatingsTable
 from luthier.core.rating_report import (
@@ -45,7 +47,7 @@ def panel_figures(table: RatingsTable) -> PanelFigures:
     if not real.rows:
         return PanelFigures.model_validate(common)
     if table.kind == "pairwise":
-        return PanelFigures.model_validate(common | {"win_rates": _win_rates(real), "standings": _standings(real)})
+        return PanelFigures.model_validate(common | {"win_rates": _win_rates(real)} | _ranking(real))
     return PanelFigures.model_validate(common | {"scores": _scores(real), "differences": _differences(real)})
 
 
@@ -137,23 +139,37 @@ def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
     return tuple(found)
 
 
-def _standings(table: RatingsTable) -> tuple[Standing, ...]:
+def _ranking(table: RatingsTable) -> dict[str, Any]:
     """All systems, the strongest first; two have no more to tell than their win rate."""
-    names = table.systems
+    names, rows = table.systems, sorted({row.row_id for row in table.rows})
     if len(names) < 3:
-        return ()
+        return {}
     place = {name: number for number, name in enumerate(names)}
-    wins = np.zeros((len(names), len(names)))
+    which = {row_id: number for number, row_id in enumerate(rows)}
+    wins = np.zeros((len(rows), len(names), len(names)))
     for row in table.rows:
-        if row.system_b is None:
-            continue
-        first, second = place[row.system_a], place[row.system_b]
-        won = _won(row, row.system_a)
-        wins[first, second] += (1 + won) / 2
-        wins[second, first] += (1 - won) / 2
-    strengths = bradley_terry(wins)
-    found = [Standing(system=name, strength=_estimate(strengths[place[name]])) for name in names]
-    return tuple(sorted(found, key=lambda one: -one.strength.value))
+        if row.system_b is not None:
+            first, second, won = place[row.system_a], place[row.system_b], _won(row, row.system_a)
+            wins[which[row.row_id], first, second] += (1 + won) / 2
+            wins[which[row.row_id], second, first] += (1 - won) / 2
+    try:
+        ranking = bradley_terry(wins)
+    except RequestError as error:  # systems that never met: too little is rated yet
+        return {"ranking_caution": f"There is no ranking yet: {error.came}."}
+    found = [
+        Standing(system=name, value=one.value, low=_finite(one.low), high=_finite(one.high))
+        for name, one in zip(names, ranking.strengths, strict=True)
+    ]
+    caution = (
+        "Some systems were preferred to others without exception, so that their strength has no upper or lower end; "
+        "half a win was added to each side of every pair."
+    )
+    standings = tuple(sorted(found, key=lambda one: -one.value))
+    return {"standings": standings, "ranking_caution": caution if ranking.is_penalised else ""}
+
+
+def _finite(end: float) -> float | None:
+    return end if math.isfinite(end) else None
 
 
 def _scores(table: RatingsTable) -> tuple[MeanScore, ...]:

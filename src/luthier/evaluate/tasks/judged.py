@@ -19,8 +19,8 @@ from luthier.core.suite import Criterion, PairwiseTask, RubricTask
 from luthier.core.task_result import TaskFigures
 from luthier.evaluate.judge.bias import bias_of, pair_statistics
 from luthier.evaluate.judge.cautions import bias_sentences, check_missing, missing_sentence
-from luthier.evaluate.judge.replies import NoVerdict
 from luthier.evaluate.judge.questions import CALIBRATED_CRITERION
+from luthier.evaluate.judge.replies import NoVerdict
 from luthier.evaluate.judge.verdicts import POINTS, Pair, judge_answers, judge_pairs
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observations
 from luthier.evaluate.tasks.protocol import Resources, TaskRow

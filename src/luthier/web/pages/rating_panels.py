@@ -167,10 +167,10 @@ def _form(request: Request, context: Context, caller: Caller, evaluation_id: str
         found = read_evaluation(context, caller.project_id, evaluation_id)
     written = [] if found is None else [system for system in found.systems if system.samples]
     chosen = values.get("chosen") or [system.name for system in written]
-    common = {"evaluations": known, "evaluation": found, "written": written, "chosen": chosen, "form": _EMPTY}
+    common = {"evaluations": known, "evaluation": found, "written": written, "form": _EMPTY}
     error = values.get("error")
     status = 200 if error is None else status_of(error)
-    return render(request, "panels/new.html", common | values | {"chosen": chosen}, status=status)
+    return render(request, "panels/new.html", common | values | {"chosen": chosen, "error": error}, status=status)
 
 
 def _show(
