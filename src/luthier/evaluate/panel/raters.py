@@ -23,7 +23,7 @@ LEAST_FAILED: Final = 2
 FAILED_SHARE: Final = 1 / 3
 """Who fails two checks at least, and a third of them, seems not to read."""
 NEAR_ZERO: Final = 0.2
-"""Who agrees with others less than this, for sure, where those agree with each other more than this, for sure."""
+"""Where others agree with each other more than this, for sure, who does not agree with them at all stands out."""
 LEAST_COMPARED: Final = 10
 SIDE_SHARE: Final = 0.85
 SIDE_P: Final = 0.001
@@ -92,8 +92,8 @@ def _plain_reasons(own: RatingsTable) -> list[str]:
 
 
 def _stands_alone(table: RatingsTable, agreement: Estimate, num_compared: int, others: Sequence[str]) -> bool:
-    """Whether others agree with each other and not with this rater, both beyond doubt."""
-    if num_compared < LEAST_COMPARED or len(others) < 2 or agreement.high >= NEAR_ZERO + 0.1 or agreement.low > 0:
+    """Whether others agree with each other, and with this rater no more than chance would: both intervals say so."""
+    if num_compared < LEAST_COMPARED or len(others) < 2 or agreement.low > 0:
         return False
     among = _alpha(matrix(table.where(lambda row: row.rater in others), others, overall))
     return among is not None and among.low > max(NEAR_ZERO, agreement.high)
@@ -148,8 +148,8 @@ def _notes(
     if paces and (pace := float(np.median(paces))) > MOST_WORDS_A_SECOND:
         notes.append(f"took too little time to read: {60 * pace:,.0f} words a minute in the median")
     if drift is not None and drift.p_value < DRIFT_P:
-        what = "scores against the others" if panel.kind == "likert" else "agreement with the others"
-        notes.append(f"{what} {'rise' if drift.slope > 0 else 'fall'} as it goes on: {drift.slope:+.3f} an item")
+        what = "the score, held against the others'," if panel.kind == "likert" else "agreement with the others"
+        notes.append(f"{what} {'rises' if drift.slope > 0 else 'falls'} as it goes on: {drift.slope:+.3f} an item")
     return tuple(notes)
 
 
