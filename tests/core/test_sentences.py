@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.sentences import sentence_spans
+from luthier.core.sentences import sentence_spans
 
 
 def sentences(text: str) -> list[str]:
