@@ -66,6 +66,9 @@ class PartyIndex:
     def __init__(self) -> None:
         self._by_word: dict[str, dict[tuple[Names, str], None]] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._by_word)
+
     def add(self, names: Names, note: str = "") -> None:
         """One more decision; nothing happens where it is there."""
         for side in names:

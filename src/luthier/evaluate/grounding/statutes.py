@@ -41,6 +41,9 @@ _SPAN_OF_YEARS: Final = re.compile(r"(\d{1,6})-(\d{1,6})")
 _CODE_WORD: Final = re.compile(r"[A-Z][\w.'&-]*")
 _ACRONYM: Final = re.compile(r"(?:[A-Z]\.){2,6}|[A-Z]{3,6}")
 _CODE_ENDS: Final = words("code codes stat stats statute statutes law laws ann annotated act acts rev")
+_NAMED: Final = re.compile(
+    r"(?:[A-Z]\.){3,6}|\b[A-Z]{3,6}\b|(?:[A-Z][\w.'&-]{0,20}\s(?:of\s)?){1,4}(?:Codes?|Acts?|Laws?|Statutes?|Stat\.)"
+)
 _NO_CODE: Final = words("us usa uk eu dc am pm inc llc")
 _SIGNALS: Final = words(
     "see under in by per of the and also cf but accord compare both as to that this pursuant citing"
@@ -76,6 +79,11 @@ def find_statutes(text: str) -> Iterator[Citation]:
 
 def _take(is_taken: bytearray, start: int, end: int) -> None:
     is_taken[start:end] = b"\1" * (end - start)
+
+
+def codes_named(text: str) -> set[str]:
+    """The codes that a cleaned text names, with a section or without one."""
+    return {_code(match[0]) for match in _NAMED.finditer(text)}
 
 
 def section_number(normal: str) -> str:
