@@ -11,8 +11,8 @@ from luthier.evaluate.grounding.corpus import Corpus
 from luthier.evaluate.grounding.find import sentences_of
 from luthier.evaluate.grounding.passages import Passage
 
-THRESHOLD: Final = 0.7
-"""Of a sentence's content words, the share that one passage must hold: measured by `benchmarks/claim_threshold.py`."""
+THRESHOLD: Final = 0.8
+"""Of a sentence's content words, the share that one passage must hold: the best of `benchmarks/claim_threshold.py`."""
 NUM_PASSAGES: Final = 5
 FEWEST_WORDS: Final = 3
 

@@ -27,10 +27,14 @@ Answer with JSON and nothing else: {{"supported": true}} or {{"supported": false
 class Entailment:
     """What a judge says of claims; each claim is asked once, whoever made it.
 
-    judge: the engine that judges. A claim that shares no word with the corpus is unsupported without being asked.
+    judge: the engine that judges; judge_name: what results call it. A claim that shares no word with the corpus is
+    unsupported without being asked.
     """
 
-    def __init__(self, judge: Engine, corpus: Corpus, progress: Progress | None = None) -> None:
+    def __init__(
+        self, judge: Engine, corpus: Corpus, *, judge_name: str | None = None, progress: Progress | None = None
+    ) -> None:
+        self.judge_name = judge_name or judge.name
         self._judge, self._corpus, self._progress = judge, corpus, progress or SilentProgress()
         self._said: dict[str, bool | None] = {}
 

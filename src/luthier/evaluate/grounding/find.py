@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import Final
 
 from luthier.core.sentences import sentence_spans
 from luthier.core.suite import CitationForm
@@ -15,6 +16,8 @@ from luthier.evaluate.grounding.clean import clean
 from luthier.evaluate.grounding.patterns import find_patterns, find_urls
 from luthier.evaluate.grounding.statutes import find_statutes
 from luthier.evaluate.grounding.us_law import find_us_law
+
+_MOST_AROUND: Final = 400
 
 
 def find_citations(
@@ -29,10 +32,11 @@ def find_citations(
     plain = _blanked(cleaned, urls)
     cases, laws = find_us_law(plain) if {"us_case", "us_statute", "state_statute"} & set(forms) else ([], [])
     statutes = list(find_statutes(plain))
-    found = [one for one in [*statutes, *_apart_from(statutes, laws, plain)] if one.kind in forms]
+    statutes += _apart_from(statutes, laws, plain)
+    found = [one for one in statutes if one.kind in forms]
     found += find_patterns(cleaned, patterns or {})
     if "us_case" in forms:
-        found += find_cases(plain, cases)
+        found += _apart_from(statutes, find_cases(plain, cases), plain)
     if "url" in forms:
         found += urls
     found.sort(key=lambda one: (one.start, one.end))
@@ -65,9 +69,12 @@ def _apart_from(found: Iterable[Citation], others: Iterable[Citation], text: str
 
 
 def _sentence(text: str, citation: Citation, starts: list[int], ends: list[int]) -> str:
-    first = max(0, bisect_right(starts, citation.start) - 1)
-    last = min(len(ends) - 1, bisect_left(ends, citation.end))
-    return " ".join(text[starts[first] : ends[last]].split()) if starts else citation.text
+    """Of a sentence that never ends, what stands around the citation."""
+    start = starts[max(0, bisect_right(starts, citation.start) - 1)]
+    end = ends[min(len(ends) - 1, bisect_left(ends, citation.end))]
+    first, last = max(start, citation.start - _MOST_AROUND), min(end, citation.end + _MOST_AROUND)
+    shown = " ".join(text[first:last].split())
+    return f"{'…' * (first > start)}{shown}{'…' * (last < end)}"
 
 
 def _blanked(text: str, urls: Collection[Citation]) -> str:

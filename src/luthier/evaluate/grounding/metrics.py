@@ -156,7 +156,7 @@ class EntailedClaims(_Share):
     has_sample_values = False
 
     def __init__(self, entailment: Entailment) -> None:
-        self._entailment = entailment
+        self._entailment, self.judge_name = entailment, entailment.judge_name
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: supported claims, claims with a verdict. Raises WorkError where no verdict is usable."""
@@ -179,7 +179,7 @@ class UnusableVerdicts(_Share):
     has_sample_values = False
 
     def __init__(self, entailment: Entailment) -> None:
-        self._entailment = entailment
+        self._entailment, self.judge_name = entailment, entailment.judge_name
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: claims without a verdict, all claims."""

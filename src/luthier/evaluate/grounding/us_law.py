@@ -7,6 +7,7 @@ short forms (`410 U.S. at 120`), and laws in their own forms (`124 Stat. 119`).
 from __future__ import annotations
 
 import logging
+import re
 from importlib.util import find_spec
 from typing import Final
 
@@ -14,6 +15,7 @@ from luthier.evaluate.grounding.cases import decision
 from luthier.evaluate.grounding.citation import Citation
 from luthier.evaluate.grounding.clean import blocks, squash
 
+_DIGIT: Final = re.compile(r"\d")
 _FEDERAL: Final = ("Stat.", "Pub. L.", "Fed. Reg.")
 
 
@@ -36,6 +38,8 @@ def find_us_law(text: str) -> tuple[list[Citation], list[Citation]]:
     cases: list[Citation] = []
     laws: list[Citation] = []
     for offset, part in blocks(text):
+        if _DIGIT.search(part) is None:  # nothing to find, and an empty text it refuses
+            continue
         for found in get_citations(part):
             groups = {name: value for name, value in found.groups.items() if value}
             start, end = found.token.start + offset, found.token.end + offset

@@ -84,7 +84,9 @@ class Citations:
         if any(corpus.citations(row.example.reference or "") for row in rows):
             found.insert(4, ExpectedCitations(corpus))
         if task.entailment and resources.judge is not None:
-            entailment = Entailment(resources.judge, corpus, resources.progress)
+            entailment = Entailment(
+                resources.judge, corpus, judge_name=resources.judge_name, progress=resources.progress
+            )
             found += [EntailedClaims(entailment), UnusableVerdicts(entailment)]
         return found
 
@@ -99,8 +101,8 @@ class Citations:
             "too. One that is in the corpus may still be the wrong one for its sentence.",
             "Subsections, pages within a decision and years are not checked; `Id.` and `supra` count for nothing.",
             f"A claim counts as grounded where a passage holds {THRESHOLD:.0%} of its content words and all of its "
-            "numbers: a negation, or the same words in another relation, are not seen, and what is said in other words "
-            "counts as not grounded.",
+            "numbers. Words alone tell no negation: of our own labelled sentences it took 23 of 24 that are close to the "
+            "corpus and none of 24 on other things, but none of 12 in free words, and 11 of 12 twisted ones.",
         ]
         if "us_case" in task.forms and not has_eyecite():
             said.append(
