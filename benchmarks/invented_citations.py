@@ -73,6 +73,15 @@ def document(task: TaskResult, corpus: Corpus) -> dict[str, Any]:
     }
 
 
+def judged(home: Path, systems: list[str]) -> TaskResult:
+    """The suite's one task."""
+    from luthier.service.suites import run_suite
+
+    with Context.open(home) as context:
+        result = run_suite(context, systems, suite=EXAMPLE / "citations.yaml")
+    return next(one for one in result.tasks if one.name == "citations")
+
+
 def main() -> None:
     """Train, judge, print."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,12 +90,9 @@ def main() -> None:
     cli.add_argument("--work", type=Path, default=ROOT / ".bench")
     args = cli.parse_args()
     import luthier
-    from luthier.service.suites import run_suite
 
     run = luthier.train(recipe(args.model, args.epochs), home=args.work / "home")
-    with Context.open(args.work / "home") as context:
-        result = run_suite(context, [run.run_id, args.model], suite=EXAMPLE / "citations.yaml")
-    task = next(one for one in result.tasks if one.name == "citations")
+    task = judged(args.work / "home", [run.run_id, args.model])
     corpus = Corpus(read_corpus(EXAMPLE / "cited" / "corpus"), forms=CitationsTask.model_fields["forms"].default)
     print(json.dumps({**document(task, corpus), "epochs": args.epochs, "machine": describe()}, indent=1))
 

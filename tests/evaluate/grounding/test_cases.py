@@ -50,7 +50,9 @@ def test_two_decisions_after_each_other_are_two() -> None:
 
 
 def test_references_back_count_for_nothing() -> None:
-    text = "Harrow v. Mills, 31 Pelm. 204 (2019). Id. at 206. Harrow, supra, at 5. In Harrow v. Mills the court went on."
+    text = (
+        "Harrow v. Mills, 31 Pelm. 204 (2019). Id. at 206. Harrow, supra, at 5. In Harrow v. Mills the court went on."
+    )
     assert [one.normal for one in cases(text)] == ["31 pelm 204"]
 
 

@@ -45,17 +45,22 @@ class Passages:
         mean = sum(lengths) / max(1, len(lengths))
         self._damping = [_SATURATION * (1 - _LENGTH_SHARE + _LENGTH_SHARE * one / max(1.0, mean)) for one in lengths]
 
-    def __len__(self) -> int:
-        return len(self._passages)
+    def __iter__(self) -> Iterator[Passage]:
+        return iter(self._passages)
 
-    def nearest(self, text: str, num: int) -> list[Passage]:
-        """At most `num` passages that share words with the text, the best first; of equals the earlier."""
-        scores: Counter[int] = Counter()
-        for word in set(content_words(text)):
+    def scores(self, text: str) -> dict[int, float]:
+        """The score of each passage that shares a word with the text, by its place."""
+        found: dict[int, float] = {}
+        for word in sorted(set(content_words(text))):
             holders = self._holders.get(word, [])
             weight = math.log1p((len(self._passages) - len(holders) + 0.5) / (len(holders) + 0.5))
             for place, count in holders:
-                scores[place] += weight * count / (count + self._damping[place])  # type: ignore[assignment]
+                found[place] = found.get(place, 0.0) + weight * count / (count + self._damping[place])
+        return found
+
+    def nearest(self, text: str, num: int) -> list[Passage]:
+        """At most `num` passages that share words with the text, the best first; of equals the earlier."""
+        scores = self.scores(text)
         best = heapq.nlargest(num, scores, key=lambda place: (scores[place], -place))
         return [self._passages[place] for place in best]
 

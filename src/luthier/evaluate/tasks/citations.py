@@ -101,8 +101,8 @@ class Citations:
             "too. One that is in the corpus may still be the wrong one for its sentence.",
             "Subsections, pages within a decision and years are not checked; `Id.` and `supra` count for nothing.",
             f"A claim counts as grounded where a passage holds {THRESHOLD:.0%} of its content words and all of its "
-            "numbers. Words alone tell no negation: of our own labelled sentences it took 23 of 24 that are close to the "
-            "corpus and none of 24 on other things, but none of 12 in free words, and 11 of 12 twisted ones.",
+            "numbers. Words alone tell no negation: of our own labelled sentences it took 23 of 24 that are close to "
+            "the corpus and none of 24 on other things, but none of 12 in free words, and 11 of 12 twisted ones.",
         ]
         if "us_case" in task.forms and not has_eyecite():
             said.append(
