@@ -5,7 +5,7 @@ A share of nothing is 0: where no answer cites, none of the citations is invente
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -51,13 +51,8 @@ class _OfCitations(_Share):
     def __init__(self, found: Findings) -> None:
         self._found = found
 
-    def statistics(self, observed: Observations) -> Array:
-        """[num_samples, 2]: what is counted of each answer, and of how many."""
-        return _pairs([self.counts(self._found.of(output)) for output in observed.outputs])
-
-    def counts(self, found: Sequence[CitationFinding]) -> tuple[int, int]:
-        """Of one answer's citations."""
-        raise NotImplementedError
+    def _counted(self, observed: Observations, count: Callable[[Sequence[CitationFinding]], tuple[int, int]]) -> Array:
+        return _pairs([count(self._found.of(output)) for output in observed.outputs])
 
 
 class InventedCitations(_OfCitations):
@@ -67,9 +62,9 @@ class InventedCitations(_OfCitations):
     title = "invented citations"
     has_sample_values = False
 
-    def counts(self, found: Sequence[CitationFinding]) -> tuple[int, int]:
-        """Invented ones, all."""
-        return sum(one.status == "unknown" for one in found), len(found)
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: invented ones, all."""
+        return self._counted(observed, lambda found: (sum(one.status == "unknown" for one in found), len(found)))
 
 
 class AnswersWithInvented(_OfCitations):
@@ -78,9 +73,9 @@ class AnswersWithInvented(_OfCitations):
     name = "answers_with_invented"
     title = "answers with an invented citation"
 
-    def counts(self, found: Sequence[CitationFinding]) -> tuple[int, int]:
-        """1 where there is one, one."""
-        return int(any(one.status == "unknown" for one in found)), 1
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: 1 where there is one, one."""
+        return self._counted(observed, lambda found: (int(any(one.status == "unknown" for one in found)), 1))
 
 
 class MisnamedCitations(_OfCitations):
@@ -90,9 +85,9 @@ class MisnamedCitations(_OfCitations):
     title = "citations with other parties"
     has_sample_values = False
 
-    def counts(self, found: Sequence[CitationFinding]) -> tuple[int, int]:
-        """Misnamed ones, all."""
-        return sum(one.status == "misnamed" for one in found), len(found)
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: misnamed ones, all."""
+        return self._counted(observed, lambda found: (sum(one.status == "misnamed" for one in found), len(found)))
 
 
 class CitationsPerAnswer(_OfCitations):
@@ -103,9 +98,9 @@ class CitationsPerAnswer(_OfCitations):
     unit = "citations"
     higher_is_better = True
 
-    def counts(self, found: Sequence[CitationFinding]) -> tuple[int, int]:
-        """Citations, one."""
-        return len(found), 1
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: citations, one."""
+        return self._counted(observed, lambda found: (len(found), 1))
 
 
 class ExpectedCitations(_Share):

@@ -97,6 +97,7 @@ class Citations:
     def cautions(self, task: CitationsTask) -> tuple[str, ...]:
         """What these figures do not tell."""
         said = [
+            "Who cites nothing invents nothing: read the share of invented citations beside the citations an answer.",
             "A citation counts as invented where no document of the corpus holds it: one that exists elsewhere counts, "
             "too. One that is in the corpus may still be the wrong one for its sentence.",
             "Subsections, pages within a decision and years are not checked; `Id.` and `supra` count for nothing.",
