@@ -13,6 +13,7 @@ DOCUMENTS = {
     "notice.md": "W.C.A. § 21-4-12. Notice of accident. (b) Thirty days. See https://example.org/notice.",
     "doctor.md": "The W.C.A. on doctors. § 21-4-13. The employer posts a list. 42 U.S.C. § 1983 is another matter.",
     "harrow.md": "Harrow v. Tallow Mills, Inc., 31 Pelm. 204, 12 Wes. 3d 5 (2019). It held as Roe v. Stone Works did.",
+    "code.md": "Westm. Code Ann. § 7-1 is about time.",
     "manual.md": "The pump AB-123 has a filter.",
 }
 
@@ -29,6 +30,8 @@ def corpus() -> Corpus:
         ("W.C.A. Section 21-4-12", "known", "notice.md"),
         ("Westmark W.C.A. § 21-4-12", "known", "notice.md"),
         ("§ 21-4-12", "known", "notice.md"),
+        ("Westm. Code Ann. § 7-1", "known", "code.md"),
+        ("Westmark Code Annotated § 7-1", "known", "code.md"),
         ("W.C.A. § 21-4-13", "known", "doctor.md"),
         ("W.C.A. § 21-4-99", "unknown", None),
         ("X.Y.A. § 21-4-12", "unknown", None),

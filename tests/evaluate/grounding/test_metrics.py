@@ -57,6 +57,8 @@ def test_citations_are_counted_over_all_answers() -> None:
 
 def test_what_the_rows_own_answers_cite_is_expected() -> None:
     assert value(ExpectedCitations(CORPUS)) == pytest.approx(2 / 3)
+    outputs = ("W.C.A. 21-4-12 says so.", "In Harrow v. Mills it held so.", "")
+    assert value(ExpectedCitations(CORPUS), outputs) == pytest.approx(2 / 3)
 
 
 def test_claims_are_counted_over_all_sentences() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.evaluate.grounding.clean import clean
-from luthier.evaluate.grounding.statutes import codes_named, find_statutes
+from luthier.evaluate.grounding.statutes import codes_named, find_statutes, same_code
 
 
 def found(text: str) -> list[tuple[str, str]]:
@@ -54,14 +54,14 @@ def test_federal_law(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Cal. Penal Code § 187", "calpenalcode 187"),
-        ("Tex. Civ. Prac. & Rem. Code § 101.021", "texcivpracremcode 101.021"),
-        ("N.Y. C.P.L.R. § 3211", "nycplr 3211"),
-        ("Fla. Stat. 440.09", "flastat 440.09"),
-        ("Mass. Gen. Laws ch. 93A, § 9", "massgenlawsch93a 9"),
-        ("12 Va. Admin. Code § 5-10", "12vaadmincode 5-10"),
-        ("Under Labor Code section 3600", "laborcode 3600"),
-        ("Westm. Code Ann. § 41-6-12", "westmcode 41-6-12"),
+        ("Cal. Penal Code § 187", "cal.penal.code 187"),
+        ("Tex. Civ. Prac. & Rem. Code § 101.021", "tex.civ.prac.rem.code 101.021"),
+        ("N.Y. C.P.L.R. § 3211", "ny.cplr 3211"),
+        ("Fla. Stat. 440.09", "fla.stat 440.09"),
+        ("Mass. Gen. Laws ch. 93A, § 9", "mass.gen.laws.ch.93a 9"),
+        ("12 Va. Admin. Code § 5-10", "12.va.admin.code 5-10"),
+        ("Under Labor Code section 3600", "labor.code 3600"),
+        ("Westm. Code Ann. § 41-6-12", "westm.code 41-6-12"),
     ],
 )
 def test_codes_of_states(text: str, expected: str) -> None:
@@ -113,4 +113,21 @@ def test_subsections_are_a_pin_and_do_not_count() -> None:
 
 
 def test_codes_are_named_without_a_section_too() -> None:
-    assert {"ocga", "laborcode"} <= codes_named("the O.C.G.A. and the Labor Code say so")
+    assert {"ocga", "labor.code"} <= codes_named("the O.C.G.A. and the Labor Code say so")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("westm.code", "westmark.code", True),
+        ("lab.code", "cal.labor.code", True),
+        ("board.ocga", "ocga", True),
+        ("cal.penal.code", "cal.labor.code", False),
+        ("42 usc", "usc", True),
+        ("42 usc", "2 usc", False),
+        ("12.va.admin.code", "14.va.admin.code", False),
+        ("§", "ocga", False),
+    ],
+)
+def test_names_of_codes_that_may_be_the_same(one: str, other: str, same: bool) -> None:
+    assert same_code(one, other) is same_code(other, one) is same

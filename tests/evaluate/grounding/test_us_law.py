@@ -33,7 +33,7 @@ def test_a_short_form_counts_where_its_volume_is_not_cited() -> None:
 def test_laws_in_forms_of_their_own() -> None:
     pytest.importorskip("eyecite")
     (one,) = find_citations("124 Stat. 119 (2010)", ALL)
-    assert (one.kind, one.normal) == ("us_statute", "124stat 119")
+    assert (one.kind, one.normal) == ("us_statute", "124.stat 119")
 
 
 def test_without_eyecite_forms_alone_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ cannot be decided, a citation is taken as known: an answer is not accused on a d
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Final
 
 from luthier.core.errors import DataError
 from luthier.core.ports import Progress, SilentProgress
@@ -18,9 +19,10 @@ from luthier.evaluate.grounding.find import find_citations
 from luthier.evaluate.grounding.parties import Names, PartyIndex, joined, same_parties
 from luthier.evaluate.grounding.passages import Passages
 from luthier.evaluate.grounding.patterns import compiled
-from luthier.evaluate.grounding.statutes import code_of, codes_named, section_number
+from luthier.evaluate.grounding.statutes import code_of, codes_named, same_code, section_number
 
-_SHOWN_DOCUMENTS = 5
+_SHOWN_DOCUMENTS: Final = 5
+_STATUTES: Final = {"us_statute", "state_statute", "section"}
 
 
 class Corpus:
@@ -80,7 +82,7 @@ class Corpus:
         """What the documents know of a citation."""
         if citation.kind == "us_case":
             return self._decision(citation)
-        if citation.kind in ("us_statute", "state_statute", "section"):
+        if citation.kind in _STATUTES:
             found = self._statute(citation)
         else:
             found = list(self._documents.get(citation.normal, ()))
@@ -99,7 +101,7 @@ class Corpus:
                 self._parties.add(citation.names, document)
             return
         self._documents.setdefault(citation.normal, {})[document] = None
-        if citation.kind in ("us_statute", "state_statute", "section"):
+        if citation.kind in _STATUTES:
             number, code = section_number(citation.normal), code_of(citation.normal)
             self._codes.setdefault(number, {}).setdefault(code, set()).add(document)
 
@@ -111,11 +113,11 @@ class Corpus:
         number, code = section_number(citation.normal), code_of(citation.normal)
         found: set[str] = set()
         for there, documents in self._codes.get(number, {}).items():
-            if code == "§" or _same_code(code, there):
+            if code == "§" or same_code(code, there):
                 found |= documents
             elif there == "§":
                 named = self._codes_named
-                found |= {one for one in documents if any(_same_code(code, other) for other in named[one])}
+                found |= {one for one in documents if any(same_code(code, other) for other in named[one])}
         return sorted(found)
 
     def _decision(self, citation: Citation) -> CitationFinding:
@@ -145,10 +147,12 @@ def _finding(citation: Citation, documents: list[str]) -> CitationFinding:
     return CitationFinding(citation, "known" if documents else "unknown", tuple(documents[:_SHOWN_DOCUMENTS]))
 
 
-def _same_code(one: str, other: str) -> bool:
-    """`Labor Code` and `Cal. Labor Code` may be the same; titles with different numbers are not."""
-    if "§" in (one, other):
-        return False
-    names = [code.lstrip("0123456789 ") for code in (one, other)]
-    titles = {code[: len(code) - len(name)].strip() for code, name in zip((one, other), names, strict=True)} - {""}
-    return len(titles) < 2 and (names[0].endswith(names[1]) or names[1].endswith(names[0]))
+def same_citation(one: Citation, other: Citation) -> bool:
+    """Whether two citations may be of the same: known to the corpus through each other."""
+    if {one.kind, other.kind} <= _STATUTES:
+        codes = code_of(one.normal), code_of(other.normal)
+        is_same = "§" in codes or same_code(*codes)
+        return is_same and section_number(one.normal) == section_number(other.normal)
+    if one.kind == other.kind == "us_case" and (is_name_alone(one) or is_name_alone(other)):
+        return one.names is not None and other.names is not None and same_parties(one.names, other.names)
+    return bool({one.normal, *one.parallel} & {other.normal, *other.parallel})

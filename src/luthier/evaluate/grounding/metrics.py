@@ -12,7 +12,7 @@ import numpy as np
 from luthier.core.errors import WorkError
 from luthier.evaluate.grounding.citation import CitationFinding
 from luthier.evaluate.grounding.claims import claim_findings
-from luthier.evaluate.grounding.corpus import Corpus, findings
+from luthier.evaluate.grounding.corpus import Corpus, findings, same_citation
 from luthier.evaluate.grounding.entailment import Entailment
 from luthier.evaluate.metrics.protocol import Array, Needs, Observations
 
@@ -120,9 +120,9 @@ class ExpectedCitations(_Share):
         return _pairs([self._counts(output, reference) for output, reference in pairs])
 
     def _counts(self, output: str, reference: str) -> tuple[int, int]:
-        expected = {one.normal for one in self._corpus.citations(reference)}
-        given = {form for one in self._corpus.citations(output) for form in (one.normal, *one.parallel)}
-        return len(expected & given), len(expected)
+        expected = {one.normal: one for one in self._corpus.citations(reference)}.values()
+        given = self._corpus.citations(output)
+        return sum(any(same_citation(one, other) for other in given) for one in expected), len(expected)
 
 
 class GroundedClaims(_Share):

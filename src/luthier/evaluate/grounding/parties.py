@@ -39,7 +39,7 @@ def names_before(text: str, start: int) -> tuple[int, Names] | None:
     versus = list(_VERSUS.finditer(window))
     if versus:
         last = versus[-1]
-        defendant = window[last.end() :].strip(" \n,")
+        defendant = window[last.end() :].strip(" \n,*_\"'")
         is_party = bool(defendant[:1].isupper()) and ";" not in defendant and len(defendant.split()) <= _MOST_WORDS
         begin, plaintiff = _backwards(window[: last.start()])
         if is_party and plaintiff and _goes_on(defendant):

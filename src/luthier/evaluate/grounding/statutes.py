@@ -48,7 +48,7 @@ _NO_CODE: Final = words("us usa uk eu dc am pm inc llc")
 _SIGNALS: Final = words(
     "see under in by per of the and also cf but accord compare both as to that this pursuant citing"
 )
-_SAME_CODE: Final = {"gacode": "ocga", "officialcodeofgeorgia": "ocga", "usca": "usc", "uscs": "usc"}
+_SAME_CODE: Final = {"ga.code": "ocga", "official.code.georgia": "ocga", "usca": "usc", "uscs": "usc"}
 _MOST_CODE_WORDS: Final = 8
 _LOOK_BACK: Final = 90
 # "Mass. Gen. Laws ch. 1, § 2"
@@ -60,7 +60,7 @@ def find_statutes(text: str) -> Iterator[Citation]:
     is_taken = bytearray(len(text))
     for match in _FEDERAL.finditer(text):
         _take(is_taken, *match.span())
-        code = f"{match['title']} {_code(match['code'])}"
+        code = f"{match['title']} {code_named(match['code'])}"
         yield from _citations(text, match, match.start(), code, "us_statute")
     for pattern in (_SIGNED, _UNSIGNED):
         for match in pattern.finditer(text):
@@ -72,7 +72,7 @@ def find_statutes(text: str) -> Iterator[Citation]:
                 start, name = match.start(), text[match.start() : match.start("item")]
             _take(is_taken, start, match.end())
             if name:
-                yield from _citations(text, match, start, _code(name), "state_statute")
+                yield from _citations(text, match, start, code_named(name), "state_statute")
             elif _is_citation(match):
                 yield from _citations(text, match, start, "§", "section")
 
@@ -83,7 +83,7 @@ def _take(is_taken: bytearray, start: int, end: int) -> None:
 
 def codes_named(text: str) -> set[str]:
     """The codes that a cleaned text names, with a section or without one."""
-    return {_code(match[0]) for match in _NAMED.finditer(text)}
+    return {code_named(match[0]) for match in _NAMED.finditer(text)}
 
 
 def section_number(normal: str) -> str:
@@ -96,9 +96,21 @@ def code_of(normal: str) -> str:
     return normal.rpartition(" ")[0]
 
 
-def _code(name: str) -> str:
-    plain = squash(name).removesuffix("annotated").removesuffix("ann")
-    return _SAME_CODE.get(plain, plain)
+def code_named(name: str) -> str:
+    """The words of a code's name with dots between, an acronym as one word: `cal.penal.code`, `ocga`."""
+    plain = [word for part in name.split() if (word := squash(part)) not in ("", "of", "ann", "annotated")]
+    joined = "".join(plain) if all(len(word) == 1 for word in plain) else ".".join(plain)
+    return _SAME_CODE.get(joined, joined)
+
+
+def same_code(one: str, other: str) -> bool:
+    """`Lab. Code` may be `Cal. Labor Code`: the last words begin alike. Titles with different numbers differ."""
+    if "§" in (one, other):
+        return False
+    names = [code.lstrip("0123456789 .") for code in (one, other)]
+    titles = {code[: len(code) - len(name)].strip(" .") for code, name in zip((one, other), names, strict=True)} - {""}
+    words = zip(*(reversed(name.split(".")) for name in names), strict=False)
+    return len(titles) < 2 and all(a.startswith(b) or b.startswith(a) for a, b in words)
 
 
 def _is_citation(match: re.Match[str]) -> bool:

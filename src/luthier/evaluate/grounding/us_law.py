@@ -14,6 +14,7 @@ from typing import Final
 from luthier.evaluate.grounding.cases import decision
 from luthier.evaluate.grounding.citation import Citation
 from luthier.evaluate.grounding.clean import blocks, squash
+from luthier.evaluate.grounding.statutes import code_named
 
 _DIGIT: Final = re.compile(r"\d")
 _FEDERAL: Final = ("Stat.", "Pub. L.", "Fed. Reg.")
@@ -47,7 +48,7 @@ def find_us_law(text: str) -> tuple[list[Citation], list[Citation]]:
             if isinstance(found, FullLawCitation) and len(groups) > 1:
                 *code, number = {**groups, "reporter": found.corrected_reporter()}.values()
                 kind = "us_statute" if groups.get("reporter") in _FEDERAL else "state_statute"
-                laws.append(Citation(shown, kind, f"{squash(''.join(code))} {number.casefold()}", start, end))
+                laws.append(Citation(shown, kind, f"{code_named(' '.join(code))} {number.casefold()}", start, end))
             elif isinstance(found, ShortCaseCitation) and "volume" in groups:
                 volume = f"{groups['volume']} {squash(found.corrected_reporter())}"
                 cases.append(Citation(shown, "us_case", f"{volume} at", start, end))
