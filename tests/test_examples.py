@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from luthier.core.errors import RequestError
 from luthier.models import catalog
 from luthier.service.audits import AuditOptions, audit
 from luthier.service.context import Context
+from luthier.service.corpora import read_corpus
 from luthier.service.datasets import preview
 from luthier.service.ingestions import ingest
 from luthier.service.recipes import load_recipe
@@ -124,6 +126,29 @@ def test_the_law_firms_documents_go_all_the_way_to_a_preview(
     learned = "".join(span.text for span in row.spans if span.learned)
     assert sides["train"][0]["completion"] in learned
     assert sides["train"][0]["prompt"] not in learned
+
+
+def test_the_cited_law_holds_all_that_its_rows_cite_and_no_row_is_on_both_sides() -> None:
+    from luthier.core.suite import CitationsTask, Suite
+    from luthier.data.formats import load_file
+    from luthier.data.split import leaked_ids
+    from luthier.evaluate.grounding.corpus import Corpus, findings
+
+    folder = EXAMPLES / "law_firm"
+    suite = Suite.model_validate(yaml.safe_load((folder / "citations.yaml").read_text(encoding="utf-8")))
+    (task,) = suite.tasks
+    assert isinstance(task, CitationsTask)
+    documents = read_corpus(folder / task.corpus)
+    assert len(documents) == 28
+    assert all("do not exist" in text for text in documents.values())
+    corpus = Corpus(documents, forms=task.forms, patterns=task.patterns)
+    train, held_out = (load_file(folder / "cited" / f"{side}.jsonl").examples for side in ("train", "held_out"))
+    assert (len(train), len(held_out)) == (40, 25)
+    for example in (*train, *held_out):
+        assert [one.status for one in findings(example.reference or "", corpus)] == ["known", "known"]
+    leaked = leaked_ids(train, held_out)
+    assert not leaked.exact
+    assert not leaked.same_prompt
 
 
 def test_the_case_of_the_reference_page_has_an_answer(context: Context, tmp_path: Path) -> None:

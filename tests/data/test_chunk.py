@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import RequestError
+from luthier.core.sentences import sentence_spans
 from luthier.data.chunk import chunk, count_words
-from luthier.data.sentences import sentence_spans
 from luthier.models.token_counter import token_counter
 
 SENTENCES = [f"Sentence number {n} has seven words." for n in range(100)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from luthier.core.support import support
 from luthier.data.self_contained import leans_on_passage
-from luthier.data.support import support
 from luthier.data.synthesis_prompts import Kind, judge_prompt, pair_prompt
 from luthier.data.synthesis_reply import Pair, parse_pair
 

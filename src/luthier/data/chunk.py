@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from luthier.core.errors import RequestError
-from luthier.data.sentences import sentence_spans
+from luthier.core.sentences import sentence_spans
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 MIN_TOKENS = 16

@@ -13,10 +13,10 @@ from typing import Any, Final, Literal
 from luthier.core.digest import sha256_document
 from luthier.core.errors import OverlongError
 from luthier.core.ports import Generation, Progress, Prompt
+from luthier.core.support import Support, support
 from luthier.data.normalise import normalised
 from luthier.data.provenance import PROVENANCE
 from luthier.data.self_contained import leans_on_passage
-from luthier.data.support import Support, support
 from luthier.data.synthesis_prompts import Kind, judge_prompt, pair_prompt
 from luthier.data.synthesis_reply import Unparsable, parse_pair, parse_verdict
 from luthier.engines.cached import CachedEngine

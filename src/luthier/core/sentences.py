@@ -20,7 +20,7 @@ _OWN_LINE = re.compile(r"(?:[-*+•‣◦–]\s|\(?\d{1,3}[.)]\s|\(?[a-zA-Z][.)]
 _FENCE = re.compile(r"\s{0,3}(```|~~~)")
 _LAST_WORD = re.compile(r"[\w.\-]+$")
 _NEVER_LAST = (
-    " mr mrs ms dr prof st mt vs fig figs eq eqs no nos vol pp p ch sec art cf viz e.g i.e z.b d.h bzw ca nr abb tab "
+    " mr mrs ms dr prof st mt v vs fig figs eq eqs no nos vol pp p ch sec art cf viz e.g i.e z.b d.h bzw ca nr abb tab "
     "bd hrsg vgl evtl ggf sog max min approx est dept gen col capt lt sgt sen rep gov rev hon messrs mme mlle m "
 )
 # May end a sentence; then the next word has a capital, and that is taken as its beginning.
@@ -77,7 +77,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if mark[0] in "。！？｡":
         return True
     after = text[match.end() : match.end() + 80].lstrip().lstrip("\"'“‘«([„¿¡-–— ")
-    if after[:1].islower():
+    if after[:1].islower() or after[:1] == "§":  # "O.C.G.A. § 34-9-1"
         return False
     if mark[0] != "." or mark.startswith(".."):
         return True

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.support import support
+from luthier.core.support import support
 
 PASSAGE = """Antonio Stradivari worked in Cremona from about 1666 until his death in 1737. He made about 1,100
 instruments, of which some 650 survive. The front of his violins is spruce, the back is maple. One of them, the

@@ -91,6 +91,11 @@ def support(answer: str, passage: str) -> Support:
     )
 
 
+def content_words(text: str) -> list[str]:
+    """The words and numbers of a text without stop words, in the form in which `support` compares them."""
+    return [token.norm for token in _tokens(text) if token.is_content]
+
+
 def _tokens(text: str) -> Iterator[_Token]:
     text = unicodedata.normalize("NFKC", text)
     matches = list(_TOKEN.finditer(text))

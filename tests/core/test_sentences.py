@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.sentences import sentence_spans
+from luthier.core.sentences import sentence_spans
 
 
 def sentences(text: str) -> list[str]:
@@ -32,6 +32,8 @@ def sentences(text: str) -> list[str]:
         ("- one\n- two\n  goes on\n1. three", ["- one", "- two\n  goes on", "1. three"]),
         ("| a | b |\n|---|---|\n| 1 | 2 |", ["| a | b |", "|---|---|", "| 1 | 2 |"]),
         ("```\nx = f. Y\n\ny = 2\n```\nAfter it.", ["```", "x = f. Y", "y = 2", "```", "After it."]),
+        ("See Harrow v. Mills. It held.", ["See Harrow v. Mills.", "It held."]),
+        ("O.C.G.A. § 34-9-1 applies. So.", ["O.C.G.A. § 34-9-1 applies.", "So."]),
         ("Wait... What? Well… no.", ["Wait...", "What?", "Well… no."]),
         ("", []),
         (" \n\t\n ", []),
