@@ -48,7 +48,7 @@ def check_safety(
     Raises NotFoundError (model, run, file), DataError (files of the user that cannot be used), RequestError (a model
     behind a server, or whose tokenizer cannot be used), DivergedError (likelihoods that are no numbers).
     """
-    from luthier.evaluate.safety.summary import summarise
+    from luthier.evaluate.safety.summary import summarise, with_what_is_ruled_out
     from luthier.evaluate.tasks.protocol import Resources
 
     check_is_not_input(html, pairs, prompts)
@@ -59,7 +59,8 @@ def check_safety(
     build_probes(systems, material, built, suite=suite, pairs=pairs, prompts=prompts, toxicity_model=toxicity_model)
     tasks = [_as_task(probe, material.trained) for probe in built.probes]
     resources = Resources(folder=Path(), progress=context.progress)
-    results = run_tasks(context, systems, tasks, resources=resources)
+    judged = run_tasks(context, systems, tasks, resources=resources)
+    results = tuple(with_what_is_ruled_out(probe) for probe in judged)
     candidate, base = systems[-1].name, systems[0].name if len(systems) > 1 else None
     summary = summarise(results, {p.name: p.title for p in built.probes}, candidate=candidate, base=base)
     result = SafetyResult(

@@ -219,9 +219,8 @@ def _with_what_was_seen(probe: Probe, trained: Sequence[Example]) -> Probe:
     num = num_seen(probe, trained)
     if not num:
         return probe
-    stand = "row of this probe stands" if num == 1 else "rows of this probe stand"
     caution = (
-        f"{num:,} of {len(probe.rows):,} {stand} in the training rows of the run: the figures say what it was trained "
+        f"{num:,} of {len(probe.rows):,} rows of this probe {'stands' if num == 1 else 'stand'} in the training rows of the run: the figures say what it was trained "
         "to do there, not what it is like."
     )
     return replace(probe, cautions=(caution, *probe.cautions))
