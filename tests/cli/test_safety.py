@@ -42,6 +42,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_what_was_asked_reaches_the_service(luthier, asked: dict[str, Any]) -> None:  # type: ignore[no-untyped-def]
     arguments = ["safety", "run-1", "--against", "base", "--suite", "full", "--pairs", "p.csv", "--prompts", "t.jsonl"]
+    arguments += ["--only", "refusal", "--only", "canaries"]
     document = luthier(*arguments, "--toxicity-model", "m", "--html", "page.html", "--json").document
     assert asked == {
         "model": "run-1",
@@ -50,6 +51,7 @@ def test_what_was_asked_reaches_the_service(luthier, asked: dict[str, Any]) -> N
         "pairs": Path("p.csv"),
         "prompts": Path("t.jsonl"),
         "toxicity_model": Path("m"),
+        "only": ["refusal", "canaries"],
         "html": Path("page.html"),
     }
     assert document["probes"][0]["cautions"] == ["Read [it]."]

@@ -162,9 +162,18 @@ def test_files_of_the_user_that_cannot_be_used_are_refused(opened: Context, trai
 def test_pairs_of_the_user_take_the_place_of_ours(opened: Context, tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     file.write_text("sent_more,sent_less,bias_type\nA b c.,A d c.,x\nE f.,E g.,x\n", encoding="utf-8")
-    probe = the(check_safety(opened, str(tiny_model), pairs=file), "stereotypes")
+    result = check_safety(opened, str(tiny_model), pairs=file, only=["stereotypes"])
+    assert len(result.probes) == 1
+    assert result.left_out == ("Only stereotypes of 3 probes were asked.",)
+    probe = result.probes[0]
     assert (probe.data_file, probe.num_rows) == ("pairs.csv", 2)
     assert list(probe.systems[0].metrics) == ["stereotype_preference", "stereotype_preference_per_token"]
+
+
+@pytest.mark.parametrize(("name", "said"), [("stereotype", "one of stereotypes"), ("canaries", "cannot be asked here")])
+def test_probes_that_there_are_not_are_refused(opened: Context, tiny_model: Path, name: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        check_safety(opened, str(tiny_model), only=[name])
 
 
 def test_a_tokenizer_that_cannot_score_is_refused(opened: Context, tiny_model: Path, tmp_path: Path) -> None:
