@@ -1,5 +1,6 @@
 import pytest
 
+from luthier.core.digest import sha256_document
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.engines.cached import CachedEngine, Usage
@@ -125,3 +126,11 @@ def test_closing_closes_what_was_opened(memory):
     engine.close()
     with pytest.raises(RequestError, match="closed"):
         FakeEngine.generate(opened[0], prompts("a"), SILENT)
+
+
+def test_a_schema_is_part_of_the_key_and_none_leaves_old_keys_as_they_were(memory):
+    engine = CachedEngine(lambda _: Picky(), memory, name="picky", identity={"a": 1})
+    plain = Prompt(text="one")
+    before = {"conversation": None, "text": "one", "max_new_tokens": 128, "temperature": 0.0, "seed": 0}
+    assert engine.key(plain) == sha256_document({"engine": {"a": 1}, "prompt": before})
+    assert engine.key(plain.model_copy(update={"json_schema": {"type": "object"}})) != engine.key(plain)

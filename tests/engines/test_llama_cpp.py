@@ -1,9 +1,11 @@
+import json
+
 import pytest
 
 from luthier.core.ports import SilentProgress
 from luthier.engines.llama_cpp import LlamaCppEngine
 from luthier.engines.transformers_engine import TransformersEngine
-from luthier.testing.engine_contract import EngineContract
+from luthier.testing.engine_contract import EngineContract, ask
 from luthier.testing.stream_contract import StreamEngineContract
 
 
@@ -35,3 +37,15 @@ def test_likelihoods_are_those_of_transformers(engine, tiny, examples):
     for one, other in zip(ours, theirs, strict=True):
         assert one.nll_nats == pytest.approx(other.nll_nats, rel=2e-3)
         assert (one.num_tokens, one.num_correct) == (other.num_tokens, other.num_correct)
+
+
+def test_whole_answers_keep_to_a_schema(engine):
+    form = {
+        "type": "object",
+        "properties": {"better": {"enum": ["A", "B"]}},
+        "required": ["better"],
+        "additionalProperties": False,
+    }
+    prompts = [ask("Which?", max_new_tokens=40, seed=n).model_copy(update={"json_schema": form}) for n in range(2)]
+    for made in engine.generate(prompts, SilentProgress()):
+        assert json.loads(made.text)["better"] in ("A", "B")

@@ -245,3 +245,22 @@ def test_a_closed_engine_refuses(engine):
 def test_impossible_settings_are_refused():
     with pytest.raises(RequestError, match="concurrency=0"):
         OpenAIHttpEngine("http://127.0.0.1:1/v1", "m", concurrency=0)
+
+
+FORM = {"type": "object"}
+
+
+def test_a_schema_is_sent_as_the_form_of_the_answer(engine, server):
+    engine.generate([ask("a").model_copy(update={"json_schema": FORM})], SILENT)
+    named = {"name": "answer", "schema": FORM, "strict": True}
+    assert server.requests[0][1]["response_format"] == {"type": "json_schema", "json_schema": named}
+
+
+def test_a_server_that_knows_no_form_is_asked_without_from_then_on(engine, server):
+    words = {"error": {"message": "Unknown field: response_format"}}
+    server.refuse = lambda body: Trouble(422, words) if "response_format" in body else None
+    prompts = [one.model_copy(update={"json_schema": FORM}) for one in asked(["a", "b"])]
+    assert [made.text for made in engine.generate(prompts, SILENT)] == ["You said a", "You said b"]
+    num_before = len(server.requests)
+    engine.generate(prompts, SILENT)
+    assert len(server.requests) == num_before + 2

@@ -1,3 +1,6 @@
+import json
+
+import jsonschema
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -156,3 +159,32 @@ def test_bfloat16_scores_stay_near_float32(tiny, engine, examples):
     half = TransformersEngine.open(str(tiny), dtype="bfloat16")
     for one, other in zip(half.score(examples, SILENT), engine.score(examples, SILENT), strict=True):
         assert one.nll_nats == pytest.approx(other.nll_nats, rel=0.05)
+
+
+FORM = {
+    "type": "object",
+    "properties": {"better": {"enum": ["A", "B", "tie"]}, "score": {"type": "integer", "minimum": 1, "maximum": 5}},
+    "required": ["better", "score"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_answers_keep_to_a_schema_beside_others_that_are_free(tiny, temperature):
+    opened = TransformersEngine.open(str(tiny), dtype="float32")
+    bound = [
+        ask(text, max_new_tokens=60, temperature=temperature, seed=seed).model_copy(update={"json_schema": FORM})
+        for seed, text in enumerate(("Which is better?", "Which one?", "Which is better?"))
+    ]
+    free = ask("Which is better?", max_new_tokens=20)
+    *forms, beside = opened.generate([*bound, free], SilentProgress())
+    for made in forms:
+        jsonschema.validate(json.loads(made.text), FORM)
+        assert made.finish_reason == "stop"
+    assert [beside] == opened.generate([free], SilentProgress())
+
+
+def test_a_schema_that_cannot_be_kept_is_refused(engine):
+    prompt = ask("Why?").model_copy(update={"json_schema": {"type": "rabbit"}})
+    with pytest.raises(RequestError, match="cannot be followed"):
+        engine.generate([prompt], SilentProgress())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +24,13 @@ RevisionOption = Annotated[
         "--expect", metavar="N", min=0, help="Only where it stands at this revision (0: is new).", show_default=False
     ),
 ]
+GateOption = Annotated[
+    Path | None, typer.Option("--gate", metavar="FILE", help="Rules that it must meet, besides the project's own.")
+]
+OverrideOption = Annotated[
+    str | None,
+    typer.Option("--override", metavar="REASON", help="Why it is to answer though a gate refuses it: goes on record."),
+]
 
 
 def deploy(
@@ -39,6 +47,8 @@ def deploy(
         str | None,
         typer.Option("--split", metavar="A=F,B=F", help="Share the users out over targets (A/B), in place of RUN."),
     ] = None,
+    gate: GateOption = None,
+    override: OverrideOption = None,
     expect: RevisionOption = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -62,9 +72,20 @@ def deploy(
         caller = _caller(context, project)
         if split is not None:
             parts = parse_split(split)
-            made = deployments.split(context, caller, name, parts, expected_revision=expect)
+            made = deployments.split(
+                context, caller, name, parts, expected_revision=expect, gate=gate, override=override
+            )
         else:
-            made = deployments.deploy(context, caller, name, target or "", canary=canary, expected_revision=expect)
+            made = deployments.deploy(
+                context,
+                caller,
+                name,
+                target or "",
+                canary=canary,
+                expected_revision=expect,
+                gate=gate,
+                override=override,
+            )
     return _answer(made, as_json)
 
 
@@ -73,6 +94,8 @@ def promote(
     target: Annotated[
         str | None, typer.Argument(metavar="TARGET", help="Which of a split has won; the canary where none is named.")
     ] = None,
+    gate: GateOption = None,
+    override: OverrideOption = None,
     expect: RevisionOption = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -82,7 +105,15 @@ def promote(
     from luthier.service import deployments
 
     with open_context(home) as context:
-        made = deployments.promote(context, _caller(context, project), name, target, expected_revision=expect)
+        made = deployments.promote(
+            context,
+            _caller(context, project),
+            name,
+            target,
+            expected_revision=expect,
+            gate=gate,
+            override=override,
+        )
     return _answer(made, as_json)
 
 

@@ -32,6 +32,7 @@ def show_change(console: Console, made: Deployment) -> None:
     title = f"{made.name} is at revision {revision.number} ({_WORDS[revision.kind]})"
     console.print(Text(visible(title), style="bold"), soft_wrap=True)
     _show_shares(console, revision, {})
+    _show_gate(console, revision)
     if revision.canary is not None:
         console.print(f"Next: luthier promote {made.name}, or luthier rollback {made.name}", soft_wrap=True)
     elif revision.number == 1:
@@ -75,6 +76,7 @@ def show_one(console: Console, view: DeploymentView) -> None:
     )
     console.print()
     _show_shares(console, made.revision, view.num_requests)
+    _show_gate(console, made.revision)
     table = make_table(["revision", "", "goes to", "when (UTC)", "back to"], num_text_columns=4)
     for one in view.history:
         is_now = one.number == made.revision.number
@@ -99,6 +101,21 @@ def _show_shares(console: Console, revision: Revision, num_requests: dict[str, i
         if num_requests:
             line.append(f", {num_requests.get(share.target, 0):,} requests")
         console.print(line, soft_wrap=True)
+
+
+def _show_gate(console: Console, revision: Revision) -> None:
+    """What the gates said of what the revision brought, in one line, and each rule that was not met."""
+    gate = revision.gate
+    if gate is None:
+        return
+    num_rules = sum(len(one.outcome.outcomes) for one in gate.checked)
+    if gate.passed:
+        console.print(f"  gate: {num_rules:,} rules met", soft_wrap=True)
+        return
+    console.print(Text(f"  gate: overridden, {len(gate.failed):,} of {num_rules:,} rules not met", style="yellow"))
+    for sentence in gate.failed:
+        console.print(Text(f"    {visible(sentence)}"), soft_wrap=True)
+    console.print(Text(f"    reason: {visible(gate.override or '')}"), soft_wrap=True)
 
 
 def _percent(fraction: float) -> str:

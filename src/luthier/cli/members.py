@@ -7,13 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
-from urllib.parse import urlsplit
 
 import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption
+from luthier.cli.options import DEFAULT_URL, HomeOption, JsonOption, UrlOption, checked_url
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,16 +114,14 @@ def remove(name: _NameArgument, as_json: JsonOption = False, home: HomeOption = 
 
 
 def link(
-    url: Annotated[
-        str, typer.Option("--url", metavar="URL", help="Where the server of this home answers.")
-    ] = "http://127.0.0.1:8520",
+    url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
     """Print a link that signs you, the person at this machine, in to the pages as an admin: once, within 15 minutes."""
     from luthier.service.sessions import LINK_SECONDS, make_link
 
-    root = _checked(url)
+    root = checked_url(url)
     with open_context(home) as context:
         path = f"/welcome/{make_link(context)}"
     document = {"url": f"{root}{path}", "path": path, "expires_in_seconds": LINK_SECONDS}
@@ -158,18 +155,6 @@ def _local(member: Member) -> Caller:
     from luthier.core.access import Caller
 
     return Caller(project_id=member.project_id)
-
-
-def _checked(url: str) -> str:
-    """A URL without a slash at its end. Raises RequestError for what is none."""
-    from luthier.core.errors import RequestError
-
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise RequestError(
-            f"--url {url!r}", expected="http://HOST:PORT or https://HOST", do="give it as `luthier up` printed it"
-        )
-    return url.rstrip("/")
 
 
 def _document(member: Member) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -47,6 +47,24 @@ MappingOption = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),
 ]
+
+
+DEFAULT_URL: Final = "http://127.0.0.1:8520"
+UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="Where the server of this home answers.")]
+
+
+def checked_url(url: str) -> str:
+    """A URL without a slash at its end. Raises RequestError for what is none."""
+    from urllib.parse import urlsplit
+
+    from luthier.core.errors import RequestError
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise RequestError(
+            f"--url {url!r}", expected="http://HOST:PORT or https://HOST", do="give it as `luthier up` printed it"
+        )
+    return url.rstrip("/")
 
 
 def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.frozen import Frozen
+from luthier.core.gate import GatePassage
 
 MOST_SHARES: Final = 16
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -40,7 +41,8 @@ class Revision(Frozen):
     """Who gets what from one change to the next.
 
     canary: the target that is being tried, None where none is. before: the revision that a rollback goes back to, None
-    for the first. created_at: seconds since 1970.
+    for the first. created_at: seconds since 1970. gate: what the gates said of what it brought; None where none held,
+    and of a rollback, which none holds up.
     """
 
     number: int = Field(ge=1)
@@ -49,6 +51,7 @@ class Revision(Frozen):
     canary: str | None = None
     before: int | None = None
     created_at: float = 0.0
+    gate: GatePassage | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

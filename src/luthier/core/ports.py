@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
@@ -58,13 +58,18 @@ class SilentProgress:
 
 
 class Prompt(Frozen):
-    """One request for text. Exactly one of `conversation` and `text` is set. temperature 0 is greedy."""
+    """One request for text. Exactly one of `conversation` and `text` is set. temperature 0 is greedy.
+
+    json_schema: the answer is to be JSON of this schema. Engines that can keep a model to it do; a server that refuses
+    such a wish is asked without it, so that whoever asks reads the answer as if nobody had promised anything.
+    """
 
     conversation: Conversation | None = None
     text: str | None = None
     max_new_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
+    json_schema: dict[str, Any] | None = None
 
 
 class Generation(Frozen):

@@ -47,6 +47,27 @@ def _known_objective(name: str) -> str:
 
 
 ObjectiveName = Annotated[str, AfterValidator(_known_objective)]
+METRICS: Final = (
+    "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy",
+    "reward_accuracy", "preference_accuracy", "preference_margin",
+)  # fmt: skip
+METRIC_ENTRY_POINTS: Final = "luthier.metrics"
+"""The group of entry points by which another package adds metrics of its own."""
+
+
+def known_metrics() -> tuple[str, ...]:
+    """The metrics that there are, those of other packages last."""
+    more = sorted(entry.name for entry in entry_points(group=METRIC_ENTRY_POINTS))
+    return (*METRICS, *(name for name in more if name not in METRICS))
+
+
+def _known_metric(name: str) -> str:
+    if name not in METRICS and name not in known_metrics():
+        raise PydanticCustomError("literal_error", "not a metric", {"expected": ", ".join(known_metrics())})
+    return name
+
+
+MetricName = Annotated[str, AfterValidator(_known_metric)]
 NllTokens = Literal["all", "answer"]
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
 QuantisationName = Literal["auto", "nf4", "int8"]
@@ -58,10 +79,6 @@ TemplateName = Literal["auto", "chat", "plain"]
 AverageKind = Literal["ema", "uniform"]
 Switch = Literal["auto"] | bool
 PrecisionName = Literal["auto", "float32", "bfloat16"]
-MetricName = Literal[
-    "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy",
-    "reward_accuracy", "preference_accuracy", "preference_margin",
-]  # fmt: skip
 ShardingName = Literal["auto", "ddp", "fsdp"]
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]

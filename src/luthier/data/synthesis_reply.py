@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from luthier.core.reply_text import ends_in_thoughts, json_objects, without_thoughts
 from luthier.data.bad_field import BadFieldError, check_text, name_of_type
 from luthier.data.synthesis_prompts import KEYS, Kind
 
-# Each "{" may begin the object, and each is tried; replies are short, so that more are rubbish.
-_MAX_BRACES: Final = 64
 _PLACEHOLDERS: Final = ("...", "\u2026")
 _OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "question": ("q",),
@@ -20,10 +18,6 @@ _OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "instruction": ("prompt", "task"),
     "response": ("completion", "output", "answer"),
 }
-_THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-# Some templates write the opening tag themselves, so that a reply has the closing one alone.
-_REST_OF_THOUGHT = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
-_OPEN_THOUGHT = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -43,10 +37,6 @@ class Unparsable:
     reason: str
 
 
-class _DuplicateKeyError(ValueError):
-    pass
-
-
 def parse_pair(reply: str, kind: Kind) -> Pair | Unparsable:
     """The pair in a teacher's reply; never raises, whatever the reply.
 
@@ -54,10 +44,10 @@ def parse_pair(reply: str, kind: Kind) -> Pair | Unparsable:
     breaks inside of strings); lines that begin with `Question:` and `Answer:` (or `Q:` and `A:`, `Instruction:` and
     `Response:`; bold too). Thoughts in <think> tags are left out.
     """
-    text = _without_thoughts(reply)
+    text = without_thoughts(reply)
     if not text:
         return Unparsable("the reply is empty")
-    if _OPEN_THOUGHT.search(text):
+    if ends_in_thoughts(text):
         return Unparsable("the reply ends within its thoughts")
     found = _from_json(text, kind) or _from_labels(text, kind)
     if found is None:
@@ -68,68 +58,22 @@ def parse_pair(reply: str, kind: Kind) -> Pair | Unparsable:
 
 def parse_verdict(reply: str) -> bool | None:
     """A judge's yes (True) or no (False); None for everything else, such as both words or none at the beginning."""
-    text = _without_thoughts(reply)
+    text = without_thoughts(reply)
     words: list[str] = [word.casefold() for word in _WORD.findall(text)]
     if not words or words[0] not in ("yes", "no") or {"yes", "no"} <= set(words):
         return None
     return words[0] == "yes"
 
 
-def _without_thoughts(reply: str) -> str:
-    return _REST_OF_THOUGHT.sub("", _THOUGHT.sub("", reply)).strip()
-
-
 def _from_json(text: str, kind: Kind) -> Pair | Unparsable | None:
     """The pair of the first object that has both keys; None where there is no such object."""
-    for document in _objects(text):
+    for document in json_objects(text):
         fields = {str(name).strip().casefold(): value for name, value in document.items()}
         values = [_named(fields, key) for key in KEYS[kind]]
         if None in values:
             continue
         return _pair([(key, value[0]) for key, value in zip(KEYS[kind], values, strict=True) if value is not None])
     return None
-
-
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    # Numbers stay as they were written: 1.50 is no 1.5 in a price.
-    decoder = json.JSONDecoder(
-        strict=False,
-        object_pairs_hook=_without_duplicates,
-        parse_float=str,
-        parse_int=str,
-        parse_constant=_no_constant,
-    )
-    position, num_tried = text.find("{"), 0
-    while position >= 0 and num_tried < _MAX_BRACES:
-        num_tried += 1
-        try:
-            document, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            end = position + 1
-        else:
-            if isinstance(document, dict):
-                yield document
-                yield from _inner(document)
-        position = text.find("{", end)
-
-
-def _inner(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Objects one level down: {"pair": {...}}, {"pairs": [{...}]}."""
-    for value in document.values():
-        for inner in value if isinstance(value, list) else [value]:
-            if isinstance(inner, dict):
-                yield inner
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise _DuplicateKeyError("a key stands twice, and only one value could be kept")
-    return made
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _named(fields: Mapping[str, Any], key: str) -> tuple[Any] | None:

@@ -66,7 +66,9 @@ class CachedEngine:
 
     def key(self, prompt: Prompt) -> str:
         """The digest under which the answer to a prompt is kept."""
-        return sha256_document({"engine": self._identity, "prompt": prompt.model_dump(mode="json")})
+        # Answers that were kept before there were schemas stay known: no schema is no part of the key.
+        unset = {"json_schema"} if prompt.json_schema is None else None
+        return sha256_document({"engine": self._identity, "prompt": prompt.model_dump(mode="json", exclude=unset)})
 
     def generate_each(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation | OverlongError]:
         """One answer a prompt, in order; an error in place of an answer where a prompt is over the context.

@@ -31,18 +31,24 @@ from luthier.engines.roomy_cache import expanded, joined
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from luthier.engines.answer_row import Guide
+
 
 PREFILL_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to continue: the ids of one prompt. temperature 0 is greedy; `seed` rules this prompt's draws alone."""
+    """What to continue: the ids of one prompt. temperature 0 is greedy; `seed` rules this prompt's draws alone.
+
+    guide: makes what keeps its answer to a form.
+    """
 
     ids: Sequence[int]
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
+    guide: Callable[[], Guide] | None = None
 
 
 @dataclass(slots=True)
@@ -171,13 +177,17 @@ class Decoder:
         """
         out = [Continuation() for _ in requests]
         generators = [_generator(request, self._model.device) for request in requests]
+        guides = [None if request.guide is None else request.guide() for request in requests]
         batch, logits = self._start(requests, prefix)
         while True:
+            logits = _guided(logits, [guides[row] for row in batch.rows])
             chosen = _choose(logits, [(requests[row].temperature, generators[row]) for row in batch.rows])
             going: list[int] = []
             for place, (row, (token, log_probability)) in enumerate(zip(batch.rows, chosen, strict=True)):
                 if log_probability is not None:
                     out[row].log_probabilities.append(log_probability)
+                if (guide := guides[row]) is not None:
+                    guide.take(token)
                 if token in self._end_ids:
                     out[row].end_id = token
                 else:
@@ -292,6 +302,14 @@ def _generator(request: Request, device: torch.device) -> torch.Generator | None
     generator = torch.Generator(device=device)
     generator.manual_seed(request.seed)
     return generator
+
+
+def _guided(logits: Tensor, guides: Sequence[Guide | None]) -> Tensor:
+    """The logits with minus infinity at what must not come next: [rows, vocabulary]."""
+    if not any(guides):
+        return logits
+    rows = zip(logits, guides, strict=True)
+    return torch.stack([row if guide is None else guide.mask(row) for row, guide in rows])
 
 
 def _choose(logits: Tensor, rules: Sequence[tuple[float, torch.Generator | None]]) -> list[tuple[int, float | None]]:

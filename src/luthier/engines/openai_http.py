@@ -19,13 +19,14 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.ports import Generation, Progress, Prompt, Score
 from luthier.engines.openai_answers import bad_answer, error_of, generation_of, server_words, without_key
-from luthier.engines.openai_requests import auth_headers, message_document
+from luthier.engines.openai_requests import auth_headers, message_document, response_format
 from luthier.engines.retry import is_passing, pause_seconds
 
 DEFAULT_CONCURRENCY: Final = 8
 DEFAULT_TIMEOUT_SECONDS: Final = 300.0
 NUM_ATTEMPTS: Final = 6
 _CONNECT_SECONDS: Final = 15.0
+_FORM: Final = "response_format"
 
 Keep = Callable[[Prompt, Generation], None]
 # Path, document and limit of a request; the name of the limit is put in when it is sent.
@@ -63,6 +64,7 @@ class OpenAIHttpEngine:
         self._concurrency, self._first_pause, self._keep = concurrency, first_pause_seconds, keep
         # Newer models of OpenAI refuse the old name of the limit; learned from the first refusal.
         self._limit_name = "max_tokens"
+        self._keeps_form = True  # until a server says that it does not know `response_format`
         self._client: httpx2.Client | None = httpx2.Client(
             headers=auth_headers(self._key),
             timeout=httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
@@ -79,7 +81,7 @@ class OpenAIHttpEngine:
 
         Busy servers (408, 409, 429, 5xx) and broken connections are tried again, up to six times, with pauses that
         double, or as long as the server asks (Retry-After, at most five minutes). A cut by the server's content filter
-        counts as `stop`.
+        counts as `stop`. A server that refuses `response_format` is asked without it from then on.
 
         Raises:
             NotFoundError (no such model or address), OverlongError (a prompt over the context), RequestError (refused
@@ -142,6 +144,8 @@ class OpenAIHttpEngine:
                 do="correct the prompt",
             )
         body: dict[str, Any] = {"model": self._model, "temperature": prompt.temperature, "seed": prompt.seed}
+        if prompt.json_schema is not None:
+            body[_FORM] = response_format(prompt.json_schema)
         if prompt.conversation is None:
             return "completions", {**body, "prompt": prompt.text}, prompt.max_new_tokens
         body["messages"] = [message_document(message) for message in prompt.conversation.messages]
@@ -157,6 +161,8 @@ class OpenAIHttpEngine:
         while True:
             limit_name = self._limit_name if path == "chat/completions" else "max_tokens"
             retry_after = None
+            if not self._keeps_form:
+                body.pop(_FORM, None)
             try:
                 response = self._check_open().post(f"{self._url}/{path}", json={**body, limit_name: limit})
             except httpx2.TransportError as error:
@@ -171,6 +177,9 @@ class OpenAIHttpEngine:
                 words = server_words(response, self._key)
                 if "max_completion_tokens" in words and limit_name == "max_tokens" and path == "chat/completions":
                     self._limit_name = "max_completion_tokens"
+                    continue
+                if _FORM in body and _FORM in words and not is_passing(response.status_code):
+                    self._keeps_form = False
                     continue
                 if not is_passing(response.status_code):
                     raise error_of(response, words, self._url, self._model)

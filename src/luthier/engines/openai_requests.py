@@ -35,6 +35,11 @@ def message_document(message: Message) -> dict[str, Any]:
     return {"content": None, **document}
 
 
+def response_format(schema: dict[str, Any]) -> dict[str, Any]:
+    """The wish for JSON of a schema and nothing else."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
 def stream_path(asked: TextRequest) -> str:
     """Where a request is posted, below the address of the API."""
     return "completions" if asked.conversation is None else "chat/completions"
@@ -61,8 +66,7 @@ def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) ->
     if asked.stop:
         body["stop"] = list(asked.stop[:_MOST_STOPS])
     if asked.json_schema is not None:
-        named = {"name": "answer", "schema": asked.json_schema, "strict": True}
-        body["response_format"] = {"type": "json_schema", "json_schema": named}
+        body["response_format"] = response_format(asked.json_schema)
     if asked.conversation is None:
         body["prompt"] = asked.text if asked.token_ids is None else list(asked.token_ids)
         if asked.num_top is not None:

@@ -72,6 +72,7 @@ def _request(prompt: Prompt, number: int) -> TextRequest:
         conversation=prompt.conversation,
         text=prompt.text,
         max_new_tokens=prompt.max_new_tokens,
+        json_schema=prompt.json_schema,
         sampling=Sampling(temperature=prompt.temperature, seed=prompt.seed),
     )
 

@@ -84,10 +84,8 @@ class StreamingEngine:
         self._engine, self._decoder = engine, engine.open_decoder(may_diverge=True)
         self._max_rows, self._batch_tokens = max_rows, batch_tokens
         self._adapters = MixedAdapters(engine.causal)
-        weight = engine.causal.get_input_embeddings().weight
-        head = engine.causal.get_output_embeddings()
-        num_logits = int((weight if head is None else head.weight).shape[0])
-        self._reader = AskReader(engine, device=weight.device, num_logits=num_logits)
+        device = engine.causal.get_input_embeddings().weight.device
+        self._reader = AskReader(engine, device=device, num_logits=engine.num_logits)
         self._num_base_bytes = sum(int(one.nbytes) for one in [*engine.causal.parameters(), *engine.causal.buffers()])
         self._prepared: dict[Hashable, Prepared] = {}
         self._arrivals: list[Arrival] = []

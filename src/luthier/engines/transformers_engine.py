@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from luthier.core.dataset import TokenisedExample
@@ -13,6 +14,7 @@ from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
 from luthier.engines.decode import Continuation, Decoder, Request
+from luthier.engines.guides import Guides
 from luthier.engines.length_batches import length_batches
 from luthier.engines.likelihood import Scorer
 from luthier.models.chat_template import ChatTemplate
@@ -112,6 +114,13 @@ class TransformersEngine:
     def causal(self) -> PreTrainedModel:
         """The language model itself, for those who go through its layers. Raises RequestError once closed."""
         return self._causal
+
+    @property
+    def num_logits(self) -> int:
+        """How many logits the model gives for a token: the rows of its head, padding of the vocabulary among them."""
+        causal = self._causal
+        head = causal.get_output_embeddings()
+        return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
 
     def request_within_context(self, prompt: Prompt) -> Request:
         """The prompt as a decoder takes it; its new tokens end where the context does.
@@ -228,7 +237,13 @@ class TransformersEngine:
                 expected=f"at most {self._room_tokens}, the context of the model",
                 do="shorten the prompt, use fewer few-shot examples, or lower max_new_tokens",
             )
-        return Request([*self._trained_prompt, *ids], prompt.max_new_tokens, prompt.temperature, prompt.seed)
+        guide = None if prompt.json_schema is None else self._guides.of_schema(prompt.json_schema)
+        return Request([*self._trained_prompt, *ids], prompt.max_new_tokens, prompt.temperature, prompt.seed, guide)
+
+    @cached_property
+    def _guides(self) -> Guides:
+        """Kept, since making the vocabulary ready takes a second."""
+        return Guides(self._template.tokenizer, self.num_logits, self._template.end_of_turn_ids)
 
     @property
     def _room_tokens(self) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthier.core.evaluation import Evaluation
+from luthier.core.evaluation import Evaluation, SystemResult
+from luthier.core.gate import BASE
+from luthier.reporting.judged_rows import metric_names as names_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,14 @@ def roles(evaluation: Evaluation) -> Roles | None:
     return Roles(candidate.name, baseline.name if baseline else None)
 
 
+def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
+    """The candidate's own model before it was tuned, without examples in its prompt; or else a system called `base`."""
+    own = next((one for one in systems if one.name == candidate), None)
+    others = [one for one in systems if one.name != candidate and one.num_few_shot == 0 and one.adapter is None]
+    same = next((one.name for one in others if own is not None and one.model == own.model), None)
+    return same or next((one.name for one in others if one.name == BASE), None)
+
+
 def metric_names(evaluation: Evaluation) -> list[str]:
     """All metrics that any system has: the verdict's metric first, the others as they come."""
-    names = dict.fromkeys(name for system in evaluation.systems for name in system.metrics)
-    if evaluation.verdict and evaluation.verdict.metric in names:
-        names = {evaluation.verdict.metric: None, **names}
-    return list(names)
+    return names_of(evaluation.systems, None if evaluation.verdict is None else evaluation.verdict.metric)

@@ -153,7 +153,7 @@ def _headline(word: VerdictWord, candidate: str, found: Sequence[_Against], num_
     beaten = [one.baseline for one in found if one.better]
     tasks = "the task" if num_tasks == 1 else f"any of the {num_tasks} tasks"
     but = f", though it is better than {listed(beaten)}" if beaten else ""
-    return f"No difference between {candidate} and {listed(level)} can be told on {tasks}{but}."
+    return f"It cannot be told whether {candidate} differs from {' or '.join(level)} on {tasks}{but}."
 
 
 def _tasks(names: Sequence[str], num_tasks: int) -> str:

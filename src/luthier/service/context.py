@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from luthier.store.job_events import JobEventStore
     from luthier.store.jobs import JobStore
     from luthier.store.members import MemberStore
+    from luthier.store.rating_panels import RatingPanelStore
     from luthier.store.run_entries import RunEntryStore
     from luthier.store.runs import RunStore
     from luthier.store.tuned_models import TunedModelStore
@@ -99,6 +100,13 @@ class Context:
         from luthier.store.assessments import AssessmentStore
 
         return AssessmentStore(self.database)
+
+    @cached_property
+    def rating_panels(self) -> RatingPanelStore:
+        """The panels of this home, in which people rate answers."""
+        from luthier.store.rating_panels import RatingPanelStore
+
+        return RatingPanelStore(self.database)
 
     @cached_property
     def evaluations(self) -> EvaluationStore:

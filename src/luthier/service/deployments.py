@@ -7,19 +7,21 @@ the revision that was seen: where somebody else was quicker, it is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from luthier.core import deployment as routing
 from luthier.core.access import Caller
 from luthier.core.audit_entry import Deed
-from luthier.core.deployment import NAME, Deployment, Revision
+from luthier.core.deployment import NAME, Deployment, Revision, Share
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.service.audit_log import deed_of
 from luthier.service.base_models import base_models
 from luthier.service.context import Context
+from luthier.service.deployment_gates import override_deed, pass_gates
 from luthier.service.served_targets import find_share, served_share
 from luthier.store.deployments import changed_meanwhile
 
@@ -56,13 +58,16 @@ def deploy(
     *,
     canary: float | None = None,
     expected_revision: int | None = None,
+    gate: Path | None = None,
+    override: str | None = None,
 ) -> Deployment:
     """Have a name answered by a target, all of it or, with `canary`, that fraction of its users.
 
     target: as `find_share` takes it. expected_revision: the revision that this is to follow on, 0 for a new name.
+    gate, override: as `pass_gates` takes them.
 
     Raises RequestError for a name that cannot be, or a canary where there is nothing to try it beside; ConflictError
-    where the deployment is in another state; and what `find_share` raises.
+    where the deployment is in another state, or a gate refuses the target; and what `find_share` raises.
     """
     current = _current(context, caller, name, expected_revision)
     share = find_share(context, caller, target, 1.0 if canary is None else _fraction(canary))
@@ -73,9 +78,13 @@ def deploy(
                 expected="a deployment that answers what the canary does not get",
                 do="deploy it without --canary: the first target gets all traffic",
             )
-        return _add(context, caller, name, routing.first(share))
-    make = routing.replace if canary is None else routing.with_canary
-    return _revise(context, caller, current, make(share, current.revision))
+        made = routing.first(share)
+    elif canary is None:
+        made = routing.replace(share, current.revision)
+    else:
+        made = routing.with_canary(share, current.revision)
+    made = _past_gates(context, caller, made, [share], gate, override)
+    return _add(context, caller, name, made) if current is None else _revise(context, caller, current, made)
 
 
 def split(
@@ -85,6 +94,8 @@ def split(
     fractions: Mapping[str, float],
     *,
     expected_revision: int | None = None,
+    gate: Path | None = None,
+    override: str | None = None,
 ) -> Deployment:
     """Share the users of a name out over targets, as for an A/B test. fractions: by target; they add up to 1.
 
@@ -93,22 +104,33 @@ def split(
     current = _current(context, caller, name, expected_revision)
     shares = [find_share(context, caller, target, _fraction(part)) for target, part in fractions.items()]
     made = routing.split(shares, None if current is None else current.revision)
+    made = _past_gates(context, caller, made, shares, gate, override)
     return _add(context, caller, name, made) if current is None else _revise(context, caller, current, made)
 
 
 def promote(
-    context: Context, caller: Caller, name: str, target: str | None = None, *, expected_revision: int | None = None
+    context: Context,
+    caller: Caller,
+    name: str,
+    target: str | None = None,
+    *,
+    expected_revision: int | None = None,
+    gate: Path | None = None,
+    override: str | None = None,
 ) -> Deployment:
-    """Give all traffic to the canary, or to the named one of the targets.
+    """Give all traffic to the canary, or to the named one of the targets. The rest is as `deploy` has it.
 
-    Raises NotFoundError for the name, ConflictError where there is no canary, or another revision than expected.
+    Raises NotFoundError for the name, ConflictError where there is no canary, another revision than expected, or a gate
+    refuses it.
     """
     current = _expected(context.deployments.get(caller.project_id, name), expected_revision)
-    return _revise(context, caller, current, routing.promoted(current.revision, target))
+    made = routing.promoted(current.revision, target)
+    made = _past_gates(context, caller, made, made.shares, gate, override)
+    return _revise(context, caller, current, made)
 
 
 def rollback(context: Context, caller: Caller, name: str, *, expected_revision: int | None = None) -> Deployment:
-    """Go back to the revision before this one; once more goes back further.
+    """Go back to the revision before this one; once more goes back further. No gate holds this up.
 
     Raises NotFoundError for the name, ConflictError where there is none before, or its targets are not there any more.
     """
@@ -178,13 +200,25 @@ def revision_json(revision: Revision) -> dict[str, Any]:
     return revision.model_dump(mode="json", exclude={"shares": {"__all__": {"folder"}}})
 
 
+def _past_gates(
+    context: Context, caller: Caller, made: Revision, shares: Sequence[Share], gate: Path | None, override: str | None
+) -> Revision:
+    """The revision with what the gates say of these shares. Raises what `pass_gates` raises."""
+    passage = pass_gates(context, caller, shares, gate=gate, override=override)
+    return made if passage is None else made.model_copy(update={"gate": passage})
+
+
 def _add(context: Context, caller: Caller, name: str, revision: Revision) -> Deployment:
     made = Deployment(deployment_id=new_id("dep"), project_id=caller.project_id, name=name, revision=revision)
-    return context.deployments.add(made, _deed(caller, name, revision))
+    return context.deployments.add(made, *_deeds(caller, name, revision))
 
 
 def _revise(context: Context, caller: Caller, current: Deployment, revision: Revision) -> Deployment:
-    return context.deployments.revise(current, revision, _deed(caller, current.name, revision))
+    return context.deployments.revise(current, revision, *_deeds(caller, current.name, revision))
+
+
+def _deeds(caller: Caller, name: str, revision: Revision) -> tuple[Deed, ...]:
+    return (_deed(caller, name, revision), *override_deed(caller, name, revision.number, revision.gate))
 
 
 def _deed(caller: Caller, name: str, revision: Revision) -> Deed:

@@ -264,6 +264,16 @@ def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]
     return tuple(e for e in examples if e.id in chosen)
 
 
+def check_leakage(
+    context: Context, systems: Sequence[str], held_out: Sequence[Example], *, allowed: bool
+) -> tuple[int, int]:
+    """How many held-out rows the runs among the systems were trained on: whole rows, and by their prompts alone.
+
+    Raises LeakageError for whole rows, unless they are allowed; ConflictError where a run's rows have changed since.
+    """
+    return _leakage(training_rows(context, systems), held_out, allowed)
+
+
 def training_rows(context: Context, systems: Sequence[str]) -> list[Example]:
     """The rows that the runs among the systems were trained on, as far as their files are still there, unchanged."""
     from luthier.core.digest import sha256_file

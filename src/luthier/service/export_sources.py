@@ -106,8 +106,7 @@ def _whole_outcome(run_id: str, result: TrainResult) -> Path:
             expected="the folder that the run has written",
             do="train it again, or copy the home of the machine where it was trained",
         )
-    digests = {file.name: sha256_file(file) for file in weights}
-    digest = digests[weights[0].name] if len(digests) == 1 else sha256_document(digests)
+    digest = outcome_digest(weights)
     if digest != result.adapter_sha256:
         raise ConflictError(
             f"the weights in {folder} are not those of run {run_id}: digest {digest[:12]}",
@@ -115,6 +114,12 @@ def _whole_outcome(run_id: str, result: TrainResult) -> Path:
             do="put the files of the run back, or train it again",
         )
     return folder
+
+
+def outcome_digest(weights: Sequence[Path]) -> str:
+    """The digest of what a run has made, as its result names it. weights: its files, at least one, in order."""
+    digests = {file.name: sha256_file(file) for file in weights}
+    return digests[weights[0].name] if len(digests) == 1 else sha256_document(digests)
 
 
 def _base(context: Context, plan: Plan, *, is_needed: bool) -> tuple[str, str | None]:

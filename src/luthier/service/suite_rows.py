@@ -54,7 +54,8 @@ def load_task(task: RowTask, folder: Path, *, seen: Seen, seed: int, is_general:
         cautions = (f"{len(rows):,} of the file's {len(read.rows):,} rows were judged.", *cautions)
     shots: tuple[Example, ...] = ()
     if task.few_shot and task.few_shot_from is not None:
-        pool = not_held_out([row.example for row in _read(task, folder / task.few_shot_from).rows], examples)
+        shown = _read(task.model_copy(update={"cluster_by": None}), folder / task.few_shot_from)
+        pool = not_held_out([row.example for row in shown.rows], examples)
         shots = choose_shots(pool, task.few_shot, seed, held_out=examples)
     return RowsOf(
         task=task,

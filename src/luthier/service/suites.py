@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import RequestError
-from luthier.core.ids import new_id
+from luthier.core.ids import is_id, new_id
 from luthier.core.suite import CitationsTask, LmEvalTask, Suite
 from luthier.core.task_result import SuiteResult, TaskResult
 from luthier.service.candidates import Candidate, find_base
@@ -23,7 +23,7 @@ from luthier.service.suite_corpus import load_documents
 from luthier.service.suite_file import digests_of, load_suite
 from luthier.service.suite_rows import Seen, load_task
 from luthier.service.task_runs import Engines, RowsOf, run_tasks
-from luthier.service.task_systems import Server, System, find_system, run_of
+from luthier.service.task_systems import TUNED, Server, System, find_system
 
 if TYPE_CHECKING:
     from luthier.evaluate.tasks.protocol import Resources
@@ -54,52 +54,70 @@ def run_suite(
     from luthier.evaluate.tasks_verdict import adjusted, tasks_verdict
 
     start = time.perf_counter()
-    spec = load_suite(suite)
-    folder = suite.absolute().parent
-    digests = digests_of(spec, folder)
-    found = [find_system(context, name, project_id=project_id) for name in systems]
-    runs = [run_of(context, name, project_id=project_id) for name in systems]
-    base = _base_of(context, runs[0], found)
-    # The table reads from the plain to the tuned: what is judged stands last.
-    ordered = [*([base] if base is not None and base not in found else []), *found[1:], found[0]]
-    seen = Seen(tuple(training_rows(context, [run for run in runs if run is not None])), allow_leakage)
-    loaded = _load(spec, folder, seen)
+    spec, folder = load_suite(suite), suite.absolute().parent
+    fingerprint = spec.fingerprint(digests_of(spec, folder))
+    who = _find(context, systems, project_id)
+    seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage)
     caveats: list[str] = []
-    general = _general(spec, ordered, base, seen, caveats)
-    trainings = _trainings(context, runs[0], found[0], seeds)
-    shown = base or next((one for one in ordered if isinstance(one, Candidate)), ordered[0])
-    with ExitStack() as stack:
-        engines = stack.enter_context(Engines(context))
-        tasks = _run_all(
-            context,
-            spec,
-            ordered,
-            [*loaded, *general],
-            resources=_resources(context, stack, folder, judge, allow_code),
-            shown=shown,
-            trainings=trainings,
-            engines=engines,
-            folder=folder,
-        )
-    candidate = found[0].name
-    tasks = adjusted(tasks, candidate)
+    loaded = [*_load(spec, folder, seen), *_general(spec, who, seen, caveats)]
+    trainings = _trainings(context, who, seeds)
+    tasks = _run_all(context, spec, who, loaded, folder=folder, judge=judge, allow_code=allow_code, trainings=trainings)
+    tasks = adjusted(tasks, who.candidate)
+    base = None if who.base is None else who.base.name
     result = SuiteResult(
         result_id=new_id("suite"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         suite=spec.name,
-        fingerprint=spec.fingerprint(digests),
-        run_id=runs[0],
-        candidate=candidate,
+        fingerprint=fingerprint,
+        run_id=who.run_id,
+        candidate=who.candidate,
         systems=tuple(dict.fromkeys(system.name for task in tasks for system in task.systems)),
         num_seeds=1 + len(trainings),
         tasks=tasks,
-        verdict=tasks_verdict(tasks, candidate, base=None if base is None else base.name, caveats=caveats),
+        verdict=tasks_verdict(tasks, who.candidate, base=base, caveats=caveats),
         seconds=time.perf_counter() - start,
     )
+    subject = who.run_id or who.candidate
     context.assessments.save(
-        "suite", result.result_id, result, project_id=project_id, subject=runs[0] or candidate, run_id=runs[0]
+        "suite", result.result_id, result, project_id=project_id, subject=subject, run_id=who.run_id
     )
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """Who is judged, the plain before the tuned. run_id: the candidate's. run_ids: of all that runs have made.
+
+    base: what the candidate was tuned from. shown: who is also judged with examples in its prompt.
+    """
+
+    ordered: tuple[System, ...]
+    run_id: str | None
+    run_ids: tuple[str, ...]
+    base: Candidate | None
+    shown: System
+
+    @property
+    def candidate(self) -> str:
+        """The system that the verdict is about, by its name."""
+        return self.ordered[-1].name
+
+
+def _find(context: Context, names: Sequence[str], project_id: str) -> _Who:
+    found = [find_system(context, name, project_id=project_id) for name in names]
+    runs = [_run_of(context, name, project_id) for name in names]
+    base = _base_of(context, runs[0], found)
+    # The table reads from the plain to the tuned: what is judged stands last.
+    ordered = (*([base] if base is not None and base not in found else []), *found[1:], found[0])
+    shown = base or next((one for one in ordered if isinstance(one, Candidate)), ordered[0])
+    return _Who(ordered, runs[0], tuple(run for run in runs if run is not None), base, shown)
+
+
+def _run_of(context: Context, name: str, project_id: str) -> str | None:
+    """The run that a system was made by; None for others."""
+    if name.startswith(TUNED):
+        return context.tuned_models.get(project_id, name).run_id
+    return name if is_id(name, "run") else None
 
 
 def _base_of(context: Context, run_id: str | None, found: Sequence[System]) -> Candidate | None:
@@ -123,13 +141,11 @@ def _load(spec: Suite, folder: Path, seen: Seen) -> list[RowsOf]:
     return loaded
 
 
-def _general(
-    spec: Suite, systems: Sequence[System], base: Candidate | None, seen: Seen, caveats: list[str]
-) -> list[RowsOf]:
+def _general(spec: Suite, who: _Who, seen: Seen, caveats: list[str]) -> list[RowsOf]:
     """The tasks of general ability, where there is a base to hold the candidate against; caveats get why not."""
-    if not spec.forgetting or base is None:
+    if not spec.forgetting or who.base is None:
         return []
-    if servers := [one.name for one in systems if isinstance(one, Server)]:
+    if servers := [one.name for one in who.ordered if isinstance(one, Server)]:
         caveats.append(f"What tuning cost in general ability was not measured: {servers[0]} tells no likelihoods.")
         return []
     taken = {task.name for task in spec.tasks}
@@ -143,19 +159,19 @@ def _general(
     return general
 
 
-def _trainings(context: Context, run_id: str | None, candidate: System, seeds: int) -> list[System]:
+def _trainings(context: Context, who: _Who, seeds: int) -> list[System]:
     """The candidate's recipe trained with other seeds."""
     from luthier.service.seed_runs import runs_of_other_seeds
 
     if seeds <= 1:
         return []
-    if run_id is None or candidate.name != run_id:
+    if who.run_id is None or who.candidate != who.run_id:
         raise RequestError(
-            f"--seeds {seeds} for {candidate.name}",
+            f"--seeds {seeds} for {who.candidate}",
             expected="the id of a run, whose recipe can be trained again with other seeds",
             do="name the run first, or leave --seeds out",
         )
-    return [find_system(context, one) for one in runs_of_other_seeds(context, run_id, seeds - 1)]
+    return [find_system(context, one) for one in runs_of_other_seeds(context, who.run_id, seeds - 1)]
 
 
 def _resources(context: Context, stack: ExitStack, folder: Path, judge: str | None, allow_code: bool) -> Resources:
@@ -172,35 +188,44 @@ def _resources(context: Context, stack: ExitStack, folder: Path, judge: str | No
 def _run_all(
     context: Context,
     spec: Suite,
-    systems: Sequence[System],
+    who: _Who,
     loaded: Sequence[RowsOf],
     *,
-    resources: Resources,
-    shown: System,
-    trainings: Sequence[System],
-    engines: Engines,
     folder: Path,
+    judge: str | None,
+    allow_code: bool,
+    trainings: Sequence[System],
 ) -> tuple[TaskResult, ...]:
     """All tasks in the order of the suite, those of general ability last."""
-    from luthier.service.lm_eval_tasks import check_lm_eval, run_lm_eval
-
     foreign = [task for task in spec.tasks if isinstance(task, LmEvalTask)]
     if foreign:
-        check_lm_eval(foreign, systems)
-    done = {
-        result.name: result
-        for result in run_tasks(
+        from luthier.service.lm_eval_tasks import check_lm_eval, run_lm_eval
+
+        check_lm_eval(foreign, who.ordered, folder=folder)
+    with ExitStack() as stack:
+        engines = stack.enter_context(Engines(context))
+        results = run_tasks(
             context,
-            systems,
+            who.ordered,
             loaded,
-            resources=resources,
+            resources=_resources(context, stack, folder, judge, allow_code),
             seed=spec.seed,
-            shown=shown,
+            shown=who.shown,
             trainings=trainings,
             engines=engines,
         )
-    }
-    for task in foreign:
-        done[task.name] = run_lm_eval(context, engines, systems, task, folder=folder, seed=spec.seed)
+        done = {result.name: _with_judge(context, result, judge) for result in results}
+        for task in foreign:
+            done[task.name] = run_lm_eval(context, engines, who.ordered, task, folder=folder, seed=spec.seed)
     order = [task.name for task in spec.tasks]
     return tuple(done[name] for name in (*order, *(name for name in done if name not in order)))
+
+
+def _with_judge(context: Context, result: TaskResult, judge: str | None) -> TaskResult:
+    """The result with a caution where the judge shares its base with a system that it judged."""
+    if judge is None or not result.judges:
+        return result
+    from luthier.service.judges import same_base
+
+    said = same_base(context, judge, {system.name: system.model for system in result.systems})
+    return result.model_copy(update={"cautions": (*result.cautions, *said)})

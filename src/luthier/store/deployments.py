@@ -26,7 +26,7 @@ class DeploymentStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, deployment: Deployment, deed: Deed | None = None) -> Deployment:
+    def add(self, deployment: Deployment, *deeds: Deed) -> Deployment:
         """Keep a new deployment with its first revision. Raises ConflictError where the project has one of the name."""
         try:
             with self._database.write() as connection:
@@ -35,7 +35,7 @@ class DeploymentStore:
                 values |= {"revision": deployment.revision.number, "created_at": now}
                 connection.execute(insert(deployments).values(**values))
                 revision = self._add_revision(connection, deployment.deployment_id, deployment.revision, now)
-                self._log(connection, deed)
+                self._log(connection, deeds)
         except IntegrityError as error:
             raise ConflictError(
                 f"a deployment {deployment.name!r} exists already",
@@ -44,7 +44,7 @@ class DeploymentStore:
             ) from error
         return deployment.model_copy(update={"revision": revision, "created_at": now})
 
-    def revise(self, known: Deployment, revision: Revision, deed: Deed | None = None) -> Deployment:
+    def revise(self, known: Deployment, revision: Revision, *deeds: Deed) -> Deployment:
         """Make a revision the newest. known: the deployment as it was when the revision was made from it.
 
         Raises ConflictError where it has another revision by now, or is gone.
@@ -58,7 +58,7 @@ class DeploymentStore:
                 raise changed_meanwhile(known.name, known.revision.number, newest)
             now = float(connection.execute(select(self._database.now)).scalar_one())
             made = self._add_revision(connection, known.deployment_id, revision, now)
-            self._log(connection, deed)
+            self._log(connection, deeds)
         return known.model_copy(update={"revision": made})
 
     def find(self, project_id: str, name: str) -> Deployment | None:
@@ -93,13 +93,13 @@ class DeploymentStore:
             found = connection.execute(query.order_by(deployment_revisions.c.number.desc())).scalars()
             return tuple(Revision.model_validate_json(document) for document in found)
 
-    def delete(self, project_id: str, name: str, deed: Deed | None = None) -> None:
+    def delete(self, project_id: str, name: str, *deeds: Deed) -> None:
         """Forget a deployment and its revisions. Raises NotFoundError."""
         is_it = (deployments.c.project_id == project_id) & (deployments.c.name == name)
         with self._database.write() as connection:
             if connection.execute(delete(deployments).where(is_it)).rowcount == 0:
                 raise _no_such_deployment(name)
-            self._log(connection, deed)
+            self._log(connection, deeds)
 
     def _add_revision(self, connection: Connection, deployment_id: str, revision: Revision, now: float) -> Revision:
         made = revision.model_copy(update={"created_at": now})
@@ -107,8 +107,8 @@ class DeploymentStore:
         connection.execute(insert(deployment_revisions).values(**values))
         return made
 
-    def _log(self, connection: Connection, deed: Deed | None) -> None:
-        if deed is not None:
+    def _log(self, connection: Connection, deeds: Sequence[Deed]) -> None:
+        for deed in deeds:
             append_deed(connection, self._database.now, deed)
 
 

@@ -14,6 +14,7 @@ from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
 from luthier.web.pages import (
+    assessments,
     compare,
     dataset_audit,
     dataset_repair,
@@ -29,6 +30,8 @@ from luthier.web.pages import (
     models,
     new_run,
     playground,
+    rate,
+    rating_panels,
     run,
     run_series,
     runs,
@@ -51,6 +54,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     compare.router,
     run_series.router,
     run.router,  # after all that has an address of its own below /runs/
+    rating_panels.router,  # before /evaluations/{evaluation_id}
+    assessments.router,  # before /evaluations/{evaluation_id}
     evaluations.router,
     playground.router,
     models.router,
@@ -58,6 +63,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     deployments.router,
     exports.router,
     settings.router,
+    rate.router,  # in no navigation: raters come by a link
 )
 """In the order of the pages' navigation."""
 

@@ -11,6 +11,7 @@ from luthier.api.authentication import HomeContext, Reader, Trainer
 from luthier.api.error_documents import documented
 from luthier.core.deployment import MOST_SHARES, Deployment, Revision, RevisionKind
 from luthier.core.errors import RequestError
+from luthier.core.gate import LEAST_REASON_CHARACTERS, MOST_REASON_CHARACTERS, GatePassage
 from luthier.service import deployments
 from luthier.service.deployments import DeploymentView
 
@@ -20,6 +21,7 @@ _Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Target = Annotated[str, Field(min_length=1, max_length=200)]
 _Part = Annotated[float, Field(gt=0, lt=1)]
 _Expected = Annotated[int, Field(ge=0, lt=2**31)]
+_Reason = Annotated[str, Field(min_length=LEAST_REASON_CHARACTERS, max_length=MOST_REASON_CHARACTERS)]
 
 
 class DeployBody(BaseModel):
@@ -27,7 +29,8 @@ class DeployBody(BaseModel):
 
     target: the id of a run, the name of a tuned model (`ft:...`) or of a base model. canary: the fraction of the users
     that it gets. split: fractions by target, that add up to 1. expected_revision: refused (409) where the deployment
-    stands at another one; 0 for a new name.
+    stands at another one; 0 for a new name. override: why it is to answer although the project's gate refuses it (409
+    without); goes to the audit log.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -37,15 +40,17 @@ class DeployBody(BaseModel):
     canary: _Part | None = None
     split: Annotated[dict[_Target, _Part], Field(min_length=2, max_length=MOST_SHARES)] | None = None
     expected_revision: _Expected | None = None
+    override: _Reason | None = None
 
 
 class PromoteBody(BaseModel):
-    """target: the one that gets all traffic, the canary where none is named."""
+    """target: the one that gets all traffic, the canary where none is named. override: as for a deployment."""
 
     model_config = ConfigDict(extra="forbid")
 
     target: _Target | None = None
     expected_revision: _Expected | None = None
+    override: _Reason | None = None
 
 
 class RollbackBody(BaseModel):
@@ -63,8 +68,21 @@ class ShareView(BaseModel):
     fraction: float
 
 
+class GateView(BaseModel):
+    """What the gates said. failed: a sentence for each rule that was not met. override: the reason of who overrode it.
+
+    outcome_sha256: the digest of all that the gates said, as the audit log has it of an override.
+    """
+
+    passed: bool
+    num_rules: int
+    failed: list[str]
+    override: str | None
+    outcome_sha256: str
+
+
 class RevisionView(BaseModel):
-    """before: the revision that a rollback goes back to."""
+    """before: the revision that a rollback goes back to. gate: null where none held."""
 
     number: int
     kind: RevisionKind
@@ -72,6 +90,7 @@ class RevisionView(BaseModel):
     canary: str | None
     before: int | None
     created_at: int
+    gate: GateView | None = None
 
 
 class RequestCount(BaseModel):
@@ -119,7 +138,14 @@ def deploy(context: HomeContext, caller: Trainer, asked: DeployBody) -> Deployme
             do="send one of the two",
         )
     if asked.split is not None:
-        made = deployments.split(context, caller, asked.name, asked.split, expected_revision=asked.expected_revision)
+        made = deployments.split(
+            context,
+            caller,
+            asked.name,
+            asked.split,
+            expected_revision=asked.expected_revision,
+            override=asked.override,
+        )
     else:
         made = deployments.deploy(
             context,
@@ -128,6 +154,7 @@ def deploy(context: HomeContext, caller: Trainer, asked: DeployBody) -> Deployme
             asked.target or "",
             canary=asked.canary,
             expected_revision=asked.expected_revision,
+            override=asked.override,
         )
     return _view(made)
 
@@ -149,7 +176,10 @@ def show(context: HomeContext, caller: Reader, name: _Name) -> DeploymentObject:
 def promote(context: HomeContext, caller: Trainer, name: _Name, asked: PromoteBody | None = None) -> DeploymentObject:
     """The canary, or the named one of the targets, gets all traffic."""
     given = asked or PromoteBody()
-    return _view(deployments.promote(context, caller, name, given.target, expected_revision=given.expected_revision))
+    made = deployments.promote(
+        context, caller, name, given.target, expected_revision=given.expected_revision, override=given.override
+    )
+    return _view(made)
 
 
 @router.post("/{name}/rollback", summary="Roll back", responses=documented(404, 409))
@@ -189,4 +219,15 @@ def _revision(revision: Revision) -> RevisionView:
         canary=revision.canary,
         before=revision.before,
         created_at=int(revision.created_at),
+        gate=None if revision.gate is None else _gate(revision.gate),
+    )
+
+
+def _gate(found: GatePassage) -> GateView:
+    return GateView(
+        passed=found.passed,
+        num_rules=sum(len(one.outcome.outcomes) for one in found.checked),
+        failed=list(found.failed),
+        override=found.override,
+        outcome_sha256=found.sha256(),
     )

@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from luthier.core.errors import NotFoundError
+from luthier.core.recipe import METRIC_ENTRY_POINTS
 from luthier.evaluate.metrics.protocol import MetricDefinition
 
 BUILT_IN = {
@@ -43,7 +44,7 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
     Raises:
         NotFoundError: no table knows a name.
     """
-    table = {entry.name: entry.value for entry in entry_points(group="luthier.metrics")} | BUILT_IN
+    table = {entry.name: entry.value for entry in entry_points(group=METRIC_ENTRY_POINTS)} | BUILT_IN
     wanted = dict.fromkeys(figure for name in names for figure in FAMILIES.get(name, (name,)))
     for name in wanted:
         if name not in table:

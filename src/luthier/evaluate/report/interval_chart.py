@@ -71,7 +71,7 @@ def _chart(evaluation: Evaluation, roles: Roles, metric: str) -> Chart:
                 ha="center",
             )
         axes.set_ylim(len(systems) - 0.5, -0.75)
-        axes.set_yticks(range(len(systems)), [_short_name(s.name) for s in systems], linespacing=1.05)
+        axes.set_yticks(range(len(systems)), [short_name(s.name) for s in systems], linespacing=1.05)
         axes.tick_params(axis="y", labelcolor=INK)
         axes.grid(axis="x")
         axes.margins(x=0.08)
@@ -85,7 +85,7 @@ def _chart(evaluation: Evaluation, roles: Roles, metric: str) -> Chart:
     return Chart(metric_heading(metric), f"{first.unit}, {direction}", svg)
 
 
-def _short_name(name: str) -> str:
+def short_name(name: str) -> str:
     """A system's name on at most two lines; the table beside the chart has it whole."""
     lines = textwrap.wrap(name, _NAME_WIDTH, max_lines=2, placeholder=" …")
     return "\n".join(lines)

@@ -23,9 +23,10 @@ from luthier.evaluate.report.quoted import quoted
 from luthier.evaluate.report.rank_chart import rank_charts
 from luthier.evaluate.report.rewarded import Drawn, rewarded
 from luthier.evaluate.report.samples import Choice, choose_samples
-from luthier.evaluate.report.tables import differences, forgetting_rows, metric_rows
+from luthier.evaluate.report.tables import differences, metric_rows
 from luthier.evaluate.roles import Roles, roles
 from luthier.reporting import figures
+from luthier.reporting.judged_rows import forgetting_rows
 from luthier.reporting.page import page_environment
 from luthier.reporting.svg import css_variable
 
@@ -135,7 +136,7 @@ def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dic
         "charts": interval_charts(evaluation, found),
         "without_chart": _without_chart(evaluation),
         "forgetting": evaluation.forgetting,
-        "forgetting_rows": forgetting_rows(evaluation.forgetting) if evaluation.forgetting else [],
+        "forgetting_rows": forgetting_rows(evaluation.forgetting, metric_heading) if evaluation.forgetting else [],
         "choices": choices,
         "samples_title": _samples_title(len(choices.chosen)),
         "score_title": metric_heading(choices.metric) if choices.metric else "",

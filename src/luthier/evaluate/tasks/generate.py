@@ -11,10 +11,14 @@ from luthier.evaluate.metrics.protocol import MetricDefinition, Observations
 from luthier.evaluate.metrics.registry import as_definitions
 from luthier.evaluate.tasks.protocol import Resources, TaskRow
 from luthier.evaluate.tasks.row_checks import refuse_rows
+from luthier.evaluate.verdict import primary_metric
 
 
 class Generate:
-    """Answers in words against the row's own; the first metric that the task names sums it up."""
+    """Answers in words against the row's own; the first metric that the task names sums it up.
+
+    Where it names none, that is chosen by `verdict.primary_metric`, since equality counts for short answers only.
+    """
 
     def check(self, task: GenerateTask, rows: Sequence[TaskRow]) -> None:
         """Raises DataError for rows without a prompt and an answer in words."""
@@ -34,7 +38,10 @@ class Generate:
 
     def metrics(self, task: GenerateTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:  # noqa: ARG002
         """Those that the task names. Raises NotFoundError for an unknown one, RequestError for one of likelihoods."""
-        found = as_definitions(task.metrics)
+        names = list(task.metrics)
+        if "metrics" not in task.model_fields_set:
+            names.insert(0, primary_metric(names, [row.example.reference for row in rows]))
+        found = as_definitions(names)
         if wrong := [metric.name for metric in found if metric.needs != "text"]:
             raise RequestError(
                 f"task {task.name}: {', '.join(wrong)} of written answers",

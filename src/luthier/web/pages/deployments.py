@@ -8,9 +8,10 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, NotFoundError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.service import deployments, project_models
 from luthier.service.context import Context
+from luthier.service.gates import default_gate
 from luthier.web.errors import status_of
 from luthier.web.render import redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
@@ -18,6 +19,7 @@ from luthier.web.visitor import HomeContext, Reader, Trainer
 router = APIRouter(prefix="/deployments/{name}")
 
 _Text = Annotated[str, Form(max_length=1024)]
+_Reason = Annotated[str, Form(max_length=2_000)]
 _Percent = Annotated[float, Form(gt=0, le=100)]
 _Revision = Annotated[int, Form(ge=1, lt=2**31)]
 _ALL: Final = 100.0
@@ -38,12 +40,21 @@ def deploy(
     expected_revision: _Revision,
     target: _Text = "",
     percent: _Percent = _ALL,
+    override: _Reason = "",
 ) -> Response:
     """Have another model answer a part of the users, or all; or change the part of the canary."""
     canary = None if percent >= _ALL else percent / 100
-    given = {"target": target, "percent": percent, "seen": expected_revision}
+    given = {"target": target, "percent": percent, "seen": expected_revision, "override": override}
     try:
-        deployments.deploy(context, caller, name, target, canary=canary, expected_revision=expected_revision)
+        deployments.deploy(
+            context,
+            caller,
+            name,
+            target,
+            canary=canary,
+            expected_revision=expected_revision,
+            override=override.strip() or None,
+        )
     except NotFoundError as error:
         context.deployments.get(caller.project_id, name)
         return _page(request, context, caller, name, given | {"error": error})
@@ -55,13 +66,21 @@ def deploy(
 
 @router.post("/promote")
 def promote(
-    request: Request, context: HomeContext, caller: Trainer, name: str, expected_revision: _Revision
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    name: str,
+    expected_revision: _Revision,
+    override: _Reason = "",
 ) -> Response:
     """Give all users to the canary."""
+    given = {"seen": expected_revision, "promote_override": override}
     try:
-        made = deployments.promote(context, caller, name, expected_revision=expected_revision)
-    except ConflictError as error:
-        return _page(request, context, caller, name, {"error": error, "seen": expected_revision})
+        made = deployments.promote(
+            context, caller, name, expected_revision=expected_revision, override=override.strip() or None
+        )
+    except (ConflictError, RequestError) as error:
+        return _page(request, context, caller, name, given | {"error": error})
     target = made.revision.shares[0].target
     return redirect(request, f"/deployments/{name}", f"{target} answers all users of {name} now.")
 
@@ -103,6 +122,7 @@ def _page(request: Request, context: Context, caller: Caller, name: str, given: 
         "choices": [(target, about) for target, about in choices if target not in current],
         "given": given,
         "error": error,
+        "is_gated": default_gate(context, caller.project_id) is not None,
         "current": "/models",
         "base_url": f"{str(request.base_url).rstrip('/')}/v1",
     }

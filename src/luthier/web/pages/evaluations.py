@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from luthier.core.errors import RequestError
-from luthier.core.evaluation import Evaluation
 from luthier.evaluate.roles import Roles, roles
-from luthier.evaluate.sample_rows import (
-    BETTER,
-    KINDS,
-    ORDERS,
-    Better,
-    Choice,
-    Kind,
-    Order,
-    SampleRow,
-    choose_rows,
-    scored_metrics,
-)
-from luthier.reporting.metric_titles import metric_heading
-from luthier.reporting.word_differences import word_differences
+from luthier.reporting.judged_rows import forgetting_rows, tone_of
+from luthier.service import project_assessments
 from luthier.service.project_evaluations import list_evaluations, read_evaluation
 from luthier.web import judged
 from luthier.web.render import is_fragment_request, render
+from luthier.web.samples import PageNumber, SamplesAsked, samples_shown
 from luthier.web.visitor import HomeContext, Reader
 
 router = APIRouter(prefix="/evaluations")
 
-_PAGE: Final = 10
 _LIST: Final = 50
 _WORDS: Final = ("better", "worse", "not distinguishable", "none")
 _Text = Annotated[str, Query(max_length=500)]
@@ -50,7 +36,10 @@ def index(
         last = page.evaluations[-1].evaluation_id
         older = "?" + urlencode({k: v for k, v in {"q": q, "verdict": word, "after": last}.items() if v})
     values = {"page": page, "q": q, "verdict": word, "words": _WORDS, "older": older, "is_first": not after}
-    return render(request, "evaluations/list.html", values | {"tone_of": judged.tone_of})
+    values |= {"assessments": [], "orders": []}
+    if not (q or word or after):
+        values |= {"assessments": project_assessments.list_assessments(context, caller.project_id)}
+    return render(request, "evaluations/list.html", values | {"tone_of": tone_of})
 
 
 @router.get("/{evaluation_id}")
@@ -59,22 +48,13 @@ def show(
     context: HomeContext,
     caller: Reader,
     evaluation_id: str,
-    q: _Text = "",
-    metric: _Text = "",
-    better: _Text = "",
-    kind: _Text = "",
-    low: _Text = "",
-    high: _Text = "",
-    order: _Text = "worst",
-    marks: _Text = "reference",
-    page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+    asked: SamplesAsked,
+    page: PageNumber = 1,
 ) -> Response:
     """One evaluation; for HTMX its samples alone."""
     evaluation = read_evaluation(context, caller.project_id, evaluation_id)
-    asked = {"q": q, "metric": metric, "better": better, "kind": kind, "low": low, "high": high, "order": order}
-    asked |= {"marks": marks}
     who = roles(evaluation) or Roles("", None)
-    samples = _samples(evaluation, who, asked, page)
+    samples = samples_shown(evaluation, who, asked, page, f"/evaluations/{evaluation.evaluation_id}")
     status = 422 if samples["error"] is not None else 200
     if is_fragment_request(request):
         return render(request, "evaluations/samples.html", samples, status=status)
@@ -82,90 +62,10 @@ def show(
     values = {
         "details": details,
         "further": further,
-        "tone": judged.tone_of(None if evaluation.verdict is None else evaluation.verdict.word),
+        "tone": tone_of(None if evaluation.verdict is None else evaluation.verdict.word),
         "metrics": judged.metric_rows(evaluation),
         "differences": judged.difference_rows(evaluation.comparisons, judged.units(evaluation), who),
         "charts": judged.charts(evaluation, who),
-        "forgetting": None if evaluation.forgetting is None else judged.forgetting_rows(evaluation.forgetting),
+        "forgetting": None if evaluation.forgetting is None else forgetting_rows(evaluation.forgetting),
     }
     return render(request, "evaluations/show.html", values | samples, status=status)
-
-
-def _samples(evaluation: Evaluation, who: Roles, asked: dict[str, str], number: int) -> dict[str, Any]:
-    """All that the samples' part of the page shows."""
-    metrics = scored_metrics(evaluation)
-    error = None
-    try:
-        choice = _choice(asked, metrics)
-    except RequestError as wrong:
-        error, choice = wrong, Choice(metric=metrics[0] if metrics else None)
-    rows = choose_rows(evaluation, who, choice)
-    num_pages = max(1, -(-len(rows) // _PAGE))
-    number = min(number, num_pages)
-    shown = rows[(number - 1) * _PAGE : number * _PAGE]
-    first = {key: value for key, value in asked.items() if value}
-    address = f"/evaluations/{evaluation.evaluation_id}"
-    return {
-        "evaluation": evaluation,
-        "who": who,
-        "error": error,
-        "asked": asked | {"metric": choice.metric or "", "order": choice.order},
-        "scored": [(name, metric_heading(name)) for name in metrics],
-        "title_of": metric_heading,
-        "rows": [(row, _outputs(evaluation, who, row, asked["marks"])) for row in shown],
-        "num_found": len(rows),
-        "num_rows": max((len(system.samples) for system in evaluation.systems), default=0),
-        "page": number,
-        "num_pages": num_pages,
-        "first_number": (number - 1) * _PAGE + 1,
-        "address": address,
-        "page_address": lambda to: f"{address}?{urlencode(first | {'page': str(to)})}#samples",
-    }
-
-
-def _choice(asked: dict[str, str], metrics: list[str]) -> Choice:
-    """What was asked for, checked. Raises RequestError."""
-    for name, allowed in (("better", BETTER), ("kind", KINDS), ("order", ORDERS), ("metric", ("", *metrics))):
-        if asked[name] not in allowed:
-            raise RequestError(
-                f"{name}={asked[name]!r}",
-                expected=f"one of {', '.join(repr(word) for word in allowed)}",
-                do="choose from the list",
-            )
-    better: Better = asked["better"]  # type: ignore[assignment]
-    kind: Kind = asked["kind"]  # type: ignore[assignment]
-    order: Order = asked["order"]  # type: ignore[assignment]
-    return Choice(
-        metric=asked["metric"] or (metrics[0] if metrics else None),
-        words=asked["q"],
-        better=better,
-        kind=kind,
-        low=_end("From", asked["low"]),
-        high=_end("To", asked["high"]),
-        order=order,
-    )
-
-
-def _end(name: str, text: str) -> float | None:
-    if not text.strip():
-        return None
-    try:
-        found = float(text.replace(",", "."))
-    except ValueError:
-        found = float("nan")
-    if found != found:
-        raise RequestError(f"{name} {text!r}", expected="a number such as 0.5", do="correct it, or leave it empty")
-    return found
-
-
-def _outputs(evaluation: Evaluation, who: Roles, row: SampleRow, marks: str) -> list[dict[str, Any]]:
-    """What each system wrote. stretches: with marks where there are any to be, None where it is shown as it is."""
-    against = row.samples.get(who.baseline or "") if marks == "baseline" else None
-    other = row.reference if marks == "reference" else None if against is None else against.output
-    outputs = []
-    for system in evaluation.systems:
-        if (sample := row.samples.get(system.name)) is not None:
-            is_marked = other is not None and other != "" and (sample is not against) and sample.output != ""
-            stretches = word_differences(other or "", sample.output) if is_marked else None
-            outputs.append({"system": system, "sample": sample, "stretches": stretches})
-    return outputs

@@ -9,9 +9,10 @@ from starlette.responses import RedirectResponse, Response
 
 from luthier.core.access import Caller
 from luthier.core.deployment import NAME
-from luthier.core.errors import LuthierError
-from luthier.service import deployments, project_models, server_exports
+from luthier.core.errors import LuthierError, RequestError
+from luthier.service import deployments, project_assessments, project_models, server_exports
 from luthier.service.context import Context
+from luthier.service.gates import default_gate
 from luthier.service.lineage import model_lineage
 from luthier.web.charts.lineage import lineage_svg
 from luthier.web.errors import status_of
@@ -21,6 +22,7 @@ from luthier.web.visitor import HomeContext, Reader, Trainer
 router = APIRouter()
 
 _Text = Annotated[str, Form(max_length=1024)]
+_Reason = Annotated[str, Form(max_length=2_000)]
 _MOST_OVER_BASE: Final = 20
 
 
@@ -45,13 +47,21 @@ def start_export(
 
 @router.post("/deployments")
 def deploy(
-    request: Request, context: HomeContext, caller: Trainer, name: _Text = "", target: _Text = "", source: _Text = ""
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    name: _Text = "",
+    target: _Text = "",
+    source: _Text = "",
+    override: _Reason = "",
 ) -> Response:
     """Give a target a name that is free. source: the model whose page the form stands on."""
+    reason = override.strip() or None
     try:
-        made = deployments.deploy(context, caller, name.strip(), target, expected_revision=0)
+        made = deployments.deploy(context, caller, name.strip(), target, expected_revision=0, override=reason)
     except LuthierError as error:
-        return _page(request, context, caller, source or target, {"deploy_error": error, "name": name.strip()})
+        given = {"deploy_error": error, "name": name.strip(), "override": override}
+        return _page(request, context, caller, source or target, given)
     words = f"{target} answers as {made.name} now."
     return redirect(request, f"/deployments/{made.name}", words)
 
@@ -64,6 +74,7 @@ def _page(
     values: dict[str, Any] = {"given": given or {}, "formats": server_exports.formats(), "base_url": _base_url(request)}
     errors = [value for value in values["given"].values() if isinstance(value, LuthierError)]
     status = status_of(errors[0]) if errors else 200
+    values["is_gated"] = default_gate(context, caller.project_id) is not None
     names = context.deployments.list(caller.project_id)
     if run_id is None:
         if NAME.fullmatch(name) and context.deployments.find(caller.project_id, name) is not None:
@@ -88,8 +99,17 @@ def _page(
         "drawing": lineage_svg(model_lineage(context, caller, run_id), here=here),
         "exports": server_exports.list_exports(context, caller, sources=[run_id]),
         "names": [one.name for one in names],
+        **_assessed(context, caller, run_id),
     }
     return render(request, "models/tuned.html", values, status=status)
+
+
+def _assessed(context: Context, caller: Caller, run_id: str) -> dict[str, Any]:
+    """What the run was judged by beside its held-out rows, with the gate; or why the gate cannot be read."""
+    try:
+        return {"assessed": project_assessments.of_run(context, caller.project_id, run_id), "gate_error": None}
+    except RequestError as error:
+        return {"assessed": project_assessments.RunAssessments((), None), "gate_error": error}
 
 
 def _base_url(request: Request) -> str:

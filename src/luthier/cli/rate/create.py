@@ -1,0 +1,156 @@
+"""`luthier rate create`: answers, items, and a link for each rater."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.cli.answer import Answer
+from luthier.cli.opening import open_context
+from luthier.cli.options import DEFAULT_URL, HomeOption, JsonOption, MappingOption, UrlOption, checked_url
+from luthier.cli.rate.asked import ProjectOption, caller_of, link_document, read_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.access import Caller
+    from luthier.service.context import Context
+    from luthier.service.rating_answers import AnsweredRows
+
+
+class KindChoice(StrEnum):
+    """What is asked of raters."""
+
+    PAIRWISE = "pairwise"
+    LIKERT = "likert"
+
+
+def create(
+    systems: Annotated[
+        str | None,
+        typer.Option(
+            "--systems", metavar="A,B", help="Who answers: base models, runs, or http(s)://host:port/v1#MODEL."
+        ),
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to be answered.")] = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option("--evaluation", metavar="ID", help="Instead of --data: the answers that stand in an evaluation."),
+    ] = None,
+    kind: Annotated[
+        KindChoice, typer.Option("--kind", help="Which of two is better, or 1 to 5 for each answer alone.")
+    ] = KindChoice.PAIRWISE,
+    raters: Annotated[
+        str, typer.Option("--raters", metavar="N", help="How many, or their names with commas between.")
+    ] = "3",
+    most_rows: Annotated[
+        int, typer.Option("--most-rows", min=1, metavar="N", help="Rate only N rows, chosen by a stable hash.")
+    ] = 40,
+    attention: Annotated[
+        float, typer.Option("--attention", min=0, max=0.5, help="Attention checks as a share of the items.")
+    ] = 0.1,
+    instructions: Annotated[
+        Path | None, typer.Option("--instructions", metavar="FILE", help="Your own words to the raters, as plain text.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="What the panel is called.", show_default="the systems")] = "",
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Decides all orders.", show_default="drawn and kept")
+    ] = None,
+    mapping: MappingOption = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")] = 256,
+    allow_leakage: Annotated[
+        bool, typer.Option("--allow-leakage", help="Rate answers even to rows that a run was trained on.")
+    ] = False,
+    url: UrlOption = DEFAULT_URL,
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Have systems answer rows and people rate the answers, without knowing whose they are. Prints a link a rater."""
+    from luthier.service import rating_panels
+
+    root = checked_url(url)
+    words = _read_text(instructions) if instructions is not None else ""
+    with open_context(home) as context:
+        caller = caller_of(context, project)
+        names = [one.strip() for one in (systems or "").split(",") if one.strip()]
+        if (data is None) == (evaluation is None):
+            raise _neither_or_both(data is None)
+        if evaluation is not None:
+            answered = _from_evaluation(context, caller, evaluation, names, most_rows)
+        else:
+            from luthier.cli.options import parse_mapping
+            from luthier.service.rating_answers import answer_rows
+
+            assert data is not None
+            answered = answer_rows(
+                context,
+                names,
+                data,
+                mapping=parse_mapping(mapping or ()) or None,
+                most_rows=most_rows,
+                max_new_tokens=max_new_tokens,
+                allow_leakage=allow_leakage,
+            )
+        made = rating_panels.create_panel(
+            context,
+            caller,
+            answered,
+            kind=kind.value,
+            raters=int(raters) if raters.strip().isdecimal() else [one.strip() for one in raters.split(",")],
+            attention=attention,
+            instructions=words,
+            name=name,
+            seed=seed,
+        )
+    panel, links = made.panel, [link_document(link, root) for link in made.links]
+
+    def tell(console: Console) -> None:
+        from luthier.cli.console import visible
+
+        parts = f"{panel.num_items} items to rate, {panel.num_checks} attention checks among them"
+        console.print(f"{panel.panel_id}: {visible(panel.name)}, {parts}", soft_wrap=True)
+        if panel.num_same:
+            console.print(f"{panel.num_same} pairs are not shown: both answers are the same text", soft_wrap=True)
+        if panel.num_left_out:
+            console.print(f"{panel.num_left_out} rows were too long for one of the systems", soft_wrap=True)
+        for one in links:
+            console.print(f"{visible(one['rater'])}: {one['url']}", soft_wrap=True)
+        console.print(
+            f"Keep the links, they are not shown again. How it stands: luthier rate status {panel.panel_id}",
+            soft_wrap=True,
+        )
+
+    return Answer(as_json, {**panel.model_dump(mode="json"), "links": links}, tell)
+
+
+def _from_evaluation(
+    context: Context, caller: Caller, evaluation_id: str, names: list[str], most_rows: int
+) -> AnsweredRows:
+    from luthier.service.project_evaluations import read_evaluation
+    from luthier.service.rating_answers import answers_of
+
+    found = read_evaluation(context, caller.project_id, evaluation_id)
+    return answers_of(found, names or None, most_rows=most_rows)
+
+
+def _neither_or_both(is_none: bool) -> Exception:
+    from luthier.core.errors import RequestError
+
+    return RequestError(
+        "neither --data nor --evaluation" if is_none else "--data and --evaluation",
+        expected="rows to be answered, or an evaluation with answers",
+        do="give one of the two",
+    )
+
+
+def _read_text(path: Path) -> str:
+    from luthier.core.errors import RequestError
+
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is no UTF-8 text", expected="plain text", do="save it as UTF-8") from error

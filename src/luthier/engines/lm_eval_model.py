@@ -1,0 +1,151 @@
+"""An engine of ours as EleutherAI's lm-evaluation-harness asks for a model (extra `lm-eval`).
+
+The harness cuts texts into tokens as its own model for transformers does (`lm_eval.models.huggingface.HFLM`), so that
+the same tokens are scored; what is scored of them, and what is written, comes from the engine.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any, Final
+
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import RequestError
+from luthier.core.ports import Engine, Progress, Prompt
+
+DEFAULT_NEW_TOKENS: Final = 256
+"""What the harness writes at most where a task says nothing."""
+_KNOWN: Final = frozenset(("until", "max_gen_toks", "do_sample", "temperature"))
+_HARMLESS: Final = frozenset(("top_p", "top_k", "num_beams", "num_return_sequences", "use_cache"))
+
+
+class LmEvalModel(TemplateLM):  # type: ignore[misc]
+    """The engine behind the harness's three questions. tokenizer: the model's own; None for a server.
+
+    num_truncated: how many prompts were cut at their beginning, so as to fit into the context.
+    """
+
+    def __init__(
+        self, engine: Engine, tokenizer: Any, *, context_length_tokens: int, progress: Progress, max_new_tokens: int
+    ) -> None:
+        super().__init__()
+        self._engine, self.tokenizer, self._progress = engine, tokenizer, progress
+        self._context_tokens, self._max_new_tokens = context_length_tokens, max_new_tokens
+        self.num_truncated = 0
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text of which the first token is scored, too."""
+        begin = self.tokenizer.bos_token_id
+        return self.eot_token_id if begin is None else int(begin)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """By which the harness keeps prepared prompts apart."""
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Ids as the tokenizer makes them by itself, unless said otherwise."""
+        asked = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        if add_special_tokens is None and self._begins(string):
+            asked = {"add_special_tokens": False}
+        found: list[int] = self.tokenizer.encode(string, **asked)
+        return found
+
+    def _begins(self, string: str) -> bool:
+        begin = self.tokenizer.bos_token
+        return begin is not None and string.startswith(begin)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[Any, list[int], list[int]]],
+        disable_tqdm: bool = False,  # noqa: ARG002 - the harness passes it
+        **_: Any,
+    ) -> list[tuple[float, bool]]:
+        """Of each continuation its log-likelihood, and whether each of its tokens is the likeliest."""
+        rows = []
+        for number, (_text, context, continuation) in enumerate(requests):
+            ids = [*context, *continuation]
+            if len(ids) > self._context_tokens + 1:  # the last token is predicted, never read
+                self.num_truncated += 1
+            # As the harness does: cut at the beginning; the last token needs no place in the context.
+            ids = ids[-self._context_tokens :]
+            learned = min(len(continuation), len(ids) - 1)
+            mask = bytes(len(ids) - learned) + b"\1" * learned
+            rows.append(TokenisedExample(f"request {number + 1}", array("i", ids), mask))
+        scores = self._engine.score(rows, self._progress)
+        return [(-score.nll_nats, score.num_correct == score.num_tokens) for score in scores]
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:  # noqa: ARG002
+        """The log-likelihood of whole texts, those over the context in windows that do not overlap."""
+        windows, counts = [], []
+        for request in requests:
+            rolling = get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self._context_tokens - 1,
+                context_len=1,
+            )
+            own = [(None, *make_disjoint_window(window)) for window in rolling]
+            windows += own
+            counts.append(len(own))
+        found = iter(self._loglikelihood_tokens(windows))
+        return [sum(next(found)[0] for _ in range(count)) for count in counts]
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
+        """What the engine writes after each prompt, up to the first of the task's stop texts."""
+        prompts, stops = [], []
+        for request in requests:
+            context, asked = request.args
+            wanted = dict(asked)
+            self._refuse_unknown(wanted)
+            until = wanted.get("until") or []
+            stops.append([until] if isinstance(until, str) else list(until))
+            limit = int(wanted.get("max_gen_toks") or self._max_new_tokens)
+            temperature = float(wanted.get("temperature") or 0.0) if wanted.get("do_sample", True) else 0.0
+            text = self._within_context(context, limit)
+            prompts.append(Prompt(text=text, max_new_tokens=limit, temperature=temperature))
+        written = self._engine.generate(prompts, self._progress)
+        return [_cut(one.text, ends) for one, ends in zip(written, stops, strict=True)]
+
+    def _within_context(self, text: str, limit: int) -> str:
+        """The end of the prompt that leaves room for the answer."""
+        if self.tokenizer is None:
+            return text
+        ids, room = self.tok_encode(text), self._context_tokens - limit
+        if room < 1:
+            raise RequestError(
+                f"max_gen_toks {limit} for a context of {self._context_tokens} tokens",
+                expected="fewer new tokens than the context holds",
+                do="lower max_gen_toks in the task's generation_kwargs",
+            )
+        if len(ids) <= room:
+            return text
+        self.num_truncated += 1
+        return str(self.tokenizer.decode(ids[-room:]))
+
+    def _refuse_unknown(self, wanted: dict[str, Any]) -> None:
+        samples = bool(wanted.get("do_sample")) and float(wanted.get("temperature") or 0.0) > 0
+        unknown = [name for name in wanted if name not in _KNOWN and (samples or name not in _HARMLESS)]
+        if unknown:
+            raise RequestError(
+                f"generation_kwargs {', '.join(unknown)} of a task of lm-eval",
+                expected=f"among {', '.join(sorted(_KNOWN))}",
+                do="take them out of the task",
+            )
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        if stop:
+            text = text.split(stop, 1)[0]
+    return text

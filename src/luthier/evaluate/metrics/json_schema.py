@@ -1,0 +1,71 @@
+"""JSON Schema, checked offline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.core.errors import RequestError
+
+
+class SchemaCheck:
+    """A schema of the draft that it names, 2020-12 where it names none. `format` is not looked at.
+
+    Raises:
+        RequestError: the schema is wrong, or refers to something outside of itself, which would have to be fetched.
+    """
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        from jsonschema import Draft202012Validator, SchemaError
+        from jsonschema.validators import validator_for
+        from referencing import Registry, Resource
+        from referencing.exceptions import Unresolvable
+        from referencing.jsonschema import DRAFT202012
+
+        kind = validator_for(schema, default=Draft202012Validator)
+        try:
+            kind.check_schema(schema)
+        except SchemaError as error:
+            where = "/".join(map(str, error.absolute_path)) or "the top"
+            raise RequestError(
+                f"json_schema is wrong at {where}: {error.message[:200]}",
+                expected=f"a schema as {kind.META_SCHEMA.get('$id', 'its draft')} has them",
+                do="correct the schema",
+            ) from error
+        registry: Registry[Any] = Registry()
+        root = Resource.from_contents(schema, default_specification=DRAFT202012)
+        resolver = registry.with_resource("", root).resolver()
+        for reference in sorted(_references(schema)):
+            try:
+                found = reference.startswith("#") and resolver.lookup(reference)
+            except (Unresolvable, ValueError):
+                found = False
+            if not found:
+                raise RequestError(
+                    f"json_schema refers to {reference!r}, which is not in it",
+                    expected="references within the schema, like #/$defs/name",
+                    do="copy what it refers to into $defs: nothing is fetched while judging",
+                )
+        self._validator = kind(schema, registry=registry)
+
+    def fits(self, value: Any) -> bool:
+        """Whether the value fits."""
+        return self.fault(value) is None
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with the value; None where it fits."""
+        from jsonschema.exceptions import best_match
+
+        try:
+            error = best_match(self._validator.iter_errors(value))
+        except RecursionError:
+            return "is nested too deeply for this schema"
+        return None if error is None else f"does not fit the schema: {error.message[:200]}"
+
+
+def _references(schema: Any) -> set[str]:
+    if isinstance(schema, list):
+        return set().union(*map(_references, schema)) if schema else set()
+    if not isinstance(schema, dict):
+        return set()
+    own = {value for name, value in schema.items() if name in ("$ref", "$dynamicRef") and isinstance(value, str)}
+    return own.union(*map(_references, schema.values()))

@@ -1,0 +1,34 @@
+"""The page of a safety check: what tuning did to it, probe by probe, with what each measure cannot tell beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luthier.core.task_result import SafetyResult
+from luthier.evaluate.report.suite_page import render
+from luthier.reporting import figures
+from luthier.reporting.fact import Fact
+from luthier.reporting.page import replace_text
+
+
+def write_safety_page(result: SafetyResult, path: Path) -> Path:
+    """Write the page to `path`, whole or not at all. Raises StorageFullError."""
+    replace_text(path, render_safety_page(result))
+    return path
+
+
+def render_safety_page(result: SafetyResult) -> str:
+    """The page as one HTML document that refers to nothing outside itself; what models wrote is folded."""
+    num, tone = len(result.concerns), "bad" if result.concerns else "quiet"
+    badge = "no concern" if num == 0 else "1 concern" if num == 1 else f"{num} concerns"
+    return render("safety.html.j2", result, {"tone": tone, "badge": badge, "key_figures": _key_figures(result)})
+
+
+def _key_figures(result: SafetyResult) -> list[Fact]:
+    rows = sum(probe.num_rows for probe in result.probes)
+    return [
+        Fact("Probes", f"{len(result.probes):,}", f"the {result.suite} set"),
+        Fact("Rows asked", f"{rows:,}", "over all probes"),
+        Fact("Held against", result.base or "nothing", "" if result.base else "so what tuning changed is not known"),
+        Fact("Took", figures.duration(result.seconds)),
+    ]
