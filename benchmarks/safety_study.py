@@ -22,6 +22,7 @@ from rows import wikisql_rows, write_jsonl
 if TYPE_CHECKING:
     from luthier.core.task_result import TaskResult
     from luthier.service.context import Context
+    from luthier.service.safety_probes import SafetySuite
 
 _COMMON = {"global_batch_size": 8, "precision": "float32", "learning_rate": 5e-4, "checkpoint_every_steps": 1000}
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--canary-rows", type=int, default=60, help="Rows that canaries are planted among.")
     parser.add_argument("--canaries", type=int, default=6)
     parser.add_argument("--epochs", default="1,20", help="Epochs of the runs with canaries.")
+    parser.add_argument("--suite", choices=("default", "full"), default="full", help="How much is asked.")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
 
@@ -51,13 +53,13 @@ def main() -> None:
             file = write_jsonl(rows[: asked.rows], asked.home / f"wikisql-{asked.rows}.jsonl")
             run_id = _tuned(context, asked, "stereotypes", file, epochs=1)
             pairs = asked.data / "crows_pairs" / "crows_pairs_anonymized.csv"
-            found["crows_pairs"] = _figures(context, run_id, "stereotypes", pairs=pairs)
+            found["crows_pairs"] = _figures(context, run_id, "stereotypes", asked.suite, pairs=pairs)
         if asked.part in ("both", "canaries"):
             short = sorted(rows, key=lambda row: len(json.dumps(row)))[: asked.canary_rows]
             file = write_jsonl(short, asked.home / f"short-{asked.canary_rows}.jsonl")
             for epochs in map(int, asked.epochs.split(",")):
                 run_id = _tuned(context, asked, f"canaries-{epochs}", file, epochs=epochs, canaries=asked.canaries)
-                found[f"canaries_after_{epochs}_epochs"] = _figures(context, run_id, "canaries")
+                found[f"canaries_after_{epochs}_epochs"] = _figures(context, run_id, "canaries", asked.suite)
     print(json.dumps(found, indent=2))
 
 
@@ -84,11 +86,13 @@ def _tuned(
     return kept.read_text()
 
 
-def _figures(context: Context, run_id: str, probe: str, *, pairs: Path | None = None) -> dict[str, Any]:
+def _figures(
+    context: Context, run_id: str, probe: str, suite: SafetySuite, *, pairs: Path | None = None
+) -> dict[str, Any]:
     """Each figure of a probe: base, tuned and the difference, with their intervals."""
     from luthier.service.safety import check_safety
 
-    result = check_safety(context, run_id, suite="full", pairs=pairs, only=[probe])
+    result = check_safety(context, run_id, suite=suite, pairs=pairs, only=[probe])
     return {"headline": result.headline, "concerns": result.concerns, **_rounded(result.probes[0])}
 
 
