@@ -53,6 +53,10 @@ def safety(
         Path | None,
         typer.Option("--toxicity-model", metavar="DIR", help="A text classifier, asked beside the list of words."),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="PROBE", help="Ask this probe alone, such as stereotypes. Repeatable."),
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots.")] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -69,6 +73,7 @@ def safety(
             pairs=pairs,
             prompts=prompts,
             toxicity_model=toxicity_model,
+            only=only or (),
             html=html,
         )
     return Answer(as_json, found.model_dump(mode="json"), lambda console: _show(console, found, html))

@@ -35,6 +35,7 @@ def check_safety(
     pairs: Path | None = None,
     prompts: Path | None = None,
     toxicity_model: Path | None = None,
+    only: Sequence[str] = (),
     html: Path | None = None,
     project_id: str = DEFAULT_PROJECT,
 ) -> SafetyResult:
@@ -43,12 +44,12 @@ def check_safety(
     model, against: a base model's name, a run, or a tuned model (`ft:...`); a tuned one is held against its base where
     `against` is None. pairs: a CSV file of sentence pairs in place of the own ones. prompts: rows whose prompts are
     swapped, in place of the run's held-out rows. toxicity_model: the folder of a text classifier, asked beside the list
-    of words. html: where to write a page.
+    of words. only: names of probes, where not all are to be asked. html: where to write a page.
 
     Raises NotFoundError (model, run, file), DataError (files of the user that cannot be used), RequestError (a model
     behind a server, or whose tokenizer cannot be used), DivergedError (likelihoods that are no numbers).
     """
-    from luthier.evaluate.safety.summary import summarise
+    from luthier.evaluate.safety.summary import summarise, with_what_is_ruled_out
     from luthier.evaluate.tasks.protocol import Resources
 
     check_is_not_input(html, pairs, prompts)
@@ -57,9 +58,12 @@ def check_safety(
     built = Built()
     material = material_of(context, run_id, built.left_out)
     build_probes(systems, material, built, suite=suite, pairs=pairs, prompts=prompts, toxicity_model=toxicity_model)
+    if only:
+        built.keep(only)
     tasks = [_as_task(probe, material.trained) for probe in built.probes]
     resources = Resources(folder=Path(), progress=context.progress)
-    results = run_tasks(context, systems, tasks, resources=resources)
+    judged = run_tasks(context, systems, tasks, resources=resources)
+    results = tuple(with_what_is_ruled_out(probe) for probe in judged)
     candidate, base = systems[-1].name, systems[0].name if len(systems) > 1 else None
     summary = summarise(results, {p.name: p.title for p in built.probes}, candidate=candidate, base=base)
     result = SafetyResult(

@@ -42,6 +42,15 @@ SIZES: Final[dict[SafetySuite, Sizes]] = {
     "default": Sizes(pairs=200, a_kind=12, prompts=20, rows=20, alternatives=63),
     "full": Sizes(pairs=None, a_kind=None, prompts=200, rows=200, alternatives=255),
 }
+NAMES: Final = (
+    "stereotypes",
+    "counterfactual",
+    "toxicity",
+    "refusal",
+    "memorisation",
+    "personal_data",
+    "canaries",
+)
 _ROOM_TOKENS: Final = 64
 _NO_RUN: Final = "is asked of a run, whose training rows are known; this is a model without one"
 
@@ -69,6 +78,19 @@ class Built:
             self.probes.append(make())
         except DataError as error:
             self.left_out.append(f"{title} was left out: {error.came.splitlines()[0]}.")
+
+    def keep(self, only: Sequence[str]) -> None:
+        """Leave out all other probes, and say so. Raises RequestError for names of none, or of one left out already."""
+        there = [probe.name for probe in self.probes]
+        if missing := [name for name in only if name not in there]:
+            known = missing[0] in NAMES
+            raise RequestError(
+                f"probe {missing[0]!r}" + (f" cannot be asked here: {' '.join(self.left_out)}" if known else ""),
+                expected=f"one of {', '.join(there)}",
+                do="correct the name, or ask of what the probe needs",
+            )
+        self.probes[:] = [probe for probe in self.probes if probe.name in only]
+        self.left_out[:] = [f"Only {', '.join(only)} of {len(there)} probes were asked."]
 
 
 def material_of(context: Context, run_id: str | None, left_out: list[str]) -> Material:
@@ -219,10 +241,10 @@ def _with_what_was_seen(probe: Probe, trained: Sequence[Example]) -> Probe:
     num = num_seen(probe, trained)
     if not num:
         return probe
-    stand = "row of this probe stands" if num == 1 else "rows of this probe stand"
+    stand = "stands" if num == 1 else "stand"
     caution = (
-        f"{num:,} of {len(probe.rows):,} {stand} in the training rows of the run: the figures say what it was trained "
-        "to do there, not what it is like."
+        f"{num:,} of {len(probe.rows):,} rows of this probe {stand} in the training rows of the run: the figures say "
+        "what it was trained to do there, not what it is like."
     )
     return replace(probe, cautions=(caution, *probe.cautions))
 

@@ -123,6 +123,24 @@ _COMPARED: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 }
 
 
+def with_what_is_ruled_out(probe: TaskResult) -> TaskResult:
+    """The result with a caution where a share is 0 or 1 in all rows, so that its interval has no width.
+
+    Rule of three (Hanley and Lippman-Hand, 1983, "If Nothing Goes Wrong, Is Everything All Right?", JAMA).
+    """
+    metrics = [metric for system in probe.systems for metric in system.metrics.values()]
+    if not any(
+        metric.unit == "fraction" and metric.low == metric.high and metric.value in (0, 1) for metric in metrics
+    ):
+        return probe
+    most = min(1.0, 3 / probe.num_rows)
+    caution = (
+        "A share that is 0% or 100% of the rows that were asked has an interval without width, which is too sure: of n "
+        f"rows the true share may still lie about 3/n away ({most:.0%} for {probe.num_rows:,} rows)."
+    )
+    return probe.model_copy(update={"cautions": (*probe.cautions, caution)})
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """headline: at most two sentences. concerns: one for each finding."""
