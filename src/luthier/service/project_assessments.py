@@ -45,13 +45,15 @@ def list_assessments(context: Context, project_id: str, *, limit: int = NUM_LIST
     """The newest of a project, at most `limit` of each kind, newest first."""
     suites = context.assessments.list("suite", SuiteResult, project_id, limit=limit)
     checks = context.assessments.list("safety", SafetyResult, project_id, limit=limit)
-    return _overviews(context, [*suites, *checks])
+    found: list[SuiteResult | SafetyResult] = [*suites, *checks]
+    return _overviews(context, found)
 
 
 def of_run(context: Context, project_id: str, run_id: str) -> RunAssessments:
     """Those of one run: the newest of each suite, and its newest safety check."""
     safety = newest_safety(context, project_id, run_id)
-    found = [*newest_suites(context, project_id, run_id), *([] if safety is None else [safety])]
+    found: list[SuiteResult | SafetyResult] = [*newest_suites(context, project_id, run_id)]
+    found += [] if safety is None else [safety]
     return RunAssessments(tuple(_overviews(context, found)), gate_of(context, project_id, run_id))
 
 

@@ -1,4 +1,4 @@
-"""/evaluations/suites/ID and /evaluations/safety/ID: results over many tasks, each task with what was drawn and said."""
+"""/evaluations/suites/ID and /evaluations/safety/ID: results over many tasks, each with its charts and its answers."""
 
 from __future__ import annotations
 
