@@ -41,7 +41,11 @@ def test_the_cautious_end_of_the_interval_counts_unless_another_is_named() -> No
     assert outcome.outcomes[0].sentence == (
         f"sql.execution_accuracy of {RUN} is 0.860 [0.830, 0.890]: the low end of its interval is not at least 0.85."
     )
-    assert outcome.results == (make_suite_result().result_id, make_safety_result().result_id, make_evaluation().evaluation_id)
+    assert outcome.results == (
+        make_suite_result().result_id,
+        make_safety_result().result_id,
+        make_evaluation().evaluation_id,
+    )
 
 
 def test_a_difference_is_turned_the_way_that_the_rule_asks() -> None:
