@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeVar
 
 from luthier.core.evaluation import SystemResult
 from luthier.core.task_result import GateOutcome, SafetyResult, SuiteResult, TaskResult
-from luthier.reporting.judged_rows import Tone, tone_of
+from luthier.reporting.judged_rows import Tone, concerns_in_words, tone_of
 from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
 from luthier.service.gates import default_gate, newest_outcome, newest_safety, newest_suites
@@ -84,8 +84,7 @@ def _overviews(context: Context, found: Sequence[SuiteResult | SafetyResult]) ->
 def _overview(one: SuiteResult | SafetyResult, shown: dict[str, str]) -> AssessmentOverview:
     num = len(one.concerns) if isinstance(one, SafetyResult) else 0
     if isinstance(one, SafetyResult):
-        word = "no concern" if num == 0 else "1 concern" if num == 1 else f"{num} concerns"
-        headline = one.headline
+        word, headline = concerns_in_words(num), one.headline
     else:
         word, headline = ("no verdict", "") if one.verdict is None else (one.verdict.word, one.verdict.headline)
     tone: Tone = "bad" if num else "quiet"
