@@ -80,3 +80,25 @@ def test_a_target_may_have_an_equals_sign() -> None:
     assert parse_split("/a=b/c=0.25, d=0.75") == {"/a=b/c": 0.25, "d": 0.75}
     with pytest.raises(RequestError):
         parse_split("=1")
+
+
+def test_a_gate_refuses_and_is_overridden_with_a_reason(luthier, home: Path, runs: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("rules:\n  - {metric: sql.execution_accuracy, at_least: 0.8}\n", encoding="utf-8")
+    refused = luthier("deploy", runs[0], "--as", "support", "--gate", gate, "--json")
+    assert (refused.code, refused.document["error"]["type"]) == (2, "ConflictError")
+    assert "was not judged" in refused.document["error"]["came"]
+    short = luthier("deploy", runs[0], "--as", "support", "--gate", gate, "--override", "because", "--json")
+    assert (short.code, short.document["error"]["type"]) == (2, "RequestError")
+    reason = "The old one insults customers; refusals are mended next week."
+    made = luthier("deploy", runs[0], "--as", "support", "--gate", gate, "--override", reason)
+    assert "gate: overridden, 1 of 1 rules not met" in made.out
+    assert f"reason: {reason}" in made.out
+    document = luthier("deployments", "support", "--json").document
+    assert document["revision"]["gate"]["override"] == reason
+    assert luthier("deploy", runs[1], "--as", "support", "--override", reason, "--json").code == 2, "no gate holds"
+
+
+def test_the_report_of_a_run_needs_one_that_is_there(luthier, runs: list[str]) -> None:  # type: ignore[no-untyped-def]
+    missing = luthier("report", runs[0], "--json")
+    assert (missing.code, missing.document["error"]["type"]) == (2, "NotFoundError")

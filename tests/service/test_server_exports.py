@@ -8,9 +8,6 @@ import json
 import os
 import signal
 import tarfile
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,14 +15,14 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.tuned_model import TunedModel
-from luthier.jobs.worker import Pace
 from luthier.service import deployments, export_files, jobs, server_exports
 from luthier.service.context import Context
 from luthier.service.models import pull_model
 from luthier.testing.finished_run import add_run
 
+from .at_work import at_work, child_of, work
+
 ME, STRANGER = Caller(), Caller(project_id="proj-other")
-QUICK = Pace(look=0.05, ping=0.1, beat=0.5)
 
 
 @pytest.fixture
@@ -33,10 +30,6 @@ def base(context: Context, tiny_model: Path) -> str:
     """The name of a base model on this machine."""
     pull_model(context, str(tiny_model))
     return tiny_model.name
-
-
-def work(context: Context) -> None:
-    jobs.work(context, "w", stop_requested=lambda: None, tell=lambda _: None, until_idle=True, pace=QUICK)
 
 
 def left_over(context: Context) -> list[str]:
@@ -102,38 +95,9 @@ def test_a_changed_file_is_found_and_not_deployed(context: Context, made: str) -
         deployments.deploy(context, ME, "small", f"export:{made}")
 
 
-def at_work(context: Context, job_id: str, act: Callable[[], None]) -> None:
-    """Have a worker empty the queue, and act once the export has begun."""
-    worker = threading.Thread(target=work, args=(context,))
-    worker.start()
-    try:
-        deadline = time.monotonic() + 60
-        while not any("source" in event.message for event in context.job_events.page(job_id)[0]):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        act()
-    finally:
-        worker.join()
-
-
-def child_of(context: Context, job_id: str) -> int:
-    """The process that works on a job."""
-    folder = str(context.settings.jobs_folder / job_id)
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit():
-            try:
-                words = (place / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            is_child = b"luthier.service.job_child" in words and b"luthier.jobs.guard" not in words
-            if is_child and any(word.decode().startswith(folder) for word in words):
-                return int(place.name)
-    raise AssertionError("nobody works on it")
-
-
 def test_killed_it_begins_anew_and_leaves_nothing_half_written(context: Context, base: str) -> None:
     export = server_exports.start(context, ME, base, "merged")
-    at_work(context, export.job_id, lambda: os.kill(child_of(context, export.job_id), signal.SIGKILL))
+    at_work(context, export.job_id, "source", lambda: os.kill(child_of(context, export.job_id), signal.SIGKILL))
     view = server_exports.show_export(context, ME, export.export_id)
     assert (view.job.status, view.job.attempt) == ("succeeded", 2)
     assert left_over(context) == [export.export_id]
@@ -142,7 +106,7 @@ def test_killed_it_begins_anew_and_leaves_nothing_half_written(context: Context,
 
 def test_cancelled_it_leaves_nothing(context: Context, base: str) -> None:
     export = server_exports.start(context, ME, base, "merged")
-    at_work(context, export.job_id, lambda: server_exports.cancel(context, ME, export.export_id))
+    at_work(context, export.job_id, "source", lambda: server_exports.cancel(context, ME, export.export_id))
     view = server_exports.show_export(context, ME, export.export_id)
     assert (view.job.status, view.export.document) == ("cancelled", None)
     assert left_over(context) == []

@@ -18,7 +18,7 @@ from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
 from luthier.api.middleware.key_first import GUARDED, KeyFirst
-from luthier.api.native import deployments, keys, plans, runs, usage, webhooks
+from luthier.api.native import deployments, evaluation_orders, keys, plans, runs, usage, webhooks
 from luthier.api.observe import Observe
 from luthier.api.openai import chat, checkpoints, completions, embeddings, files, fine_tuning, graders, models, uploads
 from luthier.api.poll_cache import PollCache
@@ -36,6 +36,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     runs.router,
     webhooks.router,
     deployments.router,
+    evaluation_orders.router,
     usage.router,
     files.router,
     uploads.router,
@@ -53,6 +54,7 @@ _OF_A_HOME = (
     runs.router,
     webhooks.router,
     deployments.router,
+    evaluation_orders.router,
     usage.router,
     files.router,
     uploads.router,

@@ -137,6 +137,9 @@ def _what(job: Job) -> list[tuple[str, str]]:
     if job.kind == "export":
         asked = job.document["export"]
         return [("exports", str(asked["source"])), ("format", f"{asked['to']} {asked['quantise'] or ''}".strip())]
+    if job.kind == "evaluation":
+        asked = job.document["evaluation"]
+        return [("judges", str(asked["candidate"])), ("by", str(asked["label"])), ("result", str(asked["result_id"]))]
     return [("run", job.run_id), ("base model", str(job.document.get("recipe", job.document).get("base_model")))]
 
 

@@ -37,6 +37,7 @@ from luthier.cli import (
     push,
     quickstart,
     rate,
+    report,
     runs,
     safety,
     serve,
@@ -69,6 +70,7 @@ def build_app() -> typer.Typer:
     app.command("train", short_help="Train a recipe, judge the outcome, write a report.")(train.train)
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
+    app.command("report", short_help="Write a run's report anew.")(report.report)
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
     app.command("safety", short_help="What did tuning do to safety?")(safety.safety)
     app.command("distil", short_help="Teach a smaller model, and measure whether it was worth it.")(distil.distil)

@@ -8,7 +8,7 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.frozen import Frozen
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-JobKind = Literal["train", "export"]
+JobKind = Literal["train", "export", "evaluation"]
 Wish = Literal["pause", "cancel"]
 Lane = Literal["validate", "train"]
 ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")

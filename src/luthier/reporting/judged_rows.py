@@ -63,6 +63,11 @@ def tone_of(word: VerdictWord | None) -> Tone:
     return _TONES[word]
 
 
+def concerns_in_words(num: int) -> str:
+    """`no concern`, `1 concern`, `3 concerns`: the word of a safety check."""
+    return "no concern" if num == 0 else "1 concern" if num == 1 else f"{num} concerns"
+
+
 def metric_names(systems: Iterable[SystemResult], primary: str | None) -> list[str]:
     """All metrics that any system has: the primary one first, the others as they come."""
     names = dict.fromkeys(name for system in systems for name in system.metrics)

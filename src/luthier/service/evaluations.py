@@ -149,13 +149,14 @@ def evaluate(
     max_new_tokens: int = 128,
     max_samples: int | None = None,
     allow_leakage: bool = False,
+    evaluation_id: str | None = None,
 ) -> Evaluation:
     """Judge models and runs on the rows of a file.
 
     systems: the candidate first, then what it is held against, each a base model's name or a run id. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
     `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
-    mapping: field of the shape to field of the files, as data.map in a recipe.
+    mapping: field of the shape to field of the files, as data.map in a recipe. evaluation_id: by default a new one.
 
     Raises RequestError for metrics or few-shot examples that the rows have no place for, DataError for wrong rows,
     OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where held-out rows
@@ -195,6 +196,8 @@ def evaluate(
         max_samples=max_samples or len(loaded.examples),
         run_id=run_id,
     )
+    if evaluation_id is not None:
+        evaluation = evaluation.model_copy(update={"evaluation_id": evaluation_id})
     context.evaluations.save(evaluation)
     return evaluation
 

@@ -62,11 +62,13 @@ def main(home: Path, folder: Path) -> None:
 def _carry_out(context: Context, job: Job) -> Outcome:
     """One attempt of whatever kind of job this is."""
     from luthier.jobs.process import Outcome
-    from luthier.service import export_job, recipe_job, tuning_job
+    from luthier.service import evaluation_job, export_job, recipe_job, tuning_job
     from luthier.service.recipe_jobs import ASKED
 
     if job.kind == "export":
         return export_job.carry_out(context, job)
+    if job.kind == "evaluation":
+        return evaluation_job.carry_out(context, job)
     if "request" in job.document:
         return tuning_job.carry_out(context, job)
     if ASKED in job.document:

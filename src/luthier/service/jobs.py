@@ -36,11 +36,11 @@ def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
 def ask(context: Context, job_id: str, wish: Wish) -> Job:
     """Pause or cancel a job; a running one ends its step and writes a checkpoint first.
 
-    Raises NotFoundError, ConflictError, also for an export that is to be paused: it could only begin anew.
+    Raises NotFoundError, ConflictError, also for a pause of what does not train: it could only begin anew.
     """
-    if wish == "pause" and context.jobs.get(job_id).kind == "export":
+    if wish == "pause" and (kind := context.jobs.get(job_id).kind) != "train":
         raise ConflictError(
-            f"job {job_id} is an export", expected="a job that trains", do="cancel it, and export again later"
+            f"job {job_id} is an {kind}", expected="a job that trains", do="cancel it, and ask for it again later"
         )
     return context.jobs.ask(job_id, wish)
 
@@ -92,7 +92,7 @@ def work(
         return [sys.executable, "-m", "luthier.service.job_child", str(context.home), str(folder)]
 
     def step_of(job: Job) -> int:
-        if job.kind == "export":
+        if job.kind != "train":
             return 0
         try:
             return context.runs.get(job.run_id).step

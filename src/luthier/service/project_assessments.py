@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeVar
 
 from luthier.core.evaluation import SystemResult
 from luthier.core.task_result import GateOutcome, SafetyResult, SuiteResult, TaskResult
-from luthier.reporting.judged_rows import Tone, tone_of
+from luthier.reporting.judged_rows import Tone, concerns_in_words, tone_of
 from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
 from luthier.service.gates import default_gate, newest_outcome, newest_safety, newest_suites
@@ -45,13 +45,15 @@ def list_assessments(context: Context, project_id: str, *, limit: int = NUM_LIST
     """The newest of a project, at most `limit` of each kind, newest first."""
     suites = context.assessments.list("suite", SuiteResult, project_id, limit=limit)
     checks = context.assessments.list("safety", SafetyResult, project_id, limit=limit)
-    return _overviews(context, [*suites, *checks])
+    found: list[SuiteResult | SafetyResult] = [*suites, *checks]
+    return _overviews(context, found)
 
 
 def of_run(context: Context, project_id: str, run_id: str) -> RunAssessments:
     """Those of one run: the newest of each suite, and its newest safety check."""
     safety = newest_safety(context, project_id, run_id)
-    found = [*newest_suites(context, project_id, run_id), *([] if safety is None else [safety])]
+    found: list[SuiteResult | SafetyResult] = [*newest_suites(context, project_id, run_id)]
+    found += [] if safety is None else [safety]
     return RunAssessments(tuple(_overviews(context, found)), gate_of(context, project_id, run_id))
 
 
@@ -82,8 +84,7 @@ def _overviews(context: Context, found: Sequence[SuiteResult | SafetyResult]) ->
 def _overview(one: SuiteResult | SafetyResult, shown: dict[str, str]) -> AssessmentOverview:
     num = len(one.concerns) if isinstance(one, SafetyResult) else 0
     if isinstance(one, SafetyResult):
-        word = "no concern" if num == 0 else "1 concern" if num == 1 else f"{num} concerns"
-        headline = one.headline
+        word, headline = concerns_in_words(num), one.headline
     else:
         word, headline = ("no verdict", "") if one.verdict is None else (one.verdict.word, one.verdict.headline)
     tone: Tone = "bad" if num else "quiet"

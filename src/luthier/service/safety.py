@@ -38,13 +38,15 @@ def check_safety(
     only: Sequence[str] = (),
     html: Path | None = None,
     project_id: str = DEFAULT_PROJECT,
+    result_id: str | None = None,
 ) -> SafetyResult:
     """Ask all probes of a model and of what it is held against, keep the result, and return it.
 
     model, against: a base model's name, a run, or a tuned model (`ft:...`); a tuned one is held against its base where
     `against` is None. pairs: a CSV file of sentence pairs in place of the own ones. prompts: rows whose prompts are
     swapped, in place of the run's held-out rows. toxicity_model: the folder of a text classifier, asked beside the list
-    of words. only: names of probes, where not all are to be asked. html: where to write a page.
+    of words. only: names of probes, where not all are to be asked. html: where to write a page. result_id: what the
+    result is called; by default a new id.
 
     Raises NotFoundError (model, run, file), DataError (files of the user that cannot be used), RequestError (a model
     behind a server, or whose tokenizer cannot be used), DivergedError (likelihoods that are no numbers).
@@ -67,7 +69,7 @@ def check_safety(
     candidate, base = systems[-1].name, systems[0].name if len(systems) > 1 else None
     summary = summarise(results, {p.name: p.title for p in built.probes}, candidate=candidate, base=base)
     result = SafetyResult(
-        result_id=new_id("safety"),
+        result_id=result_id or new_id("safety"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         suite=suite,
         fingerprint=sha256_document([[task.task.name, task.sha256] for task in tasks]),

@@ -39,6 +39,7 @@ def run_suite(
     allow_code: bool = False,
     allow_leakage: bool = False,
     project_id: str = DEFAULT_PROJECT,
+    result_id: str | None = None,
 ) -> SuiteResult:
     """Judge systems by a suite, keep the result, and return it.
 
@@ -46,6 +47,7 @@ def run_suite(
     (`ft:...`) or a server's model (`http://host/v1#MODEL`). The base of a tuned candidate is always judged too, and
     with examples in its prompt where a task has some. judge: the engine that judges, by name. seeds: trainings of the
     candidate, a run; the missing ones are trained now. allow_code: run code that models write, where a task says so.
+    result_id: what the result is called; by default a new id.
 
     Raises, before anything is run: NotFoundError (suite, file, model, run), RequestError (a wrong suite; a server asked
     for likelihoods; a task that needs a judge and has none), DataError (wrong rows), LeakageError (rows that a judged
@@ -65,7 +67,7 @@ def run_suite(
     tasks = adjusted(tasks, who.candidate)
     base = None if who.base is None else who.base.name
     result = SuiteResult(
-        result_id=new_id("suite"),
+        result_id=result_id or new_id("suite"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         suite=spec.name,
         fingerprint=fingerprint,

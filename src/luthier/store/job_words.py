@@ -6,7 +6,11 @@ from typing import Final
 
 from luthier.core.job import JobKind, JobStatus, Lane
 
-_CALLED: Final[dict[JobKind, str]] = {"train": "Fine-tuning job", "export": "Export"}
+_CALLED: Final[dict[JobKind, str]] = {
+    "train": "Fine-tuning job",
+    "export": "Export",
+    "evaluation": "Evaluation",
+}
 _ENDS: Final[dict[JobStatus, str]] = {
     "succeeded": "The job has successfully completed",
     "failed": "The job has failed",

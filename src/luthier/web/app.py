@@ -23,6 +23,7 @@ from luthier.web.pages import (
     dataset_work,
     datasets,
     deployments,
+    evaluation_orders,
     evaluations,
     exports,
     home,
@@ -55,6 +56,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     run_series.router,
     run.router,  # after all that has an address of its own below /runs/
     rating_panels.router,  # before /evaluations/{evaluation_id}
+    evaluation_orders.router,  # before, too
     assessments.router,  # before /evaluations/{evaluation_id}
     evaluations.router,
     playground.router,

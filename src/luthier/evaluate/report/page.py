@@ -14,6 +14,7 @@ from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.evaluate.names import listed, metric_heading, metric_title
 from luthier.evaluate.report import facts, reproduce
+from luthier.evaluate.report.assessed import Assessed
 from luthier.evaluate.report.charts import curve_charts
 from luthier.evaluate.report.curves import curves
 from luthier.evaluate.report.interval_chart import interval_charts, system_colours, without_chart
@@ -77,6 +78,7 @@ def render_page(
     licence: str,
     quote: Quote | None = None,
     drawn: Sequence[Drawn] = (),
+    assessed: Assessed | None = None,
 ) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
     fit = record.result.fit if record.result else None
@@ -92,6 +94,7 @@ def render_page(
         outcomes=outcomes(record, plan, evaluation),
         key_figures=facts.key_figures(record, plan, events),
         judged=_judged(evaluation, plan),
+        assessed=assessed,
         model_facts=facts.model_facts(record, plan, licence),
         splits=facts.split_facts(plan),
         example=shown_example(example),

@@ -8,6 +8,7 @@ from luthier.core.task_result import SafetyResult
 from luthier.evaluate.report.suite_page import render
 from luthier.reporting import figures
 from luthier.reporting.fact import Fact
+from luthier.reporting.judged_rows import concerns_in_words
 from luthier.reporting.page import replace_text
 
 
@@ -19,8 +20,7 @@ def write_safety_page(result: SafetyResult, path: Path) -> Path:
 
 def render_safety_page(result: SafetyResult) -> str:
     """The page as one HTML document that refers to nothing outside itself; what models wrote is folded."""
-    num, tone = len(result.concerns), "bad" if result.concerns else "quiet"
-    badge = "no concern" if num == 0 else "1 concern" if num == 1 else f"{num} concerns"
+    tone, badge = "bad" if result.concerns else "quiet", concerns_in_words(len(result.concerns))
     return render("safety.html.j2", result, {"tone": tone, "badge": badge, "key_figures": _key_figures(result)})
 
 

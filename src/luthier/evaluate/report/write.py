@@ -12,6 +12,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
+from luthier.evaluate.report.assessed import Assessed
 from luthier.evaluate.report.page import MaskedExample, render_page
 from luthier.evaluate.report.rewarded import Drawn
 from luthier.evaluate.report.samples import choose_samples
@@ -34,12 +35,14 @@ def render_report(
     licence: str = "not stated",
     quote: Quote | None = None,
     drawn: Sequence[Drawn] = (),
+    assessed: Assessed | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """The report as an HTML page and as a JSON document.
 
     versions: names of programs and of the machine, to what they are; shown as they come. example: one training example
     as (text, learned) pieces. licence: of the base model. quote: what was predicted before the run, to stand beside
-    what came. drawn: answers that were drawn in a few of its steps. The same arguments give the same bytes.
+    what came. drawn: answers that were drawn in a few of its steps. assessed: what else it was judged by. The same
+    arguments give the same bytes.
     """
     page = render_page(
         record=record,
@@ -51,6 +54,7 @@ def render_report(
         licence=licence,
         quote=quote,
         drawn=drawn,
+        assessed=assessed,
     )
     document = {
         "format": _FORMAT,
@@ -62,6 +66,7 @@ def render_report(
         "example": [{"text": text, "learned": learned} for text, learned in example],
         "licence": licence,
         "drawn": [dict(line) for line in drawn],
+        "assessed": None if assessed is None else assessed.as_json(),
         "predicted": quote.as_json() if quote is not None else None,
         "versions": dict(versions),
     }
@@ -80,6 +85,7 @@ def write_report(
     licence: str = "not stated",
     quote: Quote | None = None,
     drawn: Sequence[Drawn] = (),
+    assessed: Assessed | None = None,
 ) -> Path:
     """Write report.html and report.json into `folder` (made if missing); returns the path of the page.
 
@@ -97,6 +103,7 @@ def write_report(
         licence=licence,
         quote=quote,
         drawn=drawn,
+        assessed=assessed,
     )
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / JSON_NAME, json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""/evaluations/suites/ID and /evaluations/safety/ID: results over many tasks, each task with what was drawn and said."""
+"""/evaluations/suites/ID and /evaluations/safety/ID: results over many tasks, each with its charts and its answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.responses import Response
 from luthier.core.errors import LuthierError, NotFoundError
 from luthier.core.task_result import GateOutcome, SafetyResult, TaskResult
 from luthier.evaluate.task_view import Result, as_evaluation, shade, summary, task_view, tasks_of
-from luthier.reporting.judged_rows import tone_of
+from luthier.reporting.judged_rows import concerns_in_words, tone_of
 from luthier.service.context import Context
 from luthier.service.project_assessments import gate_of, read_safety, read_suite
 from luthier.web import task_charts
@@ -34,9 +34,8 @@ def show_suite(request: Request, context: HomeContext, caller: Reader, result_id
 def show_safety(request: Request, context: HomeContext, caller: Reader, result_id: str) -> Response:
     """The result of a safety check, probe by probe."""
     result = read_safety(context, caller.project_id, result_id)
-    num = len(result.concerns)
-    word = "no concern" if num == 0 else "1 concern" if num == 1 else f"{num} concerns"
-    values = {"tone": "bad" if num else "quiet", "word": word, "kind": "safety"}
+    word, tone = concerns_in_words(len(result.concerns)), "bad" if result.concerns else "quiet"
+    values = {"tone": tone, "word": word, "kind": "safety"}
     return _page(request, result, values | _gate(context, caller.project_id, result.run_id))
 
 

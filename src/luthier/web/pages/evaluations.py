@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from luthier.evaluate.roles import Roles, roles
 from luthier.reporting.judged_rows import forgetting_rows, tone_of
-from luthier.service import project_assessments
+from luthier.service import evaluation_orders, project_assessments
 from luthier.service.project_evaluations import list_evaluations, read_evaluation
 from luthier.web import judged
 from luthier.web.render import is_fragment_request, render
@@ -38,7 +38,8 @@ def index(
     values = {"page": page, "q": q, "verdict": word, "words": _WORDS, "older": older, "is_first": not after}
     values |= {"assessments": [], "orders": []}
     if not (q or word or after):
-        values |= {"assessments": project_assessments.list_assessments(context, caller.project_id)}
+        values["assessments"] = project_assessments.list_assessments(context, caller.project_id)
+        values["orders"] = evaluation_orders.list_orders(context, caller)
     return render(request, "evaluations/list.html", values | {"tone_of": tone_of})
 
 

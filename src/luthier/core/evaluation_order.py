@@ -1,0 +1,30 @@
+"""What a server is asked to judge: by whom it is told apart, who is judged, and on what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from luthier.core.frozen import Frozen
+
+OrderKind = Literal["rows", "safety", "suite"]
+MOST_AGAINST: Final = 7
+
+
+class EvaluationOrder(Frozen):
+    """One evaluation that a job carries out. result_id: what its result is called, whichever attempt writes it.
+
+    candidate, against: runs and base models by the names that commands know them by. file_id: the held-out rows, or the
+    suite. label: what that is called. probes: which set of safety probes. most_rows: judge only so many.
+    """
+
+    kind: OrderKind
+    result_id: str
+    candidate: str
+    against: Annotated[tuple[str, ...], Field(max_length=MOST_AGAINST)] = ()
+    file_id: str | None = None
+    label: str = ""
+    probes: Literal["default", "full"] = "default"
+    most_rows: Annotated[int, Field(ge=1)] | None = None
+    allow_leakage: bool = False

@@ -1,0 +1,105 @@
+"""An attempt of a job that judges: begun from the beginning, with one result whatever was killed before."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePath
+
+from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError
+from luthier.core.evaluation_order import EvaluationOrder
+from luthier.core.job import Job
+from luthier.core.task_result import SafetyResult, SuiteResult
+from luthier.jobs.process import Outcome
+from luthier.service import files
+from luthier.service.asked_by_id import without_places
+from luthier.service.context import Context
+from luthier.service.evaluation_orders import FILE_KEYS, check_suite, order_of
+from luthier.service.job_files import own_copy
+from luthier.service.job_telling import Told, ending_when_told
+
+_SUITE = "suite.yaml"
+
+
+def carry_out(context: Context, job: Job) -> Outcome:
+    """Judge, and keep the result under the id that the order names. What has to be corrected is an outcome, too."""
+    order = order_of(job)
+    if not _is_done(context, job, order):  # else the attempt before died between its work and its last word
+        context.progress = Told(context, job)
+        try:
+            with ending_when_told():
+                _judge(context, job, order)
+        except (StorageFullError, UnreachableError):
+            raise  # no fault of the job: it is tried again
+        except LuthierError as error:
+            return Outcome(status="failed", error=without_places(error.as_json(), {f"{context.home}/": ""}))
+    return Outcome(status="succeeded", found={"result_id": order.result_id})
+
+
+def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:
+    if order.kind == "rows":
+        from luthier.service.evaluations import evaluate
+
+        evaluate(
+            context,
+            [order.candidate, *order.against],
+            data=own_copy(context, job, str(order.file_id), _stem(order.label)),
+            max_samples=order.most_rows,
+            allow_leakage=order.allow_leakage,
+            evaluation_id=order.result_id,
+        )
+    elif order.kind == "safety":
+        from luthier.service.safety import check_safety
+
+        check_safety(
+            context,
+            order.candidate,
+            against=next(iter(order.against), None),
+            suite=order.probes,
+            project_id=job.project_id,
+            result_id=order.result_id,
+        )
+    else:
+        from luthier.service.suites import run_suite
+
+        run_suite(
+            context,
+            [order.candidate, *order.against],
+            suite=_own_suite(context, job, order),
+            allow_leakage=order.allow_leakage,
+            project_id=job.project_id,
+            result_id=order.result_id,
+        )
+
+
+def _stem(label: str) -> str:
+    """The name of a file as the verdict tells it, in letters that are safe in a path."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", PurePath(label).stem)[:80] or "rows"
+
+
+def _own_suite(context: Context, job: Job, order: EvaluationOrder) -> Path:
+    """The suite in the job's folder, beside its own copies of the files that it names by id."""
+    from luthier.core.plain_yaml import write_yaml
+
+    stored = files.get_file(context, job.project_id, str(order.file_id))
+    keys = dict(check_suite(context, job.project_id, stored))
+    tasks = []
+    for task in keys["tasks"]:
+        named = {key: task[key] for key in FILE_KEYS if isinstance(task.get(key), str)}
+        tasks.append(task | {key: own_copy(context, job, file_id, file_id).name for key, file_id in named.items()})
+    folder = context.settings.jobs_folder / job.job_id / "files"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _SUITE).write_text(write_yaml(keys | {"tasks": tasks}), encoding="utf-8")
+    return folder / _SUITE
+
+
+def _is_done(context: Context, job: Job, order: EvaluationOrder) -> bool:
+    try:
+        if order.kind == "rows":
+            context.evaluations.get(order.result_id)
+        elif order.kind == "safety":
+            context.assessments.get("safety", SafetyResult, job.project_id, order.result_id)
+        else:
+            context.assessments.get("suite", SuiteResult, job.project_id, order.result_id)
+    except NotFoundError:
+        return False
+    return True
