@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from luthier.store.members import MemberStore
     from luthier.store.run_entries import RunEntryStore
     from luthier.store.runs import RunStore
+    from luthier.store.studies import StudyStore
     from luthier.store.tuned_models import TunedModelStore
     from luthier.store.uploads import UploadStore
     from luthier.store.usage import UsageStore
@@ -99,6 +100,13 @@ class Context:
         from luthier.store.assessments import AssessmentStore
 
         return AssessmentStore(self.database)
+
+    @cached_property
+    def studies(self) -> StudyStore:
+        """The searches of this home."""
+        from luthier.store.studies import StudyStore
+
+        return StudyStore(self.database)
 
     @cached_property
     def evaluations(self) -> EvaluationStore:
