@@ -68,7 +68,7 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
             expected="an objective whose loss on validation rows can be compared",
             do="search with sft or a preference objective, and take the settings over",
         )
-    space = default_space(plan)
+    space = default_space(plan, most_rank=_most_rank(plan))
     if request.space is not None:
         space = narrowed(space, request.space, place=request.space_name)
     spec = StudySpec(
@@ -269,6 +269,12 @@ def _hours(plan: Plan, request: StudyRequest) -> float:
         )
     by_money = request.usd / per_hour if request.usd is not None and per_hour else None
     return min(hours for hours in (request.hours, by_money) if hours is not None)
+
+
+def _most_rank(plan: Plan) -> int:
+    from luthier.models.structure import read_structure
+
+    return min(min(layer.num_inputs, layer.num_outputs) for layer in read_structure(plan.base_model.path).linear_layers)
 
 
 def _usd_per_hour(plan: Plan) -> float | None:

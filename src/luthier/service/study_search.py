@@ -55,9 +55,8 @@ class Search:
 
         Raises StudyFailedError where nothing that is tried comes to anything.
         """
-        spec = self.study.spec
         while True:
-            began = time.perf_counter()
+            began, spec = time.perf_counter(), self.study.spec  # which a trial may have narrowed
             self._refuse_hopeless()
             step = next_step(
                 self.trials,
@@ -70,14 +69,13 @@ class Search:
                 continue
             if step is None:
                 return True
-            if not self._can_pay(step):
-                if self.trials[step.number].rung < 0:
-                    self.fail(self.trials[step.number], "not begun: what is left of the budget does not cover it")
-                return True
             trial = self.trials[step.number]
-            priced = self._priced(trial)
-            if priced is None:
+            if (priced := self._priced(trial)) is None:
                 continue
+            if not self._can_pay(trial, step.rung, priced):
+                if trial.rung < 0:
+                    self.fail(trial, "not begun: what is left of the budget does not cover it")
+                return True
             trial = self.keep(trial.model_copy(update={"state": "running", "predicted_hours": priced.hours}))
             self.add_overhead(time.perf_counter() - began)
             trial = self.keep(train_to(self.context, trial, step.rung, priced))
@@ -162,18 +160,12 @@ class Search:
         share = self.study.spec.rungs[0]
         return self.left_hours >= expected_hours(self.trials, typical) * share
 
-    def _can_pay(self, step: GoOn) -> bool:
-        """Whether the budget covers a trial up to its rung. The recipe's own, which comes first, is always begun."""
-        trial = self.trials[step.number]
-        if trial.number == 0 and step.rung == 0:
+    def _can_pay(self, trial: Trial, rung: int, priced: Priced) -> bool:
+        """Whether the budget covers a trial up to a rung. The recipe's own, which comes first, is always begun."""
+        if trial.number == 0 and rung == 0:
             return True
-        rungs = self.study.spec.rungs
-        share = rungs[step.rung] - (rungs[trial.rung] if trial.rung >= 0 else 0.0)
-        hours = trial.predicted_hours
-        if hours is None:
-            priced = self._priced(trial)
-            hours = priced.hours if priced else 0.0
-        return self.left_hours >= expected_hours(self.trials, hours) * share
+        share = priced.steps[rung] - (trial.results[-1].step if trial.results else 0)
+        return self.left_hours >= expected_hours(self.trials, priced.hours) * share / priced.steps[-1]
 
     def _refuse_hopeless(self) -> None:
         last = [trial for trial in self.trials if trial.state == "failed"]

@@ -24,8 +24,8 @@ _KEYS: Final = ("parameters", "only", "without")
 _ENDS: Final = ("low", "high")
 
 
-def default_space(plan: Plan) -> Space:
-    """The space around a plan: what it has itself lies in it, as far as it is a value that others would try, too."""
+def default_space(plan: Plan, *, most_rank: int) -> Space:
+    """The space around a plan. most_rank: the smaller side of the smallest matrix that may carry an adapter."""
     p, method = plan.training, plan.method
     rate = p.learning_rate
     found = [
@@ -37,7 +37,7 @@ def default_space(plan: Plan) -> Space:
             log=True,
             why=f"an eighth to 25 times the plan's {rate:g}: what matters most, by factors",
         ),
-        *_of_method(plan),
+        *_of_method(plan, most_rank),
         Parameter(
             name="training.global_batch_size",
             kind="choice",
@@ -61,7 +61,7 @@ def default_space(plan: Plan) -> Space:
     return Space(parameters=tuple(found))
 
 
-def _of_method(plan: Plan) -> list[Parameter]:
+def _of_method(plan: Plan, most_rank: int) -> list[Parameter]:
     method = plan.method
     if method.name not in LOW_RANK:
         return []
@@ -75,7 +75,7 @@ def _of_method(plan: Plan) -> list[Parameter]:
         Parameter(
             name="method.rank",
             kind="choice",
-            choices=(4, 8, 16, 32, 64),
+            choices=tuple(rank for rank in (4, 8, 16, 32, 64) if rank <= most_rank) or (most_rank,),
             why="room for what is learned: small for style, large for knowledge",
         ),
         Parameter(
