@@ -78,13 +78,14 @@ class Space(Frozen):
 class Result(Frozen):
     """What a trial had come to on a rung: the lowest loss on the validation rows up to `step`, as the objective has it.
 
-    share: of all of its steps, how many were done.
+    share: of all of its steps, how many were done. study_hours: what the whole study had spent by then.
     """
 
     rung: int
     step: int
     share: float
     loss: float
+    study_hours: float = 0.0
 
 
 class Trial(Frozen):

@@ -25,7 +25,7 @@ from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
 from luthier.service.plans import make_plan
 from luthier.service.study_search import Search, Tell, best_of
-from luthier.service.trials import expected_hours, price, train_to
+from luthier.service.trials import expected_hours, price
 
 RUNGS: Final = (1 / 9, 1 / 3, 1.0)
 _LOCK_SECONDS: Final = 1.0
@@ -108,7 +108,7 @@ def go_on(context: Context, study_id: str, *, tell: Tell = lambda _study, _trial
     study = context.studies.get(study_id)
     if study.status == "done":
         return study
-    lock = context.settings.home / "studies" / f"{study_id}.lock"
+    lock = context.settings.home / "studies" / study_id / "lock"
     with file_lock(lock, what=f"study {study_id}", timeout_seconds=_LOCK_SECONDS):
         own = make_plan(context, study.spec.recipe, base_dir=Path())
         search = Search(context, study, own, _final_hours(context, study, own), tell)
@@ -172,7 +172,7 @@ def _confirm(search: Search) -> bool:
         priced = price(search.context, spec, repeated, search.own)
         repeated = search.keep(repeated.model_copy(update={"state": "running", "predicted_hours": priced.hours}))
         last = len(spec.rungs) - 1
-        if search.keep(train_to(search.context, repeated, last, priced)).state == "waiting":
+        if search.train(repeated, last, priced).state == "waiting":
             return False
     return True
 
@@ -198,10 +198,33 @@ def _finish(search: Search) -> Study:
     status = _train_final(search, winner, final_run_id)
     hours = search.study.hours + (time.perf_counter() - began) / 3600
     spent = sum(trial.hours for trial in trials) + search.study.overhead_hours + hours
-    search.change(
-        search.study.model_copy(update={"status": "done" if status == "succeeded" else "paused", "hours": spent})
-    )
+    is_done = status == "succeeded"
+    search.change(search.study.model_copy(update={"status": "done" if is_done else "paused", "hours": spent}))
+    if is_done:
+        report = write_report(search.context, search.study)
+        search.change(search.study.model_copy(update={"report_path": str(report)}))
     return search.study
+
+
+def write_report(context: Context, study: Study) -> Path:
+    """Write the page of a study into its folder, anew where it was there. Raises ConflictError before its end."""
+    from luthier.tune.importance import importances
+    from luthier.tune.report.page import Ending, write_study_page
+
+    trials = context.studies.trials(study.study_id)
+    run = None if study.final_run_id is None else context.runs.get(study.final_run_id)
+    verdict = None
+    if run is not None and run.evaluation_id is not None:
+        verdict = context.evaluations.get(run.evaluation_id).verdict
+    ending = Ending(
+        recipe=winning_document(study, trials),
+        headline="" if verdict is None else verdict.headline,
+        report_path="" if run is None else run.report_path or "",
+    )
+    folder = context.settings.home / "studies" / study.study_id
+    folder.mkdir(parents=True, exist_ok=True)
+    found = importances(study.spec.space, trials)
+    return write_study_page(folder / "report.html", study, trials, found, mean_losses(trials), ending)
 
 
 def _train_final(search: Search, winner: Trial, run_id: str) -> str:

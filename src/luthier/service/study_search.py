@@ -78,11 +78,21 @@ class Search:
                 return True
             trial = self.keep(trial.model_copy(update={"state": "running", "predicted_hours": priced.hours}))
             self.add_overhead(time.perf_counter() - began)
-            trial = self.keep(train_to(self.context, trial, step.rung, priced))
+            trial = self.train(trial, step.rung, priced)
             if trial.state in ("done", "failed"):
                 self._ready.pop(trial.number, None)
             if trial.state == "waiting":
                 return False
+
+    def train(self, trial: Trial, rung: int, priced: Priced) -> Trial:
+        """Train a trial up to a rung and write down what came of it."""
+        trained = train_to(self.context, trial, rung, priced)
+        if trained.results != trial.results:
+            others = sum(t.hours for t in self.trials if t.number != trial.number)
+            spent = others + trained.hours + self.study.overhead_hours
+            last = trained.results[-1].model_copy(update={"study_hours": spent})
+            trained = trained.model_copy(update={"results": (*trained.results[:-1], last)})
+        return self.keep(trained)
 
     def keep(self, trial: Trial) -> Trial:
         """Write a trial down."""

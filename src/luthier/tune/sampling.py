@@ -55,9 +55,10 @@ def _study_of(
 ) -> optuna.Study:
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if optuna.logging.get_verbosity() < optuna.logging.WARNING:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=_sampler(sampler, seed), direction="minimize")
-    kinds = {parameter.name: _distribution(parameter) for parameter in space.parameters}
+    kinds = {parameter.name: distribution(parameter) for parameter in space.parameters}
     states = optuna.trial.TrialState
     for trial in trials:
         if trial.kind != "search" or trial.loss is None or trial.state == "failed":
@@ -86,7 +87,8 @@ def _sampler(name: SamplerName, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(n_startup_trials=NUM_RANDOM, multivariate=True, group=True, seed=seed)
 
 
-def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
+def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
+    """The range of a parameter as Optuna writes it."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if parameter.kind == "choice":
