@@ -114,7 +114,7 @@ def go_on(context: Context, study_id: str, *, tell: Tell = lambda _study, _trial
         search = Search(context, study, own, _final_hours(context, study, own), tell)
         if study.status in ("searching", "paused"):
             search.change(study.model_copy(update={"status": "searching"}))
-        if not search.run() or not _confirm(search):
+        if not search.run() or not _bring_up_own(search) or not _confirm(search):
             search.change(search.study.model_copy(update={"status": "paused"}))
             return search.study
         return _finish(search)
@@ -146,6 +146,26 @@ def mean_losses(trials: Sequence[Trial]) -> dict[int, list[float]]:
             first = trials[trial.of].loss
             found.setdefault(trial.of, [] if first is None else [first]).append(trial.loss)
     return found
+
+
+def _bring_up_own(search: Search) -> bool:
+    """Train the recipe as it came to its end, too, as far as the budget goes: what the search is held against.
+
+    False where it was asked to stop.
+    """
+    own, spec = search.trials[0], search.study.spec
+    last = len(spec.rungs) - 1
+    if own.state not in ("paused", "waiting") or own.rung == last:
+        return True
+    priced = price(search.context, spec, own, search.own)
+    share = 1 - (own.results[-1].share if own.results else 0.0)
+    if search.left_hours < expected_hours(search.trials, priced.hours) * share:
+        return True
+    for rung in range(own.rung + 1, last + 1):
+        own = search.train(search.keep(own.model_copy(update={"state": "running"})), rung, priced)
+        if own.state != "paused":
+            break
+    return own.state != "waiting"
 
 
 def _confirm(search: Search) -> bool:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
 from luthier.core.study import Parameter, Plain, Study, Trial
 from luthier.reporting.page import Chart
 from luthier.reporting.svg import BASE, INK, MUTED, OTHERS, TUNED, canvas, inline_svg
@@ -13,6 +15,7 @@ from luthier.reporting.svg import BASE, INK, MUTED, OTHERS, TUNED, canvas, inlin
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_WIDTH: Final = 480
 _COLOURS: Final = (BASE, OTHERS[0], TUNED)
 """Of the first, the middle and the last rung."""
 
@@ -39,7 +42,7 @@ def _progress(study: Study, trials: Sequence[Trial]) -> Chart:
     """Every loss on its rung when it was known, and the lowest on the last rung so far."""
     points = sorted((r.study_hours, r.rung, r.loss) for trial in trials for r in trial.results)
     last = len(study.spec.rungs) - 1
-    with canvas(620, 300) as (figure, axes):
+    with canvas(_WIDTH, 280) as (figure, axes):
         for rung in range(last + 1):
             own = [(hours, loss) for hours, r, loss in points if r == rung]
             label = f"after {study.spec.rungs[rung]:.2g} of a training" if rung < last else "after a whole training"
@@ -50,7 +53,7 @@ def _progress(study: Study, trials: Sequence[Trial]) -> Chart:
         axes.set_xlabel("hours spent")
         axes.set_ylabel("validation loss")
         axes.grid(axis="y")
-        axes.legend(frameon=False, labelcolor=MUTED, loc="upper right")
+        axes.legend(frameon=False, labelcolor=MUTED, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=1)
         words = f"{len(points)} measurements; the lowest loss after a whole training is {best[-1]:.4f}." if best else ""
         svg = inline_svg(figure, name="study-progress", title="Loss as hours were spent", description=words)
     return Chart("Loss as hours were spent", "A dot for each trial on each rung; the line is the best so far.", svg)
@@ -58,7 +61,7 @@ def _progress(study: Study, trials: Sequence[Trial]) -> Chart:
 
 def _importances(found: Mapping[str, float]) -> Chart:
     names = list(found)[::-1]
-    with canvas(620, 60 + 26 * len(names)) as (figure, axes):
+    with canvas(_WIDTH, 60 + 22 * len(names)) as (figure, axes):
         axes.barh([_short(name) for name in names], [found[name] for name in names], color=TUNED, height=0.6)
         axes.set_xlabel("share of what decides between the best quarter and all")
         words = "; ".join(f"{_short(name)} {share:.2f}" for name, share in found.items())
@@ -71,7 +74,7 @@ def _slice(study: Study, parameter: Parameter, trials: Sequence[Trial]) -> Chart
     """Loss against one parameter; of choices each has its place."""
     own = [trial for trial in trials if parameter.name in trial.values]
     short = _short(parameter.name)
-    with canvas(300, 220) as (figure, axes):
+    with canvas(_WIDTH, 240) as (figure, axes):
         if parameter.kind == "choice":
             places = {value: place for place, value in enumerate(parameter.choices)}
             axes.set_xticks(
@@ -83,6 +86,8 @@ def _slice(study: Study, parameter: Parameter, trials: Sequence[Trial]) -> Chart
             across = [float(trial.values[parameter.name]) for trial in own]
             if parameter.log:
                 axes.set_xscale("log")
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axes.xaxis.set_minor_formatter(NullFormatter())
         for trial, x in zip(own, across, strict=True):
             axes.plot(x, trial.results[-1].loss, "o", ms=5, color=_colour(study, trial.rung))
         axes.set_xlabel(short)
@@ -97,7 +102,7 @@ def _slice(study: Study, parameter: Parameter, trials: Sequence[Trial]) -> Chart
 def _parallel(parameters: Sequence[Parameter], trials: Sequence[Trial]) -> Chart:
     """One line a trial over all parameters, each scaled to its own range; the best third stands out."""
     order = sorted(trials, key=lambda t: (-t.rung, t.results[-1].loss))
-    with canvas(620, 300) as (figure, axes):
+    with canvas(_WIDTH, 280) as (figure, axes):
         for place, trial in reversed(list(enumerate(order))):
             is_good = place < max(1, len(order) // 3)
             points = [(x, _height(p, trial)) for x, p in enumerate(parameters)]
@@ -150,7 +155,7 @@ def _ends(parameter: Parameter) -> tuple[str, str]:
 
 
 def _short(name: str) -> str:
-    return name.rpartition(".")[2].replace("_", " ")
+    return "method" if name == "method.name" else name.rpartition(".")[2].replace("_", " ")
 
 
 def _said(value: Plain) -> str:
