@@ -42,6 +42,7 @@ from luthier.cli import (
     safety,
     serve,
     train,
+    tune,
     up,
     usage,
     verify,
@@ -68,6 +69,7 @@ def build_app() -> typer.Typer:
     app.callback()(_common)
     app.command("quickstart", short_help="The whole way, on rows that every machine has.")(quickstart.quickstart)
     app.command("train", short_help="Train a recipe, judge the outcome, write a report.")(train.train)
+    app.command("tune", short_help="Search for the best recipe within one budget.")(tune.tune)
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
     app.command("report", short_help="Write a run's report anew.")(report.report)
@@ -79,6 +81,7 @@ def build_app() -> typer.Typer:
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
+        ("studies", tune.COMMANDS, "List, look at and compare searches; take over the recipe that one has found."),
         ("models", models.COMMANDS, "List, fetch, look at and remove base models."),
         ("data", data.COMMANDS, "Documents in; rows looked at, checked, repaired, split and described."),
         ("judge", judge.COMMANDS, "Hold a judge against people: may its figures enter a gate?"),

@@ -118,7 +118,8 @@ class DataRecipe(Frozen):
 
     part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
     begin at the same place hold one another, parts that do not overlap share no row. canaries: made-up secrets planted
-    among the training rows.
+    among the training rows. split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another
+    seed is another split, too.
     """
 
     train: str
@@ -127,6 +128,7 @@ class DataRecipe(Frozen):
     map: dict[str, str] | None = None
     group_by: str | None = None
     part: tuple[Fraction, Annotated[float, Field(gt=0.0, le=1.0)]] | None = None
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     template: TemplateName | None = None
     allow_leakage: bool | None = None
     replay: ReplayRecipe | None = None

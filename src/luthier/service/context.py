@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from luthier.store.rating_panels import RatingPanelStore
     from luthier.store.run_entries import RunEntryStore
     from luthier.store.runs import RunStore
+    from luthier.store.studies import StudyStore
     from luthier.store.tuned_models import TunedModelStore
     from luthier.store.uploads import UploadStore
     from luthier.store.usage import UsageStore
@@ -107,6 +108,10 @@ class Context:
         from luthier.store.rating_panels import RatingPanelStore
 
         return RatingPanelStore(self.database)
+    def studies(self) -> StudyStore:
+        """The searches of this home."""
+        from luthier.store.studies import StudyStore
+        return StudyStore(self.database)
 
     @cached_property
     def evaluations(self) -> EvaluationStore:

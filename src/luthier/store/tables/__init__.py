@@ -9,6 +9,7 @@ from __future__ import annotations
 from luthier.store.tables.base import metadata
 from luthier.store.tables.deployments import deployment_revisions, deployments, model_usage
 from luthier.store.tables.judgement import assessments, raters, rating_items, rating_panels, ratings
+from luthier.store.tables.search import studies, trials
 from luthier.store.tables.server import (
     api_keys,
     audit_log,
@@ -45,7 +46,7 @@ from luthier.store.tables.workshop import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that these tables are what it makes.
-SCHEMA_VERSION = "0008"
+SCHEMA_VERSION = "0009"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -80,6 +81,8 @@ __all__ = [
     "row_decisions",
     "runs",
     "sign_in_links",
+    "studies",
+    "trials",
     "tuned_models",
     "upload_parts",
     "uploads",

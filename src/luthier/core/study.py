@@ -1,0 +1,183 @@
+"""The words of a search: a study, its space, its trials, and the rungs on which they are held against each other."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.frozen import Frozen
+from luthier.core.recipe import Recipe
+
+Plain = bool | int | float | str
+Values = dict[str, Plain]
+SamplerName = Literal["tpe", "random"]
+TrialState = Literal["waiting", "running", "paused", "done", "failed"]
+TrialKind = Literal["search", "confirm", "final"]
+StudyStatus = Literal["searching", "confirming", "final", "done", "paused", "failed"]
+ALPHA_OVER_RANK: Final = "method.alpha_over_rank"
+"""A parameter that is no key of a recipe: alpha as a multiple of the rank, since the two are only good together."""
+
+
+class Parameter(Frozen):
+    """One thing that is searched. name: a key of the recipe, dotted, or `ALPHA_OVER_RANK`.
+
+    kind float and int: from `low` to `high`, on a logarithmic scale where `log`. kind choice: one of `choices`, of
+    which None stands for what the plan takes by itself. when: parameters and values of theirs without which this one
+    plays no part. why: where the range comes from.
+    """
+
+    name: str
+    kind: Literal["float", "int", "choice"]
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[Plain, ...] = ()
+    when: dict[str, tuple[Plain, ...]] = Field(default_factory=dict)
+    why: str = ""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Parameter:
+        if self.kind == "choice":
+            if not self.choices or self.low is not None or self.high is not None or self.log:
+                raise ValueError("choices, and neither low, high nor log")
+        elif self.choices or self.low is None or self.high is None or self.low > self.high:
+            raise ValueError("low and high, low not above high, and no choices")
+        elif self.log and self.low <= 0:
+            raise ValueError("low above 0 on a logarithmic scale")
+        return self
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is but one value."""
+        return len(set(self.choices)) == 1 if self.kind == "choice" else self.low == self.high
+
+
+class Space(Frozen):
+    """All that is searched, parameters after those that their conditions name."""
+
+    parameters: tuple[Parameter, ...]
+
+    @model_validator(mode="after")
+    def _conditions_come_first(self) -> Space:
+        seen: set[str] = set()
+        for parameter in self.parameters:
+            if parameter.name in seen:
+                raise ValueError(f"{parameter.name} once")
+            if unknown := set(parameter.when) - seen:
+                raise ValueError(f"{parameter.name} after {', '.join(sorted(unknown))}, which it depends on")
+            seen.add(parameter.name)
+        return self
+
+    @property
+    def has_one_point(self) -> bool:
+        """Whether there is nothing to search."""
+        return all(parameter.is_fixed for parameter in self.parameters)
+
+
+class Result(Frozen):
+    """What a trial had come to on a rung: the lowest loss on the validation rows up to `step`, as the objective has it.
+
+    share: of all of its steps, how many were done. study_hours: what the whole study had spent by then.
+    """
+
+    rung: int
+    step: int
+    share: float
+    loss: float
+    study_hours: float = 0.0
+
+
+class Trial(Frozen):
+    """One recipe that is tried. number: from 0 on, in the order in which they were begun; 0 is the recipe as it came.
+
+    of: for kind `confirm`, the trial that is repeated with another seed. results: by rung, the last one the newest.
+    predicted_hours: of all its steps, before it began. hours: spent so far, work that was thrown away included.
+    reason: why it failed, or was not gone on with.
+    """
+
+    number: int
+    kind: TrialKind = "search"
+    of: int | None = None
+    values: Values
+    run_id: str
+    state: TrialState = "waiting"
+    results: tuple[Result, ...] = ()
+    predicted_hours: float | None = None
+    hours: float = 0.0
+    reason: str = ""
+
+    @property
+    def rung(self) -> int:
+        """The highest rung that it has reached; -1 for none."""
+        return self.results[-1].rung if self.results else -1
+
+    @property
+    def loss(self) -> float | None:
+        """The loss on its highest rung."""
+        return self.results[-1].loss if self.results else None
+
+
+class StudySpec(Frozen):
+    """What was asked. recipe: with absolute paths. hours: for the whole study. usd: likewise, None without a cap.
+
+    rungs: the shares of a whole training after which trials are compared, the last one 1. reduction: one of so many is
+    gone on with. num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each.
+    """
+
+    recipe: Recipe
+    space: Space
+    hours: float
+    usd: float | None = None
+    most_trials: int
+    sampler: SamplerName = "tpe"
+    seed: int = 0
+    rungs: tuple[float, ...]
+    reduction: int = 3
+    num_confirmed: int = 2
+    num_seeds: int = 1
+
+    @model_validator(mode="after")
+    def _rungs_rise(self) -> StudySpec:
+        if list(self.rungs) != sorted(set(self.rungs)) or not self.rungs or self.rungs[-1] != 1 or self.rungs[0] <= 0:
+            raise ValueError("rungs that rise from above 0 to 1")
+        return self
+
+
+class Study(Frozen):
+    """A search and how far it is.
+
+    usd_per_hour: of this machine; None where nobody knows. winner: the number of the best trial, once it is named.
+    final_run_id: the run on all rows with the winner's recipe. overhead_hours: spent on neither training nor judging.
+    notes: what had to be narrowed or left out, a sentence each.
+    """
+
+    study_id: str
+    created_at: str
+    status: StudyStatus
+    spec: StudySpec
+    usd_per_hour: float | None = None
+    winner: int | None = None
+    final_run_id: str | None = None
+    hours: float = 0.0
+    overhead_hours: float = 0.0
+    notes: tuple[str, ...] = ()
+    report_path: str | None = None
+
+
+def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:
+    """The recipe as a document, with these values in it; the inner mappings that it lacks are made."""
+    document = recipe.model_dump(mode="json", exclude_none=True)
+    for name, value in values.items():
+        if name == ALPHA_OVER_RANK:
+            continue
+        section, _, key = name.partition(".")
+        if key:
+            document.setdefault(section, {})[key] = value
+        else:
+            document[section] = value
+    if (ratio := values.get(ALPHA_OVER_RANK)) is not None:
+        method = document.setdefault("method", {})
+        if "rank" in method:
+            method["alpha"] = float(ratio) * method["rank"]
+    return document

@@ -1,0 +1,191 @@
+"""One trial of a study: its recipe, its price before it begins, and its training up to a rung, where it stops.
+
+A trial is a run like any other. It stops on a rung with a checkpoint, and goes on from there when it is promoted, so
+that it ends byte for byte as one that was never stopped, and no step is done twice.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.errors import DivergedError, NotFoundError, RequestError
+from luthier.core.events import Event, RunStarted, StepDone, ValidationDone
+from luthier.core.plan import Plan
+from luthier.core.ports import EventSink
+from luthier.core.recipe import Recipe
+from luthier.core.run import TrainResult
+from luthier.core.study import Result, StudySpec, Trial, TrialState, recipe_with
+from luthier.service.context import Context
+from luthier.service.fleet import Hooks, ThisProcess, train_worker
+from luthier.service.plans import Prepared, prepare
+from luthier.service.recipes import recipe_from
+from luthier.service.stop_signals import stop_signals
+from luthier.tune.rungs import rung_steps
+
+if TYPE_CHECKING:
+    from luthier.train.budget import Meter
+
+ON_A_RUNG: Final = "on a rung of its study"
+
+
+class UntilStep(ThisProcess):
+    """Trains up to a step, and stops there as if it had been asked to."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._step = step
+
+    def train(
+        self,
+        context: Context,
+        run_id: str,
+        prepared: Prepared,
+        meter: Meter,
+        emit: EventSink,
+        lock: int,  # noqa: ARG002
+    ) -> TrainResult:
+        """As `ThisProcess.train`."""
+        reached = 0
+
+        def note(event: Event) -> None:
+            nonlocal reached
+            emit(event)
+            if isinstance(event, RunStarted):
+                reached = event.from_step
+            elif isinstance(event, StepDone):
+                reached = event.step
+
+        with stop_signals() as signalled:
+
+            def stop_requested() -> str | None:
+                return signalled() or (ON_A_RUNG if reached >= self._step else None)
+
+            folder = context.settings.run_folder(run_id)
+            return train_worker(prepared, Hooks(folder, note, context.progress, meter, stop_requested))
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """A trial that is ready to begin. hours: of all of its steps, as expected. steps: on which its rungs lie."""
+
+    prepared: Prepared
+    hours: float
+    steps: tuple[int, ...]
+    fits: bool
+
+
+def trial_recipe(spec: StudySpec, trial: Trial, *, whole_steps: float | None = None) -> Recipe:
+    """The recipe of a trial: the study's with its values, validated where rungs lie, never stopped early, not judged.
+
+    whole_steps: after how many steps it is validated; None leaves that to the plan. Raises RecipeError.
+    """
+    document = recipe_with(spec.recipe, trial.values)
+    training = document.setdefault("training", {})
+    training["early_stopping_patience"] = 0
+    data = document["data"]
+    data.setdefault("split_seed", training.get("seed", 0))
+    if trial.kind == "confirm":
+        training["seed"] = int(training.get("seed", 0)) + 1 + trial.number
+    if whole_steps is not None:
+        training["validate_every_steps"] = int(whole_steps)
+    return recipe_from(document, base_dir=Path("/"))  # all paths are absolute
+
+
+def price(context: Context, spec: StudySpec, trial: Trial, own: Plan) -> Priced:
+    """Make a trial ready and say what it should take. own: the plan of the study's own recipe, which rungs count from.
+
+    Raises what `service.plans.prepare` raises: a rank above a matrix, rows that do not fit.
+    """
+    from luthier.service.quotes import quote_of
+
+    prepared = _prepared(context, trial_recipe(spec, trial))
+    steps = _rungs(spec, prepared.plan, own)
+    if prepared.plan.training.validate_every_steps != steps[0]:
+        prepared = _prepared(context, trial_recipe(spec, trial, whole_steps=steps[0]))
+    if prepared.validation is None:
+        raise RequestError(
+            "a recipe without validation rows",
+            expected="rows that trials are compared on",
+            do="add data.validation to the recipe: a file, or a fraction such as 0.1",
+        )
+    quote = quote_of(context, prepared)
+    return Priced(prepared, quote.prediction.hours.value, steps, quote.prediction.fits)
+
+
+def train_to(context: Context, trial: Trial, rung: int, priced: Priced) -> Trial:
+    """Train a trial up to a rung, from where it is; the trial as it is then.
+
+    state: `done` on the last rung, `paused` on one before, `failed` where it diverged, with the reason. A wish to stop
+    leaves it `waiting`, to go on with later.
+    """
+    began = time.perf_counter()
+    fleet = UntilStep(priced.steps[rung])
+    try:
+        _go_on(context, trial, priced, fleet)
+    except DivergedError as error:
+        return _ended(context, trial, "failed", began, reason=error.came)
+    record = context.runs.get(trial.run_id)
+    if record.status == "paused" and record.stopped_because != ON_A_RUNG:
+        return _ended(context, trial, "waiting", began, reason=str(record.stopped_because))
+    result = _result(context, trial, rung, priced.steps)
+    trial = trial.model_copy(update={"results": (*trial.results, result)})
+    return _ended(context, trial, "done" if record.status == "succeeded" else "paused", began)
+
+
+def expected_hours(trials: Sequence[Trial], priced_hours: float) -> float:
+    """What a training of that price really takes, by what the ones before have taken for theirs."""
+    ratios = [
+        trial.hours / (trial.predicted_hours * trial.results[-1].share)
+        for trial in trials
+        if trial.predicted_hours and trial.results and trial.hours
+    ]
+    return priced_hours * (statistics.median(ratios) if ratios else 1.0)
+
+
+def _go_on(context: Context, trial: Trial, priced: Priced, fleet: UntilStep) -> None:
+    from luthier.service.training import resume, train_prepared
+
+    try:
+        status = context.runs.get(trial.run_id).status
+    except NotFoundError:
+        train_prepared(context, priced.prepared, began=time.perf_counter(), run_id=trial.run_id, fleet=fleet)
+        return
+    if status != "succeeded":
+        resume(context, trial.run_id, is_judged=False, fleet=fleet)
+
+
+def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int]) -> Result:
+    """The lowest loss on the validation rows so far: the weights that gave it are those that are kept."""
+    step = steps[rung]
+    found = [e for e in context.runs.events(trial.run_id) if isinstance(e, ValidationDone) and e.step <= step]
+    if not found:
+        raise RequestError(
+            f"run {trial.run_id} has no validation up to step {step}",
+            expected="one on each rung",
+            do="report this: a rung should lie where the run is validated",
+        )
+    best = min(found, key=lambda event: event.loss)
+    return Result(rung=rung, step=step, share=step / steps[-1], loss=best.loss)
+
+
+def _ended(context: Context, trial: Trial, state: TrialState, began: float, *, reason: str = "") -> Trial:
+    result = context.runs.get(trial.run_id).result
+    bill = None if result is None else result.bill
+    hours = trial.hours + (time.perf_counter() - began) / 3600 if bill is None else bill.hours
+    return trial.model_copy(update={"state": state, "reason": reason, "hours": hours})
+
+
+def _prepared(context: Context, recipe: Recipe) -> Prepared:
+    """Ready, and its held-out rows left out of it: they are for the end."""
+    return replace(prepare(context, recipe, base_dir=Path()), held_out=None)
+
+
+def _rungs(spec: StudySpec, plan: Plan, own: Plan) -> tuple[int, ...]:
+    mean = plan.data.train.num_trained_tokens / plan.training.num_steps_per_epoch
+    whole = own.data.train.num_trained_tokens / own.training.num_steps_per_epoch * own.training.num_steps
+    return tuple(rung_steps(spec.rungs, plan.training.num_steps, mean, whole))

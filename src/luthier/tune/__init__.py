@@ -1,0 +1,1 @@
+"""Search: which recipe is best on these rows, within one budget."""

@@ -1,0 +1,175 @@
+"""What is searched: ranges around the plan of the recipe, and what the user makes of them.
+
+The ranges rest on what is known to matter for adapters: the learning rate first and by factors, then how long and in
+which batches, then the rank with its scale (Schulman et al., 2025, "LoRA Without Regret"; Biderman et al., 2024, "LoRA
+Learns Less and Forgets Less", arXiv:2405.09673, section 6; docs/tuning.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from luthier.core.errors import RequestError
+from luthier.core.plan import Plan
+from luthier.core.study import ALPHA_OVER_RANK, Parameter, Plain, Space
+
+LOW_RANK: Final = ("lora", "rslora", "dora", "loraplus", "qlora")
+"""Methods whose rank and alpha are searched together."""
+_TRIED_METHODS: Final = ("lora", "rslora", "dora")
+_KEYS: Final = ("parameters", "only", "without")
+_ENDS: Final = ("low", "high")
+
+
+def default_space(plan: Plan, *, most_rank: int) -> Space:
+    """The space around a plan. most_rank: the smaller side of the smallest matrix that may carry an adapter."""
+    p, method = plan.training, plan.method
+    rate = p.learning_rate
+    found = [
+        Parameter(
+            name="training.learning_rate",
+            kind="float",
+            low=float(f"{rate / 8:.3g}"),
+            high=float(f"{min(rate * 25, 0.5):.3g}"),
+            log=True,
+            why=f"an eighth to 25 times the plan's {rate:g}: what matters most, by factors",
+        ),
+        *_of_method(plan, most_rank),
+        Parameter(
+            name="training.global_batch_size",
+            kind="choice",
+            choices=_around(p.global_batch_size),
+            why="half to twice the plan's: fewer rows a step are more steps",
+        ),
+        Parameter(
+            name="training.epochs",
+            kind="choice",
+            choices=_around(p.num_steps / p.num_steps_per_epoch),
+            why="half to twice the plan's: too long is learned by heart",
+        ),
+        Parameter(name="training.schedule", kind="choice", choices=("cosine", "linear", "constant"), why="how it ends"),
+        Parameter(name="training.warmup_fraction", kind="choice", choices=(0.0, 0.03, 0.1), why="how it begins"),
+        Parameter(name="training.weight_decay", kind="choice", choices=(0.0, 0.01, 0.1), why="against overfitting"),
+    ]
+    if method.name in (*LOW_RANK, "pissa", "olora", "adalora"):
+        found.append(
+            Parameter(name="method.dropout", kind="choice", choices=(0.0, 0.05, 0.1, 0.2), why="against overfitting")
+        )
+    return Space(parameters=tuple(found))
+
+
+def _of_method(plan: Plan, most_rank: int) -> list[Parameter]:
+    method = plan.method
+    if method.name not in LOW_RANK:
+        return []
+    found = []
+    if method.name in _TRIED_METHODS:
+        found.append(
+            Parameter(name="method.name", kind="choice", choices=_TRIED_METHODS, why="how an update is written")
+        )
+    return [
+        *found,
+        Parameter(
+            name="method.rank",
+            kind="choice",
+            choices=tuple(rank for rank in (4, 8, 16, 32, 64) if rank <= most_rank) or (most_rank,),
+            why="room for what is learned: small for style, large for knowledge",
+        ),
+        Parameter(
+            name=ALPHA_OVER_RANK,
+            kind="choice",
+            choices=(0.5, 1.0, 2.0, 4.0),
+            when={"method.name": tuple(n for n in _TRIED_METHODS if n != "rslora")} if found else {},
+            why="the scale of the update; rsLoRA has one of its own",
+        ),
+        Parameter(
+            name="method.targets",
+            kind="choice",
+            choices=("all-linear", "attention"),
+            why="all matrices, or those of attention alone",
+        ),
+    ]
+
+
+def _around(value: float) -> tuple[Plain, ...]:
+    """Half of a value, itself, and twice it."""
+    whole = float(value).is_integer()
+    made = [value / 2, value, value * 2]
+    return tuple(dict.fromkeys(max(1, int(one)) if whole and float(one).is_integer() else one for one in made))
+
+
+def narrowed(space: Space, document: Any, *, place: str) -> Space:
+    """The space as a user's file changes it.
+
+        parameters:
+          training.learning_rate: {low: 1e-4, high: 2e-3, log: true}
+          method.rank: [8, 16]        # one of these
+          training.schedule: cosine   # this, and no other
+        without: [training.epochs]    # left as the recipe has it
+        only: true                    # nothing but these parameters
+
+    place: names the file in errors. Raises RequestError.
+    """
+    asked = _document(document, place)
+    given = {name: _parameter(name, value, place) for name, value in asked["parameters"].items()}
+    known = {parameter.name: parameter for parameter in space.parameters}
+    if unknown := [name for name in asked["without"] if name not in known]:
+        near = get_close_matches(unknown[0], known, n=1)
+        raise RequestError(
+            f"{place}: without {', '.join(unknown)}" + (f"; nearest known: {near[0]}" if near else ""),
+            expected=f"names among {', '.join(known)}",
+            do="correct the names",
+        )
+    kept = {} if asked["only"] else {name: p for name, p in known.items() if name not in asked["without"]}
+    merged = {**kept, **{n: p.model_copy(update={"when": _when(known, n, kept, given)}) for n, p in given.items()}}
+    ordered = sorted(merged.values(), key=lambda p: bool(p.when))
+    usable = [p.model_copy(update={"when": {k: v for k, v in p.when.items() if k in merged}}) for p in ordered]
+    if not usable:
+        raise RequestError(
+            f"{place} leaves nothing to search", expected="at least one parameter", do="add some, or leave `only` out"
+        )
+    return Space(parameters=tuple(usable))
+
+
+def _document(document: Any, place: str) -> dict[str, Any]:
+    if not isinstance(document, Mapping) or (unknown := [key for key in document if key not in _KEYS]):
+        said = f"unknown keys {', '.join(map(str, unknown))}" if isinstance(document, Mapping) else "no mapping"
+        raise RequestError(
+            f"{place}: {said}", expected=f"the keys {', '.join(_KEYS)}", do="see docs/tuning.md for the form"
+        )
+    parameters, without = document.get("parameters") or {}, document.get("without") or []
+    if not isinstance(parameters, Mapping) or not isinstance(without, list):
+        raise RequestError(
+            f"{place}: parameters is no mapping, or without is no list",
+            expected="parameters by their names, and a list of names",
+            do="see docs/tuning.md for the form",
+        )
+    return {"parameters": parameters, "without": without, "only": bool(document.get("only"))}
+
+
+def _parameter(name: str, value: Any, place: str) -> Parameter:
+    try:
+        if isinstance(value, Mapping):
+            whole = all(isinstance(value.get(end), int) and not isinstance(value.get(end), bool) for end in _ENDS)
+            kind = "int" if whole else "float"
+            return Parameter.model_validate({"name": name, "kind": kind, "why": f"asked in {place}", **value})
+        choices = tuple(value) if isinstance(value, list) else (value,)
+        return Parameter(name=name, kind="choice", choices=choices, why=f"asked in {place}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RequestError(
+            f"{place}: {name}: {value!r}: {first['msg'].removeprefix('Value error, ')}",
+            expected="{low, high, log}, a list of values, or one value",
+            do="correct it",
+        ) from error
+
+
+def _when(
+    known: Mapping[str, Parameter], name: str, kept: Mapping[str, Parameter], given: Mapping[str, Parameter]
+) -> dict[str, tuple[Plain, ...]]:
+    """The condition that the parameter of this name has by default, as far as what it names is still searched."""
+    own = known[name].when if name in known else {}
+    return {key: values for key, values in own.items() if key in kept or key in given}

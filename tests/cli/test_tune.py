@@ -1,0 +1,58 @@
+"""`luthier tune` and `luthier studies`: what is asked, refused and shown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+
+@pytest.fixture
+def recipe(tiny_model, tmp_path):
+    rows = [{"prompt": f"say {n}", "completion": f"word{n % 7}"} for n in range(60)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    document = {
+        "base_model": str(tiny_model),
+        "data": {"train": "train.jsonl", "validation": 0.2, "held_out": 0.1},
+        "method": {"name": "lora", "rank": 4},
+        "training": {"epochs": 1, "num_threads": 1, "precision": "float32", "global_batch_size": 8},
+        "evaluation": {"metrics": ["perplexity"], "few_shot": 0},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    return tmp_path / "recipe.yaml"
+
+
+def test_a_search_its_list_and_its_recipe(luthier, recipe, tmp_path):
+    space = tmp_path / "space.yaml"
+    space.write_text("parameters: {training.learning_rate: {low: 1e-4, high: 1e-2, log: true}}\nonly: true\n")
+    done = luthier("tune", recipe, "--budget-hours", "1", "--trials", "3", "--space", space, "--json")
+    assert done.code == 0
+    study_id, trials = done.document["study_id"], done.document["trials"]
+    assert (done.document["status"], len([t for t in trials if t["kind"] == "search"])) == ("done", 3)
+    assert "trial 0 (the recipe as it is): paused" in done.err
+    assert study_id in luthier("studies", "list").out
+    shown = luthier("studies", "show", study_id).out
+    assert "3 recipes were tried" in shown
+    assert "preparing and deciding" in shown
+    assert luthier("studies", "compare", study_id, study_id, "--json").document[0]["best_loss"] > 0
+    out = tmp_path / "best.yaml"
+    assert luthier("studies", "apply", study_id, "-o", out).code == 0
+    assert yaml.safe_load(out.read_text())["method"]["name"] == "lora"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "neither a recipe nor --resume"),
+        (["RECIPE"], "no budget"),
+        (["RECIPE", "--budget-hours", "1", "--sampler", "grid"], "--sampler grid"),
+        (["RECIPE", "--budget-hours", "1", "--space", "nothing.yaml"], "no such file"),
+        (["RECIPE", "--budget-hours", "0.0000001"], "one trial should take"),
+        (["--resume", "study-20261126-000000-000000"], "no study"),
+    ],
+)
+def test_what_cannot_be_is_refused(luthier, recipe, arguments, said):
+    refused = luthier("tune", *(recipe if one == "RECIPE" else one for one in arguments))
+    assert refused.code != 0
+    assert said in refused.err
