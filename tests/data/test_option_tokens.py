@@ -45,7 +45,7 @@ def test_of_plain_text_the_option_stands_alone(template: ChatTemplate) -> None:
 
 
 def test_an_option_without_text_is_refused(template: ChatTemplate) -> None:
-    with pytest.raises(DataError, match="a.jsonl:1"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1"):
         tokenise_option(ROW, "", template)
 
 

@@ -108,9 +108,12 @@ class Context:
         from luthier.store.rating_panels import RatingPanelStore
 
         return RatingPanelStore(self.database)
+
+    @cached_property
     def studies(self) -> StudyStore:
         """The searches of this home."""
         from luthier.store.studies import StudyStore
+
         return StudyStore(self.database)
 
     @cached_property
