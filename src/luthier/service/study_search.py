@@ -39,7 +39,7 @@ class Search:
     _ready: dict[int, Priced] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.trials = self.context.studies.trials(self.study.study_id)
+        self.trials = list(self.context.studies.trials(self.study.study_id))
         for trial in self.trials:  # what a kill has left behind
             if trial.state == "running":
                 self.keep(trial.model_copy(update={"state": "waiting"}))

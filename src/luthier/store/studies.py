@@ -59,7 +59,7 @@ class StudyStore:
             if connection.execute(update(trials).where(is_it).values(document=document)).rowcount == 0:
                 connection.execute(insert(trials).values(study_id=study_id, trial=trial.number, document=document))
 
-    def trials(self, study_id: str) -> list[Trial]:
+    def trials(self, study_id: str) -> Sequence[Trial]:
         """All trials of a study, in the order of their numbers."""
         query = select(trials.c.document).where(trials.c.study_id == study_id).order_by(trials.c.trial)
         with self._database.read() as connection:

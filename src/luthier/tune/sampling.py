@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from luthier.core.digest import sha256_document
 from luthier.core.study import Parameter, Plain, SamplerName, Space, Trial, Values
@@ -111,8 +111,7 @@ def _fits(distribution: optuna.distributions.BaseDistribution, value: Plain) -> 
 
 def _ask(asked: optuna.Trial, parameter: Parameter) -> Plain:
     if parameter.kind == "choice":
-        found: Plain = asked.suggest_categorical(parameter.name, parameter.choices)
-        return found
+        return cast("Plain", asked.suggest_categorical(parameter.name, parameter.choices))
     assert parameter.low is not None
     assert parameter.high is not None
     if parameter.kind == "int":
