@@ -365,17 +365,12 @@ def draw(found: list[dict[str, Any]], num_studies: int, file: Path) -> None:
     for place, one in enumerate(rows):
         coverage = one["coverage"]
         error = 196 * math.sqrt(coverage * (1 - coverage) / num_studies)
-        axes.plot([100 * coverage - error, 100 * coverage + error], [place] * 2, color="#1f6f8b", lw=1.4, alpha=0.55)
+        line = [100 * coverage - error, min(100, 100 * coverage + error)]
+        axes.plot(line, [place] * 2, color="#1f6f8b", lw=1.4, alpha=0.55)
         axes.plot([100 * coverage], [place], "o", color="#1f6f8b", ms=4.5, label="ours" if place == 0 else None)
         if "plain" in one:
-            axes.plot(
-                *([100 * one["plain"]], [place]),
-                *("o",),
-                mfc="none",
-                color="#b0563b",
-                ms=4.5,
-                label="plain percentile bootstrap" if place == 0 else None,
-            )
+            label = "plain percentile bootstrap" if place == 0 else None
+            axes.plot([100 * one["plain"]], [place], "o", mfc="none", color="#b0563b", ms=4.5, label=label)
     axes.set_yticks(range(len(rows)), [f"{one['case']}, {one['rows']}" for one in rows], fontsize=7)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"% of {num_studies:,} studies whose 95% interval holds the truth; band: 93 to 97", fontsize=8)
