@@ -1,9 +1,8 @@
 """How sure a figure is: intervals, tests, and how many rows it takes."""
 
-from luthier.evaluate.statistics.bootstrap import (
+from luthier.evaluate.statistics.bootstrap import NUM_RESAMPLES, cluster_sums, resampled_sums
+from luthier.evaluate.statistics.intervals import (
     LEVEL,
-    NUM_RESAMPLES,
-    POWER,
     Difference,
     Interval,
     bootstrap_interval,
@@ -11,9 +10,8 @@ from luthier.evaluate.statistics.bootstrap import (
     interval_of,
     is_settled,
     paired_bootstrap,
-    resampled_sums,
 )
-from luthier.evaluate.statistics.planning import minimum_detectable_difference, rows_needed
+from luthier.evaluate.statistics.planning import POWER, minimum_detectable_difference, rows_needed
 from luthier.evaluate.statistics.seeds import difference_over_seeds, over_seeds
 from luthier.evaluate.statistics.significance import holm, mcnemar, permutation_test
 
@@ -24,6 +22,7 @@ __all__ = [
     "Difference",
     "Interval",
     "bootstrap_interval",
+    "cluster_sums",
     "difference_of",
     "difference_over_seeds",
     "holm",

@@ -11,9 +11,11 @@ from collections.abc import Hashable, Sequence
 
 from scipy.stats import norm
 
-from luthier.evaluate.statistics.bootstrap import LEVEL, POWER, Aggregate, Array, resampled_sums
+from luthier.evaluate.statistics.bootstrap import Aggregate, Array
+from luthier.evaluate.statistics.intervals import TAIL, bootstrap_interval
 
-_FACTOR = float(norm.ppf(1 - (1 - LEVEL) / 2) + norm.ppf(POWER))
+POWER = 0.80
+_FACTOR = float(norm.isf(TAIL) + norm.ppf(POWER))
 
 
 def minimum_detectable_difference(
@@ -25,8 +27,8 @@ def minimum_detectable_difference(
     That holds where the two agree on half of what varies (correlation 0.5 over rows); systems that agree more, as a
     base and its tuned model often do, show smaller differences. stats: [rows, k] of the system that is there.
     """
-    resampled = aggregate(resampled_sums(stats, seed=seed, clusters=clusters))
-    return _FACTOR * float(resampled.std())
+    _, low, high = bootstrap_interval(stats, aggregate, seed=seed, clusters=clusters)
+    return _FACTOR * (high - low) / (2 * float(norm.isf(TAIL)))
 
 
 def rows_needed(difference: float, standard_error: float, num_rows: int) -> int | None:

@@ -18,19 +18,19 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from luthier.core.errors import RequestError
 from luthier.evaluate.statistics.bootstrap import (
-    LEVEL,
+    NUM_RESAMPLES,
     Aggregate,
     Array,
-    Difference,
-    Interval,
-    interval_of,
+    cluster_sums,
     resampled_sums,
     same_rows,
 )
+from luthier.evaluate.statistics.intervals import TAIL, Difference, Interval, interval_of, percentiles, widened
+from luthier.evaluate.statistics.leave_one_out import spread_of
 
 
 class _Seeds(NamedTuple):
@@ -41,11 +41,16 @@ class _Seeds(NamedTuple):
 
     def half_width(self, tail: float) -> float:
         """Of the two-sided interval that leaves `tail` out at each side; 0 for a system that is not trained."""
-        return float(t.isf(tail, self.num_seeds - 1)) * self.standard_error if self.standard_error else 0.0
+        return -float(stdtrit(self.num_seeds - 1, tail)) * self.standard_error if self.standard_error else 0.0
 
 
 def over_seeds(
-    per_seed: Sequence[Array], aggregate: Aggregate, *, seed: int, clusters: Sequence[Hashable] | None = None
+    per_seed: Sequence[Array],
+    aggregate: Aggregate,
+    *,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    clusters: Sequence[Hashable] | None = None,
 ) -> Interval:
     """The mean figure of several trainings, with an interval that holds for other trainings and other rows.
 
@@ -60,8 +65,8 @@ def over_seeds(
         )
     side = _Side(per_seed, aggregate)
     together = np.concatenate(per_seed, axis=1)
-    sums = resampled_sums(together, seed=seed, clusters=clusters)
-    rows = interval_of(together.sum(axis=0), sums, side.mean_figure)
+    sums = resampled_sums(together, seed=seed, num_resamples=num_resamples, clusters=clusters)
+    rows = interval_of(together.sum(axis=0), sums, side.mean_figure, rows=cluster_sums(together, clusters))
     return _joined(rows, [side.spread()])
 
 
@@ -71,6 +76,7 @@ def difference_over_seeds(
     aggregate: Aggregate,
     *,
     seed: int,
+    num_resamples: int = NUM_RESAMPLES,
     clusters: Sequence[Hashable] | None = None,
 ) -> Difference:
     """Mean figure of A's trainings minus that of B's, on the same rows.
@@ -87,6 +93,7 @@ def difference_over_seeds(
             expected="at least two of one system, and one of the other",
             do="train more seeds, or use paired_bootstrap for one training of each",
         )
+    same_rows(per_seed_a[0], per_seed_b[0])
     side_a, side_b = _Side(per_seed_a, aggregate), _Side(per_seed_b, aggregate)
     together = np.concatenate([*per_seed_a, *per_seed_b], axis=1)
     width = side_a.width
@@ -94,12 +101,13 @@ def difference_over_seeds(
     def difference(sums: Array) -> Array:
         return side_a.mean_figure(sums[..., :width]) - side_b.mean_figure(sums[..., width:])
 
-    same_rows(per_seed_a[0], per_seed_b[0])
-    sums = resampled_sums(together, seed=seed, clusters=clusters)
-    rows = interval_of(together.sum(axis=0), sums, difference)
+    sums = resampled_sums(together, seed=seed, num_resamples=num_resamples, clusters=clusters)
+    value = float(difference(together.sum(axis=0)))
+    spread = spread_of(cluster_sums(together, clusters), difference)
+    rows = Interval(value, *widened(percentiles(difference(sums)), value, spread))
     spreads = [side_a.spread(), side_b.spread()]
     joined = _joined(rows, spreads)
-    row_error = (rows.high - rows.low) / (2 * float(norm.isf((1 - LEVEL) / 2)))
+    row_error = (rows.high - rows.low) / (2 * -float(ndtri(TAIL)))
     error = math.hypot(row_error, *(spread.standard_error for spread in spreads))
     return Difference(joined.value, joined.low, joined.high, _p_value(joined, rows, spreads), error)
 
@@ -127,7 +135,7 @@ class _Side:
 
 
 def _joined(rows: Interval, spreads: Sequence[_Seeds]) -> Interval:
-    among_seeds = [spread.half_width((1 - LEVEL) / 2) for spread in spreads]
+    among_seeds = [spread.half_width(TAIL) for spread in spreads]
     below = math.hypot(rows.value - rows.low, *among_seeds)
     above = math.hypot(rows.high - rows.value, *among_seeds)
     return Interval(rows.value, rows.value - below, rows.value + above)
@@ -137,12 +145,12 @@ def _p_value(joined: Interval, rows: Interval, spreads: Sequence[_Seeds]) -> flo
     """The level at which the joined interval just reaches 0; the rows' half-width grows with the normal quantile."""
     distance = abs(joined.value)
     to_zero = rows.value - rows.low if joined.value > 0 else rows.high - rows.value
-    row_error = to_zero / float(norm.isf((1 - LEVEL) / 2))
+    row_error = to_zero / -float(ndtri(TAIL))
 
     def beyond(log_tail: float) -> float:
         tail = math.exp(log_tail)
         parts = [spread.half_width(tail) for spread in spreads]
-        return math.hypot(float(norm.isf(tail)) * row_error, *parts) - distance
+        return math.hypot(-float(ndtri(tail)) * row_error, *parts) - distance
 
     least, most = math.log(1e-12), math.log(0.5)
     if distance == 0 or beyond(most) >= 0:
