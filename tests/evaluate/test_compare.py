@@ -85,7 +85,7 @@ def test_identical_systems_are_not_distinguishable_by_any_metric(base):
         assert (comparison.difference, comparison.p_value, comparison.rows_needed) == (0.0, 1.0, None)
 
 
-def test_intervals_of_corpus_metrics_come_from_resampled_corpora(base):
+def test_intervals_of_corpus_metrics_reach_as_far_as_resampled_corpora(base):
     (result,), _ = run([base], ["bleu"])
     bleu = load_metrics(["bleu"])[0]
     from luthier.evaluate.metrics.protocol import Observations
@@ -94,8 +94,9 @@ def test_intervals_of_corpus_metrics_come_from_resampled_corpora(base):
     generator = np.random.default_rng(1)
     values = [float(bleu.aggregate(stats[generator.integers(0, 40, 40)].sum(axis=0))) for _ in range(2_000)]
     low, high = np.quantile(values, [0.025, 0.975])
-    assert result.metrics["bleu"].low == pytest.approx(low, abs=2.0)
-    assert result.metrics["bleu"].high == pytest.approx(high, abs=2.0)
+    # and a little further, since a bootstrap of 40 rows is too sure of itself
+    assert low - 10 < result.metrics["bleu"].low < low + 1
+    assert high - 1 < result.metrics["bleu"].high < high + 10
 
 
 def test_samples_carry_prompt_reference_output_and_their_own_scores(base):

@@ -60,12 +60,12 @@ def test_metrics_see_items_prompts_and_what_the_first_system_wrote(system_of: An
 
 def test_accuracies_are_tested_exactly(system_of: Any) -> None:
     systems = [system_of("base", answers(20), REFERENCES), system_of("tuned", answers(26), REFERENCES)]
-    by_metric = {one.metric: one for one in judged(systems, ["exact_match", "token_f1"]).comparisons}
+    by_metric = {one.metric: one for one in judged(systems, ["exact_match", "bleu"]).comparisons}
     # 6 rows differ, all one way: 2 * 0.5 ** 6
     assert by_metric["exact_match"].test == "mcnemar"
     assert by_metric["exact_match"].p_value == pytest.approx(2 * 0.5**6)
     assert by_metric["exact_match"].verdict == "better"
-    assert by_metric["token_f1"].test == "bootstrap"
+    assert by_metric["bleu"].test == "bootstrap"
 
 
 def test_rows_that_share_a_source_count_together(system_of: Any) -> None:

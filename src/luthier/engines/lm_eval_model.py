@@ -53,7 +53,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         """By which the harness keeps prepared prompts apart."""
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
         """Ids as the tokenizer makes them by itself, unless said otherwise."""
         asked = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         if add_special_tokens is None and self._begins(string):
@@ -69,7 +69,6 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         self,
         requests: Sequence[tuple[Any, list[int], list[int]]],
         disable_tqdm: bool = False,  # noqa: ARG002 - the harness passes it
-        **_: Any,
     ) -> list[tuple[float, bool]]:
         """Of each continuation its log-likelihood, and whether each of its tokens is the likeliest."""
         rows = []

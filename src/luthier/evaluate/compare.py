@@ -11,7 +11,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from luthier.evaluate import statistics
 from luthier.evaluate.metrics.preference import margins
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observations
 from luthier.evaluate.metrics.registry import as_definitions
+from luthier.evaluate.statistics.shares import is_share
 from luthier.evaluate.systems import SystemUnderTest, Titled, check_systems
 from luthier.evaluate.verdict import primary_metric, verdict
 
@@ -41,13 +42,13 @@ class _Outcome(NamedTuple):
 class _Resamples(NamedTuple):
     """All statistics side by side. columns: where each (system, metric) stands; sums: [resamples, all columns].
 
-    num_units: rows, or sources where rows of one source are drawn together.
+    rows: what was drawn, [rows or sources, all columns].
     """
 
     total: Array
     sums: Array
     columns: dict[tuple[str, str], slice]
-    num_units: int
+    rows: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +172,8 @@ def _resample(outcomes: Sequence[_Outcome], seed: int, clusters: Sequence[Hashab
             start += stats.shape[1]
             parts.append(stats)
     together = np.concatenate(parts, axis=1)
-    if clusters is None:
-        sums, num_units = statistics.resampled_sums(together, seed=seed), len(together)
-    else:
-        sums, num_units = statistics.resampled_sums(together, seed=seed, clusters=clusters), len(set(clusters))
-    return _Resamples(together.sum(axis=0), sums, columns, num_units)
+    rows = statistics.cluster_sums(together, clusters)
+    return _Resamples(together.sum(axis=0), statistics.resampled_sums(rows, seed=seed), columns, rows)
 
 
 def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _Resamples) -> SystemResult:
@@ -184,7 +182,12 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
     for metric in metrics:
         columns = resamples.columns[system.name, metric.name]
         with np.errstate(over="ignore", invalid="ignore"):
-            interval = statistics.interval_of(resamples.total[columns], resamples.sums[:, columns], metric.aggregate)
+            interval = statistics.interval_of(
+                resamples.total[columns],
+                resamples.sums[:, columns],
+                metric.aggregate,
+                rows=resamples.rows[:, columns],
+            )
         if not np.isfinite(interval).all():
             raise DivergedError(
                 f"{metric.name} of {system.name} is {interval.value}",
@@ -248,18 +251,12 @@ def _choices(outcome: _Outcome) -> list[Generation]:
 
 
 def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resamples: _Resamples) -> Comparison:
-    num_rows = resamples.num_units
+    num_rows = len(resamples.rows)
+    columns = [resamples.columns[one.system.name, metric.name] for one in (later, earlier)]
     found = statistics.difference_of(
-        resamples.total,
-        resamples.sums,
-        resamples.columns[later.system.name, metric.name],
-        resamples.columns[earlier.system.name, metric.name],
-        metric.aggregate,
-        num_rows,
+        resamples.total, resamples.sums, *columns, metric.aggregate, num_rows, rows=resamples.rows
     )
-    test: Literal["bootstrap", "mcnemar"] = "bootstrap"
-    if resamples.num_units == len(later.system.row_ids) and (pair := _right_or_wrong(earlier, later, metric)):
-        test, found = "mcnemar", found._replace(p_value=statistics.mcnemar(*pair))
+    are_shares = all(is_share(resamples.rows[:, one], metric.aggregate) for one in columns)
     settled = statistics.is_settled(found)
     word: VerdictWord = "not distinguishable"
     if settled:
@@ -274,20 +271,8 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
         p_value=found.p_value,
         verdict=word,
         rows_needed=None if settled else statistics.rows_needed(found.difference, found.standard_error, num_rows),
-        test=test,
+        test="mcnemar" if are_shares else "bootstrap",
     )
-
-
-def _right_or_wrong(earlier: _Outcome, later: _Outcome, metric: MetricDefinition) -> tuple[Array, Array] | None:
-    """Which rows each system has right, where the metric is a share of rows that are right; else None.
-
-    Then the exact test of McNemar, 1947, is at hand, which trusts no resampling of few rows.
-    """
-    one, other = earlier.statistics[metric.name], later.statistics[metric.name]
-    if metric.unit != "fraction" or one.shape[1] != 2 or not np.all(one[:, 1] == 1) or not np.all(other[:, 1] == 1):
-        return None
-    values = np.concatenate([one[:, 0], other[:, 0]])
-    return (one[:, 0], other[:, 0]) if np.isin(values, (0.0, 1.0)).all() else None
 
 
 def _same_tokens(one: SystemUnderTest, other: SystemUnderTest) -> bool:

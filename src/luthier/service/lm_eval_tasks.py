@@ -103,20 +103,22 @@ def _model_of(context: Context, engines: Engines, system: System) -> Any:
 
 def evaluate_by_harness(model: Any, task: LmEvalTask, folder: Path, seed: int) -> dict[str, Any]:
     """The harness's own document of a task. model: one of its models. Raises RequestError where it fails."""
-    from lm_eval import simple_evaluate
+    # not `simple_evaluate`: it lists all packages of the machine after every task, which takes longer than small tasks
+    from lm_eval.evaluator import evaluate
 
+    loaded = _load(task.task, folder)
+    if task.few_shot or loaded.get_config("num_fewshot") is None:
+        loaded.set_config(key="num_fewshot", value=task.few_shot)
+    loaded.set_fewshot_seed(seed=seed)
+    name = loaded.task_name
     try:
         with _quiet(), _offline_from(folder):
-            found: dict[str, Any] | None = simple_evaluate(
-                model=model,
-                tasks=[_load(task.task, folder)],
-                num_fewshot=task.few_shot or None,
+            found: dict[str, Any] | None = evaluate(
+                lm=model,
+                task_dict={"tasks": {name: loaded}, "groups": {}, "group_map": {}},
                 limit=task.most_rows,
                 bootstrap_iters=1000,
-                random_seed=seed,
-                numpy_random_seed=seed,
-                torch_random_seed=seed,
-                fewshot_random_seed=seed,
+                verbosity="ERROR",
             )
     except (ValueError, KeyError, AssertionError, TypeError) as error:
         raise RequestError(
