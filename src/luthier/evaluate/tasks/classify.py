@@ -11,8 +11,8 @@ from luthier.evaluate.metrics.calibration import BrierScore, CalibrationError, r
 from luthier.evaluate.metrics.classification import Labelling, MacroF1, confusion
 from luthier.evaluate.metrics.fraction import Fraction
 from luthier.evaluate.metrics.protocol import MetricDefinition, Observations
-from luthier.evaluate.tasks.answers import check_rows, own_answer
 from luthier.evaluate.tasks.protocol import Resources, TaskRow
+from luthier.evaluate.tasks.row_checks import check_rows, own_answer
 
 
 class Classify:
@@ -39,7 +39,7 @@ class Classify:
                 return "answer", f"{own_answer(row)[:60]!r} is none of {', '.join(labelling.labels)}"
             return None
 
-        check_rows(rows, "an answer that is one of the labels in every row", problem)
+        check_rows(task.name, rows, problem, expected="an answer that is one of the labels in every row")
         if len(labelling.labels) < 2:
             raise RequestError(
                 f"task {task.name} has the labels {list(labelling.labels)}",

@@ -15,8 +15,8 @@ from luthier.evaluate.jail.code import Outcome, isolation, require_isolation, ru
 from luthier.evaluate.metrics.fenced import first_block
 from luthier.evaluate.metrics.fraction import Fraction
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observations, mean_statistics
-from luthier.evaluate.tasks.answers import check_rows, own_answer
 from luthier.evaluate.tasks.protocol import Resources, TaskRow
+from luthier.evaluate.tasks.row_checks import check_rows, own_answer
 
 
 class Code:
@@ -29,7 +29,7 @@ class Code:
             fault = fault_of_tests(row.item.get(task.tests))
             return (task.tests, fault) if fault else None
 
-        check_rows(rows, f"Python with assertions in {task.tests!r} of every row", problem)
+        check_rows(task.name, rows, problem, expected=f"Python with assertions in {task.tests!r} of every row")
 
     def options(self, task: CodeTask, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
         """None: the model writes."""
@@ -107,7 +107,7 @@ class CodeJudge:
                 return None
             return self._task.tests, f"the row's own answer comes to {found.word!r}: {found.message or 'no message'}"
 
-        check_rows(rows, "tests that the row's own answer passes", problem)
+        check_rows(self._task.name, rows, problem, expected="tests that the row's own answer passes")
 
     def outcomes(self, asked: Sequence[tuple[str, str]]) -> list[Outcome]:
         """What came of each answer with its tests."""

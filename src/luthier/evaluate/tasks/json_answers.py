@@ -13,8 +13,8 @@ from luthier.evaluate.metrics.fraction import Fraction
 from luthier.evaluate.metrics.json_fields import Found, count_fields, equal, find_json, read_json, value_at
 from luthier.evaluate.metrics.json_schema import SchemaCheck
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observations, mean_statistics
-from luthier.evaluate.tasks.answers import check_rows, own_answer
 from luthier.evaluate.tasks.protocol import Resources, TaskRow
+from luthier.evaluate.tasks.row_checks import check_rows, own_answer
 
 
 class JsonAnswers:
@@ -32,7 +32,7 @@ class JsonAnswers:
             missing = [field for field in task.fields or () if value_at(found.value, field) is None]
             return ("answer", f"has no field {missing[0]!r}") if missing else None
 
-        check_rows(rows, "a JSON answer with the compared fields in every row", problem)
+        check_rows(task.name, rows, problem, expected="a JSON answer with the compared fields in every row")
 
     def options(self, task: JsonTask, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
         """None: the model writes."""
@@ -55,7 +55,7 @@ class JsonAnswers:
             Fraction("json_valid", "valid JSON", _share(lambda found: found.value is not None)),
         ]
         if (schema := _schema(task, resources.folder)) is not None:
-            _check_own_answers(rows, schema)
+            _check_own_answers(task.name, rows, schema)
             fits: Callable[[Found], bool] = lambda found: found.value is not None and schema.fits(found.value.value)  # noqa: E731
             metrics.append(Fraction("schema_valid", "answers that fit the schema", _share(fits)))
         prose = _share(lambda found: found.is_in_prose)
@@ -91,10 +91,10 @@ def _schema(task: JsonTask, folder: Path) -> SchemaCheck | None:
     return SchemaCheck(document)
 
 
-def _check_own_answers(rows: Sequence[TaskRow], schema: SchemaCheck) -> None:
+def _check_own_answers(task: str, rows: Sequence[TaskRow], schema: SchemaCheck) -> None:
     def problem(row: TaskRow) -> tuple[str, str] | None:
         found = read_json(own_answer(row))
         fault = schema.fault(found.value) if found else "is not JSON"
         return ("answer", fault) if fault else None
 
-    check_rows(rows, "answers that fit the task's own schema", problem)
+    check_rows(task, rows, problem, expected="answers that fit the task's own schema")

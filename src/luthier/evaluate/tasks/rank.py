@@ -11,8 +11,8 @@ from luthier.core.task_result import TaskFigures
 from luthier.evaluate.metrics.fraction import Fraction
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observations, mean_statistics
 from luthier.evaluate.metrics.ranking import Ranked, ranking_metrics
-from luthier.evaluate.tasks.answers import check_rows
 from luthier.evaluate.tasks.protocol import Resources, TaskRow
+from luthier.evaluate.tasks.row_checks import check_rows
 
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+|\(?\d{1,4}[.):]\s+)?")
 
@@ -35,7 +35,8 @@ class Rank:
             missing = [item for item in relevant if _key(item) not in set(map(_key, candidates))]
             return (task.relevant, f"{missing[0]!r} is none of the candidates") if missing else None
 
-        check_rows(rows, f"lists of texts in {task.relevant!r} and, by likelihood, {task.candidates!r}", problem)
+        expected = f"lists of texts in {task.relevant!r} and, by likelihood, {task.candidates!r}"
+        check_rows(task.name, rows, problem, expected=expected)
 
     def options(self, task: RankTask, row: TaskRow) -> tuple[str, ...]:
         """The row's candidates, where their likelihoods are compared."""

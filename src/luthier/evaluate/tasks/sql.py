@@ -18,8 +18,8 @@ from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observati
 from luthier.evaluate.sql.made_up import made_up
 from luthier.evaluate.sql.tables import Table, described_table, written_out
 from luthier.evaluate.sql.tokens import is_ordered
-from luthier.evaluate.tasks.answers import check_rows, own_answer
 from luthier.evaluate.tasks.protocol import Resources, TaskRow
+from luthier.evaluate.tasks.row_checks import check_rows, own_answer, refuse_rows
 
 
 class Sql:
@@ -41,7 +41,8 @@ class Sql:
                 return field, "describes no table as `table: NAME` with `columns: A, B` on the next line"
             return None
 
-        check_rows(rows, f"a query as the answer{f' and a text in {field!r}' if field else ''} in every row", problem)
+        expected = f"a query as the answer{f' and a text in {field!r}' if field else ''} in every row"
+        check_rows(task.name, rows, problem, expected=expected)
 
     def options(self, task: SqlTask, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
         """None: the model writes."""
@@ -56,7 +57,7 @@ class Sql:
         """
         judge = SqlJudge(task, rows, resources)
         if len(judge.unusable) == len(rows):
-            check_rows(rows, "queries that SQLite runs", lambda row: ("answer", judge.unusable[row.example.id]))
+            refuse_rows(task.name, list(judge.unusable.items()), expected="queries that SQLite runs", field="answer")
         return [
             Fraction("execution_accuracy", "right results", judge.right),
             Fraction("sql_valid", "queries that run", judge.runs),
