@@ -13,6 +13,7 @@ from luthier.testing.ratings import careful, clicking, make_panel, rate_all
 from luthier.testing.running_server import RunningServer, running_server
 
 MakePage = Callable[..., Page]
+PATIENT = 120_000
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_pairs_are_rated_by_keys_alone(server: RunningServer, make_page: MakePag
     page.goto(server.url + made.links[0].path)
     assert violations(page) == []
     page.keyboard.press("Enter")  # Begin has the focus
-    expect(page.get_by_text("1 of 3")).to_be_visible()
+    expect(page.get_by_text("1 of 3", exact=True)).to_be_visible(timeout=PATIENT)
     assert violations(page) == []
     boxes = [page.get_by_role("region", name=f"Text of answer {side}").bounding_box() for side in "ab"]
     assert boxes[0] is not None
@@ -38,19 +39,19 @@ def test_pairs_are_rated_by_keys_alone(server: RunningServer, make_page: MakePag
         for key in keys:
             page.keyboard.press(key)
         page.keyboard.press("Enter")
-        expect(page.get_by_text(number)).to_be_visible()
+        expect(page.get_by_text(number, exact=True)).to_be_visible(timeout=PATIENT)
     page.keyboard.press("u")
-    expect(page.get_by_text("2 of 3")).to_be_visible()
+    expect(page.get_by_text("2 of 3", exact=True)).to_be_visible(timeout=PATIENT)
     page.keyboard.press("c")
     page.keyboard.type("both are bad, t")  # letters in a comment choose nothing
     page.keyboard.press("Escape")
     expect(page.locator("input[name=choice]:checked")).to_have_count(0)
     page.keyboard.press("t")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("3 of 3")).to_be_visible()
+    expect(page.get_by_text("3 of 3", exact=True)).to_be_visible(timeout=PATIENT)
     page.keyboard.press("b")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="you are done")).to_be_visible()
+    expect(page.get_by_role("heading", name="you are done")).to_be_visible(timeout=PATIENT)
     with Context.open(server.home) as context:
         kept = context.rating_panels.ratings(made.panel.panel_id)
     assert len(kept) == 3
@@ -68,7 +69,7 @@ def test_scores_by_keys_on_a_phone_and_answers_one_below_the_other(server: Runni
     for key in "425":
         page.keyboard.press(key)
     page.keyboard.press("Enter")
-    expect(page.get_by_text("2 of 2")).to_be_visible()
+    expect(page.get_by_text("2 of 2", exact=True)).to_be_visible(timeout=PATIENT)
     page.goto(f"{server.url}{pairs.links[0].path}?begin=1")
     boxes = [page.get_by_role("region", name=f"Text of answer {side}").bounding_box() for side in "ab"]
     assert boxes[0] is not None
@@ -87,6 +88,7 @@ def test_the_page_of_a_panel_can_be_used_by_all(server: RunningServer, make_page
             rate_all(context, made, place, careful("pairwise", seed=place))
         rate_all(context, made, 2, clicking("pairwise", seed=3))
     page = make_page()
+    page.set_default_timeout(PATIENT)  # the first report loads what figures are made with
     sign_in(page, server.url, server.key, f"/evaluations/panels/{made.panel.panel_id}")
-    expect(page.get_by_text("seems not to read").first).to_be_visible()
+    expect(page.get_by_text("seems not to read").first).to_be_visible(timeout=PATIENT)
     assert violations(page) == []
