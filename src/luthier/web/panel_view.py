@@ -17,7 +17,7 @@ MEASURES: Final = {
     "fleiss_kappa": "Fleiss' kappa",
     "cohen_kappa": "Cohen's kappa",
 }
-_ROLES: Final[tuple[Role, ...]] = ("tuned", "base", "other-1", "other-2", "other-3")
+_ROLES: Final[tuple[Role, ...]] = ("other-1", "other-2", "other-3")
 
 
 @dataclass(frozen=True, slots=True)
