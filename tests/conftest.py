@@ -68,3 +68,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from luthier.testing.tiny import make_tiny_model
 
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public data that lies beside the project in our workshop."""
+    folder = Path(os.environ.get("LUTHIER_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no public data at {folder}; set LUTHIER_SHARED_DATA")
+    return folder

@@ -116,7 +116,9 @@ def test_empty_outputs_are_counted_and_empty_references_need_no_learned_text(sys
 
 def test_trainings_with_several_seeds_are_one_system(system_of: Any) -> None:
     systems = [system_of("base", answers(10), REFERENCES)]
-    systems += [system_of(name, answers(num), REFERENCES) for name, num in (("run-1", 30), ("run-2", 26), ("run-3", 34))]
+    systems += [
+        system_of(name, answers(num), REFERENCES) for name, num in (("run-1", 30), ("run-2", 26), ("run-3", 34))
+    ]
     metrics = load_metrics(["exact_match"])
     found = as_one_system(judged(systems, metrics), ["run-1", "run-2", "run-3"], metrics, seed=0)
     assert [one.name for one in found.systems] == ["base", "run-1"]

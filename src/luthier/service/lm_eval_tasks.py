@@ -60,7 +60,7 @@ def run_lm_eval(
     truncated: list[str] = []
     for system in systems:
         model = _model_of(context, engines, system)
-        answer = _evaluate(model, task, folder, seed)
+        answer = evaluate_by_harness(model, task, folder, seed)
         found.append(
             Foreign(
                 name=system.name,
@@ -101,7 +101,8 @@ def _model_of(context: Context, engines: Engines, system: System) -> Any:
     )
 
 
-def _evaluate(model: Any, task: LmEvalTask, folder: Path, seed: int) -> dict[str, Any]:
+def evaluate_by_harness(model: Any, task: LmEvalTask, folder: Path, seed: int) -> dict[str, Any]:
+    """The harness's own document of a task. model: one of its models. Raises RequestError where it fails."""
     from lm_eval import simple_evaluate
 
     try:

@@ -43,7 +43,18 @@ def test_equally_likely_options_share_the_row(tmp_path) -> None:  # type: ignore
 
 @pytest.mark.parametrize(
     ("answer", "place"),
-    [(1, 1), ("maple", 1), ("B", 1), ("b)", 1), ("1", 1), (3, None), (-1, None), (True, None), ("oak", None), (None, None)],
+    [
+        (1, 1),
+        ("maple", 1),
+        ("B", 1),
+        ("b)", 1),
+        ("1", 1),
+        (3, None),
+        (-1, None),
+        (True, None),
+        ("oak", None),
+        (None, None),
+    ],
 )
 def test_the_right_option_goes_by_place_letter_or_text(answer: object, place: int | None) -> None:
     assert place_of(["spruce", "maple", "ebony"], answer) == place

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError, RequestError
@@ -38,6 +38,7 @@ def test_labels_are_read_from_the_first_line_whatever_the_capitals(bench):
     assert found == pytest.approx({"accuracy": 0.5, "macro_f1": 5 / 9, "no_label": 0.5})
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from([*LABELS, "none of them"])), min_size=1))
 def test_macro_f1_is_the_mean_of_f1_scores(pairs):
     true, given_labels = (list(side) for side in zip(*pairs, strict=True))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
@@ -58,7 +58,12 @@ def test_an_answer_that_is_no_object_is_one_field(bench):
     assert found["field_accuracy"] == found["json_exact"] == 1.0
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@settings(deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
 def test_what_json_writes_is_found_and_equal_to_itself(value):
     text = json.dumps(value)
     assert equal(find_json(text).value, JsonValue(value))

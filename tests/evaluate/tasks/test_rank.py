@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
@@ -50,6 +50,7 @@ def test_candidates_by_likelihood_and_ties_help_nobody(bench):
 ITEMS = st.lists(st.integers(0, 12), max_size=10, unique=True)
 
 
+@settings(deadline=None)
 @given(ITEMS, st.frozensets(st.integers(0, 12), min_size=1), st.integers(1, 12))
 def test_figures_keep_their_bounds_and_their_meaning(order, relevant, k):
     ranked = Ranked(order, relevant)

@@ -1,9 +1,9 @@
 """A locked-down child process, for what a model wrote: Python with its tests, and SQL.
 
-    parent (`process`)                        child (`python -P -s -S`, no environment, an empty folder of its own)
-       |-- policy: what it may do ------------> `inside.lock`: limits, namespaces, Landlock, seccomp; for good
-       |-- answer ----------------------------> runs it
-       |-- tests, only now -------------------> runs them
-       |<------------------------- one line --- what came of it
-       '-- at the deadline: SIGKILL to its group
+parent (`process`)                        child (`python -P -s -S`, no environment, an empty folder of its own)
+   |-- policy: what it may do ------------> `inside.lock`: limits, namespaces, Landlock, seccomp; for good
+   |-- answer ----------------------------> runs it
+   |-- tests, only now -------------------> runs them
+   |<------------------------- one line --- what came of it
+   '-- at the deadline: SIGKILL to its group
 """

@@ -52,7 +52,8 @@ def lock(policy: dict[str, Any]) -> dict[str, bool]:
 def _filter(kernel: ctypes.CDLL, hexadecimal: str) -> bool:
     code = bytes.fromhex(hexadecimal)
     program = _Program(len(code) // 8, code)
-    return bool(code) and kernel.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(program), 0, 0) == 0
+    refused: int = kernel.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(program), 0, 0) if code else 1
+    return refused == 0
 
 
 def _restrict_files(kernel: ctypes.CDLL, readable: list[str]) -> bool:
@@ -73,6 +74,6 @@ def _restrict_files(kernel: ctypes.CDLL, readable: list[str]) -> bool:
         allowed = _READ_FILE | ((_READ_DIR | _EXECUTE) if is_folder else 0)
         kernel.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", allowed, place), 0)
         os.close(place)
-    is_restricted = kernel.syscall(_RESTRICT_SELF, ruleset, 0) == 0
+    refused: int = kernel.syscall(_RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
-    return is_restricted
+    return refused == 0

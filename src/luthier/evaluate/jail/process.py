@@ -129,7 +129,7 @@ def _policy(seconds: float, most_memory_bytes: int, readable: Sequence[str]) -> 
     library = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(sys.base_prefix) / "lib")]
     program = filter_program(platform.machine()) if sys.platform == "linux" else None
     return {
-        # No limit of processes: it would count all of the user's. The filter refuses every one, and memory ends threads.
+        # No limit of processes, which would count all of the user's: the filter refuses new ones, memory ends threads.
         "limits": {
             "RLIMIT_CPU": int(seconds) + 2,
             "RLIMIT_AS": most_memory_bytes,

@@ -44,7 +44,8 @@ class Labelling:
     def given(self, observed: Observations) -> Places:
         """[rows]: the label written, or the likeliest; the number of labels where none of them was written."""
         if observed.option_scores:
-            return self.log_likelihoods(observed).argmax(axis=1)
+            likeliest: Places = self.log_likelihoods(observed).argmax(axis=1)
+            return likeliest
         return self._places(observed.outputs)
 
     def log_likelihoods(self, observed: Observations) -> Array:

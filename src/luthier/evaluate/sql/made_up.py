@@ -7,6 +7,7 @@ from its neighbours, each one change away (3.3).
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from luthier.evaluate.sql.tokens import name_of, text_of, tokens_of
 
 Value = str | int | float | None
 Run = Callable[[Database, Sequence[str]], list[Result]]
-_FEWEST, _MOST_TRIES = 3, 16
+_FEWEST, _MOST_TRIES = 3, 24
 _FEWEST_ROWS, _MOST_ROWS = 8, 24
-_SYLLABLES = "ba ce di fo gu ha ki lo mu na pe ri so tu va we xi yo za".split()
+_SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ha", "ki", "lo", "mu", "na", "pe", "ri", "so", "tu", "va", "we", "xi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +68,16 @@ def _constants(table: Table, query: str) -> dict[str, list[Value]]:
     """By column, what the query holds it against: the constants that follow it, up to the next column."""
     found: dict[str, list[Value]] = {}
     column: str | None = None
+    is_pattern = False
     names = {name.casefold(): name for name in table.columns}
     for token in tokens_of(query):
         if token.kind == "name":
-            column = names.get(token.value.casefold())
-        elif column is not None and token.kind == "text":
-            found.setdefault(column, []).append(token.value.strip("%"))
-        elif column is not None and token.kind == "number":
-            number = float(token.text)
-            found.setdefault(column, []).append(int(number) if number.is_integer() else number)
+            column, is_pattern = names.get(token.value.casefold()), False
+        elif token.is_word("LIKE"):
+            is_pattern = True
+        elif column is not None and token.kind in ("text", "number"):
+            value = token.value.strip("%") if is_pattern else token.value
+            found.setdefault(column, []).append(_number(value))
     return found
 
 
@@ -116,12 +118,27 @@ def _rows(
     return rows
 
 
+def _number(text: str) -> Value:
+    """The number that a constant is, with quotes or without, as a column without a type holds it; else its text."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return text if not math.isfinite(number) else int(number) if number.is_integer() else number
+
+
 def _near(constant: Value, chance: random.Random) -> Value:
     """The constant itself, something close to it, or something else of its kind."""
-    if chance.random() < 0.5 or constant is None:
+    if chance.random() < 0.35 or constant is None:
         return constant
     if isinstance(constant, str):
-        close = [constant + " " + _word(chance), constant[:-1], constant.swapcase(), _word(chance), _word(chance)]
+        close = [
+            constant + " " + _word(chance),
+            constant[:-1],
+            constant.swapcase(),
+            _word(chance),
+            _word(chance).upper(),
+        ]
         return chance.choice([value for value in close if value and value != constant])
     return constant + chance.choice([-1, 1, -0.5, chance.randint(-50, -2), chance.randint(2, 50)])
 

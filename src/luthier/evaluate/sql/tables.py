@@ -21,10 +21,13 @@ from luthier.evaluate.sql.tokens import name_of, text_of
 AGGREGATES: Final = ("COUNT", "MAX", "MIN", "SUM", "AVG")
 _DESCRIPTION = re.compile(r"^[ \t]*table:[ \t]*(\S[^\n]*?)[ \t]*\n[ \t]*columns:[ \t]*(\S[^\n]*?)[ \t]*$", re.MULTILINE)
 _COMMA = re.compile(r",\s+")
-_WORDS: Final = frozenset(
-    "SELECT FROM WHERE AND OR NOT AS ON JOIN BY IN LIKE BETWEEN NULL IS DISTINCT LIMIT ASC DESC HAVING CASE WHEN THEN "
-    "ELSE END UNION EXCEPT INTERSECT ALL EXISTS".split()
-)
+# fmt: off
+_WORDS: Final = frozenset((
+    "SELECT", "FROM", "WHERE", "AND", "OR", "NOT", "AS", "ON", "JOIN", "BY", "IN", "LIKE", "BETWEEN", "NULL",
+    "IS", "DISTINCT", "LIMIT", "ASC", "DESC", "HAVING", "CASE", "WHEN", "THEN", "ELSE", "END", "UNION",
+    "EXCEPT", "INTERSECT", "ALL", "EXISTS",
+))
+# fmt: on
 # What may follow a constant: the end, a sign, or a word that goes on with the query.
 _AFTER_CONSTANT = re.compile(
     r"\s*(?:\Z|[),;=<>!|+*/-]|(?:AND|OR|ORDER|GROUP|HAVING|LIMIT|UNION|EXCEPT|INTERSECT|AS|THEN|ELSE|WHEN|END|IN|IS|"

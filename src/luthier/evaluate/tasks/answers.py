@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from luthier.core.errors import DataError, RowProblem
 from luthier.evaluate.tasks.protocol import TaskRow
 
+
 def check_rows(rows: Sequence[TaskRow], expected: str, problem_of: Callable[[TaskRow], tuple[str, str] | None]) -> None:
     """Raise DataError that names every row of which `problem_of` tells a field and what is wrong there."""
     problems = []

@@ -34,8 +34,8 @@ class Sql:
                 return "answer", "is no query"
             if field is None:
                 return None
-            value = row.item.get(field)
-            if not isinstance(value, str) or not value.strip():
+            value = text_in(row.item.get(field))
+            if not value.strip():
                 return field, "is no text"
             if task.table_field is not None and described_table(value) is None:
                 return field, "describes no table as `table: NAME` with `columns: A, B` on the next line"
@@ -105,15 +105,15 @@ class SqlJudge:
         self._told: dict[tuple[tuple[str, str], str], tuple[bool, bool]] = {}
         self.unusable: dict[str, str] = {}
         title = "Making databases" if task.table_field else "Running the rows' own queries"
-        with SqlRunner(seconds=task.timeout_seconds, files=self._files(rows)) as runner:
-            with resources.progress.task(title, len(rows), "rows") as progress:
-                for row in rows:
-                    key = self._key(row.item, own_answer(row))
-                    if key not in self._cases:
-                        self._cases[key] = self._case(row, runner)
-                    if (error := self._cases[key].error) is not None:
-                        self.unusable[row.example.id] = error
-                    progress.advance()
+        runner = SqlRunner(seconds=task.timeout_seconds, files=self._files(rows))
+        with runner, resources.progress.task(title, len(rows), "rows") as progress:
+            for row in rows:
+                key = self._key(row.item, own_answer(row))
+                if key not in self._cases:
+                    self._cases[key] = self._case(row, runner)
+                if (error := self._cases[key].error) is not None:
+                    self.unusable[row.example.id] = error
+                progress.advance()
 
     def right(self, observed: Observations) -> Array:
         """[rows, 2]: 1 where all results are those of the row's own query; 1 where that one runs."""
@@ -148,7 +148,7 @@ class SqlJudge:
     def _case(self, row: TaskRow, runner: SqlRunner) -> _Case:
         query = query_of(own_answer(row))
         if self._task.table_field is not None:
-            table = described_table(row.item[self._task.table_field])
+            table = described_table(text_in(row.item[self._task.table_field]))
             assert table is not None
             query = written_out(query, table)
             made = made_up(table, query, runner.run)
@@ -159,15 +159,14 @@ class SqlJudge:
         try:
             (result,) = runner.run(database, [query])
         except RequestError as error:
-            raise DataError(
-                f"{row.example.id}: {error.came}", expected=error.expected, do=error.do
-            ) from error
+            raise DataError(f"{row.example.id}: {error.came}", expected=error.expected, do=error.do) from error
         return _Case((database,), (result,), None, is_ordered(query), result.error)
 
     def _database(self, item: Mapping[str, Any]) -> Database:
         """A file where the value names one, else statements."""
-        value = str(item[self._task.database_field] if self._task.database_field else self._task.database)
-        if self._task.database_field and re.search(r"\b(create|insert)\s", value, re.IGNORECASE):
+        field = self._task.database_field
+        value = text_in(item[field]) if field else str(self._task.database)
+        if field and re.search(r"\b(create|insert)\s", value, re.IGNORECASE):
             return Database(script=value)
         path = (self._resources.folder / value).resolve()
         if not path.is_file():
@@ -182,7 +181,15 @@ class SqlJudge:
 
     def _key(self, item: Mapping[str, Any], own: str) -> tuple[str, str]:
         field = self._task.database_field or self._task.table_field
-        return str(item[field]) if field else "", own
+        return text_in(item[field]) if field else "", own
+
+
+def text_in(value: object) -> str:
+    """A field's text; of a list of chat messages all that is not the assistant's. Empty for anything else."""
+    if isinstance(value, str):
+        return value
+    messages = [one for one in value if isinstance(one, Mapping)] if isinstance(value, list | tuple) else []
+    return "\n".join(str(one.get("content", "")) for one in messages if one.get("role") != "assistant")
 
 
 def query_of(answer: str) -> str:

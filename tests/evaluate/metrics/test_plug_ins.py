@@ -1,0 +1,62 @@
+"""Metrics of other packages: named in recipes, suites and on the command line, and judged by."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from luthier.cli.evaluate import parse_metrics
+from luthier.core import recipe
+from luthier.core.ports import SilentProgress
+from luthier.evaluate.compare import judge
+from luthier.evaluate.metrics import registry
+from luthier.evaluate.metrics.protocol import mean_of_sums, mean_statistics
+
+
+class Shouting:
+    """What another package brings: the share of answers in capitals."""
+
+    name = title = "shouting"
+    unit, higher_is_better, needs, has_sample_values = "fraction", False, "text", True
+
+    def statistics(self, observed: Any) -> Any:
+        return mean_statistics([output.isupper() for output in observed.outputs])
+
+    def aggregate(self, sums: Any) -> Any:
+        return mean_of_sums(sums)
+
+
+@pytest.fixture
+def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [EntryPoint(name, f"{__name__}:Shouting", "luthier.metrics") for name in ("shouting", "bleu")]
+    for module in (registry, recipe):
+        monkeypatch.setattr(module, "entry_points", lambda group: entries if group == "luthier.metrics" else [])
+    here = type("Here", (), {"Shouting": Shouting})  # pytest imports this file under a name of its own
+    real = registry.import_module
+    monkeypatch.setattr(registry, "import_module", lambda name: here if name == __name__ else real(name))
+
+
+def asked(*metrics: str) -> recipe.Recipe:
+    return recipe.Recipe.model_validate(
+        {"base_model": "m", "data": {"train": "x"}, "evaluation": {"metrics": list(metrics)}}
+    )
+
+
+@pytest.mark.usefixtures("plugged")
+def test_a_metric_of_another_package_may_be_named_and_is_judged_by(system_of: Any) -> None:
+    assert asked("shouting", "bleu").evaluation.metrics == ("shouting", "bleu")  # type: ignore[union-attr]
+    assert parse_metrics("shouting,rouge") == ["rouge", "shouting"]
+    (result,), _ = judge(
+        [system_of("base", ["YES", "no"], ["yes", "no"])], metrics=["shouting"], seed=0, progress=SilentProgress()
+    )
+    assert result.metrics["shouting"].value == 0.5
+    assert type(registry.load_metrics(["bleu"])[0]).__name__ == "Bleu", "none of ours is replaced"
+
+
+def test_an_unknown_metric_names_all_there_are() -> None:
+    with pytest.raises(ValidationError, match="not a metric") as error:
+        asked("shouting")
+    assert "token_f1, label_accuracy" in str(error.value.errors()[0]["ctx"]["expected"])

@@ -1,0 +1,63 @@
+"""Figures of another judge in our words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from luthier.core.errors import RequestError
+from luthier.evaluate.foreign import Foreign, as_task_result
+
+
+def foreign(name: str, right: int, *, error: Any = 0.05, with_samples: bool = True) -> Foreign:
+    samples = [
+        {"doc_id": n, "doc_hash": str(n), "target": "x", "arguments": [["ask", " x"]], "filtered_resps": ["x"],
+         "filter": "none"} | ({"acc": float(n < right)} if with_samples else {})
+        for n in range(20)
+    ]  # fmt: skip
+    answer = {
+        "results": {"t": {"alias": "t", "acc,none": right / 20, "acc_stderr,none": error, "acc,strict-match": 0.5}},
+        "higher_is_better": {"t": {"acc": True}},
+        "samples": {"t": samples},
+    }
+    return Foreign(name, name, None, 0, answer)
+
+
+def test_standard_errors_become_intervals_and_samples_are_compared_row_by_row() -> None:
+    found = as_task_result("t", [foreign("base", 5), foreign("tuned", 15)], primary=None, file="f", sha256="0", seed=0)
+    acc = found.systems[0].metrics["acc"]
+    assert (acc.value, acc.low, acc.high) == (
+        0.25,
+        pytest.approx(0.25 - 1.96 * 0.05, abs=1e-4),
+        pytest.approx(0.348, abs=1e-3),
+    )
+    paired = next(one for one in found.comparisons if one.metric == "acc")
+    assert (paired.difference, paired.verdict) == (0.5, "better")
+    assert "acc_strict_match" in found.systems[0].metrics
+    assert "no standard error of acc_strict_match" in found.cautions[-1].replace("The harness gives ", "")
+    assert [one.metric for one in found.comparisons] == ["acc"], "nothing is told of a figure without either"
+
+
+def test_without_values_of_samples_two_standard_errors_decide() -> None:
+    systems = [foreign("base", 5, with_samples=False), foreign("tuned", 7, with_samples=False)]
+    (one,) = as_task_result("t", systems, primary="acc", file="f", sha256="0", seed=0).comparisons
+    assert one.difference == pytest.approx(0.1)
+    assert one.high - one.difference == pytest.approx(1.96 * 0.05 * 2**0.5, abs=1e-4)
+    assert one.verdict == "not distinguishable"
+    assert one.rows_needed is not None
+
+
+def test_an_unknown_primary_is_refused() -> None:
+    with pytest.raises(RequestError, match="primary 'f1'; the harness gave acc"):
+        as_task_result("t", [foreign("base", 5)], primary="f1", file="f", sha256="0", seed=0)
+
+
+def test_the_likeliest_option_is_shown() -> None:
+    one = foreign("base", 5)
+    one.answer["samples"]["t"][0] |= {
+        "filtered_resps": [(-3.0, False), (-1.0, True)],
+        "arguments": {"gen_args_0": {"arg_0": "q"}},
+    }
+    sample = as_task_result("t", [one], primary=None, file="f", sha256="0", seed=0).systems[0].samples[0]
+    assert (sample.output, sample.prompt) == ("option 1", "q")
