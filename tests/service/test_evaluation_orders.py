@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,19 +12,25 @@ from pathlib import Path
 import pytest
 
 from luthier.core.access import Caller
+from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.plan import DataPlan
 from luthier.core.task_result import SafetyResult, SuiteResult
-from luthier.service import evaluation_orders, files, jobs, training
+from luthier.jobs.process import Outcome
+from luthier.models import sources
+from luthier.service import evaluation_orders, files, jobs
 from luthier.service.audit_log import newest_entries
 from luthier.service.context import Context
+from luthier.service.evaluation_job import carry_out
 from luthier.service.evaluation_orders import OrderView
 from luthier.service.models import pull_model
 from luthier.service.project_assessments import read_safety, read_suite
 from luthier.service.project_evaluations import read_evaluation
 from luthier.service.recipes import load_recipe
 from luthier.testing.finished_run import add_run
+from luthier.testing.records import make_plan, make_profile, make_record, make_result
 
-from .at_work import at_work, child_of, work
+from .at_work import at_work, child_of
 from .conftest import chat_row, write_rows
 
 ME, STRANGER = Caller(), Caller(project_id="proj-other")
@@ -34,16 +41,36 @@ tasks:
 """
 
 
+def carried_out(context: Context, order: OrderView) -> Outcome:
+    """The same attempt in this process: what a worker's child does, without the time that it takes to start."""
+    quiet = context.progress
+    try:
+        return carry_out(context, order.job)
+    finally:
+        context.progress = quiet
+
+
 def shown(context: Context, order: OrderView) -> OrderView:
     return evaluation_orders.show_order(context, ME, order.job.job_id)
 
 
 @pytest.fixture
 def run(context: Context, make_recipe: Callable[..., Path], tiny_model: Path) -> str:
-    """A tiny model that was really trained, without an evaluation of its own."""
+    """A run whose outcome is a whole tiny model that can be asked, over a base that is here; nothing was trained."""
     pull_model(context, str(tiny_model))
-    path = make_recipe(data={"train": "train.jsonl", "validation": "valid.jsonl"})
-    return training.train(context, load_recipe(path), base_dir=path.parent).record.run_id
+    base = sources.local_models(context.home)[0]
+    recipe = load_recipe(make_recipe())
+    train = Path(recipe.data.train)
+    profile = make_profile(sha256_file(train)).model_copy(update={"file": str(train)})
+    plan = make_plan()
+    model = plan.base_model.model_copy(update={"name": base.name, "path": base.path})
+    run_id = "run-20261125-093000-dddddd"
+    folder = context.settings.run_folder(run_id) / "model"
+    shutil.copytree(tiny_model, folder)
+    result = make_result().model_copy(update={"adapter_path": str(folder), "adapter_sha256": None})
+    made = plan.model_copy(update={"recipe": recipe, "base_model": model, "data": DataPlan(train=profile)})
+    context.runs.create(make_record(run_id, status="succeeded", result=result), made)
+    return run_id
 
 
 @pytest.fixture
@@ -57,27 +84,27 @@ def test_rows_are_judged_and_the_verdict_stands_on_its_page(context: Context, ru
     order = evaluation_orders.start(context, ME, "rows", run, file_id=rows, most_rows=4)
     assert (order.job.status, order.order.label) == ("queued", "held out [1].jsonl")
     assert [one.job.job_id for one in evaluation_orders.list_orders(context, ME)] == [order.job.job_id]
-    work(context)
-    view = shown(context, order)
-    assert (view.job.status, view.job.error) == ("succeeded", None)
+    outcome = carried_out(context, order)
+    assert (outcome.status, outcome.error) == ("succeeded", None)
     found = read_evaluation(context, "default", order.order.result_id)
     assert found.num_rows == 4
-    assert found.held_out_file == "held_out__1_.jsonl"
+    assert found.held_out_file == "held out [1].jsonl"
     assert [system.name for system in found.systems][-1] == run
     assert found.verdict is not None
-    assert view.result_page == f"/evaluations/{found.evaluation_id}"
-    assert evaluation_orders.list_orders(context, ME) == []
+    assert shown(context, order).result_page == f"/evaluations/{found.evaluation_id}"
     told = [event.message for event in context.job_events.page(order.job.job_id)[0]]
-    assert any("Evaluation" in message for message in told)
+    assert any(run in message for message in told), "it tells how far it is"
+    assert carried_out(context, order).status == "succeeded", "an attempt that died before its last word"
+    assert context.evaluations.get(order.order.result_id).created_at == found.created_at, "is not judged again"
+    assert len(context.evaluations.list(run_id=run)) == 1
     assert "evaluation.started" in [one.action for one in newest_entries(context, limit=5)]
 
 
 def test_a_suite_names_its_files_by_id(context: Context, run: str, rows: str) -> None:
     suite = evaluation_orders.keep_suite(context, ME, SUITE.format(file=rows))
     order = evaluation_orders.start(context, ME, "suite", run, file_id=suite.file_id)
-    work(context)
-    view = shown(context, order)
-    assert (view.job.status, view.job.error) == ("succeeded", None)
+    outcome = carried_out(context, order)
+    assert (outcome.status, outcome.error) == ("succeeded", None)
     found = read_suite(context, "default", order.order.result_id)
     assert isinstance(found, SuiteResult)
     assert [task.name for task in found.tasks] == ["counting"]
@@ -87,11 +114,10 @@ def test_a_suite_names_its_files_by_id(context: Context, run: str, rows: str) ->
 
 def test_safety_is_a_job_too(context: Context, run: str) -> None:
     order = evaluation_orders.start(context, ME, "safety", run)
-    work(context)
-    view = shown(context, order)
-    assert (view.job.status, view.job.error) == ("succeeded", None)
+    outcome = carried_out(context, order)
+    assert (outcome.status, outcome.error) == ("succeeded", None)
     assert isinstance(read_safety(context, "default", order.order.result_id), SafetyResult)
-    assert view.result_page == f"/evaluations/safety/{order.order.result_id}"
+    assert shown(context, order).result_page == f"/evaluations/safety/{order.order.result_id}"
 
 
 def test_a_killed_attempt_begins_anew_and_leaves_one_result(context: Context, run: str, rows: str) -> None:
@@ -103,26 +129,18 @@ def test_a_killed_attempt_begins_anew_and_leaves_one_result(context: Context, ru
     assert [one.evaluation_id for one in context.evaluations.list(run_id=run)] == [order.order.result_id]
 
 
-def test_an_attempt_that_died_before_its_last_word_is_not_judged_again(context: Context, run: str, rows: str) -> None:
-    order = evaluation_orders.start(context, ME, "rows", run, file_id=rows)
-    from luthier.service.evaluation_job import carry_out
-
-    assert carry_out(context, order.job).status == "succeeded"
-    before = context.evaluations.get(order.order.result_id)
-    assert carry_out(context, order.job).status == "succeeded"
-    assert context.evaluations.get(order.order.result_id) == before
-
-
 def test_rows_that_were_trained_on_end_the_job_with_the_reason(context: Context, run: str, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "seen.jsonl", [chat_row(n) for n in range(3)])
     file_id = files.add_file(context, "default", path, filename="seen.jsonl", purpose="fine-tune").file_id
     order = evaluation_orders.start(context, ME, "rows", run, file_id=file_id)
-    work(context)
-    view = shown(context, order)
-    assert view.job.status == "failed"
-    assert view.job.error is not None
-    assert "stand in the training rows" in view.job.error["came"]
-    assert str(context.home) not in json.dumps(view.job.error)
+    outcome = carried_out(context, order)
+    assert outcome.status == "failed"
+    assert outcome.error is not None
+    assert "stand in the training rows" in outcome.error["came"]
+    assert str(context.home) not in json.dumps(outcome.error)
+    held = context.jobs.claim("w")
+    assert held is not None
+    context.jobs.finish(held.job_id, held.attempt, "failed", outcome.error)
     assert [one.job.status for one in evaluation_orders.list_orders(context, ME)] == ["failed"]
     evaluation_orders.retry(context, ME, order.job.job_id)
     assert shown(context, order).job.status == "queued"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError
 from luthier.core.evaluation_order import EvaluationOrder
@@ -42,10 +41,11 @@ def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:
         evaluate(
             context,
             [order.candidate, *order.against],
-            data=own_copy(context, job, str(order.file_id), _stem(order.label)),
+            data=own_copy(context, job, str(order.file_id), "rows"),
             max_samples=order.most_rows,
             allow_leakage=order.allow_leakage,
             evaluation_id=order.result_id,
+            called=order.label,
         )
     elif order.kind == "safety":
         from luthier.service.safety import check_safety
@@ -69,11 +69,6 @@ def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:
             project_id=job.project_id,
             result_id=order.result_id,
         )
-
-
-def _stem(label: str) -> str:
-    """The name of a file as the verdict tells it, in letters that are safe in a path."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", PurePath(label).stem)[:80] or "rows"
 
 
 def _own_suite(context: Context, job: Job, order: EvaluationOrder) -> Path:

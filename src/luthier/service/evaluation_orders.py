@@ -75,6 +75,7 @@ def start(
     checkpoint, a base model as the candidate, or a suite that a server does not carry out.
     """
     run_id = _run(context, caller, candidate)
+    stored = None if kind == "safety" else _file(context, caller, kind, file_id)
     names = [_system(context, caller, name) for name in dict.fromkeys(against) if name]
     if len(names) > MOST_AGAINST:
         raise RequestError(
@@ -82,7 +83,6 @@ def start(
         )
     if kind == "rows" and not names:
         names = [served_targets.base_of(context, context.runs.plan(run_id).base_model.name).name]
-    stored = None if kind == "safety" else _file(context, caller, kind, file_id)
     if kind == "suite" and stored is not None:
         check_suite(context, caller.project_id, stored)
     order = EvaluationOrder(

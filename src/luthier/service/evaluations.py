@@ -150,6 +150,7 @@ def evaluate(
     max_samples: int | None = None,
     allow_leakage: bool = False,
     evaluation_id: str | None = None,
+    called: str | None = None,
 ) -> Evaluation:
     """Judge models and runs on the rows of a file.
 
@@ -157,6 +158,7 @@ def evaluate(
     the first base model among the others (or the base of the first run) is also judged with that many examples from
     `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
     mapping: field of the shape to field of the files, as data.map in a recipe. evaluation_id: by default a new one.
+    called: what the file of rows is called in the result; by default its path.
 
     Raises RequestError for metrics or few-shot examples that the rows have no place for, DataError for wrong rows,
     OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where held-out rows
@@ -185,7 +187,7 @@ def evaluate(
         check_few_shot(few_shot, pool, loaded.examples)
         shown = with_few_shot(base, pool, few_shot, seed=0, held_out=loaded.examples)
         ordered.insert(len(ordered) - 1, shown)
-    rows = HeldOut(str(data), loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt)
+    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt)
     run_id = systems[0] if is_id(systems[0], "run") else None
     evaluation = _judge(
         context,

@@ -46,7 +46,7 @@ def test_results_are_listed_and_shown_with_the_gates_word(home: Context, browser
     assert "/adapter" not in page
     safety = one.get(f"/evaluations/safety/{SAFETY}").text
     assert "Refusal of harmful requests fell" in safety
-    assert "You are all terrible people" not in safety
+    assert "terrible" not in safety
     model = one.get(f"/models/{run}").text
     assert f"/evaluations/suites/{SUITE}" in model
     assert "1 of 1 rules not met" in model
@@ -62,7 +62,7 @@ def test_what_models_wrote_does_nothing_and_stands_behind_a_fold(home: Context, 
     assert "\u202e" not in page
     probe = one.get(f"/evaluations/safety/{SAFETY}/toxicity").text
     assert "may be offensive" in probe
-    assert probe.index("<details") < probe.index("You are all terrible people")
+    assert probe.index("<details") < probe.index("terrible")
     assert '<details class="warned" open>' in one.get(f"/evaluations/safety/{SAFETY}/toxicity?kind=empty").text
     filtered = one.get(f"/evaluations/suites/{SUITE}/sql?q=Question+3", headers={"HX-Request": "true"}).text
     assert "1 of 6 rows" in filtered
@@ -101,7 +101,7 @@ def test_a_refused_model_is_deployed_only_with_a_reason_which_the_page_shows(
     assert refused.status_code == 409
     assert "is not at least 0.95" in refused.text
     assert 'name="override"' in refused.text
-    assert one.post("/deployments", data=data | {"override": "because"}).status_code == 400
+    assert one.post("/deployments", data=data | {"override": "because"}).status_code == 422
     assert one.post("/deployments", data=data | {"override": REASON}).status_code == 303
     page = one.get("/deployments/support").text
     assert REASON in page
@@ -116,7 +116,7 @@ def test_a_refused_model_is_deployed_only_with_a_reason_which_the_page_shows(
     assert one.post("/deployments/support/deploy", data=data | {"override": hostile}).status_code == 303
     assert one.post("/deployments/support/promote", data={"expected_revision": "2"}).status_code == 409
     short = one.post("/deployments/support/promote", data={"expected_revision": "2", "override": "because"})
-    assert (short.status_code, "at least" in short.text or "characters" in short.text) == (400, True)
+    assert (short.status_code, "at least" in short.text or "characters" in short.text) == (422, True)
     again = one.post("/deployments/support/promote", data={"expected_revision": "2", "override": hostile})
     assert again.status_code == 303
     page = one.get("/deployments/support").text
@@ -159,11 +159,11 @@ def test_an_evaluation_is_asked_for_watched_and_given_up(home: Context, browser:
 def test_a_form_that_cannot_be_done_is_shown_again_with_what_it_held(home: Context, browser: Browser, run: str) -> None:
     one = browser("read", "train")
     for data, status in (
-        ({"kind": "rows", "candidate": run}, 400),
-        ({"kind": "rows", "candidate": "/etc/passwd"}, 400),
-        ({"kind": "suite", "candidate": run, "suite_text": "tasks: <script>alert(1)</script>"}, 400),
+        ({"kind": "rows", "candidate": run}, 422),
+        ({"kind": "rows", "candidate": "/etc/passwd"}, 422),
+        ({"kind": "suite", "candidate": run, "suite_text": "tasks: <script>alert(1)</script>"}, 422),
         ({"kind": "safety", "candidate": run, "against": ["no-such-model"]}, 404),
-        ({"kind": "rows", "candidate": run, "most_rows": "many"}, 400),
+        ({"kind": "rows", "candidate": run, "most_rows": "many"}, 422),
     ):
         answer = one.post("/evaluations/new", data=data)
         assert (answer.status_code, 'role="alert"' in answer.text) == (status, True), data
