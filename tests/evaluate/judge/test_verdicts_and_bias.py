@@ -45,7 +45,7 @@ def test_a_judge_that_takes_the_first_shown_flips_and_ties_everywhere():
     bias = bias_of(pair_statistics(PAIRS, found))
     assert (bias.num_flipped, bias.flipped.value, bias.first_shown.value) == (40, 1.0, 1.0)
     words = bias_sentences("J", bias)
-    assert "won 100% [100%, 100%] of 80 showings" in words[0]
+    assert "shown first, an answer won 100% [" in words[0]
     assert "leans to the first" in words[0]
     assert "In 40 of 40 pairs" in words[1]
 

@@ -94,7 +94,8 @@ def test_a_judge_that_takes_the_first_shown_is_found_out():
     stats = metric.statistics(observed(BETTER, FIRSTS))
     assert metric.aggregate(stats.sum(axis=0)) == 0.5
     words = " ".join(kind.cautions(PAIRWISE))
-    assert "won 100% [100%, 100%] of 40 showings" in words
+    assert "shown first, an answer won 100% [" in words
+    assert "of 40 showings with a winner (50% is fair); it leans to the first" in words
     assert "In 20 of 20 pairs (100%) a judge preferred another answer when the order was turned around" in words
 
 
