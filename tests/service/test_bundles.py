@@ -20,6 +20,7 @@ from luthier.service.context import Context
 from luthier.service.models import ModelView, pull_model
 from luthier.service.recipes import load_recipe
 from luthier.service.training import train
+from luthier.testing.assessed import make_safety_result
 from luthier.testing.hub_server import COMMIT, Hub, read_files, serving
 from luthier.testing.records import make_plan, make_record
 
@@ -156,6 +157,19 @@ def test_what_was_exported_before_the_end_has_no_verdict(
     facts = facts_for(context, export.model_copy(update={"source": snapshot}))
     assert facts.evaluation is None
     assert facts.run is not None
+
+
+def test_the_card_tells_of_the_newest_safety_check(trained: tuple[Context, RunRecord, Plan], tmp_path: Path) -> None:
+    context, record, plan = trained
+    export = adapter_export(record, plan, tmp_path / "a")
+    assert facts_for(context, export).safety == ()
+    found = make_safety_result().model_copy(update={"run_id": record.run_id})
+    context.assessments.save(
+        "safety", found.result_id, found, project_id="default", subject=record.run_id, run_id=record.run_id
+    )
+    assert facts_for(context, export).safety[: 1 + len(found.concerns)] == (found.headline, *found.concerns)
+    add_bundle_files(tmp_path / "a", export, facts_for(context, export))
+    assert "Not measured" not in (tmp_path / "a" / "README.md").read_text(encoding="utf-8").split("## Safety")[1][:200]
 
 
 def test_a_base_model_without_a_run(context: Context, tiny_model: Path, tmp_path: Path) -> None:

@@ -45,18 +45,20 @@ def facts_for(context: Context, export: Export) -> BundleFacts:
 
     source = export.source
     title = _name(source.name)
-    run = evaluation = None
+    run, evaluation, safety = None, None, tuple[str, ...]()
     if source.run_id is not None:
         record = context.runs.get(source.run_id)
         run = run_facts(record, context.runs.plan(source.run_id))
         is_outcome = source.adapter_sha256 in (None, run.result.adapter_sha256)
         evaluation = _evaluation(context, record) if is_outcome else None
+        safety = _safety(context, source.run_id) if is_outcome else ()
     return BundleFacts(
         title=title,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         base=base_facts(context, source.base_name, source.base_sha256, source.base_path, source.base_licence),
         run=run,
         evaluation=evaluation,
+        safety=safety,
         packages=_packages(export.format),
         command=_command(title, export),
     )
@@ -74,8 +76,20 @@ def facts_of_run(context: Context, run_id: str) -> BundleFacts:
         base=base_facts(context, base.name, base.sha256, base.path),
         run=run_facts(record, plan),
         evaluation=_evaluation(context, record),
+        safety=_safety(context, run_id),
         command="",
     )
+
+
+def _safety(context: Context, run_id: str) -> tuple[str, ...]:
+    """What the newest safety check of a run has found, a sentence each."""
+    from luthier.service.gates import newest_safety
+
+    project_id = context.runs.project_of(run_id)
+    found = None if project_id is None else newest_safety(context, project_id, run_id)
+    if found is None:
+        return ()
+    return (found.headline, *found.concerns, f"Probes: the suite {found.suite}, checked {found.created_at[:10]}.")
 
 
 def verify_bundle(
