@@ -40,7 +40,7 @@ def test_cohens_kappa_is_that_of_worked_examples():
 
 @pytest.mark.parametrize(("weights", "expected"), [(None, 0.9315), ("linear", 0.9412), ("quadratic", 0.9541)])
 def test_weighted_kappa_is_that_of_scikit_learns_own_tests(weights, expected):
-    a, b = [0] * 46 + [1] * 44 + [2] * 10, [0] * 50 + [1] * 40 + [2] * 10
+    a, b = np.repeat([0, 1, 2], [46, 44, 10]), np.repeat([0, 1, 2], [50, 40, 10])
     assert cohen_kappa(a, b, weights=weights).value == pytest.approx(expected, abs=5e-5)
 
 
@@ -96,13 +96,17 @@ def test_the_interval_of_kappa_holds_the_truth_about_as_often_as_it_says():
     assert 0.90 <= held / 200 <= 0.99
 
 
-def test_undefined_agreement_is_refused():
-    with pytest.raises(RequestError, match="one and the same rating"):
-        cohen_kappa([1, 1, 1], [1, 1, 1])
-    with pytest.raises(RequestError, match="one and the same rating"):
-        krippendorff_alpha([[3, 3], [3, None]], "interval")
-    with pytest.raises(RequestError, match="no item with two ratings"):
-        krippendorff_alpha([[1, None], [None, 2]], "nominal")
+def test_agreement_that_cannot_be_told_from_chance_is_not_a_number():
+    undefined = [
+        cohen_kappa([1, 1, 1], [1, 1, 1]),
+        fleiss_kappa([[3, 0], [3, 0]]),
+        krippendorff_alpha([[3, 3], [3, None]], "interval"),
+        krippendorff_alpha([[1, None], [None, 2]], "nominal"),
+    ]
+    assert np.isnan(undefined).all()
+
+
+def test_what_is_no_table_of_ratings_is_refused():
     with pytest.raises(RequestError, match="no numbers"):
         krippendorff_alpha([["a", "b"], ["a", "a"]], "interval")
     with pytest.raises(RequestError, match="different numbers of items"):
@@ -131,8 +135,9 @@ def test_a_full_correlation_of_few_items_is_not_certain():
     found = spearman([1, 2, 3, 4, 5], [2, 3, 5, 7, 11])
     assert found.value == pytest.approx(1.0)
     assert found.low < 0.5
+    assert spearman([1, 2, 3], [1, 3, 2])[1:] == (-1.0, 1.0)
     for x in ([3, 3, 3, 3, 3], [1, 2, 3]):
-        with pytest.raises(RequestError, match="at least four"):
+        with pytest.raises(RequestError, match="at least three"):
             pearson(x, [1, 2, 3, 4, 5])
 
 

@@ -3,7 +3,7 @@
 Every coefficient is a formula over sums of what single items contribute, so its interval comes from the same
 resampling and leaving out of items as any metric's. Where raters agree on every item, no resample shows another
 figure; then the lower end is what Wilson's interval of the share of items says, if items that disagree do so as far as
-chance would have them.
+chance would have them. Where chance itself could not disagree, agreement is `UNDEFINED`: not a number.
 
 Sources: Cohen, "A coefficient of agreement for nominal scales", 1960, and "Weighted kappa", 1968; Fleiss, "Measuring
 nominal scale agreement among many raters", 1971; Krippendorff, "Content Analysis", 4th edition 2018, chapter 12;
@@ -31,8 +31,11 @@ Level = Literal["nominal", "ordinal", "interval"]
 Weights = Literal["linear", "quadratic"]
 Label = str | float
 
+UNDEFINED = Interval(math.nan, math.nan, math.nan)
+"""What agreement is where it cannot be told from chance: one and the same rating everywhere, or no item rated twice."""
+
 _NUM_RESAMPLES = 4_000
-_MIN_FOR_CORRELATION = 4
+_MIN_FOR_CORRELATION = 3
 _MIN_FOR_DRIFT = 3
 
 
@@ -46,7 +49,11 @@ class Drift(NamedTuple):
 
 
 def cohen_kappa(
-    a: Sequence[Label], b: Sequence[Label], *, weights: Weights | None = None, labels: Sequence[Label] | None = None
+    a: Sequence[Label] | NDArray[Any],
+    b: Sequence[Label] | NDArray[Any],
+    *,
+    weights: Weights | None = None,
+    labels: Sequence[Label] | None = None,
 ) -> Interval:
     """Agreement of two raters beyond chance, with the interval over items: 1 is full, 0 that of chance.
 
@@ -54,7 +61,7 @@ def cohen_kappa(
     default those that were given, sorted.
 
     Raises:
-        RequestError: different numbers of items, none, an unknown label, or one label only (then kappa is undefined).
+        RequestError: different numbers of items, none, or an unknown label.
     """
     if len(a) != len(b) or not len(a):
         raise RequestError(f"{len(a)} and {len(b)} ratings", expected="two ratings of each item", do="pair them up")
@@ -86,7 +93,7 @@ def fleiss_kappa(counts: ArrayLike) -> Interval:
     counts: [items, labels], how many raters gave each label to each item; equally many for every item, at least two.
 
     Raises:
-        RequestError: no such counts, or one label only (then kappa is undefined).
+        RequestError: no such counts.
     """
     table = np.asarray(counts, dtype=np.float64)
     per_item = table.sum(axis=1) if table.ndim == 2 and len(table) else np.zeros(1)
@@ -116,15 +123,14 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Any]] | NDArray[Any], level: L
     "interval" for numbers whose distances count. Items with fewer than two ratings tell nothing and are left out.
 
     Raises:
-        RequestError: no item with two ratings, raters with different numbers of items, numbers that are none, or one
-            value only (then alpha is undefined).
+        RequestError: raters with different numbers of items, or ratings that are no numbers where these are needed.
     """
     if len({len(rater) for rater in ratings}) != 1:
         raise RequestError("raters with different numbers of items", expected="[raters, items]", do="fill up with None")
     by_item = [[value for value in item if not _is_missing(value)] for item in zip(*ratings, strict=True)]
     paired = [item for item in by_item if len(item) >= 2]
     if not paired:
-        raise RequestError("no item with two ratings", expected="items that several rated", do="let raters overlap")
+        return UNDEFINED
     if level == "interval" and not all(isinstance(value, int | float | np.number) for item in paired for value in item):
         raise RequestError("ratings that are no numbers", expected="numbers", do="use the level nominal or ordinal")
     domain = sorted({value for item in paired for value in item})
@@ -138,20 +144,20 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Any]] | NDArray[Any], level: L
     return _interval(stats, alpha, by_chance=float(shares @ shares))
 
 
-def pearson(x: Sequence[float], y: Sequence[float]) -> Interval:
+def pearson(x: Sequence[float] | NDArray[Any], y: Sequence[float] | NDArray[Any]) -> Interval:
     """Correlation of two series of numbers, with the interval over items.
 
     Raises:
-        RequestError: fewer than four items, different numbers, or a series of one value.
+        RequestError: fewer than three items, different numbers, or a series of one value.
     """
     return _correlation(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), of_ranks=False)
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> Interval:
+def spearman(x: Sequence[float] | NDArray[Any], y: Sequence[float] | NDArray[Any]) -> Interval:
     """Correlation of ranks (equal values share their mean rank), with the interval over items.
 
     Raises:
-        RequestError: fewer than four items, different numbers, or a series of one value.
+        RequestError: fewer than three items, different numbers, or a series of one value.
     """
     ranks_x, ranks_y = (rankdata(values).astype(np.float64) for values in (x, y))
     return _correlation(ranks_x, ranks_y, of_ranks=True)
@@ -170,7 +176,7 @@ def deviations(ratings: ArrayLike) -> Array:
     return result
 
 
-def drift_of(values_in_order: Sequence[float]) -> Drift:
+def drift_of(values_in_order: Sequence[float] | NDArray[Any]) -> Drift:
     """Whether a rater grows milder or stricter: a straight line through the deviations, in the order of rating.
 
     NaN is left out, and keeps its place in the order.
@@ -237,11 +243,7 @@ def _interval(stats: Array, coefficient: Aggregate, *, by_chance: float) -> Inte
     """by_chance: how often two ratings would be equal by chance."""
     value = float(coefficient(stats.sum(axis=0)))
     if math.isnan(value):
-        raise RequestError(
-            "one and the same rating everywhere",
-            expected="at least two different ones, or agreement cannot be told from chance",
-            do="rate items that differ, or check that the raters did look",
-        )
+        return UNDEFINED
     resampled = coefficient(resampled_sums(stats, seed=0, num_resamples=_NUM_RESAMPLES))
     # Resamples that hold one value only say nothing.
     ends = percentiles(resampled[np.isfinite(resampled)])
@@ -258,7 +260,7 @@ def _correlation(x: Array, y: Array, *, of_ranks: bool) -> Interval:
     if x.shape != y.shape or x.ndim != 1 or num < _MIN_FOR_CORRELATION or np.ptp(x) == 0 or np.ptp(y) == 0:
         raise RequestError(
             f"{len(x)} and {len(y)} values, {len(set(x.tolist()))} and {len(set(y.tolist()))} different",
-            expected="the same items in both, at least four, and values that differ",
+            expected="the same items in both, at least three, and values that differ",
             do="rate more items; a rater who gives one value to all cannot be correlated with",
         )
     stats = np.column_stack([x := x - x.mean(), y := y - y.mean(), x * x, y * y, x * y, np.ones(num)])
@@ -278,7 +280,8 @@ def _correlation(x: Array, y: Array, *, of_ranks: bool) -> Interval:
     ends = percentiles(resampled[np.isfinite(resampled)])
     low, high = widened(ends, centre, spread_of(stats, on_scale))
     r = float(np.corrcoef(x, y)[0, 1])
-    half = float(norm.isf(TAIL)) * math.sqrt((1 + r**2 / 2 if of_ranks else 1.0) / max(1, num - 3))
+    variance = (1 + r**2 / 2 if of_ranks else 1.0) / (num - 3) if num > 3 else math.inf
+    half = float(norm.isf(TAIL)) * math.sqrt(variance)
     low, high = math.tanh(min(low, centre - half)), math.tanh(max(high, centre + half))
     return Interval(r, min(low, r), max(high, r))
 

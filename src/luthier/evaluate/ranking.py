@@ -44,6 +44,10 @@ class Ranking:
     pulls: Array | None
     covariance: Array
 
+    def __getitem__(self, system: int) -> Interval:
+        """Strength of one system, by its place."""
+        return self.strengths[system]
+
     def gap(self, one: int, other: int) -> Interval:
         """Strength of one system minus that of another, by their places; settled where the interval leaves out 0."""
         value = self.strengths[one].value - self.strengths[other].value
