@@ -6,9 +6,9 @@
 
 Offline: the tasks are written here, as YAML with their rows beside them, from the questions and texts of general
 ability that come with the package. One chooses among options (acc, acc_norm), one rolls over texts (bits per byte, word
-perplexity). Each figure of ours has to lie within the harness's own standard error of its figure, or, where
-it states none, within a thousandth: in bfloat16 the harness rounds logits before it sums them, we do not, so that is for
-float32. Prints one JSON document; exit code 1 where a figure does not.
+perplexity). Each figure of ours has to lie within the harness's own standard error of its figure, or, where it states
+none, within a thousandth. That is for float32: in bfloat16 the harness rounds logits before it sums them, we do not.
+Prints one JSON document; exit code 1 where a figure does not agree.
 """
 
 from __future__ import annotations

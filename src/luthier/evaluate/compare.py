@@ -252,11 +252,11 @@ def _choices(outcome: _Outcome) -> list[Generation]:
 
 def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resamples: _Resamples) -> Comparison:
     num_rows = len(resamples.rows)
-    columns = [resamples.columns[one.system.name, metric.name] for one in (later, earlier)]
+    own, other = (resamples.columns[one.system.name, metric.name] for one in (later, earlier))
     found = statistics.difference_of(
-        resamples.total, resamples.sums, *columns, metric.aggregate, num_rows, rows=resamples.rows
+        resamples.total, resamples.sums, own, other, metric.aggregate, num_rows, rows=resamples.rows
     )
-    are_shares = all(is_share(resamples.rows[:, one], metric.aggregate) for one in columns)
+    are_shares = all(is_share(resamples.rows[:, one], metric.aggregate) for one in (own, other))
     settled = statistics.is_settled(found)
     word: VerdictWord = "not distinguishable"
     if settled:
