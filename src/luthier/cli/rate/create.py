@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.access import Caller
+    from luthier.core.rating import RatingPanel
     from luthier.service.context import Context
     from luthier.service.rating_answers import AnsweredRows
 
@@ -28,42 +29,48 @@ class KindChoice(StrEnum):
     LIKERT = "likert"
 
 
+_Systems = Annotated[
+    str | None,
+    typer.Option("--systems", metavar="A,B", help="Who answers: base models, runs, or http(s)://host:port/v1#MODEL."),
+]
+_Evaluation = Annotated[
+    str | None,
+    typer.Option("--evaluation", metavar="ID", help="Instead of --data: the answers that stand in an evaluation."),
+]
+_MostRows = Annotated[
+    int, typer.Option("--most-rows", min=1, metavar="N", help="Rate only N rows, chosen by a stable hash.")
+]
+_Attention = Annotated[
+    float, typer.Option("--attention", min=0, max=0.5, help="Attention checks as a share of the items.")
+]
+_Instructions = Annotated[
+    Path | None, typer.Option("--instructions", metavar="FILE", help="Your own words to the raters, as plain text.")
+]
+_Seed = Annotated[int | None, typer.Option("--seed", help="Decides all orders.", show_default="drawn and kept")]
+_AllowLeakage = Annotated[
+    bool, typer.Option("--allow-leakage", help="Rate answers even to rows that a run was trained on.")
+]
+_Kind = Annotated[KindChoice, typer.Option("--kind", help="Which of two is better, or 1 to 5 for each answer alone.")]
+_Raters = Annotated[str, typer.Option("--raters", metavar="N", help="How many, or their names with commas between.")]
+_Data = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to be answered.")]
+_Name = Annotated[str, typer.Option("--name", help="What the panel is called.", show_default="the systems")]
+_MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")]
+
+
 def create(
-    systems: Annotated[
-        str | None,
-        typer.Option(
-            "--systems", metavar="A,B", help="Who answers: base models, runs, or http(s)://host:port/v1#MODEL."
-        ),
-    ] = None,
-    data: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to be answered.")] = None,
-    evaluation: Annotated[
-        str | None,
-        typer.Option("--evaluation", metavar="ID", help="Instead of --data: the answers that stand in an evaluation."),
-    ] = None,
-    kind: Annotated[
-        KindChoice, typer.Option("--kind", help="Which of two is better, or 1 to 5 for each answer alone.")
-    ] = KindChoice.PAIRWISE,
-    raters: Annotated[
-        str, typer.Option("--raters", metavar="N", help="How many, or their names with commas between.")
-    ] = "3",
-    most_rows: Annotated[
-        int, typer.Option("--most-rows", min=1, metavar="N", help="Rate only N rows, chosen by a stable hash.")
-    ] = 40,
-    attention: Annotated[
-        float, typer.Option("--attention", min=0, max=0.5, help="Attention checks as a share of the items.")
-    ] = 0.1,
-    instructions: Annotated[
-        Path | None, typer.Option("--instructions", metavar="FILE", help="Your own words to the raters, as plain text.")
-    ] = None,
-    name: Annotated[str, typer.Option("--name", help="What the panel is called.", show_default="the systems")] = "",
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Decides all orders.", show_default="drawn and kept")
-    ] = None,
+    systems: _Systems = None,
+    data: _Data = None,
+    evaluation: _Evaluation = None,
+    kind: _Kind = KindChoice.PAIRWISE,
+    raters: _Raters = "3",
+    most_rows: _MostRows = 40,
+    attention: _Attention = 0.1,
+    instructions: _Instructions = None,
+    name: _Name = "",
+    seed: _Seed = None,
     mapping: MappingOption = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")] = 256,
-    allow_leakage: Annotated[
-        bool, typer.Option("--allow-leakage", help="Rate answers even to rows that a run was trained on.")
-    ] = False,
+    max_new_tokens: _MaxNewTokens = 256,
+    allow_leakage: _AllowLeakage = False,
     url: UrlOption = DEFAULT_URL,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -106,25 +113,9 @@ def create(
             name=name,
             seed=seed,
         )
-    panel, links = made.panel, [link_document(link, root) for link in made.links]
-
-    def tell(console: Console) -> None:
-        from luthier.cli.console import visible
-
-        parts = f"{panel.num_items} items to rate, {panel.num_checks} attention checks among them"
-        console.print(f"{panel.panel_id}: {visible(panel.name)}, {parts}", soft_wrap=True)
-        if panel.num_same:
-            console.print(f"{panel.num_same} pairs are not shown: both answers are the same text", soft_wrap=True)
-        if panel.num_left_out:
-            console.print(f"{panel.num_left_out} rows were too long for one of the systems", soft_wrap=True)
-        for one in links:
-            console.print(f"{visible(one['rater'])}: {one['url']}", soft_wrap=True)
-        console.print(
-            f"Keep the links, they are not shown again. How it stands: luthier rate status {panel.panel_id}",
-            soft_wrap=True,
-        )
-
-    return Answer(as_json, {**panel.model_dump(mode="json"), "links": links}, tell)
+    links = [link_document(link, root) for link in made.links]
+    document = {**made.panel.model_dump(mode="json"), "links": links}
+    return Answer(as_json, document, lambda console: _show(console, made.panel, links))
 
 
 def _from_evaluation(
@@ -154,3 +145,20 @@ def _read_text(path: Path) -> str:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is no UTF-8 text", expected="plain text", do="save it as UTF-8") from error
+
+
+def _show(console: Console, panel: RatingPanel, links: list[dict[str, str]]) -> None:
+    from luthier.cli.console import visible
+
+    parts = f"{panel.num_items} items to rate, {panel.num_checks} attention checks among them"
+    console.print(f"{panel.panel_id}: {visible(panel.name)}, {parts}", soft_wrap=True)
+    if panel.num_same:
+        console.print(f"{panel.num_same} pairs are not shown: both answers are the same text", soft_wrap=True)
+    if panel.num_left_out:
+        console.print(f"{panel.num_left_out} rows were too long for one of the systems", soft_wrap=True)
+    for one in links:
+        console.print(f"{visible(one['rater'])}: {one['url']}", soft_wrap=True)
+    console.print(
+        f"Keep the links, they are not shown again. How it stands: luthier rate status {panel.panel_id}",
+        soft_wrap=True,
+    )
