@@ -64,7 +64,7 @@ def test_what_models_wrote_does_nothing_and_stands_behind_a_fold(home: Context, 
     assert "may be offensive" in probe
     assert probe.index("<details") < probe.index("terrible")
     assert '<details class="warned" open>' in one.get(f"/evaluations/safety/{SAFETY}/toxicity?kind=empty").text
-    filtered = one.get(f"/evaluations/suites/{SUITE}/sql?q=Question+3", headers={"HX-Request": "true"}).text
+    filtered = one.get(f"/evaluations/suites/{SUITE}/sql?kind=empty", headers={"HX-Request": "true"}).text
     assert "1 of 6 rows" in filtered
     assert "<html" not in filtered
     assert one.get(f"/evaluations/suites/{SUITE}/sql?metric=nothing").status_code == 422
