@@ -74,7 +74,7 @@ def judge_pairs(engine: Engine, criterion: Criterion, pairs: Sequence[Pair], pro
     asked = [pairs[place] for place in places]
     prompts = [pairwise_question(criterion, one.prompt, one.a, one.b) for one in asked]
     prompts += [pairwise_question(criterion, one.prompt, one.b, one.a) for one in asked]
-    said = ask_judge(engine, prompts, read_preference, progress)
+    said: list[Shown | NoVerdict] = ask_judge(engine, prompts, read_preference, progress)
     found = [PairVerdict("tie", "tie") for _ in pairs]
     for place, forward, backward in zip(places, said[: len(places)], said[len(places) :], strict=True):
         found[place] = PairVerdict(_of_shown(forward, 0), _of_shown(backward, 1))
