@@ -15,12 +15,12 @@ from luthier.core.ports import Engine, Progress
 from luthier.core.suite import Criterion
 from luthier.evaluate.judge.ask import ask_judge
 from luthier.evaluate.judge.questions import pairwise_question, rubric_question
-from luthier.evaluate.judge.replies import NoVerdict, Shown, read_preference, read_scores
+from luthier.evaluate.judge.replies import NoVerdict, read_preference, read_scores
 
 Preference = Literal["a", "b", "tie"]
 POINTS: Final[dict[Preference, float]] = {"a": 1.0, "tie": 0.5, "b": 0.0}
 """What the first of two answers gets."""
-_MEANT: Final[dict[Shown, tuple[Preference, Preference]]] = {"A": ("a", "b"), "B": ("b", "a"), "tie": ("tie", "tie")}
+_MEANT: Final[dict[str, tuple[Preference, Preference]]] = {"A": ("a", "b"), "B": ("b", "a"), "tie": ("tie", "tie")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,5 +89,5 @@ def judge_answers(
     return ask_judge(engine, prompts, lambda made: read_scores(made, criteria), progress)
 
 
-def _of_shown(said: Shown | NoVerdict, order: int) -> Preference | NoVerdict:
+def _of_shown(said: str | NoVerdict, order: int) -> Preference | NoVerdict:
     return said if isinstance(said, NoVerdict) else _MEANT[said][order]

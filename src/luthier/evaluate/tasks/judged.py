@@ -48,11 +48,9 @@ class _Judge:
         self.missing += missing
 
     def cautions(self) -> tuple[str, ...]:
-        missing = missing_sentence(self.name, self.num_asked, self.missing, self.what)
-        return (
-            *bias_sentences(self.name, bias_of(self.bias) if len(self.bias) else None),
-            *([missing] * bool(missing)),
-        )
+        lost = missing_sentence(self.name, self.num_asked, self.missing, self.what)
+        bias = bias_of(self.bias) if len(self.bias) else None
+        return (*bias_sentences(self.name, bias), *(() if lost is None else (lost,)))
 
 
 class WinRate:
