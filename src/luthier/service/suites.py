@@ -17,9 +17,9 @@ from luthier.core.suite import CitationsTask, LmEvalTask, Suite
 from luthier.core.task_result import SuiteResult, TaskResult
 from luthier.service.candidates import Candidate, find_base
 from luthier.service.context import Context
+from luthier.service.corpora import read_corpus
 from luthier.service.evaluations import training_rows
 from luthier.service.general_tasks import general_tasks
-from luthier.service.suite_corpus import load_documents
 from luthier.service.suite_file import digests_of, load_suite
 from luthier.service.suite_rows import Seen, load_task
 from luthier.service.task_runs import Engines, RowsOf, run_tasks
@@ -138,7 +138,7 @@ def _load(spec: Suite, folder: Path, seen: Seen) -> list[RowsOf]:
             continue
         rows_of = load_task(task, folder, seen=seen, seed=spec.seed)
         if isinstance(task, CitationsTask):
-            rows_of = replace(rows_of, documents=load_documents(folder / task.corpus))
+            rows_of = replace(rows_of, documents=read_corpus(folder / task.corpus, context.progress))
         loaded.append(rows_of)
     return loaded
 
