@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import RequestError
 from luthier.core.ids import is_id, new_id
+from luthier.core.ports import Progress
 from luthier.core.suite import CitationsTask, LmEvalTask, Suite
 from luthier.core.task_result import SuiteResult, TaskResult
 from luthier.service.candidates import Candidate, find_base
@@ -61,7 +62,7 @@ def run_suite(
     who = _find(context, systems, project_id)
     seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage)
     caveats: list[str] = []
-    loaded = [*_load(spec, folder, seen), *_general(spec, who, seen, caveats)]
+    loaded = [*_load(spec, folder, seen, context.progress), *_general(spec, who, seen, caveats)]
     trainings = _trainings(context, who, seeds)
     tasks = _run_all(context, spec, who, loaded, folder=folder, judge=judge, allow_code=allow_code, trainings=trainings)
     tasks = adjusted(tasks, who.candidate)
@@ -131,14 +132,14 @@ def _base_of(context: Context, run_id: str | None, found: Sequence[System]) -> C
     return next((one for one in named if (one.model_path, one.adapter_path) == (base.model_path, None)), base)
 
 
-def _load(spec: Suite, folder: Path, seen: Seen) -> list[RowsOf]:
+def _load(spec: Suite, folder: Path, seen: Seen, progress: Progress) -> list[RowsOf]:
     loaded = []
     for task in spec.tasks:
         if isinstance(task, LmEvalTask):
             continue
         rows_of = load_task(task, folder, seen=seen, seed=spec.seed)
         if isinstance(task, CitationsTask):
-            rows_of = replace(rows_of, documents=read_corpus(folder / task.corpus, context.progress))
+            rows_of = replace(rows_of, documents=read_corpus(folder / task.corpus, progress))
         loaded.append(rows_of)
     return loaded
 
