@@ -84,7 +84,10 @@ def cohen_kappa(
     stats = np.zeros((len(cells), size * size))
     stats[np.arange(len(cells)), cells] = 1.0
     by_a, by_b = (np.bincount([place[label] for label in rater], minlength=size) / len(cells) for rater in (a, b))
-    return _interval(stats, kappa, by_chance=float(by_a @ by_b))
+    chance = float(by_a @ by_b)
+    if weights is None:
+        return _of_shares(float(kappa(stats.sum(axis=0))), len(cells), chance)
+    return _interval(stats, kappa, by_chance=chance)
 
 
 def fleiss_kappa(counts: ArrayLike) -> Interval:
@@ -237,6 +240,21 @@ def _one_minus(observed: Array, expected: Array) -> Array:
     with np.errstate(all="ignore"):
         result: Array = np.where(expected > 0, 1 - observed / expected, np.nan)
     return result
+
+
+def _of_shares(kappa: float, num_items: int, by_chance: float) -> Interval:
+    """Of two raters without weights: Wilson's interval of the share of items with equal ratings, chance taken out.
+
+    With few items that disagree a bootstrap is too narrow (of 20 items at 0.9 it holds the truth in 61 of 100 studies)
+    and leaving items out too wide; this one holds it in 92 to 98 (docs/statistics.md).
+    """
+    if math.isnan(kappa):
+        return UNDEFINED
+    equal = round((kappa * (1 - by_chance) + by_chance) * num_items)
+    low, high = share_ends(equal, num_items, TAIL)
+    return Interval(
+        kappa, max((low - by_chance) / (1 - by_chance), -1.0), min((high - by_chance) / (1 - by_chance), 1.0)
+    )
 
 
 def _interval(stats: Array, coefficient: Aggregate, *, by_chance: float) -> Interval:
