@@ -295,8 +295,8 @@ def _correlation(x: Array, y: Array, *, of_ranks: bool) -> Interval:
 
     centre = float(on_scale(stats.sum(axis=0)))
     resampled = on_scale(resampled_sums(stats, seed=0, num_resamples=_NUM_RESAMPLES))
-    ends = percentiles(resampled[np.isfinite(resampled)])
-    low, high = widened(ends, centre, spread_of(stats, on_scale))
+    # Leaving items out would say no more: a single item far off makes it lose all measure (-0.24 to 0.97 for 0.92).
+    low, high = percentiles(resampled[np.isfinite(resampled)])
     r = float(np.corrcoef(x, y)[0, 1])
     variance = (1 + r**2 / 2 if of_ranks else 1.0) / (num - 3) if num > 3 else math.inf
     half = float(norm.isf(TAIL)) * math.sqrt(variance)
