@@ -335,6 +335,6 @@ def test_rows_that_a_run_was_trained_on_are_refused(
     from luthier.service import evaluations
 
     data = write_rows(tmp_path / "rows.jsonl", [chat_row(n) for n in range(4)])
-    monkeypatch.setattr(evaluations, "_training_examples", lambda *_: list(load_file(data).examples))
+    monkeypatch.setattr(evaluations, "training_rows", lambda *_: list(load_file(data).examples))
     with pytest.raises(LeakageError, match="4 of 4"):
         answer_rows(context, ["anything"], data)

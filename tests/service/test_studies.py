@@ -18,6 +18,7 @@ from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
 from luthier.service.recipes import recipe_from
 from luthier.service.studies import StudyRequest
+from luthier.service.study_end import winning_document
 from luthier.service.study_search import StudyFailedError
 
 SPACE = {
@@ -87,7 +88,7 @@ def test_from_a_recipe_to_a_judged_model(context, recipe):
     assert plan.data.validation is None  # its rows are trained on in the end
     first = context.runs.plan(trials[0].run_id)
     assert plan.data.train.num_examples == first.data.train.num_examples + first.data.validation.num_examples
-    assert studies.winning_document(done, trials)["base_model"] == recipe.base_model
+    assert winning_document(done, trials)["base_model"] == recipe.base_model
     assert done.hours >= sum(t.hours for t in trials)
     assert studies.go_on(context, study.study_id) == done  # nothing is done again
 
@@ -214,6 +215,6 @@ def test_where_all_fail_it_says_why(context, recipe):
 def test_a_study_has_no_recipe_to_take_before_its_end(context, recipe):
     study = studies.begin(context, request(recipe))
     with pytest.raises(ConflictError, match="no winner yet"):
-        studies.winning_document(study, [])
+        winning_document(study, [])
     with pytest.raises(NotFoundError, match="nearest"):
         context.studies.get(study.study_id[:-1] + "x")

@@ -114,11 +114,11 @@ def apply(
 ) -> Answer:
     """Write the recipe of a study's winner to a file, ready to train."""
     from luthier.core.plain_yaml import write_yaml
-    from luthier.service import studies
+    from luthier.service.study_end import winning_document
 
     with open_context(home) as context:
         study = context.studies.get(study_id)
-        document = studies.winning_document(study, context.studies.trials(study_id))
+        document = winning_document(study, context.studies.trials(study_id))
     output.write_text(write_yaml(document), encoding="utf-8")
     said = {"study_id": study_id, "winner": study.winner, "file": str(output), "recipe": document}
     return Answer(as_json, said, lambda console: console.print(f"{output}: trial {study.winner} of {study_id}"))
@@ -221,7 +221,8 @@ def _cell(value: Any) -> str:
 def _show(console: Console, study: Study, trials: Sequence[Trial]) -> None:
     from luthier.cli import figures
     from luthier.cli.console import visible
-    from luthier.service.studies import mean_losses, trial_line
+    from luthier.service.studies import trial_line
+    from luthier.service.study_end import mean_losses
     from luthier.tune.report.page import budget_rows, headline
 
     console.print(visible(headline(study, trials, mean_losses(trials))), soft_wrap=True)
