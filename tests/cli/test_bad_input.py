@@ -344,7 +344,7 @@ def test_runs_that_cannot_be_judged(luthier, job: Job, home: Path) -> None:  # t
     refused(luthier("eval", RUN_ID, *data), "no trained weights", f"--resume {RUN_ID}", kind="ConflictError")
     refused(luthier("eval", "smolm2", *data), "smolm2", "smollm2-135m-instruct", kind="NotFoundError")
     refused(luthier("eval", job.model, "--data", "none.jsonl", "--json"), "none.jsonl", kind="NotFoundError")
-    refused(luthier("eval", job.model, "--json"), "--data", kind="UsageError")
+    refused(luthier("eval", job.model, "--json"), "--data", kind="RequestError")
 
 
 def test_few_shot_examples_without_a_source(luthier, job: Job) -> None:  # type: ignore[no-untyped-def]

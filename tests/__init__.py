@@ -1,0 +1,1 @@
+"""Our tests: a package, since others bring one of this name."""
