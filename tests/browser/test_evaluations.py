@@ -53,6 +53,7 @@ def test_samples_are_found_and_paged(
         assert violations(page) == []
         page.click("tbody a")
         expect(page.locator("article.sample")).to_have_count(10)
+        page.wait_for_load_state()  # the scripts listen only then
         page.evaluate("window.isSame = true")
         page.focus("[name=kind]")
         page.select_option("[name=kind]", "changed")
