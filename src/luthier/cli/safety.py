@@ -37,7 +37,7 @@ def safety(
         ),
     ] = None,
     suite: Annotated[
-        SuiteName, typer.Option("--suite", help="default: some minutes; full: all rows that there are.")
+        SuiteName, typer.Option("--suite", help="default: a part of the rows; full: all that there are.")
     ] = SuiteName.default,
     pairs: Annotated[
         Path | None,
