@@ -27,6 +27,8 @@ from luthier.service.trials import expected_hours, price
 
 RUNGS: Final = (1 / 9, 1 / 3, 1.0)
 _LOCK_SECONDS: Final = 1.0
+_END_SHARE: Final = 1.2
+"""What the final run takes, as a share of a trial's whole training: it has the validation rows, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +129,22 @@ def trial_line(trial: Trial) -> str:
 
 def _final_hours(context: Context, study: Study, own: Plan) -> float:
     """What the end should take: the recipe's own training once more, on a few more rows."""
-    del own
-    first = Trial(number=0, values={}, run_id=new_id("run"))
     known = context.studies.trials(study.study_id)
-    hours = known[0].predicted_hours if known and known[0].predicted_hours else None
-    if hours is None:
-        hours = price(context, study.spec, first, make_plan(context, study.spec.recipe, base_dir=Path())).hours
-    return expected_hours(known, hours) * 1.2
+    hours = known[0].predicted_hours if known else None
+    return expected_hours(known, hours or _own_hours(context, study.spec, own)) * _END_SHARE
+
+
+def _own_hours(context: Context, spec: StudySpec, own: Plan) -> float:
+    """What the recipe as it came should take. own: its plan."""
+    return price(context, spec, Trial(number=0, values={}, run_id=new_id("run")), own).hours
 
 
 def _refuse_too_small(context: Context, spec: StudySpec, plan: Plan) -> None:
-    priced = price(context, spec, Trial(number=0, values={}, run_id=new_id("run")), plan)
-    needed = priced.hours * (1 + 1.2)
+    hours = _own_hours(context, spec, plan)
+    needed = hours * (1 + _END_SHARE)
     if spec.hours < needed:
         raise BudgetTooSmallError(
-            f"a budget of {spec.hours:.3g} h: one trial should take {priced.hours:.3g} h, and the end as long again",
+            f"a budget of {spec.hours:.3g} h: one trial should take {hours:.3g} h, and the end as long again",
             expected=f"at least {needed:.2g} h, and some ten times that to search",
             do="give it more hours, fewer epochs or fewer rows",
         )

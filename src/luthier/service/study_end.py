@@ -78,7 +78,7 @@ def finish(search: Search) -> Study:
             do="give it a larger budget, or look at why they failed: luthier studies show " + study.study_id,
         )
     repeated = mean_losses(trials)
-    winner = min(best, key=lambda t: (statistics.fmean(repeated.get(t.number, [t.loss or 0.0])), t.number))
+    winner = best[0]
     # of those that were repeated the best mean counts: one that was not may only have been lucky
     if repeated:
         winner = trials[min(repeated, key=lambda number: (statistics.fmean(repeated[number]), number))]

@@ -153,9 +153,7 @@ class Search:
             self.fail(trial, error.came)
             return None
         if not priced.fits:
-            self.keep(
-                trial.model_copy(update={"state": "failed", "reason": "it does not fit into this machine's memory"})
-            )
+            self.fail(trial, "it does not fit into this machine's memory")
             space, said = narrowed_by(spec.space, trial.values)
             if said:
                 self._narrow(spec.model_copy(update={"space": space}), said)

@@ -14,6 +14,7 @@ from luthier.evaluate.grounding.citation import CitationFinding
 from luthier.evaluate.grounding.claims import claim_findings
 from luthier.evaluate.grounding.corpus import Corpus, findings, same_citation
 from luthier.evaluate.grounding.entailment import Entailment
+from luthier.evaluate.metrics.fraction import ratio
 from luthier.evaluate.metrics.protocol import Array, Needs, Observations
 
 
@@ -29,8 +30,7 @@ class _Share:
 
     def aggregate(self, sums: Array) -> Array:
         """[..., 2] -> [...]."""
-        result: Array = np.divide(sums[..., 0], sums[..., 1], out=np.zeros(sums.shape[:-1]), where=sums[..., 1] > 0)
-        return result
+        return ratio(sums[..., 0], sums[..., 1])
 
 
 class Findings:
@@ -55,16 +55,23 @@ class _OfCitations(_Share):
         return _pairs([count(self._found.of(output)) for output in observed.outputs])
 
 
-class InventedCitations(_OfCitations):
-    """Share of all citations that are nowhere in the corpus: invented over all, so that one answer can weigh more."""
+class _OfStatus(_OfCitations):
+    """Share of all citations that have a status: those over all, so that one answer can weigh more."""
 
-    name = "invented_citations"
-    title = "invented citations"
+    status = ""
     has_sample_values = False
 
     def statistics(self, observed: Observations) -> Array:
-        """[num_samples, 2]: invented ones, all."""
-        return self._counted(observed, lambda found: (sum(one.status == "unknown" for one in found), len(found)))
+        """[num_samples, 2]: those of the status, all."""
+        return self._counted(observed, lambda found: (sum(one.status == self.status for one in found), len(found)))
+
+
+class InventedCitations(_OfStatus):
+    """Share of all citations that are nowhere in the corpus."""
+
+    name = "invented_citations"
+    title = "invented citations"
+    status = "unknown"
 
 
 class AnswersWithInvented(_OfCitations):
@@ -78,16 +85,12 @@ class AnswersWithInvented(_OfCitations):
         return self._counted(observed, lambda found: (int(any(one.status == "unknown" for one in found)), 1))
 
 
-class MisnamedCitations(_OfCitations):
+class MisnamedCitations(_OfStatus):
     """Share of all citations that the corpus has with other parties."""
 
     name = "misnamed_citations"
     title = "citations with other parties"
-    has_sample_values = False
-
-    def statistics(self, observed: Observations) -> Array:
-        """[num_samples, 2]: misnamed ones, all."""
-        return self._counted(observed, lambda found: (sum(one.status == "misnamed" for one in found), len(found)))
+    status = "misnamed"
 
 
 class CitationsPerAnswer(_OfCitations):

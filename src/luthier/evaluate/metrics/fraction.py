@@ -35,7 +35,7 @@ class Fraction:
         return ratio(sums[..., 0], sums[..., 1])
 
 
-def ratio(above: Array, below: Array) -> Array:
-    """above / below, of any one shape; 0 where below is 0."""
-    result: Array = np.where(below > 0, above / np.where(below > 0, below, 1.0), 0.0)
+def ratio(above: Array, below: Array, *, of_nothing: float = 0.0) -> Array:
+    """above / below, of any one shape; `of_nothing` where below is 0."""
+    result: Array = np.where(below > 0, above / np.where(below > 0, below, 1.0), of_nothing)
     return result

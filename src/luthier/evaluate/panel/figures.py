@@ -29,6 +29,7 @@ from luthier.core.rating_report import (
 from luthier.core.suite import Criterion
 from luthier.evaluate import statistics
 from luthier.evaluate.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha
+from luthier.evaluate.metrics.protocol import mean_of_sums
 from luthier.evaluate.panel.values import Array, matrix, value_of
 from luthier.evaluate.ranking import bradley_terry
 
@@ -120,8 +121,8 @@ def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
         own = np.stack([np.where(wins == 1, 1.0, np.where(wins == 0, 0.5, 0.0)), np.ones(len(rows))], axis=1)
         theirs = np.stack([1 - own[:, 0], own[:, 1]], axis=1)
         clusters = [row.row_id for row in rows]
-        rate = statistics.bootstrap_interval(own, _mean, seed=_SEED, clusters=clusters)
-        difference = statistics.paired_bootstrap(own, theirs, _mean, seed=_SEED, clusters=clusters)
+        rate = statistics.bootstrap_interval(own, mean_of_sums, seed=_SEED, clusters=clusters)
+        difference = statistics.paired_bootstrap(own, theirs, mean_of_sums, seed=_SEED, clusters=clusters)
         found.append(
             WinRate(
                 system=system,
@@ -177,7 +178,7 @@ def _scores(table: RatingsTable) -> tuple[MeanScore, ...]:
     for criterion in table.criteria:
         for system in table.systems:
             stats, clusters = _sums(table, system, criterion)
-            mean = statistics.bootstrap_interval(stats, _mean, seed=_SEED, clusters=clusters)
+            mean = statistics.bootstrap_interval(stats, mean_of_sums, seed=_SEED, clusters=clusters)
             found.append(MeanScore(system=system, criterion=criterion, num_ratings=len(stats), mean=_estimate(mean)))
     return tuple(found)
 
@@ -191,7 +192,7 @@ def _differences(table: RatingsTable) -> tuple[ScoreDifference, ...]:
         if not shared:
             continue
         own, theirs = (np.array([side[row_id] for row_id in shared]) for side in sides)
-        difference = statistics.paired_bootstrap(own, theirs, _mean, seed=_SEED)
+        difference = statistics.paired_bootstrap(own, theirs, mean_of_sums, seed=_SEED)
         found.append(
             ScoreDifference(
                 system=system,
@@ -225,11 +226,6 @@ def _won(row: RatingRow, system: str) -> int:
         return 0
     preferred = row.system_a if row.preference == "a" else row.system_b
     return 1 if preferred == system else -1
-
-
-def _mean(sums: Array) -> Array:
-    result: Array = sums[..., 0] / sums[..., 1]
-    return result
 
 
 def _word(difference: statistics.Difference) -> VerdictWord:

@@ -16,6 +16,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.suite import TaskCommon
 from luthier.core.task_result import TaskFigures
+from luthier.evaluate.metrics.fraction import ratio
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Needs, Observations
 from luthier.evaluate.tasks.protocol import Resources, TaskRow
 
@@ -75,7 +76,7 @@ class RowMean:
 
     def aggregate(self, sums: Array) -> Array:
         """[..., 2] -> [...]."""
-        return _mean(sums, self.of_no_row)
+        return ratio(sums[..., 0], sums[..., 1], of_nothing=self.of_no_row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Contrast:
 
     def aggregate(self, sums: Array) -> Array:
         """[..., 4] -> [...]."""
-        difference: Array = _mean(sums[..., :2], 0.0) - _mean(sums[..., 2:], 0.0)
+        difference: Array = ratio(sums[..., 0], sums[..., 1]) - ratio(sums[..., 2], sums[..., 3])
         return difference
 
 
@@ -135,12 +136,6 @@ class ProbeKind:
 def _sums(values: Sequence[float | None]) -> Array:
     pairs = [(0.0, 0.0) if value is None else (float(value), 1.0) for value in values]
     return np.asarray(pairs, dtype=np.float64).reshape(len(pairs), 2)
-
-
-def _mean(sums: Array, of_no_row: float) -> Array:
-    total, num = sums[..., 0], sums[..., 1]
-    result: Array = np.where(num > 0, total / np.maximum(num, 1.0), of_no_row)
-    return result
 
 
 def empty_answers() -> RowMean:
