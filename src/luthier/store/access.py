@@ -27,7 +27,7 @@ class AccessStore:
         """Make a project. Raises ConflictError where the id or the name is taken."""
         try:
             with self._database.write() as connection:
-                now = connection.execute(select(self._database.now)).scalar_one()
+                now = self._database.clock(connection)
                 project = Project(project_id=project_id, name=name, created_at=now)
                 connection.execute(insert(projects).values(**project.model_dump()))
                 self._log(connection, deed)
@@ -76,14 +76,14 @@ class AccessStore:
     def key_and_now(self, digest: str) -> tuple[ApiKey | None, float]:
         """The same, and the database's clock, in one read."""
         with self._database.read() as connection:
-            now = float(connection.execute(select(self._database.now)).scalar_one())
+            now = self._database.clock(connection)
             row = connection.execute(select(api_keys).where(api_keys.c.digest == digest)).mappings().first()
             return None if row is None else key_from(row), now
 
     def now(self) -> float:
         """The database's clock."""
         with self._database.read() as connection:
-            return float(connection.execute(select(self._database.now)).scalar_one())
+            return self._database.clock(connection)
 
     def keys(self, project_id: str | None = None) -> list[ApiKey]:
         """All keys, newest first, or those of one project."""
@@ -99,7 +99,7 @@ class AccessStore:
         if project_id is not None:
             is_it &= api_keys.c.project_id == project_id
         with self._database.write() as connection:
-            now = connection.execute(select(self._database.now)).scalar_one()
+            now = self._database.clock(connection)
             revoked = update(api_keys).where(is_it, api_keys.c.revoked_at.is_(None)).values(revoked_at=now)
             if connection.execute(revoked).rowcount:
                 self._log(connection, deed)
@@ -116,7 +116,7 @@ class AccessStore:
         Raises QuotaError, and adds nothing, where nothing was left and `may_refuse` is true.
         """
         with self._database.write() as connection:
-            now = float(connection.execute(select(self._database.now)).scalar_one())
+            now = self._database.clock(connection)
             day = day_of(now)
             limit = connection.execute(
                 select(api_keys.c.tokens_per_day).where(api_keys.c.key_id == key_id)
@@ -146,7 +146,7 @@ class AccessStore:
             return int(connection.execute(query).scalar_one() or 0)
 
     def _add_key(self, connection: Connection, key: ApiKey, digest: str, deed: Deed | None) -> ApiKey:
-        now = connection.execute(select(self._database.now)).scalar_one()
+        now = self._database.clock(connection)
         made = key.model_copy(update={"created_at": now})
         values = made.model_dump() | {"scopes": " ".join(made.scopes), "digest": digest}
         connection.execute(insert(api_keys).values(**values))

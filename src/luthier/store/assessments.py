@@ -44,7 +44,7 @@ class AssessmentStore:
         }
         try:
             with self._database.write() as connection:
-                now = float(connection.execute(select(self._database.now)).scalar_one())
+                now = self._database.clock(connection)
                 connection.execute(insert(assessments).values(**values, created_at=now))
         except IntegrityError as error:
             raise ConflictError(

@@ -26,7 +26,7 @@ class CheckpointPermissionStore:
         """
         made = []
         with self._database.write() as connection:
-            now = connection.execute(select(self._database.now)).scalar_one()
+            now = self._database.clock(connection)
             for project_id in dict.fromkeys(project_ids):
                 if (
                     connection.execute(select(projects.c.number).where(projects.c.project_id == project_id)).first()

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
@@ -83,6 +83,10 @@ class Database:
         """A transaction: all of the block takes effect, or, where it raises, none. Keep it short."""
         with self._begun(is_write=True) as connection:
             yield connection
+
+    def clock(self, connection: Connection) -> float:
+        """Seconds since 1970 by the database's own clock, in the transaction of a connection."""
+        return float(connection.execute(select(self.now)).scalar_one())
 
     def schema_version(self) -> str | None:
         """The migration that the tables stand at, asked of the database now; the code's is `SCHEMA_VERSION`."""

@@ -30,7 +30,7 @@ class DatasetStore:
         try:
             with self._database.write() as connection:
                 hold_file(connection, self._database, dataset.project_id, first.file_id)
-                made = dataset.model_copy(update={"created_at": self._now(connection)})
+                made = dataset.model_copy(update={"created_at": self._database.clock(connection)})
                 connection.execute(insert(datasets).values(**made.model_dump()))
                 version = self._add_version(connection, first.model_copy(update={"number": 1}), made.created_at)
                 self._log(connection, deed)
@@ -56,7 +56,7 @@ class DatasetStore:
             project_id = connection.execute(owner).scalar_one()
             hold_file(connection, self._database, project_id, version.file_id)
             numbered = version.model_copy(update={"number": newest + 1})
-            made = self._add_version(connection, numbered, self._now(connection))
+            made = self._add_version(connection, numbered, self._database.clock(connection))
             self._log(connection, deed)
         return made
 
@@ -171,7 +171,7 @@ class DatasetStore:
             & (row_decisions.c.row == decision.row)
         )
         with self._database.write() as connection:
-            made = decision.model_copy(update={"decided_at": self._now(connection)})
+            made = decision.model_copy(update={"decided_at": self._database.clock(connection)})
             connection.execute(delete(row_decisions).where(is_it))
             connection.execute(insert(row_decisions).values(**values, document=made.model_dump_json()))
         return made
@@ -198,9 +198,6 @@ class DatasetStore:
         values = {"dataset_id": made.dataset_id, "number": made.number, "file_id": made.file_id}
         connection.execute(insert(dataset_versions).values(**values, document=made.model_dump_json()))
         return made
-
-    def _now(self, connection: Connection) -> float:
-        return float(connection.execute(select(self._database.now)).scalar_one())
 
     def _log(self, connection: Connection, deed: Deed | None) -> None:
         if deed is not None:

@@ -30,7 +30,7 @@ class DeploymentStore:
         """Keep a new deployment with its first revision. Raises ConflictError where the project has one of the name."""
         try:
             with self._database.write() as connection:
-                now = float(connection.execute(select(self._database.now)).scalar_one())
+                now = self._database.clock(connection)
                 values = deployment.model_dump(exclude={"revision"})
                 values |= {"revision": deployment.revision.number, "created_at": now}
                 connection.execute(insert(deployments).values(**values))
@@ -56,7 +56,7 @@ class DeploymentStore:
             if changed.rowcount == 0:
                 newest = connection.execute(select(deployments.c.revision).where(is_it)).scalar()
                 raise changed_meanwhile(known.name, known.revision.number, newest)
-            now = float(connection.execute(select(self._database.now)).scalar_one())
+            now = self._database.clock(connection)
             made = self._add_revision(connection, known.deployment_id, revision, now)
             self._log(connection, deeds)
         return known.model_copy(update={"revision": made})

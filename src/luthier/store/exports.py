@@ -25,7 +25,7 @@ class ExportStore:
     def add(self, export: ServerExport, job: Job, deed: Deed) -> ServerExport:
         """Keep an export that is to be made, and queue its job: both or neither."""
         with self._database.write() as connection:
-            now = float(connection.execute(select(self._database.now)).scalar_one())
+            now = self._database.clock(connection)
             add_job(connection, now, job)
             values = export.model_dump(exclude={"document"}) | {"document": None, "created_at": now}
             connection.execute(insert(exports).values(**values))

@@ -43,7 +43,7 @@ class FileStore:
         made: list[StoredFile] = []
 
         def insert_row(connection: Connection) -> None:
-            now = connection.execute(select(self._database.now)).scalar_one()
+            now = self._database.clock(connection)
             made.append(
                 insert_file(
                     connection,
@@ -114,7 +114,7 @@ class FileStore:
     def sweep(self) -> int:
         """Delete what has expired, and the traces of what was deleted a day ago; returns how many files expired."""
         with self._database.write() as connection:
-            now = connection.execute(select(self._database.now)).scalar_one()
+            now = self._database.clock(connection)
             has_expired = (files.c.status != _DELETED) & (files.c.expires_at <= now)
             expired = connection.execute(select(files.c.number, files.c.sha256).where(has_expired)).all()
             if expired:

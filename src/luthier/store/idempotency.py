@@ -44,7 +44,7 @@ class IdempotencyStore:
     def begin(self, project_id: str, key: str, request_sha256: str) -> Turn:
         """Ask whose turn it is."""
         with self._database.write() as connection:
-            now = float(connection.execute(select(self._database.now)).scalar_one())
+            now = self._database.clock(connection)
             is_it = _is(project_id, key)
             row = connection.execute(select(table).where(is_it)).mappings().first()
             mine = Turn(kind="work", ticket=now)
@@ -79,7 +79,7 @@ class IdempotencyStore:
     def sweep(self) -> int:
         """Remove the keys that are older than `KEPT_SECONDS`; returns how many."""
         with self._database.write() as connection:
-            oldest = float(connection.execute(select(self._database.now)).scalar_one()) - KEPT_SECONDS
+            oldest = self._database.clock(connection) - KEPT_SECONDS
             return connection.execute(delete(table).where(table.c.created_at < oldest)).rowcount
 
 

@@ -50,7 +50,7 @@ class JobEventStore:
             with self._database.write() as connection:
                 if is_told(connection, job_id, code):
                     return False
-                now = float(connection.execute(select(self._database.now)).scalar_one())
+                now = self._database.clock(connection)
                 tell(connection, now, job_id, message, code=code, level=level, data=data)
         except IntegrityError:  # another process has told it in this very moment
             return False

@@ -45,7 +45,7 @@ class JobStore:
         """Queue a job. Raises ConflictError where the id is taken."""
         try:
             with self._database.write() as connection:
-                return add_job(connection, self._now(connection), job)
+                return add_job(connection, self._database.clock(connection), job)
         except IntegrityError as error:
             raise ConflictError(
                 f"job {job.job_id} exists already", expected="a new id", do="make one with new_id('job')"
@@ -96,7 +96,7 @@ class JobStore:
         that has crashed too often without getting any further fails instead of being given out again.
         """
         with self._database.write() as connection:
-            now = self._now(connection)
+            now = self._database.clock(connection)
             while (row := self._next(connection, worker, now, lanes)) is not None:
                 if row["status"] == "running":
                     self._end_attempt(connection, row, now, "the worker that held it is gone", is_lost=True)
@@ -120,7 +120,7 @@ class JobStore:
     def beat(self, job_id: str, attempt: int, step: int = 0) -> Wish | None:
         """Renew the lease and say how far the work is; returns what is asked of it. Raises LeaseLostError."""
         with self._database.write() as connection:
-            row, now = held_row(connection, job_id, attempt), self._now(connection)
+            row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
             values = {"lease_until": now + self.lease_seconds, "step": max(step, row["step"]), "updated_at": now}
             connection.execute(update(jobs).where(is_row(row)).values(**values))
             wish: Wish | None = row["wish"]
@@ -139,7 +139,7 @@ class JobStore:
         Raises LeaseLostError.
         """
         with self._database.write() as connection:
-            row, now = held_row(connection, job_id, attempt), self._now(connection)
+            row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
             self._note(connection, row, found)
             self._close(connection, row, now, status, error)
             return job_by_id(connection, job_id)
@@ -150,7 +150,7 @@ class JobStore:
         Where it was to be paused or cancelled meanwhile, it is. Raises LeaseLostError.
         """
         with self._database.write() as connection:
-            row, now = held_row(connection, job_id, attempt), self._now(connection)
+            row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
             self._note(connection, row, found)
             fresh = {"lane": "train", "num_crashes": 0, "num_losses": 0, "crash_step": -1}
             connection.execute(update(jobs).where(is_row(row)).values(**fresh))
@@ -167,7 +167,7 @@ class JobStore:
         rest_seconds: how long nobody is to take it. What it was asked meanwhile is done at once.
         """
         with self._database.write() as connection:
-            row, now = held_row(connection, job_id, attempt), self._now(connection)
+            row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
             if row["wish"] is not None:
                 self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
                 return job_by_id(connection, job_id)
@@ -185,7 +185,7 @@ class JobStore:
         is_lost: it was ended because its worker was not there, and has not crashed.
         """
         with self._database.write() as connection:
-            row, now = held_row(connection, job_id, attempt), self._now(connection)
+            row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
             self._end_attempt(connection, row, now, reason, is_lost=is_lost)
             return job_by_id(connection, job_id)
 
@@ -195,7 +195,7 @@ class JobStore:
         Raises ConflictError where it has ended, or where it is to be paused and is already.
         """
         with self._database.write() as connection:
-            row, now = locked_row(connection, job_id), self._now(connection)
+            row, now = locked_row(connection, job_id), self._database.clock(connection)
             status = row["status"]
             if status in ENDED or (status, wish) == ("paused", "pause") or row["wish"] == "cancel":
                 words = {"pause": "paused: queued or running", "cancel": "cancelled: queued, running or paused"}
@@ -218,7 +218,7 @@ class JobStore:
         Raises ConflictError where it is not paused or failed: also while it is still pausing.
         """
         with self._database.write() as connection:
-            row, now = locked_row(connection, job_id), self._now(connection)
+            row, now = locked_row(connection, job_id), self._database.clock(connection)
             if row["status"] not in ("paused", "failed"):
                 raise ConflictError(
                     f"job {job_id} is {job_of(row).shown_status}",
@@ -308,6 +308,3 @@ class JobStore:
             document = json.loads(row["document"])
             document["found"] = {**document.get("found", {}), **found}
             connection.execute(update(jobs).where(is_row(row)).values(document=json.dumps(document)))
-
-    def _now(self, connection: Connection) -> float:
-        return float(connection.execute(select(self._database.now)).scalar_one())

@@ -53,7 +53,7 @@ class MemberStore:
         """Keep a member with the hash of a password. Raises ConflictError where the name is taken."""
         try:
             with self._database.write() as connection:
-                made = member.model_copy(update={"created_at": self._now(connection)})
+                made = member.model_copy(update={"created_at": self._database.clock(connection)})
                 connection.execute(insert(members).values(**made.model_dump(), password=password))
                 self._log(connection, deed)
                 return made
@@ -127,7 +127,7 @@ class MemberStore:
     ) -> None:
         """Keep a session by the digest of its secret, for so many seconds."""
         with self._database.write() as connection:
-            now = self._now(connection)
+            now = self._database.clock(connection)
             connection.execute(
                 insert(web_sessions).values(
                     digest=digest,
@@ -199,7 +199,7 @@ class MemberStore:
     def extend(self, digest: str, seconds: float) -> None:
         """Let a session last for so many seconds from now on."""
         with self._database.write() as connection:
-            now = self._now(connection)
+            now = self._database.clock(connection)
             values = {"seen_at": now, "expires_at": now + seconds}
             connection.execute(update(web_sessions).where(web_sessions.c.digest == digest).values(**values))
 
@@ -211,7 +211,7 @@ class MemberStore:
     def add_link(self, digest: str, seconds: float) -> None:
         """Keep a link that signs in once, for so many seconds."""
         with self._database.write() as connection:
-            now = self._now(connection)
+            now = self._database.clock(connection)
             connection.execute(delete(sign_in_links).where(sign_in_links.c.expires_at <= now))
             connection.execute(insert(sign_in_links).values(digest=digest, expires_at=now + seconds))
 
@@ -220,9 +220,6 @@ class MemberStore:
         is_it = (sign_in_links.c.digest == digest) & (sign_in_links.c.expires_at > self._database.now)
         with self._database.write() as connection:
             return connection.execute(delete(sign_in_links).where(is_it)).rowcount > 0
-
-    def _now(self, connection: Connection) -> float:
-        return float(connection.execute(select(self._database.now)).scalar_one())
 
     def _log(self, connection: Connection, deed: Deed | None) -> None:
         if deed is not None:

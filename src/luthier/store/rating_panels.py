@@ -45,7 +45,7 @@ class RatingPanelStore:
     ) -> RatingPanel:
         """Keep a new panel with all that is shown, and its raters, each with the digest of their link."""
         with self._database.write() as connection:
-            made = panel.model_copy(update={"created_at": self._now(connection)})
+            made = panel.model_copy(update={"created_at": self._database.clock(connection)})
             values = {"panel_id": made.panel_id, "project_id": project_id, "name": made.name}
             document = made.model_dump_json()
             connection.execute(
@@ -135,7 +135,7 @@ class RatingPanelStore:
         try:
             with self._database.write() as connection:
                 self._check_open(connection, rater.panel_id)
-                made = self._add_rater(connection, rater, digest, self._now(connection))
+                made = self._add_rater(connection, rater, digest, self._database.clock(connection))
                 self._log(connection, deed)
         except IntegrityError as error:
             raise ConflictError(
@@ -186,7 +186,7 @@ class RatingPanelStore:
         """
         with self._database.write() as connection:
             self._check_open(connection, panel_id)
-            now = self._now(connection)
+            now = self._database.clock(connection)
             for rater in people:
                 self._add_rater(connection, rater, f"{_NO_LINK}{rater.rater_id}"[:64], now)
             for rating in said:
@@ -214,7 +214,7 @@ class RatingPanelStore:
         is_it = rating_panels.c.panel_id == panel_id
         with self._database.write() as connection:
             self._check_open(connection, panel_id)
-            connection.execute(update(rating_panels).where(is_it).values(closed_at=self._now(connection)))
+            connection.execute(update(rating_panels).where(is_it).values(closed_at=self._database.clock(connection)))
             row = connection.execute(select(rating_panels).where(is_it)).mappings().one()
             self._log(connection, deed)
         return _panel(row)
@@ -222,7 +222,7 @@ class RatingPanelStore:
     def _keep_one(self, panel_id: str, rating: Rating) -> Rating:
         with self._database.write() as connection:
             self._check_open(connection, panel_id)
-            return self._keep(connection, panel_id, rating, self._now(connection))
+            return self._keep(connection, panel_id, rating, self._database.clock(connection))
 
     def _check_open(self, connection: Connection, panel_id: str) -> None:
         query = select(rating_panels.c.closed_at).where(rating_panels.c.panel_id == panel_id)
@@ -245,9 +245,6 @@ class RatingPanelStore:
         made = rater.model_copy(update={"created_at": now, "has_link": not digest.startswith(_NO_LINK)})
         connection.execute(insert(raters).values(**made.model_dump(exclude={"has_link"}), digest=digest))
         return made
-
-    def _now(self, connection: Connection) -> float:
-        return float(connection.execute(select(self._database.now)).scalar_one())
 
     def _log(self, connection: Connection, deed: Deed | None) -> None:
         if deed is not None:

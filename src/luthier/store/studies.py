@@ -23,7 +23,7 @@ class StudyStore:
         """Add a study."""
         values = {"study_id": study.study_id, "project_id": project_id, "document": study.model_dump_json()}
         with self._database.write() as connection:
-            now = float(connection.execute(select(self._database.now)).scalar_one())
+            now = self._database.clock(connection)
             connection.execute(insert(studies).values(**values, created_at=now))
 
     def save(self, study: Study) -> None:

@@ -27,7 +27,7 @@ class TunedModelStore:
         with self._database.write() as connection:
             known = select(tuned_models).where(tuned_models.c.model_id == model.model_id)
             if connection.execute(known).first() is None:
-                now = connection.execute(select(self._database.now)).scalar_one()
+                now = self._database.clock(connection)
                 values = model.model_dump() | {"metrics": json.dumps(model.metrics), "created_at": now}
                 connection.execute(insert(tuned_models).values(**values))
             return _model(connection.execute(known).mappings().one())

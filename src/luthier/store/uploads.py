@@ -42,7 +42,7 @@ class UploadStore:
     ) -> Upload:
         """Begin an upload, which has an hour to become complete."""
         with self._database.write() as connection:
-            now = self._now(connection)
+            now = self._database.clock(connection)
             upload = Upload(
                 upload_id=unused_id(connection, uploads.c.upload_id, "upload"),
                 project_id=project_id,
@@ -94,7 +94,7 @@ class UploadStore:
                 upload_id=upload_id,
                 sha256=sha256,
                 num_bytes=num_bytes,
-                created_at=self._now(connection),
+                created_at=self._database.clock(connection),
             )
             connection.execute(insert(upload_parts).values(**part.model_dump()))
             made.append(part)
@@ -126,7 +126,7 @@ class UploadStore:
 
         def insert_rows(connection: Connection) -> None:
             _check_pending(self._get(connection, upload.project_id, upload.upload_id))
-            now, life = self._now(connection), upload.file_expires_after_seconds
+            now, life = self._database.clock(connection), upload.file_expires_after_seconds
             file = StoredFile(
                 file_id=unused_id(connection, files.c.file_id, "file"),
                 project_id=upload.project_id,
@@ -157,15 +157,12 @@ class UploadStore:
     def sweep(self) -> int:
         """Give up the uploads whose hour is over, and forget their parts; returns how many they were."""
         with self._database.write() as connection:
-            is_over = (uploads.c.status == "pending") & (uploads.c.expires_at <= self._now(connection))
+            is_over = (uploads.c.status == "pending") & (uploads.c.expires_at <= self._database.clock(connection))
             over = connection.execute(select(uploads.c.upload_id).where(is_over)).scalars().all()
             forgotten = [digest for upload_id in over for digest in _close(connection, upload_id, "expired")]
         if forgotten:
             self._artifacts.forget_unused(forgotten)
         return len(over)
-
-    def _now(self, connection: Connection) -> float:
-        return float(connection.execute(select(self._database.now)).scalar_one())
 
     def _get(self, connection: Connection, project_id: str, upload_id: str) -> Upload:
         row = None
@@ -179,7 +176,7 @@ class UploadStore:
                 do="begin one: POST /v1/uploads",
             )
         upload = _upload(row)
-        if upload.status == "pending" and upload.expires_at <= self._now(connection):  # not swept yet
+        if upload.status == "pending" and upload.expires_at <= self._database.clock(connection):  # not swept yet
             return upload.model_copy(update={"status": "expired"})
         return upload
 

@@ -23,7 +23,7 @@ class UsageStore:
     def add(self, use: Use) -> None:
         """Count one answer on today (UTC, by the database's clock)."""
         with self._database.write() as connection:
-            now = float(connection.execute(select(self._database.now)).scalar_one())
+            now = self._database.clock(connection)
             add_use(connection, day_of(now), use)
 
     def list(self, project_id: str, *, since: str | None = None, model: str | None = None) -> list[DayOfUse]:

@@ -37,7 +37,7 @@ class WebhookStore:
     def add(self, webhook: Webhook, secret: str) -> Webhook:
         """Keep a webhook; the time of its making is the database's."""
         with self._database.write() as connection:
-            made = webhook.model_copy(update={"created_at": self._now(connection)})
+            made = webhook.model_copy(update={"created_at": self._database.clock(connection)})
             values = made.model_dump() | {"event_types": " ".join(made.event_types), "secret": secret}
             connection.execute(insert(webhooks).values(**values))
             return made
@@ -77,7 +77,7 @@ class WebhookStore:
         """Write down one message, to be sent at once."""
         with self._database.write() as connection:
             _row(connection, webhook_id, project_id)
-            now = self._now(connection)
+            now = self._database.clock(connection)
             values = _message(webhook_id, _event(event_type, data, now), now)
             connection.execute(insert(webhook_deliveries).values(**values))
             return Delivery.model_validate(values)
@@ -92,7 +92,7 @@ class WebhookStore:
             if connection.execute(to_do).first() is None:
                 return 0
         with self._database.write() as connection:
-            now = self._now(connection)
+            now = self._database.clock(connection)
             ended = select(jobs).where(_IS_UNTOLD).order_by(jobs.c.number).limit(_MOST_AT_ONCE)
             rows = connection.execute(ended.with_for_update(skip_locked=True)).mappings().all()
             hooks = connection.execute(
@@ -119,7 +119,7 @@ class WebhookStore:
             if connection.execute(due.limit(1)).first() is None:
                 return []
         with self._database.write() as connection:
-            now = self._now(connection)
+            now = self._database.clock(connection)
             query = due.limit(limit).with_for_update(of=table, skip_locked=True)
             rows = connection.execute(query).mappings().all()
             numbers = [row["number"] for row in rows]
@@ -137,14 +137,15 @@ class WebhookStore:
         table = webhook_deliveries
         is_ours = (table.c.message_id == taken.message_id) & (table.c.num_attempts == taken.num_attempts)
         with self._database.write() as connection:
-            values = {"status": status, "last_answer": answer, "next_at": self._now(connection) + wait_seconds}
+            values = {
+                "status": status,
+                "last_answer": answer,
+                "next_at": self._database.clock(connection) + wait_seconds,
+            }
             pending = table.c.status == "pending"
             if connection.execute(update(table).where(is_ours, pending).values(**values)).rowcount == 0:
                 return None
             return _delivery(connection.execute(select(table).where(is_ours)).mappings().one())
-
-    def _now(self, connection: Connection) -> float:
-        return float(connection.execute(select(self._database.now)).scalar_one())
 
 
 def _messages(rows: Any, hooks: Any, now: float) -> list[dict[str, Any]]:
