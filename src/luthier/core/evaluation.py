@@ -12,7 +12,7 @@ VerdictWord = Literal["better", "worse", "not distinguishable"]
 
 
 class Metric(Frozen):
-    """One figure over all samples with its 95% bootstrap interval, and the unit it is counted in."""
+    """One figure over all samples with its 95% interval, and the unit it is counted in."""
 
     value: float
     low: float
