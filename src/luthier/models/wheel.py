@@ -179,9 +179,11 @@ def _run(
 def _size(folder: Path) -> int:
     """Bytes of the largest file below a folder: the download, and not the copy that pip makes of it at the end."""
     largest = 0
-    for path in folder.rglob("*"):
-        try:
-            largest = max(largest, path.stat().st_size)
-        except FileNotFoundError:
-            continue  # pip moved it between the listing and the look
+    # os.walk passes over a folder that pip cleared between the listing and the look; Path.rglob raises (Python 3.11).
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                largest = max(largest, os.stat(os.path.join(place, name)).st_size)
+            except FileNotFoundError:
+                continue  # pip moved it
     return largest
