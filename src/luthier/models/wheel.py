@@ -183,7 +183,7 @@ def _size(folder: Path) -> int:
     for place, _, names in os.walk(folder):
         for name in names:
             try:
-                largest = max(largest, os.stat(os.path.join(place, name)).st_size)
+                largest = max(largest, (Path(place) / name).stat().st_size)
             except FileNotFoundError:
                 continue  # pip moved it
     return largest

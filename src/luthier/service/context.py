@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from luthier.store.job_events import JobEventStore
     from luthier.store.jobs import JobStore
     from luthier.store.members import MemberStore
+    from luthier.store.pipelines import PipelineStore
     from luthier.store.rating_panels import RatingPanelStore
     from luthier.store.run_entries import RunEntryStore
     from luthier.store.runs import RunStore
@@ -115,6 +116,13 @@ class Context:
         from luthier.store.studies import StudyStore
 
         return StudyStore(self.database)
+
+    @cached_property
+    def pipelines(self) -> PipelineStore:
+        """Work in stages in this home."""
+        from luthier.store.pipelines import PipelineStore
+
+        return PipelineStore(self.database)
 
     @cached_property
     def evaluations(self) -> EvaluationStore:

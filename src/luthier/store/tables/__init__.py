@@ -24,6 +24,7 @@ from luthier.store.tables.server import (
     webhook_deliveries,
     webhooks,
 )
+from luthier.store.tables.watching import alerts, feedback, pipelines, review_items, traffic_files, watches
 from luthier.store.tables.work import (
     artifact_links,
     artifacts,
@@ -46,10 +47,11 @@ from luthier.store.tables.workshop import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that these tables are what it makes.
-SCHEMA_VERSION = "0009"
+SCHEMA_VERSION = "0010"
 
 __all__ = [
     "SCHEMA_VERSION",
+    "alerts",
     "api_keys",
     "artifact_links",
     "artifacts",
@@ -63,6 +65,7 @@ __all__ = [
     "evaluations",
     "events",
     "exports",
+    "feedback",
     "files",
     "generations",
     "idempotency_keys",
@@ -72,20 +75,24 @@ __all__ = [
     "members",
     "metadata",
     "model_usage",
+    "pipelines",
     "plans",
     "projects",
     "raters",
     "rating_items",
     "rating_panels",
     "ratings",
+    "review_items",
     "row_decisions",
     "runs",
     "sign_in_links",
     "studies",
+    "traffic_files",
     "trials",
     "tuned_models",
     "upload_parts",
     "uploads",
+    "watches",
     "web_sessions",
     "webhook_deliveries",
     "webhooks",

@@ -1,0 +1,63 @@
+"""What people say of answers that a deployed model has given, and the queue in which others look at it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from luthier.core.frozen import Frozen
+
+Thumb = Literal["up", "down"]
+ReviewStatus = Literal["waiting", "accepted", "rejected"]
+
+
+class Feedback(Frozen):
+    """What one author says of one answer. The newest word of an author on an answer counts.
+
+    exchange_id: the id that the client got with the answer. score: from 0 (bad) to 1. correction: what the answer
+    should have been. author: who says it, as the client names them; empty where nobody is named.
+    """
+
+    feedback_id: str
+    project_id: str
+    exchange_id: str
+    model: str
+    thumb: Thumb | None = None
+    score: float | None = Field(default=None, ge=0, le=1)
+    correction: str | None = None
+    comment: str = ""
+    author: str = ""
+    created_at: float = 0.0
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.thumb is None and self.score is None and not self.correction:
+            raise ValueError("a thumb, a score or a correction")
+        return self
+
+
+class ReviewItem(Frozen):
+    """An exchange that a person is to look at before it may be trained on.
+
+    source: where it comes from. messages: what was asked; answer: what was answered; correction: what is to be learned
+    instead, None where the answer itself is good. decided_by, decided_at: empty and None while it waits.
+    """
+
+    review_id: str
+    project_id: str
+    model: str
+    source: Literal["correction", "traffic", "rating"]
+    exchange_id: str = ""
+    messages: tuple[dict[str, Any], ...]
+    answer: str
+    correction: str | None = None
+    status: ReviewStatus = "waiting"
+    decided_by: str = ""
+    decided_at: float | None = None
+    created_at: float = 0.0
+
+    @property
+    def learned(self) -> str:
+        """The text that is trained on where it is accepted."""
+        return self.answer if self.correction is None else self.correction

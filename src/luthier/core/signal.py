@@ -1,0 +1,58 @@
+"""What is watched of a deployed model: signals, each against what it was before, and the report that holds them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from luthier.core.frozen import Frozen
+
+SignalState = Literal["steady", "changed", "unknown"]
+SignalGroup = Literal["serving", "input", "output", "quality", "bias"]
+
+
+class Signal(Frozen):
+    """One thing that is watched.
+
+    name: such as `latency_p95_seconds`, `prompt_length_psi`. value: now, in `unit`, with its 95% interval; reference:
+    what it is held against (the window before, or the training profile), None where there is nothing yet. p_value:
+    adjusted for all signals and all looks; None where no test was made. state: `unknown` where there is too little to
+    tell, which `sentence` says. since: seconds since 1970 of the first exchange that the change is seen in. examples:
+    ids of exchanges that show it. do: what to do about it, where it has changed.
+    """
+
+    name: str
+    title: str
+    group: SignalGroup
+    unit: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reference: float | None = None
+    p_value: float | None = None
+    state: SignalState = "unknown"
+    since: float | None = None
+    examples: tuple[str, ...] = ()
+    sentence: str = ""
+    do: str = ""
+
+
+class WatchReport(Frozen):
+    """All signals of a model in a window of time (seconds since 1970, `until` not included).
+
+    num_exchanges: in the window; num_with_text: of these, with their words kept; num_dropped: that the log had to drop.
+    cautions: what the reader has to know, a sentence each.
+    """
+
+    project_id: str
+    model: str
+    since: float
+    until: float
+    num_exchanges: int
+    num_with_text: int
+    num_dropped: int = 0
+    signals: tuple[Signal, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+    def signal(self, name: str) -> Signal | None:
+        """A signal by its name."""
+        return next((one for one in self.signals if one.name == name), None)
