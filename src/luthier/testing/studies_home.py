@@ -66,9 +66,8 @@ def trial_of(number: int, values: Values, reached: int, loss: float, *, state: T
         for rung in range(reached + 1)
     )
     run_id = f"run-20261126-1200{number:02d}-abcdef"
-    return Trial(
-        number=number, values=values, run_id=run_id, results=results, hours=0.02 * 3 ** max(0, reached), **others
-    )
+    hours = 0.02 * 3 ** max(0, reached)
+    return Trial(number=number, values=values, run_id=run_id, state=state, results=results, hours=hours, reason=reason)
 
 
 def _trials() -> list[Trial]:
