@@ -36,7 +36,10 @@ _END_SHARE: Final = 1.2
 
 @dataclass(frozen=True, slots=True)
 class StudyRequest:
-    """What is asked. recipe: with absolute paths. hours, usd: for everything. space: a document that narrows it."""
+    """What is asked. recipe: with absolute paths. hours, usd: for everything. space: a document that narrows it.
+
+    workers: how many trials train at once.
+    """
 
     recipe: Recipe
     hours: float | None = None
