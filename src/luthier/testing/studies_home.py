@@ -26,6 +26,7 @@ def add_study(home: Context, changed: Mapping[str, Any] | None = None) -> Study:
     document = {
         "base_model": "smollm2-135m-instruct",
         "data": {"train": f"{home.home}/rows/train.jsonl", "validation": 0.1},
+        "method": {"name": "lora", "rank": 4},
     }
     space = Space(
         parameters=(
