@@ -92,7 +92,8 @@ class Trial(Frozen):
     """One recipe that is tried. number: from 0 on, in the order in which they were begun; 0 is the recipe as it came.
 
     of: for kind `confirm`, the trial that is repeated with another seed. results: by rung, the last one the newest.
-    predicted_hours: of all its steps, before it began. hours: spent so far, work that was thrown away included.
+    predicted_hours: of all its steps, before it began. hours: of the machine, spent so far, work that was thrown away
+    included: where N trials train at once, each has an N-th of it.
     reason: why it failed, or was not gone on with.
     """
 
@@ -122,7 +123,8 @@ class StudySpec(Frozen):
     """What was asked. recipe: with absolute paths. hours: for the whole study. usd: likewise, None without a cap.
 
     rungs: the shares of a whole training after which trials are compared, the last one 1. reduction: one of so many is
-    gone on with. num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each.
+    gone on with. num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each. workers: how
+    many trials train at once, each with its share of the machine's threads.
     """
 
     recipe: Recipe
@@ -136,6 +138,7 @@ class StudySpec(Frozen):
     reduction: int = 3
     num_confirmed: int = 2
     num_seeds: int = 1
+    workers: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _rungs_rise(self) -> StudySpec:

@@ -7,6 +7,7 @@ final       the winner's recipe on all rows, training and validation together, j
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +21,11 @@ from luthier.core.recipe import Recipe
 from luthier.core.study import SamplerName, Study, StudySpec, Trial
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
+from luthier.service.materials import Materials
 from luthier.service.plans import make_plan
 from luthier.service.study_end import bring_up_own, confirm, finish
 from luthier.service.study_search import Search, Tell
+from luthier.service.study_workers import crew_of
 from luthier.service.trials import expected_hours, price
 
 RUNGS: Final = (1 / 9, 1 / 3, 1.0)
@@ -33,7 +36,10 @@ _END_SHARE: Final = 1.2
 
 @dataclass(frozen=True, slots=True)
 class StudyRequest:
-    """What is asked. recipe: with absolute paths. hours, usd: for everything. space: a document that narrows it."""
+    """What is asked. recipe: with absolute paths. hours, usd: for everything. space: a document that narrows it.
+
+    workers: how many trials train at once.
+    """
 
     recipe: Recipe
     hours: float | None = None
@@ -45,6 +51,7 @@ class StudyRequest:
     seed: int = 0
     rungs: tuple[float, ...] = RUNGS
     num_seeds: int = 1
+    workers: int = 1
 
 
 def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_PROJECT) -> Study:
@@ -81,9 +88,15 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
         seed=request.seed,
         rungs=request.rungs,
         num_seeds=request.num_seeds,
+        workers=request.workers,
     )
     _refuse_too_small(context, spec, plan)
-    notes = ("the space has one point: its recipe is trained, nothing is searched",) if space.has_one_point else ()
+    notes: tuple[str, ...] = ()
+    if space.has_one_point:
+        notes = ("the space has one point: its recipe is trained, nothing is searched",)
+    if plan.training.device == "cpu" and spec.workers > plan.training.num_threads:
+        threads = f"{plan.training.num_threads} {'thread' if plan.training.num_threads == 1 else 'threads'}"
+        notes = (*notes, f"{spec.workers} workers share {threads}: more of them than threads get in each other's way")
     study = Study(
         study_id=new_id("study"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -105,16 +118,20 @@ def go_on(context: Context, study_id: str, *, tell: Tell = lambda _study, _trial
     """
     from luthier.store.file_lock import file_lock
 
-    study = context.studies.get(study_id)
+    began, study, materials = time.perf_counter(), context.studies.get(study_id), Materials()
     if study.status == "done":
         return study
     lock = context.settings.home / "studies" / study_id / "lock"
-    with file_lock(lock, what=f"study {study_id}", timeout_seconds=_LOCK_SECONDS):
+    with file_lock(lock, what=f"study {study_id}", timeout_seconds=_LOCK_SECONDS) as held:
         own = make_plan(context, study.spec.recipe, base_dir=Path())
-        search = Search(context, study, own, _final_hours(context, study, own), tell)
-        if study.status in ("searching", "paused"):
-            search.change(study.model_copy(update={"status": "searching"}))
-        if not search.run() or not bring_up_own(search) or not confirm(search):
+        final_hours = _final_hours(context, study, own, materials)
+        with crew_of(context, study, held) as crew:
+            search = Search(context, study, own, final_hours, tell, crew, began, materials)
+            if study.status in ("searching", "paused"):
+                search.change(study.model_copy(update={"status": "searching"}))
+            is_through = search.run() and bring_up_own(search) and confirm(search)
+            search.rest()
+        if not is_through:
             search.change(search.study.model_copy(update={"status": "paused"}))
             return search.study
         return finish(search)
@@ -127,16 +144,20 @@ def trial_line(trial: Trial) -> str:
     return f"trial {trial.number} ({values or 'the recipe as it is'}): {trial.state}{loss}"
 
 
-def _final_hours(context: Context, study: Study, own: Plan) -> float:
-    """What the end should take: the recipe's own training once more, on a few more rows."""
+def _final_hours(context: Context, study: Study, own: Plan, materials: Materials) -> float:
+    """What the end should take: the recipe's own training once more, on a few more rows, with the whole machine."""
     known = context.studies.trials(study.study_id)
     hours = known[0].predicted_hours if known else None
-    return expected_hours(known, hours or _own_hours(context, study.spec, own)) * _END_SHARE
+    hours = hours or _own_hours(context, study.spec, own, materials)
+    taken, workers = expected_hours(known, hours), study.spec.workers
+    # trials that share the machine do not tell how long one that has all of it takes: at most as long as they took on
+    # the clock, at least as long as they took of the machine, and between the two the planner is believed
+    return min(max(taken, hours), taken * workers) * _END_SHARE
 
 
-def _own_hours(context: Context, spec: StudySpec, own: Plan) -> float:
+def _own_hours(context: Context, spec: StudySpec, own: Plan, materials: Materials | None = None) -> float:
     """What the recipe as it came should take. own: its plan."""
-    return price(context, spec, Trial(number=0, values={}, run_id=new_id("run")), own).hours
+    return price(context, spec, Trial(number=0, values={}, run_id=new_id("run")), own, materials).hours
 
 
 def _refuse_too_small(context: Context, spec: StudySpec, plan: Plan) -> None:

@@ -15,7 +15,8 @@ from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.study import Study, StudySpec, Trial, recipe_with
 from luthier.service.context import Context
 from luthier.service.study_search import Search, best_of
-from luthier.service.trials import expected_hours, price
+from luthier.service.study_workers import Task
+from luthier.service.trials import expected_hours
 
 
 def bring_up_own(search: Search) -> bool:
@@ -23,48 +24,50 @@ def bring_up_own(search: Search) -> bool:
 
     False where it was asked to stop.
     """
-    own, spec = search.trials[0], search.study.spec
-    last = len(spec.rungs) - 1
-    if own.state not in ("paused", "waiting") or own.rung == last:
+    last = len(search.study.spec.rungs) - 1
+
+    def next_task() -> Task | None:
+        own = search.trials[0]
+        if own.state not in ("paused", "waiting") or own.rung == last:
+            return None
+        return search.task(own, own.rung + 1)
+
+    whole = next_task()
+    if whole is None or search.left_hours < search.needed(whole.trial, last, whole.priced):
         return True
-    priced = price(search.context, spec, own, search.own)
-    share = 1 - (own.results[-1].share if own.results else 0.0)
-    if search.left_hours < expected_hours(search.trials, priced.hours) * share:
-        return True
-    for rung in range(own.rung + 1, last + 1):
-        own = search.train(search.keep(own.model_copy(update={"state": "running"})), rung, priced)
-        if own.state != "paused":
-            break
-    return own.state != "waiting"
+    return search.work(next_task)
 
 
 def confirm(search: Search) -> bool:
     """Repeat the best few with other seeds, as far as the budget goes; false where it was asked to stop."""
-    spec = search.study.spec
+    spec, last = search.study.spec, len(search.study.spec.rungs) - 1
     best = [trial for trial in best_of(search.trials) if trial.state == "done"][: spec.num_confirmed]
     wanted = [(trial, n) for n in range(spec.num_seeds) for trial in best] if len(best) > 1 else []
-    for trial, n in wanted:
-        again = [t for t in search.trials if t.kind == "confirm" and t.of == trial.number]
-        if len(again) > n and again[n].state in ("done", "failed"):
-            continue
-        if len(again) <= n:
-            if search.left_hours < expected_hours(search.trials, trial.predicted_hours or 0.0):
-                note = f"trial {trial.number} was not repeated with another seed: the budget does not cover it"
-                search.change(search.study.model_copy(update={"notes": (*search.study.notes, note)}))
-                return True
-            search.change(search.study.model_copy(update={"status": "confirming"}))
-            repeated = Trial(
-                number=len(search.trials), kind="confirm", of=trial.number, values=trial.values, run_id=new_id("run")
-            )
-            search.keep(repeated)
-        else:
-            repeated = again[n]
-        priced = price(search.context, spec, repeated, search.own)
-        repeated = search.keep(repeated.model_copy(update={"state": "running", "predicted_hours": priced.hours}))
-        last = len(spec.rungs) - 1
-        if search.train(repeated, last, priced).state == "waiting":
-            return False
-    return True
+    is_covered = True
+
+    def next_task() -> Task | None:
+        nonlocal is_covered
+        for trial, n in wanted:
+            again = [t for t in search.trials if t.kind == "confirm" and t.of == trial.number]
+            if len(again) <= n and is_covered:
+                again, is_covered = _begun_again(search, trial, again)
+            if len(again) > n and again[n].state == "waiting" and (task := search.task(again[n], last)) is not None:
+                return task
+        return None
+
+    return search.work(next_task)
+
+
+def _begun_again(search: Search, trial: Trial, again: list[Trial]) -> tuple[list[Trial], bool]:
+    """A trial written down once more, to be trained with another seed, and whether the budget covers that."""
+    if search.left_hours < expected_hours(search.trials, trial.predicted_hours or 0.0):
+        note = f"trial {trial.number} was not repeated with another seed: the budget does not cover it"
+        search.change(search.study.model_copy(update={"notes": (*search.study.notes, note)}))
+        return again, False
+    search.change(search.study.model_copy(update={"status": "confirming"}))
+    number = len(search.trials)
+    repeated = Trial(number=number, kind="confirm", of=trial.number, values=trial.values, run_id=new_id("run"))
+    return [*again, search.keep(repeated)], True
 
 
 def finish(search: Search) -> Study:
