@@ -101,9 +101,9 @@ class Trial(Frozen):
     """One recipe that is tried. number: from 0 on, in the order in which they were begun; 0 is the recipe as it came.
 
     of: for kind `confirm`, the trial that is repeated with another seed. results: by rung, the last one the newest.
-    predicted_hours: of all its steps, before it began. hours: spent so far, work that was thrown away included.
-    reason: why it failed, was stopped, or was not gone on with. goals: what it comes to by the goals of the study other
-    than quality.
+    predicted_hours: of all its steps, before it began. hours: of the machine, spent so far, work that was thrown away
+    included: where N trials train at once, each has an N-th of it. reason: why it failed, was stopped, or was not gone
+    on with. goals: what it comes to by the goals of the study other than quality.
     """
 
     number: int
@@ -145,9 +145,10 @@ class StudySpec(Frozen):
     """What was asked. recipe: with absolute paths. hours: for the whole study. usd: likewise, None without a cap.
 
     rungs: the shares of a whole training after which trials are compared, the last one 1. reduction: one of so many is
-    gone on with. num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each. goals: what is
-    sought, quality among them. own_values: what the recipe as it came sets, as far as it is searched. start: what is
-    tried first after it. stops_hopeless: whether a trial is stopped whose curve cannot become the best.
+    gone on with. num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each. workers: how
+    many trials train at once, each with its share of the machine's threads. goals: what is sought, quality among them.
+    own_values: what the recipe as it came sets, as far as it is searched. start: what is tried first after it.
+    stops_hopeless: whether a trial is stopped whose curve cannot become the best.
     """
 
     recipe: Recipe
@@ -161,10 +162,11 @@ class StudySpec(Frozen):
     reduction: int = 3
     num_confirmed: int = 2
     num_seeds: int = 1
+    workers: int = Field(default=1, ge=1)
     goals: tuple[GoalName, ...] = ("quality",)
     own_values: Values = Field(default_factory=dict)
     start: tuple[StartPoint, ...] = ()
-    stops_hopeless: bool = True
+    stops_hopeless: bool = False
 
     @model_validator(mode="after")
     def _goals_are_whole(self) -> StudySpec:

@@ -4,53 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
+from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample
 from luthier.core.errors import ConflictError, DataError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
-from luthier.service.canaries import refuse_cut_canaries
 from luthier.service.context import Context
 from luthier.service.data_plan import data_plan
 from luthier.service.judgeable import are_pairs, check_few_shot, check_metrics, have_text_answers
-from luthier.service.split_files import Part, load_splits
+from luthier.service.materials import Materials, PreparedSplit, tokenise
+from luthier.service.split_files import load_splits
 
 if TYPE_CHECKING:
     from luthier.core.base_model import LocalModel
-    from luthier.data.loss_mask import Tokenised
     from luthier.models.chat_template import ChatTemplate
-
-
-@dataclass(frozen=True)
-class PreparedSplit:
-    """One split, ready: the examples that are left and their tokens, in the same order, then those of canaries.
-
-    tokenised: the rows of all examples one after another, one of each, or chosen and rejected of preference pairs.
-    rows_per_unit: how many of them the objective looks at side by side. blocks: where texts are packed, the pieces of
-    each; `tokenised` then holds these.
-    """
-
-    profile: DatasetProfile
-    examples: tuple[Example, ...]
-    tokenised: tuple[TokenisedExample, ...]
-    rows_per_unit: int = 1
-    blocks: tuple[tuple[TokenisedExample, ...], ...] | None = None
-
-    @cached_property
-    def units(self) -> list[tuple[TokenisedExample, ...]]:
-        """The rows that an objective looks at side by side; KTO takes the two sides of a pair one by one."""
-        if self.blocks is not None:
-            return list(self.blocks)
-        size = self.rows_per_unit
-        return [self.tokenised[i : i + size] for i in range(0, len(self.tokenised), size)]
-
-    @cached_property
-    def good_examples(self) -> tuple[Example, ...]:
-        """Those that show an answer as it should be: all but completions that are marked as not wanted."""
-        return tuple(example for example in self.examples if example.is_wanted is not False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +46,18 @@ def make_plan(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path 
     return prepare(context, recipe, base_dir=base_dir, prices=prices).plan
 
 
-def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None) -> Prepared:
+def prepare(
+    context: Context,
+    recipe: Recipe,
+    *,
+    base_dir: Path,
+    prices: Path | None = None,
+    materials: Materials | None = None,
+) -> Prepared:
     """Fetch the base model if need be, read and check the rows, resolve the plan.
 
-    prices: a file whose entries replace those of the price table.
+    prices: a file whose entries replace those of the price table. materials: where rows are kept that recipes share;
+    they are read anew with None.
 
     Raises:
         RecipeError, RequestError: values that cannot go together or do not fit the rows.
@@ -89,22 +66,14 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
         NotFoundError, ModelSourceError: no base model.
     """
     from luthier.evaluate.few_shot import num_usable
-    from luthier.models import sources
-    from luthier.models.chat_template import ChatTemplate
     from luthier.models.structure import read_structure
     from luthier.plan import hardware, resolve
     from luthier.service.budgets import with_budget
     from luthier.service.distillations import find_teacher
     from luthier.service.rewards import check_drawing
 
-    model = sources.pull(recipe.base_model, context.home, context.progress)
-    template = ChatTemplate.load(model.path, recipe.data.template or "auto")
-    max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
-    room = resolve.room_tokens(recipe, model.context_length_tokens)
-    loaded = load_splits(recipe, base_dir)
-    splits = {
-        split: _tokenise(context, split, part, template, recipe, max_length, room) for split, part in loaded.items()
-    }
+    found = (materials or Materials()).of(context, recipe, base_dir)
+    model, template, splits = found.model, found.template, found.splits
     _refuse_one_kind(splits["train"])
     data = data_plan(recipe, splits)
     judged = splits["held_out"].examples if "held_out" in splits else ()
@@ -126,18 +95,24 @@ def prepare(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | 
     if judged:
         check_metrics(plan.evaluation.metrics, judged)
         check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
-    check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], room)
+    check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = with_budget(context, plan, recipe.budget, prices)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
 
 
-def prepare_again(context: Context, plan: Plan) -> Prepared:
-    """The same run's material once more, for a resume. Raises ConflictError where model or rows are not the same."""
+def prepare_again(
+    context: Context, plan: Plan, *, ready: Prepared | None = None, materials: Materials | None = None
+) -> Prepared:
+    """The same run's material once more, for a resume. Raises ConflictError where model or rows are not the same.
+
+    ready: where this process has it already. materials: as for `prepare`.
+    """
     from luthier.service.distillations import refuse_another_teacher
 
     # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
-    again = prepare(context, plan.recipe.model_copy(update={"budget": None}), base_dir=Path())
+    recipe = plan.recipe.model_copy(update={"budget": None})
+    again = ready or prepare(context, recipe, base_dir=Path(), materials=materials)
     _refuse_changed(plan, again.model, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
     if plan.objective.teacher is not None:
         refuse_another_teacher(plan.objective.teacher, again.plan.objective.teacher)
@@ -158,7 +133,7 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
     template = ChatTemplate.load(model.path, recipe.data.template or "auto")
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     splits = {
-        split: _tokenise(context, split, part, template, recipe, max_length, max_length)
+        split: tokenise(context, split, part, template, recipe, max_length, max_length)
         for split, part in load_splits(recipe, Path()).items()
         if split not in ("held_out", "replay_held_out")
     }
@@ -202,63 +177,6 @@ def training_examples(recipe: Recipe) -> tuple[Example, ...]:
     return tuple(e for split in ("train", "replay") if split in loaded for e in loaded[split].examples)
 
 
-def _tokenise(
-    context: Context,
-    split: Split,
-    part: Part,
-    template: ChatTemplate,
-    recipe: Recipe,
-    max_length_tokens: int,
-    room_tokens: int,
-) -> PreparedSplit:
-    """Tokens and profile of one split.
-
-    Held-out rows are judged, not trained, so they may fill the whole context; they are never truncated, since a cut
-    answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
-    """
-    from luthier.data.tokenised_cache import TokenisedCache
-    from luthier.plan import objectives, resolve
-    from luthier.plan.objectives import rules_of
-
-    if resolve.fills_blocks(recipe):
-        objectives.check_shape(recipe.objective, part.source.shape)
-        return _packed(context, split, part, template, room_tokens if "held_out" in split else max_length_tokens)
-    overlong = (recipe.training.overlong if recipe.training else None) or "error"
-    if split in ("held_out", "replay_held_out"):
-        max_length_tokens = room_tokens
-        overlong = "drop" if overlong == "truncate" else overlong
-    cache = TokenisedCache(context.settings.tokenised_folder, context.settings.tokenised_cache_bytes)
-    made: Tokenised = cache.tokenise_all(
-        [*part.examples, *part.planted],
-        template,
-        max_length_tokens=max_length_tokens,
-        overlong=overlong,
-        progress=context.progress,
-    )
-    refuse_cut_canaries(made)
-    rows_per_unit = made.rows_per_example
-    if split != "held_out":
-        rows_per_unit = rules_of(recipe.objective.name if recipe.objective else "sft").rows_per_unit
-    counts: dict[str, Any] = profile_tokens(made.examples, rows_per_example=rows_per_unit)
-    profile = DatasetProfile(
-        split=split,
-        file=str(part.path),
-        sha256=part.source.sha256,
-        shape=part.source.shape,
-        shape_reason=part.source.shape_reason,
-        num_rows=len(part.examples),
-        num_dropped=len(made.dropped_ids),
-        dropped_ids=made.dropped_ids,
-        num_truncated=len(made.truncated_ids),
-        truncated_ids=made.truncated_ids,
-        **counts,
-    )
-    tokenised = tuple(replace(e, is_replayed=True) for e in made.examples) if split == "replay" else made.examples
-    # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
-    kept = tuple(part.examples[i] for i in made.kept if i < len(part.examples))
-    return PreparedSplit(profile, kept, tokenised, rows_per_unit)
-
-
 def _refuse_one_kind(train: PreparedSplit) -> None:
     """Rows that are all wanted, or all not, teach no difference."""
     kinds = {row.is_wanted for row in train.tokenised}
@@ -269,29 +187,3 @@ def _refuse_one_kind(train: PreparedSplit) -> None:
             do="add rows of the other label; to learn good answers alone, use objective sft and map "
             "completion=completion",
         )
-
-
-def _packed(context: Context, split: Split, part: Part, template: ChatTemplate, block_tokens: int) -> PreparedSplit:
-    """Texts of any length in blocks: the counts are of blocks, the examples are the texts as they came."""
-    from luthier.data.packing import pack_texts
-
-    packed = pack_texts([*part.examples, *part.planted], template, block_tokens, context.progress)
-    num_blocks = len(packed.blocks)
-    counts: dict[str, Any] = profile_tokens(packed.rows)
-    counts |= {"num_examples": num_blocks, "mean_tokens": counts["num_tokens"] / num_blocks}
-    profile = DatasetProfile(
-        split=split,
-        file=str(part.path),
-        sha256=part.source.sha256,
-        shape=part.source.shape,
-        shape_reason=part.source.shape_reason,
-        num_rows=len(part.examples),
-        num_dropped=0,
-        packed=packed.profile,
-        **counts,
-    )
-    blocks = packed.blocks
-    if split == "replay":
-        blocks = tuple(tuple(replace(piece, is_replayed=True) for piece in block) for block in blocks)
-    rows = tuple(piece for block in blocks for piece in block)
-    return PreparedSplit(profile, tuple(part.examples), rows, blocks=blocks)

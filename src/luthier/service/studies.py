@@ -7,6 +7,7 @@ final       the winner's recipe on all rows, training and validation together, j
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,15 +18,18 @@ from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
-from luthier.core.study import SamplerName, Study, StudySpec, Trial
+from luthier.core.study import GoalName, SamplerName, Study, StudySpec, Trial
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
+from luthier.service.materials import Materials
 from luthier.service.plans import make_plan
 from luthier.service.study_end import bring_up_own, confirm, finish
 from luthier.service.study_search import Search, Tell
+from luthier.service.study_start import points_to_begin_with
+from luthier.service.study_workers import crew_of
 from luthier.service.trials import expected_hours, price
+from luthier.tune.rungs import QUALITY, REDUCTION, RUNGS
 
-RUNGS: Final = (1 / 9, 1 / 3, 1.0)
 _LOCK_SECONDS: Final = 1.0
 _END_SHARE: Final = 1.2
 """What the final run takes, as a share of a trial's whole training: it has the validation rows, too."""
@@ -33,7 +37,11 @@ _END_SHARE: Final = 1.2
 
 @dataclass(frozen=True, slots=True)
 class StudyRequest:
-    """What is asked. recipe: with absolute paths. hours, usd: for everything. space: a document that narrows it."""
+    """What is asked. recipe: with absolute paths. hours, usd: for everything. space: a document that narrows it.
+
+    goals: what is sought; with more than quality the sampler is NSGA-II. knows_others: whether it begins with what
+    earlier studies of the project on alike data have found.
+    """
 
     recipe: Recipe
     hours: float | None = None
@@ -45,6 +53,9 @@ class StudyRequest:
     seed: int = 0
     rungs: tuple[float, ...] = RUNGS
     num_seeds: int = 1
+    workers: int = 1
+    goals: tuple[GoalName, ...] = QUALITY
+    knows_others: bool = False
 
 
 def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_PROJECT) -> Study:
@@ -53,8 +64,10 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
     Raises RequestError (no budget, no validation rows, a space that cannot be), BudgetTooSmallError, and what
     `service.plans.prepare` raises.
     """
+    from luthier.tune.priors import own_values
     from luthier.tune.space import default_space, narrowed
 
+    _refuse_goals(request)
     if request.recipe.data.validation is None:
         raise RequestError(
             "a recipe without data.validation",
@@ -71,19 +84,30 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
     space = default_space(plan, most_rank=_most_rank(plan))
     if request.space is not None:
         space = narrowed(space, request.space, place=request.space_name)
+    own = own_values(plan, space)
+    start, said = (), ()
+    if not space.has_one_point:
+        others = project_id if request.knows_others else None
+        start, said = points_to_begin_with(context, plan, space, own, others)
     spec = StudySpec(
         recipe=request.recipe,
         space=space,
         hours=_hours(plan, request),
         usd=request.usd,
         most_trials=1 if space.has_one_point else request.most_trials,
-        sampler=request.sampler,
+        sampler="nsga2" if len(request.goals) > 1 else request.sampler,
         seed=request.seed,
         rungs=request.rungs,
+        reduction=REDUCTION,
         num_seeds=request.num_seeds,
+        workers=request.workers,
+        goals=request.goals,
+        own_values=own,
+        start=start,
+        stops_hopeless=True,
     )
     _refuse_too_small(context, spec, plan)
-    notes = ("the space has one point: its recipe is trained, nothing is searched",) if space.has_one_point else ()
+    notes = ("the space has one point: its recipe is trained, nothing is searched",) if space.has_one_point else said
     study = Study(
         study_id=new_id("study"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -105,16 +129,20 @@ def go_on(context: Context, study_id: str, *, tell: Tell = lambda _study, _trial
     """
     from luthier.store.file_lock import file_lock
 
-    study = context.studies.get(study_id)
+    began, study, materials = time.perf_counter(), context.studies.get(study_id), Materials()
     if study.status == "done":
         return study
     lock = context.settings.home / "studies" / study_id / "lock"
-    with file_lock(lock, what=f"study {study_id}", timeout_seconds=_LOCK_SECONDS):
+    with file_lock(lock, what=f"study {study_id}", timeout_seconds=_LOCK_SECONDS) as held:
         own = make_plan(context, study.spec.recipe, base_dir=Path())
-        search = Search(context, study, own, _final_hours(context, study, own), tell)
-        if study.status in ("searching", "paused"):
-            search.change(study.model_copy(update={"status": "searching"}))
-        if not search.run() or not bring_up_own(search) or not confirm(search):
+        final_hours = _final_hours(context, study, own, materials)
+        with crew_of(context, study, held) as crew:
+            search = Search(context, study, own, final_hours, tell, crew, began, materials)
+            if study.status in ("searching", "paused"):
+                search.change(study.model_copy(update={"status": "searching"}))
+            is_through = search.run() and bring_up_own(search) and confirm(search)
+            search.rest()
+        if not is_through:
             search.change(search.study.model_copy(update={"status": "paused"}))
             return search.study
         return finish(search)
@@ -127,16 +155,37 @@ def trial_line(trial: Trial) -> str:
     return f"trial {trial.number} ({values or 'the recipe as it is'}): {trial.state}{loss}"
 
 
-def _final_hours(context: Context, study: Study, own: Plan) -> float:
-    """What the end should take: the recipe's own training once more, on a few more rows."""
+def _refuse_goals(request: StudyRequest) -> None:
+    if "quality" not in request.goals or len(set(request.goals)) < len(request.goals):
+        raise RequestError(
+            f"goals {', '.join(request.goals) or 'none'}",
+            expected="each once, and quality among them: the smallest adapter is the one that has learned nothing",
+            do="write for example: --objective quality,size",
+        )
+    if len(request.goals) > 1 and request.sampler in ("tpe", "nsga2"):
+        return
+    if len(request.goals) > 1 or request.sampler == "nsga2":
+        raise RequestError(
+            f"sampler {request.sampler} for {', '.join(request.goals)}",
+            expected="nsga2 for several goals; tpe, cmaes or random for quality alone",
+            do="leave --sampler out",
+        )
+
+
+def _final_hours(context: Context, study: Study, own: Plan, materials: Materials) -> float:
+    """What the end should take: the recipe's own training once more, on a few more rows, with the whole machine."""
     known = context.studies.trials(study.study_id)
     hours = known[0].predicted_hours if known else None
-    return expected_hours(known, hours or _own_hours(context, study.spec, own)) * _END_SHARE
+    hours = hours or _own_hours(context, study.spec, own, materials)
+    taken, workers = expected_hours(known, hours), study.spec.workers
+    # trials that share the machine do not tell how long one that has all of it takes: at most as long as they took on
+    # the clock, at least as long as they took of the machine, and between the two the planner is believed
+    return min(max(taken, hours), taken * workers) * _END_SHARE
 
 
-def _own_hours(context: Context, spec: StudySpec, own: Plan) -> float:
+def _own_hours(context: Context, spec: StudySpec, own: Plan, materials: Materials | None = None) -> float:
     """What the recipe as it came should take. own: its plan."""
-    return price(context, spec, Trial(number=0, values={}, run_id=new_id("run")), own).hours
+    return price(context, spec, Trial(number=0, values={}, run_id=new_id("run")), own, materials).hours
 
 
 def _refuse_too_small(context: Context, spec: StudySpec, plan: Plan) -> None:

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import ConflictError
+from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.study import Study, StudySpec, Trial, recipe_with
 from luthier.service.context import Context
+from luthier.service.study_goals import front_of
 from luthier.service.study_search import Search, best_of
-from luthier.service.trials import expected_hours, price
+from luthier.service.study_workers import Task
+from luthier.service.trials import expected_hours
 
 
 def bring_up_own(search: Search) -> bool:
@@ -23,48 +25,54 @@ def bring_up_own(search: Search) -> bool:
 
     False where it was asked to stop.
     """
-    own, spec = search.trials[0], search.study.spec
-    last = len(spec.rungs) - 1
-    if own.state not in ("paused", "waiting") or own.rung == last:
+    last = len(search.study.spec.rungs) - 1
+
+    def next_task() -> Task | None:
+        own = search.trials[0]
+        if own.state not in ("paused", "waiting") or own.rung == last:
+            return None
+        return search.task(own, own.rung + 1)
+
+    whole = next_task()
+    if whole is None or search.left_hours < search.needed(whole.trial, last, whole.priced):
         return True
-    priced = price(search.context, spec, own, search.own)
-    share = 1 - (own.results[-1].share if own.results else 0.0)
-    if search.left_hours < expected_hours(search.trials, priced.hours) * share:
-        return True
-    for rung in range(own.rung + 1, last + 1):
-        own = search.train(search.keep(own.model_copy(update={"state": "running"})), rung, priced)
-        if own.state != "paused":
-            break
-    return own.state != "waiting"
+    return search.work(next_task)
 
 
 def confirm(search: Search) -> bool:
     """Repeat the best few with other seeds, as far as the budget goes; false where it was asked to stop."""
-    spec = search.study.spec
-    best = [trial for trial in best_of(search.trials) if trial.state == "done"][: spec.num_confirmed]
+    spec, last = search.study.spec, len(search.study.spec.rungs) - 1
+    best = [trial for trial in best_of(search.trials, spec.goals) if trial.state == "done"]
+    if len(spec.goals) > 1:  # the knee is what the end is about
+        named = front_of(spec, search.trials, {})[1]
+        best.sort(key=lambda trial: trial.number != named)
+    best = best[: spec.num_confirmed]
     wanted = [(trial, n) for n in range(spec.num_seeds) for trial in best] if len(best) > 1 else []
-    for trial, n in wanted:
-        again = [t for t in search.trials if t.kind == "confirm" and t.of == trial.number]
-        if len(again) > n and again[n].state in ("done", "failed"):
-            continue
-        if len(again) <= n:
-            if search.left_hours < expected_hours(search.trials, trial.predicted_hours or 0.0):
-                note = f"trial {trial.number} was not repeated with another seed: the budget does not cover it"
-                search.change(search.study.model_copy(update={"notes": (*search.study.notes, note)}))
-                return True
-            search.change(search.study.model_copy(update={"status": "confirming"}))
-            repeated = Trial(
-                number=len(search.trials), kind="confirm", of=trial.number, values=trial.values, run_id=new_id("run")
-            )
-            search.keep(repeated)
-        else:
-            repeated = again[n]
-        priced = price(search.context, spec, repeated, search.own)
-        repeated = search.keep(repeated.model_copy(update={"state": "running", "predicted_hours": priced.hours}))
-        last = len(spec.rungs) - 1
-        if search.train(repeated, last, priced).state == "waiting":
-            return False
-    return True
+    is_covered = True
+
+    def next_task() -> Task | None:
+        nonlocal is_covered
+        for trial, n in wanted:
+            again = [t for t in search.trials if t.kind == "confirm" and t.of == trial.number]
+            if len(again) <= n and is_covered:
+                again, is_covered = _begun_again(search, trial, again)
+            if len(again) > n and again[n].state == "waiting" and (task := search.task(again[n], last)) is not None:
+                return task
+        return None
+
+    return search.work(next_task)
+
+
+def _begun_again(search: Search, trial: Trial, again: list[Trial]) -> tuple[list[Trial], bool]:
+    """A trial written down once more, to be trained with another seed, and whether the budget covers that."""
+    if search.left_hours < expected_hours(search.trials, trial.predicted_hours or 0.0):
+        note = f"trial {trial.number} was not repeated with another seed: the budget does not cover it"
+        search.change(search.study.model_copy(update={"notes": (*search.study.notes, note)}))
+        return again, False
+    search.change(search.study.model_copy(update={"status": "confirming"}))
+    number = len(search.trials)
+    repeated = Trial(number=number, kind="confirm", of=trial.number, values=trial.values, run_id=new_id("run"))
+    return [*again, search.keep(repeated)], True
 
 
 def finish(search: Search) -> Study:
@@ -82,6 +90,8 @@ def finish(search: Search) -> Study:
     # of those that were repeated the best mean counts: one that was not may only have been lucky
     if repeated:
         winner = trials[min(repeated, key=lambda number: (statistics.fmean(repeated[number]), number))]
+    if len(study.spec.goals) > 1 and (named := front_of(study.spec, trials, repeated)[1]) is not None:
+        winner = trials[named]
     final_run_id = study.final_run_id or new_id("run")
     search.change(study.model_copy(update={"winner": winner.number, "final_run_id": final_run_id, "status": "final"}))
     began = time.perf_counter()
@@ -97,7 +107,6 @@ def finish(search: Search) -> Study:
 
 
 def _train_final(search: Search, winner: Trial, run_id: str) -> str:
-    from luthier.core.errors import NotFoundError
     from luthier.service.training import resume, train
 
     context, budget = search.context, BudgetRecipe(hours=max(search.left_hours + search.final_hours, 1e-3))
@@ -146,8 +155,19 @@ def write_report(context: Context, study: Study) -> Path:
     return write_study_page(folder / "report.html", study, trials, found, mean_losses(trials), ending)
 
 
-def winning_document(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The recipe of the winner, ready to run. Raises ConflictError where none is named yet."""
+def winning_document(study: Study, trials: Sequence[Trial], number: int | None = None) -> dict[str, Any]:
+    """The recipe of the winner, or of a trial by its number, ready to run.
+
+    Raises ConflictError where no winner is named yet, NotFoundError for a number that no trial has.
+    """
+    if number is not None:
+        if number >= len(trials):
+            raise NotFoundError(
+                f"study {study.study_id} has no trial {number}",
+                expected=f"0 to {len(trials) - 1}",
+                do=f"see luthier studies show {study.study_id}",
+            )
+        return recipe_with(study.spec.recipe, trials[number].values)
     if study.winner is None:
         raise ConflictError(
             f"study {study.study_id} has no winner yet: it is {study.status}",

@@ -157,12 +157,13 @@ def resume(
     is_judged: bool = True,
     fleet: Fleet | None = None,
     listener: EventSink | None = None,
+    ready: Prepared | None = None,
 ) -> TrainOutcome:
     """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
 
     budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
     run keeps the rates that it has. is_judged: false leaves the held-out rows alone. fleet: as for `train`; it need not
-    be the one that began. listener: as for `train`.
+    be the one that began. listener: as for `train`. ready: its material, where this process has it already.
 
     Raises NotFoundError for an unknown run, ConflictError where it is done, in another process's hands, or where its
     base model or rows have changed, RequestError where its budget leaves nothing to go on with.
@@ -181,7 +182,7 @@ def resume(
             is_trained = record.result is not None and record.result.adapter_path is not None
             refuse_spent(run_id, meter, training_is_done=is_trained)
             meter.begin("preparing")
-            prepared = prepare_again(context, plan)
+            prepared = prepare_again(context, plan, ready=ready)
             if not is_judged:
                 prepared = replace(prepared, held_out=None)
             context.runs.set_budget(run_id, plan)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,24 +22,39 @@ from luthier.core.recipe import Recipe
 from luthier.core.run import TrainResult
 from luthier.core.study import Result, StudySpec, Trial, TrialState, recipe_with
 from luthier.service.context import Context
+from luthier.service.curve_watch import HOPELESS, CurveWatch, may_be_stopped
 from luthier.service.fleet import Hooks, ThisProcess, train_worker
+from luthier.service.materials import Materials
 from luthier.service.plans import Prepared, prepare
 from luthier.service.recipes import recipe_from
 from luthier.service.stop_signals import stop_signals
+from luthier.tune.extrapolation import Finished
 from luthier.tune.rungs import rung_steps
 
 if TYPE_CHECKING:
+    from luthier.core.cost import Prediction
     from luthier.train.budget import Meter
 
 ON_A_RUNG: Final = "on a rung of its study"
 
 
 class UntilStep(ThisProcess):
-    """Trains up to a step, and stops there as if it had been asked to."""
+    """Trains up to a step, and stops there as if it had been asked to.
 
-    def __init__(self, step: int) -> None:
+    stop_requested: what else says that it is to stop; None takes SIGTERM and SIGINT for a wish while it trains.
+    tell_step: told of each step that is done. watch: notes its curve, and says when it is hopeless.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        stop_requested: Callable[[], str | None] | None = None,
+        tell_step: Callable[[int], None] = lambda _step: None,
+        watch: CurveWatch | None = None,
+    ) -> None:
         super().__init__()
-        self._step = step
+        self._watch = watch
+        self._step, self._stop_requested, self._tell_step = step, stop_requested, tell_step
 
     def train(
         self,
@@ -50,20 +66,29 @@ class UntilStep(ThisProcess):
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
         """As `ThisProcess.train`."""
-        reached = 0
+        reached, watch = 0, self._watch
 
         def note(event: Event) -> None:
             nonlocal reached
             emit(event)
+            if watch is not None:
+                watch.note(event)
             if isinstance(event, RunStarted):
                 reached = event.from_step
+                if watch is not None:
+                    watch.begin(context.runs.events(run_id), reached)
             elif isinstance(event, StepDone):
                 reached = event.step
+                self._tell_step(reached)
 
-        with stop_signals() as signalled:
+        with nullcontext(self._stop_requested) if self._stop_requested else stop_signals() as signalled:
 
             def stop_requested() -> str | None:
-                return signalled() or (ON_A_RUNG if reached >= self._step else None)
+                if (reason := signalled()) is not None:
+                    return reason
+                if reached >= self._step:
+                    return ON_A_RUNG
+                return None if watch is None else watch.stop_requested()
 
             folder = context.settings.run_folder(run_id)
             return train_worker(prepared, Hooks(folder, note, context.progress, meter, stop_requested))
@@ -71,18 +96,25 @@ class UntilStep(ThisProcess):
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A trial that is ready to begin. hours: of all of its steps, as expected. steps: on which its rungs lie."""
+    """A trial that is ready to begin. hours: of all of its steps, as expected. steps: on which its rungs lie.
+
+    machine_share: how much of the machine it has while it trains; its hours count by it.
+    """
 
     prepared: Prepared
     hours: float
     steps: tuple[int, ...]
     fits: bool
+    machine_share: float = 1.0
 
 
-def trial_recipe(spec: StudySpec, trial: Trial, *, whole_steps: float | None = None) -> Recipe:
+def trial_recipe(
+    spec: StudySpec, trial: Trial, *, whole_steps: float | None = None, num_threads: int | None = None
+) -> Recipe:
     """The recipe of a trial: the study's with its values, validated where rungs lie, never stopped early, not judged.
 
-    whole_steps: after how many steps it is validated; None leaves that to the plan. Raises RecipeError.
+    whole_steps: after how many steps it is validated, num_threads: those that train it; None leaves that to the plan.
+    Raises RecipeError.
     """
     document = recipe_with(spec.recipe, trial.values)
     training = document.setdefault("training", {})
@@ -93,48 +125,68 @@ def trial_recipe(spec: StudySpec, trial: Trial, *, whole_steps: float | None = N
         training["seed"] = int(training.get("seed", 0)) + 1 + trial.number
     if whole_steps is not None:
         training["validate_every_steps"] = int(whole_steps)
+    if num_threads is not None:
+        training["num_threads"] = num_threads
     return recipe_from(document, base_dir=Path("/"))  # all paths are absolute
 
 
-def price(context: Context, spec: StudySpec, trial: Trial, own: Plan) -> Priced:
+def price(context: Context, spec: StudySpec, trial: Trial, own: Plan, materials: Materials | None = None) -> Priced:
     """Make a trial ready and say what it should take. own: the plan of the study's own recipe, which rungs count from.
+
+    materials: where the rows are kept that trials share.
 
     Raises what `service.plans.prepare` raises: a rank above a matrix, rows that do not fit.
     """
     from luthier.service.quotes import quote_of
 
-    prepared = _prepared(context, trial_recipe(spec, trial))
+    num_threads = None if spec.workers == 1 else max(1, own.training.num_threads // spec.workers)
+    materials = materials or Materials()
+    prepared = _prepared(context, trial_recipe(spec, trial, num_threads=num_threads), materials)
     steps = _rungs(spec, prepared.plan, own)
     if prepared.plan.training.validate_every_steps != steps[0]:
-        prepared = _prepared(context, trial_recipe(spec, trial, whole_steps=steps[0]))
+        recipe = trial_recipe(spec, trial, whole_steps=steps[0], num_threads=num_threads)
+        prepared = _prepared(context, recipe, materials)
     if prepared.validation is None:
         raise RequestError(
             "a recipe without validation rows",
             expected="rows that trials are compared on",
             do="add data.validation to the recipe: a file, or a fraction such as 0.1",
         )
-    quote = quote_of(context, prepared)
-    return Priced(prepared, quote.prediction.hours.value, steps, quote.prediction.fits)
+    prediction = quote_of(context, prepared).prediction
+    return Priced(prepared, prediction.hours.value, steps, _fit_together(prediction, spec.workers), 1 / spec.workers)
 
 
-def train_to(context: Context, trial: Trial, rung: int, priced: Priced) -> Trial:
+def train_to(
+    context: Context,
+    trial: Trial,
+    rung: int,
+    priced: Priced,
+    *,
+    stop_requested: Callable[[], str | None] | None = None,
+    tell_step: Callable[[int], None] = lambda _step: None,
+    finished: Finished | None = None,
+) -> Trial:
     """Train a trial up to a rung, from where it is; the trial as it is then.
 
-    state: `done` on the last rung, `paused` on one before, `failed` where it diverged, with the reason. A wish to stop
-    leaves it `waiting`, to go on with later.
+    stop_requested, tell_step: as in `UntilStep`. state: `done` on the last rung, `paused` on one before, `failed`
+    where it diverged, with the reason. A wish to stop leaves it `waiting`, to go on with later. finished: the trials it
+    is held against after each validation; one that cannot become the best is `stopped`.
     """
-    began = time.perf_counter()
-    fleet = UntilStep(priced.steps[rung])
+    began, share = time.perf_counter(), priced.machine_share
+    watch = None if finished is None or not may_be_stopped(trial) else CurveWatch(finished, priced.steps[-1])
+    fleet = UntilStep(priced.steps[rung], stop_requested, tell_step, watch)
     try:
         _go_on(context, trial, priced, fleet)
     except DivergedError as error:
-        return _ended(context, trial, "failed", began, reason=error.came)
+        return _ended(context, trial, "failed", began, share, reason=error.came)
     record = context.runs.get(trial.run_id)
+    if record.status == "paused" and (record.stopped_because or "").startswith(HOPELESS):
+        return _ended(context, trial, "stopped", began, share, reason=str(record.stopped_because))
     if record.status == "paused" and record.stopped_because != ON_A_RUNG:
-        return _ended(context, trial, "waiting", began, reason=str(record.stopped_because))
-    result = _result(context, trial, rung, priced.steps)
+        return _ended(context, trial, "waiting", began, share, reason=str(record.stopped_because))
+    result = _result(context, trial, rung, priced.steps, after=trial.results[-1].step if trial.results else 0)
     trial = trial.model_copy(update={"results": (*trial.results, result)})
-    return _ended(context, trial, "done" if record.status == "succeeded" else "paused", began)
+    return _ended(context, trial, "done" if record.status == "succeeded" else "paused", began, share)
 
 
 def expected_hours(trials: Sequence[Trial], priced_hours: float) -> float:
@@ -156,11 +208,14 @@ def _go_on(context: Context, trial: Trial, priced: Priced, fleet: UntilStep) -> 
         train_prepared(context, priced.prepared, began=time.perf_counter(), run_id=trial.run_id, fleet=fleet)
         return
     if status != "succeeded":
-        resume(context, trial.run_id, is_judged=False, fleet=fleet)
+        resume(context, trial.run_id, is_judged=False, fleet=fleet, ready=priced.prepared)
 
 
-def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int]) -> Result:
-    """The lowest loss on the validation rows so far: the weights that gave it are those that are kept."""
+def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int], *, after: int) -> Result:
+    """The lowest loss on the validation rows so far: the weights that gave it are those that are kept.
+
+    after: the step of the rung before.
+    """
     step = steps[rung]
     found = [e for e in context.runs.events(trial.run_id) if isinstance(e, ValidationDone) and e.step <= step]
     if not found:
@@ -170,19 +225,30 @@ def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int]) -> 
             do="report this: a rung should lie where the run is validated",
         )
     best = min(found, key=lambda event: event.loss)
-    return Result(rung=rung, step=step, share=step / steps[-1], loss=best.loss)
+    losses = {event.step: event.loss for event in found if event.step > after}
+    curve = tuple((at / steps[-1], loss) for at, loss in sorted(losses.items()))
+    return Result(rung=rung, step=step, share=step / steps[-1], loss=best.loss, curve=curve)
 
 
-def _ended(context: Context, trial: Trial, state: TrialState, began: float, *, reason: str = "") -> Trial:
+def _fit_together(prediction: Prediction, num_trials: int) -> bool:
+    """Whether so many trials like this one fit at once, shared out among the devices that there are."""
+    device = prediction.device
+    at_once = -(-num_trials // device.num_devices)
+    needed = prediction.peak_memory.total_bytes.value * at_once
+    return prediction.fits and (at_once == 1 or needed <= device.memory_bytes)
+
+
+def _ended(context: Context, trial: Trial, state: TrialState, began: float, share: float, *, reason: str = "") -> Trial:
     result = context.runs.get(trial.run_id).result
     bill = None if result is None else result.bill
-    hours = trial.hours + (time.perf_counter() - began) / 3600 if bill is None else bill.hours
+    took = share * (time.perf_counter() - began) / 3600
+    hours = trial.hours + took if bill is None else share * bill.hours
     return trial.model_copy(update={"state": state, "reason": reason, "hours": hours})
 
 
-def _prepared(context: Context, recipe: Recipe) -> Prepared:
+def _prepared(context: Context, recipe: Recipe, materials: Materials) -> Prepared:
     """Ready, and its held-out rows left out of it: they are for the end."""
-    return replace(prepare(context, recipe, base_dir=Path()), held_out=None)
+    return replace(prepare(context, recipe, base_dir=Path(), materials=materials), held_out=None)
 
 
 def _rungs(spec: StudySpec, plan: Plan, own: Plan) -> tuple[int, ...]:

@@ -115,7 +115,7 @@ def _study_of(
         return study
     states = optuna.trial.TrialState
     for trial in usable:
-        known = _known(space, own | trial.values)
+        known = lies_in(space, own | trial.values)
         is_whole = trial.rung == num_rungs - 1
         study.add_trial(
             optuna.trial.create_trial(
@@ -138,7 +138,7 @@ def _replay(
     """
     places = {trial.number: float(place) for place, trial in enumerate(ranked(trials))}
     for trial in trials:
-        known = _known(space, own | trial.values)
+        known = lies_in(space, own | trial.values)
         study.enqueue_trial(known)
         asked = study.ask()
         for parameter in space.parameters:
@@ -147,7 +147,7 @@ def _replay(
         study.tell(asked, point_of(trial, goals, quality=places[trial.number]))
 
 
-def _known(space: Space, values: Values) -> Values:
+def lies_in(space: Space, values: Values) -> Values:
     """What plays a part in a trial and lies in the space: values of the recipe need not, nor those before a narrowing."""
     return {
         p.name: values[p.name]
