@@ -49,6 +49,10 @@ class MadeSearch:
             )
             if isinstance(step, Begin):
                 step = self._begin()
+            if isinstance(step, GoOn) and (why := self._why_hopeless(self.trials[step.number], None)):
+                changed = {"state": "stopped", "reason": why}
+                self.trials[step.number] = self.trials[step.number].model_copy(update=changed)
+                continue
             if step is None or not self._covers(self._price(self.trials[step.number], step.rung)):
                 return self
             self._train(step)
@@ -82,7 +86,7 @@ class MadeSearch:
         curve = list(zip(shares, self.task.curve(trial.values, shares), strict=True))
         done, reason = trial.results[-1].share if trial.results else 0.0, ""
         for place, (share, _) in enumerate(curve):
-            if self.spec.stops_hopeless and share > done and (reason := self._finished().why_hopeless(curve[: place + 1])):
+            if done < share < shares[-1] and (reason := self._why_hopeless(trial, curve[: place + 1])):
                 curve = curve[: place + 1]
                 break
         hours = trial.hours + self.task.hours(trial.values) * (curve[-1][0] - done)
@@ -98,8 +102,11 @@ class MadeSearch:
         self.trials[step.number] = trial.model_copy(update=changed)
         self._note(loss, self.task.truth(trial.values, best_share))
 
-    def _finished(self) -> Finished:
-        return Finished(tuple(trial.curve for trial in self.trials if trial.state == "done"))
+    def _why_hopeless(self, trial: Trial, curve: list[tuple[float, float]] | None) -> str:
+        if not self.spec.stops_hopeless or len(self.spec.goals) > 1 or trial.number == 0:
+            return ""
+        finished = Finished(tuple(trial.curve for trial in self.trials if trial.state == "done"))
+        return finished.why_hopeless(curve or trial.curve)
 
     def _note(self, loss: float, truth: float) -> None:
         if not self.best or loss < self.best[-1][1]:
