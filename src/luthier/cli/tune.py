@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,10 @@ def tune(
     ] = None,
     sampler: Annotated[str, typer.Option("--sampler", metavar="tpe|random", help="Who suggests trials.")] = "tpe",
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same search.")] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, max=64, metavar="N", help="Train so many trials at once; one if not given."),
+    ] = None,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="STUDY", help="Go on with a search that was paused or killed.")
     ] = None,
@@ -57,10 +62,17 @@ def tune(
             expected="a recipe with a budget, or --resume STUDY",
             do="write for example: luthier tune recipe.yaml --budget-hours 2",
         )
+    if resume is not None and workers is not None:
+        raise RequestError(
+            f"--workers {workers} with --resume",
+            expected="the workers that the study began with: its trials have their share of the machine",
+            do="leave --workers out, or begin another study",
+        )
     with open_context(home) as context:
         study_id = resume
         if recipe is not None:
             request = _request(recipe, overrides or (), budget_hours, budget_usd, trials, space, sampler, seed)
+            request = replace(request, workers=workers or 1)
             study = studies.begin(context, request)
             study_id = study.study_id
             _say(

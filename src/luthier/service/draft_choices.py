@@ -11,11 +11,13 @@ from luthier.core.access import Caller
 from luthier.core.dataset import Row, Shape
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.plan import Plan
+from luthier.core.recipe import Recipe
 from luthier.service import dataset_versions, files, run_control
 from luthier.service.base_models import base_models
 from luthier.service.context import Context
 from luthier.service.models import ModelView, list_models
 from luthier.service.recipe_jobs import ASKED
+from luthier.service.study_end import winning_document
 
 _MOST_VERSIONS: Final = 100
 _MOST_FILES: Final = 30
@@ -100,6 +102,18 @@ def fork(context: Context, caller: Caller, run_id: str) -> Fork:
     asked = {} if job is None else job.document.get("request", {})
     ids = {"train": asked.get("training_file"), "validation": asked.get("validation_file")}
     return _fork_of_plan(context, caller, plan, ids)
+
+
+def fork_study(context: Context, caller: Caller, study_id: str) -> Fork:
+    """The recipe of a study's winner, as `fork` gives that of a run.
+
+    Raises NotFoundError; ConflictError where none is named yet.
+    """
+    study = context.studies.get(study_id, caller.project_id)
+    trials = context.studies.trials(study_id)
+    recipe = Recipe.model_validate(winning_document(study, trials))
+    plan = context.runs.plan(trials[study.winner or 0].run_id)
+    return _fork_of_plan(context, caller, plan.model_copy(update={"recipe": recipe}), {})
 
 
 def dataset_file(context: Context, caller: Caller, dataset_id: str, number: int | None) -> str:

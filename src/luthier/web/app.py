@@ -38,6 +38,7 @@ from luthier.web.pages import (
     runs,
     settings,
     sign_in,
+    studies,
 )
 from luthier.web.policy import Policy
 
@@ -55,6 +56,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     compare.router,
     run_series.router,
     run.router,  # after all that has an address of its own below /runs/
+    studies.router,
     rating_panels.router,  # before /evaluations/{evaluation_id}
     evaluation_orders.router,  # before, too
     assessments.router,  # before /evaluations/{evaluation_id}

@@ -23,6 +23,7 @@ ENTRIES: Final = (
     Entry("Home", "/", "read", "h"),
     Entry("Datasets", "/datasets", "read", "d"),
     Entry("Runs", "/runs", "read", "r"),
+    Entry("Studies", "/studies", "read", "t"),
     Entry("Evaluations", "/evaluations", "read", "e"),
     Entry("Playground", "/playground", "infer", "p"),
     Entry("Models", "/models", "read", "m"),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from luthier.core.study import Parameter, Plain, Study, Trial
+from luthier.core.study import Parameter, Study, Trial
 from luthier.reporting.page import Chart
 from luthier.reporting.svg import BASE, INK, MUTED, OTHERS, TUNED, canvas, inline_svg
+from luthier.tune.scales import ends_of, height_of, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,9 +62,9 @@ def _progress(study: Study, trials: Sequence[Trial]) -> Chart:
 def _importances(found: Mapping[str, float]) -> Chart:
     names = list(found)[::-1]
     with canvas(_WIDTH, 60 + 22 * len(names)) as (figure, axes):
-        axes.barh([_short(name) for name in names], [found[name] for name in names], color=TUNED, height=0.6)
+        axes.barh([short_name(name) for name in names], [found[name] for name in names], color=TUNED, height=0.6)
         axes.set_xlabel("share of what decides between the best quarter and all")
-        words = "; ".join(f"{_short(name)} {share:.2f}" for name, share in found.items())
+        words = "; ".join(f"{short_name(name)} {share:.2f}" for name, share in found.items())
         svg = inline_svg(figure, name="study-importance", title="What mattered", description=words)
     caption = "By PED-ANOVA on the first rung, which all trials have reached; what only pays later looks small here."
     return Chart("What mattered", caption, svg)
@@ -73,7 +73,7 @@ def _importances(found: Mapping[str, float]) -> Chart:
 def _slice(study: Study, parameter: Parameter, trials: Sequence[Trial]) -> Chart:
     """Loss against one parameter; of choices each has its place."""
     own = [trial for trial in trials if parameter.name in trial.values]
-    short = _short(parameter.name)
+    short = short_name(parameter.name)
     with canvas(_WIDTH, 240) as (figure, axes):
         if parameter.kind == "choice":
             places = {value: place for place, value in enumerate(parameter.choices)}
@@ -105,7 +105,7 @@ def _parallel(parameters: Sequence[Parameter], trials: Sequence[Trial]) -> Chart
     with canvas(_WIDTH, 280) as (figure, axes):
         for place, trial in reversed(list(enumerate(order))):
             is_good = place < max(1, len(order) // 3)
-            points = [(x, _height(p, trial)) for x, p in enumerate(parameters)]
+            points = [(x, height_of(p, trial.values)) for x, p in enumerate(parameters)]
             there = [(x, y) for x, y in points if y is not None]
             axes.plot(
                 [x for x, _ in there],
@@ -122,41 +122,12 @@ def _parallel(parameters: Sequence[Parameter], trials: Sequence[Trial]) -> Chart
     )
 
 
-def _height(parameter: Parameter, trial: Trial) -> float | None:
-    value = trial.values.get(parameter.name)
-    if value is None:
-        return None
-    if parameter.kind == "choice":
-        places = list(parameter.choices)
-        return places.index(value) / max(1, len(places) - 1) if value in places else None
-    assert parameter.low is not None
-    assert parameter.high is not None
-    low, high, x = float(parameter.low), float(parameter.high), float(value)
-    if parameter.log:
-        low, high, x = math.log(low), math.log(high), math.log(x)
-    return (x - low) / (high - low) if high > low else 0.5
-
-
 def _name_axes(axes: Axes, parameters: Sequence[Parameter]) -> None:
-    axes.set_xticks(range(len(parameters)), [_short(p.name) for p in parameters], rotation=25, ha="right")
+    axes.set_xticks(range(len(parameters)), [short_name(p.name) for p in parameters], rotation=25, ha="right")
     axes.set_yticks([])
     axes.set_ylim(-0.14, 1.14)
     for x, parameter in enumerate(parameters):
-        low, high = _ends(parameter)
+        low, high = ends_of(parameter)
         axes.axvline(x, color=MUTED, lw=0.6, zorder=0)
         axes.annotate(low, (x, -0.02), ha="center", va="top", color=INK, fontsize=7.5)
         axes.annotate(high, (x, 1.02), ha="center", va="bottom", color=INK, fontsize=7.5)
-
-
-def _ends(parameter: Parameter) -> tuple[str, str]:
-    if parameter.kind == "choice":
-        return _said(parameter.choices[0]), _said(parameter.choices[-1])
-    return f"{parameter.low:.3g}", f"{parameter.high:.3g}"
-
-
-def _short(name: str) -> str:
-    return "method" if name == "method.name" else name.rpartition(".")[2].replace("_", " ")
-
-
-def _said(value: Plain) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

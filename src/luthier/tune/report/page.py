@@ -13,7 +13,6 @@ from luthier.core.study import Study, Trial
 from luthier.reporting import figures
 from luthier.reporting.page import page_environment, replace_text
 from luthier.reporting.visible import shown
-from luthier.tune.report.charts import study_charts
 from luthier.tune.rungs import ranked
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -40,6 +39,8 @@ def write_study_page(
 
     repeated: the losses of the trials that were trained with several seeds, by their numbers. Raises StorageFullError.
     """
+    from luthier.tune.report.charts import study_charts  # the only part that needs matplotlib
+
     environment = page_environment(TEMPLATES)
     environment.finalize = shown
     best_first = ranked(trials)

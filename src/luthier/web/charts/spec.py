@@ -122,7 +122,41 @@ class Bars:
         return {"kind": "bars", **_fields(self), "x_title": self.x.title}
 
 
-Chart = Plot | Intervals | Bars
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One axis of a parallel chart, and what its lower and its upper end stand for."""
+
+    name: str
+    low: str
+    high: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """One line through all columns. heights: from 0 to 1 on each, None where it has no part. words: read on hover."""
+
+    name: str
+    heights: Sequence[float | None]
+    words: str = ""
+    role: Role = "tuned"
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """A line for each thing over all that it is made of, each column with a scale of its own. The last lies on top."""
+
+    key: str
+    title: str
+    columns: Sequence[Column]
+    lines: Sequence[Thread]
+    caption: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For the script."""
+        return {"kind": "parallel", **_fields(self)}
+
+
+Chart = Plot | Intervals | Bars | Parallel
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from luthier.reporting.figures import rough
 from luthier.reporting.thinning import thinned
 from luthier.reporting.visible import visible
-from luthier.web.charts.spec import Axis, Bars, Chart, Intervals, Plot, Point, Series
+from luthier.web.charts.spec import Axis, Bars, Chart, Intervals, Parallel, Plot, Point, Series
 from luthier.web.charts.ticks import linear_ticks, log_ticks, words
 
 _WIDTH: Final = 560
@@ -26,6 +26,7 @@ _TOP: Final = 12
 _BOTTOM: Final = 44
 _ROW: Final = 30
 _LABELS: Final = 170
+_NAMES: Final = 62
 _MOST_POINTS: Final = 240
 Scale = Callable[[float], float]
 
@@ -36,7 +37,7 @@ def drawn(chart: Chart) -> Markup:
         return _plot(chart)
     if isinstance(chart, Intervals):
         return _intervals(chart)
-    return _bars(chart)
+    return _parallel(chart) if isinstance(chart, Parallel) else _bars(chart)
 
 
 def _plot(chart: Plot) -> Markup:
@@ -125,6 +126,39 @@ def _bars(chart: Bars) -> Markup:
         limit = x(chart.limit.x)
         parts.append(f'<line class="mark" x1="{limit:.1f}" x2="{limit:.1f}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
     return _svg(chart.title, _WIDTH, height, parts)
+
+
+def _parallel(chart: Parallel) -> Markup:
+    if not chart.lines:
+        return _nothing(chart.title)
+    top, bottom = _NAMES, _HEIGHT - _BOTTOM / 2
+    gap = (_WIDTH - 2 * _LEFT) / max(1, len(chart.columns) - 1)
+    parts = []
+    for n, column in enumerate(chart.columns):
+        at = _LEFT + gap * n
+        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom:.1f}"/>')
+        name = _text(_short(column.name, 16))
+        parts.append(f'<text class="label" transform="translate({at:.1f} {top - 18}) rotate(-24)">{name}</text>')
+        parts.append(f'<text class="tick middle" x="{at:.1f}" y="{top - 5}">{_text(_short(column.high, 9))}</text>')
+        parts.append(
+            f'<text class="tick middle" x="{at:.1f}" y="{bottom + 15:.1f}">{_text(_short(column.low, 9))}</text>'
+        )
+    for line in chart.lines:
+        for piece in _pieces(line.heights):
+            places = " ".join(f"{_LEFT + gap * n:.1f},{bottom - h * (bottom - top):.1f}" for n, h in piece)
+            parts.append(f'<polyline class="line {line.role}" points="{places}"/>')
+    return _svg(chart.title, _WIDTH, _HEIGHT, parts)
+
+
+def _pieces(heights: Sequence[float | None]) -> list[list[tuple[int, float]]]:
+    """The stretches of a line without a gap, each as (column, height)."""
+    found: list[list[tuple[int, float]]] = [[]]
+    for n, height in enumerate(heights):
+        if height is None:
+            found.append([])
+        else:
+            found[-1].append((n, height))
+    return [piece for piece in found if piece]
 
 
 def _below(axis: Axis, ends: Point, x: Scale, height: float) -> str:

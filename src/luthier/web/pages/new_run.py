@@ -54,14 +54,16 @@ def new_run(
     dataset: Annotated[str, Query(max_length=64)] = "",
     version: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
     start_from: Annotated[str, Query(alias="from", max_length=64)] = "",
+    study: Annotated[str, Query(max_length=64)] = "",
     base_model: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
-    """The form: empty, with the rows of a dataset's version, or with the recipe of a run."""
+    """The form: empty, with the rows of a dataset's version, or with the recipe of a run or of a study's winner."""
     visit = _Visit(request, context, caller)
     keys: dict[str, Any] = {}
     left_out: tuple[str, ...] = ()
-    if start_from:
-        forked = draft_choices.fork(context, caller, start_from)
+    if start_from or study:
+        fork = draft_choices.fork if start_from else draft_choices.fork_study
+        forked = fork(context, caller, start_from or study)
         keys, left_out = forked.keys, forked.left_out
     if base_model:
         keys = keys | {"base_model": base_model}
@@ -71,7 +73,7 @@ def new_run(
     if "base_model" not in keys and (known := next(iter(visit.models), None)) is not None:
         keys = {"base_model": known} | keys
     draft = draft_of(keys, visit.names, token=secrets.token_hex(8))
-    return visit.page(draft, None, more={"left_out": left_out, "start_from": start_from})
+    return visit.page(draft, None, more={"left_out": left_out, "start_from": start_from or study})
 
 
 @router.post("/runs/new/plan")

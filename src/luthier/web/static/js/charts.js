@@ -194,7 +194,30 @@ function bars({ spec }) {
   }]);
 }
 
-const kinds = { plot, intervals, bars };
+// A line for each thing over columns that each have a scale of their own; a stretch of a column that is dragged over
+// keeps only the lines that go through it.
+function parallel({ spec }) {
+  const { base, muted, rule } = common(spec);
+  return {
+    ...base,
+    parallel: { left: 46, right: 64, top: 84, bottom: 30 },
+    parallelAxis: spec.columns.map((column, n) => ({
+      dim: n, name: column.name, type: "value", min: 0, max: 1, interval: 1, nameRotate: 24, nameGap: 22,
+      nameTextStyle: { color: colour("ink"), align: "left" }, axisTick: { show: false }, axisLine: { lineStyle: { color: rule } },
+      axisLabel: { color: muted, formatter: (value) => (value ? column.high : column.low) },
+    })),
+    series: [{
+      type: "parallel", smooth: false, inactiveOpacity: 0.06,
+      tooltip: { ...base.tooltip, formatter: ({ dataIndex }) => `${spec.lines[dataIndex].name}\n${spec.lines[dataIndex].words}` },
+      data: spec.lines.map((line) => ({
+        name: line.name, value: line.heights.map((height) => height ?? "-"),
+        lineStyle: { color: colour(line.role), width: line.role === "quiet" ? 1 : 2, opacity: line.role === "quiet" ? 0.5 : 0.9 },
+      })),
+    }],
+  };
+}
+
+const kinds = { plot, intervals, bars, parallel };
 
 function draw(entry) {
   entry.isStale = false;

@@ -1,0 +1,83 @@
+"""/studies: what was searched; /studies/ID: one search while it goes on and when it has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, Response
+
+from luthier.core.digest import sha256_document
+from luthier.service import study_views
+from luthier.service.asked_by_id import without_places
+from luthier.service.context import Context
+from luthier.service.study_views import StudyView
+from luthier.web.charts.study_charts import study_charts
+from luthier.web.pages.run import REPORT_POLICY
+from luthier.web.render import is_fragment_request, render
+from luthier.web.visitor import HomeContext, Reader
+
+router = APIRouter(prefix="/studies")
+
+
+@router.get("")
+def index(request: Request, context: HomeContext, caller: Reader) -> Response:
+    """The list, newest first."""
+    return render(request, "studies/list.html", {"views": study_views.list_studies(context, caller)})
+
+
+@router.get("/{study_id}")
+def show(request: Request, context: HomeContext, caller: Reader, study_id: str, after: str = "") -> Response:
+    """One study; for HTMX what changes of it, which is asked for again and again while it is searched.
+
+    after: what was seen last; nothing is sent (204) while that is still how it is.
+    """
+    view = study_views.view_study(context, caller, study_id)
+    mark = _mark(view)
+    if not is_fragment_request(request):
+        return render(request, "studies/show.html", _values(context, view, mark))
+    if after == mark:
+        return Response(status_code=204)
+    return render(request, "studies/now.html", _values(context, view, mark))
+
+
+@router.get("/{study_id}/report")
+def report(context: HomeContext, caller: Reader, study_id: str) -> Response:
+    """The report that it has written."""
+    text = study_views.report_of(context, caller, study_id)
+    return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
+    """What the templates know."""
+    from luthier.service.study_end import mean_losses
+    from luthier.tune.report.page import headline
+
+    study, shown = view.study, {f"{context.home}/": "", study_recipe_folder(view): ""}
+    done = [trial.loss for trial in view.best if trial.state == "done" and trial.loss is not None]
+    others = [trial for trial in view.trials if trial not in view.best]
+    return {
+        "view": view,
+        "study": study,
+        "spec": study.spec,
+        "base_model": without_places(study.spec.recipe.base_model, shown),
+        "headline": headline(study, view.trials, mean_losses(view.trials)),
+        "lowest": min(done, default=None),
+        "charts": study_charts(view),
+        "rows": [*view.best, *others],
+        "reasons": {trial.number: without_places(trial.reason, shown) for trial in view.trials},
+        "notes": without_places(list(study.notes), shown),
+        "winner": None if study.winner is None else view.trials[study.winner],
+        "mark": mark,
+    }
+
+
+def study_recipe_folder(view: StudyView) -> str:
+    """Where the rows of a study lie, with a slash: no page shows it."""
+    return view.study.spec.recipe.data.train.rpartition("/")[0] + "/"
+
+
+def _mark(view: StudyView) -> str:
+    trials = [[trial.number, trial.state, trial.rung] for trial in view.trials]
+    seen = [view.status, trials, [list(pair) for pair in view.steps.values()], len(view.study.notes)]
+    return sha256_document(seen)[:16]

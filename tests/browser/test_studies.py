@@ -1,0 +1,65 @@
+"""A study in a real browser: charts drawn by scripts, what comes while one watches, and its recipe in a form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from luthier.service.access import create_key
+from luthier.service.context import Context
+from luthier.store.file_lock import file_lock
+from luthier.testing.running_server import running_server
+from luthier.testing.studies_home import STUDY_ID, add_study, trial_of
+
+from .conftest import PHONE, WIDE, sign_in, violations
+
+MakePage = Callable[..., Page]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    url: str
+    key: str
+    home: Path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("studies") / "home"
+    with Context.open(home) as context:
+        add_study(context)
+        key = create_key(context, "Ada", scopes=("admin",))[1]
+    with running_server(home, num_workers=0) as server:
+        yield Served(server.url, key, home)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["desk", "phone"])
+def test_the_pages_break_no_rule_and_fit(
+    make_page: MakePage, served: Served, scheme: str, size: dict[str, int], tmp_path: Path
+) -> None:
+    page = make_page(viewport=size, color_scheme=scheme)
+    sign_in(page, served.url, served.key)
+    for path in ("/studies", f"/studies/{STUDY_ID}"):
+        page.goto(f"{served.url}{path}")
+        if path != "/studies":
+            expect(page.locator("figure.chart.live-drawn canvas")).to_have_count(3)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        assert violations(page) == []
+        page.screenshot(path=tmp_path / f"{path.count('-')}-{scheme}-{size['width']}.png", full_page=True)
+
+
+def test_a_trial_that_ends_is_seen_by_who_watches(make_page: MakePage, served: Served) -> None:
+    page = make_page()
+    sign_in(page, served.url, served.key)
+    lock = served.home / "studies" / STUDY_ID / "lock"
+    with file_lock(lock, what="it", timeout_seconds=1), Context.open(served.home) as context:
+        page.goto(f"{served.url}/studies/{STUDY_ID}")
+        expect(page.locator("#study-now .badge").first).to_have_text("searching")
+        context.studies.put_trial(STUDY_ID, trial_of(11, {"method.rank": 16}, 0, 0.875, state="paused"))
+        expect(page.get_by_role("cell", name="1.9688")).to_be_visible(timeout=20_000)
+        expect(page.locator("figure.chart.live-drawn canvas")).to_have_count(3)
