@@ -36,7 +36,16 @@ Best = Sequence[tuple[float, float]]
 """(share of the budget spent, lowest loss so far), from the first measurement on."""
 END_SHARE: Final = 1.2
 NUM_RANDOM: Final = 5
-MADE_ARMS: Final = ("study", "study, stops none", "study, cmaes", "study, random", "study, one in 3", "tpe", "random")
+MADE_ARMS: Final = (
+    "study",
+    "study, stops none",
+    "study, no start points",
+    "study, one in 3",
+    "study, cmaes",
+    "study, random",
+    "tpe",
+    "random",
+)
 REAL_ARMS: Final = ("random", "tpe", "study")
 
 
@@ -73,7 +82,8 @@ def _made(asked: argparse.Namespace) -> dict[str, Any]:
             return made_spec(space, hours=asked.budget, seed=seed, sampler=arm, is_whole=True)
         sampler = next((name for name in ("cmaes", "random") if name in arm), "tpe")
         spec = made_spec(space, hours=left, seed=seed, sampler=sampler, stops_hopeless="none" not in arm)
-        return spec.model_copy(update={"reduction": 3} if "one in 3" in arm else {})
+        changed = {"reduction": 3} if "one in 3" in arm else {"start": ()} if "no start" in arm else {}
+        return spec.model_copy(update=changed)
 
     def best_of(arm: str, task: int, seed: int) -> Best:
         return [(h / asked.budget, loss) for h, loss, _ in MadeSearch(MadeTask(task), spec_of(arm, seed)).run().best]
@@ -87,7 +97,9 @@ def _made(asked: argparse.Namespace) -> dict[str, Any]:
                 made.append(([(1 / asked.budget, loss)], goal))
             else:
                 made.append((best_of(arm, task, task), goal))
-    return {"tasks": asked.tasks, "budget": asked.budget, "arms": {arm: _figures(made) for arm, made in found.items()}}
+    begins = [best[0][0] for best, _ in found["default recipe"]]
+    arms = {arm: _figures(made, begins) for arm, made in found.items()}
+    return {"tasks": asked.tasks, "budget": asked.budget, "arms": arms}
 
 
 def _real(asked: argparse.Namespace) -> dict[str, Any]:
@@ -108,7 +120,9 @@ def _real(asked: argparse.Namespace) -> dict[str, Any]:
             made["default recipe"] = [(own.hours / asked.hours, min(loss for _, loss in own.curve))]
             for arm, best in made.items():
                 found[arm].append((best, made["random"][-1][1]))
-    return {"hours": asked.hours, "studies": studies, "arms": {arm: _figures(made) for arm, made in found.items()}}
+    begins = [best[0][0] for best, _ in found["default recipe"]]
+    arms = {arm: _figures(made, begins) for arm, made in found.items()}
+    return {"hours": asked.hours, "studies": studies, "arms": arms}
 
 
 def _study(context: Context, asked: argparse.Namespace, arm: str, seed: int, file: Path) -> str:
@@ -152,8 +166,11 @@ def _measured(context: Context, study_id: str) -> Best:
     return found
 
 
-def _figures(made: Sequence[tuple[Best, float]]) -> Mapping[str, Any]:
-    """What the searches of one arm come to, each with the loss that random search ends with."""
+def _figures(made: Sequence[tuple[Best, float]], begins: Sequence[float]) -> Mapping[str, Any]:
+    """What the searches of one arm come to, each with the loss that random search ends with.
+
+    begins: when the recipe as it came is trained to its end, from when on areas count.
+    """
     times = [next((share for share, loss in best if loss <= goal), math.inf) for best, goal in made]
     gains = [best[-1][1] - goal for best, goal in made]
     return {
@@ -161,16 +178,15 @@ def _figures(made: Sequence[tuple[Best, float]]) -> Mapping[str, Any]:
         "in at most half": _interval(sum(time <= 0.5 for time in times), len(times)),
         "never": _interval(sum(math.isinf(time) for time in times), len(times)),
         "end against the goal": _mean(gains),
-        "area above the goal": _mean([_area(best, goal) for best, goal in made]),
+        "area above the goal": _mean([_area(*one, begin) for one, begin in zip(made, begins, strict=True)]),
     }
 
 
-def _area(best: Best, goal: float) -> float:
-    """The mean over the budget of the lowest loss so far less the goal, from its first measurement on."""
-    begin = max(0.0, min(best[0][0], 1.0))
-    points = [*best, (1.0, best[-1][1])]
-    under = [(min(1.0, later[0]) - one[0]) * (one[1] - goal) for one, later in itertools.pairwise(points)]
-    return sum(under) / max(1e-9, 1 - begin)
+def _area(best: Best, goal: float, begin: float) -> float:
+    """The mean of the lowest loss so far less the goal, over the budget from `begin` on."""
+    points = [(max(begin, share), loss) for share, loss in best] + [(1.0, best[-1][1])]
+    under = [(later[0] - one[0]) * (one[1] - goal) for one, later in itertools.pairwise(points)]
+    return sum(under) / (1 - begin)
 
 
 def _interval(num: int, of: int) -> dict[str, float]:

@@ -14,10 +14,10 @@ from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.study import Study, StudySpec, Trial, recipe_with
 from luthier.service.context import Context
-from luthier.service.study_goals import front_of
 from luthier.service.study_search import Search, best_of
 from luthier.service.study_workers import Task
 from luthier.service.trials import expected_hours
+from luthier.tune.front import front_of
 
 
 def bring_up_own(search: Search) -> bool:

@@ -8,11 +8,20 @@ and within a front the ones with most room around them first. Trials are gone on
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
+from typing import Final
 
-from luthier.core.study import GoalName, Trial
+from luthier.core.study import GoalName, StudySpec, Trial
 
 Point = tuple[float, ...]
+UNITS: Final[Mapping[GoalName, str]] = {
+    "quality": "validation loss",
+    "latency": "weights read for a token, times the base",
+    "size": "bytes of what is trained",
+    "cost": "hours of a whole training, predicted",
+}
+"""What each goal is counted in."""
 
 
 def point_of(trial: Trial, goals: Sequence[GoalName], *, rung: int | None = None, quality: float | None = None) -> Point:
@@ -78,7 +87,25 @@ def knee(points: Mapping[int, Point]) -> int | None:
     axes = list(zip(*(points[key] for key in front), strict=True))
 
     def below(key: int) -> tuple[float, float, int]:
-        scaled = [(v - min(axis)) / (max(axis) - min(axis)) for v, axis in zip(points[key], axes, strict=True) if max(axis) > min(axis)]
+        ends = [(min(axis), max(axis)) for axis in axes]
+        scaled = [(v - low) / (high - low) for v, (low, high) in zip(points[key], ends, strict=True) if high > low]
         return sum(scaled), points[key][0], key
 
     return min(front, key=below)
+
+
+def front_of(
+    spec: StudySpec, trials: Sequence[Trial], repeated: Mapping[int, Sequence[float]]
+) -> tuple[list[Trial], int | None]:
+    """The trials that no other beats in all goals, by quality, and the number of the knee; None where there is none.
+
+    Only whole trainings stand on it: losses of others are not their last. repeated: losses with several seeds, by trial.
+    """
+    whole = [trial for trial in trials if trial.kind == "search" and trial.state == "done"]
+    points: dict[int, Point] = {}
+    for trial in whole:
+        losses = repeated.get(trial.number)
+        points[trial.number] = point_of(trial, spec.goals, quality=statistics.fmean(losses) if losses else trial.loss)
+    numbers = front_numbers([points[trial.number] for trial in whole])
+    front = [trial for trial, number in zip(whole, numbers, strict=True) if number == 0]
+    return sorted(front, key=lambda t: (points[t.number][spec.goals.index("quality")], t.number)), knee(points)
