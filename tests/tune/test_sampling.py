@@ -86,9 +86,7 @@ def test_cmaes_finds_more_than_chance_does_and_keeps_to_the_space():
 def test_nsga2_finds_both_ends_of_what_cannot_be_had_together():
     trials = []
     for number in range(40):
-        values = suggest(
-            SPACE, trials, sampler="nsga2", seed=1, number=number, num_rungs=1, goals=("quality", "size")
-        )
+        values = suggest(SPACE, trials, sampler="nsga2", seed=1, number=number, num_rungs=1, goals=("quality", "size"))
         rank = values.get("method.rank", 128)
         off = abs(math.log10(values["training.learning_rate"]) + 3)
         trials.append(tried(number, values, off + 1 / rank).model_copy(update={"goals": {"size": float(rank)}}))

@@ -44,5 +44,5 @@ def finished_trials(spec: StudySpec, trials: Sequence[Trial]) -> Finished:
 
 
 def may_be_stopped(trial: Trial) -> bool:
-    """Whether a trial may be stopped for its curve: not the recipe as it came, which all are held against at the end."""
+    """Whether a trial may be stopped for its curve: not the recipe as it came, which all are held against."""
     return trial.kind == "search" and trial.number > 0

@@ -203,7 +203,9 @@ class Search:
 
     def _is_stopped(self, trial: Trial) -> bool:
         """Whether a trial that is due cannot become the best, which is written down."""
-        if not (may_be_stopped(trial) and (why := finished_trials(self.study.spec, self.trials).why_hopeless(trial.curve))):
+        if not (
+            may_be_stopped(trial) and (why := finished_trials(self.study.spec, self.trials).why_hopeless(trial.curve))
+        ):
             return False
         self.keep(trial.model_copy(update={"state": "stopped", "reason": HOPELESS + why}))
         return True

@@ -1,6 +1,6 @@
 """Where a study begins: what the best of earlier studies on alike data did, then what is known of all tasks.
 
-Alike: the same objective and method family of plan, a base model at most three times as large or as small, and rows whose
+Alike: the same objective and method, a base model at most three times as large or as small, and rows whose
 number, length and share that is learned from lie near (`distance`). What such a study found is a guess, and costs a
 first rung; it decides nothing.
 """

@@ -53,7 +53,7 @@ class MadeTask:
 
     def curve(self, values: Values, shares: Sequence[float], *, repeat: int = 0) -> list[float]:
         """The validation loss after each share of this training. repeat: another seed of the same one."""
-        noise = random.Random(sha256_document([self.seed, values, repeat]))
+        noise = random.Random(sha256_document([self.seed, values, repeat]))  # noqa: S311
         level = noise.gauss(0, self.noise)
         return [self.truth(values, share) + level + noise.gauss(0, self.noise / 2) for share in shares]
 
@@ -87,7 +87,7 @@ class _Drawn:
 
     @classmethod
     def of(cls, seed: int) -> _Drawn:
-        draw = random.Random(seed)
+        draw = random.Random(seed)  # noqa: S311
         return cls(
             best_rate=math.log10(2e-4) + draw.uniform(-0.5, 1.2),
             pace=draw.uniform(0.5, 2.0),
@@ -100,7 +100,9 @@ class _Drawn:
 
 def _rate(own: Values) -> float:
     """How far a step goes, as a power of ten: the rate, with what its scale and its batch do to it."""
-    scale = 2.0 * float(own["method.rank"]) ** 0.5 / 4 if own["method.name"] == "rslora" else float(own[ALPHA_OVER_RANK])
+    scale = (
+        2.0 * float(own["method.rank"]) ** 0.5 / 4 if own["method.name"] == "rslora" else float(own[ALPHA_OVER_RANK])
+    )
     by_scale = 0.5 * math.log10(scale / 2.0)
     by_batch = -0.5 * math.log10(float(own["training.global_batch_size"]) / 8)
     return math.log10(float(own["training.learning_rate"])) + by_scale + by_batch

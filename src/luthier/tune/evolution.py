@@ -62,7 +62,9 @@ def _place(axis: Parameter, values: Values) -> float:
         return (nearest + 0.5) / len(choices)
     assert axis.low is not None
     assert axis.high is not None
-    low, high, value = (math.log(x) if axis.log else x for x in (axis.low, axis.high, min(max(value, axis.low), axis.high)))
+    low, high, value = (
+        math.log(x) if axis.log else x for x in (axis.low, axis.high, min(max(value, axis.low), axis.high))
+    )
     return (value - low) / (high - low)
 
 

@@ -1,12 +1,12 @@
 """Whether a training can still become the best: its curve drawn on to the end, and by how much such a line errs.
 
-The line is a power law, loss = c + a share^-b with a >= 0, as Domhan, Springenberg, Hutter, 2015 ("Speeding up Automatic
-Hyperparameter Optimization of Deep Neural Networks by Extrapolation of Learning Curves", IJCAI, section 3) draw it, with
-one family in place of their eleven. It knows nothing of a schedule that brings the rate down at the end, after which
-losses fall below it. So no width is taken from the fit: the same line is drawn for every training of the study that was
-finished, from as early, and the most that one of them ended below its line is allowed for. If a training behaves like
-the `n` that were finished, it ends below that bound with a probability of at most 1 / (n + 1) (split conformal
-prediction, Lei et al., 2018, JASA 113, section 2.2).
+The line is a power law, loss = c + a share^-b with a >= 0, as Domhan, Springenberg, Hutter, 2015 ("Speeding up
+Automatic Hyperparameter Optimization of Deep Neural Networks by Extrapolation of Learning Curves", IJCAI, section 3)
+draw it, with one family in place of their eleven. It knows nothing of a schedule that brings the rate down at the end,
+after which losses fall below it. So no width is taken from the fit: the same line is drawn for every training of the
+study that was finished, from as early, and the most that one of them ended below its line is allowed for. If a training
+behaves like the `n` that were finished, it ends below that bound with a probability of at most 1 / (n + 1) (split
+conformal prediction, Lei et al., 2018, JASA 113, section 2.2).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Several goals at once: which trials no other beats in all of them, in which order they stand, and which is the knee.
 
-Order: Deb et al., 2002, "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", sections III A and B: by fronts,
-and within a front the ones with most room around them first. Trials are gone on with in that order, as Schmucker et al.,
-2021, "Multi-objective Asynchronous Successive Halving", arXiv:2106.12639, section 3.3, does.
+Order: Deb et al., 2002, "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", sections III A and B: by
+fronts, and within a front the ones with most room around them first. Trials are gone on with in that order, as
+Schmucker et al., 2021, "Multi-objective Asynchronous Successive Halving", arXiv:2106.12639, section 3.3, does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ UNITS: Final[Mapping[GoalName, str]] = {
 """What each goal is counted in."""
 
 
-def point_of(trial: Trial, goals: Sequence[GoalName], *, rung: int | None = None, quality: float | None = None) -> Point:
+def point_of(
+    trial: Trial, goals: Sequence[GoalName], *, rung: int | None = None, quality: float | None = None
+) -> Point:
     """What a trial comes to, by goal; smaller is better. quality: in place of its loss on `rung`, None the highest."""
     loss = trial.results[-1 if rung is None else rung].loss if quality is None else quality
     return tuple(loss if goal == "quality" else trial.goals.get(goal, math.inf) for goal in goals)
@@ -76,8 +78,9 @@ def in_order(points: Sequence[Point]) -> list[int]:
 def knee(points: Mapping[int, Point]) -> int | None:
     """The key of the point after which every goal costs most of the others; None without points.
 
-    The one farthest below the plane through the ends of the front, each goal scaled to [0, 1] over the front (Das, 1999,
-    "On characterizing the 'knee' of the Pareto curve", Structural Optimization 18); ties go to the smaller first goal.
+    The one farthest below the plane through the ends of the front, each goal scaled to [0, 1] over the front (Das,
+    1999, "On characterizing the 'knee' of the Pareto curve", Structural Optimization 18); ties go to the smaller first
+    goal.
     """
     keys = list(points)
     if not keys:
@@ -99,7 +102,8 @@ def front_of(
 ) -> tuple[list[Trial], int | None]:
     """The trials that no other beats in all goals, by quality, and the number of the knee; None where there is none.
 
-    Only whole trainings stand on it: losses of others are not their last. repeated: losses with several seeds, by trial.
+    Only whole trainings stand on it: losses of others are not their last. repeated: losses with several seeds, by
+    trial.
     """
     whole = [trial for trial in trials if trial.kind == "search" and trial.state == "done"]
     points: dict[int, Point] = {}

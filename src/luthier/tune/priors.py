@@ -1,8 +1,9 @@
 """Where a search begins: what is known before the first trial, as recipes to try.
 
-The learning rate decides most, and the best one for an adapter lies mostly above a cautious plan: about ten times that of
-full tuning (Schulman et al., 2025, "LoRA Without Regret", section on learning rates). So the recipe is tried with three
-times, ten times and a third of its rate; the first rung is cheap, and the sampler then knows on which side to look.
+The learning rate decides most, and the best one for an adapter lies mostly above a cautious plan: about ten times that
+of full tuning (Schulman et al., 2025, "LoRA Without Regret", section on learning rates). So the recipe is tried with
+three times, ten times and a third of its rate; the first rung is cheap, and the sampler then knows on which side to
+look.
 """
 
 from __future__ import annotations

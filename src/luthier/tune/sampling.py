@@ -1,8 +1,8 @@
 """What to try next, as a function of what was tried: Optuna's samplers, asked anew each time from the trials' record.
 
 Nothing is kept between two questions but the trials themselves, so a search that was killed asks as it would have, and
-one seed with one worker gives one sequence. A trial that was not gone on with counts by its loss on the rung that it had
-reached, after all that got further.
+one seed with one worker gives one sequence. A trial that was not gone on with counts by its loss on the rung that it
+had reached, after all that got further.
 
 tpe     Bergstra et al., 2011, "Algorithms for Hyper-Parameter Optimization", section 4; multivariate as Falkner et al.,
         2018, "BOHB", section 3.2
@@ -31,7 +31,7 @@ _MOST_TRIES: Final = 50
 
 
 def next_values(spec: StudySpec, trials: Sequence[Trial], number: int) -> Values | None:
-    """Values for trial `number` of a study: the recipe as it came, then the points to start from, then what is suggested.
+    """Values for trial `number` of a study: the recipe itself, then the points to start from, then what is suggested.
 
     trials: all that were begun. None where the space has no other point that is found.
     """
@@ -129,9 +129,7 @@ def _study_of(
     return study
 
 
-def _replay(
-    study: optuna.Study, space: Space, trials: Sequence[Trial], goals: Sequence[GoalName], own: Values
-) -> None:
+def _replay(study: optuna.Study, space: Space, trials: Sequence[Trial], goals: Sequence[GoalName], own: Values) -> None:
     """Ask for every trial once more and tell what it came to: so NSGA-II knows to which generation each belongs.
 
     Losses of different rungs cannot be compared: a trial's quality is its place among all by how far it got, then loss.
@@ -148,7 +146,7 @@ def _replay(
 
 
 def lies_in(space: Space, values: Values) -> Values:
-    """What plays a part in a trial and lies in the space: values of the recipe need not, nor those before a narrowing."""
+    """What plays a part and lies in the space: values of the recipe need not, nor those of before a narrowing."""
     return {
         p.name: values[p.name]
         for p in space.parameters

@@ -16,10 +16,10 @@ _WIDTH: Final = 480
 def front_charts(study: Study, trials: Sequence[Trial]) -> list[Chart]:
     """One picture for each goal beside quality; none where quality is all, or nothing was trained to its end."""
     front, knee = front_of(study.spec, trials, {})
-    return [_against(study, goal, trials, front, knee) for goal in study.spec.goals if goal != "quality" and front]
+    return [_against(goal, trials, front, knee) for goal in study.spec.goals if goal != "quality" and front]
 
 
-def _against(study: Study, goal: GoalName, trials: Sequence[Trial], front: Sequence[Trial], knee: int | None) -> Chart:
+def _against(goal: GoalName, trials: Sequence[Trial], front: Sequence[Trial], knee: int | None) -> Chart:
     goals: tuple[GoalName, GoalName] = (goal, "quality")
     whole = [trial for trial in trials if trial.kind == "search" and trial.state == "done"]
     ends = sorted(point_of(trial, goals) for trial in front)
