@@ -49,8 +49,8 @@ def test_the_pages_break_no_rule_and_fit(
         if path != "/studies":
             expect(page.locator("figure.chart.live-drawn canvas")).to_have_count(3)
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
-        assert violations(page) == []
         page.screenshot(path=tmp_path / f"{path.count('-')}-{scheme}-{size['width']}.png", full_page=True)
+        assert violations(page) == []
 
 
 def test_a_trial_that_ends_is_seen_by_who_watches(make_page: MakePage, served: Served) -> None:

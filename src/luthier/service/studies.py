@@ -108,6 +108,9 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
     )
     _refuse_too_small(context, spec, plan)
     notes = ("the space has one point: its recipe is trained, nothing is searched",) if space.has_one_point else said
+    if plan.training.device == "cpu" and spec.workers > plan.training.num_threads:
+        threads = f"{plan.training.num_threads} {'thread' if plan.training.num_threads == 1 else 'threads'}"
+        notes += (f"{spec.workers} workers share {threads}: more of them than threads get in each other's way",)
     study = Study(
         study_id=new_id("study"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

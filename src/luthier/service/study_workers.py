@@ -55,10 +55,13 @@ class Done:
 
 
 class Crew(Protocol):
-    """Who trains. size: how many tasks at once. stop_requested: why no more are to be begun, None where they may."""
+    """Who trains. size: how many tasks at once."""
 
     size: int
-    stop_requested: Callable[[], str | None]
+
+    def stop_requested(self) -> str | None:
+        """Why no more tasks are to be begun; None where they may."""
+        ...
 
     @property
     def has_room(self) -> bool:
@@ -121,19 +124,23 @@ class _Worker:
 class Workers:
     """Processes of this machine that each train one trial at a time (`study_child`); a `Crew`.
 
-    lock: the descriptor that holds the study's lock. A process starts with its first task and lives on for others, so
-    that libraries are loaded and rows are read once.
+    lock: the descriptor that holds the study's lock. signalled: a wish to stop that came as a signal. A process starts
+    with its first task and lives on for others, so that libraries are loaded and rows are read once.
     """
 
     def __init__(
-        self, context: Context, study: Study, lock: int, stop_requested: Callable[[], str | None], bar: ProgressTask
+        self, context: Context, study: Study, lock: int, signalled: Callable[[], str | None], bar: ProgressTask
     ) -> None:
-        self.size, self.stop_requested = study.spec.workers, stop_requested
+        self.size, self._signalled = study.spec.workers, signalled
         self._context, self._lock, self._bar = context, lock, bar
         self._folder = context.settings.home / "studies" / study.study_id / "workers"
         self._workers = [_Worker(number) for number in range(self.size)]
         self._selector = selectors.DefaultSelector()
         self._is_told = False
+
+    def stop_requested(self) -> str | None:
+        """A signal that came since."""
+        return self._signalled()
 
     @property
     def has_room(self) -> bool:
@@ -249,9 +256,9 @@ def crew_of(context: Context, study: Study, lock: int) -> Iterator[Crew]:
         yield Alone(context)
         return
     with ExitStack() as stack:
-        wish = stack.enter_context(stop_signals())
+        signalled = stack.enter_context(stop_signals())
         bar = stack.enter_context(context.progress.task(f"{study.spec.workers} workers", None, ""))
-        workers = Workers(context, study, lock, wish, bar)
+        workers = Workers(context, study, lock, signalled, bar)
         stack.callback(workers.close)
         yield workers
 

@@ -7,7 +7,21 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from luthier.web.charts.spec import Axis, Bar, Bars, Chart, Estimate, Intervals, Mark, Plot, Point, Series
+from luthier.web.charts.spec import (
+    Axis,
+    Bar,
+    Bars,
+    Chart,
+    Column,
+    Estimate,
+    Intervals,
+    Mark,
+    Parallel,
+    Plot,
+    Point,
+    Series,
+    Thread,
+)
 from luthier.web.charts.svg import drawn
 
 HOSTILE = '"><script>alert(1)</script>\u202e'
@@ -22,6 +36,7 @@ CHARTS: list[Chart] = [
     plot([(0, 1.0), (1, 0.5)], marks=[Mark(0.5, HOSTILE)]),
     Intervals("k", HOSTILE, Axis(HOSTILE), [Estimate(HOSTILE, 1.0, 0.5, 1.5)], zero=True),
     Bars("k", HOSTILE, Axis(HOSTILE, "s"), [Bar(HOSTILE, 3.0, HOSTILE)], limit=Mark(4.0, HOSTILE)),
+    Parallel("k", HOSTILE, [Column(HOSTILE, HOSTILE, HOSTILE)] * 2, [Thread(HOSTILE, (0.0, 1.0), HOSTILE)]),
 ]
 
 
@@ -36,7 +51,9 @@ def test_hostile_names_stay_text(chart: Chart) -> None:
     json.dumps(chart.as_json(), allow_nan=False)
 
 
-@pytest.mark.parametrize("chart", [plot([]), Intervals("k", "t", X, []), Bars("k", "t", X, [])])
+@pytest.mark.parametrize(
+    "chart", [plot([]), Intervals("k", "t", X, []), Bars("k", "t", X, []), Parallel("k", "t", [], [])]
+)
 def test_nothing_to_draw_is_said(chart: Chart) -> None:
     assert "Nothing to draw yet" in drawn(chart)
 
@@ -56,3 +73,12 @@ def test_one_point_is_a_dot_and_equal_ones_have_room() -> None:
 def test_a_log_axis_takes_what_is_positive() -> None:
     text = drawn(Plot("k", "t", X, Axis("rate", scale="log"), [Series("s", [(0, 1e-4), (1, 1e-2), (2, 1.0)])]))
     assert "1e\N{MINUS SIGN}04" in text or "0.0001" in text
+
+
+def test_a_line_over_columns_is_broken_where_it_has_no_part() -> None:
+    columns = [Column(name, "0", "1") for name in "abcd"]
+    text = drawn(
+        Parallel("k", "t", columns, [Thread("one", (0.0, 1.0, None, 0.5)), Thread("two", (1.0, 1.0, 0.0, 0.0))])
+    )
+    assert text.count("<polyline") == 3
+    assert "None" not in text

@@ -21,16 +21,14 @@ def study_charts(view: StudyView) -> list[Chart]:
     study, searched = view.study, [trial for trial in view.trials if trial.kind == "search" and trial.results]
     if not searched:
         return []
-    found: list[Chart] = [_progress(study, searched)]
-    if len(searched) > 1:
-        found.append(_parallel(study, view.best))
     rows = [
         Bar(name, 100 * share, f"{share:.1%}: {figures.duration(hours * 3600)}")
         for name, hours, share in budget_rows(study, view.trials)
     ]
-    limit = Mark(100.0, "all of it")
-    found.append(Bars("budget", "Where the budget went", Axis("share of the budget", "%"), rows, limit))
-    return found
+    share = Axis("share of the budget", "%", low=0.0, high=100.0 if view.hours <= study.spec.hours else None)
+    budget = Bars("budget", "Where the budget went", share, rows, Mark(100.0, "all of it"))
+    wide: list[Chart] = [_parallel(study, view.best)] if len(searched) > 1 else []
+    return [_progress(study, searched), budget, *wide]
 
 
 def _progress(study: Study, trials: Sequence[Trial]) -> Plot:
@@ -41,7 +39,7 @@ def _progress(study: Study, trials: Sequence[Trial]) -> Plot:
     series = []
     for rung in range(last + 1):
         own = [(hours, loss, f"trial {number}") for hours, r, loss, number in points if r == rung]
-        share = "a whole training" if rung == last else f"{study.spec.rungs[rung]:.2g} of a training"
+        share = "a whole training" if rung == last else f"{study.spec.rungs[rung]:.0%}"
         role: Role = "tuned" if rung == last else _ROLES[rung % len(_ROLES)]
         if own:
             dots = [(hours, loss) for hours, loss, _ in own]
@@ -50,7 +48,7 @@ def _progress(study: Study, trials: Sequence[Trial]) -> Plot:
     if top:
         lowest = accumulate((loss for _, loss in top), min)
         best = [(hours, loss) for (hours, _), loss in zip(top, lowest, strict=True)]
-        series.append(Series("best whole training so far", best, "tuned", "steps"))
+        series.append(Series("best so far", best, "tuned", "steps"))
     return Plot(
         "progress",
         "Loss as hours were spent",
@@ -67,7 +65,7 @@ def _parallel(study: Study, best_first: Sequence[Trial]) -> Parallel:
     losses = [trial.loss for trial in best_first if trial.loss is not None]
     low, high = min(losses), max(losses)
     columns = [Column(short_name(p.name), *ends_of(p)) for p in parameters]
-    columns.append(Column("validation loss", f"{low:.4g}", f"{high:.4g}"))
+    columns.append(Column("loss", f"{low:.4g}", f"{high:.4g}"))
     num_good = max(1, len(best_first) // 3)
     lines = []
     for place, trial in enumerate(best_first):

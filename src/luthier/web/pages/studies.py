@@ -61,7 +61,7 @@ def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
         "study": study,
         "spec": study.spec,
         "base_model": without_places(study.spec.recipe.base_model, shown),
-        "headline": headline(study, view.trials, mean_losses(view.trials)),
+        "headline": headline(study.model_copy(update={"hours": view.hours}), view.trials, mean_losses(view.trials)),
         "lowest": min(done, default=None),
         "charts": study_charts(view),
         "rows": [*view.best, *others],

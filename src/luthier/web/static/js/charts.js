@@ -200,11 +200,11 @@ function parallel({ spec }) {
   const { base, muted, rule } = common(spec);
   return {
     ...base,
-    parallel: { left: 46, right: 64, top: 84, bottom: 30 },
+    parallel: { left: 30, right: 64, top: 84, bottom: 30 },
     parallelAxis: spec.columns.map((column, n) => ({
       dim: n, name: column.name, type: "value", min: 0, max: 1, interval: 1, nameRotate: 24, nameGap: 22,
       nameTextStyle: { color: colour("ink"), align: "left" }, axisTick: { show: false }, axisLine: { lineStyle: { color: rule } },
-      axisLabel: { color: muted, formatter: (value) => (value ? column.high : column.low) },
+      axisLabel: { color: muted, backgroundColor: colour("card"), padding: [1, 3], formatter: (value) => (value ? column.high : column.low) }, z: 10,
     })),
     series: [{
       type: "parallel", smooth: false, inactiveOpacity: 0.06,
