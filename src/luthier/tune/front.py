@@ -10,18 +10,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from luthier.core.study import GoalName, StudySpec, Trial
 
 Point = tuple[float, ...]
-UNITS: Final[Mapping[GoalName, str]] = {
-    "quality": "validation loss",
-    "latency": "weights read for a token, times the base",
-    "size": "bytes of what is trained",
-    "cost": "hours of a whole training, predicted",
-}
-"""What each goal is counted in."""
 
 
 def point_of(

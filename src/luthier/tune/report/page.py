@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.plain_yaml import write_yaml
-from luthier.core.study import Study, Trial
+from luthier.core.study import GoalName, Study, Trial
 from luthier.reporting import figures
 from luthier.reporting.page import page_environment, replace_text
 from luthier.reporting.visible import shown
@@ -98,8 +98,15 @@ def front_rows(
     for trial in front:
         losses = repeated.get(trial.number)
         point = point_of(trial, study.spec.goals, quality=statistics.fmean(losses) if losses else trial.loss)
-        rows.append((trial.number, [f"{value:.5g}" for value in point], trial.number == knee))
+        said = [_of_goal(goal, value) for goal, value in zip(study.spec.goals, point, strict=True)]
+        rows.append((trial.number, said, trial.number == knee))
     return rows
+
+
+def _of_goal(goal: GoalName, value: float) -> str:
+    if goal == "cost":
+        return _hours(value)
+    return f"{value / 1e6:.4g} MB" if goal == "size" else f"{value:.4f}"
 
 
 def budget_rows(study: Study, trials: Sequence[Trial]) -> list[tuple[str, float, float]]:
