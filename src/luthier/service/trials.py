@@ -194,7 +194,7 @@ def expected_hours(trials: Sequence[Trial], priced_hours: float) -> float:
     ratios = [
         trial.hours / (trial.predicted_hours * trial.results[-1].share)
         for trial in trials
-        if trial.predicted_hours and trial.results and trial.hours
+        if trial.predicted_hours and trial.results and trial.hours and trial.state != "stopped"  # between two rungs
     ]
     return priced_hours * (statistics.median(ratios) if ratios else 1.0)
 

@@ -73,7 +73,7 @@ class MadeTask:
         slower = 0.12 * float(own["method.dropout"]) + 0.02 * (float(own["training.warmup_fraction"]) - 0.03) ** 2
         gain = (START_LOSS - drawn.floor) * learned
         small_things = small + slower + {"dora": -0.004}.get(str(own["method.name"]), 0.0)
-        return START_LOSS - gain + (too_high + unrest + small_things) * min(1.0, 4 * share) + by_heart
+        return float(START_LOSS - gain + (too_high + unrest + small_things) * min(1.0, 4 * share) + by_heart)
 
 
 @dataclass(frozen=True, slots=True)
