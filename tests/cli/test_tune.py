@@ -36,6 +36,12 @@ def test_a_search_its_list_and_its_recipe(luthier, recipe, tmp_path):
     assert "3 recipes were tried" in shown
     assert "preparing and deciding" in shown
     assert luthier("studies", "compare", study_id, study_id, "--json").document[0]["best_loss"] > 0
+    other = tmp_path / "other.yaml"
+    assert luthier("studies", "apply", study_id, "--trial", "1", "-o", other).code == 0
+    assert (
+        yaml.safe_load(other.read_text())["training"]["learning_rate"] == trials[1]["values"]["training.learning_rate"]
+    )
+    assert "has no trial 99" in luthier("studies", "apply", study_id, "--trial", "99", "-o", other).err
     out = tmp_path / "best.yaml"
     assert luthier("studies", "apply", study_id, "-o", out).code == 0
     assert yaml.safe_load(out.read_text())["method"]["name"] == "lora"
@@ -47,6 +53,9 @@ def test_a_search_its_list_and_its_recipe(luthier, recipe, tmp_path):
         ([], "neither a recipe nor --resume"),
         (["RECIPE"], "no budget"),
         (["RECIPE", "--budget-hours", "1", "--sampler", "grid"], "--sampler grid"),
+        (["RECIPE", "--budget-hours", "1", "--objective", "quality,speed"], "--objective speed"),
+        (["RECIPE", "--budget-hours", "1", "--objective", "size"], "the smallest adapter is the one that has learned"),
+        (["RECIPE", "--budget-hours", "1", "--objective", "quality,size", "--sampler", "cmaes"], "leave --sampler out"),
         (["RECIPE", "--budget-hours", "1", "--space", "nothing.yaml"], "no such file"),
         (["RECIPE", "--budget-hours", "0.0000001"], "one trial should take"),
         (["--resume", "study-20261126-000000-000000"], "no study"),

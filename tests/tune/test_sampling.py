@@ -65,3 +65,31 @@ def test_failed_trials_and_the_recipe_itself_may_lie_outside():
         tried(2, {"method.name": "lora"}, state="failed"),
     ]
     assert ask(trials, 3) is not None
+
+
+def test_cmaes_finds_more_than_chance_does_and_keeps_to_the_space():
+    numbers = Space(parameters=(RATE, Parameter(name="training.epochs", kind="choice", choices=(1, 2, 4, 8))))
+
+    def best(sampler, seed):
+        trials = []
+        for number in range(30):
+            values = ask(trials, number, seed=seed, sampler=sampler, space=numbers)
+            assert 1e-5 <= values["training.learning_rate"] <= 1e-1
+            assert values["training.epochs"] in (1, 2, 4, 8)
+            loss = abs(math.log10(values["training.learning_rate"]) + 3) + abs(values["training.epochs"] - 4) / 4
+            trials.append(tried(number, values, loss))
+        return min(trial.loss for trial in trials)
+
+    assert sum(best("cmaes", seed) < best("random", seed) for seed in range(6)) >= 4
+
+
+def test_nsga2_finds_both_ends_of_what_cannot_be_had_together():
+    trials = []
+    for number in range(40):
+        values = suggest(SPACE, trials, sampler="nsga2", seed=1, number=number, num_rungs=1, goals=("quality", "size"))
+        rank = values.get("method.rank", 128)
+        off = abs(math.log10(values["training.learning_rate"]) + 3)
+        trials.append(tried(number, values, off + 1 / rank).model_copy(update={"goals": {"size": float(rank)}}))
+    late = trials[16:]  # after two generations
+    assert min(abs(math.log10(t.values["training.learning_rate"]) + 3) for t in late) < 0.3
+    assert min(t.goals["size"] for t in late) <= 4

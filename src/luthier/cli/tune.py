@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.cli import tune_options
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
 from luthier.cli.options import HomeOption, JsonOption, SetOption
@@ -36,7 +37,14 @@ def tune(
     space: Annotated[
         Path | None, typer.Option("--space", metavar="FILE", help="What is searched, where not the usual.")
     ] = None,
-    sampler: Annotated[str, typer.Option("--sampler", metavar="tpe|random", help="Who suggests trials.")] = "tpe",
+    sampler: Annotated[str, typer.Option("--sampler", metavar="tpe|cmaes|random", help="Who suggests trials.")] = "tpe",
+    objective: Annotated[
+        str,
+        typer.Option("--objective", metavar="GOALS", help="quality, or with latency, size, cost: a front is searched."),
+    ] = "quality",
+    warm_start: Annotated[
+        bool, typer.Option("--warm-start", help="Begin with what earlier studies on alike data found.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same search.")] = 0,
     workers: Annotated[
         int | None,
@@ -72,7 +80,8 @@ def tune(
         study_id = resume
         if recipe is not None:
             request = _request(recipe, overrides or (), budget_hours, budget_usd, trials, space, sampler, seed)
-            request = replace(request, workers=workers or 1)
+            goals = tune_options.goals(objective)
+            request = replace(request, workers=workers or 1, goals=goals, knows_others=warm_start)
             study = studies.begin(context, request)
             study_id = study.study_id
             _say(
@@ -121,19 +130,23 @@ def compare(
 def apply(
     study_id: StudyArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the recipe goes.")],
+    trial: Annotated[
+        int | None, typer.Option("--trial", min=0, metavar="N", help="Of this trial; the winner's if not given.")
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Write the recipe of a study's winner to a file, ready to train."""
+    """Write the recipe of a study's winner, or of another trial, to a file, ready to train."""
     from luthier.core.plain_yaml import write_yaml
     from luthier.service.study_end import winning_document
 
     with open_context(home) as context:
         study = context.studies.get(study_id)
-        document = winning_document(study, context.studies.trials(study_id))
+        document = winning_document(study, context.studies.trials(study_id), trial)
     output.write_text(write_yaml(document), encoding="utf-8")
-    said = {"study_id": study_id, "winner": study.winner, "file": str(output), "recipe": document}
-    return Answer(as_json, said, lambda console: console.print(f"{output}: trial {study.winner} of {study_id}"))
+    number = study.winner if trial is None else trial
+    said = {"study_id": study_id, "winner": study.winner, "trial": number, "file": str(output), "recipe": document}
+    return Answer(as_json, said, lambda console: console.print(f"{output}: trial {number} of {study_id}"))
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -159,8 +172,6 @@ def _request(
     from luthier.service.recipes import load_recipe
     from luthier.service.studies import StudyRequest
 
-    if sampler not in ("tpe", "random"):
-        raise RequestError(f"--sampler {sampler}", expected="tpe or random", do="choose one of them")
     document = None
     if space is not None:
         if not space.is_file():
@@ -173,7 +184,7 @@ def _request(
         most_trials=trials,
         space=document,
         space_name="the usual space" if space is None else str(space),
-        sampler="tpe" if sampler == "tpe" else "random",
+        sampler=tune_options.sampler(sampler),
         seed=seed,
     )
 
@@ -182,7 +193,7 @@ def _teller(as_json: bool) -> Callable[[Study, Trial], None]:
     from luthier.service.studies import trial_line
 
     def tell(_study: Study, trial: Trial) -> None:
-        if trial.state in ("paused", "done", "failed"):
+        if trial.state in ("paused", "stopped", "done", "failed"):
             _say(as_json, trial_line(trial) + (f": {trial.reason}" if trial.reason else ""))
 
     return tell
@@ -235,11 +246,14 @@ def _show(console: Console, study: Study, trials: Sequence[Trial]) -> None:
     from luthier.cli.console import visible
     from luthier.service.studies import trial_line
     from luthier.service.study_end import mean_losses
-    from luthier.tune.report.page import budget_rows, headline
+    from luthier.tune.report.page import budget_rows, front_rows, headline
 
     console.print(visible(headline(study, trials, mean_losses(trials))), soft_wrap=True)
     for trial in trials:
         console.print(visible("  " + trial_line(trial)), soft_wrap=True)
+    for number, point, is_knee in front_rows(study, trials, mean_losses(trials)):
+        goals = ", ".join(f"{goal} {value}" for goal, value in zip(study.spec.goals, point, strict=True))
+        console.print(f"  on the front: trial {number}: {goals}{', the knee' if is_knee else ''}", soft_wrap=True)
     for name, hours, share in budget_rows(study, trials):
         console.print(f"  {name}: {figures.duration(hours * 3600)}, {100 * share:.1f}% of the budget", soft_wrap=True)
     for note in study.notes:

@@ -11,12 +11,19 @@ from luthier.core.recipe import Recipe
 
 Plain = bool | int | float | str
 Values = dict[str, Plain]
-SamplerName = Literal["tpe", "random"]
-TrialState = Literal["waiting", "running", "paused", "done", "failed"]
+SamplerName = Literal["tpe", "cmaes", "random", "nsga2"]
+GoalName = Literal["quality", "latency", "size", "cost"]
+"""quality: the loss on the validation rows. latency: weights that are read for each token where the adapter is served
+beside others, as a multiple of the base model's. size: bytes of what is trained. cost: hours of a whole training. All
+are better when they are smaller; all but quality are known before a trial begins."""
+TrialState = Literal["waiting", "running", "paused", "stopped", "done", "failed"]
+"""stopped: it was not trained on, since its curve cannot become the best; its results count."""
 TrialKind = Literal["search", "confirm", "final"]
 StudyStatus = Literal["searching", "confirming", "final", "done", "paused", "failed"]
 ALPHA_OVER_RANK: Final = "method.alpha_over_rank"
 """A parameter that is no key of a recipe: alpha as a multiple of the rank, since the two are only good together."""
+DATA_FRACTION: Final = "data.fraction"
+"""Another: the share of the training rows that is used, the first ones in the order of a stable hash (`data.part`)."""
 
 
 class Parameter(Frozen):
@@ -78,7 +85,8 @@ class Space(Frozen):
 class Result(Frozen):
     """What a trial had come to on a rung: the lowest loss on the validation rows up to `step`, as the objective has it.
 
-    share: of all of its steps, how many were done. study_hours: what the whole study had spent by then.
+    share: of all of its steps, how many were done. study_hours: what the whole study had spent by then. curve: (share,
+    loss) of every validation since the rung before.
     """
 
     rung: int
@@ -86,6 +94,7 @@ class Result(Frozen):
     share: float
     loss: float
     study_hours: float = 0.0
+    curve: tuple[tuple[float, float], ...] = ()
 
 
 class Trial(Frozen):
@@ -93,8 +102,8 @@ class Trial(Frozen):
 
     of: for kind `confirm`, the trial that is repeated with another seed. results: by rung, the last one the newest.
     predicted_hours: of all its steps, before it began. hours: of the machine, spent so far, work that was thrown away
-    included: where N trials train at once, each has an N-th of it.
-    reason: why it failed, or was not gone on with.
+    included: where N trials train at once, each has an N-th of it. reason: why it failed, was stopped, or was not gone
+    on with. goals: what it comes to by the goals of the study other than quality.
     """
 
     number: int
@@ -107,6 +116,7 @@ class Trial(Frozen):
     predicted_hours: float | None = None
     hours: float = 0.0
     reason: str = ""
+    goals: dict[GoalName, float] = Field(default_factory=dict)
 
     @property
     def rung(self) -> int:
@@ -118,13 +128,27 @@ class Trial(Frozen):
         """The loss on its highest rung."""
         return self.results[-1].loss if self.results else None
 
+    @property
+    def curve(self) -> tuple[tuple[float, float], ...]:
+        """(share, loss) of every validation up to its highest rung; empty where they were not kept."""
+        return tuple(point for result in self.results for point in result.curve)
+
+
+class StartPoint(Frozen):
+    """A recipe to try before any is suggested. why: where it comes from."""
+
+    values: Values
+    why: str
+
 
 class StudySpec(Frozen):
     """What was asked. recipe: with absolute paths. hours: for the whole study. usd: likewise, None without a cap.
 
     rungs: the shares of a whole training after which trials are compared, the last one 1. reduction: one of so many is
     gone on with. num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each. workers: how
-    many trials train at once, each with its share of the machine's threads.
+    many trials train at once, each with its share of the machine's threads. goals: what is sought, quality among them.
+    own_values: what the recipe as it came sets, as far as it is searched. start: what is tried first after it.
+    stops_hopeless: whether a trial is stopped whose curve cannot become the best.
     """
 
     recipe: Recipe
@@ -139,6 +163,16 @@ class StudySpec(Frozen):
     num_confirmed: int = 2
     num_seeds: int = 1
     workers: int = Field(default=1, ge=1)
+    goals: tuple[GoalName, ...] = ("quality",)
+    own_values: Values = Field(default_factory=dict)
+    start: tuple[StartPoint, ...] = ()
+    stops_hopeless: bool = False
+
+    @model_validator(mode="after")
+    def _goals_are_whole(self) -> StudySpec:
+        if "quality" not in self.goals or len(set(self.goals)) < len(self.goals):
+            raise ValueError("goals, each once, quality among them")
+        return self
 
     @model_validator(mode="after")
     def _rungs_rise(self) -> StudySpec:
@@ -173,6 +207,9 @@ def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:
     document = recipe.model_dump(mode="json", exclude_none=True)
     for name, value in values.items():
         if name == ALPHA_OVER_RANK:
+            continue
+        if name == DATA_FRACTION:
+            document["data"]["part"] = [0.0, value]
             continue
         section, _, key = name.partition(".")
         if key:

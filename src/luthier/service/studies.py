@@ -18,17 +18,18 @@ from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
-from luthier.core.study import SamplerName, Study, StudySpec, Trial
+from luthier.core.study import GoalName, SamplerName, Study, StudySpec, Trial
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
 from luthier.service.materials import Materials
 from luthier.service.plans import make_plan
 from luthier.service.study_end import bring_up_own, confirm, finish
 from luthier.service.study_search import Search, Tell
+from luthier.service.study_start import points_to_begin_with
 from luthier.service.study_workers import crew_of
 from luthier.service.trials import expected_hours, price
+from luthier.tune.rungs import QUALITY, REDUCTION, RUNGS
 
-RUNGS: Final = (1 / 9, 1 / 3, 1.0)
 _LOCK_SECONDS: Final = 1.0
 _END_SHARE: Final = 1.2
 """What the final run takes, as a share of a trial's whole training: it has the validation rows, too."""
@@ -38,7 +39,8 @@ _END_SHARE: Final = 1.2
 class StudyRequest:
     """What is asked. recipe: with absolute paths. hours, usd: for everything. space: a document that narrows it.
 
-    workers: how many trials train at once.
+    workers: how many trials train at once. goals: what is sought; with more than quality the sampler is NSGA-II.
+    knows_others: whether it begins with what earlier studies of the project on alike data have found.
     """
 
     recipe: Recipe
@@ -52,6 +54,8 @@ class StudyRequest:
     rungs: tuple[float, ...] = RUNGS
     num_seeds: int = 1
     workers: int = 1
+    goals: tuple[GoalName, ...] = QUALITY
+    knows_others: bool = False
 
 
 def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_PROJECT) -> Study:
@@ -60,8 +64,10 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
     Raises RequestError (no budget, no validation rows, a space that cannot be), BudgetTooSmallError, and what
     `service.plans.prepare` raises.
     """
+    from luthier.tune.priors import own_values
     from luthier.tune.space import default_space, narrowed
 
+    _refuse_goals(request)
     if request.recipe.data.validation is None:
         raise RequestError(
             "a recipe without data.validation",
@@ -78,20 +84,30 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
     space = default_space(plan, most_rank=_most_rank(plan))
     if request.space is not None:
         space = narrowed(space, request.space, place=request.space_name)
+    own = own_values(plan, space)
+    start, said = (), ()
+    if not space.has_one_point:
+        others = project_id if request.knows_others else None
+        start, said = points_to_begin_with(context, plan, space, own, others)
     spec = StudySpec(
         recipe=request.recipe,
         space=space,
         hours=_hours(plan, request),
         usd=request.usd,
         most_trials=1 if space.has_one_point else request.most_trials,
-        sampler=request.sampler,
+        sampler="nsga2" if len(request.goals) > 1 else request.sampler,
         seed=request.seed,
         rungs=request.rungs,
+        reduction=REDUCTION,
         num_seeds=request.num_seeds,
         workers=request.workers,
+        goals=request.goals,
+        own_values=own,
+        start=start,
+        stops_hopeless=True,
     )
     _refuse_too_small(context, spec, plan)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = said
     if space.has_one_point:
         notes = ("the space has one point: its recipe is trained, nothing is searched",)
     if plan.training.device == "cpu" and spec.workers > plan.training.num_threads:
@@ -142,6 +158,23 @@ def trial_line(trial: Trial) -> str:
     values = ", ".join(f"{name.rpartition('.')[2]} {_short(value)}" for name, value in trial.values.items())
     loss = "" if trial.loss is None else f", loss {trial.loss:.4f} on rung {trial.rung + 1}"
     return f"trial {trial.number} ({values or 'the recipe as it is'}): {trial.state}{loss}"
+
+
+def _refuse_goals(request: StudyRequest) -> None:
+    if "quality" not in request.goals or len(set(request.goals)) < len(request.goals):
+        raise RequestError(
+            f"goals {', '.join(request.goals) or 'none'}",
+            expected="each once, and quality among them: the smallest adapter is the one that has learned nothing",
+            do="write for example: --objective quality,size",
+        )
+    if len(request.goals) > 1 and request.sampler in ("tpe", "nsga2"):
+        return
+    if len(request.goals) > 1 or request.sampler == "nsga2":
+        raise RequestError(
+            f"sampler {request.sampler} for {', '.join(request.goals)}",
+            expected="nsga2 for several goals; tpe, cmaes or random for quality alone",
+            do="leave --sampler out",
+        )
 
 
 def _final_hours(context: Context, study: Study, own: Plan, materials: Materials) -> float:

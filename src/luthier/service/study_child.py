@@ -70,6 +70,7 @@ def _carry_out(
     from luthier.core.study import Trial
     from luthier.service.plans import prepare_again
     from luthier.service.trials import Priced, train_to
+    from luthier.tune.extrapolation import Finished
 
     told = 0.0
 
@@ -84,7 +85,10 @@ def _carry_out(
         prepared = replace(prepare_again(context, plan, materials=materials), held_out=None)
         priced = Priced(prepared, 0.0, tuple(task["steps"]), True, task["machine_share"])
         began, trial = time.perf_counter(), Trial.model_validate(task["trial"])
-        trained = train_to(context, trial, task["rung"], priced, stop_requested=stop_requested, tell_step=tell)
+        finished = Finished(tuple(tuple((share, loss) for share, loss in curve) for curve in task["finished"]))
+        trained = train_to(
+            context, trial, task["rung"], priced, stop_requested=stop_requested, tell_step=tell, finished=finished
+        )
     except LuthierError as error:
         return {"error": error.as_json()}
     return {"trial": trained.model_dump(mode="json"), "seconds": time.perf_counter() - began}

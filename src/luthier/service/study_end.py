@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import ConflictError
+from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe, Recipe
@@ -17,6 +17,7 @@ from luthier.service.context import Context
 from luthier.service.study_search import Search, best_of
 from luthier.service.study_workers import Task
 from luthier.service.trials import expected_hours
+from luthier.tune.front import front_of
 
 
 def bring_up_own(search: Search) -> bool:
@@ -41,7 +42,11 @@ def bring_up_own(search: Search) -> bool:
 def confirm(search: Search) -> bool:
     """Repeat the best few with other seeds, as far as the budget goes; false where it was asked to stop."""
     spec, last = search.study.spec, len(search.study.spec.rungs) - 1
-    best = [trial for trial in best_of(search.trials) if trial.state == "done"][: spec.num_confirmed]
+    best = [trial for trial in best_of(search.trials, spec.goals) if trial.state == "done"]
+    if len(spec.goals) > 1:  # the knee is what the end is about
+        named = front_of(spec, search.trials, {})[1]
+        best.sort(key=lambda trial: trial.number != named)
+    best = best[: spec.num_confirmed]
     wanted = [(trial, n) for n in range(spec.num_seeds) for trial in best] if len(best) > 1 else []
     is_covered = True
 
@@ -85,6 +90,8 @@ def finish(search: Search) -> Study:
     # of those that were repeated the best mean counts: one that was not may only have been lucky
     if repeated:
         winner = trials[min(repeated, key=lambda number: (statistics.fmean(repeated[number]), number))]
+    if len(study.spec.goals) > 1 and (named := front_of(study.spec, trials, repeated)[1]) is not None:
+        winner = trials[named]
     final_run_id = study.final_run_id or new_id("run")
     search.change(study.model_copy(update={"winner": winner.number, "final_run_id": final_run_id, "status": "final"}))
     began = time.perf_counter()
@@ -100,7 +107,6 @@ def finish(search: Search) -> Study:
 
 
 def _train_final(search: Search, winner: Trial, run_id: str) -> str:
-    from luthier.core.errors import NotFoundError
     from luthier.service.training import resume, train
 
     context, budget = search.context, BudgetRecipe(hours=max(search.left_hours + search.final_hours, 1e-3))
@@ -149,8 +155,19 @@ def write_report(context: Context, study: Study) -> Path:
     return write_study_page(folder / "report.html", study, trials, found, mean_losses(trials), ending)
 
 
-def winning_document(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The recipe of the winner, ready to run. Raises ConflictError where none is named yet."""
+def winning_document(study: Study, trials: Sequence[Trial], number: int | None = None) -> dict[str, Any]:
+    """The recipe of the winner, or of a trial by its number, ready to run.
+
+    Raises ConflictError where no winner is named yet, NotFoundError for a number that no trial has.
+    """
+    if number is not None:
+        if number >= len(trials):
+            raise NotFoundError(
+                f"study {study.study_id} has no trial {number}",
+                expected=f"0 to {len(trials) - 1}",
+                do=f"see luthier studies show {study.study_id}",
+            )
+        return recipe_with(study.spec.recipe, trials[number].values)
     if study.winner is None:
         raise ConflictError(
             f"study {study.study_id} has no winner yet: it is {study.status}",

@@ -17,14 +17,16 @@ from dataclasses import dataclass, field, replace
 from luthier.core.errors import LuthierError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
-from luthier.core.study import Study, StudySpec, Trial, Values
+from luthier.core.study import GoalName, Study, StudySpec, Trial
 from luthier.service.context import Context
+from luthier.service.curve_watch import HOPELESS, finished_trials, may_be_stopped
 from luthier.service.materials import Materials
+from luthier.service.study_goals import goals_of
 from luthier.service.study_workers import Crew, Done, Task
 from luthier.service.trials import Priced, expected_hours, price
 from luthier.tune.narrowing import narrowed_by
-from luthier.tune.rungs import Begin, GoOn, next_step, ranked
-from luthier.tune.sampling import suggest
+from luthier.tune.rungs import QUALITY, Begin, GoOn, next_step, ranked
+from luthier.tune.sampling import next_values
 
 MOST_FAILURES = 5
 """Trials that fail one after another before the search gives up, none of them having come to anything."""
@@ -94,7 +96,9 @@ class Search:
     def task(self, trial: Trial, rung: int) -> Task | None:
         """A trial ready to be trained up to a rung; None where it cannot be, which is written down."""
         priced = self._priced(trial)
-        return None if priced is None else Task(self.trials[trial.number], rung, priced)
+        if priced is None:
+            return None
+        return Task(self.trials[trial.number], rung, priced, finished_trials(self.study.spec, self.trials))
 
     def rest(self) -> None:
         """Count the time since the last task of each worker: there is nothing more for them to do."""
@@ -105,7 +109,8 @@ class Search:
 
     def _begin_task(self, task: Task) -> None:
         hours = task.priced.hours
-        trial = self.keep(task.trial.model_copy(update={"state": "running", "predicted_hours": hours}))
+        goals = task.trial.goals or goals_of(self.study.spec.goals, task.priced)
+        trial = self.keep(task.trial.model_copy(update={"state": "running", "predicted_hours": hours, "goals": goals}))
         self._promised[trial.number] = self.needed(trial, task.rung, task.priced)
         self.crew.begin(replace(task, trial=trial))
 
@@ -125,7 +130,7 @@ class Search:
             last = trained.results[-1].model_copy(update={"study_hours": self._spent_with(trained)})
             trained = trained.model_copy(update={"results": (*trained.results[:-1], last)})
         self.keep(trained)
-        if trained.state in ("done", "failed"):
+        if trained.state in ("done", "failed", "stopped"):
             self._ready.pop(trained.number, None)
         return trained.state == "waiting"
 
@@ -180,11 +185,14 @@ class Search:
                 reduction=spec.reduction,
                 most_trials=spec.most_trials,
                 may_begin=self._may_begin(),
+                goals=spec.goals,
             )
             if isinstance(step, Begin) and (step := self._begin()) is None:
                 continue
             if step is None:
                 return None
+            if self._is_stopped(self.trials[step.number]):
+                continue
             if (task := self.task(self.trials[step.number], step.rung)) is None:
                 continue
             if self._can_pay(task.trial, task.rung, task.priced):
@@ -193,24 +201,23 @@ class Search:
                 self.fail(task.trial, "not begun: what is left of the budget does not cover it")
             return None
 
+    def _is_stopped(self, trial: Trial) -> bool:
+        """Whether a trial that is due cannot become the best, which is written down."""
+        if not (
+            may_be_stopped(trial) and (why := finished_trials(self.study.spec, self.trials).why_hopeless(trial.curve))
+        ):
+            return False
+        self.keep(trial.model_copy(update={"state": "stopped", "reason": HOPELESS + why}))
+        return True
+
     def _begin(self) -> GoOn | None:
         """Write a new trial down; None where the space has no other point: then no more are begun."""
         spec, number = self.study.spec, len(self.trials)
-        values: Values = {}
-        if number:
-            found = suggest(
-                spec.space,
-                self.trials,
-                sampler=spec.sampler,
-                seed=spec.seed,
-                number=number,
-                num_rungs=len(spec.rungs),
-            )
-            if found is None:
-                note = f"the space has no other point: {number} trials are all there are"
-                self._narrow(spec.model_copy(update={"most_trials": number}), note)
-                return None
-            values = found
+        values = next_values(spec, self.trials, number)
+        if values is None:
+            note = f"the space has no other point: {number} trials are all there are"
+            self._narrow(spec.model_copy(update={"most_trials": number}), note)
+            return None
         self.keep(Trial(number=number, values=values, run_id=new_id("run")))
         return GoOn(number, 0)
 
@@ -274,7 +281,7 @@ class StudyFailedError(LuthierError):
     """Nothing that a study has tried came to anything."""
 
 
-def best_of(trials: Sequence[Trial]) -> list[Trial]:
+def best_of(trials: Sequence[Trial], goals: Sequence[GoalName] = QUALITY) -> list[Trial]:
     """Trials that have reached the highest rung that any has, best first."""
-    order = ranked(trials)
+    order = ranked(trials, goals)
     return [trial for trial in order if trial.rung == order[0].rung]

@@ -25,17 +25,19 @@ from luthier.core.study import Study, Trial
 from luthier.service.context import Context
 from luthier.service.stop_signals import stop_signals
 from luthier.service.trials import Priced, train_to
+from luthier.tune.extrapolation import Finished
 
 _LOOK_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A trial that is to be trained up to a rung."""
+    """A trial that is to be trained up to a rung. finished: those it is held against on the way."""
 
     trial: Trial
     rung: int
     priced: Priced
+    finished: Finished = field(default_factory=lambda: Finished(()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Alone:
         task, self._task = self._task, None
         assert task is not None
         began = time.perf_counter()
-        trained = train_to(self._context, task.trial, task.rung, task.priced)
+        trained = train_to(self._context, task.trial, task.rung, task.priced, finished=task.finished)
         return Done(task, 0, time.perf_counter() - began, trained)
 
 
@@ -157,6 +159,7 @@ class Workers:
             "rung": task.rung,
             "steps": task.priced.steps,
             "machine_share": task.priced.machine_share,
+            "finished": task.finished.curves,
             "plan": task.priced.prepared.plan.model_dump(mode="json"),
         }
         assert worker.process is not None

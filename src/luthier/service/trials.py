@@ -22,11 +22,13 @@ from luthier.core.recipe import Recipe
 from luthier.core.run import TrainResult
 from luthier.core.study import Result, StudySpec, Trial, TrialState, recipe_with
 from luthier.service.context import Context
+from luthier.service.curve_watch import HOPELESS, CurveWatch, may_be_stopped
 from luthier.service.fleet import Hooks, ThisProcess, train_worker
 from luthier.service.materials import Materials
 from luthier.service.plans import Prepared, prepare
 from luthier.service.recipes import recipe_from
 from luthier.service.stop_signals import stop_signals
+from luthier.tune.extrapolation import Finished
 from luthier.tune.rungs import rung_steps
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class UntilStep(ThisProcess):
     """Trains up to a step, and stops there as if it had been asked to.
 
     stop_requested: what else says that it is to stop; None takes SIGTERM and SIGINT for a wish while it trains.
-    tell_step: told of each step that is done.
+    tell_step: told of each step that is done. watch: notes its curve, and says when it is hopeless.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class UntilStep(ThisProcess):
         step: int,
         stop_requested: Callable[[], str | None] | None = None,
         tell_step: Callable[[int], None] = lambda _step: None,
+        watch: CurveWatch | None = None,
     ) -> None:
         super().__init__()
+        self._watch = watch
         self._step, self._stop_requested, self._tell_step = step, stop_requested, tell_step
 
     def train(
@@ -62,13 +66,17 @@ class UntilStep(ThisProcess):
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
         """As `ThisProcess.train`."""
-        reached = 0
+        reached, watch = 0, self._watch
 
         def note(event: Event) -> None:
             nonlocal reached
             emit(event)
+            if watch is not None:
+                watch.note(event)
             if isinstance(event, RunStarted):
                 reached = event.from_step
+                if watch is not None:
+                    watch.begin(context.runs.events(run_id), reached)
             elif isinstance(event, StepDone):
                 reached = event.step
                 self._tell_step(reached)
@@ -76,7 +84,11 @@ class UntilStep(ThisProcess):
         with nullcontext(self._stop_requested) if self._stop_requested else stop_signals() as signalled:
 
             def stop_requested() -> str | None:
-                return signalled() or (ON_A_RUNG if reached >= self._step else None)
+                if (reason := signalled()) is not None:
+                    return reason
+                if reached >= self._step:
+                    return ON_A_RUNG
+                return None if watch is None else watch.stop_requested()
 
             folder = context.settings.run_folder(run_id)
             return train_worker(prepared, Hooks(folder, note, context.progress, meter, stop_requested))
@@ -152,22 +164,27 @@ def train_to(
     *,
     stop_requested: Callable[[], str | None] | None = None,
     tell_step: Callable[[int], None] = lambda _step: None,
+    finished: Finished | None = None,
 ) -> Trial:
     """Train a trial up to a rung, from where it is; the trial as it is then.
 
     stop_requested, tell_step: as in `UntilStep`. state: `done` on the last rung, `paused` on one before, `failed`
-    where it diverged, with the reason. A wish to stop leaves it `waiting`, to go on with later.
+    where it diverged, with the reason. A wish to stop leaves it `waiting`, to go on with later. finished: the trials it
+    is held against after each validation; one that cannot become the best is `stopped`.
     """
     began, share = time.perf_counter(), priced.machine_share
-    fleet = UntilStep(priced.steps[rung], stop_requested, tell_step)
+    watch = None if finished is None or not may_be_stopped(trial) else CurveWatch(finished, priced.steps[-1])
+    fleet = UntilStep(priced.steps[rung], stop_requested, tell_step, watch)
     try:
         _go_on(context, trial, priced, fleet)
     except DivergedError as error:
         return _ended(context, trial, "failed", began, share, reason=error.came)
     record = context.runs.get(trial.run_id)
+    if record.status == "paused" and (record.stopped_because or "").startswith(HOPELESS):
+        return _ended(context, trial, "stopped", began, share, reason=str(record.stopped_because))
     if record.status == "paused" and record.stopped_because != ON_A_RUNG:
         return _ended(context, trial, "waiting", began, share, reason=str(record.stopped_because))
-    result = _result(context, trial, rung, priced.steps)
+    result = _result(context, trial, rung, priced.steps, after=trial.results[-1].step if trial.results else 0)
     trial = trial.model_copy(update={"results": (*trial.results, result)})
     return _ended(context, trial, "done" if record.status == "succeeded" else "paused", began, share)
 
@@ -177,7 +194,7 @@ def expected_hours(trials: Sequence[Trial], priced_hours: float) -> float:
     ratios = [
         trial.hours / (trial.predicted_hours * trial.results[-1].share)
         for trial in trials
-        if trial.predicted_hours and trial.results and trial.hours
+        if trial.predicted_hours and trial.results and trial.hours and trial.state != "stopped"  # between two rungs
     ]
     return priced_hours * (statistics.median(ratios) if ratios else 1.0)
 
@@ -194,8 +211,11 @@ def _go_on(context: Context, trial: Trial, priced: Priced, fleet: UntilStep) -> 
         resume(context, trial.run_id, is_judged=False, fleet=fleet, ready=priced.prepared)
 
 
-def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int]) -> Result:
-    """The lowest loss on the validation rows so far: the weights that gave it are those that are kept."""
+def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int], *, after: int) -> Result:
+    """The lowest loss on the validation rows so far: the weights that gave it are those that are kept.
+
+    after: the step of the rung before.
+    """
     step = steps[rung]
     found = [e for e in context.runs.events(trial.run_id) if isinstance(e, ValidationDone) and e.step <= step]
     if not found:
@@ -205,7 +225,9 @@ def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int]) -> 
             do="report this: a rung should lie where the run is validated",
         )
     best = min(found, key=lambda event: event.loss)
-    return Result(rung=rung, step=step, share=step / steps[-1], loss=best.loss)
+    losses = {event.step: event.loss for event in found if event.step > after}
+    curve = tuple((at / steps[-1], loss) for at, loss in sorted(losses.items()))
+    return Result(rung=rung, step=step, share=step / steps[-1], loss=best.loss, curve=curve)
 
 
 def _fit_together(prediction: Prediction, num_trials: int) -> bool:

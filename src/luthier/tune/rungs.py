@@ -10,8 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from luthier.core.study import Trial
+from luthier.core.study import GoalName, Trial
+from luthier.tune.front import in_order, point_of
+
+QUALITY: Final[tuple[GoalName, ...]] = ("quality",)
+RUNGS: Final = (1 / 9, 1 / 3, 1.0)
+REDUCTION: Final = 2
+"""One of so many is gone on with. With 3 of a rung the early losses decide too much: docs/tuning.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,13 @@ class GoOn:
 
 
 def next_step(
-    trials: Sequence[Trial], *, num_rungs: int, reduction: int, most_trials: int, may_begin: bool = True
+    trials: Sequence[Trial],
+    *,
+    num_rungs: int,
+    reduction: int,
+    most_trials: int,
+    may_begin: bool = True,
+    goals: Sequence[GoalName] = QUALITY,
 ) -> Begin | GoOn | None:
     """What to do next; None where nothing is left but to wait for others, or to end.
 
@@ -39,37 +52,45 @@ def next_step(
     if (left := next((t for t in searched if t.state == "waiting"), None)) is not None:
         return GoOn(left.number, left.rung + 1)
     for rung in reversed(range(num_rungs - 1)):
-        if (due := _due(searched, rung, reduction)) is not None:
+        if (due := _due(searched, rung, reduction, goals)) is not None:
             return GoOn(due.number, rung + 1)
     if may_begin and len(searched) < most_trials:
         return Begin()
     if any(trial.state == "running" for trial in searched):
         return None
-    return _bring_up(searched, num_rungs)
+    return _bring_up(searched, num_rungs, goals)
 
 
-def _due(trials: Sequence[Trial], rung: int, reduction: int) -> Trial | None:
+def _due(trials: Sequence[Trial], rung: int, reduction: int, goals: Sequence[GoalName]) -> Trial | None:
     """The best trial that belongs to the best ones of a rung and has not gone on from it."""
-    there = sorted((t for t in trials if len(t.results) > rung), key=lambda t: (_on(t, rung), t.number))
+    there = standing([t for t in trials if len(t.results) > rung], rung, goals)
     best = there[: len(there) // reduction]
     return next((t for t in best if t.rung == rung and t.state == "paused"), None)
 
 
-def _bring_up(trials: Sequence[Trial], num_rungs: int) -> GoOn | None:
+def _bring_up(trials: Sequence[Trial], num_rungs: int, goals: Sequence[GoalName]) -> GoOn | None:
     """With nothing more to begin: the best trial of the highest rung goes on, until one has reached the top."""
     if any(trial.rung == num_rungs - 1 for trial in trials):
         return None
     paused = [trial for trial in trials if trial.state == "paused"]
     if not paused:
         return None
-    best = min(paused, key=lambda t: (-t.rung, _on(t, t.rung), t.number))
+    best = ranked(paused, goals)[0]
     return GoOn(best.number, best.rung + 1)
 
 
-def ranked(trials: Sequence[Trial]) -> list[Trial]:
-    """Trials of kind `search` from the best on: by how far they got, then by loss; failed ones are left out."""
+def standing(trials: Sequence[Trial], rung: int, goals: Sequence[GoalName] = QUALITY) -> list[Trial]:
+    """Trials that have reached a rung, from the best on, by what they had come to there."""
+    if len(goals) == 1:
+        return sorted(trials, key=lambda t: (t.results[rung].loss, t.number))
+    return [trials[i] for i in in_order([point_of(trial, goals, rung=rung) for trial in trials])]
+
+
+def ranked(trials: Sequence[Trial], goals: Sequence[GoalName] = QUALITY) -> list[Trial]:
+    """Trials of kind `search` from the best on: by how far they got, then by goals; failed ones are left out."""
     usable = [t for t in trials if t.kind == "search" and t.loss is not None and t.state != "failed"]
-    return sorted(usable, key=lambda t: (-t.rung, _on(t, t.rung), t.number))
+    rungs = sorted({t.rung for t in usable}, reverse=True)
+    return [t for rung in rungs for t in standing([t for t in usable if t.rung == rung], rung, goals)]
 
 
 def rung_steps(shares: Sequence[float], num_steps: int, tokens_per_step: float, whole_tokens: float) -> list[int]:
@@ -84,7 +105,3 @@ def rung_steps(shares: Sequence[float], num_steps: int, tokens_per_step: float, 
         times = max(1, round(share / shares[0]))
         steps.append(min(num_steps, first * times))
     return [*steps, num_steps]
-
-
-def _on(trial: Trial, rung: int) -> float:
-    return trial.results[rung].loss

@@ -1,9 +1,13 @@
 """What to try next, as a function of what was tried: Optuna's samplers, asked anew each time from the trials' record.
 
 Nothing is kept between two questions but the trials themselves, so a search that was killed asks as it would have, and
-one seed with one worker gives one sequence. TPE: Bergstra et al., 2011, "Algorithms for Hyper-Parameter Optimization",
-section 4; multivariate as Falkner et al., 2018, "BOHB", section 3.2. A trial that was not gone on with counts by its
-loss on the rung that it had reached, after all that got further.
+one seed with one worker gives one sequence. A trial that was not gone on with counts by its loss on the rung that it
+had reached, after all that got further.
+
+tpe     Bergstra et al., 2011, "Algorithms for Hyper-Parameter Optimization", section 4; multivariate as Falkner et al.,
+        2018, "BOHB", section 3.2
+cmaes   `tune.evolution`
+nsga2   for several goals: Deb et al., 2002, "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II"
 """
 
 from __future__ import annotations
@@ -13,25 +17,62 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from luthier.core.digest import sha256_document
-from luthier.core.study import Parameter, Plain, SamplerName, Space, Trial, Values
+from luthier.core.study import GoalName, Parameter, Plain, SamplerName, Space, StudySpec, Trial, Values
+from luthier.tune.evolution import evolved
+from luthier.tune.front import point_of
+from luthier.tune.rungs import ranked
 
 if TYPE_CHECKING:
     import optuna
 
 NUM_RANDOM: Final = 8
-"""Trials before TPE has seen enough to say anything."""
+"""Trials before TPE has seen enough to say anything, and those of one generation of NSGA-II."""
 _MOST_TRIES: Final = 50
 
 
+def next_values(spec: StudySpec, trials: Sequence[Trial], number: int) -> Values | None:
+    """Values for trial `number` of a study: the recipe itself, then the points to start from, then what is suggested.
+
+    trials: all that were begun. None where the space has no other point that is found.
+    """
+    if number == 0:
+        return {}
+    tried = [trial.values for trial in trials if trial.kind == "search"]
+    if number <= len(spec.start) and (values := spec.start[number - 1].values) not in tried:
+        return dict(values)
+    return suggest(
+        spec.space,
+        trials,
+        sampler=spec.sampler,
+        seed=spec.seed,
+        number=number,
+        num_rungs=len(spec.rungs),
+        goals=spec.goals,
+        own=spec.own_values,
+    )
+
+
 def suggest(
-    space: Space, trials: Sequence[Trial], *, sampler: SamplerName, seed: int, number: int, num_rungs: int
+    space: Space,
+    trials: Sequence[Trial],
+    *,
+    sampler: SamplerName,
+    seed: int,
+    number: int,
+    num_rungs: int,
+    goals: Sequence[GoalName] = ("quality",),
+    own: Values | None = None,
 ) -> Values | None:
     """Values for trial `number`, none that were tried before; None where the space has no other point that is found.
 
-    trials: all that were begun. Equal arguments give equal values.
+    trials: all that were begun. own: what the recipe as it came sets; what a trial leaves out is taken from there.
+    Equal arguments give equal values.
     """
-    tried = [trial.values for trial in trials if trial.kind == "search"]
-    study = _study_of(space, trials, sampler=sampler, seed=_seed(seed, number, 0), num_rungs=num_rungs)
+    own = own or {}
+    tried = [own | trial.values for trial in trials if trial.kind == "search"]
+    study = _study_of(
+        space, trials, sampler=sampler, seed=_seed(seed, number, 0), num_rungs=num_rungs, goals=goals, own=own
+    )
     for attempt in range(_MOST_TRIES):
         if attempt:
             study.sampler = _sampler("random", _seed(seed, number, attempt))
@@ -40,7 +81,9 @@ def suggest(
         for parameter in space.parameters:
             if is_active(parameter, values):
                 values[parameter.name] = _ask(asked, parameter)
-        if values not in tried:
+        if sampler == "cmaes" and not attempt:
+            values |= evolved(space, trials, own=own, seed=_seed(seed, number, 0))
+        if values not in tried and own | values not in tried:
             return values
     return None
 
@@ -51,30 +94,64 @@ def is_active(parameter: Parameter, values: Values) -> bool:
 
 
 def _study_of(
-    space: Space, trials: Sequence[Trial], *, sampler: SamplerName, seed: int, num_rungs: int
+    space: Space,
+    trials: Sequence[Trial],
+    *,
+    sampler: SamplerName,
+    seed: int,
+    num_rungs: int,
+    goals: Sequence[GoalName],
+    own: Values,
 ) -> optuna.Study:
+    """A study in memory that knows what the trials came to."""
     import optuna
 
     if optuna.logging.get_verbosity() < optuna.logging.WARNING:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=_sampler(sampler, seed), direction="minimize")
-    kinds = {parameter.name: distribution(parameter) for parameter in space.parameters}
+    study = optuna.create_study(sampler=_sampler(sampler, seed), directions=["minimize"] * len(goals))
+    usable = [t for t in trials if t.kind == "search" and t.loss is not None and t.state != "failed"]
+    if len(goals) > 1:
+        _replay(study, space, usable, goals, own)
+        return study
     states = optuna.trial.TrialState
-    for trial in trials:
-        if trial.kind != "search" or trial.loss is None or trial.state == "failed":
-            continue
-        known = {name: value for name, value in trial.values.items() if name in kinds and _fits(kinds[name], value)}
+    for trial in usable:
+        known = lies_in(space, own | trial.values)
         is_whole = trial.rung == num_rungs - 1
         study.add_trial(
             optuna.trial.create_trial(
                 state=states.COMPLETE if is_whole else states.PRUNED,
                 value=trial.loss if is_whole else None,
                 params=known,
-                distributions={name: kinds[name] for name in known},
+                distributions={p.name: distribution(p) for p in space.parameters if p.name in known},
                 intermediate_values={result.rung: result.loss for result in trial.results},
             )
         )
     return study
+
+
+def _replay(study: optuna.Study, space: Space, trials: Sequence[Trial], goals: Sequence[GoalName], own: Values) -> None:
+    """Ask for every trial once more and tell what it came to: so NSGA-II knows to which generation each belongs.
+
+    Losses of different rungs cannot be compared: a trial's quality is its place among all by how far it got, then loss.
+    """
+    places = {trial.number: float(place) for place, trial in enumerate(ranked(trials))}
+    for trial in trials:
+        known = lies_in(space, own | trial.values)
+        study.enqueue_trial(known)
+        asked = study.ask()
+        for parameter in space.parameters:
+            if parameter.name in known:
+                _ask(asked, parameter)
+        study.tell(asked, point_of(trial, goals, quality=places[trial.number]))
+
+
+def lies_in(space: Space, values: Values) -> Values:
+    """What plays a part and lies in the space: values of the recipe need not, nor those of before a narrowing."""
+    return {
+        p.name: values[p.name]
+        for p in space.parameters
+        if p.name in values and is_active(p, values) and _fits(distribution(p), values[p.name])
+    }
 
 
 def _sampler(name: SamplerName, seed: int) -> optuna.samplers.BaseSampler:
@@ -82,6 +159,8 @@ def _sampler(name: SamplerName, seed: int) -> optuna.samplers.BaseSampler:
 
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(population_size=NUM_RANDOM, seed=seed)
     with warnings.catch_warnings():  # multivariate and group are called experimental
         warnings.simplefilter("ignore")
         return optuna.samplers.TPESampler(n_startup_trials=NUM_RANDOM, multivariate=True, group=True, seed=seed)
@@ -101,7 +180,6 @@ def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
 
 
 def _fits(distribution: optuna.distributions.BaseDistribution, value: Plain) -> bool:
-    """Whether a value lies in the space: the recipe's own, which comes first, need not."""
     from optuna.distributions import CategoricalDistribution
 
     if isinstance(distribution, CategoricalDistribution):

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from luthier.core.study import Parameter, Study, Trial
 from luthier.reporting.page import Chart
 from luthier.reporting.svg import BASE, INK, MUTED, OTHERS, TUNED, canvas, inline_svg
+from luthier.tune.report.front_charts import front_charts
 from luthier.tune.scales import ends_of, height_of, short_name
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _COLOURS: Final = (BASE, OTHERS[0], TUNED)
 def study_charts(study: Study, trials: Sequence[Trial], importances: Mapping[str, float]) -> list[Chart]:
     """All pictures that there is something to draw for, the most telling first."""
     searched = [trial for trial in trials if trial.kind == "search" and trial.results]
-    found = [_progress(study, searched)]
+    found = [_progress(study, searched), *front_charts(study, trials)]
     if importances:
         found.append(_importances(importances))
     drawn = [p for p in study.spec.space.parameters if not p.is_fixed and sum(p.name in t.values for t in searched) > 2]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.plain_yaml import write_yaml
-from luthier.core.study import Study, Trial
+from luthier.core.study import GoalName, Study, Trial
 from luthier.reporting import figures
 from luthier.reporting.page import page_environment, replace_text
 from luthier.reporting.visible import shown
+from luthier.tune.front import front_of, point_of
 from luthier.tune.rungs import ranked
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -54,6 +55,8 @@ def write_study_page(
         recipe=write_yaml(dict(ending.recipe)),
         when=figures.when(study.created_at),
         parameters=study.spec.space.parameters,
+        front=front_rows(study, trials, repeated),
+        start=study.spec.start,
     )
     replace_text(path, page)
     return path
@@ -74,12 +77,36 @@ def headline(study: Study, trials: Sequence[Trial], repeated: Mapping[int, Seque
             f"trial {winner.number} is best, mean validation loss {mean:.4f} over {len(losses)} seeds "
             f"(deviation {spread})"
         )
+    if len(study.spec.goals) > 1:
+        return f"{tried} for {', '.join(study.spec.goals)}; the knee of the front: {what.replace(' is best,', ',')}."
     if winner.number == 0:
         return f"{tried}: the recipe as it came is best, validation loss {own.loss:.4f}."
     share = own.results[-1].share if own.results else 0.0
     at = "" if share == 1 else f", which was not gone on with after {share:.0%} of its steps"
     against = "" if own.loss is None else f" The recipe as it came had {own.loss:.4f}{at}."
     return f"{tried}: {what}.{against}"
+
+
+def front_rows(
+    study: Study, trials: Sequence[Trial], repeated: Mapping[int, Sequence[float]]
+) -> list[tuple[int, list[str], bool]]:
+    """The front of a study with several goals: trial, what it comes to by goal, and whether it is the knee."""
+    if len(study.spec.goals) == 1:
+        return []
+    front, knee = front_of(study.spec, trials, repeated)
+    rows = []
+    for trial in front:
+        losses = repeated.get(trial.number)
+        point = point_of(trial, study.spec.goals, quality=statistics.fmean(losses) if losses else trial.loss)
+        said = [_of_goal(goal, value) for goal, value in zip(study.spec.goals, point, strict=True)]
+        rows.append((trial.number, said, trial.number == knee))
+    return rows
+
+
+def _of_goal(goal: GoalName, value: float) -> str:
+    if goal == "cost":
+        return _hours(value)
+    return f"{value / 1e6:.4g} MB" if goal == "size" else f"{value:.4f}"
 
 
 def budget_rows(study: Study, trials: Sequence[Trial]) -> list[tuple[str, float, float]]:
