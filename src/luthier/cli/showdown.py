@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,23 +69,12 @@ def showdown(
     All get the same rows, as many as the budget holds. Ctrl-C pauses, --resume goes on.
     """
     from luthier.cli.options import parse_mapping
-    from luthier.core.errors import RequestError
     from luthier.service import showdowns
     from luthier.service.showdown_request import ShowdownRequest
     from luthier.service.showdown_work import page_of
 
     given = {"--models": models, "--data": data, "--held-out": held_out, "--budget-hours": budget_hours}
-    if resume is not None and (extra := [name for name, value in given.items() if value is not None]):
-        raise RequestError(
-            f"--resume with {', '.join(extra)}", expected="--resume alone: what was asked stays", do="leave them out"
-        )
-    if resume is None and (missing := [name for name, value in given.items() if value is None]):
-        raise RequestError(
-            f"no {', '.join(missing)}",
-            expected="models, rows to tune on, rows to judge on, and a budget; or --resume SHOWDOWN",
-            do="write for example: luthier showdown --models smollm2-135m-instruct,gemma3-270m --data train.jsonl "
-            "--held-out test.jsonl --budget-hours 1",
-        )
+    check_asked(given, resume, _EXAMPLE)
     with open_context(home) as context:
         showdown_id = resume
         if showdown_id is None:
@@ -113,6 +102,28 @@ def showdown(
         page = page_of(context, showdown_id)
     document = {**found.model_dump(mode="json"), "report_path": str(page)}
     return Answer(as_json, document, lambda console: show_showdown(console, found, page))
+
+
+_EXAMPLE = (
+    "luthier showdown --models smollm2-135m-instruct,gemma3-270m --data train.jsonl --held-out test.jsonl "
+    "--budget-hours 1"
+)
+
+
+def check_asked(given: Mapping[str, object], resume: str | None, example: str) -> None:
+    """Either all that is needed to begin, or --resume alone. Raises RequestError."""
+    from luthier.core.errors import RequestError
+
+    if resume is not None and (extra := [name for name, value in given.items() if value is not None]):
+        raise RequestError(
+            f"--resume with {', '.join(extra)}", expected="--resume alone: what was asked stays", do="leave them out"
+        )
+    if resume is None and (missing := [name for name, value in given.items() if value is None]):
+        raise RequestError(
+            f"no {', '.join(missing)}",
+            expected=f"{', '.join(given)}; or --resume with an id",
+            do=f"write for example: {example}",
+        )
 
 
 def split_names(text: str) -> tuple[str, ...]:

@@ -92,15 +92,11 @@ def rows_for(spec: ShowdownSpec, kind: SystemKind, material: Material) -> tuple[
     return material.judged if kind == "tuned" else instructed(material.judged, spec.instruction)
 
 
-def record(
-    candidate: Candidate, examples: Sequence[Example], max_new_tokens: int, progress: Progress
-) -> tuple[Recorded, float]:
-    """Ask and score one system; also the seconds that loading it took."""
-    began = time.perf_counter()
+def record(candidate: Candidate, examples: Sequence[Example], max_new_tokens: int, progress: Progress) -> Recorded:
+    """Load, ask and score one system."""
     engine = open_engine(candidate)
-    loading = time.perf_counter() - began
     try:
-        return record_with(engine, candidate, examples, max_new_tokens, progress), loading
+        return record_with(engine, candidate, examples, max_new_tokens, progress)
     finally:
         engine.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from luthier.core.base_model import LocalModel
 from luthier.core.errors import RequestError
@@ -13,10 +14,14 @@ from luthier.service.candidates import Candidate, find_candidate, open_engine, w
 from luthier.service.context import Context
 from luthier.service.evaluations import choose_samples
 from luthier.service.plans import prepare
+from luthier.service.probes import NUM_STEPS
 from luthier.service.showdown_answers import instructed, record_with
 from luthier.service.showdown_request import ShowdownRequest
 from luthier.service.showdown_rows import Rows
 from luthier.service.showdown_sizes import LEAST_JUDGED, LEAST_TRAINED, NUM_PROBED, Pace, too_small
+
+_MOST_FOR_PROBES: Final = 0.1
+"""Share of the budget that probes may take in all; where they would take more, the planner is believed as it is."""
 
 
 def paces_of(
@@ -51,12 +56,18 @@ def paces_of(
     if least > request.hours:
         raise too_small(request.hours, least, cheapest, min(LEAST_JUDGED, len(rows.held_out)), LEAST_TRAINED)
     if request.is_probed:
-        quotes = [quote_of(context, one, is_probed=True) for one in prepared]
+        most = request.hours * _MOST_FOR_PROBES / len(models)
+        quotes = [
+            quote_of(context, one, is_probed=True)
+            if NUM_STEPS * quote.prediction.step_seconds.value / 3600 <= most
+            else quote
+            for one, quote in zip(prepared, quotes, strict=True)
+        ]
     found = []
     with context.progress.task("Finding the pace", len(models), "models") as task:
         for label, model, quote in zip(labels, models, quotes, strict=True):
             judging, loading = _judging_pace(context, request, model, rows, num_shots)
-            found.append(Pace(label, quote.prediction.hours, judging, loading))
+            found.append(Pace(label, quote.prediction.hours, judging, loading, quote.prediction.calibrated))
             task.advance()
     return found
 

@@ -66,12 +66,11 @@ def read_rows_of(
             do="take them out, for example with: luthier data repair DATA --against HELD_OUT",
             problems=leaked.exact,
         )
-    asked = instructed(judged.examples, instruction)
     too_long: tuple[set[str], set[str]] = (set(), set())
     for model in models:
-        room = model.context_length_tokens - (0 if train.shape == "text" else LEAST_NEW_TOKENS)
         too_long[0].update(_too_long(context, model, train.examples, model.context_length_tokens))
-        too_long[1].update(_too_long(context, model, asked, room))
+        fit = {example.id for example in rows_that_fit(context, model, judged.examples, instruction=instruction)}
+        too_long[1].update(example.id for example in judged.examples if example.id not in fit)
     kept = [
         tuple(e for e in loaded.examples if e.id not in out)
         for loaded, out in zip((train, judged), too_long, strict=True)
@@ -87,7 +86,18 @@ def read_rows_of(
     return Rows(kept[0], kept[1], train.shape, *counts)
 
 
+def rows_that_fit(
+    context: Context, model: LocalModel, examples: Sequence[Example], *, instruction: str
+) -> tuple[Example, ...]:
+    """The rows that a model can be asked, with the instruction before them and room for an answer."""
+    is_text = any(example.text is not None for example in examples)
+    room = model.context_length_tokens - (0 if is_text else LEAST_NEW_TOKENS)
+    dropped = set(_too_long(context, model, instructed(examples, instruction), room))
+    return tuple(example for example in examples if example.id not in dropped)
+
+
 def _too_long(context: Context, model: LocalModel, examples: Sequence[Example], most_tokens: int) -> tuple[str, ...]:
+    """The ids of the examples that are longer than this in the model's own tokens."""
     from luthier.data.tokenised_cache import TokenisedCache
     from luthier.models.chat_template import ChatTemplate
 

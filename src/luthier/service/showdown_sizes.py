@@ -28,14 +28,23 @@ _LOADINGS: Final = 4
 _JUDGING_ERRS_BY: Final = 1.5
 
 
+class ShowdownTooSmallError(BudgetTooSmallError):
+    """A budget that does not hold the least of a showdown. needed_hours: what would."""
+
+    needed_hours = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What one contender takes. training: hours of one epoch of all rows. judging: seconds a row by kind."""
+    """What one contender takes. training: hours of one epoch of all rows. judging: seconds a row by kind.
+
+    is_probed: whether real steps on this machine stand behind the hours."""
 
     label: str
     training: Estimate
     judging: dict[SystemKind, float]
     loading_seconds: float
+    is_probed: bool = True
 
     @property
     def row_seconds(self) -> float:
@@ -57,7 +66,7 @@ def choose_sizes(
 ) -> Sizes:
     """The sizes. num_rows, num_held_out: that there are. spent_hours: on finding out the paces.
 
-    Raises BudgetTooSmallError where not even the least of both fits, with what would.
+    Raises ShowdownTooSmallError where not even the least of both fits, with what would.
     """
     row_seconds = sum(pace.row_seconds for pace in paces)
     fixed = sum(pace.loading_seconds for pace in paces) * _LOADINGS
@@ -82,13 +91,15 @@ def choose_sizes(
 
 def too_small(
     hours: float, needed: float, paces: Sequence[Pace], least_judged: int, least_trained: int
-) -> BudgetTooSmallError:
+) -> ShowdownTooSmallError:
     """The refusal of a budget that is too small for these contenders."""
     names = ", ".join(pace.label for pace in paces)
     shown = f"{needed * 1.05:.2g}"  # two digits may have rounded it down
-    return BudgetTooSmallError(
+    error = ShowdownTooSmallError(
         f"a budget of {hours:.3g} h for {names}: {least_trained} examples trained and {least_judged} rows judged with "
         f"each should take {shown} h",
         expected=f"at least {shown} h",
         do="give it more hours, fewer models or smaller ones",
     )
+    error.needed_hours = needed * 1.05
+    return error

@@ -37,8 +37,8 @@ _MOST_SAMPLES: Final = 6
 _LEAST_HOURS: Final = 1e-4
 
 
-class ShowdownPausedError(WorkError):
-    """It was asked to stop, and goes on from where it is."""
+class PausedError(WorkError):
+    """It was asked to stop by SIGTERM or SIGINT, and can be gone on with from where it is."""
 
 
 def folder_of(context: Context, showdown_id: str) -> Path:
@@ -141,7 +141,7 @@ class _Showdown:
 
         candidate = candidate_of(self.context, self.spec, number, kind, self.material, adapter_path)
         examples = rows_for(self.spec, kind, self.material)
-        found, _ = record(candidate, examples, self.spec.max_new_tokens, self.context.progress)
+        found = record(candidate, examples, self.spec.max_new_tokens, self.context.progress)
         path.parent.mkdir(exist_ok=True)
         replace_text(path, found.model_dump_json())
 
@@ -176,10 +176,10 @@ class _Showdown:
             return ""
         reason = record.stopped_because or record.status
         if record.status == "paused" and "received" in reason:
-            raise ShowdownPausedError(
+            raise PausedError(
                 f"paused: {reason}",
                 expected="all stages done",
-                do=f"go on with it: luthier showdown --resume {self.showdown_id}",
+                do=f"go on with the same command and --resume; of itself: luthier showdown --resume {self.showdown_id}",
             )
         return f"its training stopped after {record.step:,} of {record.num_steps:,} steps: {reason}"
 
@@ -272,7 +272,7 @@ def _standing(spec: ShowdownSpec, number: int, kind: SystemKind, result: Any, re
 
 
 def _spent_hours(pipeline: Pipeline) -> float:
-    return sum(stage.came.get("seconds", 0.0) for stage in pipeline.stages) / 3600
+    return float(sum(stage.came.get("seconds", 0.0) for stage in pipeline.stages)) / 3600
 
 
 def _prompting(label: str) -> str:

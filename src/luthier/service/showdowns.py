@@ -37,15 +37,19 @@ _LIKELIHOOD: Final[tuple[MetricName, ...]] = ("bits_per_byte",)
 _NOT_COMPARABLE: Final = "perplexity"
 
 
-def begin(context: Context, request: ShowdownRequest, *, project_id: str = DEFAULT_PROJECT) -> Pipeline:
+def begin(
+    context: Context, request: ShowdownRequest, *, project_id: str = DEFAULT_PROJECT, showdown_id: str | None = None
+) -> Pipeline:
     """Check all that is asked, find the sizes, and write the showdown down; trains and judges no more than a few rows.
+
+    showdown_id: what it is called; by default a new id.
 
     Raises NotFoundError (model, file), RequestError (the same model twice, rows that cannot be compared, a metric that
     they do not have, a model that does not fit into memory), DataError, LeakageError, BudgetTooSmallError.
     """
     began = time.perf_counter()
     check(request)
-    models = _models(context, request.models)
+    models = pull_all(context, request.models)
     rows = read_rows_of(
         context,
         models,
@@ -55,9 +59,9 @@ def begin(context: Context, request: ShowdownRequest, *, project_id: str = DEFAU
         instruction=request.instruction,
     )
     metrics, primary = _metrics(request, rows.held_out)
-    showdown_id = new_id("showdown")
+    showdown_id = showdown_id or new_id("showdown")
     folder = folder_of(context, showdown_id)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     train_file, judged_file = folder / "train.jsonl", folder / "judged.jsonl"
     write_chosen(request.data, rows.train, train_file)
     labels = _labels(models)
@@ -102,7 +106,7 @@ def begin(context: Context, request: ShowdownRequest, *, project_id: str = DEFAU
         sizing_hours=(time.perf_counter() - began) / 3600,
         planned_hours=sizes.planned,
         usd_per_hour=_usd_per_hour(plans[0]),
-        cautions=_cautions(rows),
+        cautions=_cautions(rows, paces),
     )
     stages = tuple(Stage(name=name) for name in stage_names(spec))
     asked = spec.model_dump(mode="json")
@@ -119,7 +123,7 @@ def go_on(
 ) -> ShowdownResult:
     """Do all that is left of a showdown, and return its result; of one that is done, the same result.
 
-    Raises NotFoundError, ConflictError (another process works on it), ShowdownPausedError (SIGTERM or SIGINT; all that
+    Raises NotFoundError, ConflictError (another process works on it), PausedError (SIGTERM or SIGINT; all that
     was done is kept), and what judging and training raise.
     """
     pipeline = context.pipelines.get(showdown_id, project_id)
@@ -134,8 +138,11 @@ def go_on(
     return context.assessments.get("showdown", ShowdownResult, project_id, showdown_id)
 
 
-def _models(context: Context, names: Sequence[str]) -> list[LocalModel]:
-    """All models, on this machine. A name that nobody knows is told before one that is known is fetched."""
+def pull_all(context: Context, names: Sequence[str]) -> list[LocalModel]:
+    """All models, on this machine. A name that nobody knows is told before one that is known is fetched.
+
+    Raises NotFoundError, ModelSourceError, RequestError for two that have the same weights.
+    """
     from luthier.models import names as model_names
     from luthier.models import sources
 
@@ -227,7 +234,7 @@ def _usd_per_hour(prepared: Prepared) -> Estimate | None:
     return None if budget is None else budget.usd_per_hour
 
 
-def _cautions(rows: Rows) -> tuple[str, ...]:
+def _cautions(rows: Rows, paces: Sequence[Pace]) -> tuple[str, ...]:
     found = []
     if rows.num_too_long:
         found.append(
@@ -237,5 +244,9 @@ def _cautions(rows: Rows) -> tuple[str, ...]:
         found.append(
             f"{rows.num_same_prompt:,} held-out rows have a prompt that also stands among the training rows, with "
             "another answer"
+        )
+    if unprobed := [pace.label for pace in paces if not pace.is_probed]:
+        found.append(
+            f"How long trainings take was predicted without a real step of {' and '.join(unprobed)} on this machine"
         )
     return tuple(f"{text}." for text in found)
