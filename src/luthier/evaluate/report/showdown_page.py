@@ -115,13 +115,15 @@ def _against_time(result: ShowdownResult, timed: Sequence[Standing]) -> Chart:
             colour = _COLOURS[one.kind]
             axes.plot([seconds, seconds], [metric.low, metric.high], color=colour, lw=1.6, solid_capstyle="round")
             axes.plot(seconds, metric.value, _MARKS[one.kind], color=colour, ms=7)
-            label = short_name(one.result.name).replace("\n", " ")
-            place = {"xytext": (6, 4), "textcoords": "offset points"}
-            axes.annotate(label, (seconds, metric.value), color=INK, fontsize=7.5, **place)
+            is_odd = one.contender % 2 == 1
+            place = {"xytext": (0, -12 if is_odd else 12), "ha": "center", "va": "top" if is_odd else "bottom"}
+            label = short_name(result.spec.contenders[one.contender].label)
+            at = (one.seconds_per_answer, metric.value)
+            axes.annotate(label, at, color=INK, fontsize=7.5, textcoords="offset points", **place)
         axes.set_xlabel("seconds an answer")
         axes.set_ylabel(metric_heading(primary))
         axes.grid(axis="both")
-        axes.margins(x=0.22, y=0.1)
+        axes.margins(x=0.16, y=0.16)
         parts = [f"{one.result.name} {one.seconds_per_answer:.3g} s, {_figure(one, primary)}" for one in timed]
         svg = inline_svg(
             figure,
@@ -162,7 +164,7 @@ def _contender_row(result: ShowdownResult, number: int) -> dict[str, str]:
         "steps": f"{contender.num_steps:,} of {contender.batch_size:,}",
         "took": figures.duration(tuning.hours * 3600),
         "expected": f"{hours.low * 60:.2g} to {hours.high * 60:.2g} min expected",
-        "usd": estimate(tuning.usd),
+        "usd": f"{estimate(tuning.usd)} USD" if tuning.usd else "",
         "run_id": tuning.run_id,
         "reason": tuning.reason,
     }
