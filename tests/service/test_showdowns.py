@@ -11,15 +11,19 @@ import time
 
 import pytest
 
+from luthier.core.conversation import Conversation, Message
 from luthier.core.cost import Estimate
+from luthier.core.dataset import Example
 from luthier.core.errors import DataError, LeakageError, NotFoundError, RequestError
 from luthier.core.showdown import ShowdownSpec
 from luthier.service import showdowns
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
+from luthier.service.showdown_answers import instructed
 from luthier.service.showdown_request import ShowdownRequest
 from luthier.service.showdown_sizes import Pace, choose_sizes
-from luthier.service.showdown_work import page_of
+from luthier.service.showdown_work import PausedError, page_of
+from luthier.service.training import TrainOutcome
 from luthier.testing.tiny import make_tiny_model
 
 
@@ -201,8 +205,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(context, asked, ch
 def test_the_same_model_twice_is_refused(context, asked, models, tmp_path):
     (tmp_path / "twin").symlink_to(models[0])
     with pytest.raises(RequestError, match="named once"):
-        asked_twice = asked(models=(models[0], models[0]))
-        showdowns.begin(context, asked_twice)
+        showdowns.begin(context, asked(models=(models[0], models[0])))
     with pytest.raises(RequestError, match="same weights"):
         showdowns.begin(context, asked(models=(models[0], str(tmp_path / "twin"))))
 
@@ -242,3 +245,40 @@ def test_sizes_fill_the_budget_and_are_the_same_for_all():
         choose_sizes(paces, hours=0.02, **usual)
     needed = float(refused.value.expected.split()[2])
     assert choose_sizes(paces, hours=needed, **usual).num_examples >= 64
+
+
+def test_an_instruction_stands_before_the_first_question_unless_the_row_brings_its_own():
+    def example(*messages):
+        turns = tuple(Message(role=role, content=text) for role, text in messages)
+        return Example(id="rows:1", conversation=Conversation(messages=turns))
+
+    plain = example(("user", "How many?"), ("assistant", "Two."), ("user", "And now?"), ("assistant", "Three."))
+    told = instructed([plain], "Count.")[0]
+    assert [m.content for m in told.conversation.messages] == ["Count.\n\nHow many?", "Two.", "And now?", "Three."]
+    assert (told.reference, told.learned_bytes) == (plain.reference, plain.learned_bytes)
+    own = example(("system", "Be short."), ("user", "How many?"), ("assistant", "Two."))
+    text = Example(id="rows:2", text="Only a text.")
+    assert instructed([own, text], "Count.") == (own, text)
+    assert instructed([plain], "") == (plain,)
+
+
+def test_a_wish_to_stop_pauses_it_and_a_spent_budget_does_not(context, asked, monkeypatch):
+    from luthier.service import training
+
+    whole, reasons = training.train, {"one": "SIGTERM received", "other": "budget of 1 h: 1 h spent"}
+
+    def train(context, recipe, **rest):
+        done = whole(context, recipe, **rest)
+        reason = reasons.get(recipe.base_model.rpartition("/")[2])
+        if reason is None:
+            return done
+        record = done.record.model_copy(update={"status": "paused", "stopped_because": reason})
+        return TrainOutcome(record, done.plan, None, ())
+
+    monkeypatch.setattr(training, "train", train)
+    pipeline = showdowns.begin(context, asked())
+    with pytest.raises(PausedError, match="SIGTERM received"):
+        showdowns.go_on(context, pipeline.pipeline_id)
+    result = showdowns.go_on(context, pipeline.pipeline_id)  # the run of the first is found done
+    assert [one.reason[:25] for one in result.tunings] == ["", "its training stopped afte"]
+    assert any("budget of 1 h" in line for line in result.recommendation.cautions)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.conversation import Message
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError
 from luthier.core.frozen import Frozen
@@ -59,18 +58,23 @@ def read_material(spec: ShowdownSpec) -> Material:
 
 
 def instructed(examples: Sequence[Example], instruction: str) -> tuple[Example, ...]:
-    """The examples with an instruction before their prompts; those that bring one of their own keep it."""
+    """The examples with an instruction before their first question; those with a system message of their own keep it.
+
+    It stands in the user's turn, since some templates know no system message: so it is the same for every model.
+    """
     if not instruction:
         return tuple(examples)
     return tuple(_instructed(example, instruction) for example in examples)
 
 
 def _instructed(example: Example, instruction: str) -> Example:
-    conversation = example.conversation
-    if conversation is None or conversation.messages[0].role in _OPENING_ROLES:
+    messages = () if example.conversation is None else example.conversation.messages
+    first = next((n for n, message in enumerate(messages) if message.role == "user"), None)
+    if example.conversation is None or first is None or messages[0].role in _OPENING_ROLES:
         return example
-    messages = (Message(role="system", content=instruction), *conversation.messages)
-    return example.model_copy(update={"conversation": conversation.model_copy(update={"messages": messages})})
+    told = messages[first].model_copy(update={"content": f"{instruction}\n\n{messages[first].content or ''}"})
+    changed = (*messages[:first], told, *messages[first + 1 :])
+    return example.model_copy(update={"conversation": example.conversation.model_copy(update={"messages": changed})})
 
 
 def candidate_of(

@@ -65,7 +65,7 @@ def begin(
     train_file, judged_file = folder / "train.jsonl", folder / "judged.jsonl"
     write_chosen(request.data, rows.train, train_file)
     labels = _labels(models)
-    num_shots = _num_shots(request, rows)
+    num_shots = _num_shots(request.few_shot, rows.train, rows.held_out)
     paces = paces_of(context, request, models, labels, rows, train_file, num_shots)
     sizes = choose_sizes(
         paces,
@@ -75,7 +75,7 @@ def begin(
         hours=request.hours,
         spent_hours=(time.perf_counter() - began) / 3600,
     )
-    _write_rows(request, rows, sizes, train_file, judged_file)
+    chosen = _write_rows(request, rows, sizes, train_file, judged_file)
     epochs = max(1.0, sizes.num_examples / len(rows.train))
     recipes = [request.recipe(model.name, train_file, epochs) for model in models]
     plans = [prepare(context, recipe, base_dir=Path()) for recipe in recipes]
@@ -89,13 +89,13 @@ def begin(
         train_file=str(train_file),
         judged_file=str(judged_file),
         map=dict(request.mapping) if request.mapping else None,
-        num_rows=min(sizes.num_examples, len(rows.train)),
+        num_rows=len(chosen),
         num_rows_in_file=rows.num_train,
         num_examples=sizes.num_examples,
         num_judged=sizes.num_judged,
         num_held_out=rows.num_held_out,
         num_too_long=rows.num_too_long,
-        few_shot=num_shots,
+        few_shot=_num_shots(num_shots, chosen, rows.held_out),
         instruction=request.instruction,
         metrics=metrics,
         primary=primary,
@@ -187,24 +187,28 @@ def _metrics(request: ShowdownRequest, held_out: Sequence[Example]) -> tuple[tup
     return metrics, FAMILIES.get(request.metric, (request.metric,))[-1]
 
 
-def _num_shots(request: ShowdownRequest, rows: Rows) -> int:
+def _num_shots(most: int, train: Sequence[Example], held_out: Sequence[Example]) -> int:
     """As many as were asked for, as far as the rows have them; plain text has no place for any."""
     from luthier.evaluate.few_shot import num_usable
 
-    if rows.shape == "text":
+    if any(example.text is not None for example in train):
         return 0
-    return min(request.few_shot, num_usable(rows.train, held_out=rows.held_out))
+    return min(most, num_usable(train, held_out=held_out))
 
 
-def _write_rows(request: ShowdownRequest, rows: Rows, sizes: Sizes, train_file: Path, judged_file: Path) -> None:
-    """Keep what is used. The first rows of a smaller size are those of a larger one: they are chosen by a hash."""
+def _write_rows(
+    request: ShowdownRequest, rows: Rows, sizes: Sizes, train_file: Path, judged_file: Path
+) -> Sequence[Example]:
+    """Keep what is used; the rows to train on. Those of a smaller size are among those of a larger one."""
     from luthier.data.part import part_of
     from luthier.service.evaluations import choose_samples
 
-    if sizes.num_examples < len(rows.train):
-        chosen = part_of(rows.train, (0.0, sizes.num_examples / len(rows.train)))
-        write_chosen(request.data, chosen, train_file)
     write_chosen(request.held_out, choose_samples(rows.held_out, sizes.num_judged), judged_file)
+    if sizes.num_examples >= len(rows.train):
+        return rows.train
+    chosen = part_of(rows.train, (0.0, sizes.num_examples / len(rows.train)))
+    write_chosen(request.data, chosen, train_file)
+    return chosen
 
 
 def _contender(label: str, model: LocalModel, prepared: Prepared, pace: Pace, share: float) -> Contender:
