@@ -199,6 +199,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(context, asked, ch
     with pytest.raises(error, match=said.replace("(", r"\(").replace(")", r"\)")):
         showdowns.begin(context, asked(**changed))
     assert context.pipelines.list("default", "showdown") == []
+    assert list((context.settings.home / "showdowns").glob("*")) == []
     assert context.runs.list() == []
 
 

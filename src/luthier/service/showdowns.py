@@ -9,6 +9,7 @@ comparing  all systems paired over the rows; a recommendation; a page
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,11 +59,29 @@ def begin(
         mapping=request.mapping,
         instruction=request.instruction,
     )
-    metrics, primary = _metrics(request, rows.held_out)
     showdown_id = showdown_id or new_id("showdown")
     folder = folder_of(context, showdown_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    train_file, judged_file = folder / "train.jsonl", folder / "judged.jsonl"
+    try:
+        spec = _sized(context, request, models, rows, folder / "train.jsonl", began)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing stays of one that is refused
+        raise
+    stages = tuple(Stage(name=name) for name in stage_names(spec))
+    asked = spec.model_dump(mode="json")
+    pipeline = Pipeline(pipeline_id=showdown_id, kind="showdown", asked=asked, stages=stages)
+    return context.pipelines.create(pipeline, project_id)
+
+
+def _sized(
+    context: Context,
+    request: ShowdownRequest,
+    models: Sequence[LocalModel],
+    rows: Rows,
+    train_file: Path,
+    began: float,
+) -> ShowdownSpec:
+    """What is written down, with the sizes that the budget holds. began: by `time.perf_counter`."""
+    figures = _metrics(request, rows.held_out)
     write_chosen(request.data, rows.train, train_file)
     labels = _labels(models)
     num_shots = _num_shots(request.few_shot, rows.train, rows.held_out)
@@ -75,14 +94,30 @@ def begin(
         hours=request.hours,
         spent_hours=(time.perf_counter() - began) / 3600,
     )
+    spec = _spec(context, request, models, rows, paces, sizes, train_file, figures)
+    return spec.model_copy(update={"sizing_hours": (time.perf_counter() - began) / 3600})
+
+
+def _spec(
+    context: Context,
+    request: ShowdownRequest,
+    models: Sequence[LocalModel],
+    rows: Rows,
+    paces: Sequence[Pace],
+    sizes: Sizes,
+    train_file: Path,
+    figures: tuple[tuple[MetricName, ...], str],
+) -> ShowdownSpec:
+    """What is written down; the rows that are used are written, too. figures: all, and the one that decides."""
+    judged_file = train_file.with_name("judged.jsonl")
     chosen = _write_rows(request, rows, sizes, train_file, judged_file)
     epochs = max(1.0, sizes.num_examples / len(rows.train))
     recipes = [request.recipe(model.name, train_file, epochs) for model in models]
     plans = [prepare(context, recipe, base_dir=Path()) for recipe in recipes]
-    spec = ShowdownSpec(
+    share = sizes.num_examples / len(rows.train)
+    return ShowdownSpec(
         contenders=tuple(
-            _contender(label, model, prepared, pace, sizes.num_examples / len(rows.train))
-            for label, model, prepared, pace in zip(labels, models, plans, paces, strict=True)
+            _contender(model, prepared, pace, share) for model, prepared, pace in zip(models, plans, paces, strict=True)
         ),
         data=str(request.data.absolute()),
         held_out=str(request.held_out.absolute()),
@@ -95,23 +130,19 @@ def begin(
         num_judged=sizes.num_judged,
         num_held_out=rows.num_held_out,
         num_too_long=rows.num_too_long,
-        few_shot=_num_shots(num_shots, chosen, rows.held_out),
+        few_shot=_num_shots(request.few_shot, chosen, rows.held_out),
         instruction=request.instruction,
-        metrics=metrics,
-        primary=primary,
+        metrics=figures[0],
+        primary=figures[1],
         max_new_tokens=request.max_new_tokens,
         method=request.method,
         seed=request.seed,
         hours=request.hours,
-        sizing_hours=(time.perf_counter() - began) / 3600,
+        sizing_hours=0.0,
         planned_hours=sizes.planned,
         usd_per_hour=_usd_per_hour(plans[0]),
         cautions=_cautions(rows, paces),
     )
-    stages = tuple(Stage(name=name) for name in stage_names(spec))
-    asked = spec.model_dump(mode="json")
-    pipeline = Pipeline(pipeline_id=showdown_id, kind="showdown", asked=asked, stages=stages)
-    return context.pipelines.create(pipeline, project_id)
 
 
 def go_on(
@@ -211,11 +242,11 @@ def _write_rows(
     return chosen
 
 
-def _contender(label: str, model: LocalModel, prepared: Prepared, pace: Pace, share: float) -> Contender:
+def _contender(model: LocalModel, prepared: Prepared, pace: Pace, share: float) -> Contender:
     plan = prepared.plan
     bytes_each = 4 if plan.training.precision == "float32" else 2
     return Contender(
-        label=label,
+        label=pace.label,
         model=model.name,
         licence=model.licence,
         num_parameters=model.num_parameters,
