@@ -215,7 +215,9 @@ def _metrics(request: ShowdownRequest, held_out: Sequence[Example]) -> tuple[tup
     asked = of_families.get(request.metric, request.metric)
     metrics = tuple(dict.fromkeys((*usual, asked)))
     check_metrics(metrics, held_out)  # names the known ones for a metric that there is not
-    return metrics, FAMILIES.get(request.metric, (request.metric,))[-1]
+    if request.metric in FAMILIES.get(asked, (asked,)):
+        return metrics, request.metric
+    return metrics, primary_metric((asked,), [example.reference for example in held_out])
 
 
 def _num_shots(most: int, train: Sequence[Example], held_out: Sequence[Example]) -> int:
