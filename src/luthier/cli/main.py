@@ -18,6 +18,7 @@ import typer
 
 from luthier.cli import (
     audit_log,
+    auto,
     chat,
     data,
     deploy,
@@ -41,6 +42,7 @@ from luthier.cli import (
     runs,
     safety,
     serve,
+    showdown,
     train,
     tune,
     up,
@@ -70,6 +72,8 @@ def build_app() -> typer.Typer:
     app.command("quickstart", short_help="The whole way, on rows that every machine has.")(quickstart.quickstart)
     app.command("train", short_help="Train a recipe, judge the outcome, write a report.")(train.train)
     app.command("tune", short_help="Search for the best recipe within one budget.")(tune.tune)
+    app.command("auto", short_help="From a file and a goal to a judged model, by itself.")(auto.auto)
+    app.command("showdown", short_help="Which base model, and must it be tuned at all?")(showdown.showdown)
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
     app.command("report", short_help="Write a run's report anew.")(report.report)

@@ -1,4 +1,4 @@
-"""Work in stages that goes on where it was stopped: `luthier auto` and `luthier retrain`."""
+"""Work in stages that goes on where it was stopped: `luthier showdown`, `luthier auto` and `luthier retrain`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from luthier.core.frozen import Frozen
 
-PipelineKind = Literal["auto", "retrain"]
+PipelineKind = Literal["auto", "retrain", "showdown"]
 StageStatus = Literal["waiting", "running", "done", "refused", "failed"]
 
 

@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
-from luthier.core.ports import Prompt
+from luthier.core.ports import Engine, Prompt
 from luthier.service.context import Context
 from luthier.service.judgeable import are_pairs, check_lengths, have_text_answers
 
 if TYPE_CHECKING:
     from luthier.engines.transformers_engine import TransformersEngine
     from luthier.evaluate.compare import SystemUnderTest
+    from luthier.models.chat_template import ChatTemplate
 
 Precision = Literal["float32", "bfloat16"]
 TemplateKind = Literal["auto", "chat", "plain"]
+
+
+class TemplatedEngine(Engine, Protocol):
+    """An engine that knows how its model writes conversations."""
+
+    @property
+    def template(self) -> ChatTemplate: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +145,7 @@ def open_engine(candidate: Candidate) -> TransformersEngine:
 
 def system_under_test(
     candidate: Candidate,
-    engine: TransformersEngine,
+    engine: TemplatedEngine,
     examples: Sequence[Example],
     max_new_tokens: int,
     *,

@@ -1,4 +1,4 @@
-"""Assessments: results of suites, safety checks and calibrations of judges, as whole documents that never change."""
+"""Assessments: results of suites, safety checks, calibrations and showdowns, as whole documents that never change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from luthier.store.database import Database
 from luthier.store.nearest import nearest_ids
 from luthier.store.tables import assessments
 
-AssessmentKind = Literal["suite", "safety", "calibration"]
+AssessmentKind = Literal["suite", "safety", "calibration", "showdown"]
 Document = TypeVar("Document", bound=BaseModel)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from matplotlib.ticker import MaxNLocator
@@ -24,7 +24,9 @@ _NAME_WIDTH: Final = 22
 def interval_charts(evaluation: Evaluation, roles: Roles) -> list[Chart]:
     """One chart for each metric in which there is something to see, in the order of the metrics."""
     nothing = without_chart(evaluation)
-    return [_chart(evaluation, roles, name) for name in metric_names(evaluation) if name not in nothing]
+    colours = system_colours(evaluation, roles)
+    names = [name for name in metric_names(evaluation) if name not in nothing]
+    return [interval_chart(evaluation.systems, colours, name) for name in names]
 
 
 def without_chart(evaluation: Evaluation) -> list[str]:
@@ -52,9 +54,9 @@ def system_colours(evaluation: Evaluation, roles: Roles) -> dict[str, str]:
     return colours
 
 
-def _chart(evaluation: Evaluation, roles: Roles, metric: str) -> Chart:
-    systems = [system for system in evaluation.systems if metric in system.metrics]
-    colours = system_colours(evaluation, roles)
+def interval_chart(all_systems: Sequence[SystemResult], colours: Mapping[str, str], metric: str) -> Chart:
+    """One metric over all systems that have it. colours: of each system, by its name."""
+    systems = [system for system in all_systems if metric in system.metrics]
     first = systems[0].metrics[metric]
     decimals = common_decimals([system.metrics[metric] for system in systems])
     direction = "higher is better" if first.higher_is_better else "lower is better"

@@ -17,8 +17,9 @@ from sqlalchemy import (
 
 from luthier.store.tables.base import metadata, number, project_id, run_id
 
-# Results of suites, of safety checks, and of holding judges against people. kind: `suite`, `safety`, `calibration`.
-# subject: the run or model that it is about; of a calibration the judge. document: a core spec of that kind.
+# Results of suites, of safety checks, and of holding judges against people. kind: `suite`, `safety`, `calibration`,
+# `showdown`. subject: the run or model that it is about; of a calibration the judge. document: a core
+# spec of that kind.
 assessments = Table(
     "assessments",
     metadata,

@@ -1,0 +1,41 @@
+"""From a file and a goal to a judged model by itself: what was asked, and how its one budget is shared out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from luthier.core.frozen import Frozen
+
+STAGES: Final = ("ingest", "audit", "repair", "split", "showdown", "tune", "judge", "report")
+
+
+class AutoSpec(Frozen):
+    """What was asked. data: a file of rows, or a folder of documents, which are read into rows of text first.
+
+    goal: what the model is to do, in words: models that are not tuned are told it as an instruction. models: names of
+    base models, the contenders. hours: for everything; showdown_hours: of these for choosing the model; what is left
+    then is for the search and for judging. map, group_by: as for training. always_tunes: search for the best recipe
+    also where prompting was found to be enough. is_probed: as in a showdown.
+    """
+
+    data: str
+    is_folder: bool
+    goal: str
+    models: tuple[str, ...]
+    hours: float
+    showdown_hours: float
+    map: dict[str, str] | None = None
+    group_by: str | None = None
+    metric: str | None = None
+    few_shot: int = 4
+    max_new_tokens: int = 128
+    most_judged: int = 200
+    most_trials: int = 40
+    seed: int = 0
+    always_tunes: bool = False
+    is_probed: bool = True
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages in their order; only documents have to be read in first."""
+        return STAGES if self.is_folder else STAGES[1:]

@@ -1,0 +1,141 @@
+"""A showdown: several base models on the same rows, each asked, shown examples, and tuned for a short while."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from luthier.core.cost import Estimate
+from luthier.core.evaluation import Comparison, SystemResult
+from luthier.core.frozen import Frozen
+from luthier.core.recipe import MetricName
+
+SystemKind = Literal["zero-shot", "few-shot", "tuned"]
+SYSTEM_KINDS: Final[tuple[SystemKind, ...]] = ("zero-shot", "few-shot", "tuned")
+Advice = Literal["tuned", "prompting", "nothing"]
+
+
+class Contender(Frozen):
+    """A base model that takes part, and what its own plan came to.
+
+    label: what tables call it. weights_bytes: of the weights as they are held to be asked. num_tokens: of the training
+    rows in its own tokens. training_hours: as predicted, without judging. judging_seconds: of one row by kind, as
+    measured on a few; loading_seconds: of the weights, once.
+    """
+
+    label: str
+    model: str
+    licence: str
+    num_parameters: int
+    context_length_tokens: int
+    vocabulary_size: int
+    has_chat_template: bool
+    weights_bytes: int
+    learning_rate: float
+    batch_size: int
+    num_steps: int
+    num_tokens: int
+    training_hours: Estimate
+    judging_seconds: dict[SystemKind, float]
+    loading_seconds: float
+
+
+class ShowdownSpec(Frozen):
+    """What was asked, and the sizes that the budget came to; the same for every contender.
+
+    data, held_out: as they were given; train_file, judged_file: the rows of them that are used, in the showdown's own
+    folder. map: field of the shape to field of the files. num_rows: in train_file; num_examples: trained on, more than
+    rows where there is time for more than one epoch. num_too_long: rows of either file that some contender could not
+    hold, left out for all. few_shot: examples in a prompt; instruction: put before prompts of models that are not
+    tuned. primary: the figure that decides. sizing_hours: spent on finding the sizes. usd_per_hour: of this machine,
+    None where nobody knows. cautions: what the reader has to know of the rows.
+    """
+
+    contenders: tuple[Contender, ...]
+    data: str
+    held_out: str
+    train_file: str
+    judged_file: str
+    map: dict[str, str] | None = None
+    num_rows: int
+    num_rows_in_file: int
+    num_examples: int
+    num_judged: int
+    num_held_out: int
+    num_too_long: int
+    few_shot: int
+    instruction: str = ""
+    metrics: tuple[MetricName, ...]
+    primary: str
+    max_new_tokens: int
+    method: str
+    seed: int
+    hours: float
+    sizing_hours: float
+    planned_hours: Estimate
+    usd_per_hour: Estimate | None = None
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def epochs(self) -> float:
+        """How often a row is trained on."""
+        return self.num_examples / self.num_rows
+
+
+class Standing(Frozen):
+    """One system: a contender, asked in one way. contender: its place. seconds_per_answer: measured while all rows were
+    asked at once, on this machine; None of plain text, which is only scored."""
+
+    contender: int
+    kind: SystemKind
+    result: SystemResult
+    seconds_per_answer: float | None = None
+    usd_per_1000_answers: Estimate | None = None
+
+
+class Tuning(Frozen):
+    """The short training of a contender. reason: why it is not judged; empty where it was trained to its end.
+
+    hours, usd: of the training, what a kill threw away included.
+    """
+
+    contender: int
+    run_id: str
+    reason: str = ""
+    hours: float = 0.0
+    usd: Estimate | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Recommendation(Frozen):
+    """The answer. word: `tuned`, `prompting` ("none of them need be tuned"), or `nothing` that is any good.
+
+    system: the name of what is recommended; empty for `nothing`. headline: one sentence, or two.
+    """
+
+    word: Advice
+    system: str
+    contender: int | None
+    headline: str
+    reasons: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+
+class ShowdownResult(Frozen):
+    """All that came of a showdown. comparisons: of every pair of systems and every metric, paired over the rows.
+
+    not_equal: what could not be made the same for all, a sentence each. hours: spent in all.
+    """
+
+    showdown_id: str
+    created_at: str
+    spec: ShowdownSpec
+    standings: tuple[Standing, ...]
+    tunings: tuple[Tuning, ...]
+    comparisons: tuple[Comparison, ...]
+    recommendation: Recommendation
+    not_equal: tuple[str, ...] = ()
+    hours: float = 0.0
+
+    def standing(self, name: str) -> Standing:
+        """A system by its name."""
+        return next(one for one in self.standings if one.result.name == name)
