@@ -21,7 +21,8 @@ from luthier.monitor.traffic.log import MOST_WORDS, TrafficLog
 from luthier.monitor.traffic.spool import Spool
 from luthier.service import traffic, traffic_files, traffic_log
 from luthier.service.context import Context
-from luthier.service.traffic_log import OpenExchange, keeps_words, mask_texts
+from luthier.service.open_exchange import OpenExchange
+from luthier.service.traffic_log import keeps_words, mask_texts
 from luthier.service.traffic_policy import set_traffic_policy
 
 ME = Caller()
@@ -160,8 +161,8 @@ from luthier.service import traffic
 from luthier.service.context import Context
 with Context.open(Path(sys.argv[1])) as context:
     for number in range(10**6):
-        words = {"messages": ({"role": "user", "content": "x" * 5000},), "answer": "y"}
-        traffic.record(context, Exchange(exchange_id=f"c-{number}", project_id="default", at=1.79e9, model="m", **words))
+        values = {"exchange_id": f"c-{number}", "project_id": "default", "at": 1.79e9, "model": "m", "answer": "y"}
+        traffic.record(context, Exchange(**values, messages=({"role": "user", "content": "x" * 5000},)))
         print(number, flush=True)
 """
 

@@ -119,7 +119,7 @@ def forget_user(
     with open_context(home) as context:
         caller = Caller(project_id=context.access.project(project).project_id)
         found = forget(context, caller, user)
-    words = f"{found.num_exchanges:,} exchanges deleted"
+    words = f"deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}"
     if found.unreadable:
         words += f"; {len(found.unreadable)} files could not be looked into: {', '.join(found.unreadable)}"
     exit_code = 1 if found.unreadable else 0
@@ -163,7 +163,7 @@ def _show_all(console: Console, found: Sequence[Exchange], counts: TrafficSummar
 def _show(console: Console, one: Exchange) -> None:
     from luthier.cli.console import facts, visible
 
-    rows = [(name, visible(str(value))) for name, value in _document(one).items() if value not in (None, "", False)]
+    rows = [(name, str(value)) for name, value in _document(one).items() if value not in (None, "", False)]
     facts(console, [*(row for row in rows if row[0] != "at"), ("at", f"{_time(one.at)} UTC")])
     if not one.has_text:
         console.print("its words were not kept")
