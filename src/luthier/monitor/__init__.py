@@ -1,0 +1,1 @@
+"""What is seen of a deployed model once people use it."""
