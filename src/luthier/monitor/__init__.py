@@ -1,0 +1,1 @@
+"""Watching what was deployed: what changes, and when to tell."""
