@@ -1,1 +1,1 @@
-"""Watching what was deployed: what changes, and when to tell."""
+"""What is seen of a deployed model once people use it."""

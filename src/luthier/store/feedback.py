@@ -76,15 +76,6 @@ class FeedbackStore:
                 found += connection.execute(query.order_by(feedback.c.number)).scalars()
         return [Feedback.model_validate_json(document) for document in found]
 
-    def forget(self, project_id: str, exchange_ids: Iterable[str]) -> int:
-        """Forget all that was said of these answers; returns how much that was."""
-        ids, num = sorted(set(exchange_ids)), 0
-        with self._database.write() as connection:
-            for start in range(0, len(ids), _MOST_NAMED):
-                is_it = _is_of(project_id, ids[start : start + _MOST_NAMED])
-                num += connection.execute(delete(feedback).where(is_it)).rowcount
-        return num
-
 
 def _of_author(connection: Connection, given: Feedback) -> Feedback | None:
     is_it = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
@@ -10,8 +10,6 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.feedback import ReviewItem, ReviewStatus
 from luthier.store.database import Database
 from luthier.store.tables import review_items
-
-_MOST_NAMED: int = 500
 
 
 class ReviewStore:
@@ -103,15 +101,6 @@ class ReviewStore:
         query = select(review_items.c.exchange_id).where(review_items.c.project_id == project_id).distinct()
         with self._database.read() as connection:
             return set(connection.execute(query).scalars())
-
-    def forget(self, project_id: str, exchange_ids: Iterable[str]) -> int:
-        """Forget all items of these exchanges; returns how many those were."""
-        ids, num, table = sorted(set(exchange_ids)), 0, review_items
-        with self._database.write() as connection:
-            for start in range(0, len(ids), _MOST_NAMED):
-                is_of = table.c.exchange_id.in_(ids[start : start + _MOST_NAMED])
-                num += connection.execute(delete(table).where((table.c.project_id == project_id) & is_of)).rowcount
-        return num
 
 
 def _item(connection: Connection, review_id: str, project_id: str, *, is_write: bool = False) -> ReviewItem:
