@@ -45,7 +45,7 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
 
 
 def deploy(context: Context, name: str) -> None:
-    revision = Revision(number=1, kind="deployed", shares=(Share(target="run-1", fraction=1.0),))
+    revision = Revision(number=1, kind="deploy", shares=(Share(target="run-1", fraction=1.0),))
     context.deployments.add(Deployment(deployment_id=f"d-{name}", project_id=DEFAULT_PROJECT, name=name, revision=revision))
 
 
