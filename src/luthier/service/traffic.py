@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import NotFoundError
@@ -49,7 +50,7 @@ def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
     """One exchange by the id that the client got with its answer. Raises NotFoundError, also for another project's."""
     import polars as pl
 
-    from luthier.monitor.traffic.frame import exchange_of
+    from luthier.monitor.traffic.lines import exchange_of
 
     found = _read(context, project_id, pl.col("exchange_id") == exchange_id, None, None, None, with_text=True)
     if not found.height:
@@ -66,18 +67,21 @@ def record(context: Context, exchange: Exchange) -> None:
 
     What answers requests calls `traffic_log.keep`, which does both, beside the answer. Raises OSError.
     """
-    from luthier.monitor.traffic.frame import line_of
+    from luthier.monitor.traffic.lines import line_of
 
     spool(context).append([line_of(exchange)])
 
 
 def num_dropped(context: Context, project_id: str, since: float, until: float) -> int:
     """How many exchanges of a time (seconds since 1970) are not in the log: counted in whole hours (UTC)."""
-    return sum(lost(context, project_id, since, until).values())
+    from luthier.monitor.traffic.log import WORDS_ONLY
+
+    counts = lost(context, project_id, since, until)
+    return sum(count for reason, count in counts.items() if reason not in WORDS_ONLY)
 
 
 def lost(context: Context, project_id: str, since: float, until: float) -> dict[str, int]:
-    """The same by reason, in words."""
+    """The same by reason, and how many exchanges have lost no more than their words."""
     first, last = hour_of(since), hour_of(until)
     counts: dict[str, int] = {}
     for one in context.watches.list(LOST, project_id):
@@ -100,6 +104,11 @@ def spool(context: Context) -> Spool:
     return Spool(context.settings.traffic_folder / "spool")
 
 
+def files_folder(context: Context, project_id: str) -> Path:
+    """Where a project's files of exchanges lie, a folder a day."""
+    return context.settings.traffic_folder / "files" / project_id
+
+
 def _read(
     context: Context,
     project_id: str,
@@ -118,5 +127,4 @@ def _read(
         return files if model is None else [one for one in files if one.may_hold(model)]
 
     own = (pl.col("project_id") == project_id) & condition
-    folder = context.settings.traffic_folder / "files" / project_id
-    return read(spool(context), folder, listed, own, with_text=with_text)
+    return read(spool(context), files_folder(context, project_id), listed, own, with_text=with_text)

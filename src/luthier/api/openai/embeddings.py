@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import struct
+import uuid
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
@@ -21,11 +22,12 @@ from starlette.concurrency import run_in_threadpool
 from luthier.api.authentication import Asker, HomeContext
 from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
-from luthier.api.openai.answering import CLIENT_GONE, USER_HEADER, Event, refused, target_header, watch
+from luthier.api.openai.answering import USER_HEADER, Event, refused, target_header, watch
 from luthier.core.errors import LuthierError, error_from
 from luthier.core.stream import Embedded, EmbeddingRequest, Failed
 from luthier.service import serving
 from luthier.service.served_models import Routed, route, user_of
+from luthier.service.traffic_log import CLIENT_GONE, OpenExchange
 
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
 
@@ -69,8 +71,10 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
             loop.call_soon_threadsafe(inbox.put_nowait, event)
 
     asked = EmbeddingRequest(inputs=body.inputs())
+    named = body.user if isinstance(body.user, str) else request.headers.get(USER_HEADER)
     # Vectors of two models cannot be compared: without a user, all that a key asks goes to one target.
-    user = user_of(caller, (), body.user if isinstance(body.user, str) else request.headers.get(USER_HEADER))
+    user = user_of(caller, (), named)
+    exchange = OpenExchange(context, caller, body.model, named or "", exchange_id=f"embd-{uuid.uuid4().hex}")
 
     def begin() -> tuple[Routed, Callable[[], None]]:
         routed = route(context, caller, body.model, user)
@@ -79,6 +83,7 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
     try:
         routed, cancel = await run_in_threadpool(begin)
     except LuthierError as error:
+        await run_in_threadpool(exchange.end, None, error=error)
         raise refused(error) from error
     watcher = asyncio.create_task(watch(request, inbox))
     try:
@@ -87,10 +92,14 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
         watcher.cancel()
         cancel()
     if isinstance(event, Failed):
-        raise refused(error_from(event.error))
+        failure = error_from(event.error)
+        await run_in_threadpool(exchange.end, routed, error=failure)
+        raise refused(failure)
     if not isinstance(event, Embedded):
+        await run_in_threadpool(exchange.end, routed, is_whole=False)
         return Response(status_code=CLIENT_GONE)
     await run_in_threadpool(serving.charge_embeddings, context, caller, event, routed)
+    await run_in_threadpool(exchange.end, routed, num_prompt_tokens=event.num_prompt_tokens)
     return JSONResponse(_document(body, event), headers=target_header(routed))
 
 
