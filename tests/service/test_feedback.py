@@ -111,7 +111,7 @@ def test_without_the_words_of_the_answer_it_says_why_nobody_can_review(context: 
 
 def test_personal_data_is_masked_as_the_policy_says(context: Context) -> None:
     one = asked(context)
-    text = "Write to anna.miller@example.org."
+    text = "Write to anna.miller@gmail.com."
     masked = give(context, one, correction=text, comment=text, author="u1").feedback
     assert "anna.miller" not in f"{masked.correction} {masked.comment}"
     set_traffic_policy(context, CALLER, TrafficPolicy(keep="full", mask_personal_data=False))
