@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from luthier.cli import (
+    alerts,
     audit_log,
     chat,
     data,
@@ -25,6 +26,7 @@ from luthier.cli import (
     doctor,
     evaluate,
     export,
+    feedback,
     formats,
     jobs,
     judge,
@@ -86,6 +88,8 @@ def build_app() -> typer.Typer:
         ("data", data.COMMANDS, "Documents in; rows looked at, checked, repaired, split and described."),
         ("judge", judge.COMMANDS, "Hold a judge against people: may its figures enter a gate?"),
         ("rate", rate.COMMANDS, "People rate answers, blind: panels, links, how far they agree, preference pairs."),
+        ("alerts", alerts.COMMANDS, "What has changed with deployed models, and who is told."),
+        ("feedback", feedback.COMMANDS, "What people say of answers: take it in, list it, have answers reviewed."),
         ("keys", keys.COMMANDS, "Make, list and revoke the keys that the server lets in."),
         ("members", members.COMMANDS, "Make, list, change and remove who signs in to the pages by name and password."),
         ("projects", projects.COMMANDS, "Make and list projects: what keys, files, jobs and models belong to."),
