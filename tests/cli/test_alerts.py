@@ -67,8 +67,8 @@ def test_a_test_says_who_cannot_be_told(luthier, monkeypatch: pytest.MonkeyPatch
     assert server.received[0][0] == ["a@example.org"]
 
 
-def test_feedback_from_a_file(luthier, luthier_home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    with Context.open(luthier_home) as context:
+def test_feedback_from_a_file(luthier, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with Context.open(home) as context:
         messages = ({"role": "user", "content": "Question?"},)
         traffic.record(
             context,

@@ -136,7 +136,11 @@ def test_a_webhook_that_hangs_holds_up_no_look_and_loses_nothing(
         assert len(looks(context, "changed")[0]) == 1
         assert send_webhooks(context) == 1
     (one,) = webhooks.list_deliveries(context, DEFAULT_PROJECT, made.webhook_id, limit=9)
-    assert (one.status, one.num_attempts, one.last_answer) == ("pending", 1, "RemoteDisconnected: Remote end closed connection without response")
+    assert (one.status, one.num_attempts, one.last_answer) == (
+        "pending",
+        1,
+        "RemoteDisconnected: Remote end closed connection without response",
+    )
     assert len(looks(context, "changed", "steady", "steady", "steady", "steady")[-1]) <= 1
 
 

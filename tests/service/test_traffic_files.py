@@ -145,7 +145,9 @@ def test_a_file_that_is_damaged_or_elsewhere_is_left_out_and_told(
     for number in range(3):
         traffic.record(context, made(number, now + number))
         traffic_files.settle(context)
-    first, second, _ = (traffic.files_folder(context, "default") / name.file for name in context.traffic.list("default"))
+    first, second, _ = (
+        traffic.files_folder(context, "default") / name.file for name in context.traffic.list("default")
+    )
     first.write_bytes(first.read_bytes()[:100])
     second.unlink()
     assert ids(context) == ["chatcmpl-2"]

@@ -23,7 +23,13 @@ HOUR = 3600.0
 def report(project_id: str, model: str, since: float, until: float, state: str = "steady") -> WatchReport:
     signal = Signal(name="errors", title="Errors", group="serving", unit="%", value=1.0, low=0.5, high=2.0, state=state)
     return WatchReport(
-        project_id=project_id, model=model, since=since, until=until, num_exchanges=9, num_with_text=0, signals=(signal,)
+        project_id=project_id,
+        model=model,
+        since=since,
+        until=until,
+        num_exchanges=9,
+        num_with_text=0,
+        signals=(signal,),
     )
 
 
@@ -46,7 +52,9 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
 
 def deploy(context: Context, name: str) -> None:
     revision = Revision(number=1, kind="deploy", shares=(Share(target="run-1", fraction=1.0),))
-    context.deployments.add(Deployment(deployment_id=f"d-{name}", project_id=DEFAULT_PROJECT, name=name, revision=revision))
+    context.deployments.add(
+        Deployment(deployment_id=f"d-{name}", project_id=DEFAULT_PROJECT, name=name, revision=revision)
+    )
 
 
 def be_due(context: Context, model: str) -> None:

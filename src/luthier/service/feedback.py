@@ -1,7 +1,7 @@
 """Use cases: take in what people say of answers, and have corrections looked at.
 
-    client, playground, file -> give -> feedback (newest word of each author on each answer)
-                                     -> review_queue (corrections, where the words of the exchange were kept)
+client, playground, file -> give -> feedback (newest word of each author on each answer)
+                                 -> review_queue (corrections, where the words of the exchange were kept)
 """
 
 from __future__ import annotations
