@@ -8,12 +8,12 @@ import types
 from pathlib import Path
 
 import pytest
+from tests.service.mail_server import mail_server
 
 from luthier.core.signal import Signal, WatchReport
 from luthier.core.traffic import Exchange
 from luthier.service import traffic
 from luthier.service.context import Context
-from tests.service.mail_server import mail_server
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def test_a_test_says_who_cannot_be_told(luthier, monkeypatch: pytest.MonkeyPatch
     assert "nobody else" in luthier("alerts", "test").out
     assert "LUTHIER_SMTP" in luthier("alerts", "settings", "--email", "a@example.org").out
     failed = luthier("alerts", "test")
-    assert failed.code == 1 and "no mail server is named" in failed.out
+    assert failed.code == 1
+    assert "no mail server is named" in failed.out
     with mail_server() as server:
         monkeypatch.setenv("LUTHIER_SMTP", f"smtp://{server.address}")
         assert luthier("alerts", "test", "--json").document["a@example.org"] == "sent"
@@ -79,11 +80,14 @@ def test_feedback_from_a_file(luthier, home: Path, tmp_path: Path) -> None:  # t
     path.write_text("".join(json.dumps(one) + "\n" for one in said), encoding="utf-8")
     done = luthier("feedback", "import", path)
     assert done.code == 1
-    assert "1 new" in done.out and "1 corrections wait" in done.out and "line 2 refused" in done.out
+    assert "1 new" in done.out
+    assert "1 corrections wait" in done.out
+    assert "line 2 refused" in done.out
     again = luthier("feedback", "import", path, "--json").document
     assert (again["new"], again["same"], [one["line"] for one in again["refused"]]) == (0, 1, [2])
     shown = luthier("feedback", "list").out
-    assert "should be: Better" in shown and "\x1b[2J" not in shown
+    assert "should be: Better" in shown
+    assert "\x1b[2J" not in shown
     assert luthier("feedback", "import", tmp_path / "none").code == 2
     assert luthier("feedback", "queue", "m").code == 2
     queued = luthier("feedback", "queue", "m", "--sample", 5, "--json").document

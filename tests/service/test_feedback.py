@@ -79,7 +79,8 @@ def test_what_cannot_be_is_refused(said: dict[str, object]) -> None:
 def test_a_correction_waits_for_review_once(context: Context) -> None:
     one = asked(context)
     given = give(context, one, correction="Better.", author="u1")
-    assert given.is_queued and items(context) == [("Better.", "waiting")]
+    assert given.is_queued
+    assert items(context) == [("Better.", "waiting")]
     assert give(context, one, correction="Better.", author="u1").is_queued
     assert give(context, one, correction="Best.", author="u1").is_queued
     assert items(context) == [("Best.", "waiting")], "the newest word of an author"
@@ -95,7 +96,8 @@ def test_a_correction_that_was_decided_waits_again_only_when_it_changes(context:
     (item,) = context.review_items.list(DEFAULT_PROJECT)
     review_queue.decide(context, CALLER, item, "accept", edited="Better indeed.")
     again = give(context, one, correction="Better.", thumb="up", author="u1")
-    assert not again.is_queued and "reviewed before" in again.why_not
+    assert not again.is_queued
+    assert "reviewed before" in again.why_not
     assert items(context) == [("Better indeed.", "accepted")]
     give(context, one, thumb="up", author="u1")
     assert items(context) == [("Better indeed.", "accepted")], "what was decided stays"
@@ -105,8 +107,10 @@ def test_a_correction_that_was_decided_waits_again_only_when_it_changes(context:
 
 def test_without_the_words_of_the_answer_it_says_why_nobody_can_review(context: Context) -> None:
     given = give(context, asked(context, words=False), correction="Better.")
-    assert not given.is_queued and "were not kept" in given.why_not
-    assert given.feedback.correction == "Better." and items(context) == []
+    assert not given.is_queued
+    assert "were not kept" in given.why_not
+    assert given.feedback.correction == "Better."
+    assert items(context) == []
 
 
 def test_personal_data_is_masked_as_the_policy_says(context: Context) -> None:
@@ -121,7 +125,8 @@ def test_personal_data_is_masked_as_the_policy_says(context: Context) -> None:
 def test_hostile_text_is_kept_as_text(context: Context) -> None:
     given = give(context, asked(context), correction=HOSTILE, comment=HOSTILE, author="<b>")
     (kept,) = feedback.list_feedback(context, DEFAULT_PROJECT)
-    assert kept == given.feedback and (kept.correction, kept.author) == (HOSTILE.strip(), "<b>")
+    assert kept == given.feedback
+    assert (kept.correction, kept.author) == (HOSTILE.strip(), "<b>")
 
 
 def test_a_file_is_taken_line_by_line(context: Context, tmp_path: Path) -> None:
@@ -193,7 +198,8 @@ def test_what_is_accepted_comes_out(context: Context) -> None:
     assert list(review_queue.accepted(context, DEFAULT_PROJECT, "other")) == []
     assert list(review_queue.accepted(context, "other")) == []
     last = review_queue.last_of(context, CALLER)
-    assert last is not None and last.review_id == three.review_id
+    assert last is not None
+    assert last.review_id == three.review_id
     assert review_queue.undo(context, CALLER, three.review_id).status == "waiting"
     with pytest.raises(ConflictError):
         review_queue.undo(context, CALLER, three.review_id)

@@ -51,7 +51,7 @@ def test_lines_become_a_file_a_project_and_day(context: Context, now: float) -> 
     assert traffic_files.settle(context) == 3
     assert not spooled(context)
     files = context.traffic.list("default")
-    assert [one.num_exchanges for one in files][0] == 1
+    assert next(one.num_exchanges for one in files) == 1
     assert sum(one.num_exchanges for one in files) == 3
     assert parquet(context) == sorted(one.file for one in files)
     assert ids(context) == ["chatcmpl-1", "chatcmpl-2", "chatcmpl-0"]

@@ -79,7 +79,8 @@ def test_deployments_are_looked_at_and_what_is_named_besides(context: Context, l
 def test_nothing_is_looked_at_where_that_is_off(context: Context, looked: list[object]) -> None:
     deploy(context, "shop-bot")
     alerts.change_settings(context, Caller(), {"is_on": False})
-    assert watching.look_at_due(context) == 0 and looked == []
+    assert watching.look_at_due(context) == 0
+    assert looked == []
 
 
 def test_a_look_opens_alerts_and_is_kept_for_charts(context: Context, looked: list[object]) -> None:
@@ -90,7 +91,8 @@ def test_a_look_opens_alerts_and_is_kept_for_charts(context: Context, looked: li
     be_due(context, "sick")
     watching.look_at_due(context)
     seen = watching.seen_of(context, DEFAULT_PROJECT, "sick")
-    assert seen.report is not None and seen.report.until == seen.past[-1].at
+    assert seen.report is not None
+    assert seen.report.until == seen.past[-1].at
     assert [look.signals["errors"].state for look in seen.past] == ["changed", "changed"]
     assert watching.state_of(context, DEFAULT_PROJECT, "sick").problem == ""  # type: ignore[union-attr]
 

@@ -26,7 +26,8 @@ def test_said_again_replaced_and_listed(visitor, home) -> None:  # type: ignore[
     assert again.json() == first.json() | {"outcome": "same"}
     other = client.post(PLACE, json=body | {"thumb": "down", "correction": "Better."}).json()
     assert (other["id"], other["outcome"]) == (first.json()["id"], "replaced")
-    assert other["waits_for_review"] and other["note"] == ""
+    assert other["waits_for_review"]
+    assert other["note"] == ""
     listed = client.get(PLACE).json()["data"]
     assert [(said["exchange_id"], said["thumb"], said["correction"]) for said in listed] == [(one, "down", "Better.")]
     assert client.get(PLACE, params={"model": "none"}).json()["data"] == []
