@@ -44,7 +44,7 @@ def list_alerts(
     return Answer(as_json, document, lambda console: _show(console, found, stuck, every=every))
 
 
-def test(project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+def send_test(project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
     """Tell everybody who would be told of an alert that this is a test; exit code 1 where somebody cannot be."""
     from luthier.service import alerts
 
@@ -208,4 +208,9 @@ def _show_settings(console: Console, now: AlertSettings, models: Sequence[str], 
         console.print("LUTHIER_SMTP is not set here: the server needs it to send mails", soft_wrap=True)
 
 
-COMMANDS: dict[str, Callable[..., Answer]] = {"list": list_alerts, "test": test, "settings": settings, "look": look}
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "list": list_alerts,
+    "test": send_test,
+    "settings": settings,
+    "look": look,
+}
