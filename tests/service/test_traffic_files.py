@@ -51,7 +51,7 @@ def test_lines_become_a_file_a_project_and_day(context: Context, now: float) -> 
     assert traffic_files.settle(context) == 3
     assert not spooled(context)
     files = context.traffic.list("default")
-    assert [one.num_exchanges for one in files][0] == 1
+    assert files[0].num_exchanges == 1
     assert sum(one.num_exchanges for one in files) == 3
     assert parquet(context) == sorted(one.file for one in files)
     assert ids(context) == ["chatcmpl-1", "chatcmpl-2", "chatcmpl-0"]
@@ -145,7 +145,9 @@ def test_a_file_that_is_damaged_or_elsewhere_is_left_out_and_told(
     for number in range(3):
         traffic.record(context, made(number, now + number))
         traffic_files.settle(context)
-    first, second, _ = (traffic.files_folder(context, "default") / name.file for name in context.traffic.list("default"))
+    first, second, _ = (
+        traffic.files_folder(context, "default") / name.file for name in context.traffic.list("default")
+    )
     first.write_bytes(first.read_bytes()[:100])
     second.unlink()
     assert ids(context) == ["chatcmpl-2"]

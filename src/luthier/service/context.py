@@ -313,7 +313,7 @@ class Context:
     def close(self) -> None:
         """Write what waits, end the process that answers and close the database, where they were opened."""
         if "traffic_keeper" in self.__dict__:
-            self.traffic_keeper.log.close()
+            self.traffic_keeper.close()
         if "model_server" in self.__dict__:
             self.model_server.close()
         if "database" in self.__dict__:

@@ -25,8 +25,8 @@ from luthier.core.conversation import Message
 from luthier.core.stream import Piece, StreamEvent, TextRequest
 from luthier.service import serving
 from luthier.service.context import Context
+from luthier.service.open_exchange import OpenExchange
 from luthier.service.served_models import Routed
-from luthier.service.traffic_log import OpenExchange
 
 _CHARGING: set[asyncio.Future[None]] = set()
 
@@ -56,6 +56,8 @@ class Talk:
         self.answer = serving.Answer(choices, num_prompts=len(requests))
         self.fingerprint = ""
         self.exchange = OpenExchange(context, caller, model, user)
+        if requests and requests[0].conversation is None:
+            self.exchange.operation = "text_completion"
         self.began_at, self.first_at, self.ended_at = self.exchange.began_at, 0.0, 0.0
         self._inbox: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
         self._cancel: Callable[[], None] = lambda: None

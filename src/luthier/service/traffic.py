@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import NotFoundError
+from luthier.core.frozen import Frozen
 from luthier.core.traffic import Exchange, TrafficFile
 from luthier.service.context import Context
 
@@ -60,6 +62,44 @@ def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
             do="see `luthier traffic list` for what is kept, `luthier traffic policy` for how long",
         )
     return exchange_of(found.row(-1, named=True))
+
+
+class TrafficSummary(Frozen):
+    """What is kept of a time. num_with_text: with their words. num_failed: with a status of 400 or more.
+
+    num_bytes: of all files of the project, whatever their time. lost: how many are not there, or have lost their words,
+    by reason.
+    """
+
+    num_exchanges: int
+    num_with_text: int
+    num_failed: int
+    num_bytes: int
+    lost: dict[str, int]
+
+
+def summary(
+    context: Context, project_id: str, *, model: str | None = None, since: float = 0.0, until: float | None = None
+) -> TrafficSummary:
+    """What is kept of the traffic of a time; what was lost is counted for all models together."""
+    frame = exchanges(context, project_id, model=model, since=since, until=until)
+    return TrafficSummary(
+        num_exchanges=frame.height,
+        num_with_text=int(frame["has_text"].sum()),
+        num_failed=int((frame["status"] >= HTTPStatus.BAD_REQUEST).sum()),
+        num_bytes=sum(one.num_bytes for one in context.traffic.list(project_id)),
+        lost=lost(context, project_id, since, context.access.now() if until is None else until),
+    )
+
+
+def newest(
+    context: Context, project_id: str, *, model: str | None = None, since: float = 0.0, limit: int = 20
+) -> list[Exchange]:
+    """The newest exchanges without their words, newest first."""
+    from luthier.monitor.traffic.lines import exchange_of
+
+    frame = exchanges(context, project_id, model=model, since=since).tail(limit).reverse()
+    return [exchange_of(row) for row in frame.iter_rows(named=True)]
 
 
 def record(context: Context, exchange: Exchange) -> None:

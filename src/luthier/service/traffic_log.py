@@ -7,42 +7,34 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.access import Caller
 from luthier.core.digest import sha256_bytes
-from luthier.core.errors import LuthierError
 from luthier.core.traffic import Exchange, TrafficPolicy
 from luthier.monitor.traffic.log import FAILED, Lost, TrafficLog
 from luthier.service import traffic
 from luthier.service.context import Context
+from luthier.service.spans import Spans
 from luthier.service.traffic_files import settle
 from luthier.service.traffic_policy import traffic_policy, user_digest, user_key
-from luthier.service.usage import cost_of
 
 if TYPE_CHECKING:
     from luthier.core.frozen import Frozen
-    from luthier.service.served_models import Routed
 
-CLIENT_GONE: Final = 499
-"""The status of what nobody waited for to the end."""
-_MOST_NAME_CHARACTERS: Final = 255
 _KNOWN_SECONDS: Final = 5.0
 _NUM_POINTS: Final = 1 << 32
 log = logging.getLogger("luthier.service")
 
 
 class Keeper:
-    """What a process that answers needs to keep traffic: a log, and policies as they were seconds ago."""
+    """What a process that answers needs to keep traffic: a log, policies as they were seconds ago, and spans."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._known: dict[str, tuple[float, TrafficPolicy, bytes]] = {}
+        self.spans = Spans.from_environment()
         self.log = TrafficLog(
             traffic.spool(context),
             mask_texts,
@@ -59,60 +51,11 @@ class Keeper:
             found = self._known[project_id] = (now, policy, user_key(self._context, project_id))
         return found[1:]
 
-
-@dataclass(slots=True)
-class OpenExchange:
-    """An exchange from when it is asked until it ends. exchange_id: changed to what the client gets, once known.
-
-    at: seconds since 1970, when it was asked. began_at: the same by `time.monotonic`, so that no clock that is put
-    right changes how long it took.
-    """
-
-    context: Context
-    caller: Caller
-    model: str
-    user: str = ""
-    exchange_id: str = field(default_factory=lambda: f"ask-{uuid.uuid4().hex}")
-    at: float = field(default_factory=time.time)
-    began_at: float = field(default_factory=time.monotonic)
-
-    def end(
-        self,
-        routed: Routed | None,
-        *,
-        error: BaseException | None = None,
-        is_whole: bool = True,
-        finish_reason: str = "",
-        num_prompt_tokens: int = 0,
-        num_new_tokens: int = 0,
-        first_at: float = 0.0,
-        ended_at: float = 0.0,
-        words: Callable[[], tuple[Sequence[Frozen], str] | None] = lambda: None,
-    ) -> None:
-        """Have it kept, as `keep` does. is_whole: whether the client was there to the end. first_at, ended_at: by
-        `time.monotonic`; 0 where no token came, and where it ends now."""
-        status, error_code = _outcome(error, is_whole=is_whole)
-        try:
-            ended = Exchange(
-                exchange_id=self.exchange_id,
-                project_id=self.caller.project_id,
-                at=self.at,
-                model=(self.model if routed is None else routed.model)[:_MOST_NAME_CHARACTERS],
-                target="" if routed is None else routed.target[:_MOST_NAME_CHARACTERS],
-                is_canary=routed is not None and routed.is_canary,
-                status=status,
-                error_code=error_code,
-                finish_reason=finish_reason,
-                num_prompt_tokens=num_prompt_tokens,
-                num_new_tokens=num_new_tokens,
-                seconds=max(0.0, (ended_at or time.monotonic()) - self.began_at),
-                first_token_seconds=max(0.0, first_at - self.began_at) if first_at else None,
-                cost_usd=cost_of(self.context, num_prompt_tokens, num_new_tokens),
-            )
-        except Exception:  # as in `keep`
-            log.exception("an exchange is not in the log")
-            return
-        keep(self.context, ended, self.user, words)
+    def close(self) -> None:
+        """Write and send what waits."""
+        self.log.close()
+        if self.spans is not None:
+            self.spans.close()
 
 
 def keep(
@@ -147,15 +90,6 @@ def keeps_words(policy: TrafficPolicy, exchange_id: str) -> bool:
         point = int(sha256_bytes(exchange_id.encode())[:8], 16)
         return point < policy.fraction * _NUM_POINTS
     return policy.keep == "full"
-
-
-def _outcome(error: BaseException | None, *, is_whole: bool) -> tuple[int, str]:
-    """Status and error code: the kind of our own errors in small letters, `not_found` or `busy`."""
-    if isinstance(error, LuthierError):
-        return error.http_status, re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).lower()
-    if isinstance(error, Exception):
-        return 500, "internal"
-    return (200, "") if is_whole and error is None else (CLIENT_GONE, "client_gone")
 
 
 def mask_texts(groups: Sequence[Sequence[str]]) -> list[tuple[list[str], int]]:

@@ -21,12 +21,13 @@ from luthier.core.errors import LuthierError, NotFoundError, OverlongError, erro
 from luthier.core.stream import Ended, Failed, Piece, StreamEvent, TextRequest
 from luthier.service import serving
 from luthier.service.context import Context
+from luthier.service.open_exchange import CLIENT_GONE
 from luthier.service.served_models import Routed, route, user_of
 from luthier.service.talk import Talk
-from luthier.service.traffic_log import CLIENT_GONE
 
 Event = StreamEvent
 TARGET_HEADER, USER_HEADER = "x-luthier-target", "x-luthier-user"
+TRACE_HEADER = "traceparent"
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer", "content": {"application/json": {}, "text/event-stream": {}}}
 }
@@ -92,6 +93,7 @@ async def respond(
     """
     named = user or request.headers.get(USER_HEADER)
     talk = Talk(context, caller, asked, model=model, user=named or "", hears_pieces=is_streamed)
+    talk.exchange.trace_parent = request.headers.get(TRACE_HEADER, "")
     try:
         await talk.begin(lambda: route(context, caller, model, user_of(caller, asked, named)))
     except LuthierError as error:

@@ -22,12 +22,12 @@ from starlette.concurrency import run_in_threadpool
 from luthier.api.authentication import Asker, HomeContext
 from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
-from luthier.api.openai.answering import USER_HEADER, Event, refused, target_header, watch
+from luthier.api.openai.answering import TRACE_HEADER, USER_HEADER, Event, refused, target_header, watch
 from luthier.core.errors import LuthierError, error_from
 from luthier.core.stream import Embedded, EmbeddingRequest, Failed
 from luthier.service import serving
+from luthier.service.open_exchange import CLIENT_GONE, OpenExchange
 from luthier.service.served_models import Routed, route, user_of
-from luthier.service.traffic_log import CLIENT_GONE, OpenExchange
 
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
 
@@ -74,7 +74,8 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
     named = body.user if isinstance(body.user, str) else request.headers.get(USER_HEADER)
     # Vectors of two models cannot be compared: without a user, all that a key asks goes to one target.
     user = user_of(caller, (), named)
-    exchange = OpenExchange(context, caller, body.model, named or "", exchange_id=f"embd-{uuid.uuid4().hex}")
+    exchange = OpenExchange(context, caller, body.model, named or "", f"embd-{uuid.uuid4().hex}")
+    exchange.operation, exchange.trace_parent = "embeddings", request.headers.get(TRACE_HEADER, "")
 
     def begin() -> tuple[Routed, Callable[[], None]]:
         routed = route(context, caller, body.model, user)

@@ -75,7 +75,7 @@ class TrafficLog:
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._num_characters = self._num_in_hand = 0
         self._lost: collections.Counter[tuple[str, float, str]] = collections.Counter()
-        self._changed = threading.Condition()
+        self._changed, self._telling = threading.Condition(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._is_closing = False
         self._told_at = self._warned_at = -_SETTLE_SECONDS
@@ -155,6 +155,8 @@ class TrafficLog:
         exchanges = [one.exchange for one in batch if one.is_masked]
         with_words = [one for one in exchanges if one.has_text]
         kept = [one for one in exchanges if not one.has_text]
+        if not with_words:
+            return kept
         try:
             return kept + masked(with_words, self._mask)
         except Exception as error:  # noqa: BLE001 - one of them: none of its words may be written as they are
@@ -177,18 +179,19 @@ class TrafficLog:
     def _tell(self, *, is_now: bool) -> None:
         if not is_now and time.monotonic() - self._told_at < _TELL_SECONDS:
             return
-        self._told_at = time.monotonic()
-        with self._changed:
-            lost, self._lost = self._lost, collections.Counter()
-        if lost:
-            self._warn(f"{sum(lost.values())} exchanges or their words were lost: {_reasons(lost)}")
-        for place, count in lost.items():
-            try:
-                self._tell_lost({place: count})
-            except Exception as error:  # noqa: BLE001 - the database is away, or its disk is full, too
-                with self._changed:
-                    self._lost[place] += count
-                self._warn(f"what was lost of the traffic is not counted in the database yet: {error}")
+        with self._telling:
+            self._told_at = time.monotonic()
+            with self._changed:
+                lost, self._lost = self._lost, collections.Counter()
+            if lost:
+                self._warn(f"{sum(lost.values())} exchanges or their words were lost: {_reasons(lost)}")
+            for place, count in lost.items():
+                try:
+                    self._tell_lost({place: count})
+                except Exception as error:  # noqa: BLE001 - the database is away, or its disk is full, too
+                    with self._changed:
+                        self._lost[place] += count
+                    self._warn(f"what was lost of the traffic is not counted in the database yet: {error}")
 
     def _settle_when_due(self) -> None:
         is_due = self._num_open_bytes >= _SETTLE_BYTES or time.monotonic() - self._settled_at >= _SETTLE_SECONDS
