@@ -1,1 +1,1 @@
-"""What a deployed model is asked and answers, watched: has something changed, since when, and what to do about it."""
+"""What is seen of a deployed model once people use it."""

@@ -11,13 +11,14 @@ p-values, theorem 11.1: their independence) and 4.6 (Mondrian: ranks within cate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Slots = Callable[[Ints], Ints]
 
 _SECONDS_AN_HOUR = 3_600
 _HOURS_A_DAY = 24
@@ -38,6 +39,11 @@ def slots_of(hours: Ints) -> Ints:
     return slots
 
 
+def no_slots(hours: Ints) -> Ints:
+    """One slot for all hours: where there are too few values to compare hours of a kind alone."""
+    return np.zeros_like(hours)
+
+
 def lots(ids: Sequence[str], salt: str) -> Floats:
     """A number in (0, 1) for each id: looks random, and is the same at every look."""
     from hashlib import blake2b
@@ -49,15 +55,15 @@ def lots(ids: Sequence[str], salt: str) -> Floats:
     return found
 
 
-def conformal_ranks(values: Floats, hours: Ints, draws: Floats) -> Floats:
+def conformal_ranks(values: Floats, hours: Ints, draws: Floats, slots: Slots = slots_of) -> Floats:
     """The rank of each value among those before it in its slot, in (0, 1): high for a high value. All arrays: [n].
 
     values: in the order of time, no NaN. hours: never falling. draws: in (0, 1), one a value, to break ties.
     """
     ranks = np.empty(len(values))
-    slots = slots_of(hours)
-    for slot in np.unique(slots):
-        at = np.flatnonzero(slots == slot)
+    of_hour = slots(hours)
+    for slot in np.unique(of_hour):
+        at = np.flatnonzero(of_hour == slot)
         bounds = np.flatnonzero(np.diff(hours[at], prepend=-1))
         pool = np.empty(0)
         for part in np.split(at, bounds[1:]):

@@ -1,6 +1,6 @@
 """Evidence that some word has become more frequent, looked for in all words at once.
 
-A new subject shows in a few words: hardly any prompt had them, and now a few of a hundred do. For each of 4,096 hashed
+A new subject shows in a few words: hardly any prompt had them, and now a few of a hundred do. For each of 2,048 hashed
 places, whether a text has a word there is ranked among the texts before it (drift/ranks.py), and the evidence of
 drift/evidence.py is averaged over all places: so it is right at every look, however many words are looked through.
 
@@ -15,12 +15,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.monitor.drift.ranks import Floats, Ints, slots_of
+from luthier.monitor.drift.ranks import Floats, Ints, Slots, slots_of
 from luthier.monitor.drift.topics import TextWords
 
-NUM_PLACES: Final = 4_096
-_WIDTHS: Final = np.array([2.0**-4, 2.0**-6, 2.0**-8])
-_MOVED: Final = np.array([0.03, 0.1, 0.25])
+NUM_PLACES: Final = 2_048
+_WIDTHS: Final = np.array([2.0**-5, 2.0**-8])
+_MOVED: Final = np.array([0.04, 0.15])
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def places_of(hashes: NDArray[np.uint64]) -> Ints:
     return (hashes % np.uint64(NUM_PLACES)).astype(np.int64)
 
 
-def word_evidence(words: TextWords, hours: Ints, draws: Floats) -> WordEvidence | None:
+def word_evidence(words: TextWords, hours: Ints, draws: Floats, slots: Slots = slots_of) -> WordEvidence | None:
     """The evidence after each hour. hours: of each text, never falling. draws: in (0, 1), one a text. None: no texts."""
     if not len(hours):
         return None
@@ -54,7 +54,7 @@ def word_evidence(words: TextWords, hours: Ints, draws: Floats) -> WordEvidence 
     for turn, (start, stop) in enumerate(zip(starts, [*starts[1:], len(hours)], strict=True)):
         has = np.zeros((stop - start, NUM_PLACES), dtype=bool)
         has.ravel()[pairs[ends[start] : ends[stop]] - start * NUM_PLACES] = True
-        inside = tails.inside(has, draws[start:stop], int(slots_of(at[turn : turn + 1])[0]))
+        inside = tails.inside(has, draws[start:stop], int(slots(at[turn : turn + 1])[0]))
         gains.append(inside.astype(np.int32))
         strength = np.logaddexp(0.0, strength) + _gain(inside, stop - start)
         log_strength[turn] = np.logaddexp.reduce(strength, axis=None) - np.log(strength.size)
