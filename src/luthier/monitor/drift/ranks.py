@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 Slots = Callable[[Ints], Ints]
 
 _SECONDS_AN_HOUR = 3_600
