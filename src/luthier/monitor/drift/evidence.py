@@ -93,6 +93,11 @@ def false_alarms_a_month(log_strength: float, num_signals: int) -> float:
     return float(min(1.0, np.exp(np.log(_HOURS_A_MONTH * num_signals) - log_strength)))
 
 
+def needed_strength(num_signals: int) -> float:
+    """The logarithm of the strength from which on a change is told."""
+    return float(np.log(_HOURS_A_MONTH * num_signals / FALSE_ALARMS_A_MONTH))
+
+
 def _gains(inside: Floats, total: Floats) -> Floats:
     """Logarithm of the likelihood ratio of each hour for each change: [hours, ranges * moved]."""
     width = (RANGES[:, 1] - RANGES[:, 0])[None, :, None]

@@ -38,11 +38,14 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The report, and what its pictures need. rows: all exchanges that were read."""
+    """The report, and what its pictures need. rows: all exchanges that were read. num_signals: which the bound on
+    false alarms is shared out to.
+    """
 
     report: WatchReport
     tested: tuple[Tested, ...]
     rows: Rows
+    num_signals: int
 
 
 def stretch_begins(until: float, normal_since: float = 0.0) -> float:
@@ -98,7 +101,7 @@ def watch_rows(
         signals=tuple(sorted(signals, key=lambda one: order.index(one.group))),
         cautions=_cautions(rows, num_dropped),
     )
-    return Watched(report, tuple(tested), rows)
+    return Watched(report, tuple(tested), rows, num_signals)
 
 
 def number_of_signals(compared: Compared) -> int:
