@@ -7,6 +7,7 @@ when the hour before was slow, users write several turns on one topic, and topic
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ import polars as pl
 _NUM_TOPICS = 8
 _WORDS_A_TOPIC = 40
 _NUM_COMMON = 150
-_MONDAY = 20_053 * 86_400.0  # 2024-11-25
+BEGINS = 20_048 * 86_400.0  # 2024-11-21, a Thursday, on which a stretch of the signals begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Change:
 
 
 def made_traffic(days: float, exchanges_an_hour: float, *, seed: int, change: Change | None = None) -> pl.DataFrame:
-    """Exchanges from a Monday on, oldest first: the columns of `Exchange` that the signals read. Equal seeds, equal rows.
+    """Exchanges from `BEGINS` on, oldest first: the columns of `Exchange` that the signals read. Equal seeds, equal rows.
 
     exchanges_an_hour: on average over the day; about half of it at weekends, a fifth of it by night.
     """
@@ -81,13 +82,13 @@ def _times(days: float, an_hour: float, generator: np.random.Generator) -> tuple
     """Times, and how much longer than usual an answer takes then."""
     hours = np.arange(round(days * 24))
     rhythm = 1 - 0.8 * np.cos(2 * np.pi * (hours % 24 - 3) / 24)
-    volume = rhythm * np.where((hours // 24) % 7 >= 5, 0.5, 1.0)
+    volume = rhythm * np.where((hours // 24 + 3) % 7 >= 5, 0.5, 1.0)
     counts = generator.poisson(an_hour * volume)
     wander = np.zeros(len(hours))
     for hour in range(1, len(hours)):
         wander[hour] = 0.5 * wander[hour - 1] + generator.normal(0.0, 0.1)
     of_hour = np.repeat(hours, counts)
-    at = _MONDAY + 3_600 * (of_hour + generator.random(len(of_hour)))
+    at = BEGINS + 3_600 * (of_hour + generator.random(len(of_hour)))
     order = np.argsort(at, kind="stable")
     load = (1 + 0.5 * volume) * np.exp(wander)
     return at[order], load[of_hour][order]
@@ -119,3 +120,14 @@ def _answer(generator: np.random.Generator) -> str:
 def _letters(number: int) -> str:
     """A made word for a number."""
     return "".join(chr(ord("a") + int(digit)) for digit in f"{number:02d}") + "lo"
+
+
+def last_prompts(frame: pl.DataFrame) -> list[str]:
+    """The prompts of made traffic."""
+    return [json.loads(messages)[-1]["content"] for messages in frame["messages"].to_list()]
+
+
+def with_prompts(frame: pl.DataFrame, prompts: Sequence[str]) -> pl.DataFrame:
+    """The traffic with other prompts, one an exchange."""
+    messages = [json.dumps([{"role": "user", "content": prompt}]) for prompt in prompts]
+    return frame.with_columns(messages=pl.Series(messages))
