@@ -34,6 +34,7 @@ from luthier.cli import (
     launch,
     members,
     models,
+    monitor,
     plan,
     projects,
     push,
@@ -112,6 +113,7 @@ def build_app() -> typer.Typer:
     app.command("chat", short_help="Talk with a model, or with two side by side.")(chat.chat)
     app.command("serve", short_help="Serve models by OpenAI's API, and nothing else.")(serve.serve)
     app.command("usage", short_help="What was asked of models, by key and day.")(usage.usage)
+    app.command("monitor", short_help="Has a deployed model's traffic changed?")(monitor.monitor)
     app.command("up", short_help="Serve OpenAI's fine-tuning API, with workers.")(up.up)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("launch", short_help="Write a job file for many machines.")(launch.launch)
