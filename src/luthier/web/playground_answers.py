@@ -48,9 +48,7 @@ async def written(context: Context, caller: Caller, model: str, asked: TextReque
         await talk.leave()
 
 
-async def whole(
-    request: Request, context: Context, caller: Caller, model: str, asked: TextRequest
-) -> Turn | None:
+async def whole(request: Request, context: Context, caller: Caller, model: str, asked: TextRequest) -> Turn | None:
     """An answer, once it has ended; None where the reader has gone. Raises LuthierError."""
     talk = Talk(context, caller, [asked], model=model, hears_pieces=False)
     try:
