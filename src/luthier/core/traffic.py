@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -59,3 +59,27 @@ class Exchange(Frozen):
     def has_text(self) -> bool:
         """Whether its words were kept."""
         return self.messages is not None
+
+
+class TrafficFile(Frozen):
+    """A Parquet file of exchanges of one project and day (UTC, ISO 8601).
+
+    file: its path below the folder of the project. first_at, last_at: seconds since 1970. num_by_hour: by model, then
+    by hour (`2026-11-26T21`), how many exchanges there are; models beyond MOST_MODELS are summed up under an empty
+    name.
+    """
+
+    MOST_MODELS: ClassVar[int] = 100
+
+    project_id: str
+    day: str
+    file: str
+    num_exchanges: int
+    num_bytes: int
+    first_at: float
+    last_at: float
+    num_by_hour: dict[str, dict[str, int]] = Field(default_factory=dict)
+
+    def may_hold(self, model: str) -> bool:
+        """Whether exchanges of a model may be in it."""
+        return model in self.num_by_hour or "" in self.num_by_hour

@@ -1,1 +1,1 @@
-"""What is seen of models after their launch."""
+"""What is seen of a deployed model once people use it."""

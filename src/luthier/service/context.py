@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     from luthier.store.run_entries import RunEntryStore
     from luthier.store.runs import RunStore
     from luthier.store.studies import StudyStore
+    from luthier.store.traffic import TrafficStore
     from luthier.store.tuned_models import TunedModelStore
     from luthier.store.uploads import UploadStore
     from luthier.store.usage import UsageStore
+    from luthier.store.watches import WatchStore
     from luthier.store.webhooks import WebhookStore
 
 
@@ -172,6 +174,20 @@ class Context:
         from luthier.store.usage import UsageStore
 
         return UsageStore(self.database)
+
+    @cached_property
+    def traffic(self) -> TrafficStore:
+        """The index of what was asked of models of this home and answered."""
+        from luthier.store.traffic import TrafficStore
+
+        return TrafficStore(self.database)
+
+    @cached_property
+    def watches(self) -> WatchStore:
+        """What the projects of this home want watched, and how far that is."""
+        from luthier.store.watches import WatchStore
+
+        return WatchStore(self.database)
 
     @cached_property
     def webhooks(self) -> WebhookStore:

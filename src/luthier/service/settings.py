@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         return self.home / "jobs"
 
     @property
+    def traffic_folder(self) -> Path:
+        """What was asked of models and answered, as far as the projects' policies keep it."""
+        return self.home / "traffic"
+
+    @property
     def probes_folder(self) -> Path:
         """What probes measured on this machine."""
         return self.home / "probes"

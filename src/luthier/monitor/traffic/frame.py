@@ -1,0 +1,81 @@
+"""Exchanges as rows of a table: the same columns in memory, in lines of JSON and in Parquet files."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import polars as pl
+from pydantic import ValidationError
+
+from luthier.core.traffic import Exchange
+
+SCHEMA: Final[dict[str, pl.DataType]] = {
+    "exchange_id": pl.String(),
+    "project_id": pl.String(),
+    "at": pl.Float64(),
+    "model": pl.String(),
+    "target": pl.String(),
+    "is_canary": pl.Boolean(),
+    "user_digest": pl.String(),
+    "status": pl.Int64(),
+    "error_code": pl.String(),
+    "finish_reason": pl.String(),
+    "num_prompt_tokens": pl.Int64(),
+    "num_new_tokens": pl.Int64(),
+    "seconds": pl.Float64(),
+    "first_token_seconds": pl.Float64(),
+    "cost_usd": pl.Float64(),
+    "messages": pl.String(),
+    "answer": pl.String(),
+    "num_masked": pl.Int64(),
+    "has_text": pl.Boolean(),
+}
+"""The fields of an Exchange, `messages` as JSON text; `has_text` can be read without reading the text."""
+TEXTS: Final = ("messages", "answer")
+
+
+def row_of(exchange: Exchange) -> dict[str, Any]:
+    """An exchange as a row."""
+    row = exchange.model_dump(mode="python")
+    if exchange.messages is not None:
+        row["messages"] = json.dumps(exchange.messages, ensure_ascii=False, separators=(",", ":"))
+    return row | {"has_text": exchange.has_text}
+
+
+def exchange_of(row: Mapping[str, Any]) -> Exchange:
+    """The exchange of a row."""
+    known = {name: value for name, value in row.items() if name in Exchange.model_fields}
+    if known.get("messages") is not None:
+        known["messages"] = tuple(json.loads(known["messages"]))
+    return Exchange(**known)
+
+
+def line_of(exchange: Exchange) -> bytes:
+    """An exchange as a line of JSON. Halves of surrogate pairs, which no file can hold, become question marks."""
+    text = json.dumps(row_of(exchange), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def frame_of_lines(data: bytes) -> tuple[pl.DataFrame, int]:
+    """Lines of JSON as a table, and how many lines were broken: of those that end, and one that a kill cut off."""
+    try:
+        return pl.read_ndjson(io.BytesIO(data), schema=SCHEMA), 0
+    except pl.exceptions.PolarsError:
+        rows, num_broken = [], 0
+        for line in data.split(b"\n"):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                    exchange_of(row)
+                    rows.append(row)
+                except (ValueError, TypeError, AttributeError, ValidationError):
+                    num_broken += 1
+        return pl.DataFrame(rows, schema=SCHEMA), num_broken
+
+
+def empty_frame() -> pl.DataFrame:
+    """No exchanges."""
+    return pl.DataFrame(schema=SCHEMA)

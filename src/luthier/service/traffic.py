@@ -1,0 +1,122 @@
+"""Use cases: look at what was asked of deployed models and answered.
+
+client -> api -> talk -> traffic_log (queue, thread of its own: policy, masks)
+                             -> spool (lines of JSON) -> traffic_files (Parquet by day, index in the database)
+signals, alerts, retraining, the commands <- traffic (this file)
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.errors import NotFoundError
+from luthier.core.traffic import Exchange, TrafficFile
+from luthier.service.context import Context
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from luthier.monitor.traffic.spool import Spool
+
+LOST: Final = "traffic_lost"
+"""The kind of the documents in `watches` that count what was lost: one an hour (UTC), by reason."""
+HOUR: Final = "%Y-%m-%dT%H"
+
+
+def exchanges(
+    context: Context,
+    project_id: str,
+    *,
+    model: str | None = None,
+    since: float = 0.0,
+    until: float | None = None,
+    with_text: bool = False,
+) -> pl.DataFrame:
+    """The exchanges of a project, oldest first: also those of this very moment, which are in no file yet.
+
+    model: as it was asked for; all where none is named. since, until: seconds since 1970, `until` not included.
+    Columns are the fields of `Exchange`, `messages` as JSON text, and `has_text`, whether the words were kept. Without
+    with_text the columns `messages` and `answer` are there but empty, and a million exchanges take under a second.
+    """
+    from luthier.monitor.traffic.files import wanted
+
+    return _read(context, project_id, wanted(model=model, since=since, until=until), model, since, until, with_text)
+
+
+def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
+    """One exchange by the id that the client got with its answer. Raises NotFoundError, also for another project's."""
+    import polars as pl
+
+    from luthier.monitor.traffic.frame import exchange_of
+
+    found = _read(context, project_id, pl.col("exchange_id") == exchange_id, None, None, None, with_text=True)
+    if not found.height:
+        raise NotFoundError(
+            f"no exchange {exchange_id[:200]!r} is kept",
+            expected="the `id` of an answer to this project, of a time from which its traffic is kept",
+            do="see `luthier traffic list` for what is kept, `luthier traffic policy` for how long",
+        )
+    return exchange_of(found.row(-1, named=True))
+
+
+def record(context: Context, exchange: Exchange) -> None:
+    """Write an exchange down as it is, now: the project's policy is not asked, and nothing is masked.
+
+    What answers requests calls `traffic_log.keep`, which does both, beside the answer. Raises OSError.
+    """
+    from luthier.monitor.traffic.frame import line_of
+
+    spool(context).append([line_of(exchange)])
+
+
+def num_dropped(context: Context, project_id: str, since: float, until: float) -> int:
+    """How many exchanges of a time (seconds since 1970) are not in the log: counted in whole hours (UTC)."""
+    return sum(lost(context, project_id, since, until).values())
+
+
+def lost(context: Context, project_id: str, since: float, until: float) -> dict[str, int]:
+    """The same by reason, in words."""
+    first, last = hour_of(since), hour_of(until)
+    counts: dict[str, int] = {}
+    for one in context.watches.list(LOST, project_id):
+        if first <= one.name <= last:
+            for reason, count in json.loads(one.document).items():
+                counts[reason] = counts.get(reason, 0) + count
+    return counts
+
+
+def hour_of(at: float) -> str:
+    """The hour (UTC) of a time, which sorts as the time does."""
+    bounded = min(max(at, 0.0), 253_402_300_799.0)  # of the years that can be written
+    return datetime.fromtimestamp(bounded, UTC).strftime(HOUR)
+
+
+def spool(context: Context) -> Spool:
+    """Where exchanges are written first."""
+    from luthier.monitor.traffic.spool import Spool
+
+    return Spool(context.settings.traffic_folder / "spool")
+
+
+def _read(
+    context: Context,
+    project_id: str,
+    condition: pl.Expr,
+    model: str | None,
+    since: float | None,
+    until: float | None,
+    with_text: bool,
+) -> pl.DataFrame:
+    import polars as pl
+
+    from luthier.monitor.traffic.reader import read
+
+    def listed() -> list[TrafficFile]:
+        files = context.traffic.list(project_id, since=since, until=until)
+        return files if model is None else [one for one in files if one.may_hold(model)]
+
+    own = (pl.col("project_id") == project_id) & condition
+    folder = context.settings.traffic_folder / "files" / project_id
+    return read(spool(context), folder, listed, own, with_text=with_text)
