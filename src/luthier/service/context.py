@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from luthier.core.stream import Served
     from luthier.service.model_server import ModelServer
     from luthier.store.access import AccessStore
+    from luthier.store.alerts import AlertStore
     from luthier.store.artifacts import ArtifactStore
     from luthier.store.assessments import AssessmentStore
     from luthier.store.audit_log import AuditLogStore
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.store.deployments import DeploymentStore
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.exports import ExportStore
+    from luthier.store.feedback import FeedbackStore
     from luthier.store.files import FileStore
     from luthier.store.generations import GenerationStore
     from luthier.store.idempotency import IdempotencyStore
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from luthier.store.members import MemberStore
     from luthier.store.pipelines import PipelineStore
     from luthier.store.rating_panels import RatingPanelStore
+    from luthier.store.review_items import ReviewStore
     from luthier.store.run_entries import RunEntryStore
     from luthier.store.runs import RunStore
     from luthier.store.studies import StudyStore
@@ -94,7 +97,8 @@ class Context:
     @cached_property
     def run_entries(self) -> RunEntryStore:
         """Lists of the runs of this home and of what waits to become one."""
-        from luthier.store.run_entries import RunEntryStore
+        from luthier.store.review_items import ReviewStore
+    from luthier.store.run_entries import RunEntryStore
 
         return RunEntryStore(self.database)
 
@@ -125,6 +129,34 @@ class Context:
         from luthier.store.pipelines import PipelineStore
 
         return PipelineStore(self.database)
+
+    @cached_property
+    def watches(self) -> WatchStore:
+        """What projects want watched, and how far that is."""
+        from luthier.store.watches import WatchStore
+
+        return WatchStore(self.database)
+
+    @cached_property
+    def alerts(self) -> AlertStore:
+        """The alerts of this home."""
+        from luthier.store.alerts import AlertStore
+
+        return AlertStore(self.database)
+
+    @cached_property
+    def feedback(self) -> FeedbackStore:
+        """What people say of answers."""
+        from luthier.store.feedback import FeedbackStore
+
+        return FeedbackStore(self.database)
+
+    @cached_property
+    def review_items(self) -> ReviewStore:
+        """The queue in which people look at exchanges before they are trained on."""
+        from luthier.store.review_items import ReviewStore
+
+        return ReviewStore(self.database)
 
     @cached_property
     def evaluations(self) -> EvaluationStore:
@@ -192,7 +224,8 @@ class Context:
     @cached_property
     def webhooks(self) -> WebhookStore:
         """Where projects want to be told that jobs have ended."""
-        from luthier.store.webhooks import WebhookStore
+        from luthier.store.watches import WatchStore
+    from luthier.store.webhooks import WebhookStore
 
         return WebhookStore(self.database)
 
@@ -207,6 +240,7 @@ class Context:
     def access(self) -> AccessStore:
         """The projects and keys of this home."""
         from luthier.store.access import AccessStore
+    from luthier.store.alerts import AlertStore
 
         return AccessStore(self.database)
 
