@@ -7,12 +7,15 @@ always wait long, and the hours of the day differ.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     import polars as pl
+    from numpy.typing import NDArray
+
+_EVERY: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def draw(world: CanaryWorld, seed: int) -> pl.DataFrame:
     ended_at = np.sort(random.random(num)) * 86_400.0
     rush = 1 + 0.5 * np.sin(ended_at / 86_400 * 2 * np.pi)
 
-    def happens(rate: float, more: float) -> np.ndarray:
+    def happens(rate: float, more: float) -> NDArray[np.float64]:
         own = random.beta(0.3, 0.3 * (1 - rate) / rate, users)[unit]
         return (random.random(num) < np.clip(own * rush + more * is_canary, 0, 1)).astype(float)
 
@@ -77,11 +80,17 @@ def found_at(world: CanaryWorld, seed: int, *, error: float = 0.05) -> int | Non
     """Look again and again, as a server does; how many exchanges had come when it was called worse, None for never."""
     from luthier.core.canary_watch import CanaryRules
     from luthier.monitor.canary.compare import compare
+    from luthier.monitor.canary.streak import failing_streak
 
-    rules, frame = CanaryRules(error=error), draw(world, seed)
-    num = 0
-    while num < frame.height:
-        num = min(max(compare(frame.head(num), world.fraction, rules).next_at, num + 1), frame.height)
-        if compare(frame.head(num), world.fraction, rules, seed=seed).state == "worse":
+    rules, frame, next_at = CanaryRules(error=error), draw(world, seed), 0
+    for num in range(_EVERY, frame.height + 1, _EVERY):
+        seen = frame.head(num)
+        if num < next_at:  # no new look: only what is found at once can have changed
+            if failing_streak(seen) is not None:
+                return num
+            continue
+        found = compare(seen, world.fraction, rules, seed=seed)
+        if found.state == "worse":
             return num
+        next_at = found.next_at
     return None
