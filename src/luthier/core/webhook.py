@@ -1,4 +1,4 @@
-"""Webhooks: where a project wants to be told that jobs have ended and that models change, and what is still to be told."""
+"""Webhooks: where a project wants to be told that jobs have ended or models have changed, and what is still untold."""
 
 from __future__ import annotations
 

@@ -52,7 +52,9 @@ def review_signals(
     was_open = {name for name, standing in standings.items() if standing.is_open}
     is_open = {name for name, standing in after.items() if standing.is_open}
     kept = {name: standing for name, standing in after.items() if standing.num_changed or standing.opened_at}
-    return Review(kept, tuple(n for n in after if n in is_open - was_open), tuple(n for n in after if n in was_open - is_open))
+    return Review(
+        kept, tuple(n for n in after if n in is_open - was_open), tuple(n for n in after if n in was_open - is_open)
+    )
 
 
 def looks_to_close(standing: Standing, rule: AlertRule) -> int:

@@ -31,7 +31,9 @@ def text_of(alerts: Sequence[Alert]) -> str:
 def line_of(alert: Alert) -> str:
     """An alert for a log."""
     state = "open" if alert.status == "open" else "closed"
-    return f"alert {alert.alert_id} {state}: {_line(alert.model)}: {_line(alert.signal.title)}: {change_of(alert.signal)}"
+    return (
+        f"alert {alert.alert_id} {state}: {_line(alert.model)}: {_line(alert.signal.title)}: {change_of(alert.signal)}"
+    )
 
 
 def document_of(alert: Alert) -> dict[str, Any]:

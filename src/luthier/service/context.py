@@ -97,8 +97,7 @@ class Context:
     @cached_property
     def run_entries(self) -> RunEntryStore:
         """Lists of the runs of this home and of what waits to become one."""
-        from luthier.store.review_items import ReviewStore
-    from luthier.store.run_entries import RunEntryStore
+        from luthier.store.run_entries import RunEntryStore
 
         return RunEntryStore(self.database)
 
@@ -129,34 +128,6 @@ class Context:
         from luthier.store.pipelines import PipelineStore
 
         return PipelineStore(self.database)
-
-    @cached_property
-    def watches(self) -> WatchStore:
-        """What projects want watched, and how far that is."""
-        from luthier.store.watches import WatchStore
-
-        return WatchStore(self.database)
-
-    @cached_property
-    def alerts(self) -> AlertStore:
-        """The alerts of this home."""
-        from luthier.store.alerts import AlertStore
-
-        return AlertStore(self.database)
-
-    @cached_property
-    def feedback(self) -> FeedbackStore:
-        """What people say of answers."""
-        from luthier.store.feedback import FeedbackStore
-
-        return FeedbackStore(self.database)
-
-    @cached_property
-    def review_items(self) -> ReviewStore:
-        """The queue in which people look at exchanges before they are trained on."""
-        from luthier.store.review_items import ReviewStore
-
-        return ReviewStore(self.database)
 
     @cached_property
     def evaluations(self) -> EvaluationStore:
@@ -222,10 +193,30 @@ class Context:
         return WatchStore(self.database)
 
     @cached_property
+    def alerts(self) -> AlertStore:
+        """The alerts of this home."""
+        from luthier.store.alerts import AlertStore
+
+        return AlertStore(self.database)
+
+    @cached_property
+    def feedback(self) -> FeedbackStore:
+        """What people say of answers."""
+        from luthier.store.feedback import FeedbackStore
+
+        return FeedbackStore(self.database)
+
+    @cached_property
+    def review_items(self) -> ReviewStore:
+        """The queue in which people look at exchanges before they are trained on."""
+        from luthier.store.review_items import ReviewStore
+
+        return ReviewStore(self.database)
+
+    @cached_property
     def webhooks(self) -> WebhookStore:
         """Where projects want to be told that jobs have ended."""
-        from luthier.store.watches import WatchStore
-    from luthier.store.webhooks import WebhookStore
+        from luthier.store.webhooks import WebhookStore
 
         return WebhookStore(self.database)
 
@@ -240,7 +231,6 @@ class Context:
     def access(self) -> AccessStore:
         """The projects and keys of this home."""
         from luthier.store.access import AccessStore
-    from luthier.store.alerts import AlertStore
 
         return AccessStore(self.database)
 

@@ -53,7 +53,7 @@ class AlertStore:
 
     def list(
         self, project_id: str, *, model: str | None = None, status: AlertStatus | None = None, limit: int | None = None
-    ) -> list[Alert]:
+    ) -> Sequence[Alert]:
         """Alerts of a project, newest first."""
         query = select(alerts.c.document).where(alerts.c.project_id == project_id).order_by(alerts.c.number.desc())
         if model is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.digest import sha256_bytes
@@ -55,7 +55,7 @@ class FeedbackStore:
         since: float = 0.0,
         until: float | None = None,
         limit: int | None = None,
-    ) -> list[Feedback]:
+    ) -> Sequence[Feedback]:
         """Feedback of a project that was given in a time (`until` not included), newest first."""
         table = feedback
         query = select(table.c.document).where((table.c.project_id == project_id) & (table.c.created_at >= since))
@@ -67,13 +67,14 @@ class FeedbackStore:
         with self._database.read() as connection:
             return [Feedback.model_validate_json(document) for document in connection.execute(query).scalars()]
 
-    def of_exchanges(self, project_id: str, exchange_ids: Iterable[str]) -> list[Feedback]:
+    def of_exchanges(self, project_id: str, exchange_ids: Iterable[str]) -> Sequence[Feedback]:
         """What was said of these answers, oldest first."""
-        ids, found = sorted(set(exchange_ids)), []
+        ids = sorted(set(exchange_ids))
+        found: Sequence[str] = ()
         with self._database.read() as connection:
             for start in range(0, len(ids), _MOST_NAMED):
                 query = select(feedback.c.document).where(_is_of(project_id, ids[start : start + _MOST_NAMED]))
-                found += connection.execute(query.order_by(feedback.c.number)).scalars()
+                found = [*found, *connection.execute(query.order_by(feedback.c.number)).scalars()]
         return [Feedback.model_validate_json(document) for document in found]
 
 

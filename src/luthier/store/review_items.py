@@ -74,14 +74,14 @@ class ReviewStore:
         model: str | None = None,
         status: ReviewStatus | None = None,
         limit: int | None = None,
-    ) -> list[ReviewItem]:
+    ) -> Sequence[ReviewItem]:
         """Items in the order in which they came."""
         query = select(review_items.c.document).where(_which(project_id, model, status)).order_by(review_items.c.number)
         with self._database.read() as connection:
             found = connection.execute(query.limit(limit)).scalars()
             return [ReviewItem.model_validate_json(document) for document in found]
 
-    def ids(self, project_id: str, *, model: str | None = None, status: ReviewStatus | None = None) -> list[str]:
+    def ids(self, project_id: str, *, model: str | None = None, status: ReviewStatus | None = None) -> Sequence[str]:
         """The ids of items, in the order in which they came."""
         which = _which(project_id, model, status)
         query = select(review_items.c.review_id).where(which).order_by(review_items.c.number)
