@@ -34,10 +34,10 @@ class CanarySignal(Frozen):
     """One thing in which the two are compared; more is worse.
 
     canary, rest: its value for each; None where there is none. difference: canary less rest, or their ratio where
-    `is_ratio`, with its plain 95% interval (of this look alone). margin: what it has to be beyond. num_canary, num_rest:
-    exchanges that have such a value; num_canary_units: of how many users. p_value: one-sided, by randomisation over
-    users; level: what it has to reach in this look. state: `too early` where it could not reach it, which `sentence`
-    says.
+    `is_ratio`, with its plain 95% interval (of this look alone). margin: what it has to be beyond. num_canary,
+    num_rest: exchanges that have such a value; num_canary_units: of how many users. p_value: one-sided, by
+    randomisation over users; level: what it has to reach in this look. state: `too early` where it could not reach it,
+    which `sentence` says.
     """
 
     name: str

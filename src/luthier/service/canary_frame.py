@@ -32,8 +32,9 @@ def canary_frame(
     """One row an exchange, with the columns of `monitor.canary.compare`. since: seconds since 1970.
 
     A request has failed where the status is 500 or above, or 404, as when the files of a target are gone: what a client
-    has asked wrongly or too often is no fault of the model, and is left out. Refusals are those of the texts that are kept. `bad` is a thumb down or a correction, `lacking` what is
-    missing to a full score; of several authors the mean counts.
+    has asked wrongly or too often is no fault of the model, and is left out. Refusals are those of the texts that are
+    kept. `bad` is a thumb down or a correction, `lacking` what is missing to a full score; of several authors the mean
+    counts.
     """
     import polars as pl
 
@@ -95,8 +96,8 @@ def _units(found: pl.DataFrame) -> tuple[list[str], int]:
     import polars as pl
 
     named = found.filter(pl.col("user_digest") != "")
-    on_both = named.group_by("user_digest").agg(pl.col("is_canary").n_unique().alias("sides")).filter(pl.col("sides") > 1)
-    not_drawn = {"", *on_both["user_digest"].to_list()}
+    sides = named.group_by("user_digest").agg(pl.col("is_canary").n_unique().alias("num_sides"))
+    not_drawn = {"", *sides.filter(pl.col("num_sides") > 1)["user_digest"].to_list()}
     units, num_unnamed = [], 0
     columns = ("user_digest", "exchange_id", "messages")
     for user, exchange_id, messages in zip(*(found[one].to_list() for one in columns), strict=True):

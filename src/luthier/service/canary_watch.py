@@ -137,7 +137,9 @@ def _taken_back(context: Context, look: _Look, watch: CanaryWatch) -> CanaryWatc
     except (ConflictError, NotFoundError) as error:
         log.error("the canary %s of %s is worse, but was not rolled back: %s", watch.canary, watch.name, error.came)
         return watch.model_copy(update={"kept_because": error.came})
-    document = watch.model_dump(mode="json", include={"canary", "revision", "sentence", "look", "num_canary", "num_rest"})
+    document = watch.model_dump(
+        mode="json", include={"canary", "revision", "sentence", "look", "num_canary", "num_rest"}
+    )
     document["signals"] = [one.model_dump(mode="json") for one in watch.signals if one.state == "worse"]
     audit_log.record(
         context, caller, "canary.rolled_back", watch.name, document | {"rolled_back_to": made.revision.number}

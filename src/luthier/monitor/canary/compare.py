@@ -95,9 +95,7 @@ def compare(frame: pl.DataFrame, fraction: float, rules: CanaryRules, *, seed: i
     return Compared(state, words, number, canary, num - canary, frame.height, next_at, signals)  # type: ignore[arg-type]
 
 
-def _signal(
-    seen: pl.DataFrame, kind: Kind, rules: CanaryRules, level: float, until: float, seed: int
-) -> CanarySignal:
+def _signal(seen: pl.DataFrame, kind: Kind, rules: CanaryRules, level: float, until: float, seed: int) -> CanarySignal:
     values = _values(seen, kind, until)
     is_canary = seen["is_canary"].to_numpy()
     margin = float(getattr(rules, kind.margin))

@@ -118,4 +118,3 @@ def _in_levels(
         scores = edges[np.abs(scores[:, None] - edges[None, :]).argmin(axis=1)]
         values, counts = np.unique(scores, return_counts=True)
     return values, counts.astype(np.int64), scores
-
