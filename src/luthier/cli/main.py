@@ -41,6 +41,7 @@ from luthier.cli import (
     quickstart,
     rate,
     report,
+    retrain,
     runs,
     safety,
     serve,
@@ -109,6 +110,7 @@ def build_app() -> typer.Typer:
     app.command("deploy", short_help="Have a name answered by a model, all of it or a canary.")(deploy.deploy)
     app.command("promote", short_help="Give a canary all traffic.")(deploy.promote)
     app.command("rollback", short_help="Go back to the revision before.")(deploy.rollback)
+    app.command("retrain", short_help="Train a deployed model anew on reviewed answers.")(retrain.retrain)
     app.command("deployments", short_help="List deployments, or show one.")(deploy.list_or_show)
     app.command("chat", short_help="Talk with a model, or with two side by side.")(chat.chat)
     app.command("serve", short_help="Serve models by OpenAI's API, and nothing else.")(serve.serve)
