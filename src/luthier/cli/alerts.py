@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,7 +36,7 @@ def list_alerts(
     from luthier.service import alerts
 
     with open_context(home) as context:
-        status = cast("AlertStatus | None", None if every else "open")
+        status: AlertStatus | None = None if every else "open"
         project_id = _caller(context, project).project_id
         found = alerts.list_alerts(context, project_id, model=model, status=status, limit=limit)
         stuck = _stuck(context, project_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,7 +37,8 @@ def import_file(
     with open_context(home) as context:
         came = feedback.import_feedback(context, _caller(context, project), file)
     refused = [{"line": number, "reason": reason} for number, reason in came.refused]
-    document = {**came.num_by_outcome, "waiting_for_review": came.num_queued, "refused": refused}
+    document: dict[str, Any] = dict(came.num_by_outcome)
+    document |= {"waiting_for_review": came.num_queued, "refused": refused}
     return Answer(as_json, document, lambda console: _show_import(console, came), exit_code=int(bool(refused)))
 
 

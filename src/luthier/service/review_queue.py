@@ -40,9 +40,9 @@ class Queued:
     num_wordless: int
 
 
-def accepted(context: Context, project_id: str, model: str | None = None) -> Sequence[ReviewItem]:
+def accepted(context: Context, project_id: str, model: str | None = None) -> list[ReviewItem]:
     """What may be trained on, in the order in which it was queued. model: None for all models of the project."""
-    return context.review_items.list(project_id, model=model, status="accepted")
+    return list(context.review_items.list(project_id, model=model, status="accepted"))
 
 
 def counts(context: Context, project_id: str) -> dict[tuple[str, ReviewStatus], int]:
@@ -189,7 +189,7 @@ def _answered(context: Context, project_id: str, model: str, since: float) -> tu
 def _exchanges(
     context: Context, project_id: str, model: str, since: float, exchange_ids: Sequence[str]
 ) -> list[Exchange]:
-    from luthier.monitor.traffic.frame import exchange_of
+    from luthier.monitor.traffic.lines import exchange_of
 
     if not exchange_ids:
         return []
