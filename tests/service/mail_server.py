@@ -61,13 +61,14 @@ class _Talk:
     def run(self) -> None:
         if not self.server.greeting:
             self.server.stopped.wait(20)
-            return
+            return None
         self.say(self.server.greeting)
         while line := self.read.readline().decode().rstrip("\r\n"):
             self.server.commands.append(line)
             if line == "QUIT":
                 return self.say("221 bye")
             self.say(self.answer(line))
+        return None
 
     def say(self, text: str) -> None:
         self.write.write(text.encode() + b"\r\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from tests.service.mail_server import MailServer, mail_server
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.alert import Alert
@@ -21,7 +22,6 @@ from luthier.core.signal import Signal, SignalState, WatchReport
 from luthier.service import alerts, mails, outgoing, webhook_sender, webhooks
 from luthier.service.context import Context
 from luthier.service.settings import Settings
-from tests.service.mail_server import MailServer, mail_server
 
 CALLER = Caller()
 HOSTILE = "<script>alert(1)</script>\r\nBcc: all@example.org\x1b[2J\u202e"
@@ -136,7 +136,11 @@ def test_a_webhook_that_hangs_holds_up_no_look_and_loses_nothing(
         assert len(looks(context, "changed")[0]) == 1
         assert send_webhooks(context) == 1
     (one,) = webhooks.list_deliveries(context, DEFAULT_PROJECT, made.webhook_id, limit=9)
-    assert (one.status, one.num_attempts, one.last_answer) == ("pending", 1, "RemoteDisconnected: Remote end closed connection without response")
+    assert (one.status, one.num_attempts, one.last_answer) == (
+        "pending",
+        1,
+        "RemoteDisconnected: Remote end closed connection without response",
+    )
     assert len(looks(context, "changed", "steady", "steady", "steady", "steady")[-1]) <= 1
 
 
@@ -145,7 +149,8 @@ def test_one_mail_a_look_says_it_in_words(context: Context, server: MailServer) 
     mailing_by(context, f"smtp://{server.address}")
     alerts.review(context, DEFAULT_PROJECT, report(signal(), signal(name="errors", title="Errors")))
     assert mails.send_due(context) == 1
-    assert mails.list_mails(context, DEFAULT_PROJECT) == [] and mails.send_due(context) == 0
+    assert mails.list_mails(context, DEFAULT_PROJECT) == []
+    assert mails.send_due(context) == 0
     ((to, text),) = server.received
     assert to == ["ops@example.org", "boss@example.org"]
     message = message_from_string(text, policy=default)
@@ -166,11 +171,15 @@ def test_hostile_text_makes_no_header_and_hides_nothing(
         alerts.review(context, DEFAULT_PROJECT, look)
     assert mails.send_due(context) == 1
     message = message_from_string(server.received[0][1], policy=default)
-    assert message["bcc"] is None and message["x-evil"] is None
+    assert message["bcc"] is None
+    assert message["x-evil"] is None
     assert message.get_content_type() == "text/plain"
-    assert "\x1b" not in message.get_content() and "\u202e" not in message.get_content()
+    assert "\x1b" not in message.get_content()
+    assert "\u202e" not in message.get_content()
     line = next(one for one in caplog.messages if "alert-" in one)
-    assert "\n" not in line and "\x1b" not in line and "\u202e" not in line
+    assert "\n" not in line
+    assert "\x1b" not in line
+    assert "\u202e" not in line
 
 
 def test_a_server_that_refuses_is_tried_again_and_then_given_up(context: Context) -> None:
@@ -182,7 +191,8 @@ def test_a_server_that_refuses_is_tried_again_and_then_given_up(context: Context
         (mail,) = mails.list_mails(context, DEFAULT_PROJECT)
         assert (mail.status, mail.num_attempts) == ("pending", 1)
         assert "554 no service here" in mail.last_answer
-        assert mail.next_at > context.access.now() and mails.send_due(context) == 0, "not again at once"
+        assert mail.next_at > context.access.now()
+        assert mails.send_due(context) == 0, "not again at once"
         old = mail.model_copy(update={"next_at": 0.0, "created_at": mail.created_at - 4 * 24 * 3600})
         context.watches.put(DEFAULT_PROJECT, mails.KIND, mail.mail_id, old.model_dump_json())
         assert mails.send_due(context) == 1
@@ -199,7 +209,8 @@ def test_only_who_was_refused_is_tried_again(context: Context) -> None:
         mails.send_due(context)
         assert [to for to, _ in server.received] == [["a@example.org"]]
     (mail,) = mails.list_mails(context, DEFAULT_PROJECT)
-    assert mail.to == ("gone@example.org",) and "550 no mailbox" in mail.last_answer
+    assert mail.to == ("gone@example.org",)
+    assert "550 no mailbox" in mail.last_answer
 
 
 def test_a_server_that_hangs_is_not_waited_for(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +247,8 @@ def test_a_server_that_is_none_is_named_without_its_secrets(context: Context, ur
         mailing_by(context, url)
     with pytest.raises(WorkError) as caught:
         mails.deliver(context.settings, mails.Mail(mail_id="m", to=("a@example.org",), subject="s", text="t"))
-    assert "secret" not in str(caught.value) and "LUTHIER_SMTP" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "LUTHIER_SMTP" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +283,8 @@ def test_a_test_goes_everywhere_an_alert_goes(context: Context) -> None:
     with mail_server(refused={"gone@example.org"}) as server:
         mailing_by(context, f"smtp://{server.address}")
         came = alerts.send_test(context, CALLER)
-    assert came["log"] == "written" and came["a@example.org"] == "sent"
+    assert came["log"] == "written"
+    assert came["a@example.org"] == "sent"
     assert "550 no mailbox" in came["gone@example.org"]
     assert made.url in came
     assert len(webhooks.list_deliveries(context, DEFAULT_PROJECT, made.webhook_id, limit=9)) == 1

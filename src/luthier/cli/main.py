@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from luthier.cli import (
+    alerts,
     audit_log,
     chat,
     data,
@@ -25,6 +26,7 @@ from luthier.cli import (
     doctor,
     evaluate,
     export,
+    feedback,
     formats,
     jobs,
     judge,
@@ -33,6 +35,7 @@ from luthier.cli import (
     lineage,
     members,
     models,
+    monitor,
     plan,
     projects,
     push,
@@ -43,6 +46,7 @@ from luthier.cli import (
     runs,
     safety,
     serve,
+    traffic,
     train,
     tune,
     up,
@@ -88,9 +92,16 @@ def build_app() -> typer.Typer:
         ("data", data.COMMANDS, "Documents in; rows looked at, checked, repaired, split and described."),
         ("judge", judge.COMMANDS, "Hold a judge against people: may its figures enter a gate?"),
         ("rate", rate.COMMANDS, "People rate answers, blind: panels, links, how far they agree, preference pairs."),
+        ("alerts", alerts.COMMANDS, "What has changed with deployed models, and who is told."),
+        ("feedback", feedback.COMMANDS, "What people say of answers: take it in, list it, have answers reviewed."),
         ("keys", keys.COMMANDS, "Make, list and revoke the keys that the server lets in."),
         ("members", members.COMMANDS, "Make, list, change and remove who signs in to the pages by name and password."),
         ("projects", projects.COMMANDS, "Make and list projects: what keys, files, jobs and models belong to."),
+        (
+            "traffic",
+            traffic.COMMANDS,
+            "What was asked of models: how much of it is kept, look at it, forget a user.",
+        ),
         ("audit-log", audit_log.COMMANDS, "Look at what was done and by whom, and prove it unchanged."),
     ):
         group = typer.Typer(name=name, help=text, rich_markup_mode=None, no_args_is_help=True)
@@ -109,6 +120,7 @@ def build_app() -> typer.Typer:
     app.command("chat", short_help="Talk with a model, or with two side by side.")(chat.chat)
     app.command("serve", short_help="Serve models by OpenAI's API, and nothing else.")(serve.serve)
     app.command("usage", short_help="What was asked of models, by key and day.")(usage.usage)
+    app.command("monitor", short_help="Has a deployed model's traffic changed?")(monitor.monitor)
     app.command("up", short_help="Serve OpenAI's fine-tuning API, with workers.")(up.up)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("launch", short_help="Write a job file for many machines.")(launch.launch)

@@ -74,7 +74,7 @@ def list_alerts(
     limit: int | None = None,
 ) -> list[Alert]:
     """The alerts of a project, newest first."""
-    return context.alerts.list(project_id, model=model, status=status, limit=limit)
+    return list(context.alerts.list(project_id, model=model, status=status, limit=limit))
 
 
 def review(context: Context, project_id: str, report: WatchReport) -> list[Alert]:

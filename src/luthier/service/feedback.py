@@ -1,7 +1,7 @@
 """Use cases: take in what people say of answers, and have corrections looked at.
 
-    client, playground, file -> give -> feedback (newest word of each author on each answer)
-                                     -> review_queue (corrections, where the words of the exchange were kept)
+client, playground, file -> give -> feedback (newest word of each author on each answer)
+                                 -> review_queue (corrections, where the words of the exchange were kept)
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -114,14 +114,14 @@ def list_feedback(
     since: float = 0.0,
     until: float | None = None,
     limit: int | None = None,
-) -> Sequence[Feedback]:
+) -> list[Feedback]:
     """What was said within a time (seconds since 1970, `until` not included), newest first."""
-    return context.feedback.list(project_id, model=model, since=since, until=until, limit=limit)
+    return list(context.feedback.list(project_id, model=model, since=since, until=until, limit=limit))
 
 
-def feedback_of(context: Context, project_id: str, exchange_ids: Iterable[str]) -> Sequence[Feedback]:
+def feedback_of(context: Context, project_id: str, exchange_ids: Iterable[str]) -> list[Feedback]:
     """What was said of these answers, oldest first."""
-    return context.feedback.of_exchanges(project_id, exchange_ids)
+    return list(context.feedback.of_exchanges(project_id, exchange_ids))
 
 
 def _feedback(context: Context, exchange: Exchange, said: Said) -> Feedback:

@@ -40,9 +40,9 @@ class Queued:
     num_wordless: int
 
 
-def accepted(context: Context, project_id: str, model: str | None = None) -> Sequence[ReviewItem]:
+def accepted(context: Context, project_id: str, model: str | None = None) -> list[ReviewItem]:
     """What may be trained on, in the order in which it was queued. model: None for all models of the project."""
-    return context.review_items.list(project_id, model=model, status="accepted")
+    return list(context.review_items.list(project_id, model=model, status="accepted"))
 
 
 def counts(context: Context, project_id: str) -> dict[tuple[str, ReviewStatus], int]:
@@ -115,7 +115,7 @@ def queue_sample(
         raise RequestError(f"a sample of {num:,}", expected=f"from 1 to {MOST_QUEUED:,}", do="ask for such a number")
     answered, with_words = _answered(context, caller.project_id, model, since)
     known = context.review_items.exchange_ids(caller.project_id)
-    fresh = [one for one in with_words if one not in known]
+    fresh = sorted(with_words - known)
     drawn = random.Random(seed).sample(fresh, min(num, len(fresh)))  # noqa: S311 - no secret hangs on it
     made = _queue(context, _exchanges(context, caller.project_id, model, since, drawn), "traffic")
     return Queued(made.num_queued, len(with_words) - len(fresh), len(answered) - len(with_words))
@@ -189,7 +189,7 @@ def _answered(context: Context, project_id: str, model: str, since: float) -> tu
 def _exchanges(
     context: Context, project_id: str, model: str, since: float, exchange_ids: Sequence[str]
 ) -> list[Exchange]:
-    from luthier.monitor.traffic.frame import exchange_of
+    from luthier.monitor.traffic.lines import exchange_of
 
     if not exchange_ids:
         return []
@@ -200,7 +200,11 @@ def _exchanges(
 
 def _queue(context: Context, exchanges: Sequence[Exchange], source: Literal["traffic", "rating"]) -> Queued:
     with_words = [one for one in exchanges if one.messages is not None and one.answer is not None]
-    added = context.review_items.add([_item(one, source, review_id=new_id("review")) for one in with_words])
+    ids = set[str]()
+    while len(ids) < len(with_words):  # of so many in one second, two may come out the same
+        ids.add(new_id("review"))
+    items = [_item(one, source, review_id=review_id) for one, review_id in zip(with_words, ids, strict=True)]
+    added = context.review_items.add(items)
     return Queued(len(added), 0, len(exchanges) - len(with_words))
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import NotFoundError
+from luthier.core.frozen import Frozen
 from luthier.core.traffic import Exchange, TrafficFile
 from luthier.service.context import Context
 
@@ -49,7 +52,7 @@ def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
     """One exchange by the id that the client got with its answer. Raises NotFoundError, also for another project's."""
     import polars as pl
 
-    from luthier.monitor.traffic.frame import exchange_of
+    from luthier.monitor.traffic.lines import exchange_of
 
     found = _read(context, project_id, pl.col("exchange_id") == exchange_id, None, None, None, with_text=True)
     if not found.height:
@@ -61,23 +64,64 @@ def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
     return exchange_of(found.row(-1, named=True))
 
 
+class TrafficSummary(Frozen):
+    """What is kept of a time. num_with_text: with their words. num_failed: with a status of 400 or more.
+
+    num_bytes: of all files of the project, whatever their time. lost: how many are not there, or have lost their words,
+    by reason.
+    """
+
+    num_exchanges: int
+    num_with_text: int
+    num_failed: int
+    num_bytes: int
+    lost: dict[str, int]
+
+
+def summary(
+    context: Context, project_id: str, *, model: str | None = None, since: float = 0.0, until: float | None = None
+) -> TrafficSummary:
+    """What is kept of the traffic of a time; what was lost is counted for all models together."""
+    frame = exchanges(context, project_id, model=model, since=since, until=until)
+    return TrafficSummary(
+        num_exchanges=frame.height,
+        num_with_text=int(frame["has_text"].sum()),
+        num_failed=int((frame["status"] >= HTTPStatus.BAD_REQUEST).sum()),
+        num_bytes=sum(one.num_bytes for one in context.traffic.list(project_id)),
+        lost=lost(context, project_id, since, context.access.now() if until is None else until),
+    )
+
+
+def newest(
+    context: Context, project_id: str, *, model: str | None = None, since: float = 0.0, limit: int = 20
+) -> list[Exchange]:
+    """The newest exchanges without their words, newest first."""
+    from luthier.monitor.traffic.lines import exchange_of
+
+    frame = exchanges(context, project_id, model=model, since=since).tail(limit).reverse()
+    return [exchange_of(row) for row in frame.iter_rows(named=True)]
+
+
 def record(context: Context, exchange: Exchange) -> None:
     """Write an exchange down as it is, now: the project's policy is not asked, and nothing is masked.
 
     What answers requests calls `traffic_log.keep`, which does both, beside the answer. Raises OSError.
     """
-    from luthier.monitor.traffic.frame import line_of
+    from luthier.monitor.traffic.lines import line_of
 
     spool(context).append([line_of(exchange)])
 
 
 def num_dropped(context: Context, project_id: str, since: float, until: float) -> int:
     """How many exchanges of a time (seconds since 1970) are not in the log: counted in whole hours (UTC)."""
-    return sum(lost(context, project_id, since, until).values())
+    from luthier.monitor.traffic.log import WORDS_ONLY
+
+    counts = lost(context, project_id, since, until)
+    return sum(count for reason, count in counts.items() if reason not in WORDS_ONLY)
 
 
 def lost(context: Context, project_id: str, since: float, until: float) -> dict[str, int]:
-    """The same by reason, in words."""
+    """The same by reason, and how many exchanges have lost no more than their words."""
     first, last = hour_of(since), hour_of(until)
     counts: dict[str, int] = {}
     for one in context.watches.list(LOST, project_id):
@@ -100,6 +144,11 @@ def spool(context: Context) -> Spool:
     return Spool(context.settings.traffic_folder / "spool")
 
 
+def files_folder(context: Context, project_id: str) -> Path:
+    """Where a project's files of exchanges lie, a folder a day."""
+    return context.settings.traffic_folder / "files" / project_id
+
+
 def _read(
     context: Context,
     project_id: str,
@@ -118,5 +167,4 @@ def _read(
         return files if model is None else [one for one in files if one.may_hold(model)]
 
     own = (pl.col("project_id") == project_id) & condition
-    folder = context.settings.traffic_folder / "files" / project_id
-    return read(spool(context), folder, listed, own, with_text=with_text)
+    return read(spool(context), files_folder(context, project_id), listed, own, with_text=with_text)

@@ -6,12 +6,11 @@ Watcher (a thread of the server) -> look_at_due -> look -> monitoring.watch -> a
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
 from pydantic import Field
 
@@ -20,17 +19,20 @@ from luthier.core.errors import LuthierError
 from luthier.core.frozen import Frozen
 from luthier.core.signal import SignalState, WatchReport
 from luthier.service import alerts, mails
+from luthier.service.alert_text import line_of
 from luthier.service.context import Context
+from luthier.service.questions import answer_to
 
 log = logging.getLogger("luthier.alerts")
 
 _LOOK: Final = "look"
+_CANARY_LOOK: Final = "canary_look"
 _SEEN: Final = "seen"
 MOST_PAST_LOOKS: Final = 14 * 24
 LOOK_EVERY_SECONDS: Final = 20.0
 MAIL_EVERY_SECONDS: Final = 5.0
 _REST_SECONDS: Final = 20.0
-_CANARIES: Final = "luthier.service.canary_watch"
+CANARIES_EVERY_MINUTES: Final = 5
 
 
 class LookState(Frozen):
@@ -85,15 +87,42 @@ def seen_of(context: Context, project_id: str, model: str) -> Seen:
 
 
 def look_at_due(context: Context) -> int:
-    """Look at each model whose time has come; returns how many that were. What fails with one is kept from others."""
-    num = 0
+    """Have each model looked at whose time has come, and all canaries; returns how many models that were.
+
+    It waits for it. What fails with one model is kept from the others.
+    """
+    due = []
     for project in context.access.projects():
         settings = alerts.alert_settings(context, project.project_id)
         for model in watched(context, project.project_id, settings) if settings.is_on else ():
             if _claim(context, project.project_id, model, settings):
-                look(context, project.project_id, model)
-                num += 1
-    return num
+                due.append((project.project_id, model))
+    has_canaries = _claim_canaries(context)
+    if due or has_canaries:
+        try:
+            told = answer_to(context, "watch", {"models": due, "canaries": has_canaries})
+        except LuthierError as error:
+            for project_id, model in due:
+                _end(context, project_id, model, context.access.now(), error.came)
+            raise
+        for line in told["lines"]:  # what the process has written into its own log nobody reads
+            log.warning("%s", line)
+    return len(due)
+
+
+def look_at(context: Context, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Look at models, and at canaries where that is asked for; what there is to tell, in lines for the log."""
+    lines = []
+    for project_id, model in asked["models"]:
+        lines += [line_of(alert) for alert in look(context, project_id, model)]
+        state = state_of(context, project_id, model)
+        if state is not None and state.problem:
+            lines.append(f"the look at {model} failed: {state.problem}")
+    if asked["canaries"]:
+        from luthier.service.canary_watch import watch_canaries
+
+        lines += [f"canary of {one.name}: {one.sentence}" for one in watch_canaries(context) if one.state == "worse"]
+    return {"lines": lines}
 
 
 def look(context: Context, project_id: str, model: str) -> list[Alert]:
@@ -116,13 +145,7 @@ def look(context: Context, project_id: str, model: str) -> list[Alert]:
         problem = "an unexpected error, which the server's log tells"
         log.exception("the look at %s failed", model)
 
-    def change(before: str | None) -> str:
-        next_at = until + 60.0 * settings.every_minutes
-        looked_at = None if before is None else LookState.model_validate_json(before).looked_at
-        state = LookState(next_at=next_at, looked_at=looked_at if problem else until, problem=problem)
-        return state.model_dump_json()
-
-    context.watches.change(project_id, _LOOK, model, change)
+    _end(context, project_id, model, until, problem)
     return told
 
 
@@ -130,7 +153,7 @@ class Watcher:
     """Threads that look at what is due, and that send mails; leaving the `with` block ends them."""
 
     def __init__(self, context: Context) -> None:
-        looks = _Repeated("looks", LOOK_EVERY_SECONDS, lambda: _look_around(context))
+        looks = _Repeated("looks", LOOK_EVERY_SECONDS, lambda: look_at_due(context))
         self._threads = (looks, _Repeated("mails", MAIL_EVERY_SECONDS, lambda: mails.send_due(context)))
         self._stack = ExitStack()
 
@@ -171,12 +194,7 @@ class _Repeated:
                 self.stop.wait(_REST_SECONDS)
 
 
-def _look_around(context: Context) -> None:
-    look_at_due(context)
-    importlib.import_module(_CANARIES).watch_canaries(context)
-
-
-def _claim(context: Context, project_id: str, model: str, settings: AlertSettings) -> bool:
+def _claim(context: Context, project_id: str, model: str, settings: AlertSettings, kind: str = _LOOK) -> bool:
     """Whether it is time to look at a model, and nobody else does: two servers may share a database."""
     now, every, is_ours = context.access.now(), 60.0 * settings.every_minutes, False
 
@@ -190,8 +208,30 @@ def _claim(context: Context, project_id: str, model: str, settings: AlertSetting
         taken = LookState(next_at=now + every) if state is None else state.model_copy(update={"next_at": now + every})
         return taken.model_dump_json()
 
-    context.watches.change(project_id, _LOOK, model, change)
+    context.watches.change(project_id, kind, model, change)
     return is_ours
+
+
+def _claim_canaries(context: Context) -> bool:
+    """Whether it is time to look at canaries, in any project that has one."""
+    every, is_time = AlertSettings(every_minutes=CANARIES_EVERY_MINUTES), False
+    for project in context.access.projects():
+        found = context.deployments.list(project.project_id)
+        if any(one.revision.canary is not None for one in found):
+            is_time |= _claim(context, project.project_id, "", every, kind=_CANARY_LOOK)
+    return is_time
+
+
+def _end(context: Context, project_id: str, model: str, at: float, problem: str) -> None:
+    """Write down how a look has ended."""
+
+    def change(before: str | None) -> str:
+        every = 60.0 * alerts.alert_settings(context, project_id).every_minutes
+        looked_at = None if before is None else LookState.model_validate_json(before).looked_at
+        state = LookState(next_at=at + every, looked_at=looked_at if problem else at, problem=problem)
+        return state.model_dump_json()
+
+    context.watches.change(project_id, _LOOK, model, change)
 
 
 def _keep(context: Context, report: WatchReport) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +15,6 @@ from luthier.monitor.traffic.frame import SCHEMA, TEXTS
 
 _ROWS_PER_GROUP: Final = 64 << 10
 _HOUR: Final = "%Y-%m-%dT%H"
-
-
-def day_of(at: float) -> str:
-    """The day (UTC) of a time, ISO 8601."""
-    return datetime.fromtimestamp(at, UTC).date().isoformat()
 
 
 def write_file(folder: Path, project_id: str, day: str, name: str, frame: pl.DataFrame) -> TrafficFile:
@@ -72,7 +66,7 @@ def by_day(frame: pl.DataFrame) -> Iterable[tuple[str, str, pl.DataFrame]]:
     days = pl.from_epoch(pl.col("at").floor().cast(pl.Int64), time_unit="s").dt.strftime("%Y-%m-%d")
     parts = frame.with_columns(days.alias("_day")).partition_by("project_id", "_day", as_dict=True)
     for (project_id, day), part in sorted(parts.items()):
-        yield str(project_id), str(day), part.select(SCHEMA)
+        yield str(project_id), str(day), part.select(*SCHEMA)
 
 
 def _by_hour(frame: pl.DataFrame) -> dict[str, dict[str, int]]:

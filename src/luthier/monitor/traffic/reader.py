@@ -60,7 +60,7 @@ def _of_files(paths: Sequence[Path], condition: pl.Expr, *, with_text: bool) -> 
     if not paths:
         return pl.DataFrame(schema=SCHEMA)
     try:
-        return scan(paths, with_text=with_text).filter(condition).select(SCHEMA).collect()
+        return scan(paths, with_text=with_text).filter(condition).select(*SCHEMA).collect()
     except pl.exceptions.PolarsError as error:
         if len(paths) > 1:  # one of them: read them by themselves
             return pl.concat(_of_files([path], condition, with_text=with_text) for path in paths)
