@@ -152,7 +152,7 @@ def with_nothing_else(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def test_false_rollbacks_stay_below_the_error() -> None:
-    """The small version of `benchmarks/canary.py`: at an error of 5%, 4 of 25 or more would come once in 30 such runs."""
+    """The small version of `benchmarks/canary.py`: at an error of 5%, 4 of 25 or more would come once in 30 times."""
     world = CanaryWorld(num_exchanges=1_200, num_users=150, fraction=0.25)
     assert sum(found_at(world, seed) is not None for seed in range(25)) < 4
 

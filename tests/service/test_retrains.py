@@ -1,4 +1,4 @@
-"""Retraining: reviewed rows become a version, a run, a judgement and a canary; what is worse or wrong goes no further."""
+"""Retraining: reviewed rows become a version, a run, a judgement and a canary; what is worse or wrong is not."""
 
 from __future__ import annotations
 
@@ -99,9 +99,10 @@ def test_the_whole_way_though_it_is_killed_in_between(
         real(*arguments, **named)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "train_prepared", killed)
+    monkeypatch.setattr(training, "train_prepared", killed)
+    with pytest.raises(KeyboardInterrupt):
         retrains.go_on(context, ME, begun.pipeline_id)
+    monkeypatch.setattr(training, "train_prepared", real)
     stopped = context.pipelines.get(begun.pipeline_id)
     assert stopped.next_stage is not None
     assert stopped.next_stage.name == "train"

@@ -32,6 +32,7 @@ from luthier.cli import (
     judge,
     keys,
     launch,
+    lineage,
     members,
     models,
     monitor,
@@ -111,6 +112,10 @@ def build_app() -> typer.Typer:
     app.command("promote", short_help="Give a canary all traffic.")(deploy.promote)
     app.command("rollback", short_help="Go back to the revision before.")(deploy.rollback)
     app.command("retrain", short_help="Train a deployed model anew on reviewed answers.")(retrain.retrain)
+    app.command("lineage", short_help="Which models saw a row?")(lineage.lineage)
+    app.command("forget-row", short_help="Take a row out of all datasets, and name what has learned it.")(
+        lineage.forget_row
+    )
     app.command("deployments", short_help="List deployments, or show one.")(deploy.list_or_show)
     app.command("chat", short_help="Talk with a model, or with two side by side.")(chat.chat)
     app.command("serve", short_help="Serve models by OpenAI's API, and nothing else.")(serve.serve)

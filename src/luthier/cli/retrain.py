@@ -118,10 +118,10 @@ def _in_words(name: str, came: dict[str, Any]) -> str:
         return ""
     if name == "rows":
         left = "; ".join(f"{num:,} left out: {reason}" for reason, num in came["left_out"].items())
+        old, new = came["num_old_held_out"], came["num_new_held_out"]
         return (
             f"{came['num_new']:,} reviewed rows beside {came['num_old']:,} of the last run "
-            f"({came['num_replaced']:,} of these replaced); held out: {came['num_old_held_out']:,} old, {came['num_new_held_out']:,} new"
-            + (f"; {left}" if left else "")
+            f"({came['num_replaced']:,} replaced); held out: {old:,} old, {new:,} new" + (f"; {left}" if left else "")
         )
     if name == "audit":
         return f"grade {came['grade']}; {came['report']}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ def canary_frame(
     return frame, Told(num_with_text, num_unnamed, dropped)
 
 
-def _said(given: list[Feedback]) -> dict[str, tuple[float | None, float | None, float]]:
+def _said(given: Sequence[Feedback]) -> dict[str, tuple[float | None, float | None, float]]:
     """By exchange: whether it is bad, what is missing to the full score, and when the last of it was said."""
     by_exchange: dict[str, list[Feedback]] = {}
     for one in given:

@@ -159,8 +159,8 @@ def _cautions(frame: pl.DataFrame, told: Told) -> tuple[str, ...]:
     if told.num_unnamed:
         said.append(
             f"{told.num_unnamed:,} of {frame.height:,} exchanges name no user: each "
-            f"{'conversation' if told.num_with_text else 'exchange'} counts as one of its own. Clients that send `user` "
-            "make the test surer."
+            f"{'conversation' if told.num_with_text else 'exchange'} counts as one of its own. Clients that send "
+            "`user` make the test surer."
         )
     return tuple(said)
 

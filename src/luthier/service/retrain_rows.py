@@ -59,9 +59,9 @@ def reviewed_rows(
     """What people have said of a model's answers, as rows to learn from.
 
     from_traffic: also answers that were sampled from the traffic and accepted as they are; without it corrections and
-    answers that people rated as good. panels: rating panels of which the answer that people prefer is learned. Only the last answer of
-    a conversation is learned: the earlier ones are what the model said, and nobody has looked at them. Of two rows with
-    the same prompt the one that was decided last counts.
+    answers that people rated as good. panels: rating panels of which the answer that people prefer is learned.
+    Only the last answer of a conversation is learned: the earlier ones are what the model said, and nobody has looked
+    at them. Of two rows with the same prompt the one that was decided last counts.
 
     Raises NotFoundError for a panel.
     """

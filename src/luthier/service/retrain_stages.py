@@ -148,7 +148,7 @@ class RetrainStages:
         return {"run_id": run_id, "report": record.report_path, "started_from": pipeline.asked["start"]}
 
     def _judge(self, pipeline: Pipeline) -> dict[str, Any]:
-        """Against the deployed model, on the rows that it was judged by and on reviewed ones; worse on either ends it."""
+        """Against the deployed model, on the rows that it was judged by and on reviewed ones: worse on one ends it."""
         rows, names = pipeline.came("rows"), pipeline.came("judge")
         run_id, before = pipeline.came("train")["run_id"], pipeline.asked["judged_against"]
         came: dict[str, Any] = dict(names)
@@ -301,7 +301,7 @@ class RetrainStages:
             project_id=self.caller.project_id,
             result_id=result_id,
         )
-        return found.verdict.headline
+        return found.verdict.headline if found.verdict is not None else "no verdict"
 
 
 def _against(found: Evaluation, run_id: str, before: str) -> tuple[str, str]:
