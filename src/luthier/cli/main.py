@@ -85,6 +85,13 @@ def build_app() -> typer.Typer:
     app.command("distil", short_help="Teach a smaller model, and measure whether it was worth it.")(distil.distil)
     app.command("export", short_help="Write a model for another runtime, proved equal.")(export.export)
     app.command("formats", short_help="What each format of a model costs and loses.")(formats.formats)
+    _add_groups(app)
+    _add_serving(app)
+    return app
+
+
+def _add_groups(app: typer.Typer) -> None:
+    """The commands that have verbs of their own."""
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
@@ -109,6 +116,10 @@ def build_app() -> typer.Typer:
         for verb, function in verbs.items():
             group.command(verb)(function)
         app.add_typer(group)
+
+
+def _add_serving(app: typer.Typer) -> None:
+    """Models as they answer, what runs for that, and what leaves the home."""
     app.command("deploy", short_help="Have a name answered by a model, all of it or a canary.")(deploy.deploy)
     app.command("promote", short_help="Give a canary all traffic.")(deploy.promote)
     app.command("rollback", short_help="Go back to the revision before.")(deploy.rollback)
@@ -130,7 +141,6 @@ def build_app() -> typer.Typer:
     app.command("sign", short_help="Sign an exported bundle with your key.")(push.sign)
     app.command("push", short_help="Send an exported bundle to a hub or to object storage.")(push.push)
     app.command("doctor", short_help="What this machine can do.")(doctor.doctor)
-    return app
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -67,7 +67,9 @@ def _changed(
         name, found, pattern = text.partition("=")
         if not found or not pattern:
             raise RequestError(
-                f"--group {text[:80]!r}", expected="a name, = and a regular expression", do="write --group women='she|her'"
+                f"--group {text[:80]!r}",
+                expected="a name, = and a regular expression",
+                do="write --group women='she|her'",
             )
         named[name] = pattern
     return kept.model_copy(
@@ -88,7 +90,9 @@ def _show(console: Console, found: Looked) -> None:
 
     report = found.report
     console.print(visible(f"{report.model}: {headline(report)}"), soft_wrap=True)
-    console.print(f"{moment(report.since)} to {moment(report.until)}: {report.num_exchanges:,} exchanges", soft_wrap=True)
+    console.print(
+        f"{moment(report.since)} to {moment(report.until)}: {report.num_exchanges:,} exchanges", soft_wrap=True
+    )
     for caution in report.cautions:
         console.print(visible(f"note: {caution}"), soft_wrap=True)
     table = make_table(["signal", "state", "now", "95%", "before"], num_text_columns=2)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Self
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress, SilentProgress
 from luthier.service.settings import Settings
+from luthier.service.watching_stores import WatchingStores
 
 if TYPE_CHECKING:
     from luthier.core.stream import Served
     from luthier.service.model_server import ModelServer
     from luthier.service.traffic_log import Keeper
     from luthier.store.access import AccessStore
-    from luthier.store.alerts import AlertStore
     from luthier.store.artifacts import ArtifactStore
     from luthier.store.assessments import AssessmentStore
     from luthier.store.audit_log import AuditLogStore
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from luthier.store.deployments import DeploymentStore
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.exports import ExportStore
-    from luthier.store.feedback import FeedbackStore
     from luthier.store.files import FileStore
     from luthier.store.generations import GenerationStore
     from luthier.store.idempotency import IdempotencyStore
@@ -37,19 +36,16 @@ if TYPE_CHECKING:
     from luthier.store.members import MemberStore
     from luthier.store.pipelines import PipelineStore
     from luthier.store.rating_panels import RatingPanelStore
-    from luthier.store.review_items import ReviewStore
     from luthier.store.run_entries import RunEntryStore
     from luthier.store.runs import RunStore
     from luthier.store.studies import StudyStore
-    from luthier.store.traffic import TrafficStore
     from luthier.store.tuned_models import TunedModelStore
     from luthier.store.uploads import UploadStore
     from luthier.store.usage import UsageStore
-    from luthier.store.watches import WatchStore
     from luthier.store.webhooks import WebhookStore
 
 
-class Context:
+class Context(WatchingStores):
     """An open home. The database is opened when it is first needed; leaving the `with` block closes it."""
 
     def __init__(self, settings: Settings, progress: Progress, database_patience_seconds: float = 0.0) -> None:
@@ -178,41 +174,6 @@ class Context:
         from luthier.store.usage import UsageStore
 
         return UsageStore(self.database)
-
-    @cached_property
-    def traffic(self) -> TrafficStore:
-        """The index of what was asked of models of this home and answered."""
-        from luthier.store.traffic import TrafficStore
-
-        return TrafficStore(self.database)
-
-    @cached_property
-    def watches(self) -> WatchStore:
-        """What the projects of this home want watched, and how far that is."""
-        from luthier.store.watches import WatchStore
-
-        return WatchStore(self.database)
-
-    @cached_property
-    def alerts(self) -> AlertStore:
-        """The alerts of this home."""
-        from luthier.store.alerts import AlertStore
-
-        return AlertStore(self.database)
-
-    @cached_property
-    def feedback(self) -> FeedbackStore:
-        """What people say of answers."""
-        from luthier.store.feedback import FeedbackStore
-
-        return FeedbackStore(self.database)
-
-    @cached_property
-    def review_items(self) -> ReviewStore:
-        """The queue in which people look at exchanges before they are trained on."""
-        from luthier.store.review_items import ReviewStore
-
-        return ReviewStore(self.database)
 
     @cached_property
     def webhooks(self) -> WebhookStore:

@@ -51,7 +51,8 @@ class Evidence:
 
     log_strength: natural logarithm of the Shiryaev-Roberts statistic after each hour that has values, [hours]. hours:
     which those are. began: the likeliest first hour of the change. low, high, moved: the change that explains most: a
-    share `moved` more of the ranks lies between low and high.
+    share `moved` more of the ranks lies between low and high. dropped: by how much the evidence of the strongest change
+    has fallen from its peak, in the same logarithms: as sure as it was that this began, so sure is it that it ended.
     """
 
     hours: Ints
@@ -60,6 +61,7 @@ class Evidence:
     low: float
     high: float
     moved: float
+    dropped: float
 
 
 def evidence(ranks: Floats, hours: Ints) -> Evidence | None:
@@ -82,7 +84,10 @@ def evidence(ranks: Floats, hours: Ints) -> Evidence | None:
     best = int(strengths[-1].argmax())
     began = int(np.cumsum(gains[::-1, best])[::-1].argmax())
     low, high = RANGES[best // len(_MOVED)]
-    return Evidence(at, found, int(at[began]), float(low), float(high), _MOVED[best % len(_MOVED)])
+    peak = int(found.argmax())
+    strongest = int(strengths[peak].argmax())
+    dropped = float(strengths[peak, strongest] - strengths[-1, strongest])
+    return Evidence(at, found, int(at[began]), float(low), float(high), _MOVED[best % len(_MOVED)], dropped)
 
 
 def false_alarms_a_month(log_strength: float, num_signals: int) -> float:
@@ -91,6 +96,11 @@ def false_alarms_a_month(log_strength: float, num_signals: int) -> float:
     The bound of one stretch times those that begin in 30 days, times the signals; 1 stands for 1 and more.
     """
     return float(min(1.0, np.exp(np.log(_HOURS_A_MONTH * num_signals) - log_strength)))
+
+
+def has_ended(dropped: float, num_signals: int) -> bool:
+    """Whether a change is over: the evidence against it that has come since is as strong as one for it must be."""
+    return dropped >= needed_strength(num_signals)
 
 
 def needed_strength(num_signals: int) -> float:

@@ -27,13 +27,14 @@ _MOVED: Final = np.array([0.04, 0.15])
 class WordEvidence:
     """What the words say at the end. hours, log_strength: as in drift.evidence.Evidence. began: the likeliest first hour.
 
-    place: the hashed place of the word that explains most.
+    place: the hashed place of the word that explains most. dropped: as there.
     """
 
     hours: Ints
     log_strength: Floats
     began: int
     place: int
+    dropped: float
 
 
 def places_of(hashes: NDArray[np.uint64]) -> Ints:
@@ -51,6 +52,7 @@ def word_evidence(words: TextWords, hours: Ints, draws: Floats, slots: Slots = s
     tails = _Tails()
     strength = np.full((NUM_PLACES, len(_WIDTHS), len(_MOVED)), -np.inf)
     log_strength, gains = np.empty(len(at)), []
+    strongest, peak = 0, -np.inf
     for turn, (start, stop) in enumerate(zip(starts, [*starts[1:], len(hours)], strict=True)):
         has = np.zeros((stop - start, NUM_PLACES), dtype=bool)
         has.ravel()[pairs[ends[start] : ends[stop]] - start * NUM_PLACES] = True
@@ -58,11 +60,15 @@ def word_evidence(words: TextWords, hours: Ints, draws: Floats, slots: Slots = s
         gains.append(inside.astype(np.int32))
         strength = np.logaddexp(0.0, strength) + _gain(inside, stop - start)
         log_strength[turn] = np.logaddexp.reduce(strength, axis=None) - np.log(strength.size)
+        if log_strength[turn] >= log_strength[: turn + 1].max():
+            strongest = int(strength.argmax())
+            peak = float(strength.flat[strongest])
     place, width, moved = np.unravel_index(int(strength.argmax()), strength.shape)
     sizes = np.diff([*starts, len(hours)])
     of_best = [_gain(one[place], size)[width, moved] for one, size in zip(gains, sizes, strict=True)]
     began = int(np.cumsum(of_best[::-1])[::-1].argmax())
-    return WordEvidence(at, log_strength, int(at[began]), int(place))
+    dropped = peak - float(strength.flat[strongest])
+    return WordEvidence(at, log_strength, int(at[began]), int(place), dropped)
 
 
 class _Tails:

@@ -26,7 +26,9 @@ from luthier.monitor.signals.training import LOOKS_A_MONTH
 
 OUTCOMES: Final = ("answer_refusals", "answer_toxic", "answer_cut_off")
 _FEWEST: Final = 100
-_DO: Final = "Read the examples: do the groups ask for different things? `luthier safety` asks the same with names swapped."
+_DO: Final = (
+    "Read the examples: do the groups ask for different things? `luthier safety` asks the same with names swapped."
+)
 
 
 def bias_signals(
@@ -42,9 +44,7 @@ def bias_signals(
     return found
 
 
-def _signal(
-    group: str, column: Column, is_in: NDArray[np.bool_], rows: Rows, checks: Checks, tail: float
-) -> Signal:
+def _signal(group: str, column: Column, is_in: NDArray[np.bool_], rows: Rows, checks: Checks, tail: float) -> Signal:
     has_prompt = np.zeros(len(rows.at), dtype=bool)
     has_prompt[rows.of_prompts()] = True
     usable = np.isfinite(column.values) & rows.is_now & rows.is_tested & has_prompt

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from luthier.core.signal import Signal
-from luthier.monitor.drift.evidence import FALSE_ALARMS_A_MONTH, evidence, false_alarms_a_month
+from luthier.monitor.drift.evidence import FALSE_ALARMS_A_MONTH, evidence, false_alarms_a_month, has_ended
 from luthier.monitor.drift.ranks import Floats, Ints, conformal_ranks, lots
 from luthier.monitor.signals.column import Rows
 from luthier.monitor.signals.tested import MOST_EXAMPLES, Tested, quantile
@@ -44,7 +44,12 @@ HOURLY: Final = (
     _Hourly("latency_p95_seconds", "Latency, 95th percentile", "seconds", 0.95, _SECONDS, _SLOWER),
     _Hourly("latency_p99_seconds", "Latency, 99th percentile", "seconds", 0.99, _SECONDS, _SLOWER),
     _Hourly(
-        "first_token_p95_seconds", "First token, 95th percentile", "seconds", 0.95, pl.col("first_token_seconds"), _SLOWER
+        "first_token_p95_seconds",
+        "First token, 95th percentile",
+        "seconds",
+        0.95,
+        pl.col("first_token_seconds"),
+        _SLOWER,
     ),
     _Hourly(
         "tokens_per_second",
@@ -79,7 +84,9 @@ def _hour_signal(one: _Hourly, rows: Rows, num_signals: int) -> Tested:
     shared = {"name": one.name, "title": one.title, "group": "serving", "unit": one.unit}
     if not len(now):
         lacks = "no prices are set" if one.name == "cost_usd" else "no exchange of this time has it"
-        return Tested(Signal(**shared, value=None, sentence=f"Unknown: {lacks}."), np.empty(0, dtype=np.int64), np.empty(0))
+        return Tested(
+            Signal(**shared, value=None, sentence=f"Unknown: {lacks}."), np.empty(0, dtype=np.int64), np.empty(0)
+        )
     value, low, high = quantile(now, one.share)
     shared |= {"value": value, "low": low, "high": high}
     shared["reference"] = float(np.quantile(before, one.share)) if len(before) else None
@@ -92,7 +99,7 @@ def _hour_signal(one: _Hourly, rows: Rows, num_signals: int) -> Tested:
         sentence = f"Unknown: no hour has {FEWEST_AN_HOUR} exchanges."
         return Tested(Signal(**shared, sentence=sentence), np.empty(0, dtype=np.int64), np.empty(0))
     chance = false_alarms_a_month(float(found.log_strength[-1]), num_signals)
-    if chance > FALSE_ALARMS_A_MONTH:
+    if chance > FALSE_ALARMS_A_MONTH or has_ended(found.dropped, num_signals):
         is_enough = num_before >= FEWEST_HOURS_BEFORE and num_now >= FEWEST_HOURS_NOW
         sentence = f"{one.title}: as in the same hours before." if is_enough else _too_few(num_before, num_now)
         state = "steady" if is_enough else "unknown"

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from luthier.core.signal import Signal
-from luthier.monitor.drift.evidence import false_alarms_a_month
+from luthier.monitor.drift.evidence import false_alarms_a_month, has_ended
 from luthier.monitor.drift.ranks import Flags, Ints, lots
 from luthier.monitor.drift.telling_words import places_of, word_evidence
 from luthier.monitor.drift.topics import TextWords, find_topics
@@ -44,7 +44,7 @@ def new_words_signal(rows: Rows, checks: Checks, num_signals: int) -> Tested:
     shared["reference"] = float(has[~is_now].mean()) if not is_now.all() else None
     chance = false_alarms_a_month(float(found.log_strength[-1]), num_signals)
     num_now, num_before = int(is_now.sum()), int((~is_now).sum())
-    state = state_of(chance, num_before, num_now)
+    state = state_of(chance, num_before, num_now, is_over=has_ended(found.dropped, num_signals))
     if state != "changed":
         is_steady = state == "steady"
         sentence = "No word has become more frequent than chance gives." if is_steady else too_few(num_before, num_now)

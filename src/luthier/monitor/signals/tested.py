@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import binom
 
 from luthier.core.signal import Signal, SignalState
-from luthier.monitor.drift.evidence import FALSE_ALARMS_A_MONTH, Evidence, evidence, false_alarms_a_month
+from luthier.monitor.drift.evidence import FALSE_ALARMS_A_MONTH, Evidence, evidence, false_alarms_a_month, has_ended
 from luthier.monitor.drift.psi import matched, psi
 from luthier.monitor.drift.ranks import Floats, Ints, Slots, conformal_ranks, lots, no_slots, slots_of
 from luthier.monitor.signals.column import Checks, Column, Rows
@@ -58,7 +58,8 @@ def column_signal(column: Column, rows: Rows, checks: Checks, num_signals: int) 
         sentence = f"Unknown: {column.lacks or 'no exchange of this time has it'}."
         return Tested(Signal(**shared, sentence=sentence), np.empty(0, dtype=np.int64), np.empty(0))
     chance = false_alarms_a_month(float(found.log_strength[-1]), num_signals)
-    state = state_of(chance, num_before, num_now)
+    is_over = has_ended(found.dropped, num_signals)
+    state = state_of(chance, num_before, num_now, is_over=is_over)
     since, examples = None, ()
     if state == "changed":
         shows = at[(ranks >= found.low) & (ranks <= found.high) & (rows.hours[at] >= found.began)]
@@ -66,9 +67,7 @@ def column_signal(column: Column, rows: Rows, checks: Checks, num_signals: int) 
         examples = tuple(ids[place] for place in shows[::-1][:MOST_EXAMPLES])
     sentence = _sentence(column, state, found, num_before, num_now)
     do = column.do if state == "changed" else ""
-    signal = Signal(
-        **shared, p_value=chance, state=state, since=since, examples=examples, sentence=sentence, do=do
-    )
+    signal = Signal(**shared, p_value=chance, state=state, since=since, examples=examples, sentence=sentence, do=do)
     return Tested(signal, found.hours, found.log_strength)
 
 
@@ -77,9 +76,12 @@ def slots_for(num: int) -> Slots:
     return slots_of if num >= ENOUGH_FOR_SLOTS else no_slots
 
 
-def state_of(chance: float, num_before: int, num_now: int) -> SignalState:
-    """Changed where steady traffic hardly gives it; steady only where there is enough to have seen a change."""
-    if chance <= FALSE_ALARMS_A_MONTH:
+def state_of(chance: float, num_before: int, num_now: int, *, is_over: bool) -> SignalState:
+    """Changed where steady traffic hardly gives it; steady only where there is enough to have seen a change.
+
+    is_over: whether a change has ended, so that all is as before again.
+    """
+    if chance <= FALSE_ALARMS_A_MONTH and not is_over:
         return "changed"
     return "steady" if num_before >= FEWEST_BEFORE and num_now >= FEWEST_NOW else "unknown"
 
@@ -126,7 +128,9 @@ def _sentence(column: Column, state: SignalState, found: Evidence, num_before: i
     moved = f"about {100 * found.moved:.0f}% of the exchanges have moved"
     if column.kind == "kind":
         return f"{column.title} are shared out in another way: {moved}."
-    side = "up" if found.low + found.high > 1 + 1e-9 else "down" if found.low + found.high < 1 - 1e-9 else "to the middle"
+    side = (
+        "up" if found.low + found.high > 1 + 1e-9 else "down" if found.low + found.high < 1 - 1e-9 else "to the middle"
+    )
     if column.kind == "share":
         return f"{column.title}: {side}; {moved}."
     below, above = math.floor(100 * found.low), math.ceil(100 * found.high)

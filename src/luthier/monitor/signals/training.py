@@ -30,7 +30,9 @@ _TITLES: Final = (
     "Length of answers against training",
 )
 _FEWEST: Final = 200
-_DO: Final = "Train on rows like the traffic: `luthier retrain MODEL --from-traffic --review`; judge the model on some first."
+_DO: Final = (
+    "Train on rows like the traffic: `luthier retrain MODEL --from-traffic --review`; judge the model on some first."
+)
 _NO_PROFILE: Final = "the training data is not at hand"
 
 

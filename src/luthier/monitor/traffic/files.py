@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
 from luthier.core.traffic import TrafficFile
-from luthier.monitor.traffic.frame import SCHEMA, TEXTS
+from luthier.monitor.traffic.frame import SCHEMA
 
 _ROWS_PER_GROUP: Final = 64 << 10
 _HOUR: Final = "%Y-%m-%dT%H"
@@ -45,12 +45,6 @@ def write_file(folder: Path, project_id: str, day: str, name: str, frame: pl.Dat
         last_at=frame["at"][-1],
         num_by_hour=_by_hour(frame),
     )
-
-
-def scan(paths: Sequence[Path], *, with_text: bool) -> pl.LazyFrame:
-    """The exchanges of files, not read yet. Without text its columns are there and empty."""
-    lazy = pl.scan_parquet(list(paths), glob=False)
-    return lazy if with_text else lazy.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in TEXTS)
 
 
 def wanted(*, model: str | None, since: float, until: float | None) -> pl.Expr:

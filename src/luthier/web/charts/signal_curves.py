@@ -43,7 +43,7 @@ def _chart(signal: Signal, past: Sequence[PastLook]) -> Plot | None:
         series.append(Series("changed", rounded(changed), "bad", "dots"))
     if signal.reference is not None:
         ends = [(values[0][0], signal.reference), (values[-1][0], signal.reference)]
-        series.append(Series("held against", rounded(ends), "base"))
+        series.append(Series("held against", rounded(ends), "other-3"))
     since = () if signal.since is None or not changed else (Mark((signal.since - past[-1].at) / _HOUR, "since"),)
     return Plot(
         key=f"signal-{signal.name}",
