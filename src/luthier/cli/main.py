@@ -19,6 +19,7 @@ import typer
 from luthier.cli import (
     alerts,
     audit_log,
+    canary,
     chat,
     data,
     deploy,
@@ -122,6 +123,7 @@ def _add_serving(app: typer.Typer) -> None:
     app.command("deploy", short_help="Have a name answered by a model, all of it or a canary.")(deploy.deploy)
     app.command("promote", short_help="Give a canary all traffic.")(deploy.promote)
     app.command("rollback", short_help="Go back to the revision before.")(deploy.rollback)
+    app.command("canary", short_help="How a canary does beside the rest.")(canary.canary)
     app.command("retrain", short_help="Train a deployed model anew on reviewed answers.")(retrain.retrain)
     app.command("lineage", short_help="Which models saw a row?")(lineage.lineage)
     app.command("forget-row", short_help="Take a row out of all datasets, and name what has learned it.")(
