@@ -19,6 +19,7 @@ from luthier.api.server import make_server
 from luthier.core.give_way import give_way
 from luthier.service.context import Context
 from luthier.service.logs import set_up_logging
+from luthier.service.watching import Watcher
 from luthier.service.webhook_sender import WebhookSender
 from luthier.web.app import create_pages
 
@@ -35,7 +36,7 @@ def main(descriptor: int) -> None:
         set_up_logging(context.settings.log_format, "api")
         _ = context.database  # made and brought up to date before the first request
         app = create_home_app(context)
-        with WebhookSender(context):
+        with WebhookSender(context), Watcher(context):
             asyncio.run(make_server(app, app.state.readiness).serve(sockets=[listening]))
 
 

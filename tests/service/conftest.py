@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from luthier.core.access import Caller
+from luthier.service import deployments
 from luthier.service.context import Context
+from luthier.service.recipes import recipe_from
+from luthier.service.training import train
 
 
 @pytest.fixture
@@ -61,3 +66,30 @@ def make_recipe(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, str]:
+    """A home with a run that answers to `support`, and the run's id: copied for each test."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_rows(folder / "train.jsonl", [chat_row(n) for n in range(24)])
+    write_rows(folder / "valid.jsonl", [chat_row(n) for n in range(100, 103)])
+    write_rows(folder / "test.jsonl", [chat_row(n) for n in range(200, 204)])
+    recipe = {
+        "base_model": str(tiny_model),
+        "data": {"train": "train.jsonl", "validation": "valid.jsonl", "held_out": "test.jsonl"},
+        "method": {"name": "lora", "rank": 2},
+        "training": {"epochs": 1, "global_batch_size": 12, "precision": "float32", "num_threads": 1},
+        "evaluation": {"few_shot": 0, "max_new_tokens": 4},
+    }
+    with Context.open(folder / "home") as context:
+        run_id = train(context, recipe_from(recipe, base_dir=folder), base_dir=folder).record.run_id
+        deployments.deploy(context, Caller(), "support", run_id)
+    return folder / "home", run_id
+
+
+@pytest.fixture
+def deployed(trained: tuple[Path, str], tmp_path: Path) -> str:
+    """The id of the run that answers to `support` in the home of `context`."""
+    shutil.copytree(trained[0], tmp_path / "home", dirs_exist_ok=True)
+    return trained[1]

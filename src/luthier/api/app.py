@@ -18,7 +18,7 @@ from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
 from luthier.api.middleware.key_first import GUARDED, KeyFirst
-from luthier.api.native import deployments, evaluation_orders, keys, plans, runs, usage, webhooks
+from luthier.api.native import deployments, evaluation_orders, feedback, keys, plans, runs, usage, webhooks
 from luthier.api.observe import Observe
 from luthier.api.openai import chat, checkpoints, completions, embeddings, files, fine_tuning, graders, models, uploads
 from luthier.api.poll_cache import PollCache
@@ -38,6 +38,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     deployments.router,
     evaluation_orders.router,
     usage.router,
+    feedback.router,
     files.router,
     uploads.router,
     checkpoints.router,
@@ -56,6 +57,7 @@ _OF_A_HOME = (
     deployments.router,
     evaluation_orders.router,
     usage.router,
+    feedback.router,
     files.router,
     uploads.router,
     fine_tuning.router,

@@ -17,8 +17,10 @@ from typing import Annotated
 import typer
 
 from luthier.cli import (
+    alerts,
     audit_log,
     auto,
+    canary,
     chat,
     data,
     deploy,
@@ -26,19 +28,23 @@ from luthier.cli import (
     doctor,
     evaluate,
     export,
+    feedback,
     formats,
     jobs,
     judge,
     keys,
     launch,
+    lineage,
     members,
     models,
+    monitor,
     plan,
     projects,
     push,
     quickstart,
     rate,
     report,
+    retrain,
     runs,
     safety,
     serve,
@@ -83,6 +89,13 @@ def build_app() -> typer.Typer:
     app.command("distil", short_help="Teach a smaller model, and measure whether it was worth it.")(distil.distil)
     app.command("export", short_help="Write a model for another runtime, proved equal.")(export.export)
     app.command("formats", short_help="What each format of a model costs and loses.")(formats.formats)
+    _add_groups(app)
+    _add_serving(app)
+    return app
+
+
+def _add_groups(app: typer.Typer) -> None:
+    """The commands that have verbs of their own."""
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
@@ -91,6 +104,8 @@ def build_app() -> typer.Typer:
         ("data", data.COMMANDS, "Documents in; rows looked at, checked, repaired, split and described."),
         ("judge", judge.COMMANDS, "Hold a judge against people: may its figures enter a gate?"),
         ("rate", rate.COMMANDS, "People rate answers, blind: panels, links, how far they agree, preference pairs."),
+        ("alerts", alerts.COMMANDS, "What has changed with deployed models, and who is told."),
+        ("feedback", feedback.COMMANDS, "What people say of answers: take it in, list it, have answers reviewed."),
         ("keys", keys.COMMANDS, "Make, list and revoke the keys that the server lets in."),
         ("members", members.COMMANDS, "Make, list, change and remove who signs in to the pages by name and password."),
         ("projects", projects.COMMANDS, "Make and list projects: what keys, files, jobs and models belong to."),
@@ -105,13 +120,24 @@ def build_app() -> typer.Typer:
         for verb, function in verbs.items():
             group.command(verb)(function)
         app.add_typer(group)
+
+
+def _add_serving(app: typer.Typer) -> None:
+    """Models as they answer, what runs for that, and what leaves the home."""
     app.command("deploy", short_help="Have a name answered by a model, all of it or a canary.")(deploy.deploy)
     app.command("promote", short_help="Give a canary all traffic.")(deploy.promote)
     app.command("rollback", short_help="Go back to the revision before.")(deploy.rollback)
+    app.command("canary", short_help="How a canary does beside the rest.")(canary.canary)
+    app.command("retrain", short_help="Train a deployed model anew on reviewed answers.")(retrain.retrain)
+    app.command("lineage", short_help="Which models saw a row?")(lineage.lineage)
+    app.command("forget-row", short_help="Take a row out of all datasets, and name what has learned it.")(
+        lineage.forget_row
+    )
     app.command("deployments", short_help="List deployments, or show one.")(deploy.list_or_show)
     app.command("chat", short_help="Talk with a model, or with two side by side.")(chat.chat)
     app.command("serve", short_help="Serve models by OpenAI's API, and nothing else.")(serve.serve)
     app.command("usage", short_help="What was asked of models, by key and day.")(usage.usage)
+    app.command("monitor", short_help="Has a deployed model's traffic changed?")(monitor.monitor)
     app.command("up", short_help="Serve OpenAI's fine-tuning API, with workers.")(up.up)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("launch", short_help="Write a job file for many machines.")(launch.launch)
@@ -119,7 +145,6 @@ def build_app() -> typer.Typer:
     app.command("sign", short_help="Sign an exported bundle with your key.")(push.sign)
     app.command("push", short_help="Send an exported bundle to a hub or to object storage.")(push.push)
     app.command("doctor", short_help="What this machine can do.")(doctor.doctor)
-    return app
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from luthier.core.frozen import Frozen
 
-Origin = Literal["upload", "repair", "split", "annotation", "test case"]
+Origin = Literal["upload", "repair", "split", "annotation", "test case", "review"]
 """How a version came to be: brought by somebody, or made from the version before."""
 Decision = Literal["accept", "reject", "edit"]
 

@@ -1,15 +1,16 @@
-"""Webhooks: where a project wants to be told that its jobs have ended, and what is still to be told."""
+"""Webhooks: where a project wants to be told that jobs have ended or models have changed, and what is still untold."""
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from luthier.core.frozen import Frozen
 
-EventType = Literal["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
-EVENT_TYPES: Final[tuple[EventType, ...]] = (
+EventType = Literal[
     "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled",
-)  # fmt: skip
+    "luthier.alert.opened", "luthier.alert.closed",
+]  # fmt: skip
+EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
 TEST_EVENT: Final = "luthier.webhook.test"
 DeliveryStatus = Literal["pending", "delivered", "failed"]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress, SilentProgress
 from luthier.service.settings import Settings
+from luthier.service.watching_stores import WatchingStores
 
 if TYPE_CHECKING:
     from luthier.core.stream import Served
@@ -38,15 +39,13 @@ if TYPE_CHECKING:
     from luthier.store.run_entries import RunEntryStore
     from luthier.store.runs import RunStore
     from luthier.store.studies import StudyStore
-    from luthier.store.traffic import TrafficStore
     from luthier.store.tuned_models import TunedModelStore
     from luthier.store.uploads import UploadStore
     from luthier.store.usage import UsageStore
-    from luthier.store.watches import WatchStore
     from luthier.store.webhooks import WebhookStore
 
 
-class Context:
+class Context(WatchingStores):
     """An open home. The database is opened when it is first needed; leaving the `with` block closes it."""
 
     def __init__(self, settings: Settings, progress: Progress, database_patience_seconds: float = 0.0) -> None:
@@ -175,20 +174,6 @@ class Context:
         from luthier.store.usage import UsageStore
 
         return UsageStore(self.database)
-
-    @cached_property
-    def traffic(self) -> TrafficStore:
-        """The index of what was asked of models of this home and answered."""
-        from luthier.store.traffic import TrafficStore
-
-        return TrafficStore(self.database)
-
-    @cached_property
-    def watches(self) -> WatchStore:
-        """What the projects of this home want watched, and how far that is."""
-        from luthier.store.watches import WatchStore
-
-        return WatchStore(self.database)
 
     @cached_property
     def webhooks(self) -> WebhookStore:

@@ -54,7 +54,7 @@ def _answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     from luthier.service.dataset_questions import ANSWERS
 
     answers = {"wake": _wake, "plan": _plan, "audit": _audit, "look": _look}
-    answers |= {"rows": _rows, "repair": _repair, "tokens": _tokens}
+    answers |= {"rows": _rows, "repair": _repair, "tokens": _tokens, "watch": _watch}
     return (answers | ANSWERS)[document["question"]](context, document)
 
 
@@ -146,6 +146,12 @@ def _tokens(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     from luthier.service import token_surveys
 
     return token_surveys.survey(context, Path(document["file"]), document["model"], document["template"])
+
+
+def _watch(context: Context, document: dict[str, Any]) -> dict[str, Any]:
+    from luthier.service import watching
+
+    return watching.look_at(context, document)
 
 
 if __name__ == "__main__":

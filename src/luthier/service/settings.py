@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     wait, serving_queue_per_key: of one key; serving_idle_seconds: all models are let go when nobody has asked for so
     long; serving_threads: of the process that answers, 0 takes half of the cores; serving_new_tokens: where an answer
     ends for which the ask sets no limit. serving_usd_per_million_prompt_tokens, serving_usd_per_million_new_tokens:
-    what usage is counted at in money.
+    what usage is counted at in money. smtp: who sends mails of alerts, `smtps://user:password@host` (TLS),
+    `smtp+starttls://...`, or `smtp://...` for a server that is reached without; smtp_from: whom they are from.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -59,6 +60,8 @@ class Settings(BaseSettings):
     serving_new_tokens: int = Field(default=1024, ge=1)
     serving_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    smtp: SecretStr | None = None
+    smtp_from: str = ""
 
     @property
     def database_path(self) -> Path:

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, se
 
 from luthier.core.errors import NotFoundError
 from luthier.core.job import ENDED
-from luthier.core.webhook import Delivery, DeliveryStatus, DueDelivery, Webhook
+from luthier.core.webhook import Delivery, DeliveryStatus, DueDelivery, EventType, Webhook
 from luthier.store.database import Database
 from luthier.store.tables import jobs, webhook_deliveries, webhooks
 
@@ -146,6 +146,21 @@ class WebhookStore:
             if connection.execute(update(table).where(is_ours, pending).values(**values)).rowcount == 0:
                 return None
             return _delivery(connection.execute(select(table).where(is_ours)).mappings().one())
+
+
+def announce_event(
+    connection: Connection, project_id: str, event_type: EventType, data: dict[str, Any], now: float
+) -> int:
+    """Write down, in the transaction of what has happened, who is to be told of it; returns how many webhooks are.
+
+    now: by the clock of the database.
+    """
+    of_project = select(webhooks).where(webhooks.c.project_id == project_id)
+    hooks = [hook for hook in connection.execute(of_project).mappings() if event_type in hook["event_types"].split()]
+    event = _event(event_type, data, now)
+    if hooks:
+        connection.execute(insert(webhook_deliveries), [_message(hook["webhook_id"], event, now) for hook in hooks])
+    return len(hooks)
 
 
 def _messages(rows: Any, hooks: Any, now: float) -> list[dict[str, Any]]:

@@ -29,10 +29,12 @@ from luthier.web.pages import (
     home,
     model,
     models,
+    monitor,
     new_run,
     playground,
     rate,
     rating_panels,
+    review,
     run,
     run_series,
     runs,
@@ -66,6 +68,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     model.router,
     deployments.router,
     exports.router,
+    monitor.router,
+    review.router,
     settings.router,
     rate.router,  # in no navigation: raters come by a link
 )

@@ -27,6 +27,8 @@ ENTRIES: Final = (
     Entry("Evaluations", "/evaluations", "read", "e"),
     Entry("Playground", "/playground", "infer", "p"),
     Entry("Models", "/models", "read", "m"),
+    Entry("Monitor", "/monitor", "read", "o"),
+    Entry("Review", "/review", "read", "v"),
     Entry("Settings", "/settings", None, "s"),
 )
 

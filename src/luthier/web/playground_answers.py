@@ -17,6 +17,7 @@ from luthier.reporting.figures import duration, speed
 from luthier.service.askable import route_to
 from luthier.service.context import Context
 from luthier.service.talk import Talk
+from luthier.web.playground_form import Turn
 
 _ENDS = {"stop": "", "length": " · cut off at its limit", "tool_calls": ""}
 
@@ -24,8 +25,8 @@ _ENDS = {"stop": "", "length": " · cut off at its limit", "tool_calls": ""}
 async def written(context: Context, caller: Caller, model: str, asked: TextRequest) -> AsyncIterator[bytes]:
     """An answer as lines of JSON; the first comes when the ask was taken, and before it a LuthierError may.
 
-    {"kind": "asked"}, {"kind": "started"}, {"kind": "text", "text"}, then {"kind": "ended", "facts"} or
-    {"kind": "failed", "error"}. Whoever stops reading stops the model.
+    {"kind": "asked"}, {"kind": "started"}, {"kind": "text", "text"}, then {"kind": "ended", "facts",
+    "exchange"} or {"kind": "failed", "error"}. Whoever stops reading stops the model.
     """
     talk = Talk(context, caller, [asked], model=model)
     try:
@@ -38,7 +39,7 @@ async def written(context: Context, caller: Caller, model: str, asked: TextReque
                 yield _line(kind="text", text=event.text)
             elif isinstance(event, Ended):
                 await talk.charge()
-                yield _line(kind="ended", facts=_facts(talk))
+                yield _line(kind="ended", facts=_facts(talk), exchange=talk.exchange.exchange_id)
                 return
             elif isinstance(event, Failed):
                 yield _line(kind="failed", error=error_document(error_from(event.error)))
@@ -47,10 +48,8 @@ async def written(context: Context, caller: Caller, model: str, asked: TextReque
         await talk.leave()
 
 
-async def whole(
-    request: Request, context: Context, caller: Caller, model: str, asked: TextRequest
-) -> tuple[str, str] | None:
-    """An answer and its facts, once it has ended; None where the reader has gone. Raises LuthierError."""
+async def whole(request: Request, context: Context, caller: Caller, model: str, asked: TextRequest) -> Turn | None:
+    """An answer, once it has ended; None where the reader has gone. Raises LuthierError."""
     talk = Talk(context, caller, [asked], model=model, hears_pieces=False)
     try:
         await talk.begin(lambda: route_to(context, caller, model, [asked]))
@@ -63,7 +62,8 @@ async def whole(
             watcher.cancel()
         if talk.answer.error is not None:
             raise talk.answer.error
-        return talk.answer.choices[0].text, _facts(talk)
+        text = talk.answer.choices[0].text
+        return Turn(role="assistant", content=text, facts=_facts(talk), exchange_id=talk.exchange.exchange_id)
     finally:
         await talk.leave()
 

@@ -15,11 +15,13 @@ from luthier.core.access import Caller
 from luthier.core.errors import BusyError, OverlongError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Ended, Failed, Piece, Served, Started, StreamEvent, TextRequest
+from luthier.core.traffic import TrafficPolicy
 from luthier.core.tuned_model import TunedModel
 from luthier.models import sources
 from luthier.service import dataset_versions
 from luthier.service.access import create_project
 from luthier.service.context import Context
+from luthier.service.traffic_policy import set_traffic_policy
 from luthier.testing.finished_run import add_run
 
 Browser = Callable[..., TestClient]
@@ -216,3 +218,50 @@ def test_a_run_whose_model_has_a_name_is_asked_by_that(home: Context, browser: B
     page = browser("infer").get(f"/playground?model={run_id}").text
     assert f'<option value="{model}" selected>' in page
     assert f'value="{run_id}"' not in page
+
+
+def asked_once(client: TestClient) -> str:
+    """The conversation as the page's hidden field has it, after one answer."""
+    page = client.post("/playground", data=form(message="Hi", do="send")).text
+    return unescape(page.split('name="talk" value="')[1].split('"')[0])
+
+
+def test_a_thumb_is_kept_for_the_answer(home: Context, browser: Browser, tiny: str) -> None:
+    client = browser("infer", "read")
+    said = asked_once(client)
+    page = client.post("/playground/feedback", data=form(talk=said, said="up:1:1"))
+    assert page.status_code == 200
+    assert "Thanks: it is kept." in page.text
+    assert 'value="up:1:1" formaction="/playground/feedback" formnovalidate aria-pressed="true"' in page.text
+    (kept,) = home.feedback.list("default")
+    assert (kept.model, kept.thumb, kept.author) == ("tiny", "up", "k")
+    asked = {"Accept": "application/json"}
+    told = client.post("/playground/feedback", data=form(talk=said, said="down:1:1"), headers=asked).json()
+    assert told["thumb"] == "down"
+    assert [one.thumb for one in home.feedback.list("default")] == ["down"]
+
+
+def test_a_correction_from_the_playground_waits_for_review(home: Context, browser: Browser, tiny: str) -> None:
+    set_traffic_policy(home, Caller(), TrafficPolicy(keep="full"))
+    client = browser("infer", "read")
+    fields = {"talk": asked_once(client), "said": "correct:1:1", "reference-1-1": f"It should say {HOSTILE}"}
+    assert "it waits for review" in client.post("/playground/feedback", data=form(**fields)).text
+    (item,) = home.review_items.list("default")
+    assert (item.source, item.status, item.correction) == ("correction", "waiting", f"It should say {HOSTILE}".strip())
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [("up:1:0", 422), ("up:1:9", 422), ("burn:1:1", 422), ("", 422), ("correct:1:1", 422), ("up:9:1", 422)],
+)
+def test_what_says_nothing_of_an_answer_is_refused(browser: Browser, tiny: str, said: str, status: int) -> None:
+    client = browser("infer")
+    assert client.post("/playground/feedback", data=form(talk=asked_once(client), said=said)).status_code == status
+
+
+def test_feedback_for_an_answer_that_is_not_known_is_refused(home: Context, browser: Browser, tiny: str) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "exchange_id": "ask-none"}]
+    page = browser("infer").post("/playground/feedback", data=form(talk=json.dumps(turns), said="up:1:1"))
+    assert page.status_code == 404
+    assert "ask-none" in page.text
+    assert list(home.feedback.list("default")) == []

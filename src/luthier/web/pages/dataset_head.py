@@ -39,7 +39,13 @@ def how_made(version: DatasetVersion) -> str:
         fates = details["fates"]
         grades = f"grade {details.get('grade_before')} → {details.get('grade_after')}"
         return f"repaired{parent}: {_rows(fates['changed'])} changed, {_rows(fates['removed'])} removed, {grades}"
-    words = {"split": "split off", "annotation": "annotated", "test case": "test cases added", "repair": "repaired"}
+    words = {
+        "split": "split off",
+        "annotation": "annotated",
+        "test case": "test cases added",
+        "repair": "repaired",
+        "review": "reviewed rows added",
+    }
     return f"{words[version.origin]}{parent}"
 
 

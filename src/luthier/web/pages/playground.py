@@ -16,8 +16,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, LuthierError, RequestError
+from luthier.core.feedback import Thumb
+from luthier.service import feedback
 from luthier.service.askable import Askable, list_askable
 from luthier.service.context import Context
+from luthier.service.feedback import Said
 from luthier.service.saved_cases import DEFAULT_NAME, SavedCase, save_case
 from luthier.web.errors import status_of
 from luthier.web.playground_answers import error_document, whole, written
@@ -25,7 +28,6 @@ from luthier.web.playground_form import (
     DEFAULTS,
     MOST_SIDES,
     Side,
-    Turn,
     messages_of,
     request_of,
     settings_of,
@@ -51,7 +53,7 @@ Sent = Annotated[FormData, Depends(_form_of)]
 
 @dataclass(slots=True)
 class _Shown:
-    """What stands on the page. saved: what was kept as a test case just now."""
+    """What stands on the page. saved: what was kept as a test case just now; told: what came of feedback."""
 
     sides: list[Side]
     settings: dict[str, str]
@@ -59,6 +61,7 @@ class _Shown:
     cases: str = DEFAULT_NAME
     error: LuthierError | None = None
     saved: SavedCase | None = None
+    told: str = ""
     unknown: Sequence[str] = ()
 
 
@@ -98,7 +101,7 @@ async def say(request: Request, context: HomeContext, caller: Asker, form: Sent)
         elif isinstance(answer, BaseException):
             raise answer
         elif answer is not None:
-            side.turns.append(Turn(role="assistant", content=answer[0], facts=answer[1]))
+            side.turns.append(answer)
     shown.message = ""
     return _page(request, models, shown)
 
@@ -139,6 +142,28 @@ def save(request: Request, context: HomeContext, caller: Trainer, form: Sent) ->
     return JSONResponse({"address": address, "words": words})
 
 
+@router.post("/feedback")
+def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> Response:
+    """Keep a thumb or a correction of an answer, said by who is signed in; for scripts the answer is JSON."""
+    is_script = "application/json" in request.headers.get("accept", "")
+    shown = _Shown([Side()], settings_of(form), text_of(form, "message"), text_of(form, "cases", DEFAULT_NAME))
+    try:
+        shown.sides = sides_of(form)
+        thumb, said = _said_of(shown, form, caller)
+        given = feedback.give(context, caller, said)
+    except LuthierError as error:
+        if is_script:
+            return _refused(error)
+        shown.error = error
+        return _page(request, list_askable(context, caller), shown, status=status_of(error))
+    shown.told = "Thanks: it is kept." if not given.feedback.correction else "Kept; it waits for review."
+    if given.why_not:
+        shown.told = f"Kept, but {given.why_not}."
+    if is_script:
+        return JSONResponse({"thumb": thumb, "words": shown.told})
+    return _page(request, list_askable(context, caller), shown)
+
+
 def _say(sides: Sequence[Side], message: str, *, is_again: bool) -> list[Side]:
     """Put the question; returns those who are to answer. Raises RequestError."""
     if not sides:
@@ -155,14 +180,37 @@ def _say(sides: Sequence[Side], message: str, *, is_again: bool) -> list[Side]:
     return list(sides)
 
 
-def _save(context: Context, caller: Caller, shown: _Shown, form: FormData) -> SavedCase:
-    place = _PLACE.fullmatch(text_of(form, "save"))
+def _said_of(shown: _Shown, form: FormData, caller: Caller) -> tuple[str, Said]:
+    """Which thumb an answer has, and what is said of it. A correction keeps the thumb that was given before."""
+    word, _, place = text_of(form, "said").partition(":")
+    side, turn = _place_of(shown, place)
+    answer = side.turns[turn]
+    if word not in ("up", "down", "correct") or not answer.exchange_id:
+        raise RequestError("nothing to be said", expected="an answer of this page", do="use the buttons of an answer")
+    thumb: Thumb | None = word if word in ("up", "down") else answer.thumb or None  # type: ignore[assignment]
+    correction = text_of(form, f"reference-{place.replace(':', '-')}") if word == "correct" else None
+    if correction is not None and correction.strip() in ("", answer.content.strip()):
+        raise RequestError(
+            "a correction that says what the answer says", expected="what it should have said", do="write it first"
+        )
+    side.turns[turn] = answer.model_copy(update={"thumb": thumb or ""})
+    return thumb or "", Said(exchange_id=answer.exchange_id, thumb=thumb, correction=correction, author=caller.name)
+
+
+def _place_of(shown: _Shown, text: str) -> tuple[Side, int]:
+    """The side and the turn of `1:3`. Raises RequestError where there is no such answer."""
+    place = _PLACE.fullmatch(text)
     number, turn = (int(place[1]) - 1, int(place[2])) if place else (MOST_SIDES, 0)
     if number >= len(shown.sides) or not 0 < turn < len(shown.sides[number].turns):
-        raise RequestError("no such answer", expected="an answer on this page", do="save one that is shown")
-    side = shown.sides[number]
+        raise RequestError("no such answer", expected="an answer on this page", do="choose one that is shown")
+    return shown.sides[number], turn
+
+
+def _save(context: Context, caller: Caller, shown: _Shown, form: FormData) -> SavedCase:
+    place = text_of(form, "save")
+    side, turn = _place_of(shown, place)
     conversation = messages_of(shown.settings, side.turns[:turn])
-    reference = text_of(form, f"reference-{number + 1}-{turn}")
+    reference = text_of(form, f"reference-{place.replace(':', '-')}")
     return save_case(context, caller, conversation, reference, dataset=shown.cases, model=side.model)
 
 

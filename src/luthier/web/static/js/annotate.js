@@ -47,6 +47,6 @@ document.addEventListener("htmx:afterSettle", () => {
 // What others say of this row meanwhile.
 setInterval(() => {
   const desk = document.querySelector("#desk");
-  if (document.hidden || isUnderWay || !desk || !window.htmx || desk.querySelector("[data-edit]")) return;
+  if (document.hidden || isUnderWay || !desk || !desk.dataset.news || !window.htmx || desk.querySelector("[data-edit]")) return;
   window.htmx.ajax("GET", desk.dataset.news, { target: "#news", swap: "innerHTML" });
 }, NEWS_MS);

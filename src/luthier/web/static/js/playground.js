@@ -106,9 +106,9 @@ class Side {
     const words = bubble.querySelector(".words"), written = { text: "", node: document.createTextNode("") };
     this.controller = new AbortController();
     this.state = "waiting";
-    let facts = "", error = null;
+    let facts = "", exchange = "", error = null;
     try {
-      facts = await this.read(written, () => { if (!written.node.isConnected) words.append(written.node); });
+      ({ facts, exchange } = await this.read(written, () => { if (!written.node.isConnected) words.append(written.node); }));
     } catch (wrong) {
       if (wrong.name === "AbortError") facts = "stopped by you";
       else error = wrong.told ?? { came: "the connection to the server broke off", do: "try again" };
@@ -116,7 +116,7 @@ class Side {
     this.controller = undefined;
     if (error) { this.fail(bubble, error, written.text); return; }
     if (facts === "stopped by you" && !written.text) { bubble.remove(); return; }
-    this.finish(bubble, written.text, facts);
+    this.finish(bubble, written.text, facts, exchange);
   }
 
   // Reads lines of JSON until the end; returns what is told of the answer then.
@@ -141,7 +141,7 @@ class Side {
           written.text += said.text;
           written.node.appendData(visible(said.text));
         } else if (said.kind === "started") this.state = "reading";
-        else if (said.kind === "ended") return said.facts;
+        else if (said.kind === "ended") return said;
         else if (said.kind === "failed") throw { told: said.error };
       }
       followEnd();
@@ -159,14 +159,18 @@ class Side {
     this.keep();
   }
 
-  finish(bubble, text, facts) {
+  finish(bubble, text, facts, exchange) {
     bubble.classList.remove("waiting");
     showText(bubble.querySelector(".words"), text);
     bubble.querySelector(".facts-line").textContent = facts;
-    const place = this.turns.push({ role: "assistant", content: text, facts }) - 1;
+    const place = this.turns.push({ role: "assistant", content: text, facts, exchange_id: exchange }) - 1;
     const reference = bubble.querySelector("textarea"), save = bubble.querySelector('[name="save"]');
     if (reference) { reference.name = `reference-${this.number}-${place}`; reference.value = text; }
     if (save) save.value = `${this.number}:${place}`;
+    for (const button of bubble.querySelectorAll('[name="said"]')) {
+      if (exchange) button.value = `${button.value.split(":")[0]}:${this.number}:${place}`;
+      else button.remove(); // what was stopped has no name that anybody knows it by
+    }
     this.keep();
   }
 }
@@ -241,12 +245,34 @@ async function save(button) {
   button.disabled = false;
 }
 
+// A thumb, or what the answer should have been.
+async function give(button, side, bubble) {
+  const isThumb = !button.value.startsWith("correct"), told = bubble.querySelector(isThumb ? "[data-told]" : "[data-saved]");
+  const body = new URLSearchParams(new FormData(form, button));
+  button.disabled = true;
+  try {
+    const response = await fetch(button.formAction, { method: "POST", body, headers: { Accept: "application/json" } });
+    if (!response.ok) throw await refusal(response);
+    const given = await response.json(), turn = side.turns[Number(button.value.split(":")[2])];
+    if (turn) turn.thumb = given.thumb;
+    side.keep();
+    for (const one of bubble.querySelectorAll(".thumbs button")) one.setAttribute("aria-pressed", String(one.value.startsWith(`${given.thumb}:`)));
+    told.textContent = given.words;
+  } catch (wrong) {
+    const error = wrong.told ?? { came: "the server cannot be reached", do: "try again" };
+    told.textContent = visible(`Not kept: ${error.came}; ${error.do}`);
+  }
+  button.disabled = false;
+}
+
 if (form) {
   for (const section of form.querySelectorAll("[data-side]")) sides.push(new Side(section));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (event.submitter?.name === "save") save(event.submitter);
-    else if (event.submitter?.value === "again") sayAgain(active());
+    const button = event.submitter, side = sides.find((one) => one.section.contains(button));
+    if (button?.name === "save") save(button);
+    else if (button?.name === "said") give(button, side, button.closest(".turn"));
+    else if (button?.value === "again") sayAgain(active());
     else say();
   });
   form.addEventListener("click", async (event) => {

@@ -1,0 +1,138 @@
+"""`luthier retrain`: a deployed model trained anew on what people have said of its answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from luthier.cli.answer import Answer
+from luthier.cli.opening import open_context
+from luthier.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.pipeline import Pipeline, Stage
+
+_STARTS: Final = ("base", "last")
+
+
+def retrain(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The name of a deployment.")] = None,
+    from_traffic: Annotated[
+        bool, typer.Option("--from-traffic", help="Also learn from sampled answers that were accepted as they are.")
+    ] = False,
+    review: Annotated[
+        bool, typer.Option("--review", help="Begin only when nothing waits in the review any more.")
+    ] = False,
+    panel: Annotated[
+        list[str] | None, typer.Option("--panel", metavar="ID", help="Also learn what raters of a panel prefer.")
+    ] = None,
+    start: Annotated[
+        str, typer.Option("--start", metavar="base|last", help="Train the base on all rows, or go on from the last.")
+    ] = "base",
+    canary: Annotated[
+        float | None,
+        typer.Option("--canary", metavar="F", help="Try it at once on this fraction of the users; else it is offered."),
+    ] = None,
+    gate: Annotated[
+        Path | None, typer.Option("--gate", metavar="FILE", help="Rules that it must meet, besides the project's own.")
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Option("--suite", metavar="FILE", help="Judge by this suite, too, as a gate may need.")
+    ] = None,
+    min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="With fewer reviewed rows nothing is begun.")] = 20,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="ID", help="Go on with one that was stopped or killed.")
+    ] = None,
+    project: Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")] = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Train a deployed model anew on reviewed answers, judge it against the deployed one, and offer a canary.
+
+    Only what a person has accepted is learned. The rows become the next version of the dataset, audited and checked
+    against the held-out rows; a fifth of the reviewed ones is held out. It ends where the new model is worse than the
+    deployed one on old or new held-out rows, or a gate refuses it.
+    """
+    from luthier.core.access import Caller
+    from luthier.core.errors import RequestError
+    from luthier.service import retrains
+
+    if (model is None) == (resume is None):
+        raise RequestError(
+            "both MODEL and --resume" if model else "neither MODEL nor --resume",
+            expected="the name of a deployment, or --resume ID",
+            do="write for example: luthier retrain support --review",
+        )
+    if start not in _STARTS:
+        raise RequestError(f"--start {start!r}", expected="base or last", do="correct it")
+    with open_context(home) as context:
+        caller = Caller(project_id=context.access.project(project).project_id)
+        pipeline_id = resume
+        if model is not None:
+            request = retrains.RetrainRequest(
+                model=model,
+                from_traffic=from_traffic,
+                review=review,
+                panels=tuple(panel or ()),
+                start="last" if start == "last" else "base",
+                canary=canary,
+                gate=gate,
+                suite=suite,
+                min_rows=min_rows,
+            )
+            pipeline_id = retrains.begin(context, caller, request).pipeline_id
+            _say(as_json, f"{pipeline_id}: goes on after a stop with: luthier retrain --resume {pipeline_id}")
+        found = retrains.go_on(context, caller, str(pipeline_id), tell=lambda _, stage: _tell(as_json, stage))
+    refused = any(stage.status == "refused" for stage in found.stages)
+    document = found.model_dump(mode="json")
+    return Answer(as_json, document, lambda console: _show(console, found), exit_code=1 if refused else 0)
+
+
+def _say(as_json: bool, words: str) -> None:
+    if not as_json:
+        typer.echo(words, err=True)
+
+
+def _tell(as_json: bool, stage: Stage) -> None:
+    if stage.status in ("running", "done"):
+        _say(as_json, f"{stage.name}: {'...' if stage.status == 'running' else 'done'}")
+
+
+def _show(console: Console, found: Pipeline) -> None:
+    from rich.text import Text
+
+    from luthier.cli.console import visible
+
+    for stage in found.stages:
+        said = stage.reason or _in_words(stage.name, stage.came)
+        console.print(Text.assemble((f"{stage.name:<8}", "bold"), f"{stage.status:<8} ", visible(said)), soft_wrap=True)
+
+
+def _in_words(name: str, came: dict[str, Any]) -> str:
+    """What came of a stage, in a sentence."""
+    if not came:
+        return ""
+    if name == "rows":
+        left = "; ".join(f"{num:,} left out: {reason}" for reason, num in came["left_out"].items())
+        old, new = came["num_old_held_out"], came["num_new_held_out"]
+        return (
+            f"{came['num_new']:,} reviewed rows beside {came['num_old']:,} of the last run "
+            f"({came['num_replaced']:,} replaced); held out: {old:,} old, {new:,} new" + (f"; {left}" if left else "")
+        )
+    if name == "audit":
+        return f"grade {came['grade']}; {came['report']}"
+    if name == "version":
+        return f"{came['train']['dataset_id']} version {came['train']['version']}"
+    if name == "train":
+        return f"{came['run_id']}, started from the {came['started_from']} model" if "started_from" in came else ""
+    if name == "judge":
+        said = (f"{which} rows: {came[f'{which}_said']}" for which in ("old", "new") if f"{which}_said" in came)
+        return "; ".join(said)
+    if name == "canary":
+        made = f"revision {came.get('revision')} gives it {came.get('fraction') or 0:.0%} of the users"
+        return made if came["said"] == "made" else f"offered: {came['command']}"
+    return str(came.get("said", ""))

@@ -1,0 +1,21 @@
+"""What an operator says of a model that is watched."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from luthier.core.frozen import Frozen
+
+
+class WatchSettings(Frozen):
+    """Kept for each model of a project.
+
+    groups: names of groups of people, and the regular expressions (of either case) by which a prompt is known to be of
+    them. corpus: documents that answers may cite, absolute. data: rows like those that it was trained on, absolute; None
+    takes those of its run. normal_since: seconds since 1970; what was before is not to be compared with.
+    """
+
+    groups: dict[str, str] = Field(default_factory=dict)
+    corpus: str | None = None
+    data: str | None = None
+    normal_since: float = 0.0

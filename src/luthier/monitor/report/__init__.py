@@ -1,0 +1,1 @@
+"""The page of a look at a model; it needs nothing else."""

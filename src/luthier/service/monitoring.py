@@ -1,0 +1,155 @@
+"""Use case: look at a deployed model: its traffic against what it was before and what it was trained on.
+
+luthier monitor, the server's periodic look -> watch -> traffic.exchanges, training_profiles, text_checks
+                                                     -> monitor/signals (the stage that tells what has changed)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
+from luthier.core.signal import WatchReport
+from luthier.core.watch_settings import WatchSettings
+from luthier.service import traffic
+from luthier.service.context import Context
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from luthier.monitor.signals.watch import Watched
+
+SETTINGS: Final = "signals"
+"""The kind of the documents in `watches` that hold the settings of a model."""
+_MOST_GROUPS: Final = 12
+_GROUP_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What `luthier monitor` has found. page: where the page was written; None where none was asked for."""
+
+    report: WatchReport
+    page: Path | None
+
+
+def watch(context: Context, project_id: str, model: str, *, since: float, until: float | None = None) -> WatchReport:
+    """The report of a model's traffic in [since, until), seconds since 1970; until now where no end is given.
+
+    Raises RequestError for a window that has no length.
+    """
+    return _watched(context, project_id, model, since, until).report
+
+
+def look(context: Context, project_id: str, model: str, *, since: float, html: Path | None = None) -> Looked:
+    """The same up to now, and a page of it. html: the file of the page.
+
+    Raises NotFoundError where nothing at all is known of such a model, and what `watch` raises.
+    """
+    found = _watched(context, project_id, model, since, None)
+    if not len(found.rows.at):
+        _refuse_unknown(context, project_id, model)
+    if html is not None:
+        from luthier.monitor.report.page import write_watch_page
+
+        html = html.absolute()
+        write_watch_page(html, found)
+    return Looked(found.report, html)
+
+
+def model_settings(context: Context, project_id: str, model: str) -> WatchSettings:
+    """What is said of a model; as `WatchSettings` begins where nothing is."""
+    document = context.watches.get(project_id, SETTINGS, model)
+    return WatchSettings() if document is None else WatchSettings.model_validate_json(document)
+
+
+def set_model_settings(context: Context, project_id: str, model: str, settings: WatchSettings) -> WatchSettings:
+    """Keep what is said of a model, in place of what was. Raises RequestError, NotFoundError (a path)."""
+    if len(settings.groups) > _MOST_GROUPS:
+        raise RequestError(
+            f"{len(settings.groups)} groups", expected=f"at most {_MOST_GROUPS}", do="name those that matter most"
+        )
+    for name, pattern in settings.groups.items():
+        if not _GROUP_NAME.fullmatch(name):
+            raise RequestError(
+                f"a group named {name[:40]!r}",
+                expected="1 to 32 small letters, digits, dashes and underscores",
+                do="write for example --group women='she|her|madam'",
+            )
+        try:
+            re.compile(pattern, re.IGNORECASE)
+        except (re.error, OverflowError) as error:
+            raise RequestError(
+                f"group {name}: {pattern[:80]!r} is no regular expression ({error})",
+                expected="one by which a prompt is known to be of the group",
+                do="correct it",
+            ) from error
+    for path in (settings.corpus, settings.data):
+        if path is not None and not Path(path).exists():
+            raise NotFoundError(f"no {path}", expected="a folder or a file", do="correct --corpus or --data")
+    context.watches.put(project_id, SETTINGS, model, settings.model_dump_json())
+    return settings
+
+
+def _watched(context: Context, project_id: str, model: str, since: float, until: float | None) -> Watched:
+    from luthier.monitor.signals.watch import Compared, stretch_begins, watch_rows
+    from luthier.service.suite_signals import suite_signals
+    from luthier.service.text_checks import text_checks
+    from luthier.service.training_profiles import training_profile
+
+    until = context.access.now() if until is None else until
+    if not since < until:
+        raise RequestError(
+            f"a window from {since:.0f} to {until:.0f}", expected="a beginning before its end", do="correct --since"
+        )
+    settings = model_settings(context, project_id, model)
+    begins = min(since, stretch_begins(until, settings.normal_since))
+    frame = traffic.exchanges(context, project_id, model=model, since=begins, until=until, with_text=True)
+    target = _answering(frame, since)
+    cautions = []
+    try:
+        profile = training_profile(context, project_id, target, settings)
+    except (DataError, ConflictError, NotFoundError) as error:
+        profile = None
+        cautions.append(f"The training data could not be read: {error.came}.")
+    found = watch_rows(
+        frame,
+        project_id=project_id,
+        model=model,
+        since=since,
+        until=until,
+        checks=text_checks(context, None if settings.corpus is None else Path(settings.corpus)),
+        compared=Compared(profile, settings.groups, suite_signals(context, project_id, target)),
+        num_dropped=traffic.num_dropped(context, project_id, since, until),
+        normal_since=settings.normal_since,
+    )
+    if not cautions:
+        return found
+    from dataclasses import replace
+
+    report = found.report.model_copy(update={"cautions": (*found.report.cautions, *cautions)})
+    return replace(found, report=report)
+
+
+def _answering(frame: pl.DataFrame, since: float) -> str:
+    """Who has answered most in the window, not counting canaries; empty where nobody has."""
+    import polars as pl
+
+    own = frame.filter((pl.col("at") >= since) & ~pl.col("is_canary") & (pl.col("target") != ""))
+    counted = own["target"].value_counts().sort("count", "target", descending=[True, False])
+    return str(counted["target"][0]) if counted.height else ""
+
+
+def _refuse_unknown(context: Context, project_id: str, model: str) -> None:
+    seen = traffic.exchanges(context, project_id)["model"].unique().sort().to_list()
+    if model in seen or context.deployments.find(project_id, model) is not None:
+        return
+    known = ", ".join(repr(name) for name in seen[:5]) or "none"
+    raise NotFoundError(
+        f"nothing is known of a model {model[:100]!r}; models that were asked: {known}",
+        expected="a name that clients ask for, and a policy that keeps traffic",
+        do="see `luthier usage` for the names, `luthier traffic policy` for what is kept",
+    )

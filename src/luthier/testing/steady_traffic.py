@@ -1,0 +1,133 @@
+"""Made traffic of a deployed model: as steady as real traffic is, or with a change at a known exchange.
+
+Steady does not mean flat: there are busy and quiet hours and weekends, an answer is slower when there is more to do and
+when the hour before was slow, users write several turns on one topic, and topics are asked for unequally often.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+_NUM_TOPICS = 8
+_WORDS_A_TOPIC = 40
+_NUM_COMMON = 150
+BEGINS = 20_048 * 86_400.0  # 2024-11-21, a Thursday, on which a stretch of the signals begins
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What changes from exchange number `at` on, for a share `moved` of the exchanges.
+
+    topic: they ask about a topic that nobody asked about before. refusals: they are refused. slower: all answers take
+    so many times as long.
+    """
+
+    at: int
+    moved: float = 0.0
+    topic: bool = False
+    refusals: bool = False
+    slower: float = 1.0
+
+
+def made_traffic(days: float, exchanges_an_hour: float, *, seed: int, change: Change | None = None) -> pl.DataFrame:
+    """Exchanges from `BEGINS` on, oldest first: the columns of `Exchange` that the signals read. Equal seeds, equal rows.
+
+    exchanges_an_hour: on average over the day; about half of it at weekends, a fifth of it by night.
+    """
+    generator = np.random.default_rng(seed)
+    at, load = _times(days, exchanges_an_hour, generator)
+    num = len(at)
+    is_after = np.arange(num) >= (num if change is None else change.at)
+    is_moved = is_after & (generator.random(num) < (0.0 if change is None else change.moved))
+    first = _first_turns(num, generator)
+    odds = 1 / (2 + np.arange(_NUM_TOPICS))
+    topics = generator.choice(_NUM_TOPICS, size=num, p=odds / odds.sum())
+    if change is not None and change.topic:
+        topics[is_moved] = _NUM_TOPICS
+    topics = topics[first]  # the next turn stays with the topic
+    prompts = [_prompt(int(topic), generator) for topic in topics]
+    refused = generator.random(num) < 0.02
+    if change is not None and change.refusals:
+        refused |= is_moved
+    answers = ["I'm sorry, but I cannot help with that." if one else _answer(generator) for one in refused]
+    seconds = generator.lognormal(0.0, 0.4, num) * load
+    if change is not None:
+        seconds[is_after] *= change.slower
+    is_error = generator.random(num) < 0.004
+    return pl.DataFrame(
+        {
+            "exchange_id": [f"chatcmpl-{seed}-{place}" for place in range(num)],
+            "at": at,
+            "user_digest": [f"user-{place}" for place in first],
+            "status": np.where(is_error, 500, 200),
+            "finish_reason": np.where(generator.random(num) < 0.05, "length", "stop"),
+            "num_prompt_tokens": [len(prompt.split()) + 12 for prompt in prompts],
+            "num_new_tokens": [len(answer.split()) for answer in answers],
+            "seconds": seconds,
+            "first_token_seconds": seconds * 0.1,
+            "cost_usd": np.full(num, None, dtype=object),
+            "messages": [json.dumps([{"role": "user", "content": prompt}]) for prompt in prompts],
+            "answer": answers,
+        },
+        schema_overrides={"cost_usd": pl.Float64},
+    )
+
+
+def _times(days: float, an_hour: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Times, and how much longer than usual an answer takes then."""
+    hours = np.arange(round(days * 24))
+    rhythm = 1 - 0.8 * np.cos(2 * np.pi * (hours % 24 - 3) / 24)
+    volume = rhythm * np.where((hours // 24 + 3) % 7 >= 5, 0.5, 1.0)
+    counts = generator.poisson(an_hour * volume)
+    wander = np.zeros(len(hours))
+    for hour in range(1, len(hours)):
+        wander[hour] = 0.5 * wander[hour - 1] + generator.normal(0.0, 0.1)
+    of_hour = np.repeat(hours, counts)
+    at = BEGINS + 3_600 * (of_hour + generator.random(len(of_hour)))
+    order = np.argsort(at, kind="stable")
+    load = (1 + 0.5 * volume) * np.exp(wander)
+    return at[order], load[of_hour][order]
+
+
+def _first_turns(num: int, generator: np.random.Generator) -> np.ndarray:
+    """For each exchange the one that its user began with: a third of them go on with what was asked just before."""
+    goes_on = generator.random(num) < 1 / 3
+    found: np.ndarray = np.maximum.accumulate(np.where(goes_on, 0, np.arange(num)))
+    return found
+
+
+def _prompt(topic: int, generator: np.random.Generator) -> str:
+    """Words of a topic among common ones."""
+    size = int(generator.integers(6, 20))
+    own = np.minimum(generator.zipf(1.4, size) - 1, _WORDS_A_TOPIC - 1)
+    common = np.minimum(generator.zipf(1.3, size) - 1, _NUM_COMMON - 1)
+    is_own = generator.random(size) < 0.4
+    return " ".join(
+        f"{_letters(topic)}{_letters(int(one))}" if mine else f"c{_letters(int(other))}"
+        for mine, one, other in zip(is_own, own, common, strict=True)
+    )
+
+
+def _answer(generator: np.random.Generator) -> str:
+    return " ".join(["Here is what you asked for."] * int(generator.integers(1, 8)))
+
+
+def _letters(number: int) -> str:
+    """A made word for a number."""
+    return "".join(chr(ord("a") + int(digit)) for digit in f"{number:02d}") + "lo"
+
+
+def last_prompts(frame: pl.DataFrame) -> list[str]:
+    """The prompts of made traffic."""
+    return [json.loads(messages)[-1]["content"] for messages in frame["messages"].to_list()]
+
+
+def with_prompts(frame: pl.DataFrame, prompts: Sequence[str]) -> pl.DataFrame:
+    """The traffic with other prompts, one an exchange."""
+    messages = [json.dumps([{"role": "user", "content": prompt}]) for prompt in prompts]
+    return frame.with_columns(messages=pl.Series(messages))
