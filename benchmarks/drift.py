@@ -50,15 +50,17 @@ def main() -> None:
     parser.add_argument("--months", type=int, default=100)
     parser.add_argument("--shifts", type=int, default=60)
     parser.add_argument("--exchanges-an-hour", type=float, default=10.0)
+    parser.add_argument("--only", choices=("steady", "shift", "real"), default=None)
     parser.add_argument("--texts", type=Path, default=None)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Context.open(Path(folder)) as context:
         checks = text_checks(context)
-        document: dict[str, Any] = {
-            "steady": steady(asked.months, asked.exchanges_an_hour, checks),
-            "shift": shift(asked.shifts, asked.exchanges_an_hour, checks),
-        }
-        if asked.texts is not None:
+        document: dict[str, Any] = {}
+        if asked.only in (None, "steady"):
+            document["steady"] = steady(asked.months, asked.exchanges_an_hour, checks)
+        if asked.only in (None, "shift"):
+            document["shift"] = shift(asked.shifts, asked.exchanges_an_hour, checks)
+        if asked.only in (None, "real") and asked.texts is not None:
             document["shift of real prompts"] = real_shift(asked.shifts, asked.texts, checks)
     print(json.dumps(document, indent=1))
 
