@@ -16,7 +16,7 @@ from luthier.service.members import add_member
 from luthier.service.webhooks import create_webhook
 from luthier.testing.running_server import running_server
 
-TABS = ("account", "keys", "members", "projects", "webhooks", "audit-log", "usage", "prices")
+TABS = ("account", "keys", "members", "projects", "webhooks", "audit-log", "usage", "traffic", "prices")
 
 
 @pytest.mark.parametrize("options", [{}, {"viewport": PHONE, "color_scheme": "dark"}], ids=["wide", "phone"])

@@ -68,23 +68,24 @@ def add_error_handlers(app: FastAPI) -> None:
 def as_api_error(error: LuthierError) -> ApiError:
     """Ours as the client is told it: what came, what was expected, what to do."""
     message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+    status = error.http_status
     if isinstance(error, NotFoundError):
-        return ApiError(404, message, code="not_found")
+        return ApiError(status, message, code="not_found")
     if isinstance(error, ConflictError):
-        return ApiError(409, message, code="conflict", headers={"x-should-retry": "false"})
+        return ApiError(status, message, code="conflict", headers={"x-should-retry": "false"})
     if isinstance(error, UnsupportedError):
-        return ApiError(400, message, param=error.param, code=error.code)
+        return ApiError(status, message, param=error.param, code=error.code)
     if isinstance(error, QuotaError):
         kind, headers = "insufficient_quota", {"x-should-retry": "false"}
-        return ApiError(429, message, type=kind, code=kind, headers=headers)
+        return ApiError(status, message, type=kind, code=kind, headers=headers)
     if isinstance(error, BusyError):
         kind, wait = "rate_limit_error", str(max(1, round(error.retry_seconds)))
-        return ApiError(429, message, type=kind, code="rate_limit_exceeded", headers={"Retry-After": wait})
+        return ApiError(status, message, type=kind, code="rate_limit_exceeded", headers={"Retry-After": wait})
     if isinstance(error, RequestError):
-        return ApiError(400, message, code="invalid_value")
+        return ApiError(status, message, code="invalid_value")
     if isinstance(error, StorageFullError):
-        return ApiError(507, message, type="server_error", code="storage_full", headers={"x-should-retry": "false"})
-    return ApiError(503, message, type="server_error", code="unavailable", headers={"Retry-After": "5"})
+        return ApiError(status, message, type="server_error", code="storage_full", headers={"x-should-retry": "false"})
+    return ApiError(status, message, type="server_error", code="unavailable", headers={"Retry-After": "5"})
 
 
 def error_response(error: ApiError) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What a server clears away beside answering: files that have expired, uploads that were given up."""
+"""What a server clears away beside answering: files that have expired, uploads that were given up, old traffic."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from luthier.core.errors import LuthierError
 from luthier.service.context import Context
 from luthier.service.files import sweep_files
+from luthier.service.traffic_files import sweep as sweep_traffic
 
 SWEEP_SECONDS: Final = 60.0
 log = logging.getLogger("luthier.api")
@@ -33,7 +34,8 @@ async def swept(context: Context, every_seconds: float = SWEEP_SECONDS) -> Async
 async def _sweep(context: Context, every_seconds: float) -> None:
     while True:
         await asyncio.sleep(every_seconds)
-        try:
-            await run_in_threadpool(sweep_files, context)
-        except LuthierError as error:  # the next one may find the store or the database again
-            log.warning("clearing away what has expired failed: %s", error)
+        for sweep in (sweep_files, sweep_traffic):
+            try:
+                await run_in_threadpool(sweep, context)
+            except (LuthierError, OSError) as error:  # the next one may find the store or the database again
+                log.warning("clearing away what has expired failed: %s", error)

@@ -42,6 +42,7 @@ from luthier.cli import (
     runs,
     safety,
     serve,
+    traffic,
     train,
     tune,
     up,
@@ -90,6 +91,11 @@ def build_app() -> typer.Typer:
         ("keys", keys.COMMANDS, "Make, list and revoke the keys that the server lets in."),
         ("members", members.COMMANDS, "Make, list, change and remove who signs in to the pages by name and password."),
         ("projects", projects.COMMANDS, "Make and list projects: what keys, files, jobs and models belong to."),
+        (
+            "traffic",
+            traffic.COMMANDS,
+            "What was asked of models: how much of it is kept, look at it, forget a user.",
+        ),
         ("audit-log", audit_log.COMMANDS, "Look at what was done and by whom, and prove it unchanged."),
     ):
         group = typer.Typer(name=name, help=text, rich_markup_mode=None, no_args_is_help=True)

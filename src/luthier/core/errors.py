@@ -41,6 +41,8 @@ class LuthierError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 503
+    """As the API answers it."""
 
     def __init__(self, came: str, *, expected: str, do: str) -> None:
         self.came, self.expected, self.do = came, expected, do
@@ -55,6 +57,7 @@ class RequestError(LuthierError):
     """What was asked for cannot be done as asked."""
 
     exit_code = 2
+    http_status = 400
 
 
 class RecipeError(RequestError):
@@ -129,13 +132,19 @@ class UnsupportedError(RequestError):
 class NotFoundError(RequestError):
     """No such model, run or file."""
 
+    http_status = 404
+
 
 class QuotaError(RequestError):
     """What a key may use in a day is used up."""
 
+    http_status = 429
+
 
 class ConflictError(RequestError):
     """The thing exists, but it is in use or in a state that does not allow this."""
+
+    http_status = 409
 
 
 class WorkError(LuthierError):
@@ -161,9 +170,13 @@ class ParityError(WorkError):
 class StorageFullError(WorkError):
     """No room is left on the disk."""
 
+    http_status = 507
+
 
 class BusyError(WorkError):
     """Too many ask already. retry_seconds: when there may be room."""
+
+    http_status = 429
 
     def __init__(self, came: str, *, expected: str, do: str, retry_seconds: float = 5.0) -> None:
         super().__init__(came, expected=expected, do=do)

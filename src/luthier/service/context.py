@@ -16,6 +16,7 @@ from luthier.service.settings import Settings
 if TYPE_CHECKING:
     from luthier.core.stream import Served
     from luthier.service.model_server import ModelServer
+    from luthier.service.traffic_log import Keeper
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
     from luthier.store.assessments import AssessmentStore
@@ -277,8 +278,18 @@ class Context:
         kept: ModelServer = self.__dict__.setdefault("model_server", ModelServer(self.settings))
         return kept
 
+    @cached_property
+    def traffic_keeper(self) -> Keeper:
+        """Keeps what is asked of models and answered; its thread begins with the first exchange."""
+        from luthier.service.traffic_log import Keeper
+
+        kept: Keeper = self.__dict__.setdefault("traffic_keeper", Keeper(self))
+        return kept
+
     def close(self) -> None:
-        """End the process that answers and close the database, where they were opened."""
+        """Write what waits, end the process that answers and close the database, where they were opened."""
+        if "traffic_keeper" in self.__dict__:
+            self.traffic_keeper.close()
         if "model_server" in self.__dict__:
             self.model_server.close()
         if "database" in self.__dict__:

@@ -96,11 +96,15 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Who answers an ask. model: as it was asked for. target: what that has come to, the same but for deployments."""
+    """Who answers an ask. model: as it was asked for. target: what that has come to, the same but for deployments.
+
+    is_canary: whether that is the canary of a deployment.
+    """
 
     model: str
     target: str
     served: Served
+    is_canary: bool = False
 
 
 def served_model(context: Context, caller: Caller, name: str, user: str = "") -> Served:
@@ -127,7 +131,8 @@ def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed
             )
         return Routed(name, name, served_target(context, caller, name))
     share = deployment.chosen(user)
-    return Routed(name, share.target, served_share(context, caller, share))
+    is_canary = share.target == deployment.revision.canary
+    return Routed(name, share.target, served_share(context, caller, share), is_canary)
 
 
 def user_of(caller: Caller, requests: Sequence[TextRequest], named: str | None = None) -> str:

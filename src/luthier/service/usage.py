@@ -43,7 +43,7 @@ def use_of(context: Context, caller: Caller, routed: Routed, num_prompt_tokens: 
         target=routed.target,
         num_prompt_tokens=num_prompt_tokens,
         num_new_tokens=num_new_tokens,
-        cost_usd=_cost_usd(context, num_prompt_tokens, num_new_tokens),
+        cost_usd=cost_of(context, num_prompt_tokens, num_new_tokens),
     )
 
 
@@ -85,7 +85,8 @@ def _summed(model: str, rows: Sequence[DayOfUse], days: Iterable[date]) -> Model
     )
 
 
-def _cost_usd(context: Context, num_prompt_tokens: int, num_new_tokens: int) -> float | None:
+def cost_of(context: Context, num_prompt_tokens: int, num_new_tokens: int) -> float | None:
+    """What tokens cost at today's prices, in USD; None where none are set."""
     of_prompts = context.settings.serving_usd_per_million_prompt_tokens
     of_new = context.settings.serving_usd_per_million_new_tokens
     if of_prompts is None and of_new is None:

@@ -36,7 +36,7 @@ class TrafficStore:
         with self._database.read() as connection:
             return [_file(row) for row in connection.execute(query.order_by(*order)).mappings()]
 
-    def projects(self) -> list[str]:
+    def projects(self) -> Sequence[str]:
         """The projects that have files."""
         query = select(traffic_files.c.project_id).distinct().order_by(traffic_files.c.project_id)
         with self._database.read() as connection:

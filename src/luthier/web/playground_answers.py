@@ -27,7 +27,7 @@ async def written(context: Context, caller: Caller, model: str, asked: TextReque
     {"kind": "asked"}, {"kind": "started"}, {"kind": "text", "text"}, then {"kind": "ended", "facts"} or
     {"kind": "failed", "error"}. Whoever stops reading stops the model.
     """
-    talk = Talk(context, caller, [asked])
+    talk = Talk(context, caller, [asked], model=model)
     try:
         await talk.begin(lambda: route_to(context, caller, model, [asked]))
         yield _line(kind="asked")
@@ -51,7 +51,7 @@ async def whole(
     request: Request, context: Context, caller: Caller, model: str, asked: TextRequest
 ) -> tuple[str, str] | None:
     """An answer and its facts, once it has ended; None where the reader has gone. Raises LuthierError."""
-    talk = Talk(context, caller, [asked], hears_pieces=False)
+    talk = Talk(context, caller, [asked], model=model, hears_pieces=False)
     try:
         await talk.begin(lambda: route_to(context, caller, model, [asked]))
         watcher = asyncio.create_task(talk.watch(request.receive))

@@ -21,12 +21,13 @@ from luthier.core.errors import LuthierError, NotFoundError, OverlongError, erro
 from luthier.core.stream import Ended, Failed, Piece, StreamEvent, TextRequest
 from luthier.service import serving
 from luthier.service.context import Context
+from luthier.service.open_exchange import CLIENT_GONE
 from luthier.service.served_models import Routed, route, user_of
 from luthier.service.talk import Talk
 
 Event = StreamEvent
-CLIENT_GONE = 499
 TARGET_HEADER, USER_HEADER = "x-luthier-target", "x-luthier-user"
+TRACE_HEADER = "traceparent"
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer", "content": {"application/json": {}, "text/event-stream": {}}}
 }
@@ -34,7 +35,9 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 class Words(Protocol):
-    """How an answer is written: `chat.completion` or `text_completion`."""
+    """How an answer is written: `chat.completion` or `text_completion`. id: that the client gets."""
+
+    id: str
 
     def whole(self, answer: serving.Answer) -> dict[str, Any]:
         """All of it."""
@@ -88,12 +91,15 @@ async def respond(
 
     Raises ApiError where it goes wrong before the first byte.
     """
-    talk = Talk(context, caller, asked, hears_pieces=is_streamed)
     named = user or request.headers.get(USER_HEADER)
+    talk = Talk(context, caller, asked, model=model, user=named or "", hears_pieces=is_streamed)
+    talk.exchange.trace_parent = request.headers.get(TRACE_HEADER, "")
     try:
         await talk.begin(lambda: route(context, caller, model, user_of(caller, asked, named)))
     except LuthierError as error:
         raise refused(error) from error
+    written = words(talk.fingerprint)
+    talk.exchange.exchange_id = written.id
     watcher, early = asyncio.create_task(talk.watch(request.receive)), list[Event]()
     is_going_on = False
     try:
@@ -111,11 +117,9 @@ async def respond(
             await talk.leave()
     told = target_header(talk.answer.routed)
     if not is_streamed:
-        return JSONResponse(words(talk.fingerprint).whole(talk.answer), headers=told)
+        return JSONResponse(written.whole(talk.answer), headers=told)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **told}
-    return StreamingResponse(
-        _events(talk, early, words(talk.fingerprint)), media_type="text/event-stream", headers=headers
-    )
+    return StreamingResponse(_events(talk, early, written), media_type="text/event-stream", headers=headers)
 
 
 async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:

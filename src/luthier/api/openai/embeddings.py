@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import struct
+import uuid
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
@@ -21,10 +22,11 @@ from starlette.concurrency import run_in_threadpool
 from luthier.api.authentication import Asker, HomeContext
 from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
-from luthier.api.openai.answering import CLIENT_GONE, USER_HEADER, Event, refused, target_header, watch
+from luthier.api.openai.answering import TRACE_HEADER, USER_HEADER, Event, refused, target_header, watch
 from luthier.core.errors import LuthierError, error_from
 from luthier.core.stream import Embedded, EmbeddingRequest, Failed
 from luthier.service import serving
+from luthier.service.open_exchange import CLIENT_GONE, OpenExchange
 from luthier.service.served_models import Routed, route, user_of
 
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
@@ -69,8 +71,11 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
             loop.call_soon_threadsafe(inbox.put_nowait, event)
 
     asked = EmbeddingRequest(inputs=body.inputs())
+    named = body.user if isinstance(body.user, str) else request.headers.get(USER_HEADER)
     # Vectors of two models cannot be compared: without a user, all that a key asks goes to one target.
-    user = user_of(caller, (), body.user if isinstance(body.user, str) else request.headers.get(USER_HEADER))
+    user = user_of(caller, (), named)
+    exchange = OpenExchange(context, caller, body.model, named or "", f"embd-{uuid.uuid4().hex}")
+    exchange.operation, exchange.trace_parent = "embeddings", request.headers.get(TRACE_HEADER, "")
 
     def begin() -> tuple[Routed, Callable[[], None]]:
         routed = route(context, caller, body.model, user)
@@ -79,6 +84,7 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
     try:
         routed, cancel = await run_in_threadpool(begin)
     except LuthierError as error:
+        await run_in_threadpool(exchange.end, None, error=error)
         raise refused(error) from error
     watcher = asyncio.create_task(watch(request, inbox))
     try:
@@ -87,10 +93,14 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
         watcher.cancel()
         cancel()
     if isinstance(event, Failed):
-        raise refused(error_from(event.error))
+        failure = error_from(event.error)
+        await run_in_threadpool(exchange.end, routed, error=failure)
+        raise refused(failure)
     if not isinstance(event, Embedded):
+        await run_in_threadpool(exchange.end, routed, is_whole=False)
         return Response(status_code=CLIENT_GONE)
     await run_in_threadpool(serving.charge_embeddings, context, caller, event, routed)
+    await run_in_threadpool(exchange.end, routed, num_prompt_tokens=event.num_prompt_tokens)
     return JSONResponse(_document(body, event), headers=target_header(routed))
 
 

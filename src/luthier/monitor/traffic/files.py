@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
 from luthier.core.traffic import TrafficFile
-from luthier.monitor.traffic.frame import SCHEMA, TEXTS
+from luthier.monitor.traffic.frame import SCHEMA
 
 _ROWS_PER_GROUP: Final = 64 << 10
 _HOUR: Final = "%Y-%m-%dT%H"
-
-
-def day_of(at: float) -> str:
-    """The day (UTC) of a time, ISO 8601."""
-    return datetime.fromtimestamp(at, UTC).date().isoformat()
 
 
 def write_file(folder: Path, project_id: str, day: str, name: str, frame: pl.DataFrame) -> TrafficFile:
@@ -53,12 +47,6 @@ def write_file(folder: Path, project_id: str, day: str, name: str, frame: pl.Dat
     )
 
 
-def scan(paths: Sequence[Path], *, with_text: bool) -> pl.LazyFrame:
-    """The exchanges of files, not read yet. Without text its columns are there and empty."""
-    lazy = pl.scan_parquet(list(paths), glob=False)
-    return lazy if with_text else lazy.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in TEXTS)
-
-
 def wanted(*, model: str | None, since: float, until: float | None) -> pl.Expr:
     """What is asked for, as a condition on rows."""
     condition = pl.col("at") >= since
@@ -72,7 +60,7 @@ def by_day(frame: pl.DataFrame) -> Iterable[tuple[str, str, pl.DataFrame]]:
     days = pl.from_epoch(pl.col("at").floor().cast(pl.Int64), time_unit="s").dt.strftime("%Y-%m-%d")
     parts = frame.with_columns(days.alias("_day")).partition_by("project_id", "_day", as_dict=True)
     for (project_id, day), part in sorted(parts.items()):
-        yield str(project_id), str(day), part.select(SCHEMA)
+        yield str(project_id), str(day), part.select(*SCHEMA)
 
 
 def _by_hour(frame: pl.DataFrame) -> dict[str, dict[str, int]]:

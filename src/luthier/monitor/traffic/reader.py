@@ -15,8 +15,7 @@ from typing import Final
 import polars as pl
 
 from luthier.core.traffic import TrafficFile
-from luthier.monitor.traffic.files import scan
-from luthier.monitor.traffic.frame import SCHEMA, TEXTS, frame_of_lines
+from luthier.monitor.traffic.frame import SCHEMA, frame_of_lines
 from luthier.monitor.traffic.spool import Segment, Spool
 
 _TRIES: Final = 6
@@ -25,12 +24,13 @@ log = logging.getLogger("luthier.monitor")
 
 
 def read(
-    spool: Spool, folder: Path, listed: Callable[[], Sequence[TrafficFile]], condition: pl.Expr, *, with_text: bool
+    spool: Spool, folder: Path, listed: Callable[[], Sequence[TrafficFile]], condition: pl.Expr, columns: Sequence[str]
 ) -> pl.DataFrame:
     """The exchanges of a project for which a condition holds, oldest first.
 
-    folder: the project's, below which its files lie. listed: asks the index for the files that may hold some. A file
-    that is not on this machine, or that is damaged, is told in the log and left out.
+    columns: what is read of them, `at` among it. folder: the project's, below which its files lie. listed: asks the
+    index for the files that may hold some. A file that is not on this machine, or that is damaged, is told in the log
+    and left out.
     """
     for left in reversed(range(_TRIES)):
         segments = spool.segments()
@@ -45,30 +45,31 @@ def read(
             log.warning("%d exchanges are left out: %s is not on this machine", one.num_exchanges, folder / one.file)
         there = [folder / one.file for one in files if one not in missing]
         try:
-            frames = [_of_files(there, condition, with_text=with_text)]
+            frames = [_of_files(there, condition, columns)]
         except FileNotFoundError:  # joined to others, or old and deleted, this very moment
             if not left:
                 raise
             continue
         names = {Path(one.file).stem for one in files}
-        frames += [_of_segment(one, condition, with_text=with_text) for one in segments if one.segment_id not in names]
-        return pl.concat(frames).sort("at", maintain_order=True)
+        frames += [_of_segment(one, condition, columns) for one in segments if one.segment_id not in names]
+        found = pl.concat(frames)
+        return found if found["at"].is_sorted() else found.sort("at", maintain_order=True)
     raise AssertionError("the last try returns or raises")
 
 
-def _of_files(paths: Sequence[Path], condition: pl.Expr, *, with_text: bool) -> pl.DataFrame:
+def _of_files(paths: Sequence[Path], condition: pl.Expr, columns: Sequence[str]) -> pl.DataFrame:
+    nothing = pl.DataFrame(schema=SCHEMA).select(columns)
     if not paths:
-        return pl.DataFrame(schema=SCHEMA)
+        return nothing
     try:
-        return scan(paths, with_text=with_text).filter(condition).select(SCHEMA).collect()
+        return pl.scan_parquet(list(paths), glob=False).filter(condition).select(columns).collect()
     except pl.exceptions.PolarsError as error:
         if len(paths) > 1:  # one of them: read them by themselves
-            return pl.concat(_of_files([path], condition, with_text=with_text) for path in paths)
+            return pl.concat(_of_files([path], condition, columns) for path in paths)
         log.warning("the exchanges of %s are left out, it is damaged: %s", paths[0], error)
-        return pl.DataFrame(schema=SCHEMA)
+        return nothing
 
 
-def _of_segment(segment: Segment, condition: pl.Expr, *, with_text: bool) -> pl.DataFrame:
+def _of_segment(segment: Segment, condition: pl.Expr, columns: Sequence[str]) -> pl.DataFrame:
     frame, _ = frame_of_lines(segment.data)
-    frame = frame.filter(condition)
-    return frame if with_text else frame.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in TEXTS)
+    return frame.filter(condition).select(columns)

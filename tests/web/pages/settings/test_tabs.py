@@ -14,7 +14,7 @@ from luthier.web.pages.settings.tabs import TABS
 
 Browser = Callable[..., TestClient]
 OPEN = ["/settings/account"]
-READ = ["/settings/account", "/settings/webhooks", "/settings/usage", "/settings/prices"]
+READ = ["/settings/account", "/settings/webhooks", "/settings/usage", "/settings/traffic", "/settings/prices"]
 POSTS = [
     ("/settings/keys", "admin"),
     ("/settings/keys/key-1/revoke", "admin"),

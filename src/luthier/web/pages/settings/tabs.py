@@ -35,6 +35,7 @@ TABS: Final = (
     Tab("Webhooks", "/settings/webhooks", "read"),
     Tab("Audit log", "/settings/audit-log", "admin"),
     Tab("Usage", "/settings/usage", "read"),
+    Tab("Traffic", "/settings/traffic", "read"),
     Tab("Prices", "/settings/prices", "read"),
 )
 
