@@ -121,8 +121,10 @@ def test_from_an_answer_to_a_better_model_and_back_from_a_worse_one(
     for file in weights:
         file.chmod(0o644)
         file.write_bytes(file.read_bytes()[:100])
-    statuses = [ask(client, f"once more {at}", f"other {at}").status_code for at in range(70)]
-    assert {200} < set(statuses)
+    statuses: list[int] = []
+    while sum(one >= 500 for one in statuses) < 20 and len(statuses) < 120:
+        statuses.append(ask(client, f"once more {len(statuses)}", f"other {len(statuses)}").status_code)
+    assert statuses.count(200) >= 5
     assert context.traffic_keeper.log.flush()
     (watched,) = canary_watch.watch_canaries(context)
     assert watched.state == "worse", watched
