@@ -3,6 +3,7 @@
 # make drill        the slow fault drills
 # make lint         the first three of `make test` alone
 # make format       let ruff put the files in order
+# make docs         the documentation as a site, build/docs/site: strict, without a network
 # make screenshots  draw docs/screenshots anew: each page in light and dark, at two sizes
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RESULTS := build/tests.xml
 
 .DELETE_ON_ERROR:
-.PHONY: quickstart test drill lint format screenshots clean
+.PHONY: quickstart test drill lint format docs screenshots clean
 
 quickstart: $(VENV)/installed $(VENV)/assets
 	$(BIN)/luthier quickstart
@@ -37,6 +38,9 @@ format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/installed-docs
+	$(BIN)/python docsite/build_docs.py
+
 screenshots: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/assets
 	$(BIN)/python tests/browser/screenshots.py
 
@@ -51,6 +55,10 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/installed $(VENV)/installed-docs
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e '.[docs]'
 	@touch $@ $(VENV)/installed
 
 # What the pages load that others have written: ECharts and HTMX, built by Node. Without Node the pages work as they do
