@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def orders(train: list[Row], held_out: list[Row]) -> dict[str, list[list[str]]]:
     followed: dict[str, Counter[str]] = {thing: Counter() for thing in THINGS}
     for row in train:
         bought = [*row["prompt"].partition(": ")[2].partition(".\n")[0].split(", "), row["completion"]]
-        for before, after in zip(bought, bought[1:], strict=False):
+        for before, after in pairwise(bought):
             followed[before][after] += 1
             sold[after] += 1
     return {
