@@ -98,8 +98,9 @@ def text_of(document: Mapping[str, Any]) -> str:
 
 def load_ipython_extension(ipython: Any) -> None:
     """Give a notebook `%%console`, whose shell begins in the notebook's folder and environment."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    shell = Shell(Path.cwd(), os.environ | {"PATH": path})
+    # A kernel tells its children to colour and move the cursor, which a notebook's text cannot show.
+    kept = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
+    shell = Shell(Path.cwd(), kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"})
 
     def console(line: str, cell: str) -> None:  # noqa: ARG001 - as IPython calls it
         """Run the cell in bash."""
