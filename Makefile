@@ -3,6 +3,10 @@
 # make drill        the slow fault drills
 # make lint         the first three of `make test` alone
 # make format       let ruff put the files in order
+# make docs         the documentation as a site, build/docs/site: strict, without a network
+# make story-shop   the shop's tutorial, every command of it: from rows to recommendations held against popularity
+# make story-law    the law firm's: from documents to invented citations, before and after, and a file for a laptop
+# make notebooks    the tutorials as notebooks, anew
 # make screenshots  draw docs/screenshots anew: each page in light and dark, at two sizes
 
 PYTHON ?= python3
@@ -12,7 +16,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RESULTS := build/tests.xml
 
 .DELETE_ON_ERROR:
-.PHONY: quickstart test drill lint format screenshots clean
+.PHONY: quickstart test drill lint format docs story-shop story-law notebooks screenshots clean
 
 quickstart: $(VENV)/installed $(VENV)/assets
 	$(BIN)/luthier quickstart
@@ -37,6 +41,19 @@ format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/installed-docs
+	$(BIN)/python docsite/build_docs.py
+
+story-shop: $(VENV)/installed
+	$(BIN)/python examples/story.py run docs/tutorials/shop.md
+
+story-law: $(VENV)/installed-gguf
+	$(BIN)/python examples/story.py run docs/tutorials/law_firm.md
+
+notebooks: $(VENV)/installed
+	$(BIN)/python examples/story.py notebook docs/tutorials/shop.md -o examples/shop/story.ipynb
+	$(BIN)/python examples/story.py notebook docs/tutorials/law_firm.md -o examples/law_firm/story.ipynb
+
 screenshots: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/assets
 	$(BIN)/python tests/browser/screenshots.py
 
@@ -51,6 +68,14 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/installed $(VENV)/installed-docs $(VENV)/installed-gguf
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e '.[docs]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-gguf: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e '.[gguf]'
 	@touch $@ $(VENV)/installed
 
 # What the pages load that others have written: ECharts and HTMX, built by Node. Without Node the pages work as they do
