@@ -61,21 +61,9 @@ def tune(
     Trials are compared by their loss on the validation rows, most of them early: those that are gone on with go on from
     where they had stopped. The held-out rows are looked at once, at the end. Ctrl-C pauses, --resume goes on.
     """
-    from luthier.core.errors import RequestError
     from luthier.service import studies
 
-    if (recipe is None) == (resume is None):
-        raise RequestError(
-            "both a recipe and --resume" if recipe else "neither a recipe nor --resume",
-            expected="a recipe with a budget, or --resume STUDY",
-            do="write for example: luthier tune recipe.yaml --budget-hours 2",
-        )
-    if resume is not None and workers is not None:
-        raise RequestError(
-            f"--workers {workers} with --resume",
-            expected="the workers that the study began with: its trials have their share of the machine",
-            do="leave --workers out, or begin another study",
-        )
+    tune_options.refuse_mixed(recipe, resume, workers)
     with open_context(home) as context:
         study_id = resume
         if recipe is not None:

@@ -5,10 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from luthier.core.study import GoalName, SamplerName
 
 _SAMPLERS: Final = ("tpe", "cmaes", "random")
 _GOALS: Final = ("quality", "latency", "size", "cost")
+
+
+def refuse_mixed(recipe: Path | None, resume: str | None, workers: int | None) -> None:
+    """Raise RequestError where not exactly one of a recipe and a study is given, or a study's workers are changed."""
+    from luthier.core.errors import RequestError
+
+    if (recipe is None) == (resume is None):
+        raise RequestError(
+            "both a recipe and --resume" if recipe else "neither a recipe nor --resume",
+            expected="a recipe with a budget, or --resume STUDY",
+            do="write for example: luthier tune recipe.yaml --budget-hours 2",
+        )
+    if resume is not None and workers is not None:
+        raise RequestError(
+            f"--workers {workers} with --resume",
+            expected="the workers that the study began with: its trials have their share of the machine",
+            do="leave --workers out, or begin another study",
+        )
 
 
 def sampler(text: str) -> SamplerName:
