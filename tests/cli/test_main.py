@@ -44,6 +44,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
     assert sorted(leaves) == [
         "luthier audit-log show",
         "luthier audit-log verify",
+        "luthier auto",
         "luthier chat",
         "luthier data answer",
         "luthier data audit",
@@ -106,6 +107,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier runs watch",
         "luthier safety",
         "luthier serve",
+        "luthier showdown",
         "luthier sign",
         "luthier studies apply",
         "luthier studies compare",

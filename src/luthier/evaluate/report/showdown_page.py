@@ -111,15 +111,22 @@ def _against_time(result: ShowdownResult, timed: Sequence[Standing]) -> Chart:
     primary = result.spec.primary
     with canvas(460, 320) as (figure, axes):
         for one in timed:
-            metric, seconds = one.result.metrics[primary], one.seconds_per_answer
+            metric, seconds = one.result.metrics[primary], one.seconds_per_answer or 0.0
             colour = _COLOURS[one.kind]
             axes.plot([seconds, seconds], [metric.low, metric.high], color=colour, lw=1.6, solid_capstyle="round")
             axes.plot(seconds, metric.value, _MARKS[one.kind], color=colour, ms=7)
             is_odd = one.contender % 2 == 1
-            place = {"xytext": (0, -12 if is_odd else 12), "ha": "center", "va": "top" if is_odd else "bottom"}
             label = short_name(result.spec.contenders[one.contender].label)
-            at = (one.seconds_per_answer, metric.value)
-            axes.annotate(label, at, color=INK, fontsize=7.5, textcoords="offset points", **place)
+            axes.annotate(
+                label,
+                (seconds, metric.value),
+                xytext=(0, -12 if is_odd else 12),
+                textcoords="offset points",
+                ha="center",
+                va="top" if is_odd else "bottom",
+                color=INK,
+                fontsize=7.5,
+            )
         axes.set_xlabel("seconds an answer")
         axes.set_ylabel(metric_heading(primary))
         axes.grid(axis="both")
