@@ -47,7 +47,8 @@ from luthier.service.traffic_policy import set_traffic_policy
 from luthier.testing.running_server import running_server
 
 KEEPS = ("off", "metadata", "full")
-HEARD_SECONDS = 6.0
+HEARD_SECONDS = 6.0  # until servers have heard of a policy
+SETTLED_SECONDS = 65.0  # until lines have become a file for the first time, which loads what that takes
 DAYS, FILES_OF_TODAY, DAY_SECONDS = 30, 40, 86_400.0
 WORDS = ("spruce", "was", "felled", "in", "winter", "and", "dried", "for", "nine", "years", "before", "it", "sang")
 QUESTION = " ".join(itertools.islice(itertools.cycle(WORDS), 100)) + " write to bob@firm.de or +49 30 9018 20"
@@ -86,7 +87,10 @@ def _cost(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     rounds: list[dict[str, dict[str, float]]] = []
     with running_server(home, num_workers=0, environment=environment) as server, Context.open(home) as context:
         ask = _Asking(server.url, key, args.tokens)
+        set_traffic_policy(context, Caller(), TrafficPolicy(keep="full"))
         ask.window(args.clients, args.clients)  # loads, and warms up
+        time.sleep(SETTLED_SECONDS)
+        ask.window(args.clients, args.clients)
         for number in range(args.rounds):
             found = {}
             for turn in range(len(KEEPS)):
