@@ -9,7 +9,7 @@ become "changed". Shifts: from a known exchange on, 20% ask about a topic that n
 exchange after it is the last that is read. With --texts the same is done with real prompts (hh-rlhf's format): those
 that name food, cars, drugs or money are kept out first, and are then 20%.
 
-Prints JSON.
+Prints JSON; how far it is to standard error.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import gzip
 import json
 import re
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -50,15 +51,17 @@ def main() -> None:
     parser.add_argument("--months", type=int, default=100)
     parser.add_argument("--shifts", type=int, default=60)
     parser.add_argument("--exchanges-an-hour", type=float, default=10.0)
+    parser.add_argument("--only", choices=("steady", "shift", "real"), default=None)
     parser.add_argument("--texts", type=Path, default=None)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Context.open(Path(folder)) as context:
         checks = text_checks(context)
-        document: dict[str, Any] = {
-            "steady": steady(asked.months, asked.exchanges_an_hour, checks),
-            "shift": shift(asked.shifts, asked.exchanges_an_hour, checks),
-        }
-        if asked.texts is not None:
+        document: dict[str, Any] = {}
+        if asked.only in (None, "steady"):
+            document["steady"] = steady(asked.months, asked.exchanges_an_hour, checks)
+        if asked.only in (None, "shift"):
+            document["shift"] = shift(asked.shifts, asked.exchanges_an_hour, checks)
+        if asked.only in (None, "real") and asked.texts is not None:
             document["shift of real prompts"] = real_shift(asked.shifts, asked.texts, checks)
     print(json.dumps(document, indent=1))
 
@@ -81,6 +84,7 @@ def steady(num_months: int, an_hour: float, checks: Checks) -> dict[str, Any]:
             if signal.state == "changed" and signal.p_value is None:
                 alarms[signal.name] += 1
         strongest.append(most)
+        print(f"stretch {seed + 1}: strongest {most:.1f}, {sum(alarms.values())} alarms", file=sys.stderr, flush=True)
     # A stretch is looked at for 14 days, from its 14th on.
     num = sum(alarms.values())
     return {
@@ -150,6 +154,7 @@ def _first_told(watched: Watched, at: int) -> float:
         if one.signal.group == "input" and (one.log_strength >= needed).any():
             hour = one.hours[np.flatnonzero(one.log_strength >= needed)[0]]
             first = min(first, float(np.searchsorted(watched.rows.hours, hour, "right")) - at)
+    print(f"told after {first:.0f}", file=sys.stderr, flush=True)
     return first
 
 

@@ -11,8 +11,8 @@ class WatchSettings(Frozen):
     """Kept for each model of a project.
 
     groups: names of groups of people, and the regular expressions (of either case) by which a prompt is known to be of
-    them. corpus: documents that answers may cite, absolute. data: rows like those that it was trained on, absolute; None
-    takes those of its run. normal_since: seconds since 1970; what was before is not to be compared with.
+    them. corpus: documents that answers may cite, absolute. data: rows like those that it was trained on, absolute;
+    None takes those of its run. normal_since: seconds since 1970; what was before is not to be compared with.
     """
 
     groups: dict[str, str] = Field(default_factory=dict)

@@ -69,8 +69,9 @@ def keep(
     asked: without its words and who asked. user: whose ask it was, where somebody was named. words: messages and
     answer; called only where they are to be kept.
     """
-    keeper = context.traffic_keeper
+    keeper = None
     try:
+        keeper = context.traffic_keeper
         policy, key = keeper.known(asked.project_id)
         if policy.keep == "off":
             return
@@ -81,7 +82,8 @@ def keep(
         keeper.log.offer(asked.model_copy(update=changes), is_masked=policy.mask_personal_data)
     except Exception:
         log.exception("an exchange is not in the log")
-        keeper.log.lose(asked, FAILED)
+        if keeper is not None:
+            keeper.log.lose(asked, FAILED)
 
 
 def keeps_words(policy: TrafficPolicy, exchange_id: str) -> bool:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS: Final = 4_000
 """Rows that are drawn by lot: more would not make a PSI surer than the traffic lets it be."""
+_MOST_KNOWN: Final = 4
+_KNOWN: Final[dict[str, Profile]] = {}
 
 
 def training_profile(context: Context, project_id: str, target: str, settings: WatchSettings) -> Profile | None:

@@ -35,7 +35,7 @@ class Change:
 
 
 def made_traffic(days: float, exchanges_an_hour: float, *, seed: int, change: Change | None = None) -> pl.DataFrame:
-    """Exchanges from `BEGINS` on, oldest first: the columns of `Exchange` that the signals read. Equal seeds, equal rows.
+    """Exchanges from `BEGINS` on, oldest first, with the columns that the signals read. Equal seeds, equal rows.
 
     exchanges_an_hour: on average over the day; about half of it at weekends, a fifth of it by night.
     """

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from luthier.monitor.drift.ranks import Floats
+from luthier.monitor.drift.ranks import Floats, Ints
 
 MUCH: Final = 0.25
 _NUM_BINS: Final = 10
@@ -47,9 +47,9 @@ def psi(before: Floats, now: Floats) -> Apart:
 def binned(before: Floats, now: Floats) -> tuple[Floats, Floats]:
     """Counts of numbers in bins that hold a tenth each of `before`; equal values stay in one bin."""
     edges = np.unique(np.quantile(before, np.linspace(0, 1, _NUM_BINS + 1)[1:-1]))
-    return _counts(np.searchsorted(edges, before, "left"), len(edges) + 1), _counts(
-        np.searchsorted(edges, now, "left"), len(edges) + 1
-    )
+    places = (np.searchsorted(edges, values, "left").astype(np.int64) for values in (before, now))
+    found = [_counts(one, len(edges) + 1) for one in places]
+    return found[0], found[1]
 
 
 def matched(before: Floats, now: Floats, num_kinds: int) -> tuple[Floats, Floats]:
@@ -59,8 +59,8 @@ def matched(before: Floats, now: Floats, num_kinds: int) -> tuple[Floats, Floats
     return found[0][is_there], found[1][is_there]
 
 
-def _counts(places: Floats, num: int) -> Floats:
-    return np.bincount(places.astype(np.int64), minlength=num).astype(np.float64)
+def _counts(places: Ints, num: int) -> Floats:
+    return np.bincount(places, minlength=num).astype(np.float64)
 
 
 def _spread(weights: Floats, values: Floats) -> float:

@@ -25,9 +25,10 @@ _MOVED: Final = np.array([0.04, 0.15])
 
 @dataclass(frozen=True, slots=True)
 class WordEvidence:
-    """What the words say at the end. hours, log_strength: as in drift.evidence.Evidence. began: the likeliest first hour.
+    """What the words say at the end.
 
-    place: the hashed place of the word that explains most. dropped: as there.
+    hours, log_strength, dropped: as in drift.evidence.Evidence. began: the likeliest first hour. place: the hashed
+    place of the word that explains most.
     """
 
     hours: Ints
@@ -43,7 +44,10 @@ def places_of(hashes: NDArray[np.uint64]) -> Ints:
 
 
 def word_evidence(words: TextWords, hours: Ints, draws: Floats, slots: Slots = slots_of) -> WordEvidence | None:
-    """The evidence after each hour. hours: of each text, never falling. draws: in (0, 1), one a text. None: no texts."""
+    """The evidence after each hour; None where there are no texts.
+
+    hours: of each text, never falling. draws: in (0, 1), one a text. slots: as in drift.ranks.conformal_ranks.
+    """
     if not len(hours):
         return None
     pairs = np.unique(words.texts * NUM_PLACES + places_of(words.hashes))

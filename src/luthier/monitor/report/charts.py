@@ -65,7 +65,7 @@ def _latency_chart(rows: Rows, since: float) -> Chart | None:
     of_hour = [seconds[(rows.hours == hour) & np.isfinite(seconds)] for hour in hours]
     middle = np.array([np.quantile(values, 0.5) for values in of_hour])
     high = np.array([np.quantile(values, 0.95) for values in of_hour])
-    text = f"Median {rough(float(np.median(middle)))} s; the 95th percentile of an hour lay at most at {rough(high.max())} s."
+    text = f"Median {rough(float(np.median(middle)))} s; the highest 95th percentile of an hour {rough(high.max())} s."
     with canvas(_WIDTH, _HEIGHT) as (figure, axes):
         axes.plot(_days(hours), high, color=TUNED, lw=1.2, label="95th percentile")
         axes.plot(_days(hours), middle, color=BASE, lw=1.4, label="median")

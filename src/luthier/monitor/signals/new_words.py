@@ -82,7 +82,7 @@ def _name(checks: Checks, texts: Sequence[str], place: int) -> str:
 
 
 def _group(words: TextWords, is_after: Flags) -> tuple[Ints, str]:
-    """Of the groups of newer prompts the one that has grown most: places of its most typical prompts, and a sentence."""
+    """The group of newer prompts that has grown most: places of its most typical prompts, and a sentence."""
     after, before = np.flatnonzero(is_after), np.flatnonzero(~is_after)
     topics = find_topics(words.of(after), _MOST_GROUPS)
     if topics is None or not len(before):

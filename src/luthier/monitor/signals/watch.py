@@ -128,6 +128,7 @@ def _cautions(rows: Rows, num_dropped: int) -> tuple[str, ...]:
         found.append("No words are kept, so that nothing is known of what was asked and answered.")
     if len(rows.at) and not (~rows.is_now).any():
         found.append(
-            f"Nothing was asked in the {RENEWED_DAYS} to {LOOK_BACK_DAYS} days before: there is nothing to compare with."
+            f"Nothing was asked in the {RENEWED_DAYS} to {LOOK_BACK_DAYS} days before: there is nothing to "
+            "compare with."
         )
     return tuple(found)

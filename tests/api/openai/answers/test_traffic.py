@@ -146,6 +146,10 @@ def test_an_answer_comes_though_the_log_itself_is_broken(
     monkeypatch.setattr(home.traffic_keeper, "known", lambda _: 1 / 0)
     answer = client.chat.completions.create(model=model_of(client), messages=QUESTION, max_tokens=2)
     assert answer.choices[0].finish_reason
+    monkeypatch.setattr("luthier.service.traffic_log.Spans.from_environment", lambda: 1 / 0)
+    monkeypatch.delitem(home.__dict__, "traffic_keeper")
+    answer = client.chat.completions.create(model=model_of(client), messages=QUESTION, max_tokens=2)
+    assert answer.choices[0].finish_reason
 
 
 def test_another_project_sees_none_of_it(home: Context, client: openai.OpenAI) -> None:
