@@ -27,9 +27,10 @@ MODEL = "shop-bot"
 def signal(name: str, title: str, group: SignalGroup, unit: str, value: float, state: SignalState) -> Signal:
     return Signal(
         name=name, title=title, group=group, unit=unit, value=value, low=value * 0.9, high=value * 1.1, reference=1.0,
-        p_value=0.0004 if state == "changed" else 0.6, state=state, since=None if state == "steady" else time.time() - 9e3,
+        p_value=0.0004 if state == "changed" else 0.6, state=state,
+        since=None if state == "steady" else time.time() - 9e3,
         examples=("chatcmpl-1", "chatcmpl-2") if state == "changed" else (),
-        sentence=f"It was 1.0 {unit} before." if state == "steady" else f"A tenth of answers took twice as long. {HOSTILE}",
+        sentence=f"It was 1.0 {unit} before." if state == "steady" else f"A tenth took twice as long. {HOSTILE}",
         do="Look at the queue of the server, and at what was deployed that day." if state == "changed" else "",
     )  # fmt: skip
 
@@ -43,7 +44,8 @@ def fill(home: Path) -> None:
             exchange = Exchange(
                 exchange_id=f"chatcmpl-{number}", project_id=DEFAULT_PROJECT, at=now - 60 * number, model=MODEL,
                 target="run-20261125-093000-1f2e3d", num_prompt_tokens=40 + number, num_new_tokens=30, seconds=1.2,
-                first_token_seconds=0.2, status=500 if number == 9 else 200, error_code="overloaded" if number == 9 else "",
+                first_token_seconds=0.2, status=500 if number == 9 else 200,
+                error_code="overloaded" if number == 9 else "",
                 answer=f"The walnut board. {HOSTILE}", **words,
             )  # fmt: skip
             traffic.record(context, exchange)

@@ -134,3 +134,26 @@ def test_an_error_is_told_in_the_place_of_the_answer(chat: Callable[..., Page], 
     page.locator("[name=do][value=again]").click()
     expect(page.locator(".facts-line")).to_contain_text("written", timeout=SECONDS)
     assert page.locator(".turn").count() == 2
+
+
+def test_a_thumb_and_a_correction_are_kept_for_the_answer(
+    served: tuple[Context, str], chat: Callable[..., Page]
+) -> None:
+    context, _ = served
+    page = chat("model=tiny")
+    say(page, "Which wood?")
+    expect(page.locator(".facts-line", has_text="tokens read")).to_have_count(1, timeout=SECONDS)
+    good, bad = page.locator(".thumbs button").all()
+    good.click()
+    expect(page.locator("[data-told]")).to_have_text("Thanks: it is kept.", timeout=SECONDS)
+    expect(good).to_have_attribute("aria-pressed", "true")
+    bad.click()
+    expect(bad).to_have_attribute("aria-pressed", "true", timeout=SECONDS)
+    expect(good).to_have_attribute("aria-pressed", "false")
+    assert violations(page) == []
+    page.locator(".save > summary").click()
+    page.locator("[name='reference-1-1']").fill("Maple.")
+    page.get_by_role("button", name="Send for review").click()
+    expect(page.locator("[data-saved]")).to_contain_text("Kept", timeout=SECONDS)
+    (kept,) = context.feedback.list("default")
+    assert (kept.thumb, kept.correction) == ("down", "Maple.")

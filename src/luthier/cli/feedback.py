@@ -37,8 +37,8 @@ def import_file(
     with open_context(home) as context:
         came = feedback.import_feedback(context, _caller(context, project), file)
     refused = [{"line": number, "reason": reason} for number, reason in came.refused]
-    document: dict[str, Any] = dict(came.num_by_outcome)
-    document |= {"waiting_for_review": came.num_queued, "refused": refused}
+    document: dict[str, Any] = {**{str(name): num for name, num in came.num_by_outcome.items()}, "refused": refused}
+    document["waiting_for_review"] = came.num_queued
     return Answer(as_json, document, lambda console: _show_import(console, came), exit_code=int(bool(refused)))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -71,7 +71,10 @@ def give(context: Context, caller: Caller, said: Said) -> Given:
     The same once more changes nothing. Personal data in a correction and a comment is masked as the policy of the
     project's traffic says. Raises NotFoundError for an answer that is not known, RequestError for what says nothing.
     """
-    exchange = _exchange(context, caller.project_id, said.exchange_id)
+    return _give(context, _exchange(context, caller.project_id, said.exchange_id), said)
+
+
+def _give(context: Context, exchange: Exchange, said: Said) -> Given:
     given = _feedback(context, exchange, said)
     kept, before = context.feedback.put(given)
     outcome: Outcome = "new" if before is None else "same" if before == kept else "replaced"
@@ -94,15 +97,26 @@ def import_feedback(context: Context, caller: Caller, path: Path) -> Imported:
     A line that cannot be taken is kept from the others: it stands in `refused`. Raises RequestError for a file that
     cannot be read.
     """
-    came = Imported()
+    came, read = Imported(), list[tuple[int, Said]]()
     for number, line in _lines(path):
         try:
-            given = give(context, caller, _said(line))
-        except LuthierError as error:
+            read.append((number, _said(line)))
+        except RequestError as error:
             came.refused.append((number, error.came))
-        else:
-            came.num_by_outcome[given.outcome] += 1
-            came.num_queued += given.is_queued
+    known = _exchanges(context, caller.project_id, [said for _, said in read])
+    with context.progress.task("feedback", len(read), "lines") as task:
+        for number, said in read:
+            try:
+                if said.exchange_id not in known:
+                    raise _unknown(said.exchange_id)
+                given = _give(context, known[said.exchange_id], said)
+            except LuthierError as error:
+                came.refused.append((number, error.came))
+            else:
+                came.num_by_outcome[given.outcome] += 1
+                came.num_queued += given.is_queued
+            task.advance()
+    came.refused.sort()
     return came
 
 
@@ -158,11 +172,7 @@ def _masked(context: Context, project_id: str, *texts: str) -> list[str]:
 def _exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
     """The exchange, be it written this very moment. Raises NotFoundError."""
     if not _ID.fullmatch(exchange_id):
-        raise NotFoundError(
-            f"{exchange_id[:100]!r} is not the id of an answer",
-            expected="the `id` that came with the answer",
-            do="send it as it came",
-        )
+        raise _unknown(exchange_id)
     try:
         return traffic.exchange(context, project_id, exchange_id)
     except NotFoundError:
@@ -170,6 +180,26 @@ def _exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
         time.sleep(_PAUSE_SECONDS)
         context.traffic_keeper.log.flush(_FLUSH_SECONDS)
         return traffic.exchange(context, project_id, exchange_id)
+
+
+def _exchanges(context: Context, project_id: str, said: Sequence[Said]) -> dict[str, Exchange]:
+    """Those of a whole file, by id, read at once; with their words where any is corrected."""
+    from luthier.monitor.traffic.lines import exchange_of
+
+    if not said:
+        return {}
+    with_text = any(one.correction for one in said)
+    found = traffic.exchanges(context, project_id, with_text=with_text)
+    chosen = found.filter(found["exchange_id"].is_in([one.exchange_id for one in said]))
+    return {row["exchange_id"]: exchange_of(row) for row in chosen.iter_rows(named=True)}
+
+
+def _unknown(exchange_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"{exchange_id[:100]!r} is not the id of an answer that is kept",
+        expected="the `id` that came with an answer to this project",
+        do="send it as it came; see `luthier traffic list` for what is kept",
+    )
 
 
 def _said(line: str) -> Said:

@@ -26,6 +26,8 @@ _WORDS: Final = {
     "fine_tuning.job.succeeded": "a training has succeeded",
     "fine_tuning.job.failed": "a training has failed",
     "fine_tuning.job.cancelled": "a training was cancelled",
+    "luthier.alert.opened": "something has changed with a deployed model",
+    "luthier.alert.closed": "it is steady again",
 }
 
 
