@@ -81,6 +81,17 @@ def test_one_that_is_no_worse_stays(context: Context, canary: tuple[str, str]) -
     assert context.deployments.get(ME.project_id, "support").revision.canary == canary[1]
 
 
+def test_between_two_looks_texts_are_left_alone(
+    context: Context, canary: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanges(context, canary)
+    (first,) = canary_watch.watch_canaries(context)
+    monkeypatch.setattr("luthier.monitor.canary.compare.compare", lambda *_: pytest.fail("no new look"))
+    (again,) = canary_watch.watch_canaries(context)
+    assert again.signals == first.signals
+    assert again.num_seen == 240
+
+
 def test_nothing_is_said_before_there_is_enough(context: Context, canary: tuple[str, str]) -> None:
     exchanges(context, canary, num=99, answer="I cannot help.")
     (seen,) = canary_watch.watch_canaries(context)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.pipeline import Pipeline, Stage
+    from luthier.service.retrains import RetrainRequest
 
 _STARTS: Final = ("base", "last")
 
@@ -57,9 +58,8 @@ def retrain(
     against the held-out rows; a fifth of the reviewed ones is held out. It ends where the new model is worse than the
     deployed one on old or new held-out rows, or a gate refuses it.
     """
-    from luthier.core.access import Caller
     from luthier.core.errors import RequestError
-    from luthier.service import retrains
+    from luthier.service.retrains import RetrainRequest
 
     if (model is None) == (resume is None):
         raise RequestError(
@@ -69,24 +69,30 @@ def retrain(
         )
     if start not in _STARTS:
         raise RequestError(f"--start {start!r}", expected="base or last", do="correct it")
+    request = RetrainRequest(
+        model=model or "",
+        from_traffic=from_traffic,
+        review=review,
+        panels=tuple(panel or ()),
+        start="last" if start == "last" else "base",
+        canary=canary,
+        gate=gate,
+        suite=suite,
+        min_rows=min_rows,
+    )
+    return _carried_out(request, resume, project, as_json, home)
+
+
+def _carried_out(request: RetrainRequest, resume: str | None, project: str, as_json: bool, home: Path | None) -> Answer:
+    from luthier.core.access import Caller
+    from luthier.service import retrains
+
     with open_context(home) as context:
         caller = Caller(project_id=context.access.project(project).project_id)
-        pipeline_id = resume
-        if model is not None:
-            request = retrains.RetrainRequest(
-                model=model,
-                from_traffic=from_traffic,
-                review=review,
-                panels=tuple(panel or ()),
-                start="last" if start == "last" else "base",
-                canary=canary,
-                gate=gate,
-                suite=suite,
-                min_rows=min_rows,
-            )
-            pipeline_id = retrains.begin(context, caller, request).pipeline_id
+        pipeline_id = resume or retrains.begin(context, caller, request).pipeline_id
+        if resume is None:
             _say(as_json, f"{pipeline_id}: goes on after a stop with: luthier retrain --resume {pipeline_id}")
-        found = retrains.go_on(context, caller, str(pipeline_id), tell=lambda _, stage: _tell(as_json, stage))
+        found = retrains.go_on(context, caller, pipeline_id, tell=lambda _, stage: _tell(as_json, stage))
     refused = any(stage.status == "refused" for stage in found.stages)
     document = found.model_dump(mode="json")
     return Answer(as_json, document, lambda console: _show(console, found), exit_code=1 if refused else 0)

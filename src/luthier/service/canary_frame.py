@@ -28,20 +28,20 @@ class Told:
 
 
 def canary_frame(
-    context: Context, project_id: str, name: str, *, canary: str, since: float
+    context: Context, project_id: str, name: str, *, canary: str, since: float, with_text: bool = True
 ) -> tuple[pl.DataFrame, Told]:
     """One row an exchange, with the columns of `monitor.canary.compare`. since: seconds since 1970.
 
     A request has failed where the status is 500 or above, or 404, as when the files of a target are gone: what a client
     has asked wrongly or too often is no fault of the model, and is left out. Refusals are those of the texts that are
-    kept. `bad` is a thumb down or a correction, `lacking` what is missing to a full score; of several authors the mean
-    counts.
+    kept; without with_text there are none, and it is quick. `bad` is a thumb down or a correction, `lacking` what is
+    missing to a full score; of several authors the mean counts.
     """
     import polars as pl
 
     from luthier.evaluate.safety.refusal import is_refusal
 
-    found = traffic.exchanges(context, project_id, model=name, since=since, with_text=True)
+    found = traffic.exchanges(context, project_id, model=name, since=since, with_text=with_text)
     has_failed = (pl.col("status") >= _SERVER_ERROR) | (pl.col("status") == _NOT_FOUND)
     is_theirs = ~pl.col("is_canary") | (pl.col("target") == canary)
     found = found.filter(is_theirs & ((pl.col("status") < 400) | has_failed))

@@ -65,6 +65,9 @@ def watch_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
 
     look = _look(context, caller, name)
     revision = look.deployment.revision
+    if (same := _still(context, look)) is not None:
+        context.watches.put(caller.project_id, _SEEN, name, same.model_dump_json())
+        return same
     frame, told = canary_frame(context, caller.project_id, name, canary=look.canary, since=revision.created_at)
     found = compare(frame, look.fraction, look.rules, seed=_seed(look.deployment))
     watch = CanaryWatch(
@@ -123,6 +126,30 @@ def _look(context: Context, caller: Caller, name: str) -> _Look:
             do=f"begin one with: luthier deploy RUN --as {name} --canary 0.1",
         )
     return _Look(deployment, canary, share.fraction, rules_of(context, caller.project_id, name))
+
+
+def _still(context: Context, look: _Look) -> CanaryWatch | None:
+    """What was seen last, where no new look has come since and nothing fails: then nothing else can have changed.
+
+    Texts are not read for this: it is done every few seconds, among what may be a million exchanges.
+    """
+    from luthier.monitor.canary.looks import first_look, look_at
+    from luthier.monitor.canary.streak import failing_streak
+
+    one, revision = look.deployment, look.deployment.revision
+    document = context.watches.get(one.project_id, _SEEN, one.name)
+    last = None if document is None else CanaryWatch.model_validate_json(document)
+    if last is None or not last.look or last.state == "worse" or (last.canary, last.revision, last.since) != (
+        look.canary, revision.number, revision.created_at
+    ):  # fmt: skip
+        return None
+    frame, _ = canary_frame(
+        context, one.project_id, one.name, canary=look.canary, since=revision.created_at, with_text=False
+    )
+    number, _ = look_at(frame.height, first_look(look.fraction, look.rules.least_requests))
+    if number != last.look or failing_streak(frame.sort("ended_at", maintain_order=True)) is not None:
+        return None
+    return last.model_copy(update={"at": context.access.now(), "num_seen": frame.height})
 
 
 def _taken_back(context: Context, look: _Look, watch: CanaryWatch) -> CanaryWatch:

@@ -18,14 +18,15 @@ from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.service import dataset_versions
 from luthier.service.context import Context
+from luthier.service.deployed_run import deployed_run
 from luthier.service.pipelines import StageRefusedError, Work
 from luthier.service.retrain_rows import fresh_rows, joined, read_jsonl, reviewed_rows, rows_of_run
+from luthier.service.retrain_versions import kept_version
 
 if TYPE_CHECKING:
     from luthier.core.audit import Finding
 
 STAGES = ("rows", "audit", "version", "train", "judge", "gate", "canary")
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +119,11 @@ class RetrainStages:
     def _version(self, pipeline: Pipeline) -> dict[str, Any]:
         """The rows as versions of datasets: of the one that the last run was trained on, where there is one."""
         rows, plan = pipeline.came("rows"), self._plan(pipeline)
-        train = self._kept(pipeline, "train", plan.data.train.sha256, "rows")
+        train = self._kept(pipeline, "train", plan.data.train.sha256)
         made = {"train": _told(train), "train_path": self._path(train)}
         if rows["num_old_held_out"] + rows["num_new_held_out"]:
             before = plan.data.held_out.sha256 if plan.data.held_out is not None else ""
-            held_out = self._kept(pipeline, "held_out", before, "held-out")
+            held_out = self._kept(pipeline, "held_out", before)
             made |= {"held_out": _told(held_out), "held_out_path": self._path(held_out)}
         return made
 
@@ -194,6 +195,12 @@ class RetrainStages:
             return {"said": "offered", "command": offered}
         revision = self.context.deployments.get(self.caller.project_id, name).revision
         if revision.canary != run_id:
+            if (now := deployed_run(self.context, self.caller, revision)) != pipeline.asked["judged_against"]:
+                raise ConflictError(
+                    f"{name} is answered by {now} now; {run_id} was judged against {pipeline.asked['judged_against']}",
+                    expected="the deployment that it was judged against",
+                    do=f"judge it against {now}, then: {offered}",
+                )
             gate = _path(pipeline.asked["gate"])
             revision = deploy(self.context, self.caller, name, run_id, canary=fraction, gate=gate).revision
         return {"said": "made", "revision": revision.number, "fraction": fraction}
@@ -240,34 +247,8 @@ class RetrainStages:
             export(self.context, pipeline.asked["run_id"], to="merged", output=folder)
         return folder
 
-    def _kept(self, pipeline: Pipeline, name: str, before: str, word: str) -> DatasetVersion:
-        """A file as the next version of the dataset that holds the rows before, or as a new dataset; made once."""
-        from luthier.service.project_models import rows_by_digest
-
-        context, caller, model = self.context, self.caller, pipeline.asked["model"]
-        known = rows_by_digest(context, caller, [before]).get(before) if before else None
-        title = f"{model} {word}"
-        dataset = known[0] if known is not None else context.datasets.find(caller.project_id, title)
-        for version in context.datasets.versions(dataset.dataset_id) if dataset is not None else ():
-            if version.details.get("retrain") == pipeline.pipeline_id:
-                return version
-        rows = pipeline.came("rows")
-        counted = {key: rows[key] for key in ("by_source", "num_old", "num_new", "num_replaced")}
-        details = {"retrain": pipeline.pipeline_id, "model": model, "from_run": pipeline.asked["run_id"]} | counted
-        path = self._file(pipeline, name)
-        with path.open("rb") as source:
-            blocks = iter(lambda: source.read(_BLOCK), b"")
-            file = dataset_versions.keep_rows(context, caller, blocks, f"{name}.jsonl")
-        note = f"reviewed rows of {model}"
-        if dataset is None:
-            return dataset_versions.create_dataset(
-                context, caller, title, file, origin="review", note=note, details=details
-            )[1]
-        newest = context.datasets.versions(dataset.dataset_id)[0]
-        parent = known[1].number if known is not None else newest.number
-        return dataset_versions.add_version(
-            context, caller, dataset.dataset_id, file, origin="review", parent=parent, note=note, details=details
-        )
+    def _kept(self, pipeline: Pipeline, name: str, before: str) -> DatasetVersion:
+        return kept_version(self.context, self.caller, pipeline, self._file(pipeline, name), before)
 
     def _path(self, version: DatasetVersion) -> str:
         return str(dataset_versions.path_of(self.context, self.caller, version))

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from luthier.core.access import Caller
-from luthier.core.deployment import Share
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.pipeline import Pipeline, Stage
 from luthier.service.context import Context
-from luthier.service.gates import judged_behind
+from luthier.service.deployed_run import deployed_run
 from luthier.service.pipelines import Tell, run_pipeline
 from luthier.service.retrain_stages import STAGES, RetrainStages
 
@@ -68,7 +67,7 @@ def begin(context: Context, caller: Caller, request: RetrainRequest) -> Pipeline
             raise NotFoundError(f"no file {file}", expected="a file that is there", do="correct the path")
     for panel in request.panels:
         context.rating_panels.get(caller.project_id, panel)
-    run_id = run_behind(context, caller, main_share(deployment.revision.shares, deployment.revision.canary))
+    run_id = deployed_run(context, caller, deployment.revision)
     if request.review:
         _refuse_waiting(context, caller, request)
     asked = {
@@ -108,24 +107,6 @@ def go_on(
     folder = context.settings.home / "pipelines" / pipeline_id
     stages = RetrainStages(context, caller, folder)
     return run_pipeline(context, pipeline_id, stages.works(), begun=stages.begun(), tell=tell)
-
-
-def main_share(shares: Sequence[Share], canary: str | None) -> Share:
-    """The target that most users get, the canary aside."""
-    return max((one for one in shares if one.target != canary), key=lambda one: one.fraction)
-
-
-def run_behind(context: Context, caller: Caller, share: Share) -> str:
-    """The run that made a target. Raises ConflictError where none is known."""
-    judged = judged_behind(context, caller, share)
-    if judged.run_id is None:
-        why = "; ".join(judged.set_aside) or f"{share.target} is a base model"
-        raise ConflictError(
-            f"no run stands behind {share.target}: {why}",
-            expected="a deployment of what a run has made, whose recipe and rows can be taken up again",
-            do="train it once by a recipe, and deploy that run",
-        )
-    return judged.run_id
 
 
 def _refuse_waiting(context: Context, caller: Caller, request: RetrainRequest) -> None:

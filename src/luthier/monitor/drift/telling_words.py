@@ -27,8 +27,8 @@ _MOVED: Final = np.array([0.04, 0.15])
 class WordEvidence:
     """What the words say at the end.
 
-    hours, log_strength, dropped: as in drift.evidence.Evidence. began: the likeliest first hour. place: the hashed place
-    of the word that explains most.
+    hours, log_strength, dropped: as in drift.evidence.Evidence. began: the likeliest first hour. place: the hashed
+    place of the word that explains most.
     """
 
     hours: Ints
