@@ -56,6 +56,22 @@ def teach(asked: str) -> str:
     return json.dumps({"question": question, "answer": held[-1] if held else "It says nothing."})
 
 
+def fetch_converter(home: Path) -> None:
+    """What GGUF is written with, in a home: from LUTHIER_TEST_HOME, whose tools outlive the session, or an index."""
+    from luthier.core.errors import WorkError
+    from luthier.core.ports import SilentProgress
+    from luthier.deploy.exporters.converter import converter
+
+    shared, own = os.environ.get("LUTHIER_TEST_HOME"), home / "cache" / "tools"
+    tools = Path(shared) / "cache" / "tools" if shared else own
+    try:
+        converter(tools, SilentProgress())
+    except WorkError as error:
+        pytest.skip(f"no index to fetch the converter from: {error.came}")
+    if shared:
+        shutil.copytree(tools, own)
+
+
 def printed(notebook: Path) -> str:
     """All that the cells of an executed notebook have printed."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -78,9 +94,10 @@ def test_the_notebook_is_the_page(story: Any, name: str) -> None:
 def test_every_command_of_a_tutorial_runs(name: str, workplace: tuple[Path, dict[str, str]]) -> None:
     pytest.importorskip("nbclient", reason="needs nbclient and ipykernel")
     pytest.importorskip("ipykernel", reason="needs nbclient and ipykernel")
+    folder, environment = workplace
     if name == "law_firm":
         pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
-    folder, environment = workplace
+        fetch_converter(folder / "home")
     notebook, executed = folder / "examples" / name / "story.ipynb", folder / "executed.ipynb"
     arguments = [sys.executable, "-c", EXECUTE, notebook, notebook.parent, executed]
     with serving(OpenAIServer(answer=teach)) as url:
