@@ -68,7 +68,7 @@ def home(tmp_path, monkeypatch):
 
 
 def search_of(home: Context, crew: FakeCrew, *, hours: float, most_trials: int) -> Search:
-    study = add_study(home, overhead_hours=0.0)
+    study = add_study(home, {"overhead_hours": 0.0})
     store = StudyStore(home.database)
     store.remove(study.study_id)  # the trials, too: this search begins
     spec = study.spec.model_copy(update={"hours": hours, "most_trials": most_trials, "sampler": "random"})

@@ -12,7 +12,7 @@ from luthier.service.canaries import canaries_plan
 from luthier.service.replay import replay_plan
 
 if TYPE_CHECKING:
-    from luthier.service.plans import PreparedSplit
+    from luthier.service.materials import PreparedSplit
 
 
 def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:

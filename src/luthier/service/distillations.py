@@ -21,7 +21,8 @@ from luthier.service.stop_signals import stop_signals
 if TYPE_CHECKING:
     from luthier.models.chat_template import ChatTemplate
     from luthier.service.fleet import Hooks
-    from luthier.service.plans import Prepared, PreparedSplit
+    from luthier.service.materials import PreparedSplit
+    from luthier.service.plans import Prepared
     from luthier.train.budget import Meter
 
 _MOST_NAMED = 3

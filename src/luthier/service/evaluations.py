@@ -30,7 +30,8 @@ from luthier.service.candidates import (
 )
 from luthier.service.context import Context
 from luthier.service.judgeable import check_few_shot, check_metrics, usual_metrics
-from luthier.service.plans import Prepared, PreparedSplit
+from luthier.service.materials import PreparedSplit
+from luthier.service.plans import Prepared
 
 if TYPE_CHECKING:
     from luthier.engines.transformers_engine import TransformersEngine

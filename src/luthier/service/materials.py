@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from luthier.data.loss_mask import Tokenised
     from luthier.models.chat_template import ChatTemplate
 
-_NOT_OF_ROWS: Final = {
+_NOT_OF_ROWS: Final[dict[str, bool | set[str]]] = {
     "method": True,
     "budget": True,
     "evaluation": True,

@@ -13,7 +13,7 @@ from luthier.core.recipe import Recipe
 
 if TYPE_CHECKING:
     from luthier.data.formats import LoadedFile
-    from luthier.service.plans import PreparedSplit
+    from luthier.service.materials import PreparedSplit
 
 ReplayPart = tuple["LoadedFile", Path, Sequence[Example]]
 

@@ -16,7 +16,8 @@ from luthier.core.plan import Plan
 
 if TYPE_CHECKING:
     from luthier.evaluate.rewards import Rewards
-    from luthier.service.plans import Prepared, PreparedSplit
+    from luthier.service.materials import PreparedSplit
+    from luthier.service.plans import Prepared
     from luthier.train.objectives.protocol import Tools
 
 _OURS = ("reference",)

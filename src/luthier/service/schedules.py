@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.service.plans import Prepared, PreparedSplit
+from luthier.service.materials import PreparedSplit
+from luthier.service.plans import Prepared
 
 if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample

@@ -39,8 +39,8 @@ _END_SHARE: Final = 1.2
 class StudyRequest:
     """What is asked. recipe: with absolute paths. hours, usd: for everything. space: a document that narrows it.
 
-    goals: what is sought; with more than quality the sampler is NSGA-II. knows_others: whether it begins with what
-    earlier studies of the project on alike data have found.
+    workers: how many trials train at once. goals: what is sought; with more than quality the sampler is NSGA-II.
+    knows_others: whether it begins with what earlier studies of the project on alike data have found.
     """
 
     recipe: Recipe
@@ -110,7 +110,7 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
     _refuse_too_small(context, spec, plan)
     if plan.training.device == "cpu" and spec.workers > plan.training.num_threads:
         threads = f"{plan.training.num_threads} {'thread' if plan.training.num_threads == 1 else 'threads'}"
-        notes += (f"{spec.workers} workers share {threads}: more of them than threads get in each other's way",)
+        notes = (*notes, f"{spec.workers} workers share {threads}: more of them than threads get in each other's way")
     study = Study(
         study_id=new_id("study"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

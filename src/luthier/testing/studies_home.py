@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.recipe import Recipe
-from luthier.core.study import Parameter, Result, Space, Study, StudySpec, Trial, Values
+from luthier.core.study import Parameter, Result, Space, Study, StudySpec, Trial, TrialState, Values
 from luthier.service.context import Context
 
 STUDY_ID: Final = "study-20261126-120000-abcdef"
@@ -17,7 +18,7 @@ _REACHED: Final = (2, 1, 0, 0, 0, 2, 0, 1, 0)
 """The highest rung of each trial after the first: one in three goes on."""
 
 
-def add_study(home: Context, **changed: Any) -> Study:
+def add_study(home: Context, changed: Mapping[str, Any] | None = None) -> Study:
     """A study that is searched: the recipe as it came, nine trials, one that failed and one that trains.
 
     changed: fields of the study that are to be others.
@@ -25,6 +26,7 @@ def add_study(home: Context, **changed: Any) -> Study:
     document = {
         "base_model": "smollm2-135m-instruct",
         "data": {"train": f"{home.home}/rows/train.jsonl", "validation": 0.1},
+        "method": {"name": "lora", "rank": 4},
     }
     space = Space(
         parameters=(
@@ -45,14 +47,14 @@ def add_study(home: Context, **changed: Any) -> Study:
         spec=spec,
         usd_per_hour=1.5,
         overhead_hours=0.012,
-    ).model_copy(update=changed)
+    ).model_copy(update=dict(changed or {}))
     home.studies.create(study, DEFAULT_PROJECT)
     for trial in _trials():
         home.studies.put_trial(STUDY_ID, trial)
     return study
 
 
-def trial_of(number: int, values: Values, reached: int, loss: float, **others: Any) -> Trial:
+def trial_of(number: int, values: Values, reached: int, loss: float, *, state: TrialState, reason: str = "") -> Trial:
     """A trial that has got to a rung, -1 for none, with `loss` on the last one."""
     results = tuple(
         Result(
@@ -65,9 +67,8 @@ def trial_of(number: int, values: Values, reached: int, loss: float, **others: A
         for rung in range(reached + 1)
     )
     run_id = f"run-20261126-1200{number:02d}-abcdef"
-    return Trial(
-        number=number, values=values, run_id=run_id, results=results, hours=0.02 * 3 ** max(0, reached), **others
-    )
+    hours = 0.02 * 3 ** max(0, reached)
+    return Trial(number=number, values=values, run_id=run_id, state=state, results=results, hours=hours, reason=reason)
 
 
 def _trials() -> list[Trial]:

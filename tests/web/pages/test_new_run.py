@@ -21,6 +21,7 @@ from luthier.service.access import create_project
 from luthier.service.context import Context
 from luthier.service.plan_desk import PlanDesk, Planned
 from luthier.testing.records import RUN_ID, make_plan, make_record
+from luthier.testing.studies_home import STUDY_ID, add_study
 
 Browser = Callable[..., TestClient]
 HTMX = {"HX-Request": "true"}
@@ -258,6 +259,24 @@ def test_a_run_is_forked(home: Context, browser: Browser, dataset: tuple[str, st
     create_project(home, "b")
     assert browser("train", project="b").get(f"/runs/new?from={RUN_ID}").status_code == 404
     assert one.get("/runs/new?from=run-20260101-000000-aaaaaa").status_code == 404
+
+
+def test_the_recipe_of_a_study_opens_in_the_form(home: Context, browser: Browser, dataset: tuple[str, str]) -> None:
+    one = browser("train")
+    add_study(home, {"status": "done"})
+    address = f"/runs/new?study={STUDY_ID}"
+    assert one.get(address).status_code == 409, "no winner is named"
+    study = home.studies.get(STUDY_ID)
+    home.studies.save(study.model_copy(update={"winner": 1}))
+    home.runs.create(make_record(home.studies.trials(STUDY_ID)[1].run_id), make_plan())
+    page = one.get(address).text
+    assert "rank: 4" in text_of(page)
+    assert "learning_rate: 0.0003" in text_of(page)
+    assert f'href="/studies/{STUDY_ID}"' in page
+    assert "Left out: " in page
+    assert str(home.home) not in page
+    create_project(home, "b")
+    assert browser("train", project="b").get(address).status_code == 404
 
 
 def test_hostile_names_and_texts_show_as_text(

@@ -24,7 +24,7 @@ def test_nothing_was_searched_yet(browser: Browser) -> None:
 
 
 def test_a_study_whose_process_was_killed_is_not_shown_as_at_work(home: Context, browser: Browser) -> None:
-    add_study(home, notes=(HOSTILE,))
+    add_study(home, {"notes": (HOSTILE,)})
     wrong = trial_of(10, {"method.rank": 32}, -1, 0.0, state="failed", reason=f"wrong in {home.home}/runs {HOSTILE}")
     home.studies.put_trial(STUDY_ID, wrong)
     one = browser("read")
@@ -68,7 +68,7 @@ def test_trials_stand_from_the_best_on_with_charts_of_all_of_them(home: Context,
 
 
 def test_the_report_of_a_study_shows_no_place_of_this_machine(home: Context, browser: Browser) -> None:
-    add_study(home, status="done", winner=1, hours=1.5, report_path="/somewhere")
+    add_study(home, {"status": "done", "winner": 1, "hours": 1.5, "report_path": "/somewhere"})
     one = browser("read")
     assert one.get(f"/studies/{STUDY_ID}/report").status_code == 404
     folder = home.home / "studies" / STUDY_ID

@@ -25,8 +25,9 @@ def study_charts(view: StudyView) -> list[Chart]:
         Bar(name, 100 * share, f"{share:.1%}: {figures.duration(hours * 3600)}")
         for name, hours, share in budget_rows(study, view.trials)
     ]
-    share = Axis("share of the budget", "%", low=0.0, high=100.0 if view.hours <= study.spec.hours else None)
-    budget = Bars("budget", "Where the budget went", share, rows, Mark(100.0, "all of it"))
+    is_within = view.hours <= study.spec.hours
+    share = Axis("share of the budget", "%", low=0.0, high=100.0 if is_within else None)
+    budget = Bars("budget", "Where the budget went", share, rows, None if is_within else Mark(100.0, "all of it"))
     wide: list[Chart] = [_parallel(study, view.best)] if len(searched) > 1 else []
     return [_progress(study, searched), budget, *wide]
 

@@ -199,7 +199,7 @@ function bars({ spec }) {
 function parallel({ spec }) {
   const { base, muted, rule } = common(spec);
   return {
-    ...base,
+    ...base, animation: false,
     parallel: { left: 30, right: 64, top: 84, bottom: 30 },
     parallelAxis: spec.columns.map((column, n) => ({
       dim: n, name: column.name, type: "value", min: 0, max: 1, interval: 1, nameRotate: 24, nameGap: 22,
