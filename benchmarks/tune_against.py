@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rows import wikisql_rows, write_jsonl
 
 if TYPE_CHECKING:
-    from luthier.core.study import StudySpec
+    from luthier.core.study import SamplerName, StudySpec
     from luthier.service.context import Context
 
 Best = Sequence[tuple[float, float]]
@@ -78,9 +78,9 @@ def _made(asked: argparse.Namespace) -> dict[str, Any]:
     left = asked.budget - END_SHARE
 
     def spec_of(arm: str, seed: int) -> StudySpec:
+        sampler: SamplerName = "cmaes" if "cmaes" in arm else "random" if "random" in arm else "tpe"
         if arm in ("tpe", "random"):
-            return made_spec(space, hours=asked.budget, seed=seed, sampler=arm, is_whole=True)
-        sampler = next((name for name in ("cmaes", "random") if name in arm), "tpe")
+            return made_spec(space, hours=asked.budget, seed=seed, sampler=sampler, is_whole=True)
         spec = made_spec(space, hours=left, seed=seed, sampler=sampler, stops_hopeless="none" not in arm)
         changed = {"reduction": 3} if "one in 3" in arm else {"start": ()} if "no start" in arm else {}
         return spec.model_copy(update=changed)
@@ -130,7 +130,7 @@ def _study(context: Context, asked: argparse.Namespace, arm: str, seed: int, fil
     from luthier.service import studies
     from luthier.service.recipes import recipe_from
 
-    kept = asked.home / f"{arm}-{asked.hours:g}h-{seed}.study"
+    kept: Path = asked.home / f"{arm}-{asked.hours:g}h-{seed}.study"
     if not kept.is_file():
         document = {
             "base_model": asked.model,

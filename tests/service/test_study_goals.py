@@ -69,8 +69,9 @@ def test_data_are_alike_by_their_number_and_length_and_only_for_the_same_task():
     plan = plan_of()
     assert distance(plan, plan) == 0.0
     train = plan.data.train
-    longer = train.model_copy(update={"num_examples": train.num_examples * 8})
-    more = plan.model_copy(update={"data": plan.data.model_copy(update={"train": longer})})
+    counts = ("num_examples", "num_tokens", "num_trained_tokens")
+    larger_set = train.model_copy(update={name: getattr(train, name) * 8 for name in counts})
+    more = plan.model_copy(update={"data": plan.data.model_copy(update={"train": larger_set})})
     assert distance(plan, more) == pytest.approx(math.log(8) / 3)
     assert (
         distance(plan, plan.model_copy(update={"objective": plan.objective.model_copy(update={"name": "dpo"})})) is None

@@ -18,7 +18,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
-from luthier.core.study import GoalName, SamplerName, Study, StudySpec, Trial
+from luthier.core.study import GoalName, SamplerName, StartPoint, Study, StudySpec, Trial
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
 from luthier.service.materials import Materials
@@ -85,10 +85,11 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
     if request.space is not None:
         space = narrowed(space, request.space, place=request.space_name)
     own = own_values(plan, space)
-    start, said = (), ()
+    start: tuple[StartPoint, ...] = ()
+    notes: tuple[str, ...] = ("the space has one point: its recipe is trained, nothing is searched",)
     if not space.has_one_point:
         others = project_id if request.knows_others else None
-        start, said = points_to_begin_with(context, plan, space, own, others)
+        start, notes = points_to_begin_with(context, plan, space, own, others)
     spec = StudySpec(
         recipe=request.recipe,
         space=space,
@@ -107,9 +108,6 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
         stops_hopeless=True,
     )
     _refuse_too_small(context, spec, plan)
-    notes: tuple[str, ...] = said
-    if space.has_one_point:
-        notes = ("the space has one point: its recipe is trained, nothing is searched",)
     if plan.training.device == "cpu" and spec.workers > plan.training.num_threads:
         threads = f"{plan.training.num_threads} {'thread' if plan.training.num_threads == 1 else 'threads'}"
         notes = (*notes, f"{spec.workers} workers share {threads}: more of them than threads get in each other's way")

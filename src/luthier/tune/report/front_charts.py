@@ -28,7 +28,7 @@ def front_charts(study: Study, trials: Sequence[Trial]) -> list[Chart]:
 def _against(goal: GoalName, trials: Sequence[Trial], front: Sequence[Trial], knee: int | None) -> Chart:
     label, one = _AXES[goal]
 
-    def at_of(trial: Trial) -> tuple[float, ...]:
+    def at_of(trial: Trial) -> tuple[float, float]:
         amount, loss = point_of(trial, (goal, "quality"))
         return amount / one, loss
 
