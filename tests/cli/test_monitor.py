@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.traffic import Exchange
-from luthier.monitor.traffic.frame import line_of
+from luthier.monitor.traffic.lines import line_of
 from luthier.service import monitoring, traffic
 from luthier.service.context import Context
 from luthier.testing.steady_traffic import made_traffic

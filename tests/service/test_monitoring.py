@@ -11,7 +11,7 @@ import pytest
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.traffic import Exchange
 from luthier.core.watch_settings import WatchSettings
-from luthier.monitor.traffic.frame import line_of
+from luthier.monitor.traffic.lines import line_of
 from luthier.service import monitoring, traffic
 from luthier.service.context import Context
 from luthier.service.suite_signals import suite_signals

@@ -6,7 +6,7 @@ A suite is run on a schedule by whatever runs commands on one (`luthier eval --s
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.deployment import Share
@@ -61,7 +61,7 @@ def _signal(results: list[SuiteResult], task: TaskResult) -> Signal:
         return Signal(name=name, title=title, group="quality", unit=unit, value=value, sentence=sentence)
     half = math.hypot(now.high - now.low, before.high - before.low) / 2
     apart = now.value - before.value
-    shared = {"name": name, "title": title, "group": "quality", "unit": unit, "value": now.value}
+    shared: dict[str, Any] = {"name": name, "title": title, "group": "quality", "unit": unit, "value": now.value}
     shared |= {"low": now.low, "high": now.high, "reference": before.value}
     if abs(apart) <= _WIDER * half:
         return Signal(**shared, state="steady", sentence=f"{title}: as in the result before, as far as it can tell.")

@@ -63,7 +63,7 @@ def test_a_page_is_written_whole_into_a_new_folder(watched: Watched, tmp_path: P
 def test_a_headline_never_says_that_all_is_well_where_little_is_known() -> None:
     def report(*states: str) -> WatchReport:
         signals = tuple(
-            Signal(name=f"s{n}", title=f"S{n}", group="input", unit="", value=None, state=state)  # type: ignore[arg-type]
+            Signal(name=f"s{n}", title=f"S{n}", group="input", unit="", value=None, state=state)
             for n, state in enumerate(states)
         )
         return WatchReport(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ def _signal(group: str, column: Column, is_in: NDArray[np.bool_], rows: Rows, ch
     has_prompt[rows.of_prompts()] = True
     usable = np.isfinite(column.values) & rows.is_now & rows.is_tested & has_prompt
     inside, others = column.values[usable & is_in], column.values[usable & ~is_in]
-    shared = {
+    shared: dict[str, Any] = {
         "name": f"bias_{group}_{column.name}",
         "title": f"{column.title}: {group} less all others",
         "group": "bias",

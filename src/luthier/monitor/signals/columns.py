@@ -116,7 +116,7 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
     tokens = np.where(is_good, frame["num_new_tokens"].to_numpy().astype(np.float64), np.nan)
     cut = np.where(is_good, (frame["finish_reason"] == "length").to_numpy(), np.nan)
     citations = [] if checks.citations is None else [checks.citations(text) for text in texts]
-    invented = rows.spread(places, [float(bad > 0) for _, bad in citations] if citations else np.nan)
+    invented = rows.spread(places, [float(bad > 0) for _, bad in citations] or np.full(len(places), np.nan))
     no_corpus = "no corpus is named: `luthier monitor MODEL --corpus PATH`"
 
     def share(name: str, title: str, values: Floats, do: str, lacks: str = lacks) -> Column:

@@ -7,7 +7,7 @@ It is compared with hours of the same quarter of the day, weekend or not, becaus
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -81,7 +81,7 @@ def _hour_signal(one: _Hourly, rows: Rows, num_signals: int) -> Tested:
     values = np.where(np.isfinite(values), values, np.nan)
     has = np.isfinite(values)
     now, before = values[has & rows.is_now], values[has & ~rows.is_now]
-    shared = {"name": one.name, "title": one.title, "group": "serving", "unit": one.unit}
+    shared: dict[str, Any] = {"name": one.name, "title": one.title, "group": "serving", "unit": one.unit}
     if not len(now):
         lacks = "no prices are set" if one.name == "cost_usd" else "no exchange of this time has it"
         return Tested(

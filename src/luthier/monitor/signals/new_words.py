@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def new_words_signal(rows: Rows, checks: Checks, num_signals: int) -> Tested:
     words = checks.words(texts)
     drawn = lots([ids[place] for place in places], NAME)
     found = word_evidence(words, rows.hours[places], drawn, slots_for(len(places)))
-    shared = {"name": NAME, "title": _TITLE, "group": "input", "unit": "fraction"}
+    shared: dict[str, Any] = {"name": NAME, "title": _TITLE, "group": "input", "unit": "fraction"}
     if found is None or not is_now.any():
         return Tested(Signal(**shared, value=None, sentence=f"Unknown: {NO_TEXT}."), *nothing)
     has = _with_place(words, found.place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from scipy.stats import binom
@@ -43,7 +43,7 @@ def column_signal(column: Column, rows: Rows, checks: Checks, num_signals: int) 
     found = evidence(ranks, rows.hours[at])
     now, before = column.values[has & rows.is_now], column.values[has & ~rows.is_now]
     value, low, high, reference = figures(column, now, before, checks)
-    shared = {
+    shared: dict[str, Any] = {
         "name": column.name,
         "title": column.title,
         "group": column.group,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -74,7 +74,12 @@ def _signal(
         return Signal(name=name, title=title, group="input", unit="PSI", value=None, reference=0.0, sentence=sentence)
     low, high = apart.ends(TAIL)
     for_sure = apart.ends(tail)[0]
-    shared = {"name": name, "title": title, "group": "output" if name.startswith("answer") else "input", "unit": "PSI"}
+    shared: dict[str, Any] = {
+        "name": name,
+        "title": title,
+        "group": "output" if name.startswith("answer") else "input",
+        "unit": "PSI",
+    }
     shared |= {"value": apart.value, "low": low, "high": high, "reference": 0.0}
     if for_sure > MUCH:
         return Signal(**shared, state="changed", examples=examples, sentence=f"{title}: above {MUCH} for sure.", do=_DO)
@@ -93,7 +98,7 @@ def _languages(before: Sequence[str], now: Sequence[str], checks: Checks) -> Apa
     if min(map(len, found)) < _FEWEST:
         return None
     counted = [np.array([names[one] for one in several], dtype=np.float64) for several in found]
-    return psi(*matched(*counted, len(names)))
+    return psi(*matched(counted[0], counted[1], len(names)))
 
 
 def _topics(before: Sequence[str], now: Sequence[str], checks: Checks) -> Apart | None:
@@ -103,4 +108,4 @@ def _topics(before: Sequence[str], now: Sequence[str], checks: Checks) -> Apart 
         return None
     found = [topics.nearest(checks.words(texts))[0] for texts in (before[1::2], now)]
     kept = [one[np.isfinite(one)] for one in found]
-    return psi(*matched(*kept, len(topics.centres))) if min(map(len, kept)) else None
+    return psi(*matched(kept[0], kept[1], len(topics.centres))) if min(map(len, kept)) else None
