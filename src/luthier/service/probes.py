@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import WorkError
+from luthier.core.parent_death import dying_with_parent
 from luthier.core.plan import Plan
 from luthier.service.context import Context
 from luthier.service.plans import Prepared
@@ -201,7 +202,13 @@ def _run_child(plan: Plan, steps: Sequence[ProbeStep], progress: Progress) -> di
     answer: dict[str, Any] | None = None
     with tempfile.TemporaryFile() as log, progress.task("probing", len(steps), "step") as bar:
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
+            preexec_fn=dying_with_parent(),
         ) as child:
             assert child.stdin is not None
             assert child.stdout is not None
