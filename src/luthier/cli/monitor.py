@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from luthier.core.watch_settings import WatchSettings
     from luthier.service.monitoring import Looked
 
+_NO_JUDGE = "none"
 _STYLES = {"changed": "bold red", "steady": "green", "unknown": "dim"}
 
 
@@ -34,6 +35,13 @@ def monitor(
         list[str] | None,
         typer.Option("--group", metavar="NAME=REGEX", help="Prompts of a group of people. Repeatable, kept."),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", metavar="ENGINE", help="A model that scores samples of answers; none: no more. Kept."),
+    ] = None,
+    judged: Annotated[
+        int | None, typer.Option("--judged", min=20, max=1000, metavar="N", help="Answers that are scored. Kept.")
+    ] = None,
     normal_now: Annotated[
         bool, typer.Option("--normal-now", help="From now on, compare with nothing that was before. Kept.")
     ] = False,
@@ -48,9 +56,10 @@ def monitor(
     seconds = parse_duration(since, option="--since")
     with open_context(home) as context:
         project_id, now = context.access.project(project).project_id, context.access.now()
-        if corpus or data or group or normal_now:
+        if corpus or data or group or normal_now or judge or judged:
             kept = monitoring.model_settings(context, project_id, model)
             changed = _changed(kept, corpus, data, group or [], now if normal_now else kept.normal_since)
+            changed = _with_judge(changed, judge, judged)
             monitoring.set_model_settings(context, project_id, model, changed)
         found = monitoring.look(context, project_id, model, since=now - seconds, html=html)
     document = found.report.model_dump(mode="json") | {"page": None if found.page is None else str(found.page)}
@@ -80,6 +89,11 @@ def _changed(
             "normal_since": normal_since,
         }
     )
+
+
+def _with_judge(kept: WatchSettings, judge: str | None, num_judged: int | None) -> WatchSettings:
+    chosen = kept.judge if judge is None else None if judge == _NO_JUDGE else judge
+    return kept.model_copy(update={"judge": chosen, "num_judged": num_judged or kept.num_judged})
 
 
 def _show(console: Console, found: Looked) -> None:

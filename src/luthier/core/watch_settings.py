@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from luthier.core.frozen import Frozen
@@ -12,10 +14,14 @@ class WatchSettings(Frozen):
 
     groups: names of groups of people, and the regular expressions (of either case) by which a prompt is known to be of
     them. corpus: documents that answers may cite, absolute. data: rows like those that it was trained on, absolute;
-    None takes those of its run. normal_since: seconds since 1970; what was before is not to be compared with.
+    None takes those of its run. normal_since: seconds since 1970; what was before is not to be compared with. judge: a
+    model that scores samples of its answers, as `luthier eval --judge` names it; None has none judged. num_judged:
+    answers of the window, and as many of the time before.
     """
 
     groups: dict[str, str] = Field(default_factory=dict)
     corpus: str | None = None
     data: str | None = None
     normal_since: float = 0.0
+    judge: str | None = None
+    num_judged: Annotated[int, Field(ge=20, le=1000)] = 60

@@ -7,7 +7,7 @@ luthier monitor, the server's periodic look -> watch -> traffic.exchanges, train
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +16,7 @@ from luthier.core.signal import WatchReport
 from luthier.core.watch_settings import WatchSettings
 from luthier.service import traffic
 from luthier.service.context import Context
+from luthier.service.judges import judge_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -87,6 +88,8 @@ def set_model_settings(context: Context, project_id: str, model: str, settings: 
                 expected="one by which a prompt is known to be of the group",
                 do="correct it",
             ) from error
+    if settings.judge is not None:
+        judge_name(settings.judge)
     for path in (settings.corpus, settings.data):
         if path is not None and not Path(path).exists():
             raise NotFoundError(f"no {path}", expected="a folder or a file", do="correct --corpus or --data")
@@ -95,7 +98,8 @@ def set_model_settings(context: Context, project_id: str, model: str, settings: 
 
 
 def _watched(context: Context, project_id: str, model: str, since: float, until: float | None) -> Watched:
-    from luthier.monitor.signals.watch import Compared, stretch_begins, watch_rows
+    from luthier.monitor.signals.watch import Compared, number_of_signals, stretch_begins, watch_rows
+    from luthier.service.judged_samples import judged_by
     from luthier.service.suite_signals import suite_signals
     from luthier.service.text_checks import text_checks
     from luthier.service.training_profiles import training_profile
@@ -115,6 +119,9 @@ def _watched(context: Context, project_id: str, model: str, since: float, until:
     except (DataError, ConflictError, NotFoundError) as error:
         profile = None
         cautions.append(f"The training data could not be read: {error.came}.")
+    compared = Compared(profile, settings.groups, suite_signals(context, project_id, target))
+    judged, said = judged_by(context, project_id, settings, frame, since, number_of_signals(compared))
+    cautions += said
     found = watch_rows(
         frame,
         project_id=project_id,
@@ -122,14 +129,12 @@ def _watched(context: Context, project_id: str, model: str, since: float, until:
         since=since,
         until=until,
         checks=text_checks(context, None if settings.corpus is None else Path(settings.corpus)),
-        compared=Compared(profile, settings.groups, suite_signals(context, project_id, target)),
+        compared=replace(compared, quality=(*compared.quality, *judged)),
         num_dropped=traffic.num_dropped(context, project_id, since, until),
         normal_since=settings.normal_since,
     )
     if not cautions:
         return found
-    from dataclasses import replace
-
     report = found.report.model_copy(update={"cautions": (*found.report.cautions, *cautions)})
     return replace(found, report=report)
 
