@@ -11,12 +11,12 @@ import typer
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
 from luthier.cli.options import HomeOption, JsonOption
-from luthier.core.traffic import Keeping, TrafficPolicy
+from luthier.core.keeping import Keeping
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.traffic import Exchange
+    from luthier.core.traffic import Exchange, TrafficPolicy
     from luthier.service.traffic import TrafficSummary
 
 _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project that was asked.")]
@@ -51,6 +51,7 @@ def policy(
     """
     from luthier.core.access import Caller
     from luthier.core.errors import RequestError
+    from luthier.core.traffic import TrafficPolicy
     from luthier.service.traffic_policy import set_traffic_policy, traffic_policy
 
     given = {"keep": keep, "fraction": fraction, "mask_personal_data": mask, "keep_days": keep_days}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from luthier.core.frozen import Frozen
-
-Keeping = Literal["off", "metadata", "sampled", "full"]
+from luthier.core.keeping import Keeping
 
 
 class TrafficPolicy(Frozen):

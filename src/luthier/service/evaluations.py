@@ -64,15 +64,9 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
     base = base_of(plan, name="base", model_path=plan.base_model.path)
     candidates = [base]
     if plan.evaluation.few_shot:
-        candidates.append(
-            with_few_shot(
-                base,
-                prepared.train.good_examples,
-                plan.evaluation.few_shot,
-                plan.training.seed,
-                held_out=held_out.examples,
-            )
-        )
+        shots, seed = plan.evaluation.few_shot, plan.training.seed
+        shown = with_few_shot(base, prepared.train.good_examples, shots, seed, held_out=held_out.examples)
+        candidates.append(shown)
     if plan.objective.teacher is not None:
         candidates.append(as_candidate(plan.objective.teacher))
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))

@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
-from luthier.core.traffic import Keeping, TrafficPolicy
+from luthier.core.keeping import Keeping
+from luthier.core.traffic import TrafficPolicy
 from luthier.service.context import Context
 from luthier.service.traffic import summary
 from luthier.service.traffic_files import forget_user

@@ -1,0 +1,7 @@
+"""How much of a project's traffic is kept, in one word. Apart from `traffic`: commands start without pydantic."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Keeping = Literal["off", "metadata", "sampled", "full"]
