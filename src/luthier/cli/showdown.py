@@ -155,10 +155,11 @@ def _begin(context: Any, request: ShowdownRequest) -> str:
 
     pipeline = showdowns.begin(context, request)
     spec = ShowdownSpec.model_validate(pipeline.asked)
-    planned = spec.planned_hours
+    planned, num_contenders = spec.planned_hours, len(spec.contenders)
+    contenders = f"{num_contenders} contender{'' if num_contenders == 1 else 's'}"
     stderr_console().print(
         visible(
-            f"{pipeline.pipeline_id}: {len(spec.contenders)} contenders, {spec.num_examples:,} examples trained on and "
+            f"{pipeline.pipeline_id}: {contenders}, {spec.num_examples:,} examples trained on and "
             f"{spec.num_judged:,} rows judged with each; {planned.low:.2g} to {planned.high:.2g} h expected of "
             f"{spec.hours:.3g} h"
         ),
