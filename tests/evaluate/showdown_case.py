@@ -34,8 +34,8 @@ def contender(label, **changed):
 def spec(**changed):
     usual = {
         "contenders": (contender("small"), contender("large", num_parameters=270_000_000, learning_rate=1e-4)),
-        "data": "/work/train.jsonl",
-        "held_out": "/work/test.jsonl",
+        "data": "/rows/train.jsonl",
+        "held_out": "/rows/test.jsonl",
         "train_file": "/home/train.jsonl",
         "judged_file": "/home/judged.jsonl",
         "num_rows": 320,
