@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.access import Caller
     from luthier.core.alert import Alert, AlertSettings, AlertStatus
     from luthier.service.context import Context
     from luthier.service.mails import Mail
@@ -37,7 +36,7 @@ def list_alerts(
 
     with open_context(home) as context:
         status: AlertStatus | None = None if every else "open"
-        project_id = _caller(context, project).project_id
+        project_id = caller_of(context, project).project_id
         found = alerts.list_alerts(context, project_id, model=model, status=status, limit=limit)
         stuck = _stuck(context, project_id)
     document = {"alerts": [one.model_dump(mode="json") for one in found], "mails": _mails(stuck)}
@@ -49,7 +48,7 @@ def send_test(project: _ProjectOption = "default", as_json: JsonOption = False, 
     from luthier.service import alerts
 
     with open_context(home) as context:
-        came = alerts.send_test(context, _caller(context, project))
+        came = alerts.send_test(context, caller_of(context, project))
 
     def tell(console: Console) -> None:
         from luthier.cli.console import facts
@@ -95,7 +94,7 @@ def settings(
     from luthier.service import alerts, watching
 
     with open_context(home) as context:
-        caller = _caller(context, project)
+        caller = caller_of(context, project)
         now = alerts.alert_settings(context, caller.project_id)
         changes: dict[str, Any] = {} if on is None else {"is_on": on}
         changes |= _spans(every, window)
@@ -128,7 +127,7 @@ def look(
     from luthier.service import mails, watching
 
     with open_context(home) as context:
-        project_id = _caller(context, project).project_id
+        project_id = caller_of(context, project).project_id
         chosen = models or watching.watched(context, project_id)
         told = [alert for model in chosen for alert in watching.look(context, project_id, model)]
         mails.send_due(context)
@@ -151,12 +150,6 @@ def look(
             console.print(f"looked at {visible(', '.join(chosen))}: no alert has opened or closed", soft_wrap=True)
 
     return Answer(as_json, document, tell, exit_code=int(bool(problems)))
-
-
-def _caller(context: Context, project: str) -> Caller:
-    from luthier.core.access import Caller
-
-    return Caller(project_id=context.access.project(project).project_id)
 
 
 def _spans(every: str | None, window: str | None) -> dict[str, int]:

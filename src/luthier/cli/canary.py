@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
@@ -37,11 +37,10 @@ def canary(
     Failed requests, seconds, refusals, ratings and scores, tested over users at looks that are set beforehand. This
     command only tells; a server that runs looks by itself and takes a worse one back.
     """
-    from luthier.core.access import Caller
     from luthier.service import canary_watch
 
     with open_context(home) as context:
-        caller = Caller(project_id=context.access.project(project).project_id)
+        caller = caller_of(context, project)
         rules = canary_watch.rules_of(context, caller.project_id, name)
         given = {"error": error, "least_requests": least_requests, "rolls_back": rolls_back}
         changes = {key: value for key, value in given.items() if value is not None}

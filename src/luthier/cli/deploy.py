@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
-    from luthier.core.access import Caller
     from luthier.core.deployment import Deployment
-    from luthier.service.context import Context
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a deployment.")]
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
@@ -69,7 +67,7 @@ def deploy(
             do="luthier deploy RUN --as NAME --canary 0.1, or luthier deploy --as NAME --split RUN=0.5,RUN=0.5",
         )
     with open_context(home) as context:
-        caller = _caller(context, project)
+        caller = caller_of(context, project)
         if split is not None:
             parts = parse_split(split)
             made = deployments.split(
@@ -107,7 +105,7 @@ def promote(
     with open_context(home) as context:
         made = deployments.promote(
             context,
-            _caller(context, project),
+            caller_of(context, project),
             name,
             target,
             expected_revision=expect,
@@ -128,7 +126,7 @@ def rollback(
     from luthier.service import deployments
 
     with open_context(home) as context:
-        made = deployments.rollback(context, _caller(context, project), name, expected_revision=expect)
+        made = deployments.rollback(context, caller_of(context, project), name, expected_revision=expect)
     return _answer(made, as_json)
 
 
@@ -149,7 +147,7 @@ def list_or_show(
     if remove and name is None:
         raise RequestError("--remove without a NAME", expected="which one", do="name it: luthier deployments NAME")
     with open_context(home) as context:
-        caller = _caller(context, project)
+        caller = caller_of(context, project)
         if name is None:
             found = deployments.list_deployments(context, caller)
             document = [view.as_json() for view in found]
@@ -182,12 +180,6 @@ def parse_split(text: str) -> dict[str, float]:
     if len(parts) < len(text.split(",")):
         raise RequestError(f"--split {text!r} names a target twice", expected="each target once", do="correct it")
     return parts
-
-
-def _caller(context: Context, project: str) -> Caller:
-    from luthier.core.access import Caller
-
-    return Caller(project_id=context.access.project(project).project_id)
 
 
 def _answer(made: Deployment, as_json: bool) -> Answer:

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.access import Caller
     from luthier.core.feedback import Feedback
-    from luthier.service.context import Context
     from luthier.service.feedback import Imported
 
 _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
@@ -35,7 +33,7 @@ def import_file(
     from luthier.service import feedback
 
     with open_context(home) as context:
-        came = feedback.import_feedback(context, _caller(context, project), file)
+        came = feedback.import_feedback(context, caller_of(context, project), file)
     refused = [{"line": number, "reason": reason} for number, reason in came.refused]
     document: dict[str, Any] = {**{str(name): num for name, num in came.num_by_outcome.items()}, "refused": refused}
     document["waiting_for_review"] = came.num_queued
@@ -55,7 +53,7 @@ def list_all(
     from luthier.service import feedback
 
     with open_context(home) as context:
-        project_id = _caller(context, project).project_id
+        project_id = caller_of(context, project).project_id
         found = feedback.list_feedback(context, project_id, model=model, limit=limit)
     return Answer(as_json, [one.model_dump(mode="json") for one in found], lambda console: _show(console, found))
 
@@ -79,7 +77,7 @@ def queue(
             "both or neither of --sample and --liked", expected="one of them", do="write for example --sample 50"
         )
     with open_context(home) as context:
-        caller = _caller(context, project)
+        caller = caller_of(context, project)
         if sample is None:
             made = review_queue.queue_liked(context, caller, model)
         else:
@@ -94,12 +92,6 @@ def queue(
             console.print(f"{made.num_wordless:,} cannot be: their words were not kept (`luthier traffic policy`)")
 
     return Answer(as_json, document, tell)
-
-
-def _caller(context: Context, project: str) -> Caller:
-    from luthier.core.access import Caller
-
-    return Caller(project_id=context.access.project(project).project_id)
 
 
 def _show_import(console: Console, came: Imported) -> None:

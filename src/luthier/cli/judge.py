@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import HomeOption, JsonOption
-from luthier.cli.rate.asked import ProjectOption, caller_of
+from luthier.cli.rate.asked import ProjectOption
 
 if TYPE_CHECKING:
     from rich.console import Console

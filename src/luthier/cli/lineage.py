@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
@@ -31,11 +31,10 @@ def lineage(
 
     Every file that a run of the project has used is read, so that of each it is known, or said that it is not.
     """
-    from luthier.core.access import Caller
     from luthier.service.row_lineage import row_lineage
 
     with open_context(home) as context:
-        found = row_lineage(context, Caller(project_id=context.access.project(project).project_id), row)
+        found = row_lineage(context, caller_of(context, project), row)
     return Answer(as_json, found.as_json(), lambda console: _show(console, found))
 
 
@@ -50,12 +49,11 @@ def forget_row(
 
     What a model has learned stays in its weights: the models to train anew are named.
     """
-    from luthier.core.access import Caller
     from luthier.service.forgotten_rows import forget_row as forget
     from luthier.service.row_lineage import row_lineage
 
     with open_context(home) as context:
-        caller = Caller(project_id=context.access.project(project).project_id)
+        caller = caller_of(context, project)
         if not yes:
             seen = row_lineage(context, caller, row)
             return Answer(as_json, seen.as_json(), lambda console: _show(console, seen, then="do it with --yes"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import DEFAULT_URL, HomeOption, JsonOption, UrlOption, checked_url
 
 if TYPE_CHECKING:
@@ -39,11 +39,10 @@ def add(
 ) -> Answer:
     """Make a member; the password is asked for, twice."""
     from luthier.cli.console import visible
-    from luthier.core.access import Caller
     from luthier.service import members
 
     with open_context(home) as context:
-        caller = Caller(project_id=context.access.project(project).project_id)
+        caller = caller_of(context, project)
         made = members.add_member(context, caller, name, _password(password_stdin), role)
     text = f"made {made.member_id}: {visible(made.name)} signs in with this name and the password"
     return Answer(as_json, _document(made), lambda console: console.print(text, soft_wrap=True))

@@ -1,4 +1,4 @@
-"""Open the home for a command, with progress on stderr."""
+"""Open the home for a command, with progress on stderr, and say on whose behalf it asks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from luthier.core.access import Caller
     from luthier.service.context import Context
 
 
@@ -15,3 +16,10 @@ def open_context(home: Path | None) -> Context:
     from luthier.service.context import Context
 
     return Context.open(home, progress=make_progress())
+
+
+def caller_of(context: Context, project: str) -> Caller:
+    """Who asks at this machine, for a project by its name or id. Raises NotFoundError."""
+    from luthier.core.access import Caller
+
+    return Caller(project_id=context.access.project(project).project_id)

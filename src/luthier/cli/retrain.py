@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
@@ -84,11 +84,10 @@ def retrain(
 
 
 def _carried_out(request: RetrainRequest, resume: str | None, project: str, as_json: bool, home: Path | None) -> Answer:
-    from luthier.core.access import Caller
     from luthier.service import retrains
 
     with open_context(home) as context:
-        caller = Caller(project_id=context.access.project(project).project_id)
+        caller = caller_of(context, project)
         pipeline_id = resume or retrains.begin(context, caller, request).pipeline_id
         if resume is None:
             _say(as_json, f"{pipeline_id}: goes on after a stop with: luthier retrain --resume {pipeline_id}")

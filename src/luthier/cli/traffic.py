@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import HomeOption, JsonOption
 from luthier.core.keeping import Keeping
 
@@ -49,7 +49,6 @@ def policy(
 
     Servers hear of a change within seconds. What was kept before stays for its days.
     """
-    from luthier.core.access import Caller
     from luthier.core.errors import RequestError
     from luthier.core.traffic import TrafficPolicy
     from luthier.service.traffic_policy import set_traffic_policy, traffic_policy
@@ -59,7 +58,7 @@ def policy(
     if fraction is not None and not 0 < fraction <= 1:
         raise RequestError(f"--fraction {fraction:g}", expected="above 0, at most 1", do="write for example 0.1")
     with open_context(home) as context:
-        caller = Caller(project_id=context.access.project(project).project_id)
+        caller = caller_of(context, project)
         now = traffic_policy(context, caller.project_id)
         if changes:
             now = set_traffic_policy(context, caller, TrafficPolicy(**(now.model_dump() | changes)))
@@ -114,11 +113,10 @@ def forget_user(
 
     What they ask from now on is kept as the policy says.
     """
-    from luthier.core.access import Caller
     from luthier.service.traffic_files import forget_user as forget
 
     with open_context(home) as context:
-        caller = Caller(project_id=context.access.project(project).project_id)
+        caller = caller_of(context, project)
         found = forget(context, caller, user)
     words = f"deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}"
     if found.unreadable:

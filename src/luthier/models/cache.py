@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from pydantic import ValidationError
 
 from luthier.core.base_model import LocalModel
 from luthier.core.digest import sha256_file
+from luthier.core.durable import sync
 from luthier.core.errors import ConflictError, ModelSourceError, StorageFullError
 from luthier.core.frozen import Frozen
 from luthier.core.ports import Progress
@@ -183,14 +183,14 @@ def publish(home: Path, name: ModelName, made: Path, model: LocalModel, manifest
         model = model.model_copy(update={"path": str(final)})
     write_json(made / MANIFEST, manifest)
     for path in made.rglob("*"):
-        _sync(path)
-    _sync(made)
+        sync(path)
+    sync(made)
     write_json(made / DOCUMENT, model)
-    _sync(made / DOCUMENT)
-    _sync(made)
+    sync(made / DOCUMENT)
+    sync(made)
     _discard(home, name)
     made.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     return model
 
 
@@ -216,11 +216,3 @@ def _discard(home: Path, name: ModelName) -> None:
         grave = models_folder(home) / f".tmp-{name.safe}~{uuid.uuid4().hex[:8]}"
         final.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from luthier.core.durable import sync
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -142,11 +143,7 @@ def _is_full(error: BaseException | None) -> bool:
 def _settle(folder: Path) -> None:
     """Flush all of a folder to the disk."""
     for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
 
 
 def _publish(folder: Path, final: Path) -> None:
@@ -157,11 +154,7 @@ def _publish(folder: Path, final: Path) -> None:
             raise
         _refuse_taken(final)
         raise
-    descriptor = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(final.parent)
 
 
 def open_to_readers(folder: Path) -> None:

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from luthier.core.digest import sha256_file
+from luthier.core.durable import sync
 from luthier.core.errors import CheckpointError, StorageFullError
 from luthier.core.frozen import Frozen
 from luthier.train.early_stopping import EarlyStopping
@@ -110,7 +111,7 @@ class CheckpointStore:
         if final.exists():
             final.rename(self.folder / f".old-{final.name}")
         partial.rename(final)
-        _sync_folder(self.folder)
+        sync(self.folder)
         self._prune()
         return final, num_bytes
 
@@ -199,10 +200,10 @@ def _write(folder: Path, state: LoopState, tensors: Mapping[str, Mapping[str, Te
     sizes = {file.name: file.stat().st_size for file in files}
     manifest = {file.name: {"sha256": sha256_file(file), "num_bytes": sizes[file.name]} for file in files}
     for file in files:
-        _sync_file(file)
+        sync(file)
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    _sync_file(folder / _MANIFEST)
-    _sync_folder(folder)
+    sync(folder / _MANIFEST)
+    sync(folder)
     return sum(sizes.values())
 
 
@@ -221,16 +222,3 @@ def _damage(path: Path) -> str | None:
     except (ValueError, KeyError, TypeError) as error:
         return f"{_MANIFEST} cannot be read ({error})"
     return None
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

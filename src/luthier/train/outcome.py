@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Final
 
+from luthier.core.durable import sync
 from luthier.train.model import TrainableModel
 
 SNAPSHOTS: Final = "snapshots"
@@ -61,9 +61,7 @@ def _write(model: TrainableModel, base_path: Path, final: Path) -> str:
     partial.mkdir(parents=True)
     digest = model.method.save(model.module, base_path, partial)
     for file in partial.iterdir():
-        descriptor = os.open(file, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync(file)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     return digest

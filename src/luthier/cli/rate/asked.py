@@ -1,4 +1,4 @@
-"""What the commands of `luthier rate` share: options, who asks, and reading a file."""
+"""What the commands of `luthier rate` share: options, links, and reading a file."""
 
 from __future__ import annotations
 
@@ -8,20 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from luthier.core.access import Caller
-    from luthier.service.context import Context
     from luthier.service.rating_links import RaterLink
 
 PanelArgument = Annotated[str, typer.Argument(metavar="PANEL", help="The id of a panel, from `luthier rate list`.")]
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project that the panel belongs to.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where it goes.")]
-
-
-def caller_of(context: Context, project: str) -> Caller:
-    """The person at this machine, in a project. Raises NotFoundError."""
-    from luthier.core.access import Caller
-
-    return Caller(project_id=context.access.project(project).project_id)
 
 
 def link_document(made: RaterLink, root: str) -> dict[str, str]:

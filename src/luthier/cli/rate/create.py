@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import DEFAULT_URL, HomeOption, JsonOption, MappingOption, UrlOption, checked_url
-from luthier.cli.rate.asked import ProjectOption, caller_of, link_document, read_bytes
+from luthier.cli.rate.asked import ProjectOption, link_document, read_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console

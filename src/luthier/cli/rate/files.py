@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import HomeOption, JsonOption
-from luthier.cli.rate.asked import OutputOption, PanelArgument, ProjectOption, caller_of, read_bytes
+from luthier.cli.rate.asked import OutputOption, PanelArgument, ProjectOption, read_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.opening import open_context
+from luthier.cli.opening import caller_of, open_context
 from luthier.cli.options import DEFAULT_URL, HomeOption, JsonOption, UrlOption, checked_url
-from luthier.cli.rate.asked import PanelArgument, ProjectOption, caller_of, link_document
+from luthier.cli.rate.asked import PanelArgument, ProjectOption, link_document
 
 if TYPE_CHECKING:
     from rich.console import Console

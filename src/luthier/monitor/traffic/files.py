@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final
 
 import polars as pl
 
+from luthier.core.durable import sync
 from luthier.core.traffic import TrafficFile
 from luthier.monitor.traffic.frame import SCHEMA
 
@@ -29,9 +29,9 @@ def write_file(folder: Path, project_id: str, day: str, name: str, frame: pl.Dat
     temporary = path.with_name(f".{name}.{secrets.token_hex(4)}")
     try:
         frame.write_parquet(temporary, compression="zstd", row_group_size=_ROWS_PER_GROUP)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -72,11 +72,3 @@ def _by_hour(frame: pl.DataFrame) -> dict[str, dict[str, int]]:
     for model, hour, count in counts.iter_rows():
         found.setdefault(model, {})[hour] = count
     return found
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
