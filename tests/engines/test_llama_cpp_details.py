@@ -2,13 +2,22 @@
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import gguf
 import pytest
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import ConflictError, NotFoundError, OverlongError, RequestError, TemplateError, WorkError
+from luthier.core.errors import (
+    ConflictError,
+    ModelSourceError,
+    NotFoundError,
+    OverlongError,
+    RequestError,
+    TemplateError,
+    WorkError,
+)
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Sampling, Served, TextRequest
 from luthier.engines import llama_server
@@ -271,18 +280,27 @@ def test_adapters_for_another_base_and_other_files_are_refused(engine, tiny_gguf
         engine.ask("a", question("Why?"), "other")
 
 
-def test_a_server_that_does_not_open_with_an_adapter_goes_on_without_it(tiny_gguf, gguf_adapters, tmp_path):
-    engine = LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")
-    wanted = write_all(engine, {"a": question("Why?")}).texts["a", 0]
+def test_an_adapter_that_is_cut_off_is_refused_before_llama_cpp_reads_it(engine, gguf_adapters, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(gguf_adapters[0].read_bytes()[:-9000])
-    engine.load_adapter("broken", str(broken))
-    with pytest.raises(WorkError, match=r"cannot load .* with the adapters broken\.gguf"):
-        engine.ask("a", question("Why?"), "broken")
+    with pytest.raises(ModelSourceError, match="it is cut off"):
+        engine.load_adapter("broken", str(broken))
     with pytest.raises(RequestError, match="'broken'"):
         engine.ask("a", question("Why?"), "broken")
-    assert write_all(engine, {"a": question("Why?")}).texts["a", 0] == wanted
-    engine.close()
+
+
+def test_a_server_that_does_not_open_with_an_adapter_goes_on_without_it(tiny_gguf, gguf_adapters, tmp_path):
+    gone = Path(shutil.copy(gguf_adapters[0], tmp_path / "gone.gguf"))
+    with closing(LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")) as engine:
+        wanted = write_all(engine, {"a": question("Why?")}).texts["a", 0]
+        engine.load_adapter("gone", str(gone))
+        gone.unlink()
+        with pytest.raises(WorkError, match=r"cannot load .* with the adapters gone\.gguf"):
+            # An ask that needs another server is put off while the thread of an answer still ends.
+            listen(engine, Heard(), lambda: engine.ask("a", question("Why?"), "gone"))
+        with pytest.raises(RequestError, match="'gone'"):
+            engine.ask("a", question("Why?"), "gone")
+        assert write_all(engine, {"a": question("Why?")}).texts["a", 0] == wanted
 
 
 def test_a_missing_package_is_said_with_words(tiny_gguf, monkeypatch):
@@ -309,9 +327,16 @@ def test_what_is_served_is_found_in_its_folder(tiny_gguf, gguf_adapters, tmp_pat
 
 
 def test_a_model_that_llama_cpp_does_not_know_is_said_with_words(tiny_gguf, tmp_path):
+    unknown = tmp_path / "unknown.gguf"
+    unknown.write_bytes(tiny_gguf.read_bytes().replace(b"llama", b"lrama"))
+    with pytest.raises(WorkError, match=r"cannot load .*unknown\.gguf"):
+        LlamaCppEngine(unknown)
+
+
+def test_a_model_that_is_cut_off_is_refused(tiny_gguf, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(tiny_gguf.read_bytes()[:-50_000])
-    with pytest.raises(WorkError, match=r"cannot load .*broken\.gguf"):
+    with pytest.raises(ModelSourceError, match="it is cut off"):
         LlamaCppEngine(broken)
 
 

@@ -43,6 +43,13 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(tiny_gguf, tmp_path):
             read_gguf_header(tmp_path / "a.gguf")
 
 
+@pytest.mark.parametrize("num_bytes", [1, 64, 9000])
+def test_a_file_without_its_last_weights_is_refused(tiny_gguf, tmp_path, num_bytes):
+    (tmp_path / "a.gguf").write_bytes(tiny_gguf.read_bytes()[:-num_bytes])
+    with pytest.raises(ModelSourceError, match="it is cut off"):
+        read_gguf_header(tmp_path / "a.gguf")
+
+
 def test_a_missing_file_is_said_so(tmp_path):
     with pytest.raises(NotFoundError, match=r"a\.gguf"):
         read_gguf_header(tmp_path / "a.gguf")

@@ -1,11 +1,12 @@
 """What stands before the weights of a GGUF file: its keys, and the names and shapes of its tensors.
 
 Format: "GGUF" specification of ggml, version 2 and 3. Read in one pass, values of lists left out, so that the
-vocabulary of a large model costs no time.
+vocabulary of a large model costs no time. A file that ends before its last weights is refused.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,13 @@ from luthier.core.errors import ModelSourceError, NotFoundError
 _MAGIC: Final = b"GGUF"
 _STRING, _ARRAY = 8, 9
 _FORMATS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_DEFAULT_ALIGNMENT: Final = 32
+# By ggml's number of a type: how many weights stand in one block, and how many bytes it takes ("ggml-common.h").
+_BLOCKS: Final = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84),
+    11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8),
+    28: (1, 8), 30: (1, 2),
+}  # fmt: skip
 # No key of a sound file is longer; a damaged length would else ask for all memory.
 _MAX_STRING_BYTES: Final = 1 << 26
 
@@ -76,12 +84,27 @@ def _read(path: Path, file: BinaryIO) -> GgufHeader:
             is_text = kind == _STRING
             values[key] = _string(file).decode(errors="replace") if is_text else _unpack(file, _FORMATS[kind])[0]
     shapes = {}
+    end = 0
     for _ in range(num_tensors):
         name = _string(file).decode()
         (num_dimensions,) = _unpack(file, "I")
         shapes[name] = _unpack(file, f"{min(num_dimensions, 8)}Q")
-        _unpack(file, "IQ")  # its type and where its weights begin
+        kind, begin = _unpack(file, "IQ")
+        end = max(end, begin + _num_bytes(kind, shapes[name]))
+    _check_whole(path, file.tell(), int(values.get("general.alignment", _DEFAULT_ALIGNMENT)), end)
     return GgufHeader(path, values, num_in_list, shapes)
+
+
+def _num_bytes(kind: int, shape: tuple[int, ...]) -> int:
+    """Of the weights of a tensor; 0 for a type that is not known here."""
+    in_block, block_bytes = _BLOCKS.get(kind, (1, 0))
+    return math.prod(shape) // in_block * block_bytes
+
+
+def _check_whole(path: Path, header_bytes: int, alignment: int, weight_bytes: int) -> None:
+    wanted = -(-header_bytes // max(1, alignment)) * alignment + weight_bytes if weight_bytes else header_bytes
+    if (found := path.stat().st_size) < wanted:
+        raise ValueError(f"{found:,} bytes, where its header speaks of {wanted:,}: it is cut off")
 
 
 def _skip_list(file: BinaryIO) -> int:

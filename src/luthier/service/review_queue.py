@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MOST_QUEUED: Final = 1_000
 MOST_CHARACTERS: Final = 400_000
 LIKED_SCORE: Final = 0.8
+_TICK_SECONDS: Final = 0.001
 """An answer that was given at least this counts as liked, as one with a thumb up does."""
 
 Decision = Literal["accept", "reject"]
@@ -157,7 +158,10 @@ def decide(
         changes["correction"] = None if text == seen.answer.strip() else text
     if decision == "accept" and not (edited or seen.learned).strip():
         raise RequestError("an empty answer", expected="a text that can be learned", do="edit it, or reject it")
-    decided = seen.model_copy(update=changes | {"decided_at": context.access.now()})
+    before = last_of(context, caller)
+    # The database's clock counts milliseconds: two decisions of one person keep their order all the same.
+    earliest = 0.0 if before is None or before.decided_at is None else before.decided_at + _TICK_SECONDS
+    decided = seen.model_copy(update=changes | {"decided_at": max(context.access.now(), earliest)})
     context.review_items.save(decided, seen=seen)
     return decided
 
