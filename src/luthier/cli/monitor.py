@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from luthier.core.watch_settings import WatchSettings
     from luthier.service.monitoring import Looked
 
-_NO_JUDGE = "none"
+_NONE = "none"
+_MOST_HOURS = 24 * 366
 _STYLES = {"changed": "bold red", "steady": "green", "unknown": "dim"}
 
 
@@ -42,6 +43,13 @@ def monitor(
     judged: Annotated[
         int | None, typer.Option("--judged", min=20, max=1000, metavar="N", help="Answers that are scored. Kept.")
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option("--suite", metavar="FILE", help="Have the server judge it by this, too; none: no more. Kept."),
+    ] = None,
+    suite_every: Annotated[
+        str | None, typer.Option("--suite-every", metavar="SPAN", help="How often: 24h, 7d. Kept.")
+    ] = None,
     normal_now: Annotated[
         bool, typer.Option("--normal-now", help="From now on, compare with nothing that was before. Kept.")
     ] = False,
@@ -51,19 +59,22 @@ def monitor(
 ) -> Answer:
     """Look at a model: speed, errors, cost, prompts, answers, quality, groups; each against what it was before."""
     from luthier.core.duration import parse_duration
-    from luthier.service import monitoring
+    from luthier.service import monitoring, scheduled_suites
 
     seconds = parse_duration(since, option="--since")
     with open_context(home) as context:
         project_id, now = context.access.project(project).project_id, context.access.now()
-        if corpus or data or group or normal_now or judge or judged:
+        if corpus or data or group or normal_now or judge or judged or suite or suite_every:
             kept = monitoring.model_settings(context, project_id, model)
             changed = _changed(kept, corpus, data, group or [], now if normal_now else kept.normal_since)
-            changed = _with_judge(changed, judge, judged)
+            changed = _with_suite(_with_judge(changed, judge, judged), suite, suite_every)
             monitoring.set_model_settings(context, project_id, model, changed)
         found = monitoring.look(context, project_id, model, since=now - seconds, html=html)
+        settings = monitoring.model_settings(context, project_id, model)
+        job_id = scheduled_suites.state_of(context, project_id, model).job_id
     document = found.report.model_dump(mode="json") | {"page": None if found.page is None else str(found.page)}
-    return Answer(as_json, document, lambda console: _show(console, found))
+    document |= {"settings": settings.model_dump(mode="json"), "suite_job_id": job_id}
+    return Answer(as_json, document, lambda console: _show(console, found, settings, job_id))
 
 
 def _changed(
@@ -92,11 +103,22 @@ def _changed(
 
 
 def _with_judge(kept: WatchSettings, judge: str | None, num_judged: int | None) -> WatchSettings:
-    chosen = kept.judge if judge is None else None if judge == _NO_JUDGE else judge
+    chosen = kept.judge if judge is None else None if judge == _NONE else judge
     return kept.model_copy(update={"judge": chosen, "num_judged": num_judged or kept.num_judged})
 
 
-def _show(console: Console, found: Looked) -> None:
+def _with_suite(kept: WatchSettings, suite: str | None, every: str | None) -> WatchSettings:
+    from luthier.core.duration import parse_duration
+    from luthier.core.errors import RequestError
+
+    chosen = kept.suite if suite is None else None if suite == _NONE else str(Path(suite).absolute())
+    hours = kept.suite_every_hours if every is None else parse_duration(every, option="--suite-every") / 3600
+    if not 1 <= hours <= _MOST_HOURS:
+        raise RequestError(f"--suite-every {every}", expected="from 1h to 366d", do="write for example 24h or 7d")
+    return kept.model_copy(update={"suite": chosen, "suite_every_hours": hours})
+
+
+def _show(console: Console, found: Looked, settings: WatchSettings, job_id: str | None) -> None:
     from rich.text import Text
 
     from luthier.cli.console import make_table, visible
@@ -122,5 +144,9 @@ def _show(console: Console, found: Looked) -> None:
             console.print(visible(f"  {one.sentence}{since} {one.do}".rstrip()), soft_wrap=True)
             if one.examples:
                 console.print(visible(f"  see {', '.join(one.examples)}"), soft_wrap=True)
+    if settings.suite is not None:
+        last = f"last by {job_id}" if job_id else "not begun yet: a server begins it at its next look"
+        line = f"\nsuite  {settings.suite}, every {settings.suite_every_hours:g} hours; {last}"
+        console.print(visible(line), soft_wrap=True)
     if found.page is not None:
         console.print(f"\npage   {visible(str(found.page))}", soft_wrap=True)

@@ -16,7 +16,8 @@ class EvaluationOrder(Frozen):
     """One evaluation that a job carries out. result_id: what its result is called, whichever attempt writes it.
 
     candidate, against: runs and base models by the names that commands know them by. file_id: the held-out rows, or the
-    suite. label: what that is called. probes: which set of safety probes. most_rows: judge only so many.
+    suite. suite_file: a suite of the operator's own, absolute, instead of one that was uploaded. label: what that is
+    called. probes: which set of safety probes. most_rows: judge only so many.
     """
 
     kind: OrderKind
@@ -24,6 +25,7 @@ class EvaluationOrder(Frozen):
     candidate: str
     against: Annotated[tuple[str, ...], Field(max_length=MOST_AGAINST)] = ()
     file_id: str | None = None
+    suite_file: str | None = None
     label: str = ""
     probes: Literal["default", "full"] = "default"
     most_rows: Annotated[int, Field(ge=1)] | None = None

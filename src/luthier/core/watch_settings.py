@@ -16,7 +16,8 @@ class WatchSettings(Frozen):
     them. corpus: documents that answers may cite, absolute. data: rows like those that it was trained on, absolute;
     None takes those of its run. normal_since: seconds since 1970; what was before is not to be compared with. judge: a
     model that scores samples of its answers, as `luthier eval --judge` names it; None has none judged. num_judged:
-    answers of the window, and as many of the time before.
+    answers of the window, and as many of the time before. suite: a suite that judges it again and again, absolute; None
+    has none. suite_every_hours: from one beginning to the next.
     """
 
     groups: dict[str, str] = Field(default_factory=dict)
@@ -25,3 +26,5 @@ class WatchSettings(Frozen):
     normal_since: float = 0.0
     judge: str | None = None
     num_judged: Annotated[int, Field(ge=20, le=1000)] = 60
+    suite: str | None = None
+    suite_every_hours: Annotated[float, Field(ge=1, le=24 * 366)] = 24.0

@@ -72,9 +72,11 @@ def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:
 
 
 def _own_suite(context: Context, job: Job, order: EvaluationOrder) -> Path:
-    """The suite in the job's folder, beside its own copies of the files that it names by id."""
+    """The operator's own where it lies; else one in the job's folder, with copies of the files that it names by id."""
     from luthier.core.plain_yaml import write_yaml
 
+    if order.suite_file is not None:
+        return Path(order.suite_file)
     stored = files.get_file(context, job.project_id, str(order.file_id))
     keys = dict(check_suite(context, job.project_id, stored))
     tasks = []

@@ -17,6 +17,7 @@ from luthier.core.watch_settings import WatchSettings
 from luthier.service import traffic
 from luthier.service.context import Context
 from luthier.service.judges import judge_name
+from luthier.service.scheduled_suites import check_suite_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -90,6 +91,8 @@ def set_model_settings(context: Context, project_id: str, model: str, settings: 
             ) from error
     if settings.judge is not None:
         judge_name(settings.judge)
+    if settings.suite is not None:
+        check_suite_file(Path(settings.suite))
     for path in (settings.corpus, settings.data):
         if path is not None and not Path(path).exists():
             raise NotFoundError(f"no {path}", expected="a folder or a file", do="correct --corpus or --data")

@@ -1,6 +1,6 @@
 """Quality as suites have judged it: the newest result of a suite against the one before, on the same fixed rows.
 
-A suite is run on a schedule by whatever runs commands on one (`luthier eval --suite`): here it is read, not run.
+`scheduled_suites` has it run again and again; whoever runs it besides (`luthier eval --suite`) is read here, too.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Watcher (a thread of the server) -> look_at_due -> look -> monitoring.watch -> alerts.review -> messages
                                  -> canaries                                                 -> mails, webhooks
+                                      -> scheduled_suites.begin_due
 """
 
 from __future__ import annotations
@@ -132,12 +133,14 @@ def look(context: Context, project_id: str, model: str) -> list[Alert]:
     """
     settings, until, told, problem = alerts.alert_settings(context, project_id), context.access.now(), [], ""
     try:
-        from luthier.service.monitoring import watch
+        from luthier.service.monitoring import model_settings, watch
+        from luthier.service.scheduled_suites import begin_due
 
         since = until - settings.window_hours * 3600.0
         report = watch(context, project_id, model, since=since, until=until)
         told = alerts.review(context, project_id, report)
         _keep(context, report)
+        begin_due(context, project_id, model, model_settings(context, project_id, model))
     except LuthierError as error:
         problem = error.came
         log.warning("the look at %s failed: %s", model, problem)
