@@ -17,6 +17,7 @@ from luthier.service import studies
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
 from luthier.service.recipes import recipe_from
+from luthier.service.reports import rewrite_run_report
 from luthier.service.studies import StudyRequest
 from luthier.service.study_end import winning_document
 from luthier.service.study_search import StudyFailedError
@@ -97,6 +98,11 @@ def test_from_a_recipe_to_a_judged_model(context, recipe):
     assert winning_document(done, trials)["base_model"] == recipe.base_model
     assert done.hours >= sum(t.hours for t in trials)
     assert studies.go_on(context, study.study_id) == done  # nothing is done again
+    assert final.report_path is not None
+    assert context.runs.get(trials[0].run_id).report_path is None  # drawn when somebody asks for it
+    (page,) = rewrite_run_report(context, trials[0].run_id)
+    assert trials[0].run_id in page.read_text(encoding="utf-8")
+    assert context.runs.get(trials[0].run_id).report_path == str(page)
 
 
 def test_no_step_is_trained_twice(context, recipe):

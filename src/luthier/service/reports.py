@@ -38,13 +38,24 @@ def versions() -> dict[str, str]:
     )
 
 
-def write_run_report(context: Context, record: RunRecord, prepared: Prepared, evaluation: Evaluation | None) -> Path:
-    """Write `report.html` and `report.json` into the run's folder; returns the path of the page."""
+def write_run_report(
+    context: Context,
+    record: RunRecord,
+    prepared: Prepared,
+    evaluation: Evaluation | None,
+    *,
+    draws_page: bool = True,
+) -> Path | None:
+    """Write `report.html` and `report.json` into the run's folder; returns the path of the page.
+
+    draws_page: false writes `report.json` alone and returns None; `rewrite_run_report` draws the page when it is wanted.
+    """
     from luthier.evaluate.report import write_report
 
     shown = _shown(prepared)
-    return write_report(
+    written = write_report(
         context.settings.run_folder(record.run_id),
+        draws_page=draws_page,
         record=record,
         plan=prepared.plan,
         events=context.runs.events(record.run_id),
@@ -55,6 +66,7 @@ def write_run_report(context: Context, record: RunRecord, prepared: Prepared, ev
         quote=kept_quote(context, record.run_id),
         drawn=drawn_answers(context.settings.run_folder(record.run_id)),
     )
+    return written if draws_page else None
 
 
 def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
@@ -88,6 +100,7 @@ def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
         drawn=known.get("drawn", ()),
         assessed=assessed,
     )
+    context.runs.update(run_id, report_path=str(page))
     if assessed is None:
         return [page]
     names = [folder / line.page for line in assessed.results]

@@ -120,10 +120,12 @@ def train_prepared(
     run_id: str | None = None,
     fleet: Fleet | None = None,
     listener: EventSink | None = None,
+    draws_page: bool = True,
 ) -> TrainOutcome:
     """Train what is ready, as `train` does; it is judged where `prepared` holds held-out rows.
 
-    began: when the work on it began, by `time.perf_counter`; from then on time is paid.
+    began: when the work on it began, by `time.perf_counter`; from then on time is paid. draws_page: false leaves the
+    page of the report to `luthier report`.
     """
     fleet = fleet or ThisProcess()
     fleet.check(prepared.plan)
@@ -145,7 +147,7 @@ def train_prepared(
             show_plan(run_id, prepared.plan, quote)
         folder = context.settings.run_folder(run_id)
         with metered(folder, prepared.plan, seconds_before=time.perf_counter() - began) as meter:
-            return _carry_out(context, run_id, prepared, meter, fleet, lock, listener)
+            return _carry_out(context, run_id, prepared, meter, fleet, lock, listener, draws_page=draws_page)
 
 
 def resume(
@@ -158,12 +160,14 @@ def resume(
     fleet: Fleet | None = None,
     listener: EventSink | None = None,
     ready: Prepared | None = None,
+    draws_page: bool = True,
 ) -> TrainOutcome:
     """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
 
     budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
     run keeps the rates that it has. is_judged: false leaves the held-out rows alone. fleet: as for `train`; it need not
-    be the one that began. listener: as for `train`. ready: its material, where this process has it already.
+    be the one that began. listener: as for `train`. ready: its material, where this process has it already. draws_page:
+    as for `train_prepared`.
 
     Raises NotFoundError for an unknown run, ConflictError where it is done, in another process's hands, or where its
     base model or rows have changed, RequestError where its budget leaves nothing to go on with.
@@ -186,7 +190,7 @@ def resume(
             if not is_judged:
                 prepared = replace(prepared, held_out=None)
             context.runs.set_budget(run_id, plan)
-            return _carry_out(context, run_id, prepared, meter, fleet, lock, listener)
+            return _carry_out(context, run_id, prepared, meter, fleet, lock, listener, draws_page=draws_page)
 
 
 @contextmanager
@@ -207,6 +211,8 @@ def _carry_out(
     fleet: Fleet,
     lock: int,
     listener: EventSink | None,
+    *,
+    draws_page: bool,
 ) -> TrainOutcome:
     """Train, judge, report; the record in the store says at each moment how far it is, and at the end why it ended."""
     from luthier.service.reports import write_run_report
@@ -231,7 +237,7 @@ def _carry_out(
         record = context.runs.update(
             run_id, result=result, evaluation_id=evaluation.evaluation_id if evaluation else None
         ).model_copy(update={"status": result.status})
-        report = write_run_report(context, record, prepared, evaluation)
+        report = write_run_report(context, record, prepared, evaluation, draws_page=draws_page)
     except BaseException as error:
         status: RunStatus = "failed" if isinstance(error, Exception) else "paused"
         reason = error.came if isinstance(error, LuthierError) else repr(error)
@@ -239,13 +245,17 @@ def _carry_out(
         record = context.runs.update(run_id, status=status)
         if isinstance(error, LuthierError):
             with suppress(StorageFullError):  # the disk may be what the run failed of
-                report = write_run_report(context, record, prepared, None)
-                context.runs.update(run_id, report_path=str(report))
+                report = write_run_report(context, record, prepared, None, draws_page=draws_page)
+                context.runs.update(run_id, report_path=_text(report))
         raise
     # Only now: a run that is said to be done has its weights, verdict and report on disk.
-    record = context.runs.update(run_id, status=result.status, report_path=str(report))
+    record = context.runs.update(run_id, status=result.status, report_path=_text(report))
     go_on = how_to_go_on(run_id, meter) + fleet.flags if result.status == "paused" else None
     return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings), go_on)
+
+
+def _text(page: Path | None) -> str | None:
+    return None if page is None else str(page)
 
 
 def _close(context: Context, run_id: str, step: int, status: RunStatus, reason: str) -> None:

@@ -200,15 +200,17 @@ def expected_hours(trials: Sequence[Trial], priced_hours: float) -> float:
 
 
 def _go_on(context: Context, trial: Trial, priced: Priced, fleet: UntilStep) -> None:
+    """Drawing a report takes longer than many a rung: those of trials are drawn when somebody asks for them."""
     from luthier.service.training import resume, train_prepared
 
     try:
         status = context.runs.get(trial.run_id).status
     except NotFoundError:
-        train_prepared(context, priced.prepared, began=time.perf_counter(), run_id=trial.run_id, fleet=fleet)
+        began = time.perf_counter()
+        train_prepared(context, priced.prepared, began=began, run_id=trial.run_id, fleet=fleet, draws_page=False)
         return
     if status != "succeeded":
-        resume(context, trial.run_id, is_judged=False, fleet=fleet, ready=priced.prepared)
+        resume(context, trial.run_id, is_judged=False, fleet=fleet, ready=priced.prepared, draws_page=False)
 
 
 def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int], *, after: int) -> Result:

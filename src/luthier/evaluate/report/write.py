@@ -26,6 +26,7 @@ _FORMAT: Final = 1
 
 def render_report(
     *,
+    draws_page: bool = True,
     record: RunRecord,
     plan: Plan,
     events: Sequence[Event],
@@ -37,25 +38,27 @@ def render_report(
     drawn: Sequence[Drawn] = (),
     assessed: Assessed | None = None,
 ) -> tuple[str, dict[str, Any]]:
-    """The report as an HTML page and as a JSON document.
+    """The report as an HTML page, empty where none is to be drawn, and as a JSON document.
 
     versions: names of programs and of the machine, to what they are; shown as they come. example: one training example
     as (text, learned) pieces. licence: of the base model. quote: what was predicted before the run, to stand beside
     what came. drawn: answers that were drawn in a few of its steps. assessed: what else it was judged by. The same
     arguments give the same bytes.
     """
-    page = render_page(
-        record=record,
-        plan=plan,
-        events=events,
-        evaluation=evaluation,
-        versions=versions,
-        example=example,
-        licence=licence,
-        quote=quote,
-        drawn=drawn,
-        assessed=assessed,
-    )
+    page = ""
+    if draws_page:
+        page = render_page(
+            record=record,
+            plan=plan,
+            events=events,
+            evaluation=evaluation,
+            versions=versions,
+            example=example,
+            licence=licence,
+            quote=quote,
+            drawn=drawn,
+            assessed=assessed,
+        )
     document = {
         "format": _FORMAT,
         "run": record.model_dump(mode="json"),
@@ -76,6 +79,7 @@ def render_report(
 def write_report(
     folder: Path,
     *,
+    draws_page: bool = True,
     record: RunRecord,
     plan: Plan,
     events: Sequence[Event],
@@ -89,11 +93,13 @@ def write_report(
 ) -> Path:
     """Write report.html and report.json into `folder` (made if missing); returns the path of the page.
 
-    Each file appears whole or not at all; an older one is replaced. Arguments as in `render_report`.
+    Each file appears whole or not at all; an older one is replaced. draws_page: false writes report.json alone, from
+    which the page can be drawn later; the path is that of report.json then. Other arguments as in `render_report`.
 
     Raises StorageFullError.
     """
     page, document = render_report(
+        draws_page=draws_page,
         record=record,
         plan=plan,
         events=events,
@@ -107,6 +113,8 @@ def write_report(
     )
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / JSON_NAME, json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    if not draws_page:
+        return folder / JSON_NAME
     replace_text(folder / HTML_NAME, page)
     return folder / HTML_NAME
 
