@@ -153,6 +153,10 @@ def test_a_file_that_is_damaged_or_elsewhere_is_left_out_and_told(
     assert ids(context) == ["chatcmpl-2"]
     assert "is damaged" in caplog.text
     assert "is not on this machine" in caplog.text
+    gone = {"in files that are not on this machine": 1}
+    assert traffic.lost(context, "default", 0.0, now + DAY) == gone
+    assert traffic.num_dropped(context, "default", 0.0, now + DAY) == 1
+    assert traffic.lost(context, "default", now - 9 * DAY, now - 8 * DAY) == {}
 
 
 def test_a_clock_that_was_ahead_does_not_keep_anything_for_years(context: Context, now: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 from luthier.core.study import Parameter, Result, Space, Trial
 from luthier.tune.sampling import suggest
@@ -48,6 +49,21 @@ def test_tpe_finds_more_than_chance_does():
         for seed in range(6)
     )
     assert better >= 4
+
+
+def test_what_others_are_trying_is_kept_away_from():
+    """Of many workers that ask at once, none would know of the others: they would crowd around one point."""
+    known = search("tpe", 20, 2)
+
+    def spread_of_asked_at_once(is_told):
+        trials, asked = list(known), []
+        for number in range(20, 36):
+            values = ask(trials if is_told else known, number, seed=1)
+            asked.append(math.log10(values["training.learning_rate"]))
+            trials.append(tried(number, values, state="running"))
+        return statistics.pstdev(asked)
+
+    assert spread_of_asked_at_once(True) > 1.5 * spread_of_asked_at_once(False)
 
 
 def test_no_point_is_tried_twice_and_an_empty_space_says_so():

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LOST: Final = "traffic_lost"
 """The kind of the documents in `watches` that count what was lost: one an hour (UTC), by reason."""
 HOUR: Final = "%Y-%m-%dT%H"
+_ELSEWHERE: Final = "in files that are not on this machine"
 
 
 def exchanges(
@@ -134,14 +135,34 @@ def num_dropped(context: Context, project_id: str, since: float, until: float) -
 
 
 def lost(context: Context, project_id: str, since: float, until: float) -> dict[str, int]:
-    """The same by reason, and how many exchanges have lost no more than their words."""
+    """The same by reason, and how many exchanges have lost no more than their words.
+
+    What is in a file that another machine has written is as good as lost here, and counts.
+    """
     first, last = hour_of(since), hour_of(until)
     counts: dict[str, int] = {}
     for one in context.watches.list(LOST, project_id):
         if first <= one.name <= last:
             for reason, count in json.loads(one.document).items():
                 counts[reason] = counts.get(reason, 0) + count
+    if num_elsewhere := _num_elsewhere(context, project_id, since, until):
+        counts[_ELSEWHERE] = num_elsewhere
     return counts
+
+
+def _num_elsewhere(context: Context, project_id: str, since: float, until: float) -> int:
+    """How many exchanges are in files that the index names and that are not on this machine: whole files are counted.
+
+    A file that has just been joined to others is gone a moment before the index is asked again.
+    """
+    folder = files_folder(context, project_id)
+
+    def missing() -> dict[str, int]:
+        listed = context.traffic.list(project_id, since=since, until=until)
+        return {one.file: one.num_exchanges for one in listed if not (folder / one.file).exists()}
+
+    seen = missing()
+    return sum(count for file, count in missing().items() if file in seen) if seen else 0
 
 
 def hour_of(at: float) -> str:

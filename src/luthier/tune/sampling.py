@@ -2,7 +2,9 @@
 
 Nothing is kept between two questions but the trials themselves, so a search that was killed asks as it would have, and
 one seed with one worker gives one sequence. A trial that was not gone on with counts by its loss on the rung that it
-had reached, after all that got further.
+had reached, after all that got further. One that has reached none yet counts as a bad one, so that several workers do
+not all try what lies beside it (the constant liar: Ginsbourger et al., 2010, "Kriging Is Well-Suited to Parallelize
+Optimization", section 3.2).
 
 tpe     Bergstra et al., 2011, "Algorithms for Hyper-Parameter Optimization", section 4; multivariate as Falkner et al.,
         2018, "BOHB", section 3.2
@@ -126,6 +128,11 @@ def _study_of(
                 intermediate_values={result.rung: result.loss for result in trial.results},
             )
         )
+    for trial in trials:
+        if trial.kind == "search" and trial.loss is None and trial.state != "failed":  # another worker is at it
+            known = lies_in(space, own | trial.values)
+            ranges = {p.name: distribution(p) for p in space.parameters if p.name in known}
+            study.add_trial(optuna.trial.create_trial(state=states.RUNNING, params=known, distributions=ranges))
     return study
 
 
