@@ -48,7 +48,7 @@ def write_run_report(
 ) -> Path | None:
     """Write `report.html` and `report.json` into the run's folder; returns the path of the page.
 
-    draws_page: false writes `report.json` alone and returns None; `rewrite_run_report` draws the page when it is wanted.
+    draws_page: false writes `report.json` alone and returns None; `rewrite_run_report` draws the page when asked to.
     """
     from luthier.evaluate.report import write_report
 
