@@ -33,6 +33,33 @@ def test_it_agrees_with_the_plain_computation(model, examples):
         assert score.num_correct == correct
 
 
+def test_a_shared_beginning_changes_no_score(model):
+    shared = list(range(5, 45))
+    rows = [
+        TokenisedExample(f"a:{n}", array("i", [*shared, 50 + n, *range(60, 60 + own)]), bytes(41) + bytes([1] * own))
+        for n, own in enumerate((3, 1, 7))
+    ]
+    scorer = Scorer(model, pad_id=0)
+    beginning = scorer.begin(shared)
+    for _ in range(2):  # a beginning is not used up
+        for row, score in zip(rows, scorer.score(rows, beginning), strict=True):
+            nll, correct = plain_score(model, row)
+            assert score.nll_nats == pytest.approx(nll, rel=1e-5)
+            assert score.num_correct == correct
+    for one, other in zip(scorer.states(rows, beginning), scorer.states(rows), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_window_bounds_what_may_be_shared_and_a_recurrent_state_forbids_it(model):
+    scorer = Scorer(model, pad_id=0)
+    assert scorer.longest_shared == model.config.max_position_embeddings
+    model.config.layer_types = ["full_attention"] + ["sliding_attention"] * (model.config.num_hidden_layers - 1)
+    model.config.sliding_window = 24
+    assert Scorer(model, pad_id=0).longest_shared == 24
+    model.config.layer_types = ["linear_attention"] * model.config.num_hidden_layers
+    assert scorer.longest_shared == 0
+
+
 def test_making_logits_in_chunks_changes_nothing(model, examples, monkeypatch):
     whole = Scorer(model, pad_id=0).score(examples)
     monkeypatch.setattr(likelihood, "MAX_LOGIT_ROWS", 5)

@@ -1,4 +1,5 @@
 import json
+from array import array
 
 import jsonschema
 import pytest
@@ -153,6 +154,30 @@ def test_a_closed_engine_refuses_and_bad_budgets_are_refused(tiny):
         opened.generate([ask("Why?")], SILENT)
     with pytest.raises(RequestError, match="batch_tokens=0"):
         TransformersEngine.open(str(tiny), dtype="float32", batch_tokens=0)
+
+
+def test_a_question_goes_through_the_model_once_for_all_its_candidates(tiny, engine):
+    question = [7 + n % 90 for n in range(60)]
+    rows = [
+        TokenisedExample(f"a:{q}-{n}", array("i", [q, *question, 200 + n, 201]), bytes(61) + b"\1\1")
+        for q in (3, 4)
+        for n in range(12)
+    ]
+    counted = []
+    hook = engine.causal.get_decoder().register_forward_pre_hook(
+        lambda _module, _arguments, named: counted.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        shared = engine.score(rows, SILENT)
+        num_shared, counted[:] = sum(counted), []
+        engine.share_prefix = False
+        plain = engine.score(rows, SILENT)
+    finally:
+        hook.remove()
+        engine.share_prefix = True
+    assert [one.nll_nats for one in shared] == pytest.approx([one.nll_nats for one in plain], rel=1e-4)
+    assert [one.num_correct for one in shared] == [one.num_correct for one in plain]
+    assert 4 * num_shared < sum(counted)
 
 
 def test_bfloat16_scores_stay_near_float32(tiny, engine, examples):

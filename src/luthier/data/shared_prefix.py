@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.core.beginnings import best_groups, common_tokens
 from luthier.core.dataset import TokenisedExample, common_beginning
 
 LEAST_TOKENS: Final = 16
@@ -67,20 +68,18 @@ def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_s
 
     A unit is one example, or several rows that stand side by side, of which only what all begin with can be shared.
 
-    Sorted by their tokens, examples that begin alike stand side by side, and the common beginnings of neighbours span a
-    tree of nested groups (an LCP interval tree: Abouelhoda, Kurtz & Ohlebusch, 2004, doi:10.1016/S1570-8667(03)00065-0,
-    section 2). A group of m of the n examples with P common tokens saves P * (m * global_batch_size / n - 1) tokens a
-    step, and costs a micro-batch of its own (100 tokens' worth); each node of the tree is one family or leaves it to
-    its parts, whichever saves more. Linear time after sorting.
+    A group of m of the n examples with P common tokens saves P * (m * global_batch_size / n - 1) tokens a step, and
+    costs a micro-batch of its own (100 tokens' worth): see `best_groups`.
     """
     num = len(units)
     keys = [_shareable_start(unit) for unit in units]
     order = sorted(range(num), key=keys.__getitem__)
-    common = [_common_tokens(keys[order[i]], keys[order[i + 1]]) for i in range(num - 1)]
+    common = [common_tokens(keys[order[i]], keys[order[i + 1]]) for i in range(num - 1)]
     families = np.full(num, -1, dtype=np.int64)
     prefix_tokens = np.zeros(num, dtype=np.int64)
     per_example = global_batch_size / num if num else 0.0
-    for number, (start, stop, length) in enumerate(_best_groups(common, per_example)):
+    groups = best_groups(common, rows_at_once=per_example, least_tokens=LEAST_TOKENS, cost_tokens=MICRO_BATCH_TOKENS)
+    for number, (start, stop, length) in enumerate(groups):
         members = order[start:stop]
         families[members], prefix_tokens[members] = number, length
     return Families(families, prefix_tokens)
@@ -89,48 +88,3 @@ def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_s
 def _shareable_start(unit: Sequence[TokenisedExample]) -> bytes:
     """The bytes of the tokens that all rows of a unit begin with, as far as they may be shared."""
     return bytes(memoryview(unit[0].input_ids).cast("B")[: 4 * common_beginning(unit)])
-
-
-def _common_tokens(one: bytes, other: bytes) -> int:
-    size = min(len(one), len(other))
-    if one[:size] == other[:size]:
-        return size // 4
-    left, right = np.frombuffer(one, np.int32, size // 4), np.frombuffer(other, np.int32, size // 4)
-    return int(np.flatnonzero(left != right)[0])
-
-
-@dataclass(slots=True)
-class _Node:
-    """An open interval of the sorted examples: from `start`, with `length` common tokens; what its parts save."""
-
-    start: int
-    length: int
-    saved: float
-    groups: list[tuple[int, int, int]]
-
-
-def _best_groups(common: Sequence[int], per_example: float) -> list[tuple[int, int, int]]:
-    """Disjoint (start, stop, common tokens) in sorted order. common: of each example and its follower."""
-    stack = [_Node(0, 0, 0.0, [])]
-    for i in range(len(common) + 1):
-        length = common[i] if i < len(common) else 0
-        start = i
-        part: _Node | None = None
-        while stack[-1].length > length:
-            part = _closed(stack.pop(), i + 1, per_example)
-            start = part.start
-            if stack[-1].length >= length:
-                stack[-1].saved += part.saved
-                stack[-1].groups += part.groups
-                part = None
-        if length > stack[-1].length:
-            stack.append(_Node(start, length, part.saved if part else 0.0, part.groups if part else []))
-    return stack[0].groups
-
-
-def _closed(node: _Node, stop: int, per_example: float) -> _Node:
-    """The node with the better of two: one family, or the families of its parts."""
-    saved = node.length * ((stop - node.start) * per_example - 1) - MICRO_BATCH_TOKENS
-    if node.length >= LEAST_TOKENS and saved > node.saved:
-        node.saved, node.groups = saved, [(node.start, stop, node.length)]
-    return node

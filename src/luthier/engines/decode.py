@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -119,7 +119,7 @@ class Decoder:
         self._end_ids = frozenset(end_ids)
         self._pad_id = pad_id
         self._config = model.config.get_text_config()
-        self._cache_argument = _cache_argument(model)
+        self._cache_argument = cache_argument(model)
         for layer in self._new_cache().layers:
             if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
                 raise RequestError(
@@ -290,7 +290,7 @@ class Decoder:
         return DynamicCache(config=self._config)
 
 
-def _cache_argument(model: PreTrainedModel) -> str:
+def cache_argument(model: nn.Module) -> str:
     """The name under which this model takes its cache: transformers renamed it, and warns at the old name."""
     parameters = inspect.signature(model.forward).parameters
     return "cache" if "cache" in parameters else "past_key_values"

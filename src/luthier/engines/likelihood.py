@@ -1,27 +1,41 @@
 """How well a model predicts the learned tokens of an example: the body in batches, the head only where it counts.
 
 The head of a small model is a large part of its work (49,152 rows of logits a token), and a held-out row is mostly
-prompt. So the body runs over whole rows, and logits are made for the positions before a learned token only.
+prompt. So the body runs over whole rows, and logits are made for the positions before a learned token only. What
+several rows begin with goes through the body once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.ports import Score
+from luthier.engines.decode import cache_argument
+from luthier.engines.roomy_cache import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAX_LOGIT_ROWS = 1024
 _PROBE_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Tokens that several rows begin with, gone through the body once. cache: keys and values with batch size 1."""
+
+    num_tokens: int
+    cache: DynamicCache
 
 
 class Scorer:
@@ -43,16 +57,37 @@ class Scorer:
         self._scale: float = (getattr(config, "logit_scale", None) or 1.0) / (
             getattr(config, "logits_scaling", None) or 1.0
         )
+        self._config = config
+        self._cache_argument = cache_argument(self._body)
         self._check(model)
 
+    @property
+    def longest_shared(self) -> int:
+        """How long a row may be that shares its beginning; 0 where the model keeps a state that cannot be shared."""
+        layers = DynamicCache(config=self._config).layers
+        if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+            return 0
+        windows: list[int] = [layer.sliding_window for layer in layers if layer.is_sliding]
+        return min([int(self._config.max_position_embeddings), *windows])
+
     @torch.inference_mode()
-    def score(self, examples: Sequence[TokenisedExample]) -> list[Score]:
+    def begin(self, ids: Sequence[int]) -> Beginning:
+        """Send what several rows begin with through the body: no token that is learned, or predicts a learned one."""
+        cache = DynamicCache(config=self._config)
+        arguments: dict[str, Any] = {self._cache_argument: cache}
+        self._body(input_ids=torch.tensor([list(ids)], device=self._device), use_cache=True, **arguments)
+        return Beginning(len(ids), cache)
+
+    @torch.inference_mode()
+    def score(self, examples: Sequence[TokenisedExample], beginning: Beginning | None = None) -> list[Score]:
         """One score an example, in order. Rows are padded on the right: a causal model never looks there.
+
+        beginning: what all of them begin with, as `begin` has made it.
 
         Raises:
             DivergedError: a likelihood is NaN or infinite.
         """
-        rows, hidden, targets = self._before_learned(examples)
+        rows, hidden, targets = self._before_learned(examples, beginning)
         nll, correct = self._judge(hidden, targets)
         if not nll.isfinite().all():
             place = int(rows[(~nll.isfinite()).nonzero()[0, 0]])
@@ -66,15 +101,16 @@ class Scorer:
         ]
 
     @torch.inference_mode()
-    def states(self, examples: Sequence[TokenisedExample]) -> list[Tensor]:
+    def states(self, examples: Sequence[TokenisedExample], beginning: Beginning | None = None) -> list[Tensor]:
         """For each example the last hidden states that its learned tokens are predicted from, on the CPU.
 
-        Each [learned tokens of the example, width], as precise as the model; `head` makes logits of them.
+        Each [learned tokens of the example, width], as precise as the model; `head` makes logits of them. beginning: as
+        for `score`.
 
         Raises:
             DivergedError: a state is NaN or infinite.
         """
-        rows, hidden, _ = self._before_learned(examples)
+        rows, hidden, _ = self._before_learned(examples, beginning)
         if not hidden.isfinite().all():
             place = int(rows[(~hidden.isfinite().all(1)).nonzero()[0, 0]])
             raise _diverged(f"a hidden state of {examples[place].id}")
@@ -98,17 +134,24 @@ class Scorer:
             )
         return head.weight.detach().cpu()
 
-    def _before_learned(self, examples: Sequence[TokenisedExample]) -> tuple[Tensor, Tensor, Tensor]:
+    def _before_learned(
+        self, examples: Sequence[TokenisedExample], beginning: Beginning | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Of each learned token of all rows, in order: its row, the state it is predicted from, and the token."""
-        width = max(example.num_tokens for example in examples)
+        skip = 0 if beginning is None else beginning.num_tokens
+        width = max(example.num_tokens for example in examples) - skip
         tokens = torch.full((len(examples), width), self._pad_id)
         learned = torch.zeros((len(examples), width), dtype=torch.bool)
         for row, example in enumerate(examples):
-            tokens[row, : example.num_tokens] = torch.tensor(example.input_ids)
-            learned[row, : example.num_tokens] = torch.frombuffer(bytearray(example.loss_mask), dtype=torch.bool)
+            own = slice(0, example.num_tokens - skip)
+            tokens[row, own] = torch.tensor(example.input_ids[skip:])
+            learned[row, own] = torch.frombuffer(bytearray(example.loss_mask[skip:]), dtype=torch.bool)
         rows, places = learned.nonzero(as_tuple=True)
         tokens = tokens.to(self._device)
-        hidden = self._body(input_ids=tokens, use_cache=False).last_hidden_state
+        arguments: dict[str, Any] = {"use_cache": False}
+        if beginning is not None:
+            arguments = {"use_cache": True, self._cache_argument: expanded(beginning.cache, len(examples))}
+        hidden = self._body(input_ids=tokens, **arguments).last_hidden_state
         return rows, hidden[rows, places - 1], tokens[rows, places]
 
     def _judge(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,11 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
+from luthier.engines.beginnings import shared_batches
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
 from luthier.engines.decode import Continuation, Decoder, Request
 from luthier.engines.guides import Guides
-from luthier.engines.length_batches import length_batches
-from luthier.engines.likelihood import Scorer
+from luthier.engines.likelihood import Beginning, Scorer
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
 from luthier.models.soft_prompt import virtual_tokens
@@ -159,7 +159,7 @@ class TransformersEngine:
             return []
         scorer = Scorer(self._causal, pad_id=self._pad_id)
         with progress.task("Scoring", len(examples), "rows") as task:
-            return self._in_batches(examples, scorer.score, task)
+            return self._in_batches(examples, scorer, scorer.score, task)
 
     def hidden_states(self, examples: Sequence[TokenisedExample], task: ProgressTask) -> list[Tensor]:
         """For each example the states that its learned tokens are predicted from: [learned tokens, width], in order.
@@ -171,7 +171,8 @@ class TransformersEngine:
         """
         if not examples:
             return []
-        return self._in_batches(examples, Scorer(self._causal, pad_id=self._pad_id).states, task)
+        scorer = Scorer(self._causal, pad_id=self._pad_id)
+        return self._in_batches(examples, scorer, scorer.states, task)
 
     def head(self) -> Tensor:
         """[vocabulary, width] the matrix that makes logits of hidden states. Raises RequestError where none does."""
@@ -180,18 +181,28 @@ class TransformersEngine:
     def _in_batches(
         self,
         examples: Sequence[TokenisedExample],
-        look: Callable[[Sequence[TokenisedExample]], list[_Found]],
+        scorer: Scorer,
+        look: Callable[[Sequence[TokenisedExample], Beginning | None], list[_Found]],
         task: ProgressTask,
     ) -> list[_Found]:
-        """What `look` finds of each example, asked in batches of like length; in the order of the examples."""
+        """What `look` finds of each example, in order; asked in batches of rows that begin alike or are as long."""
         for example in examples:
             self._check_example(example)
-        lengths = [example.num_tokens + len(self._trained_prompt) for example in examples]
-        budget = min(self._batch_tokens, MAX_SCORE_TOKENS)
+        whole = [self._behind_prompt(example) for example in examples]
+        batches = shared_batches(
+            whole,
+            max_tokens=min(self._batch_tokens, MAX_SCORE_TOKENS),
+            max_kept_tokens=self._batch_tokens,
+            longest_shared=scorer.longest_shared if self.share_prefix else 0,
+        )
         found: dict[int, _Found] = {}
-        for batch in length_batches(lengths, max_tokens=budget, max_rows=len(examples)):
-            found.update(zip(batch, look([self._behind_prompt(examples[i]) for i in batch]), strict=True))
-            task.advance(len(batch))
+        beginning: Beginning | None = None
+        for batch in batches:
+            if not batch.is_same:
+                ids = whole[batch.rows[0]].input_ids[: batch.num_shared]
+                beginning = scorer.begin(ids) if batch.num_shared else None
+            found.update(zip(batch.rows, look([whole[row] for row in batch.rows], beginning), strict=True))
+            task.advance(len(batch.rows))
         return [found[number] for number in range(len(examples))]
 
     def close(self) -> None:
