@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from machine import describe
+from rounds import by_turns
 from rows import wikisql_rows, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,21 +50,13 @@ def main() -> None:
     args.home.parent.mkdir(parents=True, exist_ok=True)
     examples = load_file(write_jsonl(rows, args.home.parent / "generation.jsonl")).examples
     prompts = [Prompt(conversation=one.prompt, max_new_tokens=args.max_new_tokens) for one in examples]
-    sides: dict[str, Callable[[list[Prompt]], list[str]]] = {
+    sides: dict[str, Callable[[Sequence[Prompt]], list[str]]] = {
         "luthier": lambda some: in_batches(engine, some),
         "transformers": lambda some: row_by_row(engine, some),
     }
     for side in sides.values():
         side(prompts[:4])
-    rounds, answers = [], {}
-    for number in range(args.rounds):
-        seconds = {}
-        for name in sorted(sides, reverse=bool(number % 2)):
-            start = time.perf_counter()
-            answers[name] = sides[name](prompts)
-            seconds[name] = time.perf_counter() - start
-        rounds.append(seconds)
-        print(f"round {number + 1}: {json.dumps(seconds)}", file=sys.stderr, flush=True)
+    rounds, answers = by_turns(sides, prompts, args.rounds)
     same = sum(one == other for one, other in zip(answers["luthier"], answers["transformers"], strict=True))
     document: dict[str, Any] = {
         "benchmark": "generation",
@@ -82,14 +73,14 @@ def main() -> None:
     print(json.dumps(document))
 
 
-def in_batches(engine: Any, prompts: list[Any]) -> list[str]:
+def in_batches(engine: Any, prompts: Sequence[Any]) -> list[str]:
     """Ours: batches of like length, what all prompts begin with computed once."""
     from luthier.core.ports import SilentProgress
 
     return [one.text for one in engine.generate(prompts, SilentProgress())]
 
 
-def row_by_row(engine: Any, prompts: list[Any]) -> list[str]:
+def row_by_row(engine: Any, prompts: Sequence[Any]) -> list[str]:
     """`model.generate` as its documentation shows it, a prompt at a time, with its own cache."""
     import torch
 
