@@ -6,7 +6,7 @@ Money is in the case's own currency, and never in another. Shares and accuracies
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,7 +15,8 @@ from luthier.core.cost import Market
 from luthier.core.frozen import Frozen
 
 JudgedAs = Literal["base", "few_shot"]
-AlternativeName = Literal["better_prompt", "few_shot", "bigger_model"]
+AlternativeName = Literal["better_prompt", "few_shot", "bigger_model", "without_model"]
+ALTERNATIVES: Final[tuple[AlternativeName, ...]] = get_args(AlternativeName)
 
 
 class Range(Frozen):
@@ -206,11 +207,15 @@ class Upkeep(Frozen):
 
 
 class Alternatives(Frozen):
-    """The plain ways, as far as they were thought of. Doing nothing is always among them."""
+    """The plain ways, as far as they were thought of. Doing nothing is always among them.
+
+    without_model: no language model at all: rules, a search, a table of counts.
+    """
 
     better_prompt: Alternative | None = None
     few_shot: Alternative | None = None
     bigger_model: Alternative | None = None
+    without_model: Alternative | None = None
 
 
 class FromVerdict(Frozen):

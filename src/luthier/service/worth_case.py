@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from luthier.core.cost import Estimate, Market, PriceTable
 from luthier.core.errors import RequestError
-from luthier.core.worth import Case, Money, SelfServed, TrainingCost
+from luthier.core.worth import ALTERNATIVES, Case, Money, SelfServed, TrainingCost
 from luthier.service.recipe_file import FileKind, read_recipe_file
 from luthier.service.recipe_problems import describe_problems
 
@@ -81,7 +81,7 @@ def with_prices(case: Case, table: PriceTable) -> tuple[Case, tuple[str, ...]]:
     )
     plain = {
         name: way.model_copy(update={"self_served": served(f"alternatives.{name}", way.self_served)})
-        for name in ("better_prompt", "few_shot", "bigger_model")
+        for name in ALTERNATIVES
         if (way := getattr(case.alternatives, name)) is not None
     }
     changed = {

@@ -38,6 +38,7 @@ PRICES = {"input_price_per_million_tokens": 1, "output_price_per_million_tokens"
         ({"currency_per_usd": 1.1}, "currency is USD and currency_per_usd is 1.1"),
         ({"alternatives.few_shot": {}}, "alternatives.few_shot has neither gain nor accuracy"),
         ({"alternatives.few_shot": {"gain": 0.1, "input_tokens": 5, "extra_prompt_tokens": 5}}, "extra_prompt_tokens"),
+        ({"alternatives.without_model": {"gain": 0.1}}, "without_model does not say what a call costs"),
         ({"alternatives.bigger_model": {"gain": 0.1}}, "bigger_model does not say what a call costs"),
         ({"alternatives.bigger_model": {"gain": 0.1, "accuracy": 0.9, "hosted": PRICES}}, "correct one of the three"),
         ({"verdict.metric": "exact_match"}, "gains are assumed, and the keys of verdict then change nothing"),

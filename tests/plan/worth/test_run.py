@@ -144,7 +144,17 @@ def test_an_alternative_that_is_worth_more_makes_it_a_no(make_case: Any) -> None
     assert found.answer == "no"
     assert found.headline == "No: it is worth 2,220 USD in 12 months, and a better prompt is worth 5,000 USD."
     assert {one.against for one in found.break_evens} == {"a better prompt"}
-    assert [way.name for way in found.not_priced] == ["few_shot", "bigger_model"]
+    assert [way.name for way in found.not_priced] == ["few_shot", "bigger_model", "without_model"]
+
+
+def test_what_needs_no_model_may_be_worth_the_most(make_case: Any) -> None:
+    counts = {"gain": 0.2, "work_hours": 20, "cost_per_call": 0, "cost_per_month": 10}
+    found = worth(make_case({"alternatives.without_model": counts}))
+    (without,) = found.alternatives
+    assert without.title == "Without a model"
+    assert without.per_month.typical == pytest.approx(10_000 * 0.2 * 0.5 + 30 - 10)
+    assert found.answer == "no"
+    assert "a way without a language model is worth" in found.headline
 
 
 def test_alternatives_are_priced_with_their_own_tokens_and_prices(make_case: Any) -> None:

@@ -7,10 +7,24 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.errors import RequestError
-from luthier.core.worth import Alternative, Case, Changed, FromVerdict, MeasuredGains, Tuned, Way
+from luthier.core.worth import (
+    ALTERNATIVES,
+    Alternative,
+    AlternativeName,
+    Case,
+    Changed,
+    FromVerdict,
+    MeasuredGains,
+    Tuned,
+    Way,
+)
 
 _SAME: Final = 5e-4
 _SERVED: Final = ("hosted", "self_served", "cost_per_call")
+_OWN_PRICES: Final[dict[AlternativeName, str]] = {
+    "bigger_model": "say the bigger model's own prices",
+    "without_model": "say what a call of it costs, such as cost_per_call: 0",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +91,14 @@ def _ways(case: Case) -> Iterator[Contradiction]:
                 "tokens only where they are paid for",
                 f"take {key}.{useless[0]} out, or say hosted or self_served prices",
             )
-    bigger = case.alternatives.bigger_model
-    if bigger is not None and not _given(bigger):
-        yield Contradiction(
-            "alternatives.bigger_model does not say what a call costs, so it would cost what today's model costs",
-            f"one of {', '.join(_SERVED)}",
-            "say the bigger model's own prices",
-        )
+    for name, do in _OWN_PRICES.items():
+        way = getattr(case.alternatives, name)
+        if way is not None and not _given(way):
+            yield Contradiction(
+                f"alternatives.{name} does not say what a call costs, so it would cost what today's model costs",
+                f"one of {', '.join(_SERVED)}",
+                do,
+            )
 
 
 def _gains(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction]:
@@ -232,7 +247,7 @@ def _all_ways(case: Case) -> Iterator[tuple[str, Way]]:
 
 
 def _alternatives(case: Case) -> Iterator[tuple[str, Alternative]]:
-    for name in ("better_prompt", "few_shot", "bigger_model"):
+    for name in ALTERNATIVES:
         way = getattr(case.alternatives, name)
         if way is not None:
             yield f"alternatives.{name}", way

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.worth import Case, Changed, MeasuredGains, Tuned, Way
+from luthier.core.worth import ALTERNATIVES, Case, Changed, MeasuredGains, Tuned, Way
 from luthier.plan.worth.inputs import SHOT_TOKENS, TUNED_OVER_FEW_SHOT, TUNED_OVER_TODAY, Array, Values
 
 HOURS_A_MONTH: Final = 730.0
@@ -67,7 +67,7 @@ class Economy:
 
     def alternatives(self) -> dict[str, Changed]:
         """The plain ways that can be priced, by name."""
-        found = {name: way for name in ("better_prompt", FEW_SHOT, "bigger_model") if (way := self._plain(name))}
+        found = {name: way for name in ALTERNATIVES if (way := self._plain(name))}
         if self.measured is not None and self.measured.over_few_shot is not None:
             found.setdefault(FEW_SHOT, Changed())
         return found

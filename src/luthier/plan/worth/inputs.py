@@ -44,6 +44,7 @@ _OWNERS: Final = {
     "alternatives.better_prompt": "better prompt",
     "alternatives.few_shot": "few-shot",
     "alternatives.bigger_model": "bigger model",
+    "alternatives.without_model": "way without a model",
 }
 
 

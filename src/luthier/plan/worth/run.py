@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.worth import Case, MeasuredGains
+from luthier.core.worth import ALTERNATIVES, Case, MeasuredGains
 from luthier.core.worth_result import (
     Bar,
     Histogram,
@@ -37,6 +37,7 @@ TITLES: Final = {
     "better_prompt": "Better prompt",
     "few_shot": "Few-shot",
     "bigger_model": "Bigger model",
+    "without_model": "Without a model",
 }
 PARTS: Final = {
     "preparation": "preparing data",
@@ -198,6 +199,6 @@ def _not_priced(economy: Economy) -> tuple[NotPriced, ...]:
     is_today = economy.measured is not None and economy.case.verdict.today == "few_shot"
     return tuple(
         NotPriced(name=name, title=TITLES[name], needs=needs.format(name))
-        for name in ("better_prompt", "few_shot", "bigger_model")
+        for name in ALTERNATIVES
         if name not in known and not (is_today and name == "few_shot")
     )

@@ -13,6 +13,7 @@ MIDDLE: Final = {
     "better_prompt": "a better prompt",
     "few_shot": "few-shot examples in the prompt",
     "bigger_model": "a bigger model",
+    "without_model": "a way without a language model",
 }
 
 
