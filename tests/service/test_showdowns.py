@@ -19,10 +19,11 @@ from luthier.core.showdown import ShowdownSpec
 from luthier.service import showdowns
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
+from luthier.service.pipelines import PausedError
 from luthier.service.showdown_answers import instructed
 from luthier.service.showdown_request import ShowdownRequest
 from luthier.service.showdown_sizes import Pace, choose_sizes
-from luthier.service.showdown_work import PausedError, page_of
+from luthier.service.showdown_work import page_of
 from luthier.service.training import TrainOutcome
 from luthier.testing.tiny import make_tiny_model
 
@@ -280,6 +281,7 @@ def test_a_wish_to_stop_pauses_it_and_a_spent_budget_does_not(context, asked, mo
     pipeline = showdowns.begin(context, asked())
     with pytest.raises(PausedError, match="SIGTERM received"):
         showdowns.go_on(context, pipeline.pipeline_id)
+    assert "paused" in [stage.status for stage in context.pipelines.get(pipeline.pipeline_id).stages]
     result = showdowns.go_on(context, pipeline.pipeline_id)  # the run of the first is found done
     assert [one.reason[:25] for one in result.tunings] == ["", "its training stopped afte"]
     assert any("budget of 1 h" in line for line in result.recommendation.cautions)
