@@ -22,6 +22,7 @@ from luthier.service.pipelines import lock_of
 Status = Literal["waiting", "running", "interrupted", "paused", "done", "refused", "failed"]
 AuditPage = Literal["audit.html", "audit_repaired.html"]
 MOST_LISTED: Final = 100
+_AUDITS: Final[dict[str, AuditPage]] = {"audit": "audit.html", "repair": "audit_repaired.html"}
 _one_page_at_once = threading.Lock()  # matplotlib's settings are those of the whole process
 
 
@@ -30,7 +31,7 @@ class StageView:
     """A stage as it is now. status: its own, or `interrupted` where it should go on and no process works on it.
 
     about: what it is for. reason: why it went no further. found: sentences. made: what can be looked at, by kind and
-    id. seconds: that it has worked, up to now; None before it began.
+    id. page: of the audit that it has written. seconds: that it has worked, up to now; None before it began.
     """
 
     name: str
@@ -39,6 +40,7 @@ class StageView:
     reason: str
     found: Sequence[str]
     made: Sequence[tuple[Thing, str]]
+    page: AuditPage | None
     began_at: float | None
     seconds: float | None
 
@@ -68,6 +70,11 @@ class PipelineView:
     def is_at_work(self) -> bool:
         """Whether a process works on it."""
         return self.status == "running"
+
+    @property
+    def place(self) -> int | None:
+        """Of the stage that it is in, from 1; None where all are done."""
+        return next((number for number, one in enumerate(self.stages, start=1) if one.name == self.stage), None)
 
     @property
     def has_report(self) -> bool:
@@ -118,12 +125,7 @@ def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
             expected=its,
             do=f"see its stages: luthier pipelines show {pipeline_id}",
         )
-    from luthier.service import auto_work, showdown_work
-
-    if pipeline.kind == "showdown":
-        path = showdown_work.page_of(context, pipeline_id)
-    else:
-        path = auto_work.folder_of(context, pipeline_id) / "report.html"
+    path = _folder(context, pipeline) / "report.html"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_anew(context, caller, pipeline, path)
@@ -137,13 +139,9 @@ def report_of(context: Context, caller: Caller, pipeline_id: str) -> str:
 
 def audit_of(context: Context, caller: Caller, pipeline_id: str, name: AuditPage) -> str:
     """A page of the audit of its rows as text, without places of this machine. Raises NotFoundError."""
-    from luthier.service.auto_work import folder_of
-
     pipeline = context.pipelines.get(pipeline_id, caller.project_id)
-    is_auto = pipeline.kind == "auto"
-    folder = folder_of(context, pipeline_id) if is_auto else lock_of(context, pipeline_id).parent
     try:
-        return _without_home(context, (folder / name).read_text(encoding="utf-8"))
+        return _without_home(context, (_folder(context, pipeline) / name).read_text(encoding="utf-8"))
     except OSError:
         raise NotFoundError(
             f"{pipeline_id} has no page {name}",
@@ -165,6 +163,16 @@ def _write_anew(context: Context, caller: Caller, pipeline: Pipeline, path: Path
             write_showdown_page(found, path)
 
 
+def _folder(context: Context, pipeline: Pipeline) -> Path:
+    """Where its pages lie."""
+    from luthier.service import auto_work, showdown_work
+
+    if pipeline.kind == "retrain":
+        return lock_of(context, pipeline.pipeline_id).parent
+    folder_of = auto_work.folder_of if pipeline.kind == "auto" else showdown_work.folder_of
+    return folder_of(context, pipeline.pipeline_id)
+
+
 def _without_home(context: Context, text: str) -> str:
     return text.replace(f"{escape(str(context.home))}/", "").replace(f"{context.home}/", "")
 
@@ -175,7 +183,7 @@ def _view(context: Context, caller: Caller, pipeline: Pipeline, parts: dict[str,
     is_at_work = pipeline.next_stage is not None and is_held(lock_of(context, pipeline.pipeline_id))
     status = _status(pipeline, is_at_work)
     now = context.access.now()
-    stages = [_stage_view(pipeline.kind, stage, is_at_work, now) for stage in pipeline.stages]
+    stages = [_stage_view(context, pipeline, stage, is_at_work, now) for stage in pipeline.stages]
     refused = next((stage for stage in pipeline.stages if stage.status == "refused"), None)
     at = refused or pipeline.next_stage
     sizing = pipeline.asked.get("sizing_hours", 0.0) * 3600  # of a showdown, before its stages are known
@@ -206,7 +214,9 @@ def _status(pipeline: Pipeline, is_at_work: bool) -> Status:
     return "interrupted" if any(stage.status != "waiting" for stage in pipeline.stages) else "waiting"
 
 
-def _stage_view(kind: PipelineKind, stage: Stage, is_at_work: bool, now: float) -> StageView:
+def _stage_view(context: Context, pipeline: Pipeline, stage: Stage, is_at_work: bool, now: float) -> StageView:
+    kind, page = pipeline.kind, _AUDITS.get(stage.name)
+    is_written = page is not None and (_folder(context, pipeline) / page).is_file()
     status: Status = "interrupted" if stage.status == "running" and not is_at_work else stage.status
     return StageView(
         name=stage.name,
@@ -215,6 +225,7 @@ def _stage_view(kind: PipelineKind, stage: Stage, is_at_work: bool, now: float) 
         reason=stage.reason,
         found=pipeline_words.found_in_words(kind, stage),
         made=pipeline_words.made_by(kind, stage),
+        page=page if is_written else None,
         began_at=stage.began_at,
         seconds=_seconds(stage, status, now),
     )

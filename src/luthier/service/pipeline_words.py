@@ -13,6 +13,14 @@ from luthier.service.retrain_words import in_words
 
 Thing = Literal["run", "study", "evaluation", "showdown", "dataset", "suite"]
 
+THINGS: Final[dict[Thing, str]] = {
+    "run": "run",
+    "study": "study",
+    "evaluation": "evaluation",
+    "showdown": "showdown",
+    "dataset": "dataset",
+    "suite": "result of the suite",
+}
 NOUNS: Final[dict[PipelineKind, str]] = {"showdown": "a showdown", "auto": "an auto", "retrain": "a retraining"}
 _ANSWERS: Final = {
     "tuned": "One of them, tuned, is better than the best that prompting can do.",
@@ -44,11 +52,13 @@ _MOST_CHARACTERS: Final = 160
 
 
 def subject(pipeline: Pipeline) -> str:
-    """What it is about, in a few words: the contenders, the goal, or the deployment."""
+    """What it is about, in a few words: the contenders, the goal, or the deployment; its id where nobody knows."""
     asked = pipeline.asked
     if pipeline.kind == "showdown":
-        return _short(", ".join(str(one.get("label", "")) for one in asked.get("contenders", [])))
-    return _short(str(asked.get("goal" if pipeline.kind == "auto" else "model", "")))
+        found = ", ".join(str(one.get("label", "")) for one in asked.get("contenders", []))
+    else:
+        found = str(asked.get("goal" if pipeline.kind == "auto" else "model", ""))
+    return _short(found) or pipeline.pipeline_id
 
 
 def asked_in_words(pipeline: Pipeline) -> str:
@@ -71,7 +81,7 @@ def asked_in_full(pipeline: Pipeline) -> list[tuple[str, str]]:
             "Base models": ", ".join(_model(str(one.get("model", ""))) for one in asked.get("contenders", [])),
             "Rows to tune on": _name(asked.get("data")),
             "Rows to judge on": _name(asked.get("held_out")),
-            "Told to models that are not tuned": asked.get("instruction"),
+            "Instruction": asked.get("instruction"),
             "Decides": asked.get("primary"),
             "Method": asked.get("method"),
             "Budget": f"{asked.get('hours', 0):.3g} h",
@@ -99,7 +109,7 @@ def asked_in_full(pipeline: Pipeline) -> list[tuple[str, str]]:
 
 def stage_words(kind: PipelineKind, name: str) -> str:
     """What a stage is for; empty for one that nobody knows."""
-    words = {"auto": STAGE_WORDS, "retrain": _OF_RETRAIN, "showdown": _OF_SHOWDOWN}[kind]
+    words = {"auto": STAGE_WORDS | {"report": "One page of all of it"}, "retrain": _OF_RETRAIN, "showdown": _OF_SHOWDOWN}[kind]
     return words.get(name.rpartition(": ")[2] if kind == "showdown" else name, "")
 
 
