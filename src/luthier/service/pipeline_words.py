@@ -109,7 +109,11 @@ def asked_in_full(pipeline: Pipeline) -> list[tuple[str, str]]:
 
 def stage_words(kind: PipelineKind, name: str) -> str:
     """What a stage is for; empty for one that nobody knows."""
-    words = {"auto": STAGE_WORDS | {"report": "One page of all of it"}, "retrain": _OF_RETRAIN, "showdown": _OF_SHOWDOWN}[kind]
+    words = {
+        "auto": STAGE_WORDS | {"report": "One page of all of it"},
+        "retrain": _OF_RETRAIN,
+        "showdown": _OF_SHOWDOWN,
+    }[kind]
     return words.get(name.rpartition(": ")[2] if kind == "showdown" else name, "")
 
 
