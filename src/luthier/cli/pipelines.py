@@ -72,7 +72,7 @@ def _kind(given: str | None) -> PipelineKind | None:
 def _report(context: Context, caller: Caller, view: PipelineView) -> Path | None:
     """None where it has none, and where it is gone with all that it could be written from."""
     from luthier.core.errors import NotFoundError
-    from luthier.service.pipeline_views import report_file
+    from luthier.service.pipeline_pages import report_file
 
     if not view.has_report:
         return None

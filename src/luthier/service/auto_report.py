@@ -89,7 +89,9 @@ def found_by(stage: Stage) -> list[str]:
     if "actions" in came:
         done = ", ".join(f"{name} {number:,}" for name, number in came["actions"].items())
         gone = came["num_rows_before"] - came["num_rows"]
-        found.append(f"{gone:,} rows removed; rows changed or removed by reason: {done or 'none'}")
+        found.append(
+            f"{gone:,} {'row' if gone == 1 else 'rows'} removed; rows changed or removed by reason: {done or 'none'}"
+        )
     if "sides" in came:
         found.append(
             ", ".join(f"{name.replace('_', '-')} {side['num_rows']:,}" for name, side in came["sides"].items())

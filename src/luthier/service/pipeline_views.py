@@ -1,11 +1,9 @@
-"""Use cases of who looks at showdowns, autos and retrainings: those of a project, one of them now, and its pages."""
+"""Use cases of who looks at showdowns, autos and retrainings: those of a project, and one of them as it is now."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
@@ -23,7 +21,6 @@ Status = Literal["waiting", "running", "interrupted", "paused", "done", "refused
 AuditPage = Literal["audit.html", "audit_repaired.html"]
 MOST_LISTED: Final = 100
 _AUDITS: Final[dict[str, AuditPage]] = {"audit": "audit.html", "repair": "audit_repaired.html"}
-_one_page_at_once = threading.Lock()  # matplotlib's settings are those of the whole process
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ class PipelineView:
 
     subject, asked: what was asked, short and on one line. answer: what came of one that is done; of the list a short
     form. seconds: of all stages. part_of: the id of the auto whose stage it is. command: goes on with it, where it
-    stands still. has_report: whether `report_file` finds or makes one.
+    stands still. has_report: whether `pipeline_pages.report_file` finds or makes one.
     """
 
     pipeline: Pipeline
@@ -87,13 +84,15 @@ def list_pipelines(context: Context, caller: Caller, kind: PipelineKind | None =
     """Those of the caller's project, the newest first, at most 100; of one kind, where it is given."""
     found = context.pipelines.list(caller.project_id, kind, limit=MOST_LISTED)
     parts = _parts(context, caller) if any(one.kind == "showdown" for one in found) else {}
-    return [_view(context, caller, one, parts) for one in found]
+    now = context.access.now()
+    return [_view(context, caller, one, parts, now) for one in found]
 
 
 def view_pipeline(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
     """One of them. Raises NotFoundError, also for another project's."""
     pipeline = context.pipelines.get(pipeline_id, caller.project_id)
-    view = _view(context, caller, pipeline, _parts(context, caller) if pipeline.kind == "showdown" else {})
+    parts = _parts(context, caller) if pipeline.kind == "showdown" else {}
+    view = _view(context, caller, pipeline, parts, context.access.now())
     stages = [
         replace(stage, made=[one for one in stage.made if _is_there(context, caller, *one)]) for stage in view.stages
     ]
@@ -102,11 +101,7 @@ def view_pipeline(context: Context, caller: Caller, pipeline_id: str) -> Pipelin
 
 def without_folders(context: Context, view: PipelineView) -> PipelineView:
     """The same without places of this machine, for who is not at it."""
-    asked = view.pipeline.asked
-    named = [asked.get(name) for name in ("data", "held_out", "gate", "suite")]
-    named += [*asked.get("models", []), *(one.get("model") for one in asked.get("contenders", []))]
-    folders = {str(PurePath(one).parent) for one in named if isinstance(one, str) and one.startswith("/")}
-    shown = dict.fromkeys([f"{context.home}/", *(f"{folder}/" for folder in folders if folder != "/")], "")
+    shown = dict.fromkeys(folders_of(context, view.pipeline), "")
     stages = [
         replace(stage, reason=without_places(stage.reason, shown), found=without_places(list(stage.found), shown))
         for stage in view.stages
@@ -114,75 +109,39 @@ def without_folders(context: Context, view: PipelineView) -> PipelineView:
     return replace(view, stages=stages, answer=without_places(view.answer, shown))
 
 
-def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
-    """The page that it has written, written anew where that is gone. Raises NotFoundError, also where it has none."""
-    view = view_pipeline(context, caller, pipeline_id)
-    pipeline = view.pipeline
-    if not view.has_report:
-        its = "the report of the run that it trained" if pipeline.kind == "retrain" else "one that has come to its end"
-        raise NotFoundError(
-            f"{pipeline_id} has no report: it is {pipeline_words.NOUNS[pipeline.kind]} that is {view.status}",
-            expected=its,
-            do=f"see its stages: luthier pipelines show {pipeline_id}",
-        )
-    path = _folder(context, pipeline) / "report.html"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_anew(context, caller, pipeline, path)
-    return path
-
-
-def report_of(context: Context, caller: Caller, pipeline_id: str) -> str:
-    """Its page as text, without places of this machine. Raises NotFoundError."""
-    return _without_home(context, report_file(context, caller, pipeline_id).read_text(encoding="utf-8"))
-
-
-def audit_of(context: Context, caller: Caller, pipeline_id: str, name: AuditPage) -> str:
-    """A page of the audit of its rows as text, without places of this machine. Raises NotFoundError."""
-    pipeline = context.pipelines.get(pipeline_id, caller.project_id)
-    try:
-        return _without_home(context, (_folder(context, pipeline) / name).read_text(encoding="utf-8"))
-    except OSError:
-        raise NotFoundError(
-            f"{pipeline_id} has no page {name}",
-            expected="an auto or a retraining whose rows were audited",
-            do="see its stages, and wait until they were",
-        ) from None
-
-
-def _write_anew(context: Context, caller: Caller, pipeline: Pipeline, path: Path) -> None:
-    with _one_page_at_once:
-        if pipeline.kind == "auto":
-            from luthier.service.auto_report import write_auto_report
-
-            write_auto_report(context, pipeline)
-        else:
-            from luthier.evaluate.report.showdown_page import write_showdown_page
-
-            found = context.assessments.get("showdown", ShowdownResult, caller.project_id, pipeline.pipeline_id)
-            write_showdown_page(found, path)
-
-
-def _folder(context: Context, pipeline: Pipeline) -> Path:
+def folder_of(context: Context, pipeline: Pipeline) -> Path:
     """Where its pages lie."""
     from luthier.service import auto_work, showdown_work
 
     if pipeline.kind == "retrain":
         return lock_of(context, pipeline.pipeline_id).parent
-    folder_of = auto_work.folder_of if pipeline.kind == "auto" else showdown_work.folder_of
-    return folder_of(context, pipeline.pipeline_id)
+    if pipeline.kind == "auto":
+        return auto_work.folder_of(context, pipeline.pipeline_id)
+    return showdown_work.folder_of(context, pipeline.pipeline_id)
 
 
-def _without_home(context: Context, text: str) -> str:
-    return text.replace(f"{escape(str(context.home))}/", "").replace(f"{context.home}/", "")
+def folders_of(context: Context, pipeline: Pipeline) -> list[str]:
+    """What no page shows of this machine, with a slash at the end, the longest first: the home, and where files are."""
+    asked = pipeline.asked
+    named = [asked.get(name) for name in ("data", "held_out", "gate", "suite")]
+    named += [*asked.get("models", []), *(one.get("model") for one in asked.get("contenders", []))]
+    found = {str(PurePath(one).parent) for one in named if isinstance(one, str) and one.startswith("/")}
+    return sorted((f"{folder}/" for folder in {*found, str(context.home)} if folder != "/"), key=len, reverse=True)
 
 
-def _view(context: Context, caller: Caller, pipeline: Pipeline, parts: dict[str, str]) -> PipelineView:
+def result_of(context: Context, caller: Caller, pipeline: Pipeline) -> ShowdownResult | None:
+    """What came of a showdown; None where it is gone."""
+    try:
+        return context.assessments.get("showdown", ShowdownResult, caller.project_id, pipeline.pipeline_id)
+    except NotFoundError:
+        return None
+
+
+def _view(context: Context, caller: Caller, pipeline: Pipeline, parts: dict[str, str], now: float) -> PipelineView:
     from luthier.store.file_lock import is_held
 
     is_at_work = pipeline.next_stage is not None and is_held(lock_of(context, pipeline.pipeline_id))
     status = _status(pipeline, is_at_work)
-    now = context.access.now()
     stages = [_stage_view(context, pipeline, stage, is_at_work, now) for stage in pipeline.stages]
     refused = next((stage for stage in pipeline.stages if stage.status == "refused"), None)
     at = refused or pipeline.next_stage
@@ -216,7 +175,7 @@ def _status(pipeline: Pipeline, is_at_work: bool) -> Status:
 
 def _stage_view(context: Context, pipeline: Pipeline, stage: Stage, is_at_work: bool, now: float) -> StageView:
     kind, page = pipeline.kind, _AUDITS.get(stage.name)
-    is_written = page is not None and (_folder(context, pipeline) / page).is_file()
+    is_written = page is not None and (folder_of(context, pipeline) / page).is_file()
     status: Status = "interrupted" if stage.status == "running" and not is_at_work else stage.status
     return StageView(
         name=stage.name,
@@ -255,13 +214,9 @@ def _parts(context: Context, caller: Caller) -> dict[str, str]:
 
 def _answer(context: Context, caller: Caller, view: PipelineView) -> str:
     """As the list has it; a showdown says it with its figures, where its result is still there."""
-    if view.pipeline.kind != "showdown" or view.status != "done":
-        return view.answer
-    try:
-        found = context.assessments.get("showdown", ShowdownResult, caller.project_id, view.pipeline.pipeline_id)
-    except NotFoundError:
-        return view.answer
-    return found.recommendation.headline
+    is_showdown = view.pipeline.kind == "showdown" and view.status == "done"
+    found = result_of(context, caller, view.pipeline) if is_showdown else None
+    return view.answer if found is None else found.recommendation.headline
 
 
 def _is_there(context: Context, caller: Caller, thing: Thing, made_id: str) -> bool:

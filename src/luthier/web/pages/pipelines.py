@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from luthier.core.access import Caller
 from luthier.core.digest import sha256_document
-from luthier.service import pipeline_views, pipeline_words
+from luthier.service import pipeline_pages, pipeline_views, pipeline_words
 from luthier.service.context import Context
 from luthier.service.pipeline_views import AuditPage, PipelineView
 from luthier.service.pipeline_words import Thing
@@ -57,7 +57,7 @@ def show(request: Request, context: HomeContext, caller: Reader, pipeline_id: st
 @router.get("/{pipeline_id}/report")
 def report(context: HomeContext, caller: Reader, pipeline_id: str) -> Response:
     """The report that it has written; what it links to on the disk is linked to on this server."""
-    text = pipeline_views.report_of(context, caller, pipeline_id)
+    text = pipeline_pages.report_of(context, caller, pipeline_id)
     return _as_page(_FILE_LINK.sub(_address_of, text))
 
 
@@ -74,7 +74,7 @@ def audit_repaired(context: HomeContext, caller: Reader, pipeline_id: str) -> Re
 
 
 def _audit(context: Context, caller: Caller, pipeline_id: str, name: AuditPage) -> Response:
-    return _as_page(pipeline_views.audit_of(context, caller, pipeline_id, name))
+    return _as_page(pipeline_pages.audit_of(context, caller, pipeline_id, name))
 
 
 def _as_page(text: str) -> Response:
