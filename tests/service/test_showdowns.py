@@ -11,12 +11,13 @@ import time
 
 import pytest
 
+from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, LeakageError, NotFoundError, RequestError
 from luthier.core.showdown import ShowdownSpec
-from luthier.service import showdowns
+from luthier.service import pipeline_views, showdowns
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
 from luthier.service.pipelines import PausedError
@@ -109,6 +110,9 @@ def test_from_models_and_rows_to_a_recommendation(context, asked):
     assert "one tuned" in page
     assert "Say the word." in page
     assert showdowns.go_on(context, pipeline.pipeline_id) == result  # nothing is done again
+    view = pipeline_views.view_pipeline(context, Caller(), pipeline.pipeline_id)
+    made = [made_id for stage in view.stages for _, made_id in stage.made]
+    assert (view.answer, made) == (result.recommendation.headline, [tuning.run_id for tuning in result.tunings])
 
 
 def test_rows_that_one_cannot_hold_are_left_out_for_all(context, asked, files):
