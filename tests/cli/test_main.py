@@ -95,6 +95,8 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier models rm",
         "luthier models show",
         "luthier monitor",
+        "luthier pipelines list",
+        "luthier pipelines show",
         "luthier plan",
         "luthier projects create",
         "luthier projects list",

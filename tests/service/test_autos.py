@@ -11,9 +11,10 @@ import time
 
 import pytest
 
+from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.showdown import Recommendation
-from luthier.service import autos
+from luthier.service import autos, pipeline_views
 from luthier.service.auto_report import headline, next_commands
 from luthier.service.auto_work import folder_of
 from luthier.service.autos import AutoRequest
@@ -112,6 +113,10 @@ def test_from_a_file_to_a_judged_model(context, asked, decided):
         assert said in page
     assert next_commands(done)[0] == f"luthier chat {study.final_run_id}"
     assert autos.go_on(context, pipeline.pipeline_id) == done  # nothing is done again
+    view = pipeline_views.view_pipeline(context, Caller(), pipeline.pipeline_id)
+    made = [thing for stage in view.stages for thing, _ in stage.made]
+    assert (view.answer, made) == (headline(done), ["showdown", "study", "run", "evaluation"])
+    assert [stage.page for stage in view.stages[:3]] == ["audit.html", "audit_repaired.html", None]
 
 
 def test_where_prompting_is_enough_nothing_more_is_trained(context, asked, decided):

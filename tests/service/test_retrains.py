@@ -12,7 +12,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.feedback import ReviewItem
 from luthier.core.pipeline import Pipeline
-from luthier.service import deployments, retrain_stages, retrains, training
+from luthier.service import deployments, pipeline_views, retrain_stages, retrains, training
 from luthier.service.context import Context
 from luthier.service.dataset_versions import get_version
 from luthier.service.retrain_rows import Reviewed, example_of, reviewed_rows
@@ -100,6 +100,11 @@ def test_the_whole_way_though_it_is_killed_in_between(
     assert done.came("gate") == {"said": "no gate holds for this project"}
     revision = context.deployments.get(ME.project_id, "support").revision
     assert (revision.canary, revision.share_of(run_id).fraction) == (run_id, 0.2)  # type: ignore[union-attr]
+    view = pipeline_views.view_pipeline(context, ME, begun.pipeline_id)
+    made = [thing for stage in view.stages for thing, _ in stage.made]
+    assert made == ["dataset", "dataset", "run", "evaluation", "evaluation"]
+    assert f"{run_id} beside {deployed}: old rows: " in view.answer
+    assert "gives it 20% of the users" in view.answer
 
     # and once more, from there on: what was learned is old now, and what was held out still is
     deployments.promote(context, ME, "support")

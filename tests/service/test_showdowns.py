@@ -11,18 +11,20 @@ import time
 
 import pytest
 
+from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, LeakageError, NotFoundError, RequestError
 from luthier.core.showdown import ShowdownSpec
-from luthier.service import showdowns
+from luthier.service import pipeline_views, showdowns
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
+from luthier.service.pipelines import PausedError
 from luthier.service.showdown_answers import instructed
 from luthier.service.showdown_request import ShowdownRequest
 from luthier.service.showdown_sizes import Pace, choose_sizes
-from luthier.service.showdown_work import PausedError, page_of
+from luthier.service.showdown_work import page_of
 from luthier.service.training import TrainOutcome
 from luthier.testing.tiny import make_tiny_model
 
@@ -108,6 +110,9 @@ def test_from_models_and_rows_to_a_recommendation(context, asked):
     assert "one tuned" in page
     assert "Say the word." in page
     assert showdowns.go_on(context, pipeline.pipeline_id) == result  # nothing is done again
+    view = pipeline_views.view_pipeline(context, Caller(), pipeline.pipeline_id)
+    made = [made_id for stage in view.stages for _, made_id in stage.made]
+    assert (view.answer, made) == (result.recommendation.headline, [tuning.run_id for tuning in result.tunings])
 
 
 def test_rows_that_one_cannot_hold_are_left_out_for_all(context, asked, files):
@@ -280,6 +285,7 @@ def test_a_wish_to_stop_pauses_it_and_a_spent_budget_does_not(context, asked, mo
     pipeline = showdowns.begin(context, asked())
     with pytest.raises(PausedError, match="SIGTERM received"):
         showdowns.go_on(context, pipeline.pipeline_id)
+    assert "paused" in [stage.status for stage in context.pipelines.get(pipeline.pipeline_id).stages]
     result = showdowns.go_on(context, pipeline.pipeline_id)  # the run of the first is found done
     assert [one.reason[:25] for one in result.tunings] == ["", "its training stopped afte"]
     assert any("budget of 1 h" in line for line in result.recommendation.cautions)

@@ -68,7 +68,8 @@ def auto(
 ) -> Answer:
     """Audit, repair and split the rows, choose a model, search for its recipe, judge it once, and write one page.
 
-    Where prompting is found to be enough, nothing more is trained. Ctrl-C pauses, --resume goes on.
+    Where prompting is found to be enough, nothing more is trained. Ctrl-C pauses, --resume goes on; see how far it is
+    by `luthier pipelines`.
     """
     from luthier.cli.options import parse_mapping
     from luthier.cli.showdown import check_asked, split_names, teller

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -56,7 +56,7 @@ def retrain(
 
     Only what a person has accepted is learned. The rows become the next version of the dataset, audited and checked
     against the held-out rows; a fifth of the reviewed ones is held out. It ends where the new model is worse than the
-    deployed one on old or new held-out rows, or a gate refuses it.
+    deployed one on old or new held-out rows, or a gate refuses it; see how far it is by `luthier pipelines`.
     """
     from luthier.core.errors import RequestError
     from luthier.service.retrains import RetrainRequest
@@ -111,33 +111,8 @@ def _show(console: Console, found: Pipeline) -> None:
     from rich.text import Text
 
     from luthier.cli.console import visible
+    from luthier.service.retrain_words import in_words
 
     for stage in found.stages:
-        said = stage.reason or _in_words(stage.name, stage.came)
+        said = stage.reason or in_words(stage.name, stage.came)
         console.print(Text.assemble((f"{stage.name:<8}", "bold"), f"{stage.status:<8} ", visible(said)), soft_wrap=True)
-
-
-def _in_words(name: str, came: dict[str, Any]) -> str:
-    """What came of a stage, in a sentence."""
-    if not came:
-        return ""
-    if name == "rows":
-        left = "; ".join(f"{num:,} left out: {reason}" for reason, num in came["left_out"].items())
-        old, new = came["num_old_held_out"], came["num_new_held_out"]
-        return (
-            f"{came['num_new']:,} reviewed rows beside {came['num_old']:,} of the last run "
-            f"({came['num_replaced']:,} replaced); held out: {old:,} old, {new:,} new" + (f"; {left}" if left else "")
-        )
-    if name == "audit":
-        return f"grade {came['grade']}; {came['report']}"
-    if name == "version":
-        return f"{came['train']['dataset_id']} version {came['train']['version']}"
-    if name == "train":
-        return f"{came['run_id']}, started from the {came['started_from']} model" if "started_from" in came else ""
-    if name == "judge":
-        said = (f"{which} rows: {came[f'{which}_said']}" for which in ("old", "new") if f"{which}_said" in came)
-        return "; ".join(said)
-    if name == "canary":
-        made = f"revision {came.get('revision')} gives it {came.get('fraction') or 0:.0%} of the users"
-        return made if came["said"] == "made" else f"offered: {came['command']}"
-    return str(came.get("said", ""))

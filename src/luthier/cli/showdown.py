@@ -66,7 +66,8 @@ def showdown(
 ) -> Answer:
     """Ask several base models, show them examples, tune them shortly and alike, and recommend one, or none.
 
-    All get the same rows, as many as the budget holds. Ctrl-C pauses, --resume goes on.
+    All get the same rows, as many as the budget holds. Ctrl-C pauses, --resume goes on; see how far it is by
+    `luthier pipelines`.
     """
     from luthier.cli.options import parse_mapping
     from luthier.service import showdowns

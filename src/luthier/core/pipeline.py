@@ -9,13 +9,14 @@ from pydantic import Field
 from luthier.core.frozen import Frozen
 
 PipelineKind = Literal["auto", "retrain", "showdown"]
-StageStatus = Literal["waiting", "running", "done", "refused", "failed"]
+StageStatus = Literal["waiting", "running", "done", "paused", "refused", "failed"]
 
 
 class Stage(Frozen):
     """One step of the way. came: what it has made, as JSON, for the stages after it. reason: why it went no further.
 
     refused: it was done, and what came of it ends the way (a gate that was not passed, prompting that was enough).
+    paused: it was asked to stop, by a signal.
     began_at, ended_at: seconds since 1970.
     """
 

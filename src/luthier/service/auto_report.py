@@ -16,7 +16,7 @@ from luthier.service.context import Context
 if TYPE_CHECKING:
     from luthier.evaluate.report.auto_page import AutoStage
 
-_WORDS: Final = {
+STAGE_WORDS: Final = {
     "ingest": "Documents are read into rows",
     "audit": "The rows are checked",
     "repair": "What is safe to repair is repaired, and checked again",
@@ -74,18 +74,24 @@ def next_commands(pipeline: Pipeline) -> list[str]:
 
 
 def lines_of(stage: Stage) -> list[str]:
-    """What a stage came to, a sentence each."""
+    """What a stage came to, a sentence each: why it went no further, what it found, the ids of what it made."""
+    made = [stage.came[name] for name in ("showdown_id", "study_id", "run_id", "evaluation_id") if stage.came.get(name)]
+    return [*([stage.reason] if stage.reason else []), *found_by(stage), *made]
+
+
+def found_by(stage: Stage) -> list[str]:
+    """What a stage has found, a sentence each."""
     came = stage.came
     found: list[str] = []
-    if stage.reason:
-        found.append(stage.reason)
     if "grade" in came:
         found.append(f"{came['num_rows']:,} rows of grade {came['grade']}")
         found += came["reasons"][:3] if stage.name == "audit" else []
     if "actions" in came:
         done = ", ".join(f"{name} {number:,}" for name, number in came["actions"].items())
         gone = came["num_rows_before"] - came["num_rows"]
-        found.append(f"{gone:,} rows removed; rows changed or removed by reason: {done or 'none'}")
+        found.append(
+            f"{gone:,} {'row' if gone == 1 else 'rows'} removed; rows changed or removed by reason: {done or 'none'}"
+        )
     if "sides" in came:
         found.append(
             ", ".join(f"{name.replace('_', '-')} {side['num_rows']:,}" for name, side in came["sides"].items())
@@ -94,7 +100,6 @@ def lines_of(stage: Stage) -> list[str]:
         found.append(came["headline"])
     if came.get("skipped"):
         found.append(came["skipped"])
-    found += [came[name] for name in ("showdown_id", "study_id", "run_id", "evaluation_id") if came.get(name)]
     return found
 
 
@@ -107,7 +112,7 @@ def _stage(stage: Stage, folder: Path) -> AutoStage:
         href = Path(page).relative_to(folder).as_posix() if Path(page).is_relative_to(folder) else Path(page).as_uri()
     return AutoStage(
         name=stage.name,
-        words=_WORDS[stage.name],
+        words=STAGE_WORDS[stage.name],
         status=stage.status,
         lines=tuple(lines_of(stage)),
         hours=stage.came.get("seconds", 0.0) / 3600,
@@ -130,5 +135,9 @@ def _recipe(context: Context, pipeline: Pipeline) -> str:
     run_id = pipeline.came("tune").get("run_id")
     if not run_id:
         return ""
-    document: dict[str, Any] = context.runs.plan(run_id).recipe.model_dump(mode="json", exclude_none=True)
+    try:
+        recipe = context.runs.plan(run_id).recipe
+    except NotFoundError:  # the run was removed since
+        return ""
+    document: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
     return write_yaml(document)

@@ -17,10 +17,10 @@ from luthier.core.showdown import ShowdownResult, ShowdownSpec
 from luthier.core.study import Study
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
-from luthier.service.pipelines import StageRefusedError, Work
+from luthier.service.pipelines import PausedError, StageRefusedError, Work
 from luthier.service.showdown_request import ShowdownRequest
 from luthier.service.showdown_sizes import ShowdownTooSmallError
-from luthier.service.showdown_work import PausedError, page_of
+from luthier.service.showdown_work import page_of
 
 VALIDATION, HELD_OUT = 0.1, 0.1
 _MUST_NOT: Final = "F"

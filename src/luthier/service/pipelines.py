@@ -7,9 +7,10 @@ called a second time after a kill: it must find what it has begun (`begun`, whic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, WorkError
 from luthier.core.pipeline import Pipeline, Stage
 from luthier.service.context import Context
 from luthier.store.file_lock import file_lock
@@ -21,6 +22,15 @@ Tell = Callable[[Pipeline, Stage], None]
 
 class StageRefusedError(LuthierError):
     """What a stage has found ends the way, without anything having failed: prompting is enough, a gate says no."""
+
+
+class PausedError(WorkError):
+    """It was asked to stop by SIGTERM or SIGINT, and can be gone on with from where it is."""
+
+
+def lock_of(context: Context, pipeline_id: str) -> Path:
+    """The file that a process holds locked while it works on a pipeline."""
+    return context.settings.home / "pipelines" / pipeline_id / "lock"
 
 
 def run_pipeline(
@@ -39,7 +49,7 @@ def run_pipeline(
     Raises ConflictError where another process works on it, and what a stage raises, which is written down before. A
     stage that raises StageRefusedError ends the way: that is written down, and not raised.
     """
-    lock = context.settings.home / "pipelines" / pipeline_id / "lock"
+    lock = lock_of(context, pipeline_id)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(lock, what=f"pipeline {pipeline_id}", timeout_seconds=LOCK_SECONDS):
         pipeline = context.pipelines.get(pipeline_id)
@@ -60,6 +70,9 @@ def run_pipeline(
                 came = works[stage.name](pipeline)
             except StageRefusedError as error:
                 keep(_ended(context, stage, "refused", reason=error.came))
+            except PausedError as error:
+                keep(_ended(context, stage, "paused", reason=error.came))
+                raise
             except LuthierError as error:
                 keep(_ended(context, stage, "failed", reason=error.came))
                 raise

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.cost import Estimate
-from luthier.core.errors import DivergedError, NotFoundError, WorkError
+from luthier.core.errors import DivergedError, NotFoundError
 from luthier.core.ids import new_id
 from luthier.core.pipeline import Pipeline
 from luthier.core.recipe import BudgetRecipe, Recipe
@@ -20,7 +20,7 @@ from luthier.core.run import RunRecord
 from luthier.core.showdown import SYSTEM_KINDS, ShowdownResult, ShowdownSpec, Standing, SystemKind, Tuning
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
-from luthier.service.pipelines import Work
+from luthier.service.pipelines import PausedError, Work
 from luthier.service.showdown_answers import (
     Material,
     Recorded,
@@ -35,10 +35,6 @@ from luthier.service.showdown_request import recipe_of
 _COMPARING: Final = "comparing"
 _MOST_SAMPLES: Final = 6
 _LEAST_HOURS: Final = 1e-4
-
-
-class PausedError(WorkError):
-    """It was asked to stop by SIGTERM or SIGINT, and can be gone on with from where it is."""
 
 
 def folder_of(context: Context, showdown_id: str) -> Path:

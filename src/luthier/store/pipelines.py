@@ -36,29 +36,35 @@ class PipelineStore:
                 raise self._unknown(pipeline.pipeline_id)
 
     def get(self, pipeline_id: str, project_id: str | None = None) -> Pipeline:
-        """One by its id. Raises NotFoundError, naming the nearest ids; also for another project's."""
+        """One by its id. Raises NotFoundError, naming the nearest ids of the project, or of all where none is given."""
         query = select(pipelines.c.document).where(pipelines.c.pipeline_id == pipeline_id)
         if project_id is not None:
             query = query.where(pipelines.c.project_id == project_id)
         with self._database.read() as connection:
             document = connection.execute(query).scalar()
         if document is None:
-            raise self._unknown(pipeline_id)
+            raise self._unknown(pipeline_id, project_id)
         return Pipeline.model_validate_json(document)
 
-    def list(self, project_id: str, kind: PipelineKind) -> Sequence[Pipeline]:
-        """A project's pipelines of a kind, newest first."""
-        is_it = (pipelines.c.project_id == project_id) & (pipelines.c.kind == kind)
-        query = select(pipelines.c.document).where(is_it).order_by(pipelines.c.number.desc())
+    def list(
+        self, project_id: str, kind: PipelineKind | None = None, *, limit: int | None = None
+    ) -> Sequence[Pipeline]:
+        """A project's pipelines, newest first; of one kind, where it is given, and at most `limit`."""
+        query = select(pipelines.c.document).where(pipelines.c.project_id == project_id)
+        if kind is not None:
+            query = query.where(pipelines.c.kind == kind)
+        query = query.order_by(pipelines.c.number.desc()).limit(limit)
         with self._database.read() as connection:
             return [Pipeline.model_validate_json(document) for document in connection.execute(query).scalars()]
 
-    def _unknown(self, pipeline_id: str) -> NotFoundError:
+    def _unknown(self, pipeline_id: str, project_id: str | None = None) -> NotFoundError:
         newest_first = select(pipelines.c.pipeline_id).order_by(pipelines.c.number.desc())
+        if project_id is not None:
+            newest_first = newest_first.where(pipelines.c.project_id == project_id)
         with self._database.read() as connection:
             known = connection.execute(newest_first).scalars().all()
         return NotFoundError(
             f"nothing under way {pipeline_id!r}; {nearest_ids(pipeline_id, known)}",
             expected="the id that it was given when it began",
-            do="look at what the command has printed first",
+            do="list them: luthier pipelines list",
         )

@@ -31,6 +31,7 @@ from luthier.web.pages import (
     models,
     monitor,
     new_run,
+    pipelines,
     playground,
     rate,
     rating_panels,
@@ -59,6 +60,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     run_series.router,
     run.router,  # after all that has an address of its own below /runs/
     studies.router,
+    pipelines.router,
     rating_panels.router,  # before /evaluations/{evaluation_id}
     evaluation_orders.router,  # before, too
     assessments.router,  # before /evaluations/{evaluation_id}

@@ -1,4 +1,4 @@
-"""/studies: what was searched; /studies/ID: one search while it goes on and when it has ended."""
+"""/studies: what was searched, and what works in stages; /studies/ID: one search, while it goes on and at its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
 from luthier.core.digest import sha256_document
-from luthier.service import study_views
+from luthier.service import pipeline_views, study_views
 from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
 from luthier.service.study_views import StudyView
@@ -22,8 +22,11 @@ router = APIRouter(prefix="/studies")
 
 @router.get("")
 def index(request: Request, context: HomeContext, caller: Reader) -> Response:
-    """The list, newest first."""
-    return render(request, "studies/list.html", {"views": study_views.list_studies(context, caller)})
+    """Searches, and below them what works in stages; each newest first."""
+    found = [pipeline_views.without_folders(context, one) for one in pipeline_views.list_pipelines(context, caller)]
+    return render(
+        request, "studies/list.html", {"views": study_views.list_studies(context, caller), "pipelines": found}
+    )
 
 
 @router.get("/{study_id}")
