@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -79,7 +79,7 @@ def with_prices(case: Case, table: PriceTable) -> tuple[Case, tuple[str, ...]]:
         way.model_copy(update={"self_served": served(key, way.self_served)})
         for key, way in (("today", case.today), ("tuned", case.tuned))
     )
-    plain = {
+    plain: dict[str, Any] = {
         name: way.model_copy(update={"self_served": served(f"alternatives.{name}", way.self_served)})
         for name in ALTERNATIVES
         if (way := getattr(case.alternatives, name)) is not None

@@ -42,7 +42,7 @@ class StudyStore:
         with self._database.read() as connection:
             document = connection.execute(query).scalar()
         if document is None:
-            raise self._unknown(study_id)
+            raise self._unknown(study_id, project_id)
         return Study.model_validate_json(document)
 
     def list(self, project_id: str) -> Sequence[Study]:
@@ -71,9 +71,12 @@ class StudyStore:
             if connection.execute(delete(studies).where(studies.c.study_id == study_id)).rowcount == 0:
                 raise self._unknown(study_id)
 
-    def _unknown(self, study_id: str) -> NotFoundError:
+    def _unknown(self, study_id: str, project_id: str | None = None) -> NotFoundError:
+        newest_first = select(studies.c.study_id).order_by(studies.c.number.desc())
+        if project_id is not None:
+            newest_first = newest_first.where(studies.c.project_id == project_id)
         with self._database.read() as connection:
-            known = connection.execute(select(studies.c.study_id).order_by(studies.c.number.desc())).scalars().all()
+            known = connection.execute(newest_first).scalars().all()
         return NotFoundError(
             f"no study {study_id!r}; {nearest_ids(study_id, known)}",
             expected="the id of a study in this home",

@@ -67,7 +67,7 @@ class Economy:
 
     def alternatives(self) -> dict[str, Changed]:
         """The plain ways that can be priced, by name."""
-        found = {name: way for name in ALTERNATIVES if (way := self._plain(name))}
+        found: dict[str, Changed] = {name: way for name in ALTERNATIVES if (way := self._plain(name))}
         if self.measured is not None and self.measured.over_few_shot is not None:
             found.setdefault(FEW_SHOT, Changed())
         return found
