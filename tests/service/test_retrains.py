@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from luthier.core.pipeline import Pipeline
 from luthier.service import deployments, pipeline_views, retrain_stages, retrains, training
 from luthier.service.context import Context
 from luthier.service.dataset_versions import get_version
+from luthier.service.pipelines import PausedError
 from luthier.service.retrain_rows import Reviewed, example_of, reviewed_rows
 from luthier.service.retrain_stages import RetrainStages
 from luthier.service.retrains import RetrainRequest
@@ -120,6 +122,20 @@ def test_the_whole_way_though_it_is_killed_in_between(
     assert plan.base_model.path == str(context.home / "pipelines" / second.pipeline_id / "merged")
     assert second.came("canary")["command"].startswith(f"luthier deploy {second.came('train')['run_id']} --as support")
     assert context.deployments.get(ME.project_id, "support").revision.canary is None
+
+
+def test_a_training_that_is_asked_to_stop_is_a_paused_stage(
+    deployed: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.review_items.add([item(number) for number in range(30)])
+    begun = retrains.begin(context, ME, RetrainRequest(model="support"))
+    record = SimpleNamespace(status="paused", stopped_because="SIGTERM received")
+    monkeypatch.setattr(training, "train", lambda *_, **__: SimpleNamespace(record=record))
+    with pytest.raises(PausedError, match="SIGTERM received"):
+        retrains.go_on(context, ME, begun.pipeline_id)
+    stage = context.pipelines.get(begun.pipeline_id).next_stage
+    assert stage is not None
+    assert (stage.name, stage.status) == ("train", "paused")
 
 
 def test_a_worse_model_goes_no_further(untrained: None, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

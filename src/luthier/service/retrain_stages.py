@@ -19,7 +19,7 @@ from luthier.core.recipe import Recipe
 from luthier.service import dataset_versions
 from luthier.service.context import Context
 from luthier.service.deployed_run import deployed_run
-from luthier.service.pipelines import StageRefusedError, Work
+from luthier.service.pipelines import PausedError, StageRefusedError, Work
 from luthier.service.retrain_rows import fresh_rows, joined, read_jsonl, reviewed_rows, rows_of_run
 from luthier.service.retrain_versions import kept_version
 
@@ -141,7 +141,7 @@ class RetrainStages:
             if record.status != "succeeded":
                 record = resume(self.context, run_id).record
         if record.status != "succeeded":
-            raise ConflictError(
+            raise PausedError(
                 f"run {run_id} is {record.status}: {record.stopped_because or 'it was stopped'}",
                 expected="a run that has succeeded",
                 do=f"go on with: luthier retrain --resume {pipeline.pipeline_id}",
