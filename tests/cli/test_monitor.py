@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.core.traffic import Exchange
 from luthier.monitor.traffic.lines import line_of
-from luthier.service import monitoring, traffic
+from luthier.service import traffic, watch_settings
 from luthier.service.context import Context
 from luthier.testing.steady_traffic import made_traffic
 
@@ -34,7 +34,7 @@ def test_a_look_is_shown_written_and_given_as_json(luthier: Any, home: Path, tmp
     assert {one["state"] for one in document["signals"]} == {"unknown"}
     assert any(one["name"] == "bias_women_answer_refusals" for one in document["signals"])
     with Context.open(home) as context:
-        assert monitoring.model_settings(context, "default", "shop").groups == {"women": "she|her"}
+        assert watch_settings.model_settings(context, "default", "shop").groups == {"women": "she|her"}
 
 
 def test_a_wrong_name_span_or_group_is_told(luthier: Any, home: Path) -> None:

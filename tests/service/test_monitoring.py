@@ -12,7 +12,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.traffic import Exchange
 from luthier.core.watch_settings import WatchSettings
 from luthier.monitor.traffic.lines import line_of
-from luthier.service import monitoring, traffic
+from luthier.service import monitoring, traffic, watch_settings
 from luthier.service.context import Context
 from luthier.service.suite_signals import suite_signals
 from luthier.service.text_checks import text_checks
@@ -82,7 +82,7 @@ def test_settings_that_cannot_be_are_refused(context: Context, wrong: WatchSetti
         monitoring.set_model_settings(context, "default", "shop", wrong)
     with pytest.raises(NotFoundError, match="--corpus"):
         monitoring.set_model_settings(context, "default", "shop", WatchSettings(corpus="/nowhere"))
-    assert monitoring.model_settings(context, "default", "shop") == WatchSettings()
+    assert watch_settings.model_settings(context, "default", "shop") == WatchSettings()
 
 
 def test_the_training_rows_are_those_named_or_those_of_the_run(context: Context, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from luthier.core.deployment import Deployment, Revision, Share
 from luthier.core.errors import WorkError
 from luthier.core.signal import Signal, WatchReport
 from luthier.core.traffic import Exchange
-from luthier.core.watch_settings import WatchSettings
 from luthier.service import alerts, questions, traffic, watching
 from luthier.service.context import Context
 
@@ -48,8 +47,7 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
             raise ZeroDivisionError
         return report(project_id, model, since, until, "changed" if model == "sick" else "steady")
 
-    made = types.SimpleNamespace(watch=watch, model_settings=lambda *_: WatchSettings())
-    monkeypatch.setitem(sys.modules, "luthier.service.monitoring", made)
+    monkeypatch.setitem(sys.modules, "luthier.service.monitoring", types.SimpleNamespace(watch=watch))
     # In this process, where what is looked at is made up; `test_a_process_of_its_own_looks` has a real one.
     monkeypatch.setattr(watching, "answer_to", lambda context, _question, asked: watching.look_at(context, asked))
     return seen

@@ -59,18 +59,18 @@ def monitor(
 ) -> Answer:
     """Look at a model: speed, errors, cost, prompts, answers, quality, groups; each against what it was before."""
     from luthier.core.duration import parse_duration
-    from luthier.service import monitoring, scheduled_suites
+    from luthier.service import monitoring, scheduled_suites, watch_settings
 
     seconds = parse_duration(since, option="--since")
     with open_context(home) as context:
         project_id, now = context.access.project(project).project_id, context.access.now()
         if corpus or data or group or normal_now or judge or judged or suite or suite_every:
-            kept = monitoring.model_settings(context, project_id, model)
+            kept = watch_settings.model_settings(context, project_id, model)
             changed = _changed(kept, corpus, data, group or [], now if normal_now else kept.normal_since)
             changed = _with_suite(_with_judge(changed, judge, judged), suite, suite_every)
             monitoring.set_model_settings(context, project_id, model, changed)
         found = monitoring.look(context, project_id, model, since=now - seconds, html=html)
-        settings = monitoring.model_settings(context, project_id, model)
+        settings = watch_settings.model_settings(context, project_id, model)
         job_id = scheduled_suites.state_of(context, project_id, model).job_id
     document = found.report.model_dump(mode="json") | {"page": None if found.page is None else str(found.page)}
     document |= {"settings": settings.model_dump(mode="json"), "suite_job_id": job_id}

@@ -16,7 +16,9 @@ from luthier.core.frozen import Frozen
 
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
 _ROWS, _INNER, _OUTER = 1024, 576, 1536
-_SECONDS_EACH = 0.4
+_SECONDS_EACH = 0.2
+# By turns: what keeps the machine busy for a moment must not decide between two precisions.
+_TURNS = 2
 # bf16 halves the memory, but rounds: it must win clearly to be chosen on a CPU.
 _BF16_MUST_WIN_BY = 1.2
 
@@ -42,7 +44,10 @@ def measure() -> Hardware:
     """Measure this machine; the second call in a process returns the first one's figures."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     accelerators = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    single, half = matrix_rate(torch.float32, device), matrix_rate(torch.bfloat16, device)
+    single = half = 0.0
+    for _ in range(_TURNS):
+        single = max(single, matrix_rate(torch.float32, device))
+        half = max(half, matrix_rate(torch.bfloat16, device))
     precision: Literal["float32", "bfloat16"] = "bfloat16" if half >= _BF16_MUST_WIN_BY * single else "float32"
     total, available = memory_bytes()
     return Hardware(
@@ -66,14 +71,15 @@ def matrix_rate(dtype: torch.dtype, device: str) -> float:
     b = torch.ones(_INNER, _OUTER, dtype=dtype, device=device)
     flops = 2 * _ROWS * _INNER * _OUTER
     best, end = 0.0, time.perf_counter() + _SECONDS_EACH
+    num = 1 if device == "cpu" else 4  # short runs: on a busy machine some are left in peace
     a @ b
-    while not best or time.perf_counter() < end:  # on a busy machine the time may be over before the first run
+    while not best or time.perf_counter() < end:  # the time may be over before the first run
         start = time.perf_counter()
-        for _ in range(4):
+        for _ in range(num):
             a @ b
         if device != "cpu":
             torch.cuda.synchronize()
-        best = max(best, 4 * flops / (time.perf_counter() - start))
+        best = max(best, num * flops / (time.perf_counter() - start))
     return best / 1e9
 
 

@@ -18,14 +18,13 @@ from luthier.service import traffic
 from luthier.service.context import Context
 from luthier.service.judges import judge_name
 from luthier.service.scheduled_suites import check_suite_file
+from luthier.service.watch_settings import SETTINGS, model_settings
 
 if TYPE_CHECKING:
     import polars as pl
 
     from luthier.monitor.signals.watch import Watched
 
-SETTINGS: Final = "signals"
-"""The kind of the documents in `watches` that hold the settings of a model."""
 _MOST_GROUPS: Final = 12
 _GROUP_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
 
@@ -60,12 +59,6 @@ def look(context: Context, project_id: str, model: str, *, since: float, html: P
         html = html.absolute()
         write_watch_page(html, found)
     return Looked(found.report, html)
-
-
-def model_settings(context: Context, project_id: str, model: str) -> WatchSettings:
-    """What is said of a model; as `WatchSettings` begins where nothing is."""
-    document = context.watches.get(project_id, SETTINGS, model)
-    return WatchSettings() if document is None else WatchSettings.model_validate_json(document)
 
 
 def set_model_settings(context: Context, project_id: str, model: str, settings: WatchSettings) -> WatchSettings:

@@ -133,8 +133,9 @@ def look(context: Context, project_id: str, model: str) -> list[Alert]:
     """
     settings, until, told, problem = alerts.alert_settings(context, project_id), context.access.now(), [], ""
     try:
-        from luthier.service.monitoring import model_settings, watch
+        from luthier.service.monitoring import watch
         from luthier.service.scheduled_suites import begin_due
+        from luthier.service.watch_settings import model_settings
 
         since = until - settings.window_hours * 3600.0
         report = watch(context, project_id, model, since=since, until=until)
