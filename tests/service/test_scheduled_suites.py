@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,24 @@ def test_none_begins_while_the_last_one_goes_on(context: Context, base: str, sui
     assert scheduled_suites.begin_due(context, DEFAULT_PROJECT, "shop", settings(suite)) is None
     context.jobs.ask(job.job_id, "cancel")
     assert begun(context, suite).job_id != job.job_id
+
+
+def test_of_two_servers_that_see_it_due_one_begins_it(
+    context: Context, base: str, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(context, Share(target=base, fraction=1))
+    real = scheduled_suites._candidate
+    others: list[Job | None] = []
+
+    def meanwhile(*arguments: Any) -> str:
+        monkeypatch.setattr(scheduled_suites, "_candidate", real)
+        others.append(scheduled_suites.begin_due(context, DEFAULT_PROJECT, "shop", settings(suite)))
+        return real(*arguments)
+
+    monkeypatch.setattr(scheduled_suites, "_candidate", meanwhile)
+    assert scheduled_suites.begin_due(context, DEFAULT_PROJECT, "shop", settings(suite)) is None
+    assert others[0] is not None
+    assert len(evaluation_orders.list_orders(context, Caller())) == 1
 
 
 def test_a_look_of_the_server_begins_it(context: Context, base: str, suite: Path) -> None:

@@ -177,13 +177,15 @@ def _checked(context: Context, project_id: str, name: str, text: str) -> Mapping
     return found
 
 
+OPERATORS_KINDS: Final = ("lm_eval", "code", "pairwise", "rubric")
+"""Tasks that run code or ask a judge: for who is at the machine."""
 FILE_KEYS: Final = ("data", "few_shot_from", "database", "corpus", "json_schema")
 """Where a task names a file."""
 
 
 def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> None:
     name = str(task.get("name"))[:64]
-    if task.get("kind") in ("lm_eval", "code", "pairwise", "rubric") or task.get("entailment"):
+    if task.get("kind") in OPERATORS_KINDS or task.get("entailment"):
         raise RequestError(
             f"task {name} is of the kind {task.get('kind')}, which runs code, or asks a judge",
             expected="tasks that need neither: a server carries out no others",

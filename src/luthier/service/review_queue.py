@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 MOST_QUEUED: Final = 1_000
 MOST_CHARACTERS: Final = 400_000
 LIKED_SCORE: Final = 0.8
-_TICK_SECONDS: Final = 0.001
 """An answer that was given at least this counts as liked, as one with a thumb up does."""
+_TICK_SECONDS: Final = 0.001
 
 Decision = Literal["accept", "reject"]
 _STATUS_OF: Final[dict[Decision, ReviewStatus]] = {"accept": "accepted", "reject": "rejected"}

@@ -18,10 +18,9 @@ from luthier.core.evaluation_order import EvaluationOrder
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
 from luthier.core.job import ENDED, Job
-from luthier.core.suite import LmEvalTask
 from luthier.core.watch_settings import WatchSettings
 from luthier.service.context import Context
-from luthier.service.evaluation_orders import ASKED
+from luthier.service.evaluation_orders import ASKED, OPERATORS_KINDS
 
 _SUITE: Final = "suite"
 _HOUR_SECONDS: Final = 3600.0
@@ -39,8 +38,7 @@ def check_suite_file(path: Path) -> None:
     from luthier.service.suite_file import load_suite
 
     for task in load_suite(path).tasks:
-        asks_judge = task.kind in ("pairwise", "rubric") or getattr(task, "entailment", False)
-        if isinstance(task, LmEvalTask) or task.kind == "code" or asks_judge:
+        if task.kind in OPERATORS_KINDS or getattr(task, "entailment", False):
             raise RequestError(
                 f"task {task.name} of {path} is of the kind {task.kind}, which runs code, or asks a judge",
                 expected="tasks that need neither, when nobody is there who has allowed it",
@@ -61,8 +59,9 @@ def begin_due(context: Context, project_id: str, model: str, settings: WatchSett
     """
     if settings.suite is None:
         return None
-    every = settings.suite_every_hours * _HOUR_SECONDS
-    if not _is_due(context, project_id, model, every):
+    every, now = settings.suite_every_hours * _HOUR_SECONDS, context.access.now()
+    state = state_of(context, project_id, model)
+    if not _is_due(context, project_id, state, every, now):
         return None
     order = EvaluationOrder(
         kind="suite",
@@ -73,13 +72,12 @@ def begin_due(context: Context, project_id: str, model: str, settings: WatchSett
     )
     document = {ASKED: order.model_dump(mode="json")}
     job = Job(job_id=new_id("job"), kind="evaluation", document=document, run_id="", project_id=project_id)
-    if not _claim(context, project_id, model, every, job.job_id):
+    if not _claim(context, project_id, model, SuiteState(next_at=now + every, job_id=job.job_id), seen=state):
         return None
     return context.jobs.submit(job)
 
 
-def _is_due(context: Context, project_id: str, model: str, every: float) -> bool:
-    state, now = state_of(context, project_id, model), context.access.now()
+def _is_due(context: Context, project_id: str, state: SuiteState, every: float, now: float) -> bool:
     # A time that is further off than one round was written before the clock was set back.
     if now < state.next_at <= now + every:
         return False
@@ -89,14 +87,14 @@ def _is_due(context: Context, project_id: str, model: str, every: float) -> bool
         return True
 
 
-def _claim(context: Context, project_id: str, model: str, every: float, job_id: str) -> bool:
-    """Whether this job is the one that begins: two servers may share a database."""
-    seen, now, is_ours = state_of(context, project_id, model), context.access.now(), False
+def _claim(context: Context, project_id: str, model: str, state: SuiteState, *, seen: SuiteState) -> bool:
+    """Whether the state is still the one that was seen, and is the new one now: two servers may share a database."""
+    is_ours = False
 
     def change(before: str | None) -> str | None:
         nonlocal is_ours
         is_ours = (SuiteState() if before is None else SuiteState.model_validate_json(before)) == seen
-        return SuiteState(next_at=now + every, job_id=job_id).model_dump_json() if is_ours else before
+        return state.model_dump_json() if is_ours else before
 
     context.watches.change(project_id, _SUITE, model, change)
     return is_ours
