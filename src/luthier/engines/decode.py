@@ -71,7 +71,7 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The first tokens of every prompt, gone through the model once. cache: keys and values with batch size 1."""
+    """What prompts or rows begin with, gone through the model once. cache: keys and values with batch size 1."""
 
     num_tokens: int
     cache: DynamicCache

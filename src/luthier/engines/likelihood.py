@@ -8,7 +8,6 @@ several rows begin with goes through the body once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.ports import Score
-from luthier.engines.decode import cache_argument
+from luthier.engines.decode import Prefix, cache_argument
 from luthier.engines.roomy_cache import expanded
 
 if TYPE_CHECKING:
@@ -28,14 +27,6 @@ if TYPE_CHECKING:
 
 MAX_LOGIT_ROWS = 1024
 _PROBE_TOKENS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """Tokens that several rows begin with, gone through the body once. cache: keys and values with batch size 1."""
-
-    num_tokens: int
-    cache: DynamicCache
 
 
 class Scorer:
@@ -71,15 +62,15 @@ class Scorer:
         return min([int(self._config.max_position_embeddings), *windows])
 
     @torch.inference_mode()
-    def begin(self, ids: Sequence[int]) -> Beginning:
+    def begin(self, ids: Sequence[int]) -> Prefix:
         """Send what several rows begin with through the body: no token that is learned, or predicts a learned one."""
         cache = DynamicCache(config=self._config)
         arguments: dict[str, Any] = {self._cache_argument: cache}
         self._body(input_ids=torch.tensor([list(ids)], device=self._device), use_cache=True, **arguments)
-        return Beginning(len(ids), cache)
+        return Prefix(len(ids), cache)
 
     @torch.inference_mode()
-    def score(self, examples: Sequence[TokenisedExample], beginning: Beginning | None = None) -> list[Score]:
+    def score(self, examples: Sequence[TokenisedExample], beginning: Prefix | None = None) -> list[Score]:
         """One score an example, in order. Rows are padded on the right: a causal model never looks there.
 
         beginning: what all of them begin with, as `begin` has made it.
@@ -101,7 +92,7 @@ class Scorer:
         ]
 
     @torch.inference_mode()
-    def states(self, examples: Sequence[TokenisedExample], beginning: Beginning | None = None) -> list[Tensor]:
+    def states(self, examples: Sequence[TokenisedExample], beginning: Prefix | None = None) -> list[Tensor]:
         """For each example the last hidden states that its learned tokens are predicted from, on the CPU.
 
         Each [learned tokens of the example, width], as precise as the model; `head` makes logits of them. beginning: as
@@ -135,7 +126,7 @@ class Scorer:
         return head.weight.detach().cpu()
 
     def _before_learned(
-        self, examples: Sequence[TokenisedExample], beginning: Beginning | None
+        self, examples: Sequence[TokenisedExample], beginning: Prefix | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of each learned token of all rows, in order: its row, the state it is predicted from, and the token."""
         skip = 0 if beginning is None else beginning.num_tokens

@@ -14,9 +14,9 @@ from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
 from luthier.engines.beginnings import shared_batches
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
-from luthier.engines.decode import Continuation, Decoder, Request
+from luthier.engines.decode import Continuation, Decoder, Prefix, Request
 from luthier.engines.guides import Guides
-from luthier.engines.likelihood import Beginning, Scorer
+from luthier.engines.likelihood import Scorer
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
 from luthier.models.soft_prompt import virtual_tokens
@@ -182,7 +182,7 @@ class TransformersEngine:
         self,
         examples: Sequence[TokenisedExample],
         scorer: Scorer,
-        look: Callable[[Sequence[TokenisedExample], Beginning | None], list[_Found]],
+        look: Callable[[Sequence[TokenisedExample], Prefix | None], list[_Found]],
         task: ProgressTask,
     ) -> list[_Found]:
         """What `look` finds of each example, in order; asked in batches of rows that begin alike or are as long."""
@@ -196,7 +196,7 @@ class TransformersEngine:
             longest_shared=scorer.longest_shared if self.share_prefix else 0,
         )
         found: dict[int, _Found] = {}
-        beginning: Beginning | None = None
+        beginning: Prefix | None = None
         for batch in batches:
             if not batch.is_same:
                 ids = whole[batch.rows[0]].input_ids[: batch.num_shared]
