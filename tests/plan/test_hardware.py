@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from luthier.plan import hardware
-from luthier.plan.hardware import Hardware
+from luthier.plan.hardware import Hardware, Rates
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +29,20 @@ def test_precision_follows_the_measurement(machine: Hardware) -> None:
 
 
 @pytest.mark.parametrize(("half", "chosen"), [(500.0, "bfloat16"), (110.0, "float32"), (10.0, "float32")])
-def test_bfloat16_must_win_clearly(monkeypatch: pytest.MonkeyPatch, half: float, chosen: str) -> None:
-    rates = {torch.float32: 100.0, torch.bfloat16: half}
-    monkeypatch.setattr(hardware, "matrix_rate", lambda dtype, device: rates[dtype])
-    hardware.measure.cache_clear()
-    try:
-        assert hardware.measure().precision == chosen
-    finally:
-        hardware.measure.cache_clear()
+def test_bfloat16_must_win_clearly(half: float, chosen: str) -> None:
+    machine = hardware.with_rates(Rates(float32=100.0, bfloat16=half))
+    assert machine.precision == chosen
+    assert (
+        machine.why
+        == f"matrix products on {machine.device}: bfloat16 {half:,.0f}, float32 100 GFLOP/s ({half / 100:.1f}x)"
+    )
 
 
-def test_measured_once_a_process(machine: Hardware) -> None:
-    assert hardware.measure() is hardware.measure()
+def test_measured_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = hardware.rates()
+    monkeypatch.setattr(hardware, "matrix_rate", lambda dtype, device: 1.0)
+    assert hardware.rates() is first
+    assert hardware.measure().float32_gflops == round(first.float32, 1)
 
 
 def test_a_machine_so_busy_that_the_time_is_over_at_once_is_still_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,14 +87,14 @@ def test_an_absurd_micro_batch_is_no_more_than_the_step(context: Context, make_r
     for size in ("1", "1000000000000"):
         sizes = (f"training.micro_batch_tokens={size}", "training.global_batch_size=1000000")
         made = ready(context, recipe, *sizes, "training.shared_prefix=false")
-        batches = workloads_of(made)(device_for("h100")).batches
+        batches = workloads_of(context, made)(device_for(context, "h100")).batches
         assert batches.num_tokens == made.plan.data.train.num_tokens
         assert batches.peak_rows == (1 if size == "1" else 40)
 
 
 def test_this_machine_is_quoted_where_nothing_else_is_asked_for(context: Context, prepared: Prepared) -> None:
     quote = quote_of(context, prepared)
-    assert quote.prediction.device == device_for(None)
+    assert quote.prediction.device == device_for(context, None)
     assert quote.prediction.num_steps == prepared.plan.training.num_steps == 10
     assert quote.num_rows == 40 + 8 + 6
     assert quote.prediction.fits
@@ -134,8 +134,8 @@ def test_a_probe_calibrates_this_machine_and_is_used_again(
 ) -> None:
     from luthier.plan.calibration import Measurement, fit
 
-    here, asked = device_for(None), []
-    measured = Measurement(workloads_of(prepared)(here), step_seconds=5.0, peak_memory_bytes=1e9)
+    here, asked = device_for(context, None), []
+    measured = Measurement(workloads_of(context, prepared)(here), step_seconds=5.0, peak_memory_bytes=1e9)
 
     def probe(_: Context, probed: Prepared) -> object:
         asked.append(probed)

@@ -122,7 +122,7 @@ def _make(
 
     table, asked = load_prices(prices), load_recipe(recipe, overrides)
     for name in names:
-        table.usd_per_hour(quotes.device_for(name).name, market=market)
+        table.usd_per_hour(quotes.device_for(context, name).name, market=market)
     prepared = prepare(context, asked, base_dir=recipe.absolute().parent, prices=prices)
     options: tuple[Option, ...] = ()
     if is_compared:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import psutil
 import torch
+from pydantic import PositiveFloat
 
 from luthier.core.frozen import Frozen
 
@@ -39,16 +40,22 @@ class Hardware(Frozen):
     why: str
 
 
-@lru_cache(maxsize=1)
+class Rates(Frozen):
+    """The sustained rates of a matrix product on this machine, in GFLOP/s."""
+
+    float32: PositiveFloat
+    bfloat16: PositiveFloat
+
+
 def measure() -> Hardware:
-    """Measure this machine; the second call in a process returns the first one's figures."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    accelerators = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    single = half = 0.0
-    for _ in range(_TURNS):
-        single = max(single, matrix_rate(torch.float32, device))
-        half = max(half, matrix_rate(torch.bfloat16, device))
-    precision: Literal["float32", "bfloat16"] = "bfloat16" if half >= _BF16_MUST_WIN_BY * single else "float32"
+    """This machine, its rates measured by this process: once, for later calls have the first one's."""
+    return with_rates(rates())
+
+
+def with_rates(found: Rates) -> Hardware:
+    """This machine as it stands, and what follows from rates that were measured on it, now or earlier."""
+    device = _device()
+    single, half = found.float32, found.bfloat16
     total, available = memory_bytes()
     return Hardware(
         cpu_name=cpu_name(),
@@ -57,12 +64,32 @@ def measure() -> Hardware:
         memory_bytes=total,
         memory_available_bytes=available,
         device=device,
-        accelerators=accelerators,
+        accelerators=accelerators(),
         float32_gflops=round(single, 1),
         bfloat16_gflops=round(half, 1),
-        precision=precision,
+        precision="bfloat16" if half >= _BF16_MUST_WIN_BY * single else "float32",
         why=f"matrix products on {device}: bfloat16 {half:,.0f}, float32 {single:,.0f} GFLOP/s ({half / single:.1f}x)",
     )
+
+
+@lru_cache(maxsize=1)
+def rates() -> Rates:
+    """Measure (about a second); the second call in a process returns the first one's figures."""
+    device = _device()
+    single = half = 0.0
+    for _ in range(_TURNS):
+        single = max(single, matrix_rate(torch.float32, device))
+        half = max(half, matrix_rate(torch.bfloat16, device))
+    return Rates(float32=single, bfloat16=half)
+
+
+def accelerators() -> tuple[str, ...]:
+    """The names of the accelerators, as their driver gives them."""
+    return tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def matrix_rate(dtype: torch.dtype, device: str) -> float:

@@ -25,7 +25,7 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
     asked = recipe.method.targets if recipe.method and recipe.method.targets else "all-linear"
     targets = resolve_targets(structure, asked)
     layers = [layer for layer in structure.linear_layers if layer.kind in targets or layer.name.endswith(targets)]
-    name = on or name_of(device_for(None))
+    name = on or name_of(device_for(context, None))
     return rules.advise(
         compare_options(context, prepared, on=[name], prices=prices),
         rules.DataFacts(

@@ -88,7 +88,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
         progress=context.progress,
     )
     found = run_audit(request, options.only)
-    return Audited(found, table, _write_report(html, found, table, held_out) if html is not None else None)
+    return Audited(found, table, _write_report(context, html, found, table, held_out) if html is not None else None)
 
 
 def check_is_not_input(output: Path | None, *inputs: Path | None) -> None:
@@ -138,12 +138,12 @@ def _toxicity_model(options: AuditOptions) -> ToxicityModel | None:
     return load_text_classifier(options.toxicity_model, toxic_label=options.toxic_label)
 
 
-def _write_report(html: Path, found: Audit, table: AuditTable, held_out: AuditTable | None) -> Path:
+def _write_report(context: Context, html: Path, found: Audit, table: AuditTable, held_out: AuditTable | None) -> Path:
     from luthier.data.audit.report import write_audit_report
     from luthier.service.reports import versions
 
     html.parent.mkdir(parents=True, exist_ok=True)
-    write_audit_report(html, found, table, versions=versions(), held_out=held_out)
+    write_audit_report(html, found, table, versions=versions(context), held_out=held_out)
     return html
 
 

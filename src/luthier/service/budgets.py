@@ -71,16 +71,16 @@ def with_budget(
     num_devices: how many accelerators are paid for; processes on a CPU share one machine.
     """
     from luthier.models.structure import read_structure
-    from luthier.plan import hardware
     from luthier.plan.budget import budget_of_unknown_device, resolve_budget
     from luthier.plan.devices import this_machine
     from luthier.plan.prices import load_prices
     from luthier.plan.workload import workload_of
+    from luthier.service.machine_rates import hardware_of
     from luthier.service.probes import stored
 
     table = load_prices(prices)
     try:
-        device = this_machine(hardware.measure())
+        device = this_machine(hardware_of(context))
         if not device.is_cpu:
             device = device.model_copy(update={"num_devices": num_devices})
     except RequestError as error:  # no run fails of what nobody asked

@@ -96,10 +96,10 @@ def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int
 def find_candidate(context: Context, name: str) -> Candidate:
     """A candidate from a run id or the name of a base model."""
     from luthier.models import sources
-    from luthier.plan import hardware
+    from luthier.service.machine_rates import hardware_of
 
     if not is_id(name, "run"):
-        model, machine = sources.pull(name, context.home, context.progress), hardware.measure()
+        model, machine = sources.pull(name, context.home, context.progress), hardware_of(context)
         return Candidate(
             name, model.name, model.path, None, "auto", machine.precision, machine.device, model.context_length_tokens
         )

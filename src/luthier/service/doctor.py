@@ -50,10 +50,10 @@ class Examination:
 
 
 def examine(context: Context) -> Examination:
-    """Measure this machine (about two seconds) and look at its home."""
-    from luthier.plan import hardware
+    """Measure this machine (about a second), keep that in its home for the plans to come, and look at the home."""
+    from luthier.service.machine_rates import measure_again
 
-    measured = hardware.measure()
+    measured, before = measure_again(context)
     free = shutil.disk_usage(context.home).free
     versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
     return Examination(
@@ -61,8 +61,22 @@ def examine(context: Context) -> Examination:
         home=str(context.home),
         disk_free_bytes=free,
         versions=versions,
-        warnings=tuple(find_obstacles(measured, free)),
+        warnings=(*_changed(measured, before), *find_obstacles(measured, free)),
     )
+
+
+def _changed(measured: Hardware, before: Hardware | None) -> list[Finding]:
+    """That runs from now on are trained in another precision, so that their bytes differ from those of earlier ones."""
+    if before is None or before.precision == measured.precision:
+        return []
+    return [
+        Finding(
+            f"runs are planned with {measured.precision} from now on ({measured.why}); until now {before.precision} "
+            f"({before.why})",
+            "if other programs kept the machine busy just now, run `luthier doctor` again when they are done, or give "
+            f"`training: {{precision: {before.precision}}}` in the recipe",
+        )
+    ]
 
 
 def find_obstacles(hardware: Hardware, disk_free_bytes: int) -> list[Finding]:

@@ -31,7 +31,7 @@ def find_source(context: Context, name: str) -> ExportSource:
     if name.startswith("ft:"):
         return _of_run(context, _run_behind(context, name))
     from luthier.models import sources
-    from luthier.plan import hardware
+    from luthier.service.machine_rates import hardware_of
 
     model = sources.pull(name, context.home, context.progress)
     return ExportSource(
@@ -41,7 +41,7 @@ def find_source(context: Context, name: str) -> ExportSource:
         base_path=model.path,
         base_sha256=model.sha256,
         base_licence=model.licence,
-        precision=hardware.measure().precision,
+        precision=hardware_of(context).precision,
     )
 
 

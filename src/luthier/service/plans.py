@@ -67,9 +67,10 @@ def prepare(
     """
     from luthier.evaluate.few_shot import num_usable
     from luthier.models.structure import read_structure
-    from luthier.plan import hardware, resolve
+    from luthier.plan import resolve
     from luthier.service.budgets import with_budget
     from luthier.service.distillations import find_teacher
+    from luthier.service.machine_rates import hardware_of
     from luthier.service.rewards import check_drawing
 
     found = (materials or Materials()).of(context, recipe, base_dir)
@@ -84,7 +85,7 @@ def prepare(
         template_sha256=template.sha256,
         data=data,
         structure=read_structure(model.path),
-        hardware=hardware.measure(),
+        hardware=hardware_of(context),
         has_text_answers=have_text_answers(judged),
         are_pairs=bool(judged) and are_pairs(judged),
         num_shots=num_usable(splits["train"].good_examples, held_out=judged),

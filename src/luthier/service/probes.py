@@ -68,10 +68,11 @@ def probe(context: Context, prepared: Prepared) -> Calibration:
     Raises WorkError where the steps do not run to their end, with what the child process said.
     """
     from luthier.models.structure import read_structure
-    from luthier.plan import calibration, hardware
+    from luthier.plan import calibration
     from luthier.plan.devices import this_machine
+    from luthier.service.machine_rates import hardware_of
 
-    device, structure = this_machine(hardware.measure()), read_structure(prepared.model.path)
+    device, structure = this_machine(hardware_of(context)), read_structure(prepared.model.path)
     plan = prepared.plan
     while True:
         prepared = replace(prepared, plan=plan)

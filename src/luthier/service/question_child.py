@@ -58,13 +58,13 @@ def _answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     return (answers | ANSWERS)[document["question"]](context, document)
 
 
-def _wake(_: Context, _asked: dict[str, Any]) -> dict[str, Any]:
+def _wake(context: Context, _asked: dict[str, Any]) -> dict[str, Any]:
     """Load what a plan needs and measure the machine, so that the first plan need not wait for that."""
-    from luthier.plan import hardware, options, resolve
+    from luthier.plan import options, resolve
     from luthier.service import advice, plans, quotes
 
-    quotes.device_for(None)
-    return {"device": hardware.measure().device, "ready": [m.__name__ for m in (advice, options, plans, resolve)]}
+    device = quotes.device_for(context, None)
+    return {"device": device.name, "ready": [m.__name__ for m in (advice, options, plans, resolve)]}
 
 
 def _plan(context: Context, asked: dict[str, Any]) -> dict[str, Any]:

@@ -45,11 +45,11 @@ def quote_of(
     from luthier.plan.prices import load_prices
     from luthier.plan.quote import make_quote
 
-    device, notes = device_for(on), list[str]()
-    if is_probed and not _is_here(device):
+    device, notes = device_for(context, on), list[str]()
+    if is_probed and not _is_here(context, device):
         raise _not_here(str(on))
     calibration = _calibration(context, prepared, device, is_probed, notes.append)
-    data, workload_on = prepared.plan.data, workloads_of(prepared)
+    data, workload_on = prepared.plan.data, workloads_of(context, prepared)
     if workload_on(device).gradient_checkpointing:
         notes.append("activations are computed again on the way back (training.gradient_checkpointing)")
     splits = (data.train, data.validation, data.held_out)
@@ -85,18 +85,18 @@ def compare_options(
     from luthier.plan.devices import accelerators
     from luthier.plan.prices import load_prices
 
-    here = device_for(None)
-    devices = [device_for(name) for name in on] if on else [here, *accelerators()]
+    here = device_for(context, None)
+    devices = [device_for(context, name) for name in on] if on else [here, *accelerators()]
     devices = list({(device.name, device.num_devices): device for device in devices}.values())
-    if is_probed and not any(_is_here(device) for device in devices):
+    if is_probed and not any(_is_here(context, device) for device in devices):
         raise _not_here(", ".join(on))
     calibrations = {}
     for device in devices:
-        found = _calibration(context, prepared, device, is_probed and _is_here(device), lambda _: None)
+        found = _calibration(context, prepared, device, is_probed and _is_here(context, device), lambda _: None)
         if found is not None:
             calibrations[device.title] = found
     return options.compare(
-        workloads_of(prepared),
+        workloads_of(context, prepared),
         devices,
         longest_tokens=max(row.num_tokens for unit in prepared.trained_units for row in unit),
         prices=prices if prices is not None else load_prices(),
@@ -105,15 +105,16 @@ def compare_options(
     )
 
 
-def device_for(name: str | None) -> Device:
+def device_for(context: Context, name: str | None) -> Device:
     """The device of a name, or of this machine where there is none. Raises RequestError for one that nobody knows."""
-    from luthier.plan import hardware
     from luthier.plan.devices import device_of, this_machine
+    from luthier.service.machine_rates import hardware_of
 
-    return this_machine(hardware.measure()) if name is None else device_of(name, hardware.measure())
+    hardware = hardware_of(context)
+    return this_machine(hardware) if name is None else device_of(name, hardware)
 
 
-def workloads_of(prepared: Prepared) -> Callable[[Device], Workload]:
+def workloads_of(context: Context, prepared: Prepared) -> Callable[[Device], Workload]:
     """The run as each device would carry it out, its batches counted from the very rows."""
     from luthier.models.structure import read_structure
     from luthier.plan.checkpointing import chosen_on
@@ -129,7 +130,7 @@ def workloads_of(prepared: Prepared) -> Callable[[Device], Workload]:
         if key not in known:
             known[key] = exact_batches(prepared, micro_batch_tokens=key[0], num_devices=key[1], packs=key[2])
         workload = workload_of(plan, structure, device, batches=known[key])
-        return workload if _is_here(device) else chosen_on(plan, workload, device)
+        return workload if _is_here(context, device) else chosen_on(plan, workload, device)
 
     return on
 
@@ -199,7 +200,7 @@ def keep_quote(
     from luthier.reporting.page import replace_text
 
     try:
-        device = device_for(None)
+        device = device_for(context, None)
         on = None if device.is_cpu or num_devices == 1 else f"{device.name}:{num_devices}"
         quote = quote_of(context, prepared, on=on, prices=load_prices(prices))
     except RequestError as error:
@@ -237,8 +238,8 @@ def _not_here(asked: str) -> RequestError:
     )
 
 
-def _is_here(device: Device) -> bool:
-    here = device_for(None)
+def _is_here(context: Context, device: Device) -> bool:
+    here = device_for(context, None)
     return (device.title, device.num_devices) == (here.title, here.num_devices)
 
 
@@ -249,4 +250,4 @@ def _calibration(
 
     if is_probed:
         return probes.probe(context, prepared)
-    return probes.stored(context, device, prepared.plan, tell=tell) if _is_here(device) else None
+    return probes.stored(context, device, prepared.plan, tell=tell) if _is_here(context, device) else None

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 _NAMED = ("luthier", "torch", "transformers", "peft", "safetensors", "sacrebleu", "rouge-score", "numpy")
 
 
-def versions() -> dict[str, str]:
+def versions(context: Context) -> dict[str, str]:
     """Versions of what a figure depends on, and the machine that it was measured on."""
-    from luthier.plan import hardware
+    from luthier.service.machine_rates import hardware_of
 
-    machine = hardware.measure()
+    machine = hardware_of(context)
     return (
         {"python": platform.python_version()}
         | {name: version(name) for name in _NAMED}
@@ -60,7 +60,7 @@ def write_run_report(
         plan=prepared.plan,
         events=context.runs.events(record.run_id),
         evaluation=evaluation,
-        versions=versions(),
+        versions=versions(context),
         example=tuple((span.text, span.learned) for span in shown.spans),
         licence=prepared.model.licence,
         quote=kept_quote(context, record.run_id),

@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Which learning rate is right where the recipe is silent: short and longer runs on WikiSQL at several rates.
+
+    python benchmarks/default_rates.py [--methods lora,full] [--rows 160,480] [--rates 2e-4,5e-4,1e-3,2e-3,4e-3]
+
+Each run trains two epochs of the first rows in steps of 16, and is validated once, at its end, on the
+same 100 rows: the loss in nats a learned token. A run that is in the file already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from machine import describe
+from rows import wikisql_rows, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[1]
+_NEVER = 10_000
+
+
+def main() -> None:
+    """Train what is missing, print all that is there."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--methods", default="lora,full")
+    cli.add_argument("--rows", default="160,480", help="training rows: twice as many sixteenths of them are the steps")
+    cli.add_argument("--rates", default="2e-4,5e-4,1e-3,2e-3,4e-3")
+    cli.add_argument("--model", default="smollm2-135m-instruct")
+    cli.add_argument("--seed", type=int, default=0)
+    cli.add_argument("--threads", type=int, help="instead of all cores")
+    cli.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with wikisql_mlx/")
+    cli.add_argument("--work", type=Path, default=ROOT / ".bench" / "default_rates")
+    cli.add_argument("--home", type=Path, default=ROOT / ".bench" / "home")
+    args = cli.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    kept = args.work / "rates.json"
+    found: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.is_file() else []
+    for method in args.methods.split(","):
+        for rows in map(int, args.rows.split(",")):
+            for rate in map(float, args.rates.split(",")):
+                asked = {"model": args.model, "method": method, "rows": rows, "rate": rate, "seed": args.seed}
+                if any(asked.items() <= one.items() for one in found):
+                    continue
+                found.append(asked | one_run(args, asked))
+                kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
+                print(f"{method}, {rows} rows, {rate:g}: {found[-1]['loss']:.3f}", flush=True)
+    print(json.dumps({"benchmark": "default_rates", "runs": found, "machine": describe()}, indent=2))
+
+
+def one_run(args: argparse.Namespace, asked: dict[str, Any]) -> dict[str, Any]:
+    """Train one, and say what its last weights lose."""
+    import luthier
+
+    rows = {name: wikisql_rows(args.data / f"wikisql_mlx/{name}.jsonl") for name in ("train", "valid")}
+    training: dict[str, Any] = {
+        "epochs": 2, "global_batch_size": 16, "max_length_tokens": 1024, "early_stopping_patience": 0,
+        "seed": asked["seed"], "validate_every_steps": _NEVER, "learning_rate": asked["rate"],
+    }  # fmt: skip
+    training |= {"num_threads": args.threads} if args.threads else {}
+    recipe = {
+        "base_model": asked["model"],
+        "data": {
+            "train": str(write_jsonl(rows["train"][: asked["rows"]], args.work / f"train_{asked['rows']}.jsonl")),
+            "validation": str(write_jsonl(rows["valid"], args.work / "valid.jsonl")),
+        },
+        "method": {"name": asked["method"]},
+        "training": training,
+    }
+    run = luthier.train(recipe, home=args.home)
+    assert run.record.result is not None
+    assert run.record.result.best_validation_loss is not None
+    return {
+        "steps": run.plan.training.num_steps,
+        "loss": run.record.result.best_validation_loss,
+        "seconds": run.record.result.seconds,
+        "run_id": run.record.run_id,
+    }
+
+
+if __name__ == "__main__":
+    main()
