@@ -26,6 +26,7 @@ def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--methods", default="lora,full")
     cli.add_argument("--rows", default="160,480", help="training rows: twice as many sixteenths of them are the steps")
+    cli.add_argument("--optimizer", default="adamw")
     cli.add_argument("--rates", default="2e-4,5e-4,1e-3,2e-3,4e-3")
     cli.add_argument("--model", default="smollm2-135m-instruct")
     cli.add_argument("--seed", type=int, default=0)
@@ -41,6 +42,7 @@ def main() -> None:
         for rows in map(int, args.rows.split(",")):
             for rate in map(float, args.rates.split(",")):
                 asked = {"model": args.model, "method": method, "rows": rows, "rate": rate, "seed": args.seed}
+                asked |= {"optimizer": args.optimizer} if args.optimizer != "adamw" else {}
                 if any(asked.items() <= one.items() for one in found):
                     continue
                 found.append(asked | one_run(args, asked))
@@ -57,6 +59,7 @@ def one_run(args: argparse.Namespace, asked: dict[str, Any]) -> dict[str, Any]:
     training: dict[str, Any] = {
         "epochs": 2, "global_batch_size": 16, "max_length_tokens": 1024, "early_stopping_patience": 0,
         "seed": asked["seed"], "validate_every_steps": _NEVER, "learning_rate": asked["rate"],
+        "optimizer": args.optimizer,
     }  # fmt: skip
     training |= {"num_threads": args.threads} if args.threads else {}
     recipe = {

@@ -68,7 +68,7 @@ def test_full_with_adapter_settings_is_refused(make_plan: MakePlan) -> None:
 def test_full_trains_everything_at_a_lower_rate(make_plan: MakePlan) -> None:
     plan = make_plan({"method": {"name": "full"}})
     assert plan.method.num_trainable_parameters == plan.base_model.num_parameters
-    assert plan.training.learning_rate == 2e-5
+    assert plan.training.learning_rate == 1.3e-4
 
 
 def test_a_length_beyond_the_context_is_refused(make_plan: MakePlan) -> None:

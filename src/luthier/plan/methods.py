@@ -7,7 +7,7 @@ that another package brings (entry point group `luthier.methods`) says the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any, Final
 
@@ -27,13 +27,15 @@ class MethodRules:
 
     learning_rate: default of training.learning_rate, with its reason. count: trainable parameters, from the structure,
     the matrices that are targeted and the plan of the method. why_not: why settings that are not among these are
-    refused.
+    refused. falls_with_width: whether the default rate is that of a model of width 2,000, from which `plan.rates` takes
+    it to another one's.
     """
 
     settings: Mapping[str, Setting]
     learning_rate: tuple[float, str]
     count: Count
     why_not: str = "the method has no use for them, so they would be ignored"
+    falls_with_width: bool = False
 
 
 def rules_of(name: str) -> MethodRules:
@@ -86,7 +88,7 @@ _LOW_RANK: Final[dict[str, Setting]] = {
     "dropout": defaults.LORA_DROPOUT,
     **_PLACES,
 }
-_LORA: Final = MethodRules(_LOW_RANK, defaults.LORA_LEARNING_RATE, low_rank_parameters)
+_LORA: Final = MethodRules(_LOW_RANK, defaults.LORA_LEARNING_RATE, low_rank_parameters, falls_with_width=True)
 # What the initial product is taken out of the base with is put back by the adapter: the scale cancels out.
 _FROM_BASE: Final[dict[str, Setting]] = _LOW_RANK | {"alpha": (None, "the rank: a scale of 1, as in the paper")}
 
@@ -96,23 +98,19 @@ RULES: Final[Mapping[str, MethodRules]] = {
         defaults.FULL_LEARNING_RATE,
         _full,
         "full fine-tuning has no adapter, and a base whose every weight moves cannot be held quantised",
+        falls_with_width=True,
     ),
     "lora": _LORA,
-    "rslora": MethodRules(
-        _LOW_RANK | {"alpha": defaults.RSLORA_ALPHA}, defaults.LORA_LEARNING_RATE, low_rank_parameters
-    ),
-    "dora": MethodRules(_LOW_RANK, defaults.LORA_LEARNING_RATE, _dora),
+    "rslora": replace(_LORA, settings=_LOW_RANK | {"alpha": defaults.RSLORA_ALPHA}),
+    "dora": replace(_LORA, count=_dora),
     "loraplus": MethodRules(
         _LOW_RANK | {"learning_rate_ratio": defaults.LEARNING_RATE_RATIO},
         defaults.LORAPLUS_LEARNING_RATE,
         low_rank_parameters,
+        falls_with_width=True,
     ),
-    "pissa": MethodRules(
-        _FROM_BASE | {"num_svd_iterations": defaults.NUM_SVD_ITERATIONS},
-        defaults.LORA_LEARNING_RATE,
-        low_rank_parameters,
-    ),
-    "olora": MethodRules(_FROM_BASE, defaults.LORA_LEARNING_RATE, low_rank_parameters),
+    "pissa": replace(_LORA, settings=_FROM_BASE | {"num_svd_iterations": defaults.NUM_SVD_ITERATIONS}),
+    "olora": replace(_LORA, settings=_FROM_BASE),
     "adalora": MethodRules(
         {
             "target_rank": defaults.ADALORA_TARGET_RANK,
@@ -131,7 +129,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
         _adalora,
         "AdaLoRA's ranks are initial_rank and target_rank; other settings would be ignored",
     ),
-    "qlora": MethodRules(_LOW_RANK | {"quantisation": (None, "")}, defaults.LORA_LEARNING_RATE, low_rank_parameters),
+    "qlora": replace(_LORA, settings=_LOW_RANK | {"quantisation": (None, "")}),
     "ia3": MethodRules(
         {"targets": (None, "keys, values and the MLP's last matrix, as in the paper"), "layers": (None, "every layer")},
         defaults.IA3_LEARNING_RATE,

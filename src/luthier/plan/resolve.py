@@ -25,9 +25,9 @@ from luthier.plan.acceleration import attention_on, compiled_for, packs, usual_o
 from luthier.plan.adapter import refuse_adapted_head
 from luthier.plan.averaging import resolve_average
 from luthier.plan.hardware import Hardware
-from luthier.plan.methods import rules_of
 from luthier.plan.objectives import resolve_objective
-from luthier.plan.optimizers import default_rate, resolve_optimizer
+from luthier.plan.optimizers import resolve_optimizer
+from luthier.plan.rates import default_rate
 from luthier.plan.replay import num_replayed
 from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.plan.sources import Sources as _Sources
@@ -111,7 +111,7 @@ def resolve(
     objective = resolve_objective(recipe.objective, data.train.shape, sources, teacher=teacher)
     refuse_adapted_head(structure, method.targets, objective.name)
     method = _without_noise(method, objective, sources)
-    training = _training(recipe, method, objective, model, data, hardware, sources)
+    training = _training(recipe, method, objective, model, structure.hidden_size, data, hardware, sources)
     method = with_schedule(method, asked_method, training.num_steps, sources)
     plan = Plan(
         recipe=recipe,
@@ -152,6 +152,7 @@ def _training(
     method: MethodPlan,
     objective: ObjectivePlan,
     model: LocalModel,
+    hidden_size: int,
     data: DataPlan,
     hardware: Hardware,
     sources: _Sources,
@@ -160,9 +161,7 @@ def _training(
     batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
     per_epoch = math.ceil(data.train.num_examples / (batch - num_replayed(data, objective)))
     epochs, steps = _length(r, per_epoch, sources)
-    rate = objectives.learning_rate(objective.name, rules_of(method.name).learning_rate)
-    if r.optimizer is not None:
-        rate = default_rate(rate, r.optimizer.name)
+    rate = default_rate(method.name, objective.name, hidden_size, r.optimizer.name if r.optimizer else "adamw")
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
     sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
     length = max_length_tokens(recipe, model.context_length_tokens)

@@ -35,6 +35,8 @@ class _Laid:
 
 def carry_out(context: Context, job: Job) -> Outcome:
     """Do what the lane of the job says: look at its files, or train. What is wrong with them is an outcome, too."""
+    from luthier.models import sources
+
     request = FineTuningRequest.model_validate(job.document["request"])
     laid: list[_Laid] = []
     try:
@@ -42,7 +44,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
         paths = {one.param: one.path for one in laid}
         recipe = recipe_of(
             request,
-            job.document["base_model"],
+            sources.pull(job.document["base_model"], context.home, context.progress),
             paths["training_file"],
             paths.get("validation_file"),
             job.document.get("found", {}).get("validate_every_steps"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from luthier.core.base_model import LocalModel
 from luthier.core.errors import RequestError, UnsupportedError
 from luthier.core.fine_tuning import FineTuningRequest
 from luthier.core.plan import Plan
@@ -18,11 +19,13 @@ def check_request(request: FineTuningRequest) -> None:
     """Raise UnsupportedError for values that no recipe can have, while the client still waits for its answer."""
     if request.method is not None and request.method_name == "reinforcement":
         _check_reinforcement(request)
-    multiplier = request.asked.learning_rate_multiplier
-    if multiplier != "auto" and _learning_rate(request) >= 1:
+    from luthier.plan.rates import NARROWEST
+
+    multiplier, most = request.asked.learning_rate_multiplier, default_rate(request, NARROWEST)
+    if multiplier != "auto" and multiplier * most >= 1:
         raise UnsupportedError(
-            f"learning_rate_multiplier {multiplier:g} makes a learning rate of {_learning_rate(request):g}",
-            expected=f"a rate below 1: the multiplier counts times {default_rate(request):g}",
+            f"learning_rate_multiplier {multiplier:g} makes a learning rate of up to {multiplier * most:g}",
+            expected=f"a rate below 1: the multiplier counts times up to {most:g}, by the width of the model",
             do="lower learning_rate_multiplier",
             code="invalid_value",
             param="hyperparameters.learning_rate_multiplier",
@@ -30,7 +33,11 @@ def check_request(request: FineTuningRequest) -> None:
 
 
 def recipe_of(
-    request: FineTuningRequest, base_model: str, train: Path, validation: Path | None, validate_every_steps: int | None
+    request: FineTuningRequest,
+    base: LocalModel,
+    train: Path,
+    validation: Path | None = None,
+    validate_every_steps: int | None = None,
 ) -> Recipe:
     """The recipe of a job: our defaults wherever the client says `auto`.
 
@@ -43,7 +50,7 @@ def recipe_of(
     if asked.batch_size != "auto":
         training["global_batch_size"] = asked.batch_size
     if asked.learning_rate_multiplier != "auto":
-        training["learning_rate"] = _learning_rate(request)
+        training["learning_rate"] = asked.learning_rate_multiplier * default_rate(request, _width(base.path))
     if validate_every_steps is not None:
         training["validate_every_steps"] = validate_every_steps
     objective: dict[str, Any] = {"name": name}
@@ -52,21 +59,23 @@ def recipe_of(
     if name == "grpo":
         objective["rewards"] = [{"grader": _grader(request)}]
     data = {"train": str(train)} | ({} if validation is None else {"validation": str(validation)})
-    return Recipe.model_validate({"base_model": base_model, "data": data, "objective": objective, "training": training})
+    return Recipe.model_validate({"base_model": base.name, "data": data, "objective": objective, "training": training})
 
 
-def default_rate(request: FineTuningRequest) -> float:
-    """The learning rate that a multiplier counts from: what a plan takes for this method where a recipe is silent."""
-    from luthier.plan import methods, objectives
+def default_rate(request: FineTuningRequest, hidden_size: int) -> float:
+    """The learning rate that a multiplier counts from: what a plan takes for this method where a recipe is silent.
 
-    name = _OBJECTIVES[request.method_name]
-    return objectives.learning_rate(name, methods.rules_of("lora").learning_rate)[0]
+    hidden_size: of the base model.
+    """
+    from luthier.plan import rates
+
+    return rates.default_rate("lora", _OBJECTIVES[request.method_name], hidden_size)[0]
 
 
 def plan_found(request: FineTuningRequest, plan: Plan) -> dict[str, Any]:
     """What is kept with the job of its plan: the hyperparameters as OpenAI names them, and how often it validates."""
     training = plan.training
-    rate = training.learning_rate / default_rate(request)
+    rate = training.learning_rate / default_rate(request, _width(plan.base_model.path))
     epochs = training.epochs
     resolved: dict[str, Any] = {
         "n_epochs": int(epochs) if epochs == int(epochs) else epochs,
@@ -89,9 +98,10 @@ def _validation_steps(plan: Plan) -> int:
     return next(steps for steps in range(1, per_epoch + 1) if per_epoch % steps == 0 and steps >= min(least, per_epoch))
 
 
-def _learning_rate(request: FineTuningRequest) -> float:
-    multiplier = request.asked.learning_rate_multiplier
-    return default_rate(request) * (1.0 if multiplier == "auto" else multiplier)
+def _width(model_path: str) -> int:
+    from luthier.models.structure import read_structure
+
+    return read_structure(model_path).hidden_size
 
 
 def _check_reinforcement(request: FineTuningRequest) -> None:

@@ -89,7 +89,7 @@ class _Drawn:
     def of(cls, seed: int) -> _Drawn:
         draw = random.Random(seed)  # noqa: S311
         return cls(
-            best_rate=math.log10(2e-4) + draw.uniform(-0.5, 1.2),
+            best_rate=math.log10(2e-4) + draw.uniform(-0.7, 0.8),
             pace=draw.uniform(0.5, 2.0),
             floor=draw.uniform(0.6, 1.4),
             needed_rank=2 ** draw.uniform(2, 6),

@@ -1,9 +1,8 @@
 """Where a search begins: what is known before the first trial, as recipes to try.
 
-The learning rate decides most, and the best one for an adapter lies mostly above a cautious plan: about ten times that
-of full tuning (Schulman et al., 2025, "LoRA Without Regret", section on learning rates). So the recipe is tried with
-three times, ten times and a third of its rate; the first rung is cheap, and the sampler then knows on which side to
-look.
+The learning rate decides most. The plan's own follows method and width (`plan.rates`), but not how long a run is nor
+what it learns: short runs want more, long ones and such as learn little less. So the recipe is tried with three times
+and a third of its rate; the first rung is cheap, and the sampler then knows on which side to look.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from luthier.core.plan import Plan
 from luthier.core.study import ALPHA_OVER_RANK, DATA_FRACTION, Parameter, Plain, Space, StartPoint, Values
 
 RATE: Final = "training.learning_rate"
-FACTORS: Final = (3.0, 10.0, 1 / 3)
+FACTORS: Final = (3.0, 1 / 3)
 
 
 def own_values(plan: Plan, space: Space) -> Values:

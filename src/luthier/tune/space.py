@@ -32,10 +32,10 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
         Parameter(
             name="training.learning_rate",
             kind="float",
-            low=float(f"{rate / 8:.3g}"),
-            high=float(f"{min(rate * 25, 0.5):.3g}"),
+            low=float(f"{rate / 10:.3g}"),
+            high=float(f"{min(rate * 10, 0.5):.3g}"),
             log=True,
-            why=f"an eighth to 25 times the plan's {rate:g}: what matters most, by factors",
+            why=f"a tenth to ten times the plan's {rate:g}: what matters most, by factors",
         ),
         *_of_method(plan, most_rank),
         Parameter(
