@@ -38,6 +38,7 @@ def test_the_reason_names_width_and_factor() -> None:
 
 def test_objective_and_optimizer_count_on_top() -> None:
     assert default_rate("lora", "dpo", 576)[0] == pytest.approx(1.3e-4)
+    assert default_rate("lora", "grpo", 576)[0] == pytest.approx(2.6e-4)
     assert default_rate("full", "sft", 576, "muon")[0] == pytest.approx(6.5e-4)
     for method in METHODS:
         for objective in OBJECTIVES:
