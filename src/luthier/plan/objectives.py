@@ -141,7 +141,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
             "loss_weighting": defaults.LOSS_WEIGHTING,
         },
         ("chat", "prompt_completion", "alpaca", "sharegpt"),
-        learning_rate_factor=(0.2, "the gradient of a few drawn answers is noisy: a fifth of the rate of given answers"),
+        learning_rate_factor=(0.2, "gradients of a few drawn answers are noisy: a fifth of the rate of given ones"),
         required=("rewards",),
         takes_dropout=False,
         needs_adapter_for="kl_weight",
