@@ -126,6 +126,9 @@ class Search:
             return False
         del self._deaths[before.number]
         trained = done.trial
+        # Its hours are now what its run has been billed: without what a worker that died had spent on starting, say.
+        spent = before.hours * 3600 + done.task.priced.machine_share * done.seconds
+        self.add_overhead(max(0.0, spent - trained.hours * 3600))
         if trained.results != before.results:
             last = trained.results[-1].model_copy(update={"study_hours": self._spent_with(trained)})
             trained = trained.model_copy(update={"results": (*trained.results[:-1], last)})
