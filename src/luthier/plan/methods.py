@@ -90,7 +90,12 @@ _LOW_RANK: Final[dict[str, Setting]] = {
 }
 _LORA: Final = MethodRules(_LOW_RANK, defaults.LORA_LEARNING_RATE, low_rank_parameters, falls_with_width=True)
 # What the initial product is taken out of the base with is put back by the adapter: the scale cancels out.
-_FROM_BASE: Final[dict[str, Setting]] = _LOW_RANK | {"alpha": (None, "the rank: a scale of 1, as in the paper")}
+_FROM_BASE: Final = MethodRules(
+    _LOW_RANK | {"alpha": (None, "the rank: a scale of 1, as in the paper")},
+    defaults.FROM_BASE_LEARNING_RATE,
+    low_rank_parameters,
+    falls_with_width=True,
+)
 
 RULES: Final[Mapping[str, MethodRules]] = {
     "full": MethodRules(
@@ -109,8 +114,8 @@ RULES: Final[Mapping[str, MethodRules]] = {
         low_rank_parameters,
         falls_with_width=True,
     ),
-    "pissa": replace(_LORA, settings=_FROM_BASE | {"num_svd_iterations": defaults.NUM_SVD_ITERATIONS}),
-    "olora": replace(_LORA, settings=_FROM_BASE),
+    "pissa": replace(_FROM_BASE, settings={**_FROM_BASE.settings, "num_svd_iterations": defaults.NUM_SVD_ITERATIONS}),
+    "olora": _FROM_BASE,
     "adalora": MethodRules(
         {
             "target_rank": defaults.ADALORA_TARGET_RANK,
@@ -128,6 +133,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
         defaults.ADALORA_LEARNING_RATE,
         _adalora,
         "AdaLoRA's ranks are initial_rank and target_rank; other settings would be ignored",
+        falls_with_width=True,
     ),
     "qlora": replace(_LORA, settings=_LOW_RANK | {"quantisation": (None, "")}),
     "ia3": MethodRules(
