@@ -64,7 +64,7 @@ def test_adaloras_ranks_and_schedule(make_plan: MakePlan) -> None:
     assert (m.warmup_steps, m.last_reallocation_step, m.reallocate_every_steps) == (20, 120, 2)
     # by hand: two layers of q (32 x 32) and down (64 -> 32), rank 12, and 12 singular values each
     assert m.num_trainable_parameters == 2 * (12 * (32 + 32) + 12 + 12 * (64 + 32) + 12)
-    assert plan.training.learning_rate == 1e-3
+    assert plan.training.learning_rate == 6.6e-3
     rows = {row["name"]: row for row in plan.values()}
     assert rows["method.rank"]["value"] == 12
     assert "half as many again" in rows["method.rank"]["why"]
