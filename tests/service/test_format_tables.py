@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from luthier.service.format_quality import losses_of
 from luthier.service.format_tables import FormatRequest, measure_formats, parse_format
 from luthier.service.recipes import load_recipe
 from luthier.service.training import train
+from luthier.store.file_lock import file_lock
 
 from .conftest import chat_row, write_rows
 
@@ -112,12 +114,66 @@ def test_an_export_that_is_not_let_out_is_measured_all_the_same_and_one_that_can
     assert table.prices[1].quality is not None
     assert (folder / "exports" / "merged-float32" / "model.safetensors").is_file()
     (folder / "formats.json").rename(folder / "kept.json")
-    with pytest.raises(ConflictError, match="exports of one that was stopped"):
+    with pytest.raises(ConflictError, match="or exports of one"):
         measure_formats(context, request_for(str(tiny_model), rows, folder))
     (folder / "kept.json").rename(folder / "formats.json")
     page = (folder / "formats.html").read_text()
     assert "it is another model" in page
     assert json.loads((folder / "formats.json").read_text())["prices"][1]["losses"][0].endswith("it is another model")
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_what_was_stopped_goes_on_and_comes_to_the_same(
+    context: Context, tiny_model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported, judged = list[str](), list[str]()
+    real_export, real_ask = format_exports.export, measure._ask
+
+    def export(context: Context, name: str, **options: Any) -> Any:
+        exported.append(options["quantise"])
+        return real_export(context, name, **options)
+
+    def ask(asked: Any, title: str, progress: Progress) -> str:
+        judged.append(title)
+        if len(judged) == 2:
+            raise KeyboardInterrupt
+        return real_ask(asked, title, progress)
+
+    monkeypatch.setattr(format_exports, "export", export)
+    monkeypatch.setattr(measure, "_ask", ask)
+    folder = tmp_path / "table"
+    asked = request_for(str(tiny_model), rows, folder, "merged:f32", "merged:bf16")
+    with pytest.raises(KeyboardInterrupt):
+        measure_formats(context, asked)
+    assert judged == ["Judging source", "Judging merged:float32"]
+    with pytest.raises(ConflictError, match="the unfinished table of another request: num_rows differ"):
+        measure_formats(context, replace(asked, num_rows=5))
+    shutil.rmtree(folder / "exports" / "merged-bfloat16")  # as if the kill had come before its end was written down
+    (folder / "exports" / "merged-bfloat16").mkdir()
+    kept = json.loads((folder / "exports" / "unfinished.json").read_text())
+    del kept["prices"]["merged:bfloat16"]
+    (folder / "exports" / "unfinished.json").write_text(json.dumps(kept))
+    table = measure_formats(context, asked)
+    assert exported == ["float32", "bfloat16", "bfloat16"]
+    assert [title for title in judged[2:] if title.startswith("Judging")] == [
+        "Judging merged:float32",
+        "Judging merged:bfloat16",
+    ]
+    assert not (folder / "exports").exists()
+    other = measure_formats(context, replace(asked, folder=tmp_path / "other"))
+    made, straight = ([p.quality.metrics for p in t.prices if p.quality] for t in (table, other))
+    assert made == straight
+    assert len(made) == 3
+    assert table.seconds >= kept["seconds"] > 0
+
+
+def test_two_processes_do_not_make_one_table(context: Context, tiny_model: Path, rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "table"
+    with (
+        file_lock(folder / "exports" / "lock", what="a test", timeout_seconds=1),
+        pytest.raises(ConflictError, match=r"the table of formats in .* is in use by another process"),
+    ):
+        measure_formats(context, request_for(str(tiny_model), rows, folder))
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -10,8 +11,8 @@ from luthier.core.export import Export, ExportFormat, ExportPrecision, ExportSou
 from luthier.core.format_table import SOURCE_LABEL, FormatPrice
 from luthier.service.context import Context
 from luthier.service.exports import export
+from luthier.service.format_progress import EXPORTS, FormatProgress
 
-EXPORTS: Final = "exports"
 _PROVED: Final = 8
 # What lies in an export and is not read by its runtime is no part of its size.
 _BESIDE: Final = (".md", ".sig", ".jsonl")
@@ -34,11 +35,25 @@ def place(folder: Path, to: ExportFormat, precision: ExportPrecision) -> Path:
 
 
 def exported(
-    context: Context, data: Path, source: ExportSource, to: ExportFormat, precision: ExportPrecision, folder: Path
+    context: Context,
+    data: Path,
+    source: ExportSource,
+    to: ExportFormat,
+    precision: ExportPrecision,
+    progress: FormatProgress,
 ) -> FormatPrice:
-    """The export, written into the new folder, or why there is none."""
-    label = f"{to}:{precision}"
+    """The export, in a folder of its own where it lies already or is written now; or why there is none."""
+    label, folder = f"{to}:{precision}", place(progress.folder, to, precision)
+    if label in progress.prices and (folder.exists() or progress.prices[label].status == "missing"):
+        return progress.prices[label]
+    shutil.rmtree(folder, ignore_errors=True)  # a kill came between its end and the note of it
     price = FormatPrice(label=label, format=to, precision=precision)
+    return progress.keep_price(_made(context, data, source, price, folder))
+
+
+def _made(context: Context, data: Path, source: ExportSource, price: FormatPrice, folder: Path) -> FormatPrice:
+    assert price.format is not None
+    to, precision = price.format, price.precision
     try:
         made: Export = export(
             context, source.name, to=to, output=folder, quantise=precision, held_out=data, num_prompts=_PROVED

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from luthier.core.errors import ConflictError, RequestError
+from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, SystemResult
 from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
 from luthier.core.format_table import FormatPrice, FormatTable
@@ -20,7 +19,8 @@ from luthier.core.recipe import MetricName
 from luthier.service.context import Context
 from luthier.service.evaluations import choose_samples
 from luthier.service.exports import find_source
-from luthier.service.format_exports import EXPORTS, exported, place, source_price
+from luthier.service.format_exports import exported, place, source_price
+from luthier.service.format_progress import TABLE, FormatProgress, format_progress
 from luthier.service.format_quality import asked_rows, judge_formats, losses_of
 from luthier.service.judgeable import check_metrics, usual_metrics
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FORMATS: Final = ("merged:bfloat16", "gguf:float16", "gguf:q8_0", "gguf:q4_k_m", "onnx:float32", "onnx:int4")
 _SHORT: Final = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "bf16": "bfloat16"}
-_DOCUMENT, _PAGE = "formats.json", "formats.html"
+_PAGE = "formats.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,17 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     """Export a model in each format, measure all of them and the model itself, and write table and page.
 
     An export whose proof fails is measured all the same, and not recommended; one whose runtime is not installed, or
-    that the format cannot hold, is a row that says so.
+    that the format cannot hold, is a row that says so. What was stopped goes on with the same request: exports that are
+    made and qualities that are measured are kept until the table is written.
 
-    Raises RequestError for formats, metrics or numbers that cannot be, ConflictError where the folder has a table in
-    it, and what reading the rows and finding the model raise.
+    Raises RequestError for formats, metrics or numbers that cannot be, ConflictError where the folder has a table or
+    the beginning of another one in it, and what reading the rows and finding the model raise.
     """
     from luthier.data.formats import load_file
     from luthier.deploy.format_prices.page import write_format_page
     from luthier.evaluate.names import metric_heading
     from luthier.reporting.page import replace_text
 
-    start = time.perf_counter()
     _check(request)
     wanted = [parse_format(text) for text in dict.fromkeys(request.formats)]
     source = find_source(context, request.name)
@@ -76,11 +76,11 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     metrics = tuple(request.metrics) if request.metrics is not None else usual_metrics(examples)
     check_metrics(metrics, examples)
     tokenised, rows = asked_rows(source, examples)
-    folder = _fresh(request.folder)
-    try:
+    asked = _asked(request, source, loaded.sha256)
+    with format_progress(request.folder, asked) as progress:
         prices = [source_price(source)]
-        prices += [exported(context, request.data, source, *one, place(request.folder, *one)) for one in wanted]
-        qualities = _qualities(context, request, source, prices, rows)
+        prices += [exported(context, request.data, source, *one, progress) for one in wanted]
+        qualities = _qualities(context, request, source, prices, rows, progress)
         speeds = _speeds(context, request, source, prices, rows)
         judged = judge_formats(
             source,
@@ -91,29 +91,27 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
             max_new_tokens=request.max_new_tokens,
             progress=context.progress,
         )
-    finally:
-        if not request.keeps_exports:
-            shutil.rmtree(folder / EXPORTS, ignore_errors=True)
-    done = tuple(_price(price, judged.of(price.label), judged.metric, qualities, speeds) for price in prices)
-    table = FormatTable(
-        name=source.name,
-        base_name=source.base_name,
-        data_file=str(request.data),
-        data_sha256=loaded.sha256,
-        num_rows=len(examples),
-        num_timed=min(request.num_timed, len(rows)),
-        num_rounds=request.num_rounds,
-        num_threads=os.cpu_count() or 1,
-        max_new_tokens=request.max_new_tokens,
-        metric=judged.metric,
-        prices=_with_fronts(done, judged.metric),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=_machine(),
-        seconds=time.perf_counter() - start,
-        report_path=str(folder / _PAGE),
-    )
-    write_format_page(folder / _PAGE, table, metric_heading)
-    replace_text(folder / _DOCUMENT, table.model_dump_json(indent=1) + "\n")
+        done = tuple(_price(price, judged.of(price.label), judged.metric, qualities, speeds) for price in prices)
+        table = FormatTable(
+            name=source.name,
+            base_name=source.base_name,
+            data_file=str(request.data),
+            data_sha256=loaded.sha256,
+            num_rows=len(examples),
+            num_timed=min(request.num_timed, len(rows)),
+            num_rounds=request.num_rounds,
+            num_threads=os.cpu_count() or 1,
+            max_new_tokens=request.max_new_tokens,
+            metric=judged.metric,
+            prices=_with_fronts(done, judged.metric),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=_machine(),
+            seconds=progress.seconds,
+            report_path=str(progress.folder / _PAGE),
+        )
+        write_format_page(progress.folder / _PAGE, table, metric_heading)
+        replace_text(progress.folder / TABLE, table.model_dump_json(indent=1) + "\n")
+        progress.close(keeps_exports=request.keeps_exports)
     return table
 
 
@@ -137,17 +135,17 @@ def parse_format(text: str) -> tuple[ExportFormat, ExportPrecision]:
     return cast("ExportFormat", format), cast("ExportPrecision", precision)
 
 
-def _fresh(folder: Path) -> Path:
-    """The folder, made where it is missing. Raises ConflictError where a table or its exports lie in it."""
-    folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / _DOCUMENT).exists() or (folder / EXPORTS).exists():
-        raise ConflictError(
-            f"{folder} has a table of formats in it, or the exports of one that was stopped",
-            expected="a folder without these",
-            do="choose another with -o, or remove it first",
-        )
-    return folder
+def _asked(request: FormatRequest, source: ExportSource, data_sha256: str) -> dict[str, Any]:
+    """All that exports and qualities depend on. Formats may be added: what is made of the others holds."""
+    return {
+        "model": source.name,
+        "base": source.base_sha256,
+        "rows": data_sha256,
+        "mapping": dict(request.mapping or {}),
+        "num_rows": request.num_rows,
+        "max_new_tokens": request.max_new_tokens,
+        "versions": {name: version(name) for name in ("luthier", "torch", "transformers")},
+    }
 
 
 def _check(request: FormatRequest) -> None:
@@ -170,11 +168,12 @@ def _qualities(
     source: ExportSource,
     prices: Sequence[FormatPrice],
     rows: Sequence[AskedRow],
+    progress: FormatProgress,
 ) -> dict[str, Quality]:
     from luthier.deploy.format_prices.measure import measure_quality
 
-    return {
-        price.label: measure_quality(
+    def measured(price: FormatPrice) -> Quality:
+        found = measure_quality(
             price.format,
             _place(request, price),
             source,
@@ -183,9 +182,10 @@ def _qualities(
             label=price.label,
             progress=context.progress,
         )
-        for price in prices
-        if price.status == "measured"
-    }
+        return progress.keep_quality(price.label, found)
+
+    labels = {price.label: price for price in prices if price.status == "measured"}
+    return {label: progress.qualities.get(label) or measured(price) for label, price in labels.items()}
 
 
 def _speeds(
@@ -272,7 +272,6 @@ def _speed_of(price: FormatPrice) -> float:
 
 def _machine() -> dict[str, str]:
     import platform
-    from importlib.metadata import version
 
     from luthier.plan import hardware
 
