@@ -26,7 +26,7 @@ def says(monkeypatch: pytest.MonkeyPatch, rates: Rates) -> None:
 
 
 def kept(context: Context) -> Path:
-    (found,) = context.settings.probes_folder.glob("rates-*.json")
+    (found,) = context.settings.rates_folder.glob("*.json")
     return found
 
 

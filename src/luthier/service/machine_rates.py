@@ -54,7 +54,7 @@ def measure_again(context: Context) -> tuple[Hardware, Hardware | None]:
 
 def _place(context: Context) -> Path:
     """The file of this machine: rates hold for its processor and accelerators, its threads, and this torch."""
-    return context.settings.probes_folder / f"rates-{sha256_document(_key())[:24]}.json"
+    return context.settings.rates_folder / f"{sha256_document(_key())[:24]}.json"
 
 
 def _key() -> dict[str, Any]:

@@ -119,6 +119,11 @@ class Settings(BaseSettings):
         return self.home / "probes"
 
     @property
+    def rates_folder(self) -> Path:
+        """How fast this machine, and each other one with this home, multiplies matrices."""
+        return self.home / "rates"
+
+    @property
     def tools_folder(self) -> Path:
         """Programs of others that Luthier runs but does not install; may be deleted, and is fetched again."""
         return self.home / "cache" / "tools"
