@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -182,13 +183,16 @@ def _train_and_judge(
 
 
 def _train(context: Context, folder: Path, side: str, recipe: Recipe) -> StudentRun | None:
-    """Train one of the two, or go on with it; None where it was stopped midway. Its run id is kept before it begins."""
+    """Train one of the two, or go on with it; None where it was stopped midway. Its run id is kept before it begins.
+
+    A run of this home that has done the very same is taken as it is: the student without a teacher of another kind.
+    """
     from luthier.reporting.page import replace_text
     from luthier.service.training import resume, train
 
     state = _read_state(folder)
     if side not in state:
-        state |= {side: new_id("run")}
+        state |= {side: _same_run(context, folder, recipe) or new_id("run")}
         replace_text(folder / _STATE, json.dumps(state, indent=1) + "\n")
     run_id = state[side]
     try:
@@ -211,6 +215,19 @@ def _train(context: Context, folder: Path, side: str, recipe: Recipe) -> Student
         weights_sha256=str(result.adapter_sha256),
         seconds=result.seconds,
     )
+
+
+def _same_run(context: Context, folder: Path, recipe: Recipe) -> str | None:
+    """A run that has ended well and whose plan decides the same outcome; its weights must be there, unchanged."""
+    from luthier.service.export_sources import find_source
+    from luthier.service.plans import make_plan
+
+    wanted = make_plan(context, recipe, base_dir=folder).hash
+    for record in context.runs.list():
+        if record.plan_hash == wanted and record.status == "succeeded":
+            with suppress(ConflictError, NotFoundError):
+                return find_source(context, record.run_id).run_id
+    return None
 
 
 def _check(request: DistilRequest) -> None:
