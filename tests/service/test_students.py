@@ -113,6 +113,30 @@ def test_layers_of_a_run_learn_its_logits_and_are_judged_beside_it(
         read_student(context, "student-x")
 
 
+def test_what_no_teacher_changes_is_trained_once_as_long_as_its_weights_are_whole(
+    context: Context, teach: Callable[[], str], rows: Path, recipe: Callable[..., Path]
+) -> None:
+    teacher = teach()
+
+    def distilled(temperature: float) -> Student:
+        file = recipe(objective={"name": "distillation", "temperature": temperature})
+        return distil(context, DistilRequest(teacher, "layers:2", rows, kind="logit", recipe=file))
+
+    first, second = distilled(1.0), distilled(2.0)
+    assert first.student_id != second.student_id
+    assert first.alone is not None
+    assert second.alone == first.alone
+    assert second.taught != first.taught
+    result = context.runs.get(first.alone.run_id).result
+    assert result is not None
+    (weights,) = Path(str(result.adapter_path)).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    third = distilled(3.0)
+    assert third.alone is not None
+    assert third.alone.run_id != first.alone.run_id
+    assert third.alone.weights_sha256 == first.alone.weights_sha256
+
+
 def cache_name(context: Context, name: str) -> str:
     from luthier.models import names
 
