@@ -9,27 +9,26 @@ where it was stopped, however it was, and ends with the same bytes.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.digest import sha256_document, sha256_file
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.ids import is_id, new_id
-from luthier.core.recipe import EvaluationRecipe, Recipe
-from luthier.core.student import DistilKind, Student, StudentRun
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.ids import is_id
+from luthier.core.recipe import EvaluationRecipe
+from luthier.core.student import DistilKind, Student
 from luthier.service.context import Context
 from luthier.service.student_recipe import evaluation_of, read_settings, recipe_of
 from luthier.service.student_rows import StudentRows, write_gold, write_taught
+from luthier.service.student_runs import read_state, train_side
 from luthier.service.teachers import identity_of, is_address, parse_address
 
 _FORMAT: Final = 1
 _LOCK_SECONDS: Final = 1.0
-_DOCUMENT, _STATE = "student.json", "state.json"
+_DOCUMENT: Final = "student.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def distil(context: Context, request: DistilRequest) -> Student:
         num_rows, num_held_out, num_same_prompt = write_gold(
             folder, request.data, request.held_out, mapping=request.mapping, seed=_seed(settings)
         )
-        if not _read_state(folder):
+        if not read_state(folder):
             _try(context, folder, settings, asked, base)
         writer = base.teacher if request.kind == "sequence" else None
         rows = write_taught(
@@ -155,7 +154,7 @@ def _train_and_judge(
         "alone": recipe_of(settings, student=student.student_model, rows=rows.gold, teacher=None, is_whole=is_whole),
     }
     for side, recipe in sides.items():
-        if (ended := _train(context, folder, side, recipe)) is None:
+        if (ended := train_side(context, folder, side, recipe)) is None:
             return student
         student = student.model_copy(update={side: ended})
     assert student.taught is not None
@@ -180,54 +179,6 @@ def _train_and_judge(
     write_student_report(folder / "report.html", student)
     replace_text(folder / _DOCUMENT, student.model_dump_json(indent=1) + "\n")  # last: where it lies, all is done
     return student
-
-
-def _train(context: Context, folder: Path, side: str, recipe: Recipe) -> StudentRun | None:
-    """Train one of the two, or go on with it; None where it was stopped midway. Its run id is kept before it begins.
-
-    A run of this home that has done the very same is taken as it is: the student without a teacher of another kind.
-    """
-    from luthier.reporting.page import replace_text
-    from luthier.service.training import resume, train
-
-    state = _read_state(folder)
-    if side not in state:
-        state |= {side: _same_run(context, folder, recipe) or new_id("run")}
-        replace_text(folder / _STATE, json.dumps(state, indent=1) + "\n")
-    run_id = state[side]
-    try:
-        record = context.runs.get(run_id)
-    except NotFoundError:
-        record = train(context, recipe, base_dir=folder, run_id=run_id).record
-    else:
-        if record.status != "succeeded":
-            record = resume(context, run_id).record
-    result = record.result
-    if record.status != "succeeded" or result is None:
-        return None
-    return StudentRun(
-        run_id=run_id,
-        method=record.method,
-        num_steps=result.num_steps,
-        num_examples=result.num_examples,
-        num_tokens=result.num_tokens,
-        num_trained_tokens=result.num_trained_tokens,
-        weights_sha256=str(result.adapter_sha256),
-        seconds=result.seconds,
-    )
-
-
-def _same_run(context: Context, folder: Path, recipe: Recipe) -> str | None:
-    """A run that has ended well and whose plan decides the same outcome; its weights must be there, unchanged."""
-    from luthier.service.export_sources import find_source
-    from luthier.service.plans import make_plan
-
-    wanted = make_plan(context, recipe, base_dir=folder).hash
-    for record in context.runs.list():
-        if record.plan_hash == wanted and record.status == "succeeded":
-            with suppress(ConflictError, NotFoundError):
-                return find_source(context, record.run_id).run_id
-    return None
 
 
 def _check(request: DistilRequest) -> None:
@@ -333,13 +284,3 @@ def _seed(settings: dict[str, Any]) -> int:
 def _read_done(folder: Path) -> Student | None:
     file = folder / _DOCUMENT
     return Student.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-def _read_state(folder: Path) -> dict[str, str]:
-    file = folder / _STATE
-    if not file.is_file():
-        return {}
-    state = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(state, dict):
-        raise ConflictError(f"{file} is damaged", expected="ids of two runs", do=f"delete {folder} and start again")
-    return state
