@@ -1,4 +1,4 @@
-"""The two trainings of a distillation, the student with its teacher and the one without: begun, gone on with, or found."""
+"""The two trainings of a distillation, with the teacher and without: begun, gone on with, or found done."""
 
 from __future__ import annotations
 
