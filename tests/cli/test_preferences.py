@@ -41,7 +41,7 @@ def recipe(tmp_path: Path, tiny_model: Path) -> Path:
 def test_the_plan_says_what_is_used_and_why(luthier, recipe: Path) -> None:  # type: ignore[no-untyped-def]
     values = {row["name"]: row for row in luthier("plan", recipe, "--json").document["values"]}
     assert values["objective.beta"]["value"] == 0.1
-    assert (values["training.learning_rate"]["value"], values["method.dropout"]["value"]) == (2e-5, 0.0)
+    assert (values["training.learning_rate"]["value"], values["method.dropout"]["value"]) == (1.3e-4, 0.0)
     assert "noise" in values["method.dropout"]["why"]
     assert "reference" in luthier("plan", recipe).out
     kept = luthier("plan", recipe, "--set", "method.dropout=0.05", "--json").document["values"]
