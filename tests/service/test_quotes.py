@@ -87,7 +87,7 @@ def test_an_absurd_micro_batch_is_no_more_than_the_step(context: Context, make_r
     for size in ("1", "1000000000000"):
         sizes = (f"training.micro_batch_tokens={size}", "training.global_batch_size=1000000")
         made = ready(context, recipe, *sizes, "training.shared_prefix=false")
-        batches = workloads_of(context, made)(device_for(context, "h100")).batches
+        batches = workloads_of(made, device_for(context, None))(device_for(context, "h100")).batches
         assert batches.num_tokens == made.plan.data.train.num_tokens
         assert batches.peak_rows == (1 if size == "1" else 40)
 
@@ -135,7 +135,7 @@ def test_a_probe_calibrates_this_machine_and_is_used_again(
     from luthier.plan.calibration import Measurement, fit
 
     here, asked = device_for(context, None), []
-    measured = Measurement(workloads_of(context, prepared)(here), step_seconds=5.0, peak_memory_bytes=1e9)
+    measured = Measurement(workloads_of(prepared, here)(here), step_seconds=5.0, peak_memory_bytes=1e9)
 
     def probe(_: Context, probed: Prepared) -> object:
         asked.append(probed)

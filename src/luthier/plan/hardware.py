@@ -128,6 +128,7 @@ def memory_bytes() -> tuple[int, int]:
     return total, available
 
 
+@lru_cache(maxsize=1)
 def cpu_name() -> str:
     """The processor's name as the system gives it."""
     info = Path("/proc/cpuinfo")

@@ -45,11 +45,12 @@ def quote_of(
     from luthier.plan.prices import load_prices
     from luthier.plan.quote import make_quote
 
-    device, notes = device_for(context, on), list[str]()
-    if is_probed and not _is_here(context, device):
+    here, notes = device_for(context, None), list[str]()
+    device = here if on is None else device_for(context, on)
+    if is_probed and not _is_same(device, here):
         raise _not_here(str(on))
-    calibration = _calibration(context, prepared, device, is_probed, notes.append)
-    data, workload_on = prepared.plan.data, workloads_of(context, prepared)
+    calibration = _calibration(context, prepared, device, here, is_probed, notes.append)
+    data, workload_on = prepared.plan.data, workloads_of(prepared, here)
     if workload_on(device).gradient_checkpointing:
         notes.append("activations are computed again on the way back (training.gradient_checkpointing)")
     splits = (data.train, data.validation, data.held_out)
@@ -88,15 +89,16 @@ def compare_options(
     here = device_for(context, None)
     devices = [device_for(context, name) for name in on] if on else [here, *accelerators()]
     devices = list({(device.name, device.num_devices): device for device in devices}.values())
-    if is_probed and not any(_is_here(context, device) for device in devices):
+    if is_probed and not any(_is_same(device, here) for device in devices):
         raise _not_here(", ".join(on))
     calibrations = {}
     for device in devices:
-        found = _calibration(context, prepared, device, is_probed and _is_here(context, device), lambda _: None)
+        is_measured = is_probed and _is_same(device, here)
+        found = _calibration(context, prepared, device, here, is_measured, lambda _: None)
         if found is not None:
             calibrations[device.title] = found
     return options.compare(
-        workloads_of(context, prepared),
+        workloads_of(prepared, here),
         devices,
         longest_tokens=max(row.num_tokens for unit in prepared.trained_units for row in unit),
         prices=prices if prices is not None else load_prices(),
@@ -114,8 +116,8 @@ def device_for(context: Context, name: str | None) -> Device:
     return this_machine(hardware) if name is None else device_of(name, hardware)
 
 
-def workloads_of(context: Context, prepared: Prepared) -> Callable[[Device], Workload]:
-    """The run as each device would carry it out, its batches counted from the very rows."""
+def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workload]:
+    """The run as each device would carry it out, its batches counted from the very rows. here: this machine."""
     from luthier.models.structure import read_structure
     from luthier.plan.checkpointing import chosen_on
     from luthier.plan.described import refuse_idle_devices
@@ -130,7 +132,7 @@ def workloads_of(context: Context, prepared: Prepared) -> Callable[[Device], Wor
         if key not in known:
             known[key] = exact_batches(prepared, micro_batch_tokens=key[0], num_devices=key[1], packs=key[2])
         workload = workload_of(plan, structure, device, batches=known[key])
-        return workload if _is_here(context, device) else chosen_on(plan, workload, device)
+        return workload if _is_same(device, here) else chosen_on(plan, workload, device)
 
     return on
 
@@ -238,16 +240,20 @@ def _not_here(asked: str) -> RequestError:
     )
 
 
-def _is_here(context: Context, device: Device) -> bool:
-    here = device_for(context, None)
+def _is_same(device: Device, here: Device) -> bool:
     return (device.title, device.num_devices) == (here.title, here.num_devices)
 
 
 def _calibration(
-    context: Context, prepared: Prepared, device: Device, is_probed: bool, tell: Callable[[str], None]
+    context: Context,
+    prepared: Prepared,
+    device: Device,
+    here: Device,
+    is_probed: bool,
+    tell: Callable[[str], None],
 ) -> Calibration | None:
     from luthier.service import probes
 
     if is_probed:
         return probes.probe(context, prepared)
-    return probes.stored(context, device, prepared.plan, tell=tell) if _is_here(context, device) else None
+    return probes.stored(context, device, prepared.plan, tell=tell) if _is_same(device, here) else None
