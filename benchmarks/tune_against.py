@@ -2,7 +2,7 @@
 """A study against the default recipe, random search, and Optuna's TPE without pruning, within the same budget.
 
     python benchmarks/tune_against.py made [--tasks 100] [--budget 12]
-    python benchmarks/tune_against.py real --data ../shared/data [--rows 300] [--hours 1] [--seeds 3]
+    python benchmarks/tune_against.py real --data ../shared/data [--rows 300] [--validation 0.15] [--hours 1] [--seeds 3]
 
 made    on made learning curves (`luthier.testing.made_curves`), each task another; a budget counts whole trainings of
         the recipe as it came. The study has 1.2 of them less: its end takes as much. What to reach is the median of
@@ -62,6 +62,7 @@ def main() -> None:
     real.add_argument("--home", type=Path, default=Path(".tune-against"))
     real.add_argument("--model", default="smollm2-135m-instruct")
     real.add_argument("--rows", type=int, default=300)
+    real.add_argument("--validation", type=float, default=0.15, help="The share of the rows to compare on.")
     real.add_argument("--hours", type=float, default=1.0, help="Of each search.")
     real.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
@@ -134,7 +135,7 @@ def _study(context: Context, asked: argparse.Namespace, arm: str, seed: int, fil
     if not kept.is_file():
         document = {
             "base_model": asked.model,
-            "data": {"train": str(file.absolute()), "validation": 0.15, "split_seed": 0},
+            "data": {"train": str(file.absolute()), "validation": asked.validation, "split_seed": 0},
             "method": {"name": "lora"},
             "training": {"seed": seed},
         }
