@@ -2,7 +2,7 @@
 """A study against the default recipe, random search, and Optuna's TPE without pruning, within the same budget.
 
     python benchmarks/tune_against.py made [--tasks 100] [--budget 12]
-    python benchmarks/tune_against.py real --data ../shared/data [--rows 300] [--validation 0.15] [--hours 1] [--seeds 3]
+    python benchmarks/tune_against.py real [--rows 300] [--validation 0.15] [--hours 1] [--seeds 3]
 
 made    on made learning curves (`luthier.testing.made_curves`), each task another; a budget counts whole trainings of
         the recipe as it came. The study has 1.2 of them less: its end takes as much. What to reach is the median of
