@@ -3,7 +3,7 @@
 Korthikanti et al., 2022, "Reducing Activation Recomputation in Large Transformer Models", arXiv:2205.05198, section 4,
 counts the tensors that a GPT layer keeps for the way back. The same count is made here for the layers of today (RMS
 norms, gated MLPs, grouped attention, adapters) and for this project's own kernels, which keep less: see
-train/kernels.py, train/attention.py, train/methods/lora.py. Tests hold the counts against autograd's own.
+train/kernels.py, train/attention.py, train/recomputed.py. Tests hold the counts against autograd's own.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ _ROUTE_BYTES: Final = 4 * 8.0 + 2 * 4.0
 class LayerCount:
     """Bytes a token of one layer.
 
-    kept: for the way back. transient: the most that is held besides, on the way back; the MLP goes back first, so what
-    it kept is gone when attention's gradients come.
+    kept: for the way back. recomputed: made again on the way back from what is kept. transient: the most that is held
+    besides, on the way back; the MLP goes back first, so what it kept is gone when attention's gradients come.
     """
 
     kept: float
+    recomputed: float
     transient: float
 
 
@@ -63,9 +64,13 @@ def num_keys(workload: Workload, length: float) -> float:
 
 def layer_count(workload: Workload, length: int) -> LayerCount:
     """What a middle layer keeps of each token in rows of `length` tokens."""
-    mlp = _mlp(workload)
-    kept = _norms(workload) + _attention(workload, length) + mlp + _thin(workload)
-    return LayerCount(kept=kept, transient=max(_mlp_transient(workload), _attention_transient(workload, length) - mlp))
+    read, product = _norm_outputs(workload), _mlp_product(workload)
+    recomputed = (read if _norms_recompute(workload) else 0.0) + (product if _mlp_recomputes(workload) else 0.0)
+    mlp = _mlp(workload) + (0.0 if _mlp_recomputes(workload) else product)
+    kept = _norms(workload) + (0.0 if _norms_recompute(workload) else read)
+    kept += _attention(workload, length) + mlp + _thin(workload)
+    transient = max(_mlp_transient(workload), _attention_transient(workload, length) - mlp)
+    return LayerCount(kept=kept, recomputed=recomputed, transient=transient)
 
 
 def kept_bytes(workload: Workload) -> float:
@@ -78,7 +83,7 @@ def kept_bytes(workload: Workload) -> float:
     body = s.num_layers * layer_count(workload, length).kept
     body += _mask(workload, length) / tokens
     if workload.method != "full":  # nothing below the first adapter needs a gradient: its norm keeps nothing
-        body -= _norm_kept(workload, s.hidden_size)
+        body -= _FP32 if _norms_recompute(workload) else _norm_kept(workload, s.hidden_size)
     return tokens * (body + _last_norm(workload))
 
 
@@ -141,14 +146,29 @@ def _norm_kept(workload: Workload, width: float) -> float:
 
 
 def _norms(workload: Workload) -> float:
-    s, e = workload.structure, workload.element_bytes
+    s = workload.structure
     kept = max(2, s.num_norms) * _norm_kept(workload, s.hidden_size)
     if s.has_head_norms:
         heads = s.num_heads + s.num_kv_heads
         kept += heads * _norm_kept(workload, s.head_size)
+    return kept
+
+
+def _norm_outputs(workload: Workload) -> float:
+    """What queries, keys and values read, and what the MLP reads."""
     outputs = int(_keeps_input(workload, "q_proj", "k_proj", "v_proj", "qkv_proj"))
     outputs += _keeps_input(workload, "gate_proj", "up_proj", "gate_up_proj")
-    return kept + outputs * s.hidden_size * e
+    return outputs * workload.structure.hidden_size * workload.element_bytes
+
+
+def _norms_recompute(workload: Workload) -> bool:
+    """Whether x / rms is kept alone, and what the matrices read is made of it again."""
+    return workload.recomputes_inputs and workload.structure.has_plain_rms_norm
+
+
+def _mlp_recomputes(workload: Workload) -> bool:
+    """Whether the input of the last matrix is made of gate and up again."""
+    return workload.recomputes_inputs and _has_gate_kernel(workload)
 
 
 def _last_norm(workload: Workload) -> float:
@@ -181,7 +201,7 @@ def _mask(workload: Workload, length: int) -> float:
 
 
 def _mlp(workload: Workload) -> float:
-    """Gate and up, the activated gate where no kernel computes it again, and the input of the last matrix."""
+    """Gate and up, and the activated gate where no kernel computes it again."""
     s, e = workload.structure, workload.element_bytes
     if s.num_experts:
         # plain modules: what is gated, the activated gate, the answer to be weighed, and where trained, both inputs
@@ -189,14 +209,21 @@ def _mlp(workload: Workload) -> float:
         if workload.method == "full":
             kept += s.intermediate_size + s.hidden_size
         return s.num_active_experts * (kept * e + _ROUTE_BYTES) + s.num_experts * _FP32
-    product = 1 if _keeps_input(workload, *_LAST_OF_MLP) else 0
-    if not s.is_gated:
-        return (1 + product) * s.intermediate_size * e
-    is_fused = workload.is_compiled or (workload.has_fused_kernels and s.is_silu_gated)
-    if not workload.is_compiled and any(layer.kind == "gate_up_proj" for layer in s.linear_layers):
-        is_fused = False  # one product of both is cut in two: no kernel of ours stands there
-    tensors = 2 if is_fused else 3
-    return (tensors + product) * s.intermediate_size * e
+    tensors = 1 if not s.is_gated else 2 if workload.is_compiled or _has_gate_kernel(workload) else 3
+    return tensors * s.intermediate_size * e
+
+
+def _has_gate_kernel(workload: Workload) -> bool:
+    s = workload.structure
+    is_cut = any(layer.kind == "gate_up_proj" for layer in s.linear_layers)  # one product of both: no kernel of ours
+    return workload.has_fused_kernels and s.is_silu_gated and not s.num_experts and not is_cut
+
+
+def _mlp_product(workload: Workload) -> float:
+    """The input of the last matrix; that of experts is counted with them."""
+    s = workload.structure
+    is_read = not s.num_experts and _keeps_input(workload, *_LAST_OF_MLP)
+    return s.intermediate_size * workload.element_bytes if is_read else 0.0
 
 
 def _thin(workload: Workload) -> float:
@@ -215,7 +242,7 @@ def _mlp_transient(workload: Workload) -> float:
     s, e = workload.structure, workload.element_bytes
     width = s.intermediate_size * max(1, s.num_active_experts)
     tensors = 4 if s.is_gated else 2
-    if not s.num_experts and not workload.dropout and _keeps_input(workload, *_LAST_OF_MLP):
+    if _mlp_product(workload) and not workload.dropout and not _mlp_recomputes(workload):
         tensors -= 1  # with dropout, masks stand beside it
     return max(tensors * width * e, 3 * s.hidden_size * _FP32) + s.hidden_size * e
 

@@ -145,13 +145,13 @@ def teacher_seconds(workload: Workload, step: Estimate) -> Estimate:
 def _traffic_bytes(workload: Workload) -> float:
     """Bytes that norms, activations, softmax and residuals move in a step, all devices together."""
     b = workload.batches
-    kept = activations.layer_count(workload, max(1, int(b.length))).kept
+    count = activations.layer_count(workload, max(1, int(b.length)))
     passes = _PASSES_FUSED if workload.has_fused_kernels else _PASSES_PLAIN
     if workload.is_compiled:
         passes = _PASSES_COMPILED
     if workload.gradient_checkpointing:
         passes += passes / 4
-    return b.num_computed * workload.structure.num_layers * kept * passes
+    return b.num_computed * workload.structure.num_layers * (count.kept + count.recomputed) * passes
 
 
 def _adapter_bytes(workload: Workload) -> float:

@@ -121,6 +121,14 @@ class Workload:
         return self.initial_rank or math.ceil(self.rank * ADALORA_START)
 
     @property
+    def recomputes_inputs(self) -> bool:
+        """Whether what adapted matrices read is made again on the way back (train/recomputed.py).
+
+        On a CPU; Liger's kernels, which may stand in on other devices, keep it.
+        """
+        return self.has_fused_kernels and not self.is_compiled and self.attention == "by_length" and self.rank > 0
+
+    @property
     def num_trainable(self) -> int:
         """Parameters that the optimizer changes."""
         if self.trainable is not None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from luthier.train import liger
 from luthier.train.objectives.cross_entropy import cross_entropy_sum
+from luthier.train.recomputed import can_recompute
 
 CrossEntropySum = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -28,19 +29,23 @@ _TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, t
 
 
 class RmsNorm(torch.autograd.Function):
-    """y = w * x / rms(x) (Zhang & Sennrich, 2019, arXiv:1910.07467), statistics in fp32, keeping only x/rms and rms."""
+    """y = w * x / rms(x) (Zhang & Sennrich, 2019, arXiv:1910.07467), statistics in fp32, keeping only x/rms and rms.
+
+    Gives y, and x/rms, which has no gradient of its own.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
         inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         normal = wide.mul_(inverse).to(x.dtype)
         ctx.save_for_backward(normal, weight, inverse)
-        return normal * weight
+        ctx.mark_non_differentiable(normal)
+        return normal * weight, normal
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (grad_out,) = gradients
+        grad_out = gradients[0]
         normal, weight, inverse = ctx.saved_tensors
         grad_weight = None
         if ctx.needs_input_grad[1]:
@@ -52,13 +57,17 @@ class RmsNorm(torch.autograd.Function):
         return grad.sub_(wide.mul_(mean)).mul_(inverse).to(grad_out.dtype), grad_weight, None
 
 
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate).mul_(up)
+
+
 class SwiGlu(torch.autograd.Function):
     """silu(gate) * up (Shazeer, 2020, arXiv:2002.05202), recomputing silu on the way back instead of keeping it."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        return _gated(gate, up)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -70,12 +79,24 @@ class SwiGlu(torch.autograd.Function):
 
 def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
     eps = module.variance_epsilon
-    return lambda x: RmsNorm.apply(x, module.weight, eps)  # read anew: weights that are spread come and go
+
+    def forward(x: Tensor) -> Tensor:
+        weight: Tensor = module.weight  # type: ignore[assignment]  # read anew: weights that are spread come and go
+        out, normal = RmsNorm.apply(x, weight, eps)
+        return can_recompute(out, torch.mul, normal, weight)
+
+    return forward
 
 
 def _gated_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
     gate, up, down = module.gate_proj, module.up_proj, module.down_proj
-    return lambda x: down(SwiGlu.apply(gate(x), up(x)))  # type: ignore[operator]
+
+    def forward(x: Tensor) -> Tensor:
+        gating, raised = gate(x), up(x)  # type: ignore[operator]
+        out: Tensor = down(can_recompute(SwiGlu.apply(gating, raised), _gated, gating, raised))  # type: ignore[operator]
+        return out
+
+    return forward
 
 
 Make = Callable[[nn.Module], Callable[[Tensor], Tensor]]

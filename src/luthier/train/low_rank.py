@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from luthier.train.dropout import Dropout, keep
+from luthier.train.recomputed import recomputed, save_rows, saved_rows
 
 
 class PackedMatrix(Protocol):
@@ -23,7 +24,8 @@ class LoraProduct(torch.autograd.Function):
     """x W^T (+ bias) + scale * dropout(x) A^T B^T with W frozen.
 
     x: [..., in]; W: [out, in], or a packed matrix that is unpacked where it is needed; A: [rank, in]; B: [out, rank].
-    Keeps x and the thin product for the way back; neither the dropped-out copy of x nor its mask is kept.
+    Keeps the thin product for the way back, and x unless it can be computed again; neither the dropped-out copy of x
+    nor its mask is kept.
     """
 
     @staticmethod
@@ -42,7 +44,7 @@ class LoraProduct(torch.autograd.Function):
         weight = base if isinstance(base, Tensor) else base.unpacked(x.dtype)
         out = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
         out.addmm_(thin, b.t(), alpha=scale)
-        ctx.save_for_backward(rows, base if isinstance(base, Tensor) else None, a, b, thin)
+        save_rows(ctx, x, recomputed(x), base if isinstance(base, Tensor) else None, a, b, thin)
         ctx.scale, ctx.shape, ctx.dropout = scale, x.shape, dropout
         ctx.packed = None if isinstance(base, Tensor) else base
         return out.view(*x.shape[:-1], -1)
@@ -50,7 +52,7 @@ class LoraProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = gradients
-        rows, weight, a, b, thin = ctx.saved_tensors
+        rows, (weight, a, b, thin) = saved_rows(ctx)
         mask = None if ctx.dropout is None else ctx.dropout.mask(rows)
         grad = grad.reshape(-1, grad.shape[-1])
         grad_b = (grad.t() @ thin).mul_(ctx.scale)
@@ -92,14 +94,14 @@ class LoraProducts(torch.autograd.Function):
         for base, bias, thin, b, scale in zip(bases, biases, thins, factors[1::2], scales, strict=True):
             out = rows @ base.t() if bias is None else torch.addmm(bias, rows, base.t())
             outs.append(out.addmm_(thin, b.t(), alpha=scale).view(*x.shape[:-1], -1))
-        ctx.save_for_backward(rows, *bases, *thins, *factors)
+        save_rows(ctx, x, recomputed(x), *bases, *thins, *factors)
         ctx.scales, ctx.shape, ctx.dropouts = scales, x.shape, dropouts
         return tuple(outs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         num = len(gradients)
-        rows, *saved = ctx.saved_tensors
+        rows, saved = saved_rows(ctx)
         bases, thins, factors = saved[:num], saved[num : 2 * num], saved[2 * num :]
         masks = [None if dropout is None else dropout.mask(rows) for dropout in ctx.dropouts]
         grads = [g.reshape(-1, g.shape[-1]) for g in gradients]
