@@ -1,6 +1,6 @@
 # make quickstart   a virtual environment, Luthier in it, and the main job from rows to verdict (no account, no GPU)
 # make test         lint, types, layers and all tests
-# make drill        the slow fault drills
+# make drill        the slow ones: kills again and again, whole stories, long simulations
 # make lint         the first three of `make test` alone
 # make format       let ruff put the files in order
 # make docs         the documentation as a site, build/docs/site: strict, without a network

@@ -21,9 +21,13 @@ NAME = "smollm2-135m-instruct"
 
 @pytest.fixture(scope="session")
 def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home that holds the base model. LUTHIER_TEST_HOME names one that outlives the session."""
-    shared = os.environ.get("LUTHIER_TEST_HOME")
-    return Path(shared) if shared else tmp_path_factory.mktemp("home")
+    """A home with the base model, for all processes of a session. LUTHIER_TEST_HOME names one that outlives it."""
+    if shared := os.environ.get("LUTHIER_TEST_HOME"):
+        return Path(shared)
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "model-home"
+    home.mkdir(exist_ok=True)
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,7 @@ def _steps(run_home: Path, run_id: str) -> list[StepDone]:
         return [event for event in context.runs.events(run_id) if isinstance(event, StepDone)]
 
 
+@pytest.mark.drill
 def test_a_student_comes_nearer_to_its_teacher(
     luthier: Luthier, model: LocalModel, run_home: Path, folder: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_model_answers_and_its_answers_are_rows(luthier: Luthier, model: Local
     assert shown["num_rows"] == told["num_answers"]
 
 
+@pytest.mark.drill
 def test_plain_texts_are_learned_in_blocks(luthier: Luthier, model: LocalModel, run_home: Path, folder: Path) -> None:
     texts = [{"text": " ".join(p["completion"] for p in _pairs(range(n, n + 1 + 9 * (n % 4))))} for n in range(40)]
     _write(folder / "texts.jsonl", texts)

@@ -49,7 +49,7 @@ def test_a_run_is_merged_and_proved(luthier: Luthier, run_id: str, tmp_path: Pat
     assert luthier("verify", tmp_path / "merged")["is_whole"]
 
 
-@pytest.mark.parametrize("precision", ["float16", "q4_k_m"])
+@pytest.mark.parametrize("precision", ["float16", pytest.param("q4_k_m", marks=pytest.mark.drill)])
 def test_it_answers_in_llama_cpp(luthier: Luthier, run_id: str, tmp_path: Path, precision: str) -> None:
     xllamacpp = pytest.importorskip("xllamacpp")
     made = luthier("export", run_id, "--to", "gguf", "--quantise", precision, "-o", tmp_path / "gguf")

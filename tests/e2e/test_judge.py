@@ -55,6 +55,7 @@ def ratings(file: Path) -> Path:
     return write_ratings(rows, file)
 
 
+@pytest.mark.drill
 def test_a_judge_that_is_too_small_is_found_out(luthier: Callable[..., Any], model: Any, tmp_path: Path) -> None:
     (found,) = luthier("judge", "calibrate", "--ratings", ratings(tmp_path / "ratings.csv"), "--judge", model.name)
     assert found["no_verdict"] == {}, "it is kept to the form, whatever it thinks"

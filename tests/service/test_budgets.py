@@ -249,6 +249,7 @@ def long_recipe(make_recipe: MakeRecipe) -> Path:
     return make_recipe(training=SLOW, evaluation={"few_shot": 0, "max_new_tokens": 4})
 
 
+@pytest.mark.drill
 def test_kill_9_forgets_nothing_that_was_spent(context: Context, long_recipe: Path) -> None:
     child = Child(context.home, "train", str(long_recipe))
     run_id = child.wait_for_step(context, 13)

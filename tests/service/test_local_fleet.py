@@ -80,6 +80,7 @@ def undisturbed(world: World, prepared: Prepared, folder: Path) -> None:
     train_worker(prepared, silent_hooks(folder), world)
 
 
+@pytest.mark.drill
 def test_killed_it_goes_on_and_ends_as_if_nothing_had_happened(context: Context, recipe: Path, tmp_path: Path) -> None:
     prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
     assert [e.error for e in in_world(2, undisturbed, prepared, tmp_path / "whole")] == ["", ""]

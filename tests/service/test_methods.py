@@ -82,6 +82,7 @@ def test_validation_and_judging_agree_on_the_tuned_model(context: Context, make_
         assert judged == pytest.approx(outcome.record.result.best_validation_loss, rel=1e-4), name
 
 
+@pytest.mark.drill
 def test_kill_9_gives_the_undisturbed_ranks_and_bytes(context: Context, make_recipe: MakeRecipe) -> None:
     training = QUICK | {"epochs": 8, "checkpoint_every_steps": 2}
     recipe = make_recipe(method={"name": "adalora"}, training=training, data={"train": "train.jsonl"})

@@ -78,6 +78,7 @@ def kill_once_it_trains(context: Context, job: Job) -> threading.Thread:
     return thread
 
 
+@pytest.mark.drill
 def test_it_is_checked_trained_killed_gone_on_with_and_asked_by_name(context: Context, asked: dict[str, Any]) -> None:
     job = recipe_jobs.start(context, OWN, asked)
     assert (job.lane, job.status, job.document["asked"]) == ("validate", "queued", asked)

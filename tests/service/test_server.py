@@ -82,6 +82,7 @@ def children(pid: int) -> list[tuple[int, str]]:
     return found
 
 
+@pytest.mark.drill
 def test_stopped_in_the_middle_of_a_job_it_goes_on_with_the_next_start(
     context: Context, make_recipe: MakeRecipe, up: Up
 ) -> None:

@@ -133,6 +133,7 @@ with Context.open(sys.argv[1]) as context:
 """
 
 
+@pytest.mark.drill
 def test_killed_again_and_again_it_ends_as_if_undisturbed(context, recipe, tmp_path):
     calm = studies.begin(context, request(recipe))
     studies.go_on(context, calm.study_id)

@@ -72,6 +72,7 @@ def check_nothing_is_lost_or_doubled(context, study_id, *, num_searched):
         assert steps == list(range(1, trial.results[-1].step + 1))
 
 
+@pytest.mark.drill
 def test_killed_in_the_middle_with_two_workers_nothing_is_lost_or_doubled(context, recipe, home):
     study = studies.begin(context, request(recipe, workers=2, most_trials=3))
     parent = started(home, study.study_id)

@@ -307,6 +307,7 @@ def slow_recipe(make_recipe: MakeRecipe) -> Path:
     return make_recipe(training=SLOW, evaluation={"few_shot": 0, "max_new_tokens": 4})
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("steps", [(1, 13, 52)])
 def test_kill_9_again_and_again_gives_the_undisturbed_bytes(
     context: Context, slow_recipe: Path, steps: tuple[int, ...]

@@ -184,6 +184,7 @@ def wait_until(seen: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.drill
 def test_killed_paused_and_resumed_it_tells_and_makes_the_same(client: TestClient, home: Context) -> None:
     plain, job = make_job(client), make_job(client)
     assert ok(client.post(f"{JOBS}/{job['id']}/pause"))["status"] == "paused"
