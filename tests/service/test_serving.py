@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
@@ -95,6 +96,13 @@ def test_an_answer_is_that_of_the_engine(shared: Context, tiny_model: Path) -> N
     talk = Conversation(messages=tuple(Message.model_validate(message) for message in QUESTION))
     engine = TransformersEngine.open(str(tiny_model), dtype="float32")
     assert written == engine.generate([Prompt(conversation=talk, max_new_tokens=12)], SilentProgress())[0].text
+
+
+def test_the_precision_of_a_base_follows_from_what_the_home_keeps_of_this_machine(shared: Context) -> None:
+    """So a server that starts beside other work answers as it did before."""
+    serving.answer(shared, ME, "tiny", QUESTION, max_tokens=1)
+    kept = [json.loads(file.read_text()) for file in shared.settings.rates_folder.glob("*.json")]
+    assert [one["machine"]["num_threads"] for one in kept] == [1]
 
 
 def test_several_prompts_are_one_answer_with_choices_counted_through(shared: Context) -> None:

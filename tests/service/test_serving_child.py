@@ -100,7 +100,13 @@ class World:
             for one in told:
                 self.told.put(one)
 
-        self.desk = Desk(tell, most_models=most_models, memory_bytes=memory_bytes, open_engine=self.open_engine)
+        self.desk = Desk(
+            tell,
+            most_models=most_models,
+            memory_bytes=memory_bytes,
+            precision=lambda: "float32",
+            open_engine=self.open_engine,
+        )
         threading.Thread(target=self.desk.work, daemon=True).start()
 
     def open_engine(self, served: Served) -> StreamEngine:

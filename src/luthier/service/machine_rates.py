@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.digest import sha256_document
 from luthier.core.errors import StorageFullError
-from luthier.service.context import Context
 
 if TYPE_CHECKING:
     from luthier.plan.hardware import Hardware, Rates
+    from luthier.service.context import Context
 
 _FORMAT = 1
 _WAIT_SECONDS = 120.0
@@ -28,10 +28,15 @@ def hardware_of(context: Context) -> Hardware:
 
     Processes that need them at the same time wait for the first. Raises ConflictError where that takes minutes.
     """
+    return hardware_in(context.settings.rates_folder)
+
+
+def hardware_in(rates_folder: Path) -> Hardware:
+    """The same for a process that has nothing of the home but where it keeps rates."""
     from luthier.plan.hardware import rates, with_rates
     from luthier.store.file_lock import file_lock
 
-    place = _place(context)
+    place = _place(rates_folder)
     found = _kept(place)
     if found is None:
         with file_lock(place.with_suffix(".lock"), what="the measuring of this machine", timeout_seconds=_WAIT_SECONDS):
@@ -46,15 +51,15 @@ def measure_again(context: Context) -> tuple[Hardware, Hardware | None]:
     """This machine as this process measured it, which is kept from now on; and with the rates that were kept before."""
     from luthier.plan.hardware import rates, with_rates
 
-    place = _place(context)
+    place = _place(context.settings.rates_folder)
     before = _kept(place)
     _keep(place, rates())
     return with_rates(rates()), with_rates(before) if before is not None else None
 
 
-def _place(context: Context) -> Path:
+def _place(rates_folder: Path) -> Path:
     """The file of this machine: rates hold for its processor and accelerators, its threads, and this torch."""
-    return context.settings.rates_folder / f"{sha256_document(_key())[:24]}.json"
+    return rates_folder / f"{sha256_document(_key())[:24]}.json"
 
 
 def _key() -> dict[str, Any]:

@@ -176,9 +176,9 @@ class _Child:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = self._settings.serving_threads or max(1, cores // 2)
         most = (self._settings.serving_models, self._settings.serving_memory_bytes)
-        numbers = (self._theirs.fileno(), os.getpid(), *most, threads)
+        told = (self._theirs.fileno(), os.getpid(), *most, threads, self._settings.rates_folder)
         return subprocess.Popen(
-            [sys.executable, "-m", "luthier.service.serving_child", *map(str, numbers)],
+            [sys.executable, "-m", "luthier.service.serving_child", *map(str, told)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(self._theirs.fileno(),),

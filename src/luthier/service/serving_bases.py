@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -12,21 +12,23 @@ from luthier.core.stream import Served
 if TYPE_CHECKING:
     from luthier.core.ports import StreamEngine
 
+Precision = Literal["float32", "bfloat16"]
 _WEIGHTS: Final = (".safetensors", ".gguf")
 
 
-def split(served: Served) -> tuple[Served, str | None]:
+def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, str | None]:
     """What is opened as an engine, and the folder of the adapter that is loaded over it.
 
     What a model leaves open (its precision, its template) is settled here, so that a base that is asked by itself and
     one that is asked with an adapter are the same. An adapter that cannot share its base is a part of what is opened.
+    precision: the one that this machine is fastest in, asked for where a model says none.
 
     Raises ModelSourceError for an adapter that cannot be read.
     """
     if served.engine != "transformers":
         return served.model_copy(update={"adapter_path": None}), served.adapter_path
     settled = served.model_copy(
-        update={"precision": served.precision or _precision(), "template": _template(served.path, served.template)}
+        update={"precision": served.precision or precision(), "template": _template(served.path, served.template)}
     )
     if served.adapter_path is None:
         return settled, None
@@ -58,13 +60,6 @@ def default_memory_bytes() -> int:
     from luthier.plan import hardware
 
     return hardware.memory_bytes()[0] // 2
-
-
-@lru_cache
-def _precision() -> Literal["float32", "bfloat16"]:
-    from luthier.plan import hardware
-
-    return hardware.measure().precision
 
 
 def _template(path: str, asked: Literal["auto", "chat", "plain"]) -> Literal["auto", "chat", "plain"]:

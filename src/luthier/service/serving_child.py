@@ -1,6 +1,8 @@
 """The process that holds models and writes answers; `model_server` starts it and listens.
 
-    python -m luthier.service.serving_child SOCKET_FD PARENT_PID MOST_MODELS MEMORY_BYTES NUM_THREADS
+    python -m luthier.service.serving_child SOCKET_FD PARENT_PID MOST_MODELS MEMORY_BYTES NUM_THREADS RATES_FOLDER
+
+RATES_FOLDER: where the home keeps how fast this machine is: the precision of a base without one of its own follows.
 
 Over the socket come lines of JSON: {"ask": ID, "model": Served, "request": TextRequest}, the same with "embed":
 EmbeddingRequest in the place of "request", and {"cancel": ID}; lines go back: [[ID, StreamEvent], ...]. Asks of one
@@ -22,12 +24,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import LuthierError
 from luthier.core.parent_death import dying_with_parent
 from luthier.core.stream import EmbeddingRequest, Failed, Served, StreamEvent, TextRequest
-from luthier.service.serving_bases import default_memory_bytes, open_engine, split, weight_bytes
+from luthier.service.serving_bases import Precision, default_memory_bytes, open_engine, split, weight_bytes
 from luthier.service.serving_writer import Around, Ask, Turns, Writer, too_large, unexpected
 
 if TYPE_CHECKING:
@@ -43,7 +47,10 @@ class _Waiting:
 
 
 class Desk:
-    """Hands asks to engines, has them opened, and lets them go. tell: sends events; called from many threads."""
+    """Hands asks to engines, has them opened, and lets them go.
+
+    tell: sends events; called from many threads. precision: as `serving_bases.split` has it.
+    """
 
     def __init__(
         self,
@@ -51,9 +58,11 @@ class Desk:
         *,
         most_models: int,
         memory_bytes: int,
+        precision: Callable[[], Precision],
         open_engine: Callable[[Served], StreamEngine] = open_engine,
     ) -> None:
         self._tell, self._most_models, self._memory_bytes = tell, most_models, memory_bytes
+        self._precision = precision
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._waiting: list[_Waiting] = []
         self._writers: OrderedDict[Served, Writer] = OrderedDict()  # the longest unused first
@@ -99,7 +108,7 @@ class Desk:
                 if "embed" in said
                 else TextRequest.model_validate(said["request"])
             )
-            model, adapter = split(Served.model_validate(said["model"]))
+            model, adapter = split(Served.model_validate(said["model"]), self._precision)
             self._waiting.append(_Waiting(model, Ask(key, request, adapter)))
         except LuthierError as error:
             self._fail(key, error)
@@ -194,7 +203,9 @@ class Desk:
         self._tell([(key, Failed(error=error.as_json()))])
 
 
-def main(descriptor: int, parent: int, most_models: int, memory_bytes: int, num_threads: int) -> None:
+def main(
+    descriptor: int, parent: int, most_models: int, memory_bytes: int, num_threads: int, *, rates_folder: Path
+) -> None:
     """Serve until the parent has gone."""
     dying_with_parent()()
     if os.getppid() != parent:
@@ -207,7 +218,13 @@ def main(descriptor: int, parent: int, most_models: int, memory_bytes: int, num_
         with lock:
             connection.sendall(f"[{line}]\n".encode())
 
-    desk = Desk(tell, most_models=most_models, memory_bytes=memory_bytes or default_memory_bytes())
+    @cache
+    def precision() -> Precision:
+        from luthier.service.machine_rates import hardware_in
+
+        return hardware_in(rates_folder).precision
+
+    desk = Desk(tell, most_models=most_models, memory_bytes=memory_bytes or default_memory_bytes(), precision=precision)
 
     def listen() -> None:
         """Read what the parent says, until it has gone: then end this process, whatever it is doing."""
@@ -228,4 +245,5 @@ def main(descriptor: int, parent: int, most_models: int, memory_bytes: int, num_
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    _, *_numbers, _folder = sys.argv
+    main(*map(int, _numbers), rates_folder=Path(_folder))
