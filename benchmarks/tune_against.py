@@ -65,6 +65,7 @@ def main() -> None:
     real.add_argument("--validation", type=float, default=0.15, help="The share of the rows to compare on.")
     real.add_argument("--hours", type=float, default=1.0, help="Of each search.")
     real.add_argument("--seeds", type=int, default=3)
+    real.add_argument("--arms", default=";".join(REAL_ARMS), help="Apart by semicolons; one of them random.")
     asked = parser.parse_args()
     print(json.dumps(_made(asked) if asked.kind == "made" else _real(asked), indent=2))
 
@@ -108,12 +109,12 @@ def _real(asked: argparse.Namespace) -> dict[str, Any]:
 
     rows = wikisql_rows(asked.data / "wikisql_mlx" / "train.jsonl")[: asked.rows]
     file = write_jsonl(rows, asked.home / f"wikisql-{asked.rows}.jsonl")
-    found: dict[str, list[tuple[Best, float]]] = {arm: [] for arm in ("default recipe", *REAL_ARMS)}
+    found: dict[str, list[tuple[Best, float]]] = {arm: [] for arm in ("default recipe", *asked.arms.split(";"))}
     studies: dict[str, str] = {}
     with Context.open(asked.home) as context:
         for seed in range(asked.seeds):
             made: dict[str, Best] = {}
-            for arm in REAL_ARMS:
+            for arm in asked.arms.split(";"):
                 study_id = _study(context, asked, arm, seed, file)
                 studies[f"{arm}, seed {seed}"] = study_id
                 made[arm] = _measured(context, study_id)

@@ -16,7 +16,7 @@ def recipe(tiny_model, tmp_path):
         "base_model": str(tiny_model),
         "data": {"train": "train.jsonl", "validation": 0.2, "held_out": 0.1},
         "method": {"name": "lora", "rank": 4},
-        "training": {"epochs": 1, "num_threads": 1, "precision": "float32", "global_batch_size": 8},
+        "training": {"epochs": 2, "num_threads": 1, "precision": "float32", "global_batch_size": 8},
         "evaluation": {"metrics": ["perplexity"], "few_shot": 0},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))

@@ -201,6 +201,17 @@ def test_a_space_with_one_point_is_trained_and_said(context, recipe):
     assert (done.status, len(context.studies.trials(study.study_id))) == ("done", 1)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "num_rungs", "said"), [(4, 3, ""), (2, 2, "after 33% of it"), (0.5, 1, "to its end")]
+)
+def test_a_training_of_few_steps_has_fewer_rungs_and_it_is_said(context, recipe, epochs, num_rungs, said):
+    """Of 16 steps a ninth are two, which say nothing of how it ends; of 4 a third neither."""
+    training = recipe.training.model_copy(update={"epochs": epochs})
+    study = studies.begin(context, request(recipe.model_copy(update={"training": training}), space=NEAR))
+    assert len(study.spec.rungs) == num_rungs
+    assert any("the recipe's own training has" in note and said in note for note in study.notes) == bool(said)
+
+
 def test_a_small_space_ends_when_all_was_tried(context, recipe):
     space = {"parameters": {"method.rank": [2, 4]}, "only": True}
     study = studies.begin(context, request(recipe, space=space, most_trials=9))

@@ -87,7 +87,8 @@ def ready(context, recipe, number=1):
 
 
 def test_a_trial_whose_curve_cannot_become_the_best_is_stopped_on_its_way(context, recipe):
-    trial, priced = ready(context, recipe)
+    training = recipe.training.model_copy(update={"epochs": 4})  # long enough for all rungs
+    trial, priced = ready(context, recipe.model_copy(update={"training": training}))
     stopped = trials.train_to(context, trial, 2, priced, finished=UNREACHABLE)
     assert stopped.state == "stopped"
     assert stopped.reason.startswith(HOPELESS + "after ")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.study import Result, Trial
-from luthier.tune.rungs import Begin, GoOn, next_step, ranked, rung_steps
+from luthier.tune.rungs import RUNGS, Begin, GoOn, next_step, ranked, rung_steps, usable
 
 ASKED = {"num_rungs": 3, "reduction": 3, "most_trials": 9}
 
@@ -79,3 +80,12 @@ def test_rungs_lie_where_one_interval_of_validations_meets_them():
     assert rung_steps((1 / 9, 1 / 3, 1.0), 180, 50, 9000) == [20, 60, 180]
     # a training that is shorter than a rung ends on it
     assert rung_steps((1 / 9, 1 / 3, 1.0), 20, 100, 9000) == [10, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "rungs"),
+    [(1000, RUNGS), (19, RUNGS), (18, RUNGS[1:]), (8, RUNGS[1:]), (7, RUNGS[1:]), (6, (1.0,)), (1, (1.0,))],
+)
+def test_a_rung_of_a_step_or_two_is_none(num_steps, rungs):
+    """A training's first steps say who diverges, and no more: five real ones, docs/log.md."""
+    assert usable(RUNGS, num_steps) == rungs

@@ -8,6 +8,7 @@ final       the winner's recipe on all rows, training and validation together, j
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +29,7 @@ from luthier.service.study_search import Search, Tell
 from luthier.service.study_start import points_to_begin_with
 from luthier.service.study_workers import crew_of
 from luthier.service.trials import expected_hours, price
-from luthier.tune.rungs import QUALITY, REDUCTION, RUNGS
+from luthier.tune.rungs import QUALITY, REDUCTION, RUNGS, usable
 
 _LOCK_SECONDS: Final = 1.0
 _END_SHARE: Final = 1.2
@@ -98,7 +99,7 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
         most_trials=1 if space.has_one_point else request.most_trials,
         sampler="nsga2" if len(request.goals) > 1 else request.sampler,
         seed=request.seed,
-        rungs=request.rungs,
+        rungs=usable(request.rungs, plan.training.num_steps),
         reduction=REDUCTION,
         num_seeds=request.num_seeds,
         workers=request.workers,
@@ -107,6 +108,8 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
         start=start,
         stops_hopeless=True,
     )
+    if len(spec.rungs) < len(request.rungs) and not space.has_one_point:
+        notes = (*notes, _few_rungs(spec.rungs, plan))
     _refuse_too_small(context, spec, plan)
     if plan.training.device == "cpu" and spec.workers > plan.training.num_threads:
         threads = f"{plan.training.num_threads} {'thread' if plan.training.num_threads == 1 else 'threads'}"
@@ -200,6 +203,13 @@ def _refuse_too_small(context: Context, spec: StudySpec, plan: Plan) -> None:
             expected=f"at least {needed:.2g} h, and some ten times that to search",
             do="give it more hours, fewer epochs or fewer rows",
         )
+
+
+def _few_rungs(rungs: Sequence[float], plan: Plan) -> str:
+    steps = f"the recipe's own training has {plan.training.num_steps} steps"
+    if len(rungs) == 1:
+        return f"{steps}: every trial is trained to its end, since less of it would say nothing"
+    return f"{steps}: trials are compared after {rungs[0]:.0%} of it at the earliest, since less would say nothing"
 
 
 def _hours(plan: Plan, request: StudyRequest) -> float:
