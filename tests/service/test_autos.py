@@ -190,6 +190,7 @@ with Context.open(sys.argv[1]) as context:
 """
 
 
+@pytest.mark.drill
 def test_killed_in_the_search_it_goes_on_and_begins_nothing_twice(context, asked, tmp_path):
     pipeline = autos.begin(context, asked())
     home = str(tmp_path / "home")

@@ -120,6 +120,7 @@ def test_safety_is_a_job_too(context: Context, run: str) -> None:
     assert shown(context, order).result_page == f"/evaluations/safety/{order.order.result_id}"
 
 
+@pytest.mark.drill
 def test_a_killed_attempt_begins_anew_and_leaves_one_result(context: Context, run: str, rows: str) -> None:
     order = evaluation_orders.start(context, ME, "rows", run, file_id=rows)
     job_id = order.job.job_id

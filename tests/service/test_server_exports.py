@@ -95,6 +95,7 @@ def test_a_changed_file_is_found_and_not_deployed(context: Context, made: str) -
         deployments.deploy(context, ME, "small", f"export:{made}")
 
 
+@pytest.mark.drill
 def test_killed_it_begins_anew_and_leaves_nothing_half_written(context: Context, base: str) -> None:
     export = server_exports.start(context, ME, base, "merged")
     at_work(context, export.job_id, "source", lambda: os.kill(child_of(context, export.job_id), signal.SIGKILL))

@@ -167,6 +167,7 @@ def decided(result):
     return [(one.kind, one.result.metrics, [s.output for s in one.result.samples]) for one in result.standings]
 
 
+@pytest.mark.drill
 def test_killed_again_and_again_it_ends_as_if_undisturbed(context, asked, tmp_path):
     expected = run(context, asked())
     pipeline = showdowns.begin(context, asked())

@@ -90,6 +90,7 @@ def test_killed_in_the_middle_with_two_workers_nothing_is_lost_or_doubled(contex
     check_nothing_is_lost_or_doubled(context, study.study_id, num_searched=3)
 
 
+@pytest.mark.drill
 def test_a_worker_that_dies_takes_no_trial_with_it_and_all_hours_add_up(context, recipe, home):
     study = studies.begin(context, request(recipe, workers=2, most_trials=3))
     killed: list[int] = []

@@ -87,7 +87,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], tuple[str, list[int]] | None, boo
     "nested Parquet": (nested, ("", []), False),
     "mixed encodings": (mixed_encodings, ("encoding", [42]), True),
     "duplicate ids": (duplicate_ids, ("schema", []), False),
-    "rows of ten million characters": (long_rows, ("repeated_completion", [41]), False),
+    (SLOW := "rows of ten million characters"): (long_rows, ("repeated_completion", [41]), False),
 }
 
 
@@ -102,7 +102,9 @@ def answered(done: Any, *, refused: bool) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.drill] if name == SLOW else []) for name in FILES]
+)
 def test_rows(luthier: Any, tmp_path: Path, name: str) -> None:
     make, found, split_refuses = FILES[name]
     file = make(tmp_path)
