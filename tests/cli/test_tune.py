@@ -59,7 +59,11 @@ def test_a_search_its_list_and_its_recipe(luthier, recipe, tmp_path):
         (["RECIPE", "--budget-hours", "1", "--space", "nothing.yaml"], "no such file"),
         (["RECIPE", "--budget-hours", "0.0000001"], "one trial should take"),
         (["--resume", "study-20261126-000000-000000"], "no study"),
-        (["--resume", "study-20261126-000000-000000", "--workers", "2"], "--workers 2 with --resume"),
+        (["--resume", "study-20261126-000000-000000", "--workers", "2"], "--workers with --resume"),
+        (
+            ["--resume", "study-20261126-000000-000000", "--seed", "0", "--trials", "9"],
+            "--trials, --seed with --resume",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(luthier, recipe, arguments, said):

@@ -13,7 +13,8 @@ import pytest
 
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.events import StepDone
-from luthier.service import studies
+from luthier.core.recipe import BudgetRecipe
+from luthier.service import studies, study_end
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
 from luthier.service.recipes import recipe_from
@@ -199,6 +200,27 @@ def test_a_space_with_one_point_is_trained_and_said(context, recipe):
     assert study.notes == ("the space has one point: its recipe is trained, nothing is searched",)
     done = studies.go_on(context, study.study_id)
     assert (done.status, len(context.studies.trials(study.study_id))) == ("done", 1)
+
+
+def test_a_budget_that_ends_in_the_final_run_is_told_and_a_larger_one_ends_it(context, recipe, monkeypatch):
+    """Nothing more is searched then: the winner has been named."""
+    study = studies.begin(context, request(recipe, most_trials=2))
+    monkeypatch.setattr(study_end, "BudgetRecipe", lambda hours: BudgetRecipe(hours=min(hours, 1e-4)))
+    paused = studies.go_on(context, study.study_id)
+    assert (paused.status, context.runs.get(paused.final_run_id).status) == ("paused", "paused")
+    assert paused.needs_hours > paused.hours > 0
+    assert paused.way_on == f"luthier tune --resume {study.study_id} --budget-hours {paused.needs_hours:.3g}"
+    for hours in (None, paused.hours / 2):
+        with pytest.raises(BudgetTooSmallError) as refused:
+            studies.go_on(context, study.study_id, hours=hours)
+        assert refused.value.do == paused.way_on
+    monkeypatch.undo()
+    trials = context.studies.trials(study.study_id)
+    done = studies.go_on(context, study.study_id, hours=2.0)
+    assert (done.status, done.needs_hours, done.spec.hours) == ("done", None, 2.0)
+    assert (done.winner, done.final_run_id) == (paused.winner, paused.final_run_id)
+    assert context.studies.trials(study.study_id) == trials
+    assert sum(trial.hours for trial in trials) < done.hours < 2 * paused.hours + 0.1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.study import Result
+from luthier.core.study import Result, Trial
 from luthier.service import study_search
 from luthier.service.context import Context
 from luthier.service.materials import Materials
@@ -106,6 +106,49 @@ def test_what_others_are_at_work_on_is_not_spent_twice(home: Context) -> None:
     assert search.run()
     assert crew.most_at_once == 1
     assert sum(trial.hours for trial in search.trials) <= 0.15
+
+
+def search_with_dear_ones(home: Context, monkeypatch: pytest.MonkeyPatch, *, hours: float) -> Search:
+    """Trial 1 is three times as dear as the others, and so is the end if it wins; the recipe's own end takes 1 h."""
+    study, trial_hours = search_of(home, FakeCrew(), hours=hours, most_trials=2), {1: 3 * HOURS}
+    study.final_hours = 1.0
+
+    def priced(*asked: Any) -> Priced:
+        return Priced(SimpleNamespace(), trial_hours.get(asked[2].number, HOURS), (1, 3, 9), True, 0.5)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(study_search, "price", priced)
+    monkeypatch.setattr(study_search, "expected_hours", lambda _trials, hours: hours)
+    return study
+
+
+def test_what_is_kept_back_covers_the_end_of_whatever_may_win(home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = search_with_dear_ones(home, monkeypatch, hours=100.0)
+    assert search.end_hours == 1.0
+    search.keep(_done(0, HOURS, loss=1.0))
+    assert search.end_hours == pytest.approx(1.0)
+    search.keep(_done(1, 3 * HOURS, loss=0.5))
+    assert search.end_hours == pytest.approx(3.0)
+    assert search.left_hours == pytest.approx(search.unspent_hours - 3.0)
+
+
+@pytest.mark.parametrize(("more", "can"), [(0.01, True), (-0.01, False)])
+def test_a_trial_whose_own_end_the_budget_would_not_cover_is_not_brought_to_its_end(
+    home: Context, monkeypatch: pytest.MonkeyPatch, more: float, can: bool
+) -> None:
+    first, training, end, last = HOURS, 3 * HOURS, 3.0, 2
+    search = search_with_dear_ones(home, monkeypatch, hours=first + training + end + more)
+    search.keep(_done(0, HOURS, loss=1.0))
+    dear = Trial(number=1, values={}, run_id="run-1", predicted_hours=3 * HOURS)
+    search.keep(dear)
+    priced = study_search.price(None, None, dear)  # type: ignore[arg-type, call-arg]
+    assert search._can_pay(dear, last, priced) == can
+    assert search._can_pay(dear, 0, priced)
+
+
+def _done(number: int, hours: float, *, loss: float) -> Trial:
+    results = tuple(Result(rung=n, step=step, share=step / 9, loss=loss) for n, step in enumerate((1, 3, 9)))
+    changed = {"hours": HOURS, "predicted_hours": hours, "state": "done", "results": results}
+    return Trial(number=number, values={}, run_id=f"run-{number}").model_copy(update=changed)
 
 
 def test_gpus_are_dealt_out_in_turn(monkeypatch) -> None:

@@ -33,19 +33,30 @@ def tune(
     budget_usd: Annotated[
         float | None, typer.Option("--budget-usd", metavar="USD", help="The same in money, at this machine's price.")
     ] = None,
-    trials: Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Begin at most so many trials.")] = 40,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, metavar="N", help="Begin at most so many trials; 40 if not given.")
+    ] = None,
     space: Annotated[
         Path | None, typer.Option("--space", metavar="FILE", help="What is searched, where not the usual.")
     ] = None,
-    sampler: Annotated[str, typer.Option("--sampler", metavar="tpe|cmaes|random", help="Who suggests trials.")] = "tpe",
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", metavar="tpe|cmaes|random", help="Who suggests trials; tpe if not given."),
+    ] = None,
     objective: Annotated[
-        str,
-        typer.Option("--objective", metavar="GOALS", help="quality, or with latency, size, cost: a front is searched."),
-    ] = "quality",
+        str | None,
+        typer.Option(
+            "--objective",
+            metavar="GOALS",
+            help="quality, or with latency, size, cost: a front is searched; quality if not given.",
+        ),
+    ] = None,
     warm_start: Annotated[
         bool, typer.Option("--warm-start", help="Begin with what earlier studies on alike data found.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same search.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="The same seed gives the same search; 0 if not given.")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=1, max=64, metavar="N", help="Train so many trials at once; one if not given."),
@@ -59,16 +70,20 @@ def tune(
     """Search for the best recipe within one budget, train it on all rows, and judge it on the held-out ones.
 
     Trials are compared by their loss on the validation rows, most of them early: those that are gone on with go on from
-    where they had stopped. The held-out rows are looked at once, at the end. Ctrl-C pauses, --resume goes on.
+    where they had stopped. The held-out rows are looked at once, at the end. Ctrl-C pauses, --resume goes on, with
+    --budget-hours or --budget-usd on another budget, counted from the beginning of the study.
     """
     from luthier.service import studies
 
-    tune_options.refuse_mixed(recipe, resume, workers)
+    kept = {"set": tuple(overrides or ()), "trials": trials, "space": space, "sampler": sampler, "seed": seed}
+    kept |= {"objective": objective, "warm_start": warm_start or None, "workers": workers}
+    tune_options.refuse_mixed(recipe, resume, **kept)
     with open_context(home) as context:
         study_id = resume
         if recipe is not None:
-            request = _request(recipe, overrides or (), budget_hours, budget_usd, trials, space, sampler, seed)
-            goals = tune_options.goals(objective)
+            most, who = trials or 40, sampler or "tpe"
+            request = _request(recipe, overrides or (), budget_hours, budget_usd, most, space, who, seed or 0)
+            goals = tune_options.goals(objective or "quality")
             request = replace(request, workers=workers or 1, goals=goals, knows_others=warm_start)
             study = studies.begin(context, request)
             study_id = study.study_id
@@ -77,7 +92,8 @@ def tune(
                 f"{study_id}: {study.spec.hours:.3g} h, at most {study.spec.most_trials} trials over "
                 f"{len(study.spec.space.parameters)} parameters",
             )
-        found = studies.go_on(context, str(study_id), tell=_teller(as_json))
+            budget_hours = budget_usd = None
+        found = studies.go_on(context, str(study_id), hours=budget_hours, usd=budget_usd, tell=_teller(as_json))
         document, ran = _document(context, found), context.studies.trials(found.study_id)
     return Answer(as_json, document, lambda console: _show(console, found, ran))
 
@@ -250,4 +266,6 @@ def _show(console: Console, study: Study, trials: Sequence[Trial]) -> None:
         console.print(f"final run: {study.final_run_id}; report: {study.report_path}", soft_wrap=True)
         console.print(f"take the recipe: luthier studies apply {study.study_id} -o recipe.yaml", soft_wrap=True)
     else:
-        console.print(f"{study.status}; go on with it: luthier tune --resume {study.study_id}", soft_wrap=True)
+        if study.needs_hours is not None:
+            console.print(f"its budget ended before the final run, {study.final_run_id}", soft_wrap=True)
+        console.print(f"{study.status}; go on with it: {study.way_on}", soft_wrap=True)

@@ -13,8 +13,11 @@ _SAMPLERS: Final = ("tpe", "cmaes", "random")
 _GOALS: Final = ("quality", "latency", "size", "cost")
 
 
-def refuse_mixed(recipe: Path | None, resume: str | None, workers: int | None) -> None:
-    """Raise RequestError where not exactly one of a recipe and a study is given, or a study's workers are changed."""
+def refuse_mixed(recipe: Path | None, resume: str | None, **others: object) -> None:
+    """Raise RequestError where not exactly one of a recipe and a study is given, or more of a study is changed.
+
+    others: options that a study keeps as it began, by name; None and what is empty were not given.
+    """
     from luthier.core.errors import RequestError
 
     if (recipe is None) == (resume is None):
@@ -23,11 +26,12 @@ def refuse_mixed(recipe: Path | None, resume: str | None, workers: int | None) -
             expected="a recipe with a budget, or --resume STUDY",
             do="write for example: luthier tune recipe.yaml --budget-hours 2",
         )
-    if resume is not None and workers is not None:
+    given = [f"--{name.replace('_', '-')}" for name, value in others.items() if value is not None and value != ()]
+    if resume is not None and given:
         raise RequestError(
-            f"--workers {workers} with --resume",
-            expected="the workers that the study began with: its trials have their share of the machine",
-            do="leave --workers out, or begin another study",
+            f"{', '.join(given)} with --resume",
+            expected="a study as it began: only its budget can be changed",
+            do=f"leave {'it' if len(given) == 1 else 'them'} out, or begin another study",
         )
 
 

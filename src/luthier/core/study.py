@@ -186,7 +186,8 @@ class Study(Frozen):
 
     usd_per_hour: of this machine; None where nobody knows. winner: the number of the best trial, once it is named.
     final_run_id: the run on all rows with the winner's recipe. overhead_hours: spent on neither training nor judging.
-    notes: what had to be narrowed or left out, a sentence each.
+    notes: what had to be narrowed or left out, a sentence each. needs_hours: a budget with which the final run should
+    come to its end, where the one that it had was not enough.
     """
 
     study_id: str
@@ -200,6 +201,13 @@ class Study(Frozen):
     overhead_hours: float = 0.0
     notes: tuple[str, ...] = ()
     report_path: str | None = None
+    needs_hours: float | None = None
+
+    @property
+    def way_on(self) -> str:
+        """The command that goes on with it."""
+        more = "" if self.needs_hours is None else f" --budget-hours {self.needs_hours:.3g}"
+        return f"luthier tune --resume {self.study_id}{more}"
 
 
 def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:

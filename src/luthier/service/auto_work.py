@@ -178,10 +178,11 @@ class _Auto:
             return came
         study: Study = studies.go_on(self.context, came["study_id"])
         if study.status != "done":
+            on_its_own = "" if study.needs_hours is None else f"{study.way_on}, then "
             raise PausedError(
-                f"paused: the search is {study.status}",
+                f"paused: the search is {study.status}" + (", its budget used up" if on_its_own else ""),
                 expected="all stages done",
-                do=f"go on with it: luthier auto --resume {self.auto_id}",
+                do=f"go on with it: {on_its_own}luthier auto --resume {self.auto_id}",
             )
         return {**came, "run_id": study.final_run_id, "page": study.report_path, "hours": study.hours}
 

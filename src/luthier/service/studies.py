@@ -94,7 +94,7 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
     spec = StudySpec(
         recipe=request.recipe,
         space=space,
-        hours=_hours(plan, request),
+        hours=_hours(request.hours, request.usd, _usd_per_hour(plan)),
         usd=request.usd,
         most_trials=1 if space.has_one_point else request.most_trials,
         sampler="nsga2" if len(request.goals) > 1 else request.sampler,
@@ -126,28 +126,41 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
     return study
 
 
-def go_on(context: Context, study_id: str, *, tell: Tell = lambda _study, _trial: None) -> Study:
+def go_on(
+    context: Context,
+    study_id: str,
+    *,
+    hours: float | None = None,
+    usd: float | None = None,
+    tell: Tell = lambda _study, _trial: None,
+) -> Study:
     """Search, confirm and train to the end, from wherever the study is; the study as it is then.
 
-    SIGTERM and SIGINT leave it `paused`, with every trial at a checkpoint. tell: told of every trial that changes.
+    hours, usd: a budget in the place of the one that it had, counted from its very beginning. SIGTERM and SIGINT leave
+    it `paused`, with every trial at a checkpoint; the budget where it is used up before the end of the final run. Once
+    that has begun, nothing more is searched. tell: told of every trial that changes.
 
-    Raises ConflictError where another process works on it or its rows have changed, StudyFailedError.
+    Raises ConflictError where another process works on it or its rows have changed, BudgetTooSmallError, RequestError
+    for a budget in money where nobody knows the price of an hour, StudyFailedError.
     """
     from luthier.store.file_lock import file_lock
 
-    began, study, materials = time.perf_counter(), context.studies.get(study_id), Materials()
-    if study.status == "done":
-        return study
-    lock = context.settings.home / "studies" / study_id / "lock"
+    began, materials = time.perf_counter(), Materials()
+    lock = context.settings.home / "studies" / context.studies.get(study_id).study_id / "lock"
     with file_lock(lock, what=f"study {study_id}", timeout_seconds=_LOCK_SECONDS) as held:
+        study = _with_budget(context.studies.get(study_id), hours, usd)
+        if study.status == "done":
+            return study
         own = make_plan(context, study.spec.recipe, base_dir=Path())
         final_hours = _final_hours(context, study, own, materials)
         with crew_of(context, study, held) as crew:
             search = Search(context, study, own, final_hours, tell, crew, began, materials)
-            if study.status in ("searching", "paused"):
-                search.change(study.model_copy(update={"status": "searching"}))
-            is_through = search.run() and bring_up_own(search) and confirm(search)
-            search.rest()
+            is_through = study.final_run_id is not None
+            if not is_through:
+                if study.status in ("searching", "paused"):
+                    search.change(study.model_copy(update={"status": "searching"}))
+                is_through = search.run() and bring_up_own(search) and confirm(search)
+                search.rest()
         if not is_through:
             search.change(search.study.model_copy(update={"status": "paused"}))
             return search.study
@@ -212,20 +225,40 @@ def _few_rungs(rungs: Sequence[float], plan: Plan) -> str:
     return f"{steps}: trials are compared after {rungs[0]:.0%} of it at the earliest, since less would say nothing"
 
 
-def _hours(plan: Plan, request: StudyRequest) -> float:
-    if request.hours is None and request.usd is None:
+def _hours(hours: float | None, usd: float | None, usd_per_hour: float | None) -> float:
+    if hours is None and usd is None:
         raise RequestError(
             "no budget", expected="--budget-hours or --budget-usd", do="say what the whole search may take"
         )
-    per_hour = _usd_per_hour(plan)
-    if request.usd is not None and not per_hour:
+    if usd is not None and not usd_per_hour:
         raise RequestError(
-            f"--budget-usd {request.usd}: nobody knows what an hour of this machine costs",
+            f"--budget-usd {usd}: nobody knows what an hour of this machine costs",
             expected="a price for this machine",
             do="give --budget-hours, or a price table with --prices",
         )
-    by_money = request.usd / per_hour if request.usd is not None and per_hour else None
-    return min(hours for hours in (request.hours, by_money) if hours is not None)
+    by_money = usd / usd_per_hour if usd is not None and usd_per_hour else None
+    return min(one for one in (hours, by_money) if one is not None)
+
+
+def _with_budget(study: Study, hours: float | None, usd: float | None) -> Study:
+    """The study with another budget, if one is given. Raises BudgetTooSmallError where that is spent already."""
+    needs = study.needs_hours
+    if hours is None and usd is None:
+        if needs is None or study.status == "done":
+            return study
+        raise BudgetTooSmallError(
+            f"a budget of {study.spec.hours:.3g} h, which was used up before the final run had come to its end",
+            expected=f"about {needs:.3g} h, from the beginning of the study on",
+            do=study.way_on,
+        )
+    budget = _hours(hours, usd, study.usd_per_hour)
+    if study.status != "done" and needs is not None and budget <= study.hours:
+        raise BudgetTooSmallError(
+            f"a budget of {budget:.3g} h: the study has spent {study.hours:.3g} h",
+            expected=f"about {needs:.3g} h, from the beginning of the study on",
+            do=study.way_on,
+        )
+    return study.model_copy(update={"spec": study.spec.model_copy(update={"hours": budget, "usd": usd})})
 
 
 def _most_rank(plan: Plan) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,13 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe, Recipe
+from luthier.core.run import RunRecord
 from luthier.core.study import Study, StudySpec, Trial, recipe_with
 from luthier.service.context import Context
 from luthier.service.study_search import Search, best_of
 from luthier.service.study_workers import Task
 from luthier.service.trials import expected_hours
+from luthier.train.budget import BUDGET_SPENT
 from luthier.tune.front import front_of
 
 
@@ -76,7 +77,10 @@ def _begun_again(search: Search, trial: Trial, again: list[Trial]) -> tuple[list
 
 
 def finish(search: Search) -> Study:
-    """Name the winner and train its recipe on all rows."""
+    """Name the winner and train its recipe on all rows; `paused` where it was asked to stop or the budget is used up.
+
+    Raises BudgetError where the budget leaves nothing to go on with.
+    """
     study, trials = search.study, search.trials
     best = best_of(trials)
     if not best:
@@ -94,30 +98,33 @@ def finish(search: Search) -> Study:
         winner = trials[named]
     final_run_id = study.final_run_id or new_id("run")
     search.change(study.model_copy(update={"winner": winner.number, "final_run_id": final_run_id, "status": "final"}))
-    began = time.perf_counter()
-    status = _train_final(search, winner, final_run_id)
-    hours = search.study.hours + (time.perf_counter() - began) / 3600
-    spent = sum(trial.hours for trial in trials) + search.study.overhead_hours + hours
-    is_done = status == "succeeded"
-    search.change(search.study.model_copy(update={"status": "done" if is_done else "paused", "hours": spent}))
+    run = _train_final(search, winner, final_run_id)
+    bill, is_done = run.result.bill if run.result is not None else None, run.status == "succeeded"
+    spent = search.study.spec.hours - search.unspent_hours + (0.0 if bill is None else bill.hours)
+    needs = None
+    if bill is not None and run.stopped_because is not None and run.stopped_because.startswith(BUDGET_SPENT):
+        # nobody knows how long judging takes: what is kept back for the end has room for it
+        needs = spent + max(0.0, bill.final_hours.high - bill.hours) + search.end_hours
+    changed = {"status": "done" if is_done else "paused", "hours": spent, "needs_hours": needs}
+    search.change(search.study.model_copy(update=changed))
     if is_done:
         report = write_report(search.context, search.study)
         search.change(search.study.model_copy(update={"report_path": str(report)}))
     return search.study
 
 
-def _train_final(search: Search, winner: Trial, run_id: str) -> str:
+def _train_final(search: Search, winner: Trial, run_id: str) -> RunRecord:
     from luthier.service.training import resume, train
 
-    context, budget = search.context, BudgetRecipe(hours=max(search.left_hours + search.final_hours, 1e-3))
+    context, budget = search.context, BudgetRecipe(hours=max(search.unspent_hours, 1e-3))
     try:
         record = context.runs.get(run_id)
     except NotFoundError:
         recipe = final_recipe(search.study.spec, winner, search.own).model_copy(update={"budget": budget})
-        return train(context, recipe, base_dir=Path("/"), run_id=run_id).record.status
+        return train(context, recipe, base_dir=Path("/"), run_id=run_id).record
     if record.status == "succeeded":
-        return record.status
-    return resume(context, run_id, budget=budget).record.status
+        return record
+    return resume(context, run_id, budget=budget).record
 
 
 def final_recipe(spec: StudySpec, winner: Trial, own: Plan) -> Recipe:
@@ -172,7 +179,7 @@ def winning_document(study: Study, trials: Sequence[Trial], number: int | None =
         raise ConflictError(
             f"study {study.study_id} has no winner yet: it is {study.status}",
             expected="a study that is done",
-            do=f"go on with it: luthier tune --resume {study.study_id}",
+            do=f"go on with it: {study.way_on}",
         )
     return recipe_with(study.spec.recipe, trials[study.winner].values)
 

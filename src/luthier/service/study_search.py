@@ -40,7 +40,8 @@ Tell = Callable[[Study, Trial], None]
 class Search:
     """A study while it is searched. tell: told of every trial that has changed. crew: who trains.
 
-    began: when the work on it began, by `time.perf_counter`: from then on its hours count. final_hours: kept back.
+    began: when the work on it began, by `time.perf_counter`: from then on its hours count. final_hours: what the end
+    should take if the recipe as it came wins.
     """
 
     context: Context
@@ -65,10 +66,29 @@ class Search:
                 self.keep(trial.model_copy(update={"state": "waiting"}))
 
     @property
-    def left_hours(self) -> float:
-        """What is left of the budget for more: all but what is spent, promised, and what the final run should take."""
+    def unspent_hours(self) -> float:
+        """What is left of the budget, the end included: all but what is spent and promised."""
         spent = sum(trial.hours for trial in self.trials) + self.study.overhead_hours
-        return self.study.spec.hours - spent - sum(self._promised.values()) - self.final_hours
+        return self.study.spec.hours - spent - sum(self._promised.values())
+
+    @property
+    def left_hours(self) -> float:
+        """What is left of it for more trials."""
+        return self.unspent_hours - self.end_hours
+
+    @property
+    def end_hours(self) -> float:
+        """What is kept back for the end: what it should take with the dearest of those that may win as things stand."""
+        there = [trial for trial in self.trials if trial.state == "done"]
+        best = best_of(there, self.study.spec.goals)
+        if len(self.study.spec.goals) == 1:  # of several goals any may come to lie at the knee
+            best = best[: self.study.spec.num_confirmed]
+        return max((self._end_with(trial.predicted_hours) for trial in best), default=self.final_hours)
+
+    def _end_with(self, hours: float | None) -> float:
+        """What the end should take with the recipe of a trial that is priced at so many hours."""
+        own = self.trials[0].predicted_hours if self.trials else None
+        return self.final_hours * max(1.0, hours / own if hours and own else 1.0)
 
     def run(self) -> bool:
         """Search until the budget or the space is used up; false where it was asked to stop before.
@@ -262,7 +282,9 @@ class Search:
         """Whether the budget covers a trial up to a rung. The recipe's own, which comes first, is always begun."""
         if trial.number == 0 and rung == 0:
             return True
-        return self.left_hours >= self.needed(trial, rung, priced)
+        is_last = rung == len(self.study.spec.rungs) - 1
+        dearer = self._end_with(priced.hours) - self.end_hours if is_last else 0.0  # if it wins, it is trained again
+        return self.left_hours >= self.needed(trial, rung, priced) + max(0.0, dearer)
 
     def needed(self, trial: Trial, rung: int, priced: Priced) -> float:
         """What a trial should take up to a rung, from where it is."""

@@ -64,9 +64,13 @@ def limits(budget: BudgetPlan | None) -> tuple[Limit, ...]:
     return tuple(found)
 
 
+BUDGET_SPENT: Final = "budget of"
+"""What the reason of a run begins with that was stopped by its budget."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why something may not begin: which cap, and in words that start with "budget"."""
+    """Why something may not begin: which cap, and in words that start with `BUDGET_SPENT`."""
 
     limit: LimitName
     words: str
@@ -80,7 +84,7 @@ def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: fl
             continue
         unit, used = _WORDS[limit.name], limit.cap - limit.left(spent)
         need = f"; {_NEXT.get(action, action)} should take {needed:.3g}" if needed else ""
-        return Refusal(limit.name, f"budget of {_amount(limit.cap)} {unit}: {_amount(used)} {unit} spent{need}")
+        return Refusal(limit.name, f"{BUDGET_SPENT} {_amount(limit.cap)} {unit}: {_amount(used)} {unit} spent{need}")
     return None
 
 
