@@ -68,7 +68,8 @@ class Disturbed(LocalFleet):
 
 
 def kill_rank_1() -> None:
-    (found,) = [p for p in psutil.Process().children() if p.environ().get("RANK") == "1"]
+    alive = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    (found,) = [p for p in alive if p.environ().get("RANK") == "1"]
     found.kill()
 
 
