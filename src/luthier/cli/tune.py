@@ -26,44 +26,16 @@ StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The id of a
 def tune(
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)] = None,
     overrides: SetOption = None,
-    budget_hours: Annotated[
-        float | None,
-        typer.Option("--budget-hours", metavar="H", help="What the whole search may take, its end included."),
-    ] = None,
-    budget_usd: Annotated[
-        float | None, typer.Option("--budget-usd", metavar="USD", help="The same in money, at this machine's price.")
-    ] = None,
-    trials: Annotated[
-        int | None, typer.Option("--trials", min=1, metavar="N", help="Begin at most so many trials; 40 if not given.")
-    ] = None,
-    space: Annotated[
-        Path | None, typer.Option("--space", metavar="FILE", help="What is searched, where not the usual.")
-    ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option("--sampler", metavar="tpe|cmaes|random", help="Who suggests trials; tpe if not given."),
-    ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            "--objective",
-            metavar="GOALS",
-            help="quality, or with latency, size, cost: a front is searched; quality if not given.",
-        ),
-    ] = None,
-    warm_start: Annotated[
-        bool, typer.Option("--warm-start", help="Begin with what earlier studies on alike data found.")
-    ] = False,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="The same seed gives the same search; 0 if not given.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=1, max=64, metavar="N", help="Train so many trials at once; one if not given."),
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option("--resume", metavar="STUDY", help="Go on with a search that was paused or killed.")
-    ] = None,
+    budget_hours: tune_options.HoursOption = None,
+    budget_usd: tune_options.UsdOption = None,
+    trials: tune_options.TrialsOption = None,
+    space: tune_options.SpaceOption = None,
+    sampler: tune_options.SamplerOption = None,
+    objective: tune_options.ObjectiveOption = None,
+    warm_start: tune_options.WarmStartOption = False,
+    seed: tune_options.SeedOption = None,
+    workers: tune_options.WorkersOption = None,
+    resume: tune_options.ResumeOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -77,7 +49,7 @@ def tune(
 
     kept = {"set": tuple(overrides or ()), "trials": trials, "space": space, "sampler": sampler, "seed": seed}
     kept |= {"objective": objective, "warm_start": warm_start or None, "workers": workers}
-    tune_options.refuse_mixed(recipe, resume, **kept)
+    tune_options.refuse_mixed(recipe, resume, kept)
     with open_context(home) as context:
         study_id = resume
         if recipe is not None:

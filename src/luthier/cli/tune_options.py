@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, cast
+
+import typer
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from luthier.core.study import GoalName, SamplerName
+
+HoursOption = Annotated[
+    float | None, typer.Option("--budget-hours", metavar="H", help="What the whole search may take, its end included.")
+]
+UsdOption = Annotated[
+    float | None, typer.Option("--budget-usd", metavar="USD", help="The same in money, at this machine's price.")
+]
+TrialsOption = Annotated[
+    int | None, typer.Option("--trials", min=1, metavar="N", help="Begin at most so many trials; 40 if not given.")
+]
+SpaceOption = Annotated[
+    Path | None, typer.Option("--space", metavar="FILE", help="What is searched, where not the usual.")
+]
+SamplerOption = Annotated[
+    str | None, typer.Option("--sampler", metavar="tpe|cmaes|random", help="Who suggests trials; tpe if not given.")
+]
+ObjectiveOption = Annotated[
+    str | None,
+    typer.Option(
+        "--objective",
+        metavar="GOALS",
+        help="quality, or with latency, size, cost: a front is searched; quality if not given.",
+    ),
+]
+WarmStartOption = Annotated[
+    bool, typer.Option("--warm-start", help="Begin with what earlier studies on alike data found.")
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", min=0, help="The same seed gives the same search; 0 if not given.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, max=64, metavar="N", help="Train so many trials at once; one if not given."),
+]
+ResumeOption = Annotated[
+    str | None, typer.Option("--resume", metavar="STUDY", help="Go on with a search that was paused or killed.")
+]
 
 _SAMPLERS: Final = ("tpe", "cmaes", "random")
 _GOALS: Final = ("quality", "latency", "size", "cost")
 
 
-def refuse_mixed(recipe: Path | None, resume: str | None, **others: object) -> None:
+def refuse_mixed(recipe: Path | None, resume: str | None, kept: Mapping[str, object]) -> None:
     """Raise RequestError where not exactly one of a recipe and a study is given, or more of a study is changed.
 
-    others: options that a study keeps as it began, by name; None and what is empty were not given.
+    kept: options that a study keeps as it began, by name; None and what is empty were not given.
     """
     from luthier.core.errors import RequestError
 
@@ -26,7 +66,7 @@ def refuse_mixed(recipe: Path | None, resume: str | None, **others: object) -> N
             expected="a recipe with a budget, or --resume STUDY",
             do="write for example: luthier tune recipe.yaml --budget-hours 2",
         )
-    given = [f"--{name.replace('_', '-')}" for name, value in others.items() if value is not None and value != ()]
+    given = [f"--{name.replace('_', '-')}" for name, value in kept.items() if value is not None and value != ()]
     if resume is not None and given:
         raise RequestError(
             f"{', '.join(given)} with --resume",
