@@ -8,7 +8,8 @@ import pytest
 from luthier.core.errors import ModelSourceError
 from luthier.core.stream import Served
 from luthier.plan import hardware
-from luthier.service.serving_bases import Precision, default_memory_bytes, split, weight_bytes
+from luthier.service.candidates import Precision
+from luthier.service.serving_bases import default_memory_bytes, split, weight_bytes
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from luthier.core.dataset import TokenisedExample
-from luthier.train import low_rank
+from luthier.train import recomputed as module
 from luthier.train.recomputed import can_recompute, recomputed
 
 from .test_model import gradients
@@ -45,7 +45,7 @@ def test_gradients_are_those_of_kept_inputs_to_the_last_bit(
         method, dropout=dropout, settings=settings, precision=precision, gradient_checkpointing=checkpoints
     )
     loss, found, kept = gradients(plan, examples)
-    monkeypatch.setattr(low_rank, "recomputed", lambda tensor: None)
+    monkeypatch.setattr(module, "recomputed", lambda tensor: None)
     loss_before, wanted, kept_before = gradients(plan, examples)
     assert loss == loss_before
     assert len(found) == len(wanted) > 0

@@ -47,7 +47,7 @@ def tune(
     """
     from luthier.service import studies
 
-    kept = {"set": tuple(overrides or ()), "trials": trials, "space": space, "sampler": sampler, "seed": seed}
+    kept = {"set": overrides or None, "trials": trials, "space": space, "sampler": sampler, "seed": seed}
     kept |= {"objective": objective, "warm_start": warm_start or None, "workers": workers}
     tune_options.refuse_mixed(recipe, resume, kept)
     with open_context(home) as context:
@@ -64,7 +64,6 @@ def tune(
                 f"{study_id}: {study.spec.hours:.3g} h, at most {study.spec.most_trials} trials over "
                 f"{len(study.spec.space.parameters)} parameters",
             )
-            budget_hours = budget_usd = None
         found = studies.go_on(context, str(study_id), hours=budget_hours, usd=budget_usd, tell=_teller(as_json))
         document, ran = _document(context, found), context.studies.trials(found.study_id)
     return Answer(as_json, document, lambda console: _show(console, found, ran))

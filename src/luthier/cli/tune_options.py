@@ -56,7 +56,7 @@ _GOALS: Final = ("quality", "latency", "size", "cost")
 def refuse_mixed(recipe: Path | None, resume: str | None, kept: Mapping[str, object]) -> None:
     """Raise RequestError where not exactly one of a recipe and a study is given, or more of a study is changed.
 
-    kept: options that a study keeps as it began, by name; None and what is empty were not given.
+    kept: options that a study keeps as it began, by name; None where one was not given.
     """
     from luthier.core.errors import RequestError
 
@@ -66,7 +66,7 @@ def refuse_mixed(recipe: Path | None, resume: str | None, kept: Mapping[str, obj
             expected="a recipe with a budget, or --resume STUDY",
             do="write for example: luthier tune recipe.yaml --budget-hours 2",
         )
-    given = [f"--{name.replace('_', '-')}" for name, value in kept.items() if value is not None and value != ()]
+    given = [f"--{name.replace('_', '-')}" for name, value in kept.items() if value is not None]
     if resume is not None and given:
         raise RequestError(
             f"{', '.join(given)} with --resume",

@@ -43,14 +43,14 @@ def caveats(
         found.append(f"{num_rows:,} of the {num_rows_in_file:,} held-out rows were judged.")
     found += _cut_off(results)
     found += _disagreement(comparisons)
-    if judged.adapter is not None and judged.samples and not any(r.num_few_shot for r in results):
-        found.append("The base model was not tried with few-shot examples, the cheap alternative to training.")
     if shown := max((r.num_few_shot for r in results), default=0):
         examples = "example in the prompt is" if shown == 1 else f"{shown} examples in the prompt are"
         found.append(
             f"The {examples} one draw from the training rows: others can do better or worse, and no interval here "
             "speaks of that."
         )
+    elif judged.adapter is not None and judged.samples:
+        found.append("The base model was not tried with few-shot examples, the cheap alternative to training.")
     metrics = dict.fromkeys(comparison.metric for comparison in comparisons)
     if missing := [name for name in judged.metrics if name not in metrics]:
         found.append(f"Not compared, because the systems cut text into different tokens: {', '.join(missing)}.")

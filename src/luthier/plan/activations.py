@@ -65,12 +65,12 @@ def num_keys(workload: Workload, length: float) -> float:
 def layer_count(workload: Workload, length: int) -> LayerCount:
     """What a middle layer keeps of each token in rows of `length` tokens."""
     read, product = _norm_outputs(workload), _mlp_product(workload)
-    recomputed = (read if _norms_recompute(workload) else 0.0) + (product if _mlp_recomputes(workload) else 0.0)
-    mlp = _mlp(workload) + (0.0 if _mlp_recomputes(workload) else product)
-    kept = _norms(workload) + (0.0 if _norms_recompute(workload) else read)
-    kept += _attention(workload, length) + mlp + _thin(workload)
+    read_again = read if _norms_recompute(workload) else 0.0
+    product_again = product if _mlp_recomputes(workload) else 0.0
+    mlp = _mlp(workload) + product - product_again
+    kept = _norms(workload) + read - read_again + _attention(workload, length) + mlp + _thin(workload)
     transient = max(_mlp_transient(workload), _attention_transient(workload, length) - mlp)
-    return LayerCount(kept=kept, recomputed=recomputed, transient=transient)
+    return LayerCount(kept=kept, recomputed=read_again + product_again, transient=transient)
 
 
 def kept_bytes(workload: Workload) -> float:

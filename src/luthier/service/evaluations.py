@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
@@ -35,9 +35,6 @@ from luthier.service.plans import Prepared
 
 if TYPE_CHECKING:
     from luthier.engines.transformers_engine import TransformersEngine
-
-Precision = Literal["float32", "bfloat16"]
-TemplateKind = Literal["auto", "chat", "plain"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from luthier.core.stream import Served
 
 if TYPE_CHECKING:
     from luthier.core.ports import StreamEngine
+    from luthier.service.candidates import Precision
 
-Precision = Literal["float32", "bfloat16"]
 _WEIGHTS: Final = (".safetensors", ".gguf")
 
 

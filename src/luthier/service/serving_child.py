@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import LuthierError
 from luthier.core.parent_death import dying_with_parent
 from luthier.core.stream import EmbeddingRequest, Failed, Served, StreamEvent, TextRequest
-from luthier.service.serving_bases import Precision, default_memory_bytes, open_engine, split, weight_bytes
+from luthier.service.serving_bases import default_memory_bytes, open_engine, split, weight_bytes
 from luthier.service.serving_writer import Around, Ask, Turns, Writer, too_large, unexpected
 
 if TYPE_CHECKING:
     from luthier.core.ports import StreamEngine
+    from luthier.service.candidates import Precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,12 +145,13 @@ def go_on(
     """
     from luthier.store.file_lock import file_lock
 
-    began, materials = time.perf_counter(), Materials()
-    lock = context.settings.home / "studies" / context.studies.get(study_id).study_id / "lock"
+    began, study, materials = time.perf_counter(), context.studies.get(study_id), Materials()
+    lock = context.settings.home / "studies" / study_id / "lock"
     with file_lock(lock, what=f"study {study_id}", timeout_seconds=_LOCK_SECONDS) as held:
-        study = _with_budget(context.studies.get(study_id), hours, usd)
+        study = context.studies.get(study_id)  # who held it may have gone on
         if study.status == "done":
             return study
+        study = _with_budget(study, hours, usd)
         own = make_plan(context, study.spec.recipe, base_dir=Path())
         final_hours = _final_hours(context, study, own, materials)
         with crew_of(context, study, held) as crew:
@@ -244,7 +245,7 @@ def _with_budget(study: Study, hours: float | None, usd: float | None) -> Study:
     """The study with another budget, if one is given. Raises BudgetTooSmallError where that is spent already."""
     needs = study.needs_hours
     if hours is None and usd is None:
-        if needs is None or study.status == "done":
+        if needs is None:
             return study
         raise BudgetTooSmallError(
             f"a budget of {study.spec.hours:.3g} h, which was used up before the final run had come to its end",
@@ -252,7 +253,7 @@ def _with_budget(study: Study, hours: float | None, usd: float | None) -> Study:
             do=study.way_on,
         )
     budget = _hours(hours, usd, study.usd_per_hour)
-    if study.status != "done" and needs is not None and budget <= study.hours:
+    if needs is not None and budget <= study.hours:
         raise BudgetTooSmallError(
             f"a budget of {budget:.3g} h: the study has spent {study.hours:.3g} h",
             expected=f"about {needs:.3g} h, from the beginning of the study on",

@@ -79,7 +79,7 @@ def _begun_again(search: Search, trial: Trial, again: list[Trial]) -> tuple[list
 def finish(search: Search) -> Study:
     """Name the winner and train its recipe on all rows; `paused` where it was asked to stop or the budget is used up.
 
-    Raises BudgetError where the budget leaves nothing to go on with.
+    Raises BudgetTooSmallError where the budget leaves nothing to go on with.
     """
     study, trials = search.study, search.trials
     best = best_of(trials)
@@ -100,7 +100,7 @@ def finish(search: Search) -> Study:
     search.change(study.model_copy(update={"winner": winner.number, "final_run_id": final_run_id, "status": "final"}))
     run = _train_final(search, winner, final_run_id)
     bill, is_done = run.result.bill if run.result is not None else None, run.status == "succeeded"
-    spent = search.study.spec.hours - search.unspent_hours + (0.0 if bill is None else bill.hours)
+    spent = search.spent_hours + (0.0 if bill is None else bill.hours)
     needs = None
     if bill is not None and run.stopped_because is not None and run.stopped_because.startswith(BUDGET_SPENT):
         # nobody knows how long judging takes: what is kept back for the end has room for it

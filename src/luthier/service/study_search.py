@@ -66,10 +66,14 @@ class Search:
                 self.keep(trial.model_copy(update={"state": "waiting"}))
 
     @property
+    def spent_hours(self) -> float:
+        """What all trials have taken, and what was neither training nor judging."""
+        return sum(trial.hours for trial in self.trials) + self.study.overhead_hours
+
+    @property
     def unspent_hours(self) -> float:
         """What is left of the budget, the end included: all but what is spent and promised."""
-        spent = sum(trial.hours for trial in self.trials) + self.study.overhead_hours
-        return self.study.spec.hours - spent - sum(self._promised.values())
+        return self.study.spec.hours - self.spent_hours - sum(self._promised.values())
 
     @property
     def left_hours(self) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from luthier.train.dropout import Dropout, keep
-from luthier.train.recomputed import recomputed, save_rows, saved_rows
+from luthier.train.recomputed import save_input, saved_rows
 
 
 class PackedMatrix(Protocol):
@@ -44,7 +44,7 @@ class LoraProduct(torch.autograd.Function):
         weight = base if isinstance(base, Tensor) else base.unpacked(x.dtype)
         out = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
         out.addmm_(thin, b.t(), alpha=scale)
-        save_rows(ctx, x, recomputed(x), base if isinstance(base, Tensor) else None, a, b, thin)
+        save_input(ctx, x, base if isinstance(base, Tensor) else None, a, b, thin)
         ctx.scale, ctx.shape, ctx.dropout = scale, x.shape, dropout
         ctx.packed = None if isinstance(base, Tensor) else base
         return out.view(*x.shape[:-1], -1)
@@ -94,7 +94,7 @@ class LoraProducts(torch.autograd.Function):
         for base, bias, thin, b, scale in zip(bases, biases, thins, factors[1::2], scales, strict=True):
             out = rows @ base.t() if bias is None else torch.addmm(bias, rows, base.t())
             outs.append(out.addmm_(thin, b.t(), alpha=scale).view(*x.shape[:-1], -1))
-        save_rows(ctx, x, recomputed(x), *bases, *thins, *factors)
+        save_input(ctx, x, *bases, *thins, *factors)
         ctx.scales, ctx.shape, ctx.dropouts = scales, x.shape, dropouts
         return tuple(outs)
 

@@ -37,17 +37,19 @@ def recomputed(tensor: Tensor) -> Recomputed | None:
     return getattr(tensor, _NAME, None)
 
 
-def save_rows(ctx: Any, x: Tensor, how: Recomputed | None, *others: Tensor | None) -> None:
-    """Keep x [..., width] as rows for the way back, or what it is made of, and the others."""
-    ctx.make = None if how is None else how.make
-    ctx.num_parts = 1 if how is None else len(how.parts)
-    parts = (x.reshape(-1, x.shape[-1]),) if how is None else how.parts
-    ctx.save_for_backward(*parts, *others)
+def save_input(ctx: Any, x: Tensor, *others: Tensor | None) -> None:
+    """Keep x [..., width] for the way back, or what it can be made of again, and the others."""
+    how = recomputed(x) or Recomputed(_itself, (x,))
+    ctx.make, ctx.num_parts = how.make, len(how.parts)
+    ctx.save_for_backward(*how.parts, *others)
 
 
 def saved_rows(ctx: Any) -> tuple[Tensor, Any]:
-    """The rows [N, width] that `save_rows` kept or that are made anew, and the others."""
+    """The input that `save_input` kept, or made again, as rows [N, width], and the others."""
     saved = ctx.saved_tensors
-    parts, others = saved[: ctx.num_parts], saved[ctx.num_parts :]
-    x = parts[0] if ctx.make is None else ctx.make(*parts)
-    return x.reshape(-1, x.shape[-1]), others
+    x = ctx.make(*saved[: ctx.num_parts])
+    return x.reshape(-1, x.shape[-1]), saved[ctx.num_parts :]
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
