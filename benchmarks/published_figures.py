@@ -40,6 +40,7 @@ _NO_MACHINE = Hardware(
     device="cpu",
     accelerators=(),
     float32_gflops=1.0,
+    memory_gb_per_second=20.0,
     bfloat16_gflops=1.0,
     precision="bfloat16",
     why="",

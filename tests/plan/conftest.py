@@ -93,6 +93,7 @@ def make_plan(structure: Structure) -> Callable[..., Plan]:
                 accelerators=(accelerator,) if accelerator else (),
                 float32_gflops=100.0,
                 bfloat16_gflops=400.0,
+                memory_gb_per_second=20.0,
                 precision=precision,  # type: ignore[arg-type]
                 why="measured by a test",
             ),

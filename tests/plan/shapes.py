@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from luthier.core.cost import Device
 from luthier.models.structure import Structure, structure_of
 from luthier.plan.described import Described, described_workload
+from luthier.plan.judging import Judging
 from luthier.plan.workload import Workload
 
 
@@ -43,3 +45,19 @@ def accelerator(memory_gib: float, *, name: str = "a100-80g", num_devices: int =
 def run_of(device: Device, **changes: object) -> Workload:
     values: dict[str, object] = {"num_rows": 10_000, "mean_tokens": 250, "max_tokens": 1000} | changes
     return described_workload(seven_billion(), Described(**values), device)  # type: ignore[arg-type]
+
+
+def judging(**changes: Any) -> Judging:
+    """A hundred rows of 60 tokens, a third of them the answer, written and scored by three systems."""
+    values: dict[str, Any] = {
+        "num_rows": 100,
+        "systems": (False, False, True),
+        "prompt_tokens": 40.0,
+        "reference_tokens": 20.0,
+        "shot_tokens": 0.0,
+        "new_tokens": 40,
+        "longest_tokens": 100.0,
+        "writes": True,
+        "scores": True,
+    }
+    return Judging(**(values | changes))

@@ -14,6 +14,8 @@ from luthier.models.structure import Structure, structure_of
 from luthier.plan import checkpointing
 from luthier.plan.memory import predict_memory
 
+from .shapes import judging
+
 Make = Callable[..., Any]
 
 
@@ -40,7 +42,7 @@ def test_the_upper_end_of_the_peak_decides(large: Structure, make_workload: Make
 def test_it_is_not_used_where_something_else_takes_the_most(
     large: Structure, make_workload: Make, device: Device
 ) -> None:
-    work = make_workload(large, rows=1, length=8, generation_rows=4096, generation_length=4096)
+    work = make_workload(large, rows=1, length=8, judging=judging(longest_tokens=10_000_000))
     is_needed, why = checkpointing.need(work, device.model_copy(update={"memory_bytes": 1 << 30}))
     assert not is_needed
     assert "of no use" in why

@@ -20,6 +20,7 @@ def machine(**changes: object) -> Hardware:
         "accelerators": (),
         "float32_gflops": 100.0,
         "bfloat16_gflops": 400.0,
+        "memory_gb_per_second": 20.0,
         "precision": "bfloat16",
         "why": "measured by a test",
     }

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from luthier.core.cost import Device, MemoryPrediction
 from luthier.models.structure import Structure, structure_of
 from luthier.plan.calibration import Calibration
+from luthier.plan.judging import judging_bytes
 from luthier.plan.memory import memory_terms, predict_memory
 from luthier.plan.workload import Workload
+
+from .shapes import judging
 
 Make = Callable[..., Any]
 
@@ -42,8 +45,9 @@ def check_sum(found: MemoryPrediction) -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_parts_add_up(method: str, recompute: bool, llama: Structure, make_workload: Make, device: Device) -> None:
     base = "nf4" if method == "qlora" else "bfloat16"
-    work = make_workload(llama, method, gradient_checkpointing=recompute, base=base, generation_rows=8,
-                         generation_length=100)  # fmt: skip
+    work = make_workload(
+        llama, method, gradient_checkpointing=recompute, base=base, judging=judging(longest_tokens=100)
+    )
     for machine in (device, accelerator(device), accelerator(device, 4)):
         for sharding in ("none", "ddp", "fsdp"):
             check_sum(predict_memory(replace(work, sharding=sharding), machine))
@@ -143,8 +147,19 @@ def test_a_calibration_scales_what_grows_and_shifts_the_rest(
 
 def test_answering_many_long_rows_can_be_the_peak(llama: Structure, make_workload: Make, device: Device) -> None:
     work = make_workload(llama, rows=1, length=8)
-    judged = replace(work, generation_rows=4096, generation_length=4096)
-    # keys and values of 3 layers, 2 heads of 16, bf16
-    cache = 4096 * 4096 * 2 * 3 * 2 * 16 * 2
+    judged = replace(work, judging=judging(longest_tokens=10_000_000))
+    # one row at a time; keys and values of 3 layers, 2 heads of 16, bf16
+    cache = 10_000_000 * 2 * 3 * 2 * 16 * 2
     assert predict_memory(judged, device).generation_bytes > 0
     assert total(judged, device) == pytest.approx(cache + total(work, device), rel=0.1)
+
+
+def test_judging_holds_one_model_and_a_block_of_logits(llama: Structure, make_workload: Make, device: Device) -> None:
+    work = make_workload(llama, rows=1, length=8, judging=judging(longest_tokens=100))
+    # keys and values of 32 rows of 100 tokens are less than the logits of 256 positions, thrice, in fp32
+    cache, logits = 32 * 100 * 2 * 3 * 2 * 16 * 2, 256 * 256 * 4 * 3
+    prefill = 2048 * 160 * 2 * 4
+    assert judging_bytes(work) == max(cache, logits) + prefill
+    assert judging_bytes(replace(work, judging=judging(longest_tokens=100, writes=False))) == logits + prefill
+    assert judging_bytes(replace(work, judging=judging(longest_tokens=100, scores=False))) == cache + prefill
+    assert judging_bytes(replace(work, judging=None)) == 0

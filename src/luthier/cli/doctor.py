@@ -40,6 +40,7 @@ def _show(console: Console, found: Examination) -> None:
             ),
             ("accelerators", ", ".join(hardware.accelerators) or "none: training runs on the processor"),
             ("precision", f"{hardware.precision} ({hardware.why})"),
+            ("load", f"{found.busy_cores:.1f} of {hardware.num_cores} cores in use by other processes"),
             ("home", found.home),
             ("free disk", figures.size(found.disk_free_bytes)),
             ("versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())),

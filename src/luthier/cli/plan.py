@@ -14,6 +14,7 @@ from luthier.cli.opening import open_context
 from luthier.cli.options import HomeOption, JsonOption, PricesOption, SetOption
 from luthier.cli.plan_options import (
     AdvisedOption,
+    AllOption,
     ChartOption,
     ComparedOption,
     CurvedOption,
@@ -65,12 +66,14 @@ def plan(
     is_curved: CurvedOption = False,
     budget_hours: CurveHoursOption = None,
     chart: ChartOption = None,
+    shows_all: AllOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Read and check all rows, and print the complete plan: every value, where it comes from, and why.
+    """Read and check all rows, and say what will be trained, how long it takes, and what it costs.
 
-    Below it the quote: memory, time, money and energy, each with the range in which it is expected to lie.
+    With --all every value of the plan with its source and reason, and the whole quote: memory part by part, time,
+    money and energy, each with the range in which it is expected to lie.
     """
     names = _names(on, is_compared)
     if chart is not None:
@@ -98,7 +101,7 @@ def plan(
         )
     if chart is not None:
         _draw(chart, made.quote, made.options)
-    return Answer(as_json, made.as_json(), lambda console: _show(console, made))
+    return Answer(as_json, made.as_json(), lambda console: _show(console, made, shows_all=shows_all))
 
 
 def _make(
@@ -168,20 +171,38 @@ def _draw(path: Path, quote: Quote, options: tuple[Option, ...]) -> None:
         write_memory_chart(path, quote)
 
 
-def _show(console: Console, made: _Made) -> None:
+def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
     from luthier.cli.advice_text import show_advice
     from luthier.cli.quote_text import show_options, show_quote
 
     if made.options:
         show_options(console, made.options)
-    else:
+    elif shows_all:
         _show_values(console, made.plan)
         show_quote(console, made.quote)
+    else:
+        _show_summary(console, made)
     if made.advice is not None:
         show_advice(console, made.advice)
     if made.chart is not None:
         console.print(f"chart {made.chart}", soft_wrap=True)
     console.print(f"plan {made.plan.hash}", soft_wrap=True)
+    if not shows_all and not made.options:
+        console.print("every value with its reason, and the whole quote: add --all", soft_wrap=True)
+
+
+def _show_summary(console: Console, made: _Made) -> None:
+    """The plan in some ten lines, each at most as wide as a terminal wraps well."""
+    from luthier.cli.console import visible
+    from luthier.cli.plan_text import plan_lines
+    from luthier.cli.quote_text import quote_lines, show_changes
+
+    for line in [*plan_lines("", made.plan), *quote_lines(made.quote)]:
+        console.print(visible(line), soft_wrap=True)
+    for note in made.quote.prediction.notes:
+        console.print(f"  note       {visible(note)}", soft_wrap=True)
+    if not made.quote.prediction.fits:
+        show_changes(console, made.quote.changes)
 
 
 def _show_values(console: Console, made: Plan) -> None:

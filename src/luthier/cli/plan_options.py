@@ -13,6 +13,7 @@ OnOption = Annotated[
         "--on", metavar="DEVICE", help="Plan for cpu, or NAME[:COUNT] as a100-80g:4. With --compare, repeatable."
     ),
 ]
+AllOption = Annotated[bool, typer.Option("--all", help="Every value with its source and reason, and the whole quote.")]
 ProbedOption = Annotated[
     bool, typer.Option("--probe", help="Run a few real steps on this machine first, and predict by them.")
 ]

@@ -20,7 +20,10 @@ def show_plan(run_id: str, plan: Plan, quote: Quote | str) -> None:
 
 
 def plan_lines(run_id: str, plan: Plan) -> list[str]:
-    """Run, rows, what is trained, how long, how precise and how it is judged: one line each."""
+    """Run, rows, what is trained, how long, how precise and how it is judged: one line each.
+
+    run_id: empty for a plan that is not run.
+    """
     training, method, data = plan.training, plan.method, plan.data
     splits = {"train": data.train, "validation": data.validation, "held-out": data.held_out}
     rows = ", ".join(_rows(name, found) for name, found in splits.items())
@@ -28,7 +31,7 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
     what = _what_is_trained(method)
     judged = f"{', '.join(plan.evaluation.metrics)}" if data.held_out else "nothing: the recipe names no held-out rows"
     return [
-        f"run {run_id}, plan {plan.hash[:12]}",
+        *([f"run {run_id}, plan {plan.hash[:12]}"] if run_id else ()),
         f"  rows       {rows}",
         *_replay_line(data),
         *(

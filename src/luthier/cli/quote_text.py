@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _BAR_WIDTH: Final = 32
 _NUM_OPTIONS_SHOWN: Final = 20
 _MOST_TOKENS_TRIED: Final = 1 << 24
-NOT_IN_IT: Final = "starting a machine, fetching the base model and judging held-out rows are not in time or money"
+NOT_IN_IT: Final = "starting a machine and fetching the base model are not in time or money"
 _BASIS: Final = {
     "list_prices": "public list prices",
     "typical_range": "a typical range",
@@ -67,7 +67,7 @@ def time_line(quote: Quote) -> str:
     prediction = quote.prediction
     step = figures.between(prediction.step_seconds, figures.duration)
     parts = [f"{prediction.num_steps:,} steps of {step}"]
-    for name in ("reference", "teacher", "validations", "checkpoints"):
+    for name in ("reference", "teacher", "validations", "checkpoints", "judging"):
         if name in quote.hours_by_part and quote.hours_by_part[name].value:
             parts.append(f"{name} {figures.duration(quote.hours_by_part[name].value * 3600)}")
     return f"{figures.between(prediction.hours.times(3600), figures.duration)}: {', '.join(parts)}"
@@ -83,6 +83,17 @@ def money_line(quote: Quote) -> str:
         f"{figures.between(quote.prediction.usd, figures.usd)} rented, {market}, at {price} an hour{each} "
         f"({_BASIS[quote.price_basis]}, {quote.price_as_of.isoformat()})"
     )
+
+
+def load_lines(quote: Quote) -> list[str]:
+    """How busy this machine is while the prediction is made; nothing on a quiet one, or for another device."""
+    load = quote.prediction.load
+    if load is None or load.slowdown <= 1:
+        return []
+    return [
+        f"  load       other processes use {load.busy_cores:.1f} of {load.num_cores} cores now: if that goes on, up to "
+        f"{figures.duration(quote.prediction.hours.high * 3600)}"
+    ]
 
 
 def show_changes(console: Console, changes: Sequence[Change]) -> None:
@@ -142,12 +153,13 @@ def quote_lines(quote: Quote | str) -> list[str]:
     basis = "probed" if prediction.calibrated else "no probe yet, `luthier plan RECIPE --probe` narrows this"
     lines = [
         f"  predicted  {time_line(quote)} ({basis})",
+        *load_lines(quote),
         f"  memory     {memory} of {_size(prediction.device.memory_bytes)}",
         f"  money      {money_line(quote)}",
     ]
     if not prediction.fits:
         first = quote.changes[0] if quote.changes else None
-        lines[1] += ": does not fit" + (f"; try {first.words}: {first.ask}" if first else "")
+        lines[-2] += ": does not fit" + (f"; try {first.words}: {first.ask}" if first else "")
     return lines
 
 

@@ -163,6 +163,11 @@ def _show_one(console: Console, details: RunDetails) -> None:
     if details.bill is not None:
         rows.append(("bill", bill_line(details.bill)))
     facts(console, rows)
+    if details.forecast is not None:
+        table = make_table(["forecast and outcome", "predicted", "range", "measured", ""], num_text_columns=5)
+        for line in details.forecast.rows:
+            table.add_row(line.name, line.predicted, line.range, line.measured, line.where)
+        console.print(table)
     print_warnings(console, details.warnings)
     if result is not None and result.fit is not None:
         show_fit(console, result.fit)

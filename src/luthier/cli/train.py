@@ -189,10 +189,12 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
                 f"{figures.number(result.examples_per_second)} examples/s, "
                 f"{figures.duration(result.seconds_per_step)} a step",
             ),
-            ("peak memory", figures.size(result.peak_memory_bytes)),
+            ("peak memory", peak_memory(result)),
         ]
         if result.bill is not None:
             rows.append(("bill", bill_line(result.bill)))
+        if outcome.forecast is not None:
+            rows.append(("forecast", outcome.forecast.sentence))
         if result.adapter_path is not None:
             rows.append(("weights", result.adapter_path))
     if outcome.plan.budget is not None:
@@ -207,6 +209,16 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
         show_evaluation(console, outcome.evaluation, only_what_decides=True)
     if outcome.go_on is not None:
         console.print(f"\nGo on with it: {outcome.go_on}", soft_wrap=True)
+
+
+def peak_memory(result: TrainResult) -> str:
+    """Of training, and of judging where that was measured."""
+    from luthier.cli import figures
+
+    training = figures.size(result.peak_memory_bytes)
+    if result.judging_peak_memory_bytes is None:
+        return training
+    return f"{training} while training, {figures.size(result.judging_peak_memory_bytes)} while judging"
 
 
 def _best_validation(result: TrainResult, unit: str) -> str:

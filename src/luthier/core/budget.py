@@ -10,7 +10,8 @@ class FirstActions(Frozen):
     """What the first of each action is expected to take, in seconds, before one has been measured.
 
     step_tokens: tokens of the mean step, which `step_seconds` is for. reference_seconds: of what an
-    objective computes before the first step.
+    objective computes before the first step. judging: seconds of judging the held-out rows; None where nothing is
+    judged, and in plans of before it was foreseen.
     """
 
     step_seconds: Estimate
@@ -19,6 +20,7 @@ class FirstActions(Frozen):
     checkpoint_seconds: float
     loading_seconds: float
     reference_seconds: float = 0.0
+    judging: Estimate | None = None
 
 
 class BudgetPlan(Frozen):
@@ -61,7 +63,7 @@ class Bill(Frozen):
     """What a run has cost so far, and what it is expected to have cost once all of its steps are done.
 
     usd, energy_kwh: None where no price or power is known. The `final_` figures hold for a run that goes to its last
-    step: early stopping makes it cheaper; judging is in it only once that has been done. A cap may stop it before.
+    step and is judged: early stopping makes it cheaper. A cap may stop it before.
     """
 
     hours: float

@@ -148,10 +148,25 @@ class MemoryPrediction(Frozen):
         return dict(sorted(named.items(), key=lambda item: -item[1]))
 
 
+class MachineLoad(Frozen):
+    """How busy this machine is while a prediction is made.
+
+    Attributes:
+        busy_cores: cores that other processes use, 0 to num_cores.
+        num_cores: cores that a run may use.
+        slowdown: how many times as long products take now as on the quiet machine, 1 or more.
+    """
+
+    busy_cores: float
+    num_cores: int
+    slowdown: float
+
+
 class Prediction(Frozen):
     """What one plan takes on one device. usd and energy are None where no price or power is known; `notes` say why.
 
-    hours: training with its validations and checkpoints, without judging. calibrated: whether a probe on this very
+    hours: training with its validations and checkpoints, and judging. load: how busy this machine was, None for another
+    device. calibrated: whether a probe on this very
     device stands behind it.
     """
 
@@ -166,6 +181,7 @@ class Prediction(Frozen):
     calibrated: bool
     flops_per_step: float
     tokens_per_second: Estimate
+    load: MachineLoad | None = None
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -186,6 +202,7 @@ class Prediction(Frozen):
             "calibrated": self.calibrated,
             "flops_per_step": self.flops_per_step,
             "peak_memory_parts_bytes": self.peak_memory.parts(),
+            "load": None if self.load is None else self.load.model_dump(mode="json"),
             "notes": list(self.notes),
         }
 
@@ -236,12 +253,11 @@ class Option(Frozen):
 class Quote(Frozen):
     """All that one run is expected to cost on one device, before it is run.
 
-    hours_by_part: of steps, validations, checkpoints, of reference where an objective needs the model at its start, and
-    of teacher where one is asked. usd_per_hour: of one device, with the origin and the date of that price.
-    electricity_usd: what power costs where
-    the device is one's own; it is part of the price where the device is rented. people: human work for all rows, by
-    assumed rates, never part of `prediction.usd`. room: what fits; changes: what would make it fit, cheapest first,
-    where it does not.
+    hours_by_part: of steps, validations, checkpoints and judging, of reference where an objective needs the model at
+    its start, and of teacher where one is asked. usd_per_hour: of one device, with the origin and the date of that
+    price. electricity_usd: what power costs where the device is one's own; it is part of the price where the device is
+    rented. people: human work for all rows, by assumed rates, never part of `prediction.usd`. room: what fits; changes:
+    what would make it fit, cheapest first, where it does not.
     """
 
     prediction: Prediction

@@ -21,8 +21,9 @@ class TrainResult(Frozen):
     after full fine-tuning); None while the run is not done. bill: of all processes of the run, judging included,
     without writing the report; None for runs of before it was kept. ranks: of each matrix by its module name, where the
     method has found them. fit: what the losses say of learning by heart or too little; None while the run is not done.
-    peak_memory_bytes: of the device that is trained on; host_peak_memory_bytes: of the process beside it, None where
-    the device is the CPU.
+    peak_memory_bytes: of the device that is trained on, while training; host_peak_memory_bytes: of the process beside
+    it, None where the device is the CPU. judging_seconds: of judging the held-out rows, models loaded; None while that
+    is not done. judging_peak_memory_bytes: the same of the device while judging.
     """
 
     status: RunStatus
@@ -42,6 +43,8 @@ class TrainResult(Frozen):
     seconds_per_step: float
     peak_memory_bytes: int
     host_peak_memory_bytes: int | None = None
+    judging_seconds: float | None = None
+    judging_peak_memory_bytes: int | None = None
     adapter_path: str | None
     adapter_sha256: str | None
     warnings: tuple[str, ...] = ()

@@ -25,7 +25,8 @@ from luthier.engines.roomy_cache import expanded
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MAX_LOGIT_ROWS = 1024
+# A vocabulary of 49,152 makes 50 MB of logits in fp32 of so many positions, and the log-softmax as much again.
+MAX_LOGIT_ROWS = 256
 _PROBE_TOKENS = 4
 
 

@@ -104,14 +104,7 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftMode
         NotFoundError: no such folder.
         ModelSourceError: no safetensors adapter in it, or one that does not fit the base model.
     """
-    folder = _folder(adapter_path)
-    missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (folder / n).is_file()]
-    if missing:
-        raise ModelSourceError(
-            f"{folder} has no {' and no '.join(missing)}",
-            expected="a PEFT adapter folder with safetensors weights (pickles are never opened)",
-            do="pass the adapter folder of a run, or save the adapter with safe_serialization=True",
-        )
+    folder = check_adapter(adapter_path)
     try:
         with _loading, quiet_transformers(), quiet_peft(), warnings.catch_warnings():
             # PEFT only warns when weights are missing, and would answer with a half-loaded adapter.
@@ -127,6 +120,19 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftMode
                 parameter.data = parameter.data.to(model.dtype)
     adapted.eval()
     return adapted
+
+
+def check_adapter(adapter_path: str | Path) -> Path:
+    """The folder of an adapter, if there is one with safetensors weights. Raises NotFoundError, ModelSourceError."""
+    folder = _folder(adapter_path)
+    missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (folder / n).is_file()]
+    if missing:
+        raise ModelSourceError(
+            f"{folder} has no {' and no '.join(missing)}",
+            expected="a PEFT adapter folder with safetensors weights (pickles are never opened)",
+            do="pass the adapter folder of a run, or save the adapter with safe_serialization=True",
+        )
+    return folder
 
 
 def _folder(path: str | Path) -> Path:

@@ -55,6 +55,7 @@ def resolve_budget(
                 checkpoint_seconds=checkpoint_seconds(workload),
                 loading_seconds=workload.structure.num_parameters * BYTES[workload.base] / 1e9 / _LOADING_GB_PER_SECOND,
                 reference_seconds=speed.reference_seconds(workload, step).value,
+                judging=speed.judging_seconds(workload, device, step, calibration) if workload.judging else None,
             ),
         )
     )

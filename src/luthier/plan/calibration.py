@@ -34,11 +34,19 @@ LEAST_MEMORY_SPREAD: Final = 0.07
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A workload that really ran: mean seconds a step (without the first, which warms up) and peak memory in bytes."""
+    """A workload that really ran.
+
+    Attributes:
+        workload: what ran.
+        step_seconds: mean seconds a step, without the first, which warms up.
+        peak_memory_bytes: of the process.
+        busy_cores: cores that other processes used meanwhile.
+    """
 
     workload: Workload
     step_seconds: float
     peak_memory_bytes: float
+    busy_cores: float = 0.0
 
 
 class Calibration(Frozen):

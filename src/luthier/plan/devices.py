@@ -6,7 +6,6 @@ The table is `devices.yaml` beside this file: vendor data sheets, dense rates.
 from __future__ import annotations
 
 import re
-import time
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -25,8 +24,6 @@ Family = Literal["cpu", "small", "consumer", "workstation", "datacentre", "hoppe
 MAX_DEVICES = 1024
 _TABLE = Path(__file__).with_name("devices.yaml")
 _FORM = re.compile(r"(?P<name>[a-z0-9._-]+?)(?::(?P<count>[0-9]+))?")
-# Beyond what caches hold, and long enough that a neighbour's turn does not count.
-_COPY_BYTES, _COPY_SECONDS = 256 << 20, 0.4
 
 
 def device_names() -> tuple[str, ...]:
@@ -137,7 +134,7 @@ def _this_cpu(hardware: Hardware) -> Device:
         memory_bytes=hardware.memory_bytes,
         bfloat16_tflops=hardware.bfloat16_gflops / 1e3,
         float32_tflops=hardware.float32_gflops / 1e3,
-        memory_gb_per_second=_memory_rate(),
+        memory_gb_per_second=hardware.memory_gb_per_second,
         link_gb_per_second=0.0,
         power_watts=_CPU_WATTS_PER_CORE * hardware.num_cores,
         is_cpu=True,
@@ -148,22 +145,6 @@ def _this_cpu(hardware: Hardware) -> Device:
 # A server core under load with its share of memory and board: 280 W for 64 cores to 360 W for 96 (AMD EPYC data
 # sheets), and as much again for memory, fans and conversion.
 _CPU_WATTS_PER_CORE = 8.0
-
-
-@lru_cache(maxsize=1)
-def _memory_rate() -> float:
-    """Memory traffic of large copies in GB/s (each byte is read once and written once): the best of many."""
-    import torch
-
-    source = torch.ones(_COPY_BYTES, dtype=torch.uint8)
-    target = torch.zeros_like(source)
-    target.copy_(source)
-    best, end = float("inf"), time.perf_counter() + _COPY_SECONDS
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        target.copy_(source)
-        best = min(best, time.perf_counter() - start)
-    return round(2 * _COPY_BYTES / best / 1e9, 1)
 
 
 @lru_cache(maxsize=1)

@@ -60,22 +60,59 @@ def key_value_bytes(workload: Workload) -> float:
     return 2.0 * s.num_layers * s.num_kv_heads * s.head_size * workload.element_bytes
 
 
+def writing_seconds(
+    workload: Workload,
+    device: Device,
+    factors: dict[str, float],
+    *,
+    num_answers: float,
+    rows_at_once: int,
+    prompt_tokens: float,
+    new_tokens: float,
+    held_tokens: float,
+    calls_factor: float = 1.0,
+) -> float:
+    """Seconds of writing answers in batches.
+
+    Args:
+        workload: whose model writes.
+        device: where it runs.
+        factors: of `speed.step_seconds`, by which ideal seconds become real ones.
+        num_answers: to be written.
+        rows_at_once: answers of one batch.
+        prompt_tokens: of all prompts together, computed once each.
+        new_tokens: of the longest answer in a batch.
+        held_tokens: whose keys and values an answer reads for each of its tokens, on average.
+        calls_factor: how many times a layer's call takes what it takes without adapters.
+    """
+    s, count = workload.structure, float(device.num_devices)
+    rate = (device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops) * 1e12 * count
+    bandwidth = device.memory_gb_per_second * 1e9
+    num_new = num_answers * new_tokens
+    num_calls = math.ceil(num_answers / rows_at_once / count) * new_tokens
+    products = 2.0 * (s.num_active_parameters + s.head_parameters) * num_new / rate
+    products += 2.0 * s.num_active_parameters * prompt_tokens / rate
+    weights = num_calls * (s.num_active_parameters + s.head_parameters) * workload.element_bytes / bandwidth
+    caches = num_new * held_tokens * key_value_bytes(workload) / count / bandwidth
+    logits = num_new * s.vocabulary_size * 4.0 * 4.0 / count / bandwidth  # softmax and draw: a few passes in fp32
+    value = factors["products"] * products + factors["traffic"] * (caches + logits) + weights
+    # forward alone: a third of a training pass's calls
+    return value + factors["calls"] * calls_factor * num_calls * s.num_layers / 3.0
+
+
 def drawing_seconds(workload: Workload, device: Device, factors: dict[str, float], spread: float) -> Estimate:
     """Seconds of drawing in one step. factors: of `speed.step_seconds`, by which ideal seconds become real ones."""
     drawing = workload.drawing
     if drawing is None:
         return Estimate(value=0.0, low=0.0, high=0.0)
-    s, count = workload.structure, float(device.num_devices)
-    rate = (device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops) * 1e12 * count
-    bandwidth = device.memory_gb_per_second * 1e9
-    num_new = drawing.num_answers * drawing.new_tokens
-    num_calls = math.ceil(drawing.num_answers / drawing.rows_at_once / count) * drawing.new_tokens
-    products = 2.0 * (s.num_active_parameters + s.head_parameters) * num_new / rate
-    products += 2.0 * s.num_active_parameters * drawing.prompt_tokens / rate
-    weights = num_calls * (s.num_active_parameters + s.head_parameters) * workload.element_bytes / bandwidth
-    held = (drawing.most_tokens - drawing.new_tokens / 2) * key_value_bytes(workload)
-    caches = num_new * held / count / bandwidth
-    logits = num_new * s.vocabulary_size * 4.0 * 4.0 / count / bandwidth  # softmax and draw: a few passes in fp32
-    value = factors["products"] * products + factors["traffic"] * (caches + logits) + weights
-    value += factors["calls"] * num_calls * s.num_layers / 3.0  # forward alone: a third of a training pass's calls
+    value = writing_seconds(
+        workload,
+        device,
+        factors,
+        num_answers=drawing.num_answers,
+        rows_at_once=drawing.rows_at_once,
+        prompt_tokens=drawing.prompt_tokens,
+        new_tokens=drawing.new_tokens,
+        held_tokens=drawing.most_tokens - drawing.new_tokens / 2,
+    )
     return Estimate(value=value, low=SHORTEST_SHARE * value / (1 + spread), high=value * (1 + spread))

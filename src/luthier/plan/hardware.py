@@ -1,4 +1,4 @@
-"""What this machine can do: measured in about a second, never guessed from a name."""
+"""What this machine can do: measured in about two seconds, never guessed from a name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Literal
 
 import psutil
 import torch
-from pydantic import PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 
+from luthier.core.cost import MachineLoad
 from luthier.core.frozen import Frozen
 
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
@@ -20,6 +21,12 @@ _ROWS, _INNER, _OUTER = 1024, 576, 1536
 _SECONDS_EACH = 0.2
 # By turns: what keeps the machine busy for a moment must not decide between two precisions.
 _TURNS = 2
+# Beyond what caches hold, and long enough that a neighbour's turn does not count.
+_COPY_BYTES, _COPY_SECONDS = 256 << 20, 0.4
+_LOAD_SECONDS = 0.25
+# What a desktop or a server's own services use: a fifth of one core.
+QUIET_CORES = 0.2
+_BUSY_KINDS = ("user", "nice", "system", "irq", "softirq", "steal")
 # bf16 halves the memory, but rounds: it must win clearly to be chosen on a CPU.
 _BF16_MUST_WIN_BY = 1.2
 
@@ -36,6 +43,7 @@ class Hardware(Frozen):
     accelerators: tuple[str, ...]
     float32_gflops: float
     bfloat16_gflops: float
+    memory_gb_per_second: float
     precision: Literal["float32", "bfloat16"]
     why: str
 
@@ -47,13 +55,96 @@ class Rates(Frozen):
     bfloat16: PositiveFloat
 
 
+class Benchmark(Frozen):
+    """What one measurement of this machine gave.
+
+    Attributes:
+        rates: of matrix products.
+        memory_gb_per_second: traffic of large copies on the CPU (each byte is read once and written once).
+        busy_cores: how many cores other processes used meanwhile; 0 on a quiet machine.
+    """
+
+    rates: Rates
+    memory_gb_per_second: PositiveFloat
+    busy_cores: NonNegativeFloat
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether other processes used so little that the rates are those of this machine."""
+        return self.busy_cores <= QUIET_CORES
+
+
 def measure() -> Hardware:
     """This machine, its rates measured by this process: once, for later calls have the first one's."""
-    return with_rates(rates())
+    found = benchmark()
+    return with_rates(found.rates, memory_gb_per_second=found.memory_gb_per_second)
 
 
-def with_rates(found: Rates) -> Hardware:
-    """This machine as it stands, and what follows from rates that were measured on it, now or earlier."""
+@lru_cache(maxsize=1)
+def benchmark() -> Benchmark:
+    """Measure (about two seconds); the second call in a process returns the first one's figures."""
+    return run_benchmark()
+
+
+def run_benchmark() -> Benchmark:
+    """Measure now (about two seconds), and how busy other processes kept the cores meanwhile."""
+    others = OtherProcesses()
+    found, memory = _measured_rates(), _memory_rate()
+    return Benchmark(rates=found, memory_gb_per_second=memory, busy_cores=others.busy_cores())
+
+
+def busy_cores(seconds: float = 0.1) -> float:
+    """How many of the usable cores other processes keep busy, sampled for that many seconds."""
+    others = OtherProcesses()
+    time.sleep(seconds)
+    return others.busy_cores()
+
+
+class OtherProcesses:
+    """Counts the processor time of everybody else on the cores that this process may use, from its creation on.
+
+    Time that a hypervisor gave to other machines (steal) counts too: it is as lost as that of a neighbour process.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    def busy_cores(self) -> float:
+        """The mean number of cores that others kept busy since then, 0 to the number of usable cores."""
+        seconds, busy, own = (now - before for now, before in zip(self._now(), self._began, strict=True))
+        if seconds <= 0:
+            return 0.0
+        return min(float(num_usable_cores()), max(0.0, (busy - own) / seconds))
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds of the clock, processor seconds in use on the usable cores, and those of this process's own work."""
+        usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+        cores = [core for i, core in enumerate(psutil.cpu_times(percpu=True)) if usable is None or i in usable]
+        # guest time is part of user time, and waiting for a disk uses no core
+        busy = sum(sum(getattr(core, kind, 0.0) for kind in _BUSY_KINDS) for core in cores)
+        ended = os.times()  # children that were waited for: a probe's steps are no neighbour's
+        return time.perf_counter(), busy, time.process_time() + ended.children_user + ended.children_system
+
+
+def present_load(quiet: Rates) -> MachineLoad:
+    """How busy the cores are now, and how much slower products run than on the quiet machine (a quarter of a second).
+
+    The rate is measured rather than derived from the share of the cores: threads of one product wait for each other, so
+    one busy core of two can cost far more than half.
+    """
+    bfloat16_is_faster = quiet.bfloat16 > quiet.float32
+    dtype, expected = (torch.bfloat16, quiet.bfloat16) if bfloat16_is_faster else (torch.float32, quiet.float32)
+    others = OtherProcesses()
+    now = matrix_rate(dtype, "cpu", seconds=_LOAD_SECONDS, is_mean=True)
+    busy = others.busy_cores()
+    # On a quiet machine the mean lies a little below the best: that is noise, not load.
+    slowdown = max(1.0, expected / now) if busy > QUIET_CORES else 1.0
+    return MachineLoad(busy_cores=round(busy, 2), num_cores=num_usable_cores(), slowdown=round(slowdown, 2))
+
+
+def with_rates(found: Rates, *, memory_gb_per_second: float) -> Hardware:
+    """This machine as it is now, and what follows from rates that were measured on it, now or earlier."""
     device = _device()
     single, half = found.float32, found.bfloat16
     total, available = memory_bytes()
@@ -67,14 +158,13 @@ def with_rates(found: Rates) -> Hardware:
         accelerators=accelerators(),
         float32_gflops=round(single, 1),
         bfloat16_gflops=round(half, 1),
+        memory_gb_per_second=memory_gb_per_second,
         precision="bfloat16" if half >= _BF16_MUST_WIN_BY * single else "float32",
         why=f"matrix products on {device}: bfloat16 {half:,.0f}, float32 {single:,.0f} GFLOP/s ({half / single:.1f}x)",
     )
 
 
-@lru_cache(maxsize=1)
-def rates() -> Rates:
-    """Measure (about a second); the second call in a process returns the first one's figures."""
+def _measured_rates() -> Rates:
     device = _device()
     single = half = 0.0
     for _ in range(_TURNS):
@@ -92,22 +182,45 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def matrix_rate(dtype: torch.dtype, device: str) -> float:
-    """Sustained rate of one matrix product in GFLOP/s: the best of several short runs, so that noise does not count."""
+def _memory_rate() -> float:
+    """Memory traffic of large copies in GB/s (each byte is read once and written once): the best of many."""
+    source = torch.ones(_COPY_BYTES, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    target.copy_(source)
+    best, end = float("inf"), time.perf_counter() + _COPY_SECONDS
+    while best == float("inf") or time.perf_counter() < end:
+        start = time.perf_counter()
+        target.copy_(source)
+        best = min(best, time.perf_counter() - start)
+    return round(2 * _COPY_BYTES / best / 1e9, 1)
+
+
+def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EACH, is_mean: bool = False) -> float:
+    """Sustained rate of one matrix product in GFLOP/s.
+
+    Args:
+        dtype: of both matrices.
+        device: `cpu` or `cuda`.
+        seconds: how long it is run again and again.
+        is_mean: the mean of all runs, which present load lowers; else the best of them, so that noise does not count.
+    """
     a = torch.ones(_ROWS, _INNER, dtype=dtype, device=device)
     b = torch.ones(_INNER, _OUTER, dtype=dtype, device=device)
     flops = 2 * _ROWS * _INNER * _OUTER
-    best, end = 0.0, time.perf_counter() + _SECONDS_EACH
+    best, end = 0.0, time.perf_counter() + seconds
     num = 1 if device == "cpu" else 4  # short runs: on a busy machine some are left in peace
     a @ b
-    while not best or time.perf_counter() < end:  # the time may be over before the first run
+    spent, num_runs = 0.0, 0
+    while not num_runs or time.perf_counter() < end:  # the time may be over before the first run
         start = time.perf_counter()
         for _ in range(num):
             a @ b
         if device != "cpu":
             torch.cuda.synchronize()
-        best = max(best, num * flops / (time.perf_counter() - start))
-    return best / 1e9
+        took = time.perf_counter() - start
+        spent, num_runs = spent + took, num_runs + 1
+        best = max(best, num * flops / took)
+    return (num_runs * num * flops / spent if is_mean else best) / 1e9
 
 
 def num_usable_cores() -> int:

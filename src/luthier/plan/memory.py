@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate, MemoryPrediction
 from luthier.plan import activations, optimizer_cost
-from luthier.plan.drawing import cache_bytes, key_value_bytes
+from luthier.plan.drawing import cache_bytes
+from luthier.plan.judging import judging_bytes
 from luthier.plan.workload import BYTES, Workload
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     loading = max(_loading(workload, device) / shards, _asking(workload, device)) + _runtime(device)
     runtime += max(0.0, loading - training)
     training = max(training, loading)
-    generation = max(0.0, weights + adapters + _generation(workload) + _runtime(device) - training)
+    # the run's own model is gone by then, and systems are judged one after another
+    judging = _loading(workload, device) + adapters + judging_bytes(workload) + _runtime(device)
+    generation = max(0.0, judging - training) if workload.judging is not None else 0.0
     # answers are drawn with the optimizer in memory, but between the activations of two steps
     generation = max(generation, held + cache_bytes(workload) + _runtime(device) - training)
     total = training + generation
@@ -151,11 +154,6 @@ def _optimizer(workload: Workload) -> tuple[float, float, float, float]:
 def _average(workload: Workload) -> float:
     """Of the weights over the steps, where one is held beside them: as precise as the masters."""
     return workload.num_trainable * _FP32 if workload.keeps_average else 0.0
-
-
-def _generation(workload: Workload) -> float:
-    """Keys and values of all layers for the rows that are answered at one time."""
-    return workload.generation_rows * workload.generation_length * key_value_bytes(workload)
 
 
 def _loading(workload: Workload, device: Device) -> float:

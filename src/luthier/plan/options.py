@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
-from luthier.core.cost import Device, Estimate, Market, Option, PriceTable
+from luthier.core.cost import Device, Estimate, MachineLoad, Market, Option, PriceTable
 from luthier.core.errors import RequestError
 from luthier.plan.calibration import Calibration
 from luthier.plan.changes import METHOD_TITLES, WorkloadOn, name_of, words_of
@@ -25,11 +25,12 @@ def compare(
     market: Market = "on_demand",
     methods: Sequence[WorkMethod] = METHODS,
     calibrations: Mapping[str, Calibration] | None = None,
+    loads: Mapping[str, MachineLoad] | None = None,
 ) -> tuple[Option, ...]:
     """Each method on each device: those that fit first, by USD, then by hours.
 
-    Where a run does not fit as it is, the fastest way that trains the same is taken, and said. calibrations: by the
-    title of the device. A device without a price on this market has no USD, and stands after those that have.
+    Where a run does not fit as it is, the fastest way that trains the same is taken, and said. calibrations, loads: by
+    the title of the device. A device without a price on this market has no USD, and stands after those that have.
     """
     options = []
     for device in devices:
@@ -39,7 +40,13 @@ def compare(
         for method in methods:
             workload = with_method(base, method)
             way = made_to_fit(workload, device, longest_tokens=longest_tokens, calibration=calibration)
-            made = predict(way.workload if way else workload, device, calibration=calibration, usd_per_hour=price)
+            made = predict(
+                way.workload if way else workload,
+                device,
+                calibration=calibration,
+                usd_per_hour=price,
+                load=(loads or {}).get(device.title),
+            )
             options.append(
                 Option(
                     method=METHOD_TITLES[method],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from luthier.core.cost import Device, Estimate, MemoryPrediction, Prediction
+from collections.abc import Mapping
+
+from luthier.core.cost import Device, Estimate, MachineLoad, MemoryPrediction, Prediction
 from luthier.core.errors import RequestError
 from luthier.plan import flops, optimizer_cost, speed
 from luthier.plan.calibration import Calibration
@@ -24,10 +26,20 @@ def predict(
     *,
     calibration: Calibration | None = None,
     usd_per_hour: Estimate | None = None,
+    load: MachineLoad | None = None,
 ) -> Prediction:
-    """Time, memory, energy and money of a run.
+    """Time, memory, energy and money of a run, judging included.
 
-    usd_per_hour: of one device. Raises RequestError for a calibration of another device.
+    Args:
+        workload: the run.
+        device: where it runs.
+        calibration: of a probe on this device; without one, tabled factors.
+        usd_per_hour: of one device; None where it has no price.
+        load: how busy the device is now, for this machine alone. Expected values are for the quiet machine, so that a
+            plan that is asked for twice gets one answer; the upper ends hold where this load goes on.
+
+    Raises:
+        RequestError: a calibration of another device.
     """
     if calibration is not None and calibration.device != device.title:
         raise RequestError(
@@ -35,11 +47,11 @@ def predict(
             expected="one that was measured on the very device",
             do="probe on that device, or predict without a calibration",
         )
-    step = speed.step_seconds(workload, device, calibration)
+    step = under_load(speed.step_seconds(workload, device, calibration), load)
     memory = predict_memory(workload, device, calibration)
-    hours = _hours(workload, step)
+    hours = total(hours_by_part(workload, device, step, calibration=calibration, load=load))
     per_second = workload.batches.num_tokens
-    notes = _notes(workload, device, memory, calibration)
+    notes = _notes(workload, device, memory, calibration, load)
     return Prediction(
         device=device,
         step_seconds=step,
@@ -54,6 +66,7 @@ def predict(
         tokens_per_second=Estimate(
             value=per_second / step.value, low=per_second / step.high, high=per_second / step.low
         ),
+        load=load,
         notes=notes if usd_per_hour is not None else (*notes, "no price is known for this device"),
     )
 
@@ -63,10 +76,23 @@ def fits(memory: MemoryPrediction, device: Device) -> bool:
     return memory.total_bytes.value <= _USABLE_SHARE * device.memory_bytes
 
 
-def hours_by_part(workload: Workload, step: Estimate) -> dict[str, Estimate]:
-    """Hours of steps, of validations and of writing checkpoints; judging is not in it. step: seconds of one.
+def under_load(estimate: Estimate, load: MachineLoad | None) -> Estimate:
+    """The estimate, its upper end as late as it is where the present load goes on."""
+    return estimate if load is None else estimate.model_copy(update={"high": estimate.high * load.slowdown})
 
-    Where an objective needs the model at its start, also of that `reference`; where one is asked, of the `teacher`.
+
+def hours_by_part(
+    workload: Workload,
+    device: Device,
+    step: Estimate,
+    *,
+    calibration: Calibration | None = None,
+    load: MachineLoad | None = None,
+) -> dict[str, Estimate]:
+    """Hours of steps, of validations, of writing checkpoints and of judging. step: seconds of one, under the load.
+
+    Where an objective needs the model at its start, also of that `reference`; where one is asked, of the `teacher`;
+    `judging` only where rows are held out.
     """
     validation = speed.validation_seconds(workload, step).times(workload.num_validations)
     saved = checkpoint_seconds(workload) * workload.num_checkpoints
@@ -76,15 +102,17 @@ def hours_by_part(workload: Workload, step: Estimate) -> dict[str, Estimate]:
         parts["reference"] = speed.reference_seconds(workload, step)
     if workload.teacher is not None:
         parts["teacher"] = speed.teacher_seconds(workload, step)
+    if workload.judging is not None:
+        parts["judging"] = under_load(speed.judging_seconds(workload, device, step, calibration), load)
     return {name: seconds.times(1 / 3600) for name, seconds in parts.items()}
 
 
-def _hours(workload: Workload, step: Estimate) -> Estimate:
-    parts = hours_by_part(workload, step)
-    total = parts.pop("steps")
+def total(parts: Mapping[str, Estimate]) -> Estimate:
+    """The sum of all parts, end by end."""
+    found = Estimate(value=0.0, low=0.0, high=0.0)
     for part in parts.values():
-        total = total.plus(part)
-    return total
+        found = found.plus(part)
+    return found
 
 
 def checkpoint_seconds(workload: Workload) -> float:
@@ -110,9 +138,19 @@ def _product(one: Estimate, other: Estimate) -> Estimate:
 
 
 def _notes(
-    workload: Workload, device: Device, memory: MemoryPrediction, calibration: Calibration | None
+    workload: Workload,
+    device: Device,
+    memory: MemoryPrediction,
+    calibration: Calibration | None,
+    load: MachineLoad | None,
 ) -> tuple[str, ...]:
     notes = []
+    if load is not None and load.slowdown > 1:
+        notes.append(
+            f"other processes use {load.busy_cores:.1f} of {load.num_cores} cores now, and products take "
+            f"{load.slowdown:.1f} times as long: the upper ends of time and money hold for that, the expected values "
+            "for the quiet machine"
+        )
     if calibration is None:
         notes.append("no probe has run on this device: rates are tabled, intervals wide")
     if fits(memory, device) and memory.total_bytes.high > device.memory_bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.core.cost import Device, Market, Prediction, PriceTable, Quote
+from luthier.core.cost import Device, MachineLoad, Market, Prediction, PriceTable, Quote
 from luthier.plan.calibration import Calibration
 from luthier.plan.changes import WorkloadOn, cheapest_changes, words_of
 from luthier.plan.fit import made_to_fit, room
@@ -23,12 +23,14 @@ def make_quote(
     market: Market = "on_demand",
     calibration: Calibration | None = None,
     takes_what_fits: bool = False,
+    load: MachineLoad | None = None,
     notes: Sequence[str] = (),
 ) -> Quote:
     """All that a run is expected to cost on a device.
 
     num_rows: of all splits, for people's work. num_tokens: that training reads. other_devices: where else it might run.
-    takes_what_fits: price the fastest way that fits where the run as it is does not; a note says which. notes: added
+    load: how busy this machine is now, where the device is this machine. takes_what_fits: price the fastest way that
+    fits where the run as it is does not; a note says which. notes: added
     to the prediction's. Raises RequestError where the device has no price on this market.
     """
     price = prices.usd_per_hour(device.name, market=market)
@@ -47,11 +49,11 @@ def make_quote(
         if way is not None:
             workload, changes = way.workload, ()
             notes = (*notes, f"does not fit as it is: predicted with {words_of(way)}")
-    made = predict(workload, device, calibration=calibration, usd_per_hour=price)
+    made = predict(workload, device, calibration=calibration, usd_per_hour=price, load=load)
     entry = prices.devices[device.name]
     return Quote(
         prediction=_with_notes(made, notes),
-        hours_by_part=hours_by_part(workload, made.step_seconds),
+        hours_by_part=hours_by_part(workload, device, made.step_seconds, calibration=calibration, load=load),
         market=market,
         usd_per_hour=price,
         price_basis=entry.basis,

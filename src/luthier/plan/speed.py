@@ -22,6 +22,7 @@ from luthier.core.cost import Device, Estimate
 from luthier.plan import activations, flops, optimizer_cost
 from luthier.plan.devices import Family, family_of
 from luthier.plan.drawing import drawing_seconds
+from luthier.plan.judging import judging_seconds as _judging_seconds
 from luthier.plan.workload import BYTES, Workload
 
 if TYPE_CHECKING:
@@ -113,6 +114,20 @@ def step_seconds(workload: Workload, device: Device, calibration: Calibration | 
     if workload.drawing is None:
         return learning
     return learning.plus(drawing_seconds(workload, device, {**prior_factors(device, workload), **factors}, spread))
+
+
+def judging_seconds(
+    workload: Workload, device: Device, step: Estimate, calibration: Calibration | None = None
+) -> Estimate:
+    """Seconds of judging the held-out rows after the last step; 0 where nothing is judged. step: seconds of one."""
+    if workload.judging is None:
+        return Estimate(value=0.0, low=0.0, high=0.0)
+    factors = prior_factors(device, workload) | (calibration.factors if calibration else {})
+    work = flops.forward_flops(workload, workload.judging.num_scored_tokens)
+    scoring = step.value * device.num_devices * work / max(1.0, flops.step_flops(workload).total)
+    # What a probe measured of training says less about writing answers: the interval stays the wide one.
+    spread = TIME_SPREAD["cpu" if device.is_cpu else "gpu"]
+    return _judging_seconds(workload, device, scoring, factors, spread)
 
 
 def validation_seconds(workload: Workload, step: Estimate) -> Estimate:

@@ -16,6 +16,7 @@ from luthier.plan import defaults
 from luthier.plan.adapter import resolve_targets
 from luthier.plan.batch_shapes import Batches
 from luthier.plan.drawing import Drawing
+from luthier.plan.judging import Judging, judging_of
 from luthier.plan.objectives import rules_of as objective_rules
 from luthier.plan.teaching import Compute, Stored, Teaching, teaching_of
 
@@ -61,7 +62,7 @@ class Workload:
     recomputed layers are kept in the host's memory. num_validation_tokens: computed, of one validation.
     initial_rank: AdaLoRA's, where it is not the usual one. trainable: parameters that are
     trained, where rank and targets do not tell. keeps_average: whether an average of the weights is held beside them.
-    drawing: the answers that each step draws, where it learns from such.
+    drawing: the answers that each step draws, where it learns from such. judging: of the held-out rows, afterwards.
     teacher: who is asked about every row before the first step.
     """
 
@@ -89,12 +90,11 @@ class Workload:
     num_reference_tokens: float = 0.0
     step_passes: int = 0
     num_checkpoints: int = 0
-    generation_rows: int = 0
-    generation_length: int = 0
     initial_rank: int = 0
     trainable: int | None = None
     keeps_average: bool = False
     drawing: Drawing | None = None
+    judging: Judging | None = None
     teacher: Teaching | None = None
 
     def __post_init__(self) -> None:
@@ -181,13 +181,12 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         num_reference_tokens=objective.reference_passes * sum(float(split.num_tokens) for split in splits),
         step_passes=objective.step_passes,
         num_checkpoints=max(1, training.num_steps // training.checkpoint_every_steps),
-        generation_rows=8 if plan.data.held_out else 0,
-        generation_length=rows.max_tokens + plan.evaluation.max_new_tokens,
         initial_rank=plan.method.rank,
         trainable=plan.method.num_trainable_parameters,
         keeps_average=training.average is not None,
         teacher=teaching_of(plan),
         drawing=_drawing(plan),
+        judging=judging_of(plan, base_parameters=plan.base_model.num_parameters),
     )
 
 

@@ -75,7 +75,7 @@ def with_budget(
     from luthier.plan.devices import this_machine
     from luthier.plan.prices import load_prices
     from luthier.plan.workload import workload_of
-    from luthier.service.machine_rates import hardware_of
+    from luthier.service.hardware_benchmark import hardware_of
     from luthier.service.probes import stored
 
     table = load_prices(prices)
@@ -155,17 +155,23 @@ def judge_within(
     then on it is known to take at least that long.
     """
     from luthier.service.evaluations import judge_run
+    from luthier.train import memory
 
     reason = meter.refuses("judging")
     if reason is None:
         meter.begin("judging")
+        memory.forget_peaks(prepared.plan.training.device)
         try:
             evaluation = judge_run(_judging_within(context, meter), run_id, prepared, result)
         except BudgetSpentError as error:
             reason = error.reason
         else:
             context.evaluations.save(evaluation)
-            return evaluation, result
+            measured = {
+                "judging_seconds": evaluation.seconds,
+                "judging_peak_memory_bytes": memory.device_peak_memory_bytes(prepared.plan.training.device),
+            }
+            return evaluation, result.model_copy(update=measured)
     words = f"{reason}. The weights are trained and kept, but not judged"
     return None, result.model_copy(update={"status": "paused", "stopped_because": words})
 

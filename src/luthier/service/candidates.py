@@ -96,7 +96,7 @@ def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int
 def find_candidate(context: Context, name: str) -> Candidate:
     """A candidate from a run id or the name of a base model."""
     from luthier.models import sources
-    from luthier.service.machine_rates import hardware_of
+    from luthier.service.hardware_benchmark import hardware_of
 
     if not is_id(name, "run"):
         model, machine = sources.pull(name, context.home, context.progress), hardware_of(context)

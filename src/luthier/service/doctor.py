@@ -30,9 +30,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """One machine, one home. `hardware` was measured just now."""
+    """One machine, one home. `hardware` was measured just now, while other processes used `busy_cores` cores."""
 
     hardware: Hardware
+    busy_cores: float
     home: str
     disk_free_bytes: int
     versions: dict[str, str]
@@ -42,6 +43,7 @@ class Examination:
         """The document of `luthier doctor --json`."""
         return {
             **self.hardware.model_dump(mode="json"),
+            "busy_cores": self.busy_cores,
             "home": self.home,
             "disk_free_bytes": self.disk_free_bytes,
             "versions": self.versions,
@@ -50,10 +52,10 @@ class Examination:
 
 
 def examine(context: Context) -> Examination:
-    """Measure this machine (about a second), keep that in its home for the plans to come, and look at the home."""
-    from luthier.service.machine_rates import measure_again
+    """Measure this machine (about two seconds), keep that in its home for the plans to come, and look at the home."""
+    from luthier.service.hardware_benchmark import measure_again
 
-    measured, before = measure_again(context)
+    measured, before, busy_cores = measure_again(context)
     free = shutil.disk_usage(context.home).free
     versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
     return Examination(
@@ -61,7 +63,8 @@ def examine(context: Context) -> Examination:
         home=str(context.home),
         disk_free_bytes=free,
         versions=versions,
-        warnings=(*_changed(measured, before), *find_obstacles(measured, free)),
+        busy_cores=round(busy_cores, 2),
+        warnings=(*_changed(measured, before), *_busy(busy_cores), *find_obstacles(measured, free)),
     )
 
 
@@ -75,6 +78,20 @@ def _changed(measured: Hardware, before: Hardware | None) -> list[Finding]:
             f"({before.why})",
             "if other programs kept the machine busy just now, run `luthier doctor` again when they are done, or give "
             f"`training: {{precision: {before.precision}}}` in the recipe",
+        )
+    ]
+
+
+def _busy(busy_cores: float) -> list[Finding]:
+    """That other processes disturbed the measurement, which forecasts and precision follow."""
+    from luthier.plan.hardware import QUIET_CORES
+
+    if busy_cores <= QUIET_CORES:
+        return []
+    return [
+        Finding(
+            f"other processes used {busy_cores:.1f} cores while this machine was measured: its rates may be too low",
+            "run `luthier doctor` again when they are done; plans measure again by themselves on a quieter machine",
         )
     ]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
@@ -29,12 +28,10 @@ from luthier.service.candidates import (
     with_few_shot,
 )
 from luthier.service.context import Context
+from luthier.service.engine_pool import EnginePool
 from luthier.service.judgeable import check_few_shot, check_metrics, usual_metrics
 from luthier.service.materials import PreparedSplit
 from luthier.service.plans import Prepared
-
-if TYPE_CHECKING:
-    from luthier.engines.transformers_engine import TransformersEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,14 +212,8 @@ def _judge(
 
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
-    engines: dict[tuple[str, str | None, str | None], TransformersEngine] = {}
-    with ExitStack() as stack:
-        systems = []
-        for candidate in candidates:
-            key = (candidate.model_path, candidate.adapter_path, candidate.quantisation)
-            if key not in engines:
-                engines[key] = stack.enter_context(closing(open_engine(candidate)))
-            systems.append(system_under_test(candidate, engines[key], examples, max_new_tokens))
+    with closing(EnginePool(open_engine)) as pool:
+        systems = [system_under_test(c, pool.engine(c), examples, max_new_tokens) for c in candidates]
         results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
     words = None

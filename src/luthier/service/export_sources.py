@@ -31,7 +31,7 @@ def find_source(context: Context, name: str) -> ExportSource:
     if name.startswith("ft:"):
         return _of_run(context, _run_behind(context, name))
     from luthier.models import sources
-    from luthier.service.machine_rates import hardware_of
+    from luthier.service.hardware_benchmark import hardware_of
 
     model = sources.pull(name, context.home, context.progress)
     return ExportSource(

@@ -70,7 +70,7 @@ def prepare(
     from luthier.plan import resolve
     from luthier.service.budgets import with_budget
     from luthier.service.distillations import find_teacher
-    from luthier.service.machine_rates import hardware_of
+    from luthier.service.hardware_benchmark import hardware_of
     from luthier.service.rewards import check_drawing
 
     found = (materials or Materials()).of(context, recipe, base_dir)

@@ -70,7 +70,7 @@ def probe(context: Context, prepared: Prepared) -> Calibration:
     from luthier.models.structure import read_structure
     from luthier.plan import calibration
     from luthier.plan.devices import this_machine
-    from luthier.service.machine_rates import hardware_of
+    from luthier.service.hardware_benchmark import hardware_of
 
     device, structure = this_machine(hardware_of(context)), read_structure(prepared.model.path)
     plan = prepared.plan
@@ -83,7 +83,7 @@ def probe(context: Context, prepared: Prepared) -> Calibration:
         except _RefusedError as error:  # a run of this model goes on without it, and so does the probe
             plan = plan.model_copy(update={"training": plan.training.model_copy(update={error.setting: False})})
     store = ProbeStore(context.settings.probes_folder)
-    return calibration.fit(device, store.add(key_of(device, prepared.plan), [measured]))
+    return calibration.fit(device, undisturbed(store.add(key_of(device, prepared.plan), [measured]), None))
 
 
 def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = None) -> Calibration | None:
@@ -102,7 +102,21 @@ def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = 
         else:
             tell(message)
         return None
-    return calibration.fit(device, found) if found else None
+    return calibration.fit(device, undisturbed(found, tell)) if found else None
+
+
+def undisturbed(found: Sequence[Measurement], tell: Tell | None) -> Sequence[Measurement]:
+    """The measurements of a quiet machine where there are some; else all, and `tell` hears that they were disturbed."""
+    from luthier.plan.hardware import QUIET_CORES
+
+    quiet = [measured for measured in found if measured.busy_cores <= QUIET_CORES]
+    if not quiet and tell is not None:
+        least = min(measured.busy_cores for measured in found)
+        tell(
+            f"the probe ran beside other processes that used {least:.1f} cores or more: its times may be too long; "
+            "probe again with --probe once they are done"
+        )
+    return quiet or found
 
 
 def key_of(device: Device, plan: Plan) -> ProbeKey:
@@ -166,9 +180,12 @@ def measure(
     """
     from luthier.plan.batch_shapes import batches_of
     from luthier.plan.calibration import Measurement
+    from luthier.plan.hardware import OtherProcesses
     from luthier.plan.workload import workload_of
 
+    others = OtherProcesses()
     answer = _run_child(plan, steps, progress)
+    busy_cores = others.busy_cores()
     lengths = [[[row[0] for row in batch.rows] for batch in step] for step in steps]
     shared = [[batch.beginnings for batch in step] for step in steps]
     rows = [row for step in steps[1:] for batch in step for row in batch.rows]
@@ -177,10 +194,13 @@ def measure(
     whole = batches_of(lengths, learned_fraction=learned, shared=shared)
     batches = replace(batches, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
     work = workload_of(plan, structure, device, batches=batches)
-    work = replace(work, num_steps=len(steps), generation_rows=0, drawing=None)
+    work = replace(work, num_steps=len(steps), judging=None, drawing=None)
     seconds = answer["step_seconds"][1:]
     return Measurement(
-        workload=work, step_seconds=sum(seconds) / len(seconds), peak_memory_bytes=answer["peak_memory_bytes"]
+        workload=work,
+        step_seconds=sum(seconds) / len(seconds),
+        peak_memory_bytes=answer["peak_memory_bytes"],
+        busy_cores=round(busy_cores, 2),
     )
 
 

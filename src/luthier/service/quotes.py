@@ -7,18 +7,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.cost import Device, Market, Option, PriceTable, Quote
+from luthier.core.cost import Device, MachineLoad, Market, Option, PriceTable, Quote
 from luthier.core.errors import RequestError, StorageFullError
 from luthier.service.context import Context
 from luthier.service.plans import Prepared
 
 if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
+    from luthier.core.run import RunRecord
     from luthier.data.batches import StepSchedule
     from luthier.data.replay import ReplaySchedule
     from luthier.plan.batch_shapes import Batches
     from luthier.plan.calibration import Calibration
     from luthier.plan.workload import Workload
+    from luthier.reporting.forecast import Forecast
 
 _MOST_STEPS_LOOKED_AT = 2000
 QUOTE_NAME = "quote.json"
@@ -64,6 +66,7 @@ def quote_of(
         market=market,
         calibration=calibration,
         other_devices=alternatives_to(device),
+        load=_load_on(context, device, here),
         notes=notes,
     )
 
@@ -104,13 +107,14 @@ def compare_options(
         prices=prices if prices is not None else load_prices(),
         market=market,
         calibrations=calibrations,
+        loads={device.title: load for device in devices if (load := _load_on(context, device, here)) is not None},
     )
 
 
 def device_for(context: Context, name: str | None) -> Device:
     """The device of a name, or of this machine where there is none. Raises RequestError for one that nobody knows."""
     from luthier.plan.devices import device_of, this_machine
-    from luthier.service.machine_rates import hardware_of
+    from luthier.service.hardware_benchmark import hardware_of
 
     hardware = hardware_of(context)
     return this_machine(hardware) if name is None else device_of(name, hardware)
@@ -222,6 +226,14 @@ def kept_quote(context: Context, run_id: str) -> Quote | None:
         return None
 
 
+def forecast_of_run(context: Context, record: RunRecord) -> Forecast | None:
+    """What was predicted of a run beside what it took; None where no prediction was kept."""
+    from luthier.reporting.forecast import forecast_of
+
+    validations = context.runs.of_kinds(record.run_id, ["validation"])
+    return forecast_of(record, validations, kept_quote(context, record.run_id))
+
+
 def _micro_batch_tokens(prepared: Prepared, device: Device) -> int:
     """The budget that was asked for, or what the plan would have taken on that device."""
     from luthier.plan.described import usual_micro_batch_tokens
@@ -238,6 +250,13 @@ def _not_here(asked: str) -> RequestError:
         expected="this machine: a probe runs real steps on it",
         do="leave --probe or --on out, or probe on a machine that has the device",
     )
+
+
+def _load_on(context: Context, device: Device, here: Device) -> MachineLoad | None:
+    """How busy the device is now; None where it is not this machine's CPU."""
+    from luthier.service.hardware_benchmark import load_of
+
+    return load_of(context) if device.is_cpu and _is_same(device, here) else None
 
 
 def _is_same(device: Device, here: Device) -> bool:

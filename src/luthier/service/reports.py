@@ -25,7 +25,7 @@ _NAMED = ("luthier", "torch", "transformers", "peft", "safetensors", "sacrebleu"
 
 def versions(context: Context) -> dict[str, str]:
     """Versions of what a figure depends on, and the machine that it was measured on."""
-    from luthier.service.machine_rates import hardware_of
+    from luthier.service.hardware_benchmark import hardware_of
 
     machine = hardware_of(context)
     return (

@@ -14,6 +14,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
+from luthier.reporting.forecast import Forecast
 from luthier.service.context import Context
 
 _LOCK_SECONDS = 1.0
@@ -49,6 +50,7 @@ class RunDetails:
     warnings: tuple[str, ...]
     folder: str
     bill: Bill | None
+    forecast: Forecast | None
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier runs show --json`."""
@@ -61,6 +63,7 @@ class RunDetails:
             "last_validation": self.last_validation.model_dump(mode="json") if self.last_validation else None,
             "warnings": list(self.warnings),
             "bill": self.bill.model_dump(mode="json") if self.bill else None,
+            "forecast": None if self.forecast is None else self.forecast.as_json(),
             "evaluation": None if self.evaluation is None else without_samples(self.evaluation),
         }
 
@@ -97,6 +100,8 @@ def list_runs(context: Context, limit: int | None = None) -> list[RunView]:
 
 def show_run(context: Context, run_id: str) -> RunDetails:
     """One run. Raises NotFoundError, naming the nearest ids."""
+    from luthier.service.quotes import forecast_of_run
+
     record = context.runs.get(run_id)
     step, validation, bill = (context.runs.last(run_id, kind) for kind in ("step", "validation", "bill"))
     warnings = reversed(context.runs.of_kinds(run_id, ["warning"]))
@@ -110,6 +115,7 @@ def show_run(context: Context, run_id: str) -> RunDetails:
         warnings=tuple(event.message for event in warnings if isinstance(event, WarningRaised)),
         folder=str(context.settings.run_folder(run_id)),
         bill=ended or (bill.bill if isinstance(bill, BillUpdated) else None),
+        forecast=forecast_of_run(context, record) if record.result is not None else None,
     )
 
 

@@ -221,7 +221,7 @@ def main(
 
     @cache
     def precision() -> Precision:
-        from luthier.service.machine_rates import hardware_in
+        from luthier.service.hardware_benchmark import hardware_in
 
         return hardware_in(rates_folder).precision
 

@@ -19,6 +19,7 @@ from luthier.core.recipe import EvaluationRecipe, MetricName
 from luthier.core.student import ALONE, TAUGHT, TEACHER
 from luthier.service.candidates import find_candidate, open_engine, system_under_test
 from luthier.service.context import Context
+from luthier.service.engine_pool import EnginePool
 from luthier.service.evaluations import choose_samples
 from luthier.service.judgeable import check_metrics, usual_metrics
 from luthier.service.teachers import find_teacher, is_address
@@ -57,6 +58,7 @@ def judge_students(
     examples = choose_samples(loaded.examples, most)
     metrics = find_metrics(asked, examples, teacher=teacher)
     with ExitStack() as stack:
+        pool = stack.enter_context(closing(EnginePool(open_engine)))
         systems: list[SystemUnderTest] = []
         for name, model in ((TEACHER, teacher), (ALONE, alone), (TAUGHT, taught)):
             if is_address(model):
@@ -64,8 +66,7 @@ def judge_students(
                 systems.append(_behind_server(name, writer, examples, new_tokens))
                 continue
             candidate = replace(find_candidate(context, model), name=name)
-            engine = stack.enter_context(closing(open_engine(candidate)))
-            systems.append(system_under_test(candidate, engine, examples, new_tokens))
+            systems.append(system_under_test(candidate, pool.engine(candidate), examples, new_tokens))
         if is_address(teacher):
             systems = [replace(system, tokenised=(), num_bytes=()) for system in systems]
         results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)

@@ -22,11 +22,12 @@ from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_
 from luthier.service.context import Context
 from luthier.service.fleet import Fleet, ThisProcess
 from luthier.service.plans import Prepared, prepare, prepare_again
-from luthier.service.quotes import keep_quote
+from luthier.service.quotes import forecast_of_run, keep_quote
 from luthier.service.recipes import with_absolute_paths
 
 if TYPE_CHECKING:
     from luthier.core.cost import Quote
+    from luthier.reporting.forecast import Forecast
     from luthier.train.budget import Meter
 
 _LOCK_SECONDS = 1.0
@@ -36,7 +37,7 @@ _LOCK_SECONDS = 1.0
 class TrainOutcome:
     """A run that has ended for now: its record, its plan, and the evaluation where held-out rows were given.
 
-    go_on: the command that goes on with it, where it is paused.
+    go_on: the command that goes on with it, where it is paused. forecast: what was predicted of it beside what it took.
     """
 
     record: RunRecord
@@ -44,6 +45,7 @@ class TrainOutcome:
     evaluation: Evaluation | None
     warnings: tuple[str, ...]
     go_on: str | None = None
+    forecast: Forecast | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The document that `luthier train --json` ends with; units are in the names."""
@@ -61,6 +63,7 @@ class TrainOutcome:
             document |= result.model_dump(mode="json")
         document["warnings"] = list(self.warnings)
         document["go_on"] = self.go_on
+        document["forecast"] = None if self.forecast is None else self.forecast.as_json()
         if self.plan.budget is not None:
             document["budget"] = self.plan.budget.model_dump(mode="json", exclude={"first"})
         if self.evaluation is not None and self.evaluation.verdict is not None:
@@ -231,7 +234,8 @@ def _carry_out(
             evaluation, result = judge_within(context, run_id, prepared, result, meter)
         meter.begin("reporting")
         done = result.num_steps if result.adapter_path is None else prepared.plan.training.num_steps
-        bill = meter.bill(remaining(prepared.plan, done, result.num_tokens))
+        was_judged = evaluation is not None or prepared.held_out is None
+        bill = meter.bill(remaining(prepared.plan, done, result.num_tokens, was_judged=was_judged))
         result = result.model_copy(update={"bill": bill})
         _close(context, run_id, result.num_steps, result.status, result.stopped_because)
         record = context.runs.update(
@@ -251,7 +255,8 @@ def _carry_out(
     # Only now: a run that is said to be done has its weights, verdict and report on disk.
     record = context.runs.update(run_id, status=result.status, report_path=_text(report))
     go_on = how_to_go_on(run_id, meter) + fleet.flags if result.status == "paused" else None
-    return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings), go_on)
+    forecast = forecast_of_run(context, record)
+    return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings), go_on, forecast)
 
 
 def _text(page: Path | None) -> str | None:

@@ -94,18 +94,29 @@ def _amount(value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """What a run still has before it. checkpoints: those of every few steps; each new best is saved besides."""
+    """What a run still has before it.
+
+    Attributes:
+        num_steps, num_tokens: of the steps to come.
+        num_validations: to come.
+        num_checkpoints: those of every few steps; each new best is saved besides.
+        is_judged: whether its held-out rows are still to be judged.
+    """
 
     num_steps: int
     num_tokens: float
     num_validations: int
     num_checkpoints: int
+    is_judged: bool = False
 
 
-def remaining(plan: Plan, step: int, num_tokens: int, *, has_just_ended: bool = False) -> Remaining:
+def remaining(
+    plan: Plan, step: int, num_tokens: int, *, has_just_ended: bool = False, was_judged: bool = False
+) -> Remaining:
     """What is left after `step` steps with `num_tokens` tokens, if the run goes to its last step.
 
-    has_just_ended: the validation and the checkpoint after this very step are still to come.
+    has_just_ended: the validation and the checkpoint after this very step are still to come. was_judged: judging is
+    done, or will not be.
     """
     p = plan.training
     rows = plan.data.train
@@ -123,6 +134,7 @@ def remaining(plan: Plan, step: int, num_tokens: int, *, has_just_ended: bool = 
         num_tokens=max(mean * p.num_steps - done, 0.25 * mean * left),
         num_validations=validations,
         num_checkpoints=p.num_steps // p.checkpoint_every_steps - after // p.checkpoint_every_steps,
+        is_judged=plan.data.held_out is not None and not was_judged,
     )
 
 
@@ -282,7 +294,13 @@ class Meter:
         checkpoint = self.expected_seconds("checkpoint", 0)
         whole = ahead.num_validations * self.expected_seconds("validation", 0) + ahead.num_checkpoints * checkpoint
         best = ahead.num_validations * checkpoint
-        return steps.plus(Estimate(value=whole + best / 2, low=whole, high=whole + best))
+        ahead_of = steps.plus(Estimate(value=whole + best / 2, low=whole, high=whole + best))
+        if not ahead.is_judged or first is None or first.judging is None:
+            return ahead_of
+        # what judging took before it was cut short is the least that it takes
+        least = self._pace.others.get("judging", 0.0)
+        foreseen = (max(least, end) for end in (first.judging.value, first.judging.low, first.judging.high))
+        return ahead_of.plus(Estimate(**dict(zip(("value", "low", "high"), foreseen, strict=True))))
 
     def _settle(self) -> None:
         """Count the time since the last call, and learn from it what such an action takes."""

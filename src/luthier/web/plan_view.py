@@ -174,11 +174,23 @@ def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
     memory = range_of(predicted, "peak_memory_bytes", lambda value: figures.size(int(value)))
     capacity, rate = figures.size(predicted["device"]["memory_bytes"]), predicted["usd_per_device_hour"]
     return (
-        Figure("Time", *hours, note="training; judging comes on top"),
+        Figure("Time", *hours, note=_time_note(predicted)),
         Figure("Money", money[0] or "not priced", *money[1:], note=f"at {usd(rate)} an hour"),
         Figure("Energy", energy[0] or "not known", *energy[1:]),
         Figure("Peak memory", *memory, note=f"of {capacity}"),
     )
+
+
+def _time_note(predicted: dict[str, Any]) -> str:
+    """What the time is of, and how busy this machine is where that widens it."""
+    judged = (
+        f"judging {figures.duration(predicted['judging_hours'] * 3600)} of it" if "judging_hours" in predicted else ""
+    )
+    load = predicted["load"]
+    busy = ""
+    if load is not None and load["slowdown"] > 1:
+        busy = f"other processes use {load['busy_cores']:.1f} of {load['num_cores']} cores now"
+    return "; ".join(part for part in (judged or "training, nothing is judged", busy) if part)
 
 
 def _kwh(value: float) -> str:

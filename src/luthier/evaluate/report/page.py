@@ -20,13 +20,13 @@ from luthier.evaluate.report.curves import curves
 from luthier.evaluate.report.interval_chart import interval_charts, system_colours, without_chart
 from luthier.evaluate.report.measure_charts import measure_charts
 from luthier.evaluate.report.outcome import outcomes
-from luthier.evaluate.report.quoted import quoted
 from luthier.evaluate.report.rank_chart import rank_charts
 from luthier.evaluate.report.rewarded import Drawn, rewarded
 from luthier.evaluate.report.samples import Choice, choose_samples
 from luthier.evaluate.report.tables import differences, metric_rows
 from luthier.evaluate.roles import Roles, roles
 from luthier.reporting import figures
+from luthier.reporting.forecast import forecast_of
 from luthier.reporting.judged_rows import forgetting_rows
 from luthier.reporting.page import page_environment
 from luthier.reporting.svg import css_variable
@@ -104,7 +104,7 @@ def render_page(
         rewarded=of_rewards,
         fit=fit,
         ranks=rank_charts(record.result.ranks if record.result else {}),
-        quoted=quoted(record, events, quote),
+        forecast=forecast_of(record, events, quote),
         warnings=facts.warnings(record, plan, events),
         plan_rows=plan.values(),
         recipe=reproduce.recipe_yaml(plan),
