@@ -52,7 +52,7 @@ def test_the_hash_is_the_same_on_whatever_device_and_at_whatever_price(luthier: 
 
 
 def test_a_person_reads_memory_time_money_power_people_and_room(luthier: Luthier, recipe: Path) -> None:
-    done = luthier("plan", recipe, "--on", "a100-80g:4")
+    done = luthier("plan", recipe, "--on", "a100-80g:4", "--all")
     assert done.code == 0
     for words in (
         "training.num_steps",
@@ -69,6 +69,19 @@ def test_a_person_reads_memory_time_money_power_people_and_room(luthier: Luthier
         "note: starting a machine",
     ):
         assert words in done.out
+
+
+def test_without_more_a_plan_fits_a_screen_and_says_what_holds_everything(luthier: Luthier, recipe: Path) -> None:
+    done = luthier("plan", recipe, "--on", "a100-80g")
+    lines = done.out.splitlines()
+    assert done.code == 0
+    assert 6 <= len(lines) <= 20
+    assert [line.split()[0] for line in lines[:3]] == ["rows", "method", "training"]
+    assert any(line.lstrip().startswith("predicted") for line in lines)
+    assert any(line.lstrip().startswith("memory") for line in lines)
+    assert lines[-2].startswith("plan ")
+    assert "--all" in lines[-1]
+    assert "training.num_steps" not in done.out
 
 
 def test_the_users_prices_are_taken(luthier: Luthier, recipe: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from luthier.core.run import RunStatus
 from luthier.data.preview import Preview, Span
 from luthier.service import quickstart
 from luthier.service.datasets import DataPreview
+from luthier.service.quickstart_size import SIZES, ChosenSize
 from luthier.service.training import TrainOutcome
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result
 
@@ -22,7 +23,8 @@ def fake(folder: Path, status: RunStatus) -> Callable[..., quickstart.Quickstart
         _: object, *, full: bool, show: Callable[[Any, Any], None], show_plan: Callable[[str, Plan, str], None]
     ) -> quickstart.QuickstartOutcome:
         rows = {"train": 700, "validation": 80} if not full else {"train": 7000}
-        data = quickstart.QuickstartData(folder, rows, {"too long": 3}, folder / "recipe.yaml")
+        chosen = ChosenSize(SIZES[2], 100.0, "a processor")
+        data = quickstart.QuickstartData(folder, rows, {"too long": 3}, folder / "recipe.yaml", chosen)
         row = Preview("train.jsonl:1", (Span("in", False, (1,)), Span("out", True, (2,))), 2, 1, 0)
         show(data, DataPreview("train.jsonl", "tiny", "chat", "chat", "every row has messages", 700, (row,)))
         show_plan(RUN_ID, make_plan(), "no prediction: a test")
@@ -40,6 +42,8 @@ def test_it_shows_what_will_be_trained_the_verdict_and_what_to_type_next(  # typ
     done = luthier("quickstart")
     assert done.code == 0
     assert "in[[out]]" in done.err
+    assert "this machine: a processor" in done.err
+    assert "chosen: 720 rows of up to 192 tokens, 50 of them judged; training and judging about 1" in done.err
     assert "rows: train 700, validation 80" in done.err
     assert f"run {RUN_ID}, plan " in done.err
     for words in ("Verdict: not distinguishable", "warning: validation rises", "Next:", f"luthier runs show {RUN_ID}"):
@@ -48,6 +52,8 @@ def test_it_shows_what_will_be_trained_the_verdict_and_what_to_type_next(  # typ
     assert told.document["train"]["run_id"] == RUN_ID
     assert len(told.document["next_commands"]) == 3
     assert "train 7,000" in told.err
+    assert told.document["chosen"]["max_tokens"] == 192
+    assert told.document["chosen"]["expected_seconds"] == 100.0
 
 
 def test_a_run_that_failed_is_exit_code_1(luthier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

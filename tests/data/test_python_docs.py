@@ -139,3 +139,14 @@ def test_the_standard_library_gives_thousands_of_rows(tmp_path: Path) -> None:
     loaded = load_file(path, group_by="module")
     assert loaded.shape == "chat"
     assert {example.group for example in loaded.examples} == modules[0]
+
+
+def test_rows_with_more_characters_are_left_out_and_counted(tmp_path: Path) -> None:
+    long = '"""Give the tenth of it."""\n    ' + "\n    ".join(f"value_{i} = {i}" for i in range(60))
+    source = f'def short(x):\n    """Give what came in."""\n    return x\n\n\ndef long(x):\n    {long}\n    return x\n'
+    (tmp_path / "module.py").write_text(source, encoding="utf-8")
+    everything = build_python_docs(tmp_path, progress=SilentProgress())
+    assert {row["function"] for row in everything.rows} == {"short", "long"}
+    found = build_python_docs(tmp_path, progress=SilentProgress(), max_characters=400)
+    assert [row["function"] for row in found.rows] == ["short"]
+    assert found.num_left_out["more than 400 characters"] == 1

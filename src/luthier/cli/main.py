@@ -70,7 +70,7 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         name="luthier",
         help="Fine-tune language models on your own machine, and get an honest answer to: was it worth it?",
-        epilog="Start with `luthier quickstart`: no account, no GPU, under 8 minutes.",
+        epilog="Start with `luthier quickstart`: no account, no GPU, under 6 minutes.",
         rich_markup_mode=None,
         add_completion=False,
         no_args_is_help=True,

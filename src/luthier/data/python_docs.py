@@ -52,10 +52,13 @@ class _LeftOutError(Exception):
     """A function that makes no row. The message is the reason, the key under which it is counted."""
 
 
-def build_python_docs(folder: Path | None = None, *, progress: Progress, max_rows: int | None = None) -> PythonDocs:
+def build_python_docs(
+    folder: Path | None = None, *, progress: Progress, max_rows: int | None = None, max_characters: int | None = None
+) -> PythonDocs:
     """Rows {"messages", "module", "function"} from all Python files under `folder` (default: the standard library).
 
-    Deterministic for a folder. `max_rows` takes that many rows, spread evenly over all of them.
+    Deterministic for a folder. `max_characters` leaves rows with more (question and answer) out; `max_rows` takes that
+    many of the others, spread evenly over all of them.
 
     Raises:
         NotFoundError: the folder does not exist or holds no Python file.
@@ -75,6 +78,10 @@ def build_python_docs(folder: Path | None = None, *, progress: Progress, max_row
             rows.extend(_rows_of_file(file, _module_name(file, folder), left_out))
             task.advance()
     rows = _without_repeats(rows, left_out)
+    if max_characters is not None:
+        short = [row for row in rows if sum(len(one["content"]) for one in row["messages"]) <= max_characters]
+        left_out[f"more than {max_characters:,} characters"] = len(rows) - len(short)
+        rows = short
     if max_rows is not None and len(rows) > max_rows:
         left_out["not among the rows asked for"] = len(rows) - max_rows
         rows = [rows[index * len(rows) // max_rows] for index in range(max_rows)]

@@ -7,13 +7,14 @@ line of the docstring out. They are split by module, so that no module is on two
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.evaluation import Verdict
 from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.service.context import Context
+from luthier.service.quickstart_size import FULL, ChosenSize, Size, choose_size, forecast_seconds
 from luthier.service.training import ShowPlan, TrainOutcome, train
 
 if TYPE_CHECKING:
@@ -24,26 +25,14 @@ _VALIDATION, _HELD_OUT, _SEED = 0.1, 0.15, 0
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """How much of the rows a quickstart uses; None means all of them."""
-
-    num_rows: int | None
-    epochs: float
-    max_samples: int
-
-
-QUICK = Size(num_rows=800, epochs=1.0, max_samples=60)
-FULL = Size(num_rows=None, epochs=2.0, max_samples=200)
-
-
-@dataclass(frozen=True, slots=True)
 class QuickstartData:
-    """The files that were written, and what was left out for which reason."""
+    """The files that were written, what was left out for which reason, and how much work was chosen."""
 
     folder: Path
     num_rows: dict[str, int]
     num_left_out: dict[str, int]
     recipe_path: Path
+    chosen: ChosenSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +72,11 @@ class QuickstartOutcome:
                 "num_left_out": self.data.num_left_out,
                 "recipe": str(self.data.recipe_path),
             },
+            "chosen": {
+                **asdict(self.data.chosen.size),
+                "expected_seconds": self.data.chosen.expected_seconds,
+                "why": self.data.chosen.why,
+            },
             "train": self.training.as_json(),
             "next_commands": self.next_commands,
         }
@@ -91,12 +85,17 @@ class QuickstartOutcome:
 ShowData = Callable[[QuickstartData, "DataPreview"], None]
 
 
-def write_quickstart_data(context: Context, *, size: Size) -> QuickstartData:
+def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> QuickstartData:
     """Build the rows from the standard library, split them by module, and write files and recipe into the home."""
     from luthier.data.python_docs import build_python_docs, split_python_docs
     from luthier.data.write_rows import write_rows
 
-    docs = build_python_docs(progress=context.progress, max_rows=size.num_rows)
+    size = chosen.size
+    docs = build_python_docs(
+        progress=context.progress,
+        max_rows=size.num_rows,
+        max_characters=None if size.max_tokens >= FULL.max_tokens else size.max_characters,
+    )
     parts = split_python_docs(docs.rows, validation=_VALIDATION, held_out=_HELD_OUT, seed=_SEED)
     folder = context.home / "quickstart"
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,8 +103,25 @@ def write_quickstart_data(context: Context, *, size: Size) -> QuickstartData:
     recipe_path = folder / "recipe.yaml"
     recipe_path.write_text(recipe_text(quickstart_recipe(size)), encoding="utf-8")
     return QuickstartData(
-        folder, {str(split): num for split, num in counts.items()}, dict(docs.num_left_out), recipe_path
+        folder, {str(split): num for split, num in counts.items()}, dict(docs.num_left_out), recipe_path, chosen
     )
+
+
+def size_for(context: Context, *, full: bool) -> ChosenSize:
+    """How much work this machine does in a few minutes, by its measured speed and its present load; or all of it.
+
+    Fetches the base model, whose shape the forecast needs. Raises what fetching it raises.
+    """
+    from luthier.models import sources
+    from luthier.models.structure import read_structure
+    from luthier.service.hardware_benchmark import hardware_of, load_of
+
+    structure = read_structure(sources.pull(BASE_MODEL, context.home, context.progress).path)
+    hardware = hardware_of(context)
+    load = load_of(context) if hardware.device == "cpu" else None
+    if not full:
+        return choose_size(structure, hardware, load)
+    return ChosenSize(FULL, forecast_seconds(FULL, structure, hardware, load), "--full: all rows")
 
 
 def quickstart_recipe(size: Size) -> Recipe:
@@ -114,7 +130,13 @@ def quickstart_recipe(size: Size) -> Recipe:
         base_model=BASE_MODEL,
         data=DataRecipe(train="train.jsonl", validation="validation.jsonl", held_out="held_out.jsonl"),
         method=MethodRecipe(name="lora"),
-        training=TrainingRecipe(epochs=size.epochs, max_length_tokens=1024, overlong="drop"),
+        training=TrainingRecipe(
+            epochs=size.epochs,
+            max_length_tokens=FULL.max_tokens,
+            overlong="drop",
+            # the usual number is left to the plan
+            global_batch_size=None if size.batch_rows == FULL.batch_rows else size.batch_rows,
+        ),
         evaluation=EvaluationRecipe(
             metrics=("rouge", "perplexity", "bleu", "exact_match"),
             few_shot=4,
@@ -139,11 +161,10 @@ def quickstart(
     show: called with the data and a preview of what will be trained, before anything is. show_plan: called as by
     `service.training.train`.
     """
-    size = FULL if full else QUICK
-    data = write_quickstart_data(context, size=size)
+    data = write_quickstart_data(context, chosen=size_for(context, full=full))
     if show is not None:
         from luthier.service.datasets import preview
 
         show(data, preview(context, data.folder / "train.jsonl", BASE_MODEL, num_rows=1))
-    outcome = train(context, quickstart_recipe(size), base_dir=data.folder, show_plan=show_plan)
+    outcome = train(context, quickstart_recipe(data.chosen.size), base_dir=data.folder, show_plan=show_plan)
     return QuickstartOutcome(data, outcome)
