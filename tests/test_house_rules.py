@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-MOST_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 330, 65, 120
+MOST_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 500, 65, 120
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -98,9 +98,15 @@ def worker(
 
     from luthier.service import jobs
     from luthier.service.logs import teller
-    from luthier.service.stop_signals import stop_signals
+    from luthier.service.stop_signals import AGAIN, stop_signals
 
-    with open_context(home) as context, stop_signals() as stop_requested:
+    def notice() -> str:
+        return (
+            "the running job ends its step, writes a checkpoint and goes back into the queue (at most a minute). "
+            f"{AGAIN}"
+        )
+
+    with open_context(home) as context, stop_signals(notice) as stop_requested:
         name = name or platform.node()
         tell = teller(context.settings.log_format, name)
         num_attempts = jobs.work(context, name, stop_requested=stop_requested, tell=tell, until_idle=until_idle)

@@ -50,7 +50,7 @@ def serve(
     """
     from luthier.service.logs import teller
     from luthier.service.lone_server import LoneRequest, serve_models
-    from luthier.service.stop_signals import stop_signals
+    from luthier.service.stop_signals import AGAIN, stop_signals
 
     def started(server: LoneStarted) -> None:
         if as_json:
@@ -63,7 +63,10 @@ def serve(
             json.dumps({"ready": model, "seconds": round(seconds, 3)}) if as_json else f"ready: {model} answers"
         )
 
-    with stop_signals() as stop_requested, open_context(home) as context:
+    def notice() -> str:
+        return f"answers under way are finished, then the server ends. {AGAIN}"
+
+    with stop_signals(notice) as stop_requested, open_context(home) as context:
         serve_models(
             context,
             LoneRequest(tuple(models), engine=engine, host=host, port=port, key_file=key_file),

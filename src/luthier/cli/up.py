@@ -43,7 +43,7 @@ def up(
     """
     from luthier.service.logs import teller
     from luthier.service.server import ServerRequest, serve
-    from luthier.service.stop_signals import stop_signals
+    from luthier.service.stop_signals import AGAIN, stop_signals
 
     # The processes of the server learn of these by the environment, as this one does.
     given = {"LUTHIER_DATABASE": database, "LUTHIER_ARTIFACTS": artifacts, "LUTHIER_LOG_FORMAT": log_format}
@@ -55,7 +55,13 @@ def up(
         else:
             _show(started)
 
-    with stop_signals() as stop_requested, open_context(home) as context:
+    def notice() -> str:
+        return (
+            "requests under way are answered; a training ends its step, writes a checkpoint and goes on with the next "
+            f"start (at most a minute). {AGAIN}"
+        )
+
+    with stop_signals(notice) as stop_requested, open_context(home) as context:
         serve(
             context,
             ServerRequest(host=host, port=port, num_workers=num_workers),

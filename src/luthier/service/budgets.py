@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from luthier.core.ports import Progress, ProgressTask
 from luthier.core.recipe import BudgetRecipe
 from luthier.core.run import TrainResult
 from luthier.service.context import Context
+from luthier.service.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
     from luthier.service.plans import Prepared
@@ -162,7 +163,9 @@ def judge_within(
         meter.begin("judging")
         memory.forget_peaks(prepared.plan.training.device)
         try:
-            evaluation = judge_run(_judging_within(context, meter), run_id, prepared, result)
+            with stop_signals(lambda: _judging_notice(run_id)) as stop_requested:
+                within = with_progress(context, BudgetedProgress(context.progress, StopOrBudget(meter, stop_requested)))
+                evaluation = judge_run(within, run_id, prepared, result)
         except BudgetSpentError as error:
             reason = error.reason
         else:
@@ -180,6 +183,17 @@ class Watch(Protocol):
     """What knows why work may not go on: a meter, or one that also asks for signals."""
 
     def overrun(self) -> str | None: ...
+
+
+class StopOrBudget:
+    """Why work may not go on: a signal, or the budget."""
+
+    def __init__(self, meter: Meter, stop_requested: Callable[[], str | None]) -> None:
+        self._meter, self._stop_requested = meter, stop_requested
+
+    def overrun(self) -> str | None:
+        """The reason in words; None as long as there is none."""
+        return self._stop_requested() or self._meter.overrun()
 
 
 class BudgetedProgress:
@@ -215,8 +229,15 @@ class _BudgetedTask:
         self._inner.__exit__(kind, error, trace)
 
 
-def _judging_within(context: Context, meter: Meter) -> Context:
-    """The same open home, where what shows progress also ends when the budget does."""
+def with_progress(context: Context, progress: Progress) -> Context:
+    """The same open home, with something else to show progress."""
     twin = copy.copy(context)
-    twin.progress = BudgetedProgress(context.progress, meter)
+    twin.progress = progress
     return twin
+
+
+def _judging_notice(run_id: str) -> str:
+    return (
+        "judging stops with the batch of answers under way; the weights are trained and kept, and `luthier train "
+        f"--resume {run_id}` judges them. {AGAIN}"
+    )

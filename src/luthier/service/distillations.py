@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,17 +13,16 @@ from luthier.core.ids import is_id
 from luthier.core.plan import TeacherPlan
 from luthier.core.recipe import Recipe
 from luthier.core.run import TrainResult
-from luthier.service.budgets import BudgetedProgress, BudgetSpentError
+from luthier.service.budgets import BudgetedProgress, BudgetSpentError, StopOrBudget
 from luthier.service.candidates import Candidate, as_candidate, find_candidate, open_engine
 from luthier.service.context import Context
-from luthier.service.stop_signals import stop_signals
+from luthier.service.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
     from luthier.models.chat_template import ChatTemplate
     from luthier.service.fleet import Hooks
     from luthier.service.materials import PreparedSplit
     from luthier.service.plans import Prepared
-    from luthier.train.budget import Meter
 
 _MOST_NAMED = 3
 
@@ -108,8 +107,13 @@ def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
     units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
     rows = [row for unit in units for row in unit]
     folder = hooks.folder / teacher_states.FOLDER
-    with stop_signals() if hooks.stop_requested is None else nullcontext(hooks.stop_requested) as stop_requested:
-        progress = BudgetedProgress(hooks.progress, _Watch(hooks.meter, stop_requested))
+    notice = (
+        "asking the teacher stops with the batch under way; what it said is kept, and the run is paused; go on with "
+        f"`luthier train --resume {hooks.folder.name}`. {AGAIN}"
+    )
+    listening = stop_signals(lambda: notice) if hooks.stop_requested is None else None
+    with listening or nullcontext(hooks.stop_requested or (lambda: None)) as stop_requested:
+        progress = BudgetedProgress(hooks.progress, StopOrBudget(hooks.meter, stop_requested))
         try:
             messages = teacher_states.ask_teacher(
                 folder, teacher, rows, lambda: open_engine(as_candidate(teacher)), progress
@@ -119,16 +123,6 @@ def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
     for message in messages:
         hooks.emit(WarningRaised(step=0, code="teacher_asked_again", message=message))
     return None
-
-
-class _Watch:
-    """Why asking may not go on: the budget, or a signal."""
-
-    def __init__(self, meter: Meter, stop_requested: Callable[[], str | None]) -> None:
-        self._meter, self._stop_requested = meter, stop_requested
-
-    def overrun(self) -> str | None:
-        return self._stop_requested() or self._meter.overrun()
 
 
 def _digests(context: Context, name: str, candidate: Candidate) -> tuple[str, str | None]:

@@ -12,11 +12,12 @@ from luthier.core.events import Event, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, Progress, SilentProgress
 from luthier.core.run import TrainResult
+from luthier.reporting import figures
 from luthier.service.context import Context
 from luthier.service.data_warnings import warn_of_the_data
 from luthier.service.plans import Prepared
 from luthier.service.sharding import is_spread
-from luthier.service.stop_signals import stop_signals
+from luthier.service.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
     from luthier.train.budget import Meter
@@ -132,7 +133,8 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     world.gather("prepared")
     if not world.is_first:
         objective.prepare(model, units, hooks.folder, hooks.progress)
-    with stop_signals() if hooks.stop_requested is None else nullcontext(hooks.stop_requested) as stop_requested:
+    listening = stop_signals(lambda: pause_notice(hooks)) if hooks.stop_requested is None else None
+    with listening or nullcontext(hooks.stop_requested or _nobody) as stop_requested:
         outcome = train(
             plan,
             model,
@@ -153,6 +155,21 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     if spreads:
         model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
+
+
+def pause_notice(hooks: Hooks) -> str:
+    """What a training that is asked to stop does now, how long that takes, and how to go on with it."""
+    left = figures.duration(hooks.meter.seconds_left()).replace(figures.NO_BREAK, " ")
+    saved = figures.duration(hooks.meter.expected_seconds("checkpoint", 0)).replace(figures.NO_BREAK, " ")
+    return (
+        f"the step under way ends in about {left}, then a checkpoint is written (about {saved}) and the run is paused; "
+        f"go on with `luthier train --resume {hooks.folder.name}`. {AGAIN}: steps since the last checkpoint are then "
+        "computed again"
+    )
+
+
+def _nobody() -> str | None:
+    return None
 
 
 def _snapshots(plan: Plan, hooks: Hooks) -> Callable[[TrainableModel, int], Path] | None:

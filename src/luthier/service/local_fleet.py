@@ -28,7 +28,7 @@ from luthier.core.run import TrainResult
 from luthier.service.context import Context
 from luthier.service.fleet_answers import Answers
 from luthier.service.plans import Prepared
-from luthier.service.stop_signals import stop_signals
+from luthier.service.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
     from luthier.train.budget import Meter
@@ -86,7 +86,12 @@ class LocalFleet:
         meter.close()
         training, restarts, last_began = prepared.plan.training, 0, -1
         with (
-            stop_signals() as stop_requested,
+            stop_signals(
+                lambda: (
+                    "every process ends its step and writes a checkpoint, and the run is paused; go on with `luthier "
+                    f"train --resume {run_id}`. {AGAIN}: steps since the last checkpoint are then computed again"
+                )
+            ) as stop_requested,
             context.progress.task("training", training.num_steps, "step") as bar,
         ):
             while True:

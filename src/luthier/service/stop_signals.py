@@ -1,18 +1,28 @@
-"""SIGTERM and SIGINT as a wish to stop, for work that ends in good order."""
+"""SIGTERM and SIGINT as a wish to stop, for work that ends in good order, and an answer to them at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+AGAIN = "Ctrl-C once more ends it at once"
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], str | None]]:
-    """Turns SIGTERM and SIGINT into a wish that the loop asks for after each step; a second SIGINT interrupts at once.
+def stop_signals(notice: Callable[[], str] | None = None) -> Iterator[Callable[[], str | None]]:
+    """Turn SIGTERM and SIGINT into a wish that the work asks for between two steps; a second SIGINT interrupts at once.
 
     In a thread other than the main one (a notebook's, a server's) signals are not ours to take.
+
+    Args:
+        notice: what happens now and when, in a sentence. It is called and printed to stderr the moment a signal comes,
+            since a step may take a minute, and a person who sees nothing presses Ctrl-C again and loses it.
+
+    Yields:
+        A function that says which signal came, None as long as none did.
     """
     wish: list[str] = []
     if threading.current_thread() is not threading.main_thread():
@@ -21,9 +31,12 @@ def stop_signals() -> Iterator[Callable[[], str | None]]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def note(number: int, _frame: object) -> None:
-        wish.append(f"{signal.Signals(number).name} received")
+        is_first, name = not wish, signal.Signals(number).name
+        wish.append(f"{name} received")
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        if is_first and notice is not None:
+            _print_now(f"\n{name}: {notice()}\n")
 
     for number in before:
         signal.signal(number, note)
@@ -32,3 +45,9 @@ def stop_signals() -> Iterator[Callable[[], str | None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _print_now(text: str) -> None:
+    """To stderr itself: a handler may run in the middle of a write to its buffer, which must not be entered twice."""
+    with suppress(OSError):
+        os.write(2, text.encode(errors="backslashreplace"))

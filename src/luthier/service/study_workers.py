@@ -23,7 +23,7 @@ from luthier.core.errors import error_from
 from luthier.core.ports import ProgressTask
 from luthier.core.study import Study, Trial
 from luthier.service.context import Context
-from luthier.service.stop_signals import stop_signals
+from luthier.service.stop_signals import AGAIN, stop_signals
 from luthier.service.trials import Priced, train_to
 from luthier.tune.extrapolation import Finished
 
@@ -249,6 +249,14 @@ class Workers:
         return f"its process {how} (see {self._folder / f'{worker.number}.log'})"
 
 
+def study_notice(study: Study) -> str:
+    """What a search that is asked to stop does now, and how to go on with it."""
+    return (
+        "every trial ends its step and writes a checkpoint, and the study is paused; go on with `luthier tune --resume "
+        f"{study.study_id}`. {AGAIN}"
+    )
+
+
 @contextmanager
 def crew_of(context: Context, study: Study, lock: int) -> Iterator[Crew]:
     """Who trains the trials of a study, as long as the block runs; no process outlives it."""
@@ -256,7 +264,7 @@ def crew_of(context: Context, study: Study, lock: int) -> Iterator[Crew]:
         yield Alone(context)
         return
     with ExitStack() as stack:
-        signalled = stack.enter_context(stop_signals())
+        signalled = stack.enter_context(stop_signals(lambda: study_notice(study)))
         bar = stack.enter_context(context.progress.task(f"{study.spec.workers} workers", None, ""))
         workers = Workers(context, study, lock, signalled, bar)
         stack.callback(workers.close)

@@ -217,6 +217,13 @@ class Meter:
         }
         return known.get(action, 0.0)
 
+    def seconds_left(self) -> float:
+        """What is left of the action under way, as expected; 0 where it should be done, or nothing is under way."""
+        if self._doing is None:
+            return 0.0
+        action, tokens, began = self._doing
+        return max(0.0, self.expected_seconds(action, tokens) - (self._clock() - began))
+
     def refuses_to_go_on(self, *, training_is_done: bool) -> str | None:
         """Why a new process would be for nothing: it would load the model, and then not even begin."""
         first = self.budget.first if self.budget else None
