@@ -117,12 +117,15 @@ def _make(
     is_advised: bool,
     chart: Path | None,
 ) -> _Made:
+    from luthier.plan.devices import check_device_name
     from luthier.plan.prices import load_prices
     from luthier.service import quotes
     from luthier.service.advice import advise
     from luthier.service.plans import prepare
     from luthier.service.recipes import load_recipe
 
+    for name in names:
+        check_device_name(name)
     table, asked = load_prices(prices), load_recipe(recipe, overrides)
     for name in names:
         table.usd_per_hour(quotes.device_for(context, name).name, market=market)

@@ -57,14 +57,26 @@ def device_of(text: str, hardware: Hardware) -> Device:
     table, aliases = _table(), _aliases()
     name = aliases.get(name, name)
     if name not in table:
-        known = sorted({*table, *aliases, "cpu"})
-        near = get_close_matches(name, known, n=3, cutoff=0.5)
-        raise RequestError(
-            f"device {text!r}",
-            expected=f"one of {', '.join(device_names())}, with :COUNT for more than one",
-            do=f"did you mean {' or '.join(near)}?" if near else "choose one of these, or the one nearest in memory",
-        )
+        raise _unknown(text, name)
     return _tabled(name, count)
+
+
+def check_device_name(text: str) -> None:
+    """Raise RequestError as `device_of` does for a name that there is not; nothing is measured for that."""
+    name, _ = _parsed(text)
+    name = _aliases().get(name, name)
+    if name != "cpu" and name not in _table():
+        raise _unknown(text, name)
+
+
+def _unknown(text: str, name: str) -> RequestError:
+    known = sorted({*_table(), *_aliases(), "cpu"})
+    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    return RequestError(
+        f"device {text!r}",
+        expected=f"one of {', '.join(device_names())}, with :COUNT for more than one",
+        do=f"did you mean {' or '.join(near)}?" if near else "choose one of these, or the one nearest in memory",
+    )
 
 
 def this_machine(hardware: Hardware) -> Device:

@@ -17,6 +17,7 @@ from luthier.core.auto import AutoSpec
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.pipeline import Pipeline, Stage
+from luthier.service.auto_budget import refuse_hopeless_hours
 from luthier.service.auto_work import folder_of, works
 from luthier.service.context import Context
 from luthier.service.pipelines import Tell, run_pipeline
@@ -50,12 +51,13 @@ class AutoRequest:
 def begin(context: Context, request: AutoRequest, *, project_id: str = DEFAULT_PROJECT) -> Pipeline:
     """Check what is asked and write it down; reads no rows yet.
 
-    Raises NotFoundError (data, model), RequestError (no goal, no hours, a folder without a file, a kind of file that
-    is not read), ModelSourceError.
+    Raises NotFoundError (data, model), BudgetTooSmallError, RequestError (no goal, no hours, a folder without a file, a
+    kind of file that is not read), ModelSourceError.
     """
     _check(request)
     models = request.models or _models_here(context)
     pull_all(context, models)
+    refuse_hopeless_hours(context, hours=request.hours, share=SHOWDOWN_SHARE, models=models, data=request.data)
     spec = AutoSpec(
         data=str(request.data.absolute()),
         is_folder=request.data.is_dir(),

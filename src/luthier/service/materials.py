@@ -104,15 +104,19 @@ _FAR: Final = 1 << 40
 def _made(context: Context, recipe: Recipe, base_dir: Path) -> Material:
     from luthier.models import sources
     from luthier.models.chat_template import ChatTemplate
+    from luthier.models.structure import read_structure
     from luthier.plan import resolve
+    from luthier.service.recipe_checks import check_modules
 
+    parts = load_splits(recipe, base_dir)  # before a model is fetched: a wrong column is found here
     model = sources.pull(recipe.base_model, context.home, context.progress)
+    if recipe.method is not None and recipe.method.targets is not None:
+        check_modules(recipe, read_structure(model.path))
     template = ChatTemplate.load(model.path, recipe.data.template or "auto")
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
     splits = {
-        split: tokenise(context, split, part, template, recipe, max_length, room)
-        for split, part in load_splits(recipe, base_dir).items()
+        split: tokenise(context, split, part, template, recipe, max_length, room) for split, part in parts.items()
     }
     return Material(model, template, splits, room)
 

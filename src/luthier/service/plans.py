@@ -15,6 +15,7 @@ from luthier.service.context import Context
 from luthier.service.data_plan import data_plan
 from luthier.service.judgeable import are_pairs, check_few_shot, check_metrics, have_text_answers
 from luthier.service.materials import Materials, PreparedSplit, tokenise
+from luthier.service.recipe_checks import check_names
 from luthier.service.split_files import load_splits
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def prepare(
         LeakageError: held-out rows in the training data. TemplateError: a mask cannot be proved.
         NotFoundError, ModelSourceError: no base model.
     """
+    # before anything that brings torch: a typo is answered at once
+    check_names(recipe, base_dir)
     from luthier.evaluate.few_shot import num_usable
     from luthier.models.structure import read_structure
     from luthier.plan import resolve

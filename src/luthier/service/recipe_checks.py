@@ -1,0 +1,55 @@
+"""What can be wrong with the names in a recipe, found before torch is imported or the machine is measured.
+
+A typo is answered within a second or two; the checks that need rows and weights follow where these are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from luthier.models.structure import Structure
+
+
+def check_names(recipe: Recipe, base_dir: Path) -> None:
+    """Check the base model's name and every data file that a recipe names.
+
+    Args:
+        recipe: of which relative paths count from `base_dir`.
+        base_dir: its folder.
+
+    Raises:
+        NotFoundError: no model of that name, or no such file; the nearest are named.
+        RequestError: a malformed name of a model.
+        DataError: a file whose name or content is of no known format.
+    """
+    from luthier.data.source import open_source
+    from luthier.models import names
+
+    names.parse(recipe.base_model)
+    for path in _files(recipe):
+        open_source(base_dir / path)
+
+
+def check_modules(recipe: Recipe, structure: Structure) -> None:
+    """Check the names of matrices against the model's, before rows are tokenised.
+
+    Raises:
+        RecipeError: a name that matches no matrix of the model; the nearest are named.
+    """
+    from luthier.plan.adapter import resolve_targets
+
+    if recipe.method is not None and recipe.method.targets is not None and recipe.method.name != "full":
+        resolve_targets(structure, recipe.method.targets)
+
+
+def _files(recipe: Recipe) -> Iterator[str]:
+    """Data files as the recipe names them; shares of the training rows are none."""
+    data = recipe.data
+    yield from (value for value in (data.train, data.validation, data.held_out) if isinstance(value, str))
+    if data.replay is not None:
+        yield from (value for value in (data.replay.file, data.replay.held_out) if isinstance(value, str))
