@@ -230,7 +230,11 @@ def test_data_that_is_not_there_and_a_budget_too_small_are_refused(context, aske
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match="holds no file"):
         autos.begin(context, asked(data=tmp_path / "empty"))
-    pipeline = autos.begin(context, asked(hours=1e-6))
+    with pytest.raises(BudgetTooSmallError, match="at least"):
+        autos.begin(context, asked(hours=1e-7))  # no file is read for that
+    assert context.pipelines.list("default", "auto") == []
+    # above the lower bound of the forecast, and still less than the probes of the showdown take
+    pipeline = autos.begin(context, asked(hours=2e-4))
     with pytest.raises(BudgetTooSmallError, match="in all"):
         autos.go_on(context, pipeline.pipeline_id)
     assert context.runs.list() == []
