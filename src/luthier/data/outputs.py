@@ -38,6 +38,42 @@ def check_free(outputs: Sequence[Path], *, force: bool) -> None:
             )
 
 
+def check_replaceable(path: Path, what: str, *beginnings: bytes) -> None:
+    """Raise ConflictError for a file that is there and does not begin as one of its kind does, in small letters.
+
+    A page or a chart that is written again replaces the one before; a file of rows by the same name stays.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head and not head.startswith(beginnings):
+        raise ConflictError(
+            f"{path} is there already, and is no {what}",
+            expected=f"a name that is free, or a {what} to replace",
+            do="choose another name, or move that file away",
+        )
+
+
+def write_output(path: Path, content: bytes, *, force: bool) -> None:
+    """Write a small file, whole or not at all. Raises ConflictError where it is there, RequestError where it cannot."""
+    check_outputs([path], [])
+    check_free([path], force=force)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RequestError(
+            f"{path} cannot be written: {error.strerror}", expected="a folder that is there", do="choose another file"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def working_folder(beside: Path) -> Iterator[Path]:
     """A folder next to `beside` for files in the making, on the same disk, so that they can be moved into place."""
