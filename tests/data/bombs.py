@@ -15,7 +15,7 @@ GIGABYTE: Final = 1 << 30
 MEMORY_BYTES: Final = 1 << 30
 """What the reading process may take in all, libraries included: a whole bomb does not fit."""
 _READ: Final = """
-import json, resource, sys
+import json, re, resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
 from luthier.core.errors import DataError
@@ -23,7 +23,9 @@ from luthier.data.formats import load_file
 try:
     load_file(Path(sys.argv[1]))
 except DataError as error:
-    print(json.dumps([error.came, error.expected, error.do, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+    # Not ru_maxrss: Linux counts there what the parent had before it became this process.
+    peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    print(json.dumps([error.came, error.expected, error.do, peak]))
 """
 
 

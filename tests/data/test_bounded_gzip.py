@@ -6,11 +6,11 @@ import gzip
 from pathlib import Path
 
 import pytest
+from tests.data.bombs import gzip_bomb, read_with_little_memory
 
 from luthier.core.errors import DataError
 from luthier.data.bounded_gzip import max_unpacked_bytes, open_gzip
 from luthier.data.formats import load_file
-from bombs import gzip_bomb, read_with_little_memory
 
 
 @pytest.mark.parametrize(

@@ -75,14 +75,57 @@ def _decode(out: Any, limits: dict[str, Any]) -> None:
     pa.set_cpu_count(1)
     # buffer_size: else the whole of each column of a row group is read at once.
     file = pq.ParquetFile(pa.OSFile("/dev/fd/0", "rb"), buffer_size=_BUFFER_BYTES, pre_buffer=False)
-    with pa.ipc.new_stream(out, file.schema_arrow) as stream:
+    schema = pa.schema([pa.field(field.name, _spelled_out(field.type)) for field in file.schema_arrow])
+    is_same = schema.types == file.schema_arrow.types
+    with pa.ipc.new_stream(out, schema) as stream:
         num_bytes = 0
-        for batch in _timed(file.iter_batches(batch_size=BATCH_ROWS, use_threads=False), limits["batch_seconds"]):
+        for found in _timed(file.iter_batches(batch_size=BATCH_ROWS, use_threads=False), limits["batch_seconds"]):
+            batch = found if is_same else _cast(found, schema)
             num_bytes += max(batch.nbytes, _ROW_BYTES * batch.num_rows)
             if num_bytes > limits["max_bytes"]:
                 raise _TooLargeError("bomb")
             for piece in _pieces(batch):
                 stream.write_batch(piece)
+
+
+def _spelled_out(kind: Any) -> Any:
+    """The type with every value in its own place: in a dictionary, a view or a run one value stands for many."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _spelled_out(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if isinstance(kind, pa.BaseExtensionType):
+        return _spelled_out(kind.storage_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _spelled_out(field.type)) for field in kind.fields])
+    if pa.types.is_map(kind):
+        return pa.map_(_spelled_out(kind.key_type), _spelled_out(kind.item_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_spelled_out(kind.value_type), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(_spelled_out(kind.value_type))
+    if pa.types.is_large_list(kind) or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return pa.large_list(_spelled_out(kind.value_type))
+    return kind
+
+
+def _cast(batch: RecordBatch, schema: Any) -> RecordBatch:
+    import pyarrow as pa
+
+    columns = []
+    for column, field in zip(batch.columns, schema, strict=True):
+        if column.type == field.type:
+            columns.append(column)
+            continue
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowNotImplementedError:  # Arrow casts no such nested type
+            columns.append(pa.array(column.to_pylist(), type=field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _timed(batches: Iterator[RecordBatch], seconds: int) -> Iterator[RecordBatch]:
