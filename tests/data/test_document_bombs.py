@@ -38,16 +38,30 @@ def epub(path: Path) -> Path:
 
 
 def one_text_in_many_cells(path: Path) -> Path:
-    """A small workbook whose one shared text of 2 MB stands in 4,000 cells: nothing in it is packed by much."""
-    import random
-
-    from openpyxl import Workbook
-
-    book, chance = Workbook(), random.Random(1)
-    words = "".join(chr(chance.randrange(97, 123)) for _ in range(30_000))
-    for _ in range(60_000):
-        book.active.append([words])
-    book.save(path)
+    """A workbook whose one text of 30,000 letters stands in 60,000 cells: no entry of it unpacks to much."""
+    main, office = "http://schemas.openxmlformats.org/spreadsheetml/2006/main", "http://schemas.openxmlformats.org"
+    kinds, links = f"{office}/package/2006/content-types", f"{office}/package/2006/relationships"
+    of, part = f"{office}/officeDocument/2006/relationships", "application/vnd.openxmlformats-officedocument."
+    cells = "".join(f'<row r="{n}"><c r="A{n}" t="s"><v>0</v></c></row>' for n in range(1, 60_001))
+    entries = {
+        "[Content_Types].xml": f'<Types xmlns="{kinds}"><Default Extension="rels" ContentType="application/vnd.'
+        'openxmlformats-package.relationships+xml"/><Override PartName="/xl/workbook.xml" '
+        f'ContentType="{part}spreadsheetml.sheet.main+xml"/><Override PartName="/xl/worksheets/sheet1.xml" '
+        f'ContentType="{part}spreadsheetml.worksheet+xml"/><Override PartName="/xl/sharedStrings.xml" '
+        f'ContentType="{part}spreadsheetml.sharedStrings+xml"/></Types>',
+        "_rels/.rels": f'<Relationships xmlns="{links}"><Relationship Id="rId1" Type="{of}/officeDocument" '
+        'Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{of}"><sheets><sheet name="a" sheetId="1" r:id="rId1"/>'
+        "</sheets></workbook>",
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{links}"><Relationship Id="rId1" Type="{of}/worksheet" '
+        f'Target="worksheets/sheet1.xml"/><Relationship Id="rId2" Type="{of}/sharedStrings" '
+        'Target="sharedStrings.xml"/></Relationships>',
+        "xl/sharedStrings.xml": f'<sst xmlns="{main}"><si><t>{"a" * 30_000}</t></si></sst>',
+        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{cells}</sheetData></worksheet>',
+    }
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in entries.items():
+            archive.writestr(name, text)
     return path
 
 
