@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -36,6 +37,23 @@ def check_free(outputs: Sequence[Path], *, force: bool) -> None:
                 expected="a name that is free",
                 do="choose another name, or replace it with --force",
             )
+
+
+def check_free_listed(output: Path, listed: Path, *, force: bool) -> None:
+    """`check_free` for an output and the listing of what was refused, which the next attempt replaces.
+
+    listed: JSONL with `source_row` and `reason`; a file by that name that holds something else is not replaced.
+    """
+    check_free([output] if _is_listing(listed) else [output, listed], force=force)
+
+
+def _is_listing(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            first = json.loads(file.readline(1 << 20))
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and {"source_row", "reason"} <= first.keys()
 
 
 def check_replaceable(path: Path, what: str, *beginnings: bytes) -> None:

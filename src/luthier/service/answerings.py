@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, RequestError
 from luthier.service.context import Context
-from luthier.service.syntheses import Prices, check_files, check_free_outputs, check_prices, estimate, refused_file
+from luthier.service.syntheses import Prices, check_files, check_prices, estimate, refused_file
 from luthier.service.teachers import find_teacher
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def answer(
     engine raises.
     """
     from luthier.data.answer_prompts import AnswerOptions
+    from luthier.data.outputs import check_free_listed
     from luthier.data.shapes import check_mapping
     from luthier.data.source import open_source
 
@@ -88,7 +89,7 @@ def answer(
     check_files(file, output)
     start = time.monotonic()
     source = open_source(file)
-    check_free_outputs(output, force=force)
+    check_free_listed(output, refused_file(output), force=force)
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
     with closing(find_teacher(context, teacher)) as writer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -104,6 +103,7 @@ def synthesise(
     DataError (rows without text; or no pair could be kept, and then the refused file says why), and what an engine
     raises.
     """
+    from luthier.data.outputs import check_free_listed
     from luthier.data.source import open_source
     from luthier.data.synthesise import SynthesisOptions
 
@@ -111,7 +111,7 @@ def synthesise(
     _check(options, max_rows, prices, file, output)
     start = time.monotonic()
     source = open_source(file)
-    check_free_outputs(output, force=force)
+    check_free_listed(output, refused_file(output), force=force)
     num_found = _check_rows(source, context)
     num_rows = min(num_found, max_rows or num_found)
     with ExitStack() as stack:
@@ -184,23 +184,6 @@ def check_files(file: Path, output: Path) -> None:
             expected="another file",
             do="choose another name for -o",
         )
-
-
-def check_free_outputs(output: Path, *, force: bool) -> None:
-    """Raise ConflictError for an output that is there; a listing of refused rows is replaced by the next attempt."""
-    from luthier.data.outputs import check_free
-
-    listed = refused_file(output)
-    check_free([output] if _is_listing(listed) else [output, listed], force=force)
-
-
-def _is_listing(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            first = json.loads(file.readline(1 << 20))
-    except (OSError, ValueError):
-        return False
-    return isinstance(first, dict) and {"source_row", "reason"} <= first.keys()
 
 
 def _check_rows(source: Source, context: Context) -> int:

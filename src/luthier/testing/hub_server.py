@@ -23,8 +23,8 @@ class Hub:
     files: content by name. cut_after: drop the connection after so many bytes of a file, `num_cuts` times (-1: always).
     stall: hang instead of dropping, until `released`; `stalled` is set then. served: content to send instead of what
     the listing is made from. corrupt: files sent with a wrong bit.
-    status: files answered with that HTTP status. ignores_ranges: send every file from its beginning. commit: what the listing says. requests: path and
-    Range header of every request that came.
+    status: files answered with that HTTP status. ignores_ranges: send every file from its beginning. commit: as the
+    listing says. requests: path and Range header of every request that came.
     """
 
     files: dict[str, bytes]
