@@ -115,10 +115,7 @@ def synthesise(
     num_found = _check_rows(source, context)
     num_rows = min(num_found, max_rows or num_found)
     with ExitStack() as stack:
-        writer = stack.enter_context(closing(find_teacher(context, teacher)))
-        examiner = writer if judge == teacher else None
-        if judge is not None and examiner is None:
-            examiner = stack.enter_context(closing(find_teacher(context, judge)))
+        writer, examiner = _engines(context, stack, teacher, judge)
         tally = _write(context, source, num_rows, writer, examiner, options, output, prices or Prices())
     listed = refused_file(output)
     if not tally.num_pairs:
@@ -144,6 +141,15 @@ def synthesise(
         cost_note=note,
         seconds=time.monotonic() - start,
     )
+
+
+def _engines(
+    context: Context, stack: ExitStack, teacher: str, judge: str | None
+) -> tuple[CachedEngine, CachedEngine | None]:
+    writer = stack.enter_context(closing(find_teacher(context, teacher)))
+    if judge is None or judge == teacher:
+        return writer, None if judge is None else writer
+    return writer, stack.enter_context(closing(find_teacher(context, judge)))
 
 
 def _check(options: SynthesisOptions, max_rows: int | None, prices: Prices | None, file: Path, output: Path) -> None:
