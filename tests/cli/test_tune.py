@@ -41,7 +41,7 @@ def test_a_search_its_list_and_its_recipe(luthier, recipe, tmp_path):
     assert (
         yaml.safe_load(other.read_text())["training"]["learning_rate"] == trials[1]["values"]["training.learning_rate"]
     )
-    assert "has no trial 99" in luthier("studies", "apply", study_id, "--trial", "99", "-o", other).err
+    assert "has no trial 99" in luthier("studies", "apply", study_id, "--trial", "99", "-o", tmp_path / "none.yaml").err
     out = tmp_path / "best.yaml"
     assert luthier("studies", "apply", study_id, "-o", out).code == 0
     assert yaml.safe_load(out.read_text())["method"]["name"] == "lora"

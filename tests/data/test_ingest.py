@@ -179,7 +179,7 @@ def test_a_killed_ingest_goes_on_where_it_was(
     assert not parts.exists()
 
 
-def interrupted(docs: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted(docs: Path, output: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Read all, and stop before the parts are joined."""
 
     def stop(*_: object) -> None:
@@ -188,7 +188,50 @@ def interrupted(docs: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with monkeypatch.context() as patch:
         patch.setattr("luthier.data.ingest._join", stop)
         with pytest.raises(KeyboardInterrupt):
+            run(docs, output, **changes)
+
+
+def test_an_output_that_is_there_stays(docs: Path, tmp_path: Path) -> None:
+    (docs / "a.txt").write_text("Some text.")
+    output = tmp_path / "rows.jsonl"
+    for taken in (output, outcome_path(output)):
+        taken.write_text("of somebody else")
+        with pytest.raises(ConflictError, match="is there already"):
             run(docs, output)
+        assert taken.read_text() == "of somebody else"
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["docs", taken.name]), "nothing was begun"
+        taken.unlink()
+    output.write_text("of somebody else")
+    run(docs, output, force=True)
+    assert rows(output)[0]["text"] == "Some text."
+    with pytest.raises(ConflictError, match="is there already"):
+        run(docs, output)
+    with pytest.raises(RequestError, match="is the file that is read"):
+        ingest([output], output, settings=SETTINGS, num_workers=1, progress=SilentProgress(), force=True)
+
+
+def test_what_was_stopped_goes_on_but_over_nothing_else(
+    docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (docs / "a.txt").write_text("Some text.")
+    output = tmp_path / "rows.jsonl"
+    interrupted(docs, output, monkeypatch)
+    output.write_text("of somebody else, written meanwhile")
+    with pytest.raises(ConflictError, match="is there already"):
+        run(docs, output)
+    assert output.read_text() == "of somebody else, written meanwhile"
+    output.unlink()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # killed when the output has its name, and what belongs to it is still there
+        patch.setattr("luthier.data.ingest.shutil.rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(docs, output)
+    assert output.is_file()
+    assert run(docs, output).num_reused == 1
+    assert not (tmp_path / ".rows.jsonl.parts").exists()
 
 
 def test_what_changed_is_read_anew(docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,10 +242,10 @@ def test_what_changed_is_read_anew(docs: Path, tmp_path: Path, monkeypatch: pyte
     (docs / "1.txt").write_text("Other text.")
     assert run(docs, output).num_reused == 2
     assert [row["text"] for row in rows(output)] == ["Text 0.", "Other text.", "Text 2."]
-    interrupted(docs, output, monkeypatch)
-    assert run(docs, output, settings=replace(SETTINGS, licence="other")).num_reused == 0
-    interrupted(docs, output, monkeypatch)
-    assert run(docs, output, is_fresh=True).num_reused == 0
+    interrupted(docs, output, monkeypatch, force=True)
+    assert run(docs, output, settings=replace(SETTINGS, licence="other"), force=True).num_reused == 0
+    interrupted(docs, output, monkeypatch, force=True)
+    assert run(docs, output, is_fresh=True, force=True).num_reused == 0
 
 
 def test_a_damaged_part_is_read_anew(docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +261,7 @@ def test_a_damaged_part_is_read_anew(docs: Path, tmp_path: Path, monkeypatch: py
 def test_output_within_the_folder_of_documents(docs: Path) -> None:
     (docs / "a.txt").write_text("Some text.")
     first = run(docs, docs / "rows.jsonl")
-    assert run(docs, docs / "rows.jsonl").as_json() == first.as_json()
+    assert run(docs, docs / "rows.jsonl", force=True).as_json() == first.as_json()
     assert first.skipped == ()
 
 

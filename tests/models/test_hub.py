@@ -251,3 +251,51 @@ def test_a_damaged_model_is_fetched_anew_and_removing_it_clears_everything(hub, 
     with pytest.raises(NotFoundError):
         sources.remove(NAME, tmp_path)
     assert [path.name for path in (tmp_path / "models").iterdir() if not path.name.startswith(".lock")] == []
+
+
+@pytest.mark.parametrize("commit", ["../../../escaped", "/tmp/escaped", "..", "", None, "0" * 39, "main"])
+def test_a_commit_that_is_none_becomes_no_folder(hub, tmp_path, commit):
+    hub.commit = commit
+    home = tmp_path / "a" / "b" / "home"
+    with pytest.raises(ModelSourceError, match="as the commit of org/tiny"):
+        sources.pull(NAME, home, QUIET)
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and "home" not in path.parts] == []
+    assert not list(tmp_path.rglob("escaped"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../escaped.json", "..\\escaped.json", "/tmp/escaped.json", "..json", "a\0.json", ".x.json"]
+)
+def test_a_name_that_leads_out_is_not_fetched(hub, tmp_path, name):
+    hub.files[name] = b"{}"
+    home = tmp_path / "a" / "b" / "home"
+    model = sources.pull(NAME, home, QUIET)
+    assert not [path for path, _ in hub.requests if name in path]
+    assert not list(tmp_path.rglob("*escaped*"))
+    assert name not in [path.name for path in Path(model.path).iterdir()]
+
+
+def test_a_folder_with_links_to_elsewhere_is_refused(tiny, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    secret = tmp_path / "id_ed25519"
+    secret.write_text("a private key")
+    sources.pull(str(folder), tmp_path / "home", QUIET)
+    for target in (secret, Path("../id_ed25519")):
+        (folder / "LICENSE").symlink_to(target)
+        with pytest.raises(ModelSourceError, match=r"is a link to .*id_ed25519, outside"):
+            sources.pull(str(folder), tmp_path / "home", QUIET)
+        (folder / "LICENSE").unlink()
+    (folder / "LICENSE").symlink_to("README.md")
+    (folder / "README.md").write_text("Words.")
+    sources.pull(str(folder), tmp_path / "home", QUIET)
+
+
+def test_the_cache_of_the_hubs_own_client_is_a_folder_like_others(tiny, tmp_path):
+    blobs, folder = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / COMMIT
+    blobs.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    for number, file in enumerate(sorted(tiny.iterdir())):
+        shutil.copyfile(file, blobs / str(number))
+        (folder / file.name).symlink_to(Path("../../blobs") / str(number))
+    assert sources.pull(str(folder), tmp_path / "home", QUIET).source == "folder"

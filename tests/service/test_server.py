@@ -133,6 +133,21 @@ def test_what_crashes_comes_back_and_what_is_orphaned_dies(context: Context, up:
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ids))
 
 
+def test_a_server_behind_a_proxy_on_this_machine_calls_no_private_network(up: Up) -> None:
+    """Its socket is of this machine alone, as the docs set it up; who asks is not."""
+    _, line = up()
+    host, port = line["url"].removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    headers = {"authorization": f"Bearer {line['key']}", "content-type": "application/json"}
+    answers = []
+    for address in ("127.0.0.1", "2130706433", "0x7f.1", "10.0.0.1", "[::ffff:127.0.0.1]", "169.254.169.254"):
+        connection.request("POST", "/api/v1/webhooks", json.dumps({"url": f"http://{address}:9/"}), headers)
+        answer = connection.getresponse()
+        answers.append((answer.status, "leads to" in answer.read().decode()))
+    connection.close()
+    assert answers == [(400, True)] * 6
+
+
 def test_others_come_in_only_with_a_key(context: Context) -> None:
     def never() -> str | None:
         raise AssertionError("it was not refused")

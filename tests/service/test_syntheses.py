@@ -103,7 +103,7 @@ def test_a_second_run_asks_nothing_and_writes_the_same_bytes(
     prices = Prices(1.0, 10.0)
     first = synthesise(context, rows, teacher=teacher, judge=teacher, output=output, prices=prices)
     before, num_asked = (output.read_bytes(), refused_of(output).read_bytes()), len(server.requests)
-    again = synthesise(context, rows, teacher=teacher, judge=teacher, output=output, prices=prices)
+    again = synthesise(context, rows, teacher=teacher, judge=teacher, output=output, force=True, prices=prices)
     assert (output.read_bytes(), refused_of(output).read_bytes()) == before
     assert len(server.requests) == num_asked == first.teacher_usage.num_requests == 40 + 36
     usage = again.teacher_usage
@@ -120,7 +120,7 @@ def test_the_cost_is_that_of_the_new_tokens_and_none_is_claimed_without_prices(
     usage = found.teacher_usage
     assert found.cost_usd == pytest.approx((usage.num_prompt_tokens * 2 + usage.num_new_tokens * 8) / 1e6)
     assert (found.num_rows, found.num_rows_left) == (3, 37)
-    free = synthesise(context, rows, teacher=teacher, output=output, max_rows=3)
+    free = synthesise(context, rows, teacher=teacher, output=output, force=True, max_rows=3)
     assert (free.cost_usd, free.cost_note) == (None, "no prices were given, so no cost is claimed")
 
 
@@ -147,7 +147,7 @@ def test_what_was_answered_before_a_failure_is_not_asked_again(
     num_kept, num_asked = context.generations.count(), len(server.requests)
     assert num_kept == num_asked - 1 >= 32  # all that was paid for
     server.refuse = lambda _: None
-    found = synthesise(context, rows, teacher=teacher, output=output)
+    found = synthesise(context, rows, teacher=teacher, output=output, force=True)
     assert found.num_pairs == 36
     assert found.teacher_usage.num_cached_requests == num_kept
     assert len(server.requests) - num_asked == 40 - num_kept
@@ -188,7 +188,7 @@ def test_the_file_of_the_refused_goes_when_nothing_is_refused(
     context: Context, rows: Path, teacher: str, output: Path
 ) -> None:
     synthesise(context, rows, teacher=teacher, output=output)
-    found = synthesise(context, rows, teacher=teacher, output=output, max_rows=9)
+    found = synthesise(context, rows, teacher=teacher, output=output, force=True, max_rows=9)
     assert (found.num_refused, found.refused_file) == (0, None)
     assert not refused_of(output).exists()
 
@@ -266,5 +266,5 @@ def test_what_the_whole_will_take_is_told_after_the_first_batch(
         usage = found.teacher_usage
         assert notes[-1].startswith(f"about {usage.num_prompt_tokens:,} + {usage.num_new_tokens:,} tokens in all")
         assert re.fullmatch(r"about [\d,]+ \+ [\d,]+ tokens in all, \d+\.\d\d USD", notes[0])
-        synthesise(context, rows, teacher=teacher, output=output)
+        synthesise(context, rows, teacher=teacher, output=output, force=True)
     assert notes[-1] == "all from the cache so far"

@@ -22,6 +22,7 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.job import Job
 from luthier.service import outgoing, webhook_sender, webhooks
 from luthier.service.context import Context
+from luthier.service.egress_addresses import why_forbidden
 from luthier.service.settings import Settings
 from luthier.store.tables import webhook_deliveries
 
@@ -197,8 +198,8 @@ def test_the_thread_tells_by_itself_and_ends(context: Context, receiver: Receive
 )
 def test_where_no_webhook_may_go(address: str, is_forbidden: bool, is_always_forbidden: bool) -> None:
     found = ip_address(address)
-    assert (outgoing.why_forbidden(found, may_reach_private=False) is not None) == is_forbidden
-    assert (outgoing.why_forbidden(found, may_reach_private=True) is not None) == is_always_forbidden
+    assert (why_forbidden(found, may_reach_private=False) is not None) == is_forbidden
+    assert (why_forbidden(found, may_reach_private=True) is not None) == is_always_forbidden
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f000001", "[::1]", "[::ffff:127.0.0.1]"])

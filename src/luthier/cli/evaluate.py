@@ -11,7 +11,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption, MappingOption
+from luthier.cli.options import HomeOption, JsonOption, MappingOption, SuitePageOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,9 +51,6 @@ GateOption = Annotated[
     Path | None,
     typer.Option("--gate", metavar="gate.yaml", help="Hold the result against a gate; exit code 1 where it fails."),
 ]
-HtmlOption = Annotated[
-    Path | None, typer.Option("--html", metavar="PATH", help="With --suite: write the result as a page.")
-]
 FewShotOption = Annotated[
     int,
     typer.Option("--few-shot", min=0, max=64, help="Also judge the base model with this many examples in its prompt."),
@@ -89,7 +86,7 @@ def evaluate(
     seeds: SeedsOption = 1,
     allow_code: CodeOption = False,
     gate: GateOption = None,
-    html: HtmlOption = None,
+    html: SuitePageOption = None,
     few_shot: FewShotOption = 0,
     few_shot_from: FewShotFromOption = None,
     metrics: MetricsOption = None,

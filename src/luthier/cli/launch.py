@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.cli.answer import Answer
-from luthier.cli.options import JsonOption
+from luthier.cli.options import ForceOption, JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +35,7 @@ def launch(
         str | None, typer.Option("--home", metavar="DIR", help="Where rank 0 keeps the run; on shared storage.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there, not to stdout.")] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> Answer:
     """Write the job file that trains a recipe on Slurm, by SkyPilot, or on Ray in Kubernetes. Nothing is submitted.
@@ -42,6 +43,7 @@ def launch(
     The recipe is read and checked first. Submitting the same file again goes on with the run that it began.
     """
     from luthier.core.errors import RequestError
+    from luthier.data.outputs import check_free, write_output
     from luthier.plan import defaults
     from luthier.service.launch_files import SYSTEMS, Launch, launch_file
     from luthier.service.recipes import load_recipe
@@ -51,6 +53,8 @@ def launch(
         raise RequestError(
             f"system {system!r}", expected=f"one of {', '.join(SYSTEMS)}", do="write: luthier launch slurm RECIPE"
         )
+    if out is not None:
+        check_free([out], force=force)
     training = load_recipe(recipe, ()).training
     asked = Launch(
         recipe=recipe.absolute(),
@@ -68,7 +72,7 @@ def launch(
     size = training.global_batch_size if training else None
     refuse_unequal_shares(size or defaults.GLOBAL_BATCH_SIZE[0], asked.num_devices)
     if out is not None:
-        out.write_text(text, encoding="utf-8")
+        write_output(out, text.encode(), force=force)
     document = {"system": system, "num_devices": asked.num_devices, "path": None if out is None else str(out)}
     return Answer(as_json, document | {"text": text}, lambda console: _show(console, text, out))
 

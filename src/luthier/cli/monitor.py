@@ -9,7 +9,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption
+from luthier.cli.options import HomeOption, JsonOption, PageOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,7 @@ _STYLES = {"changed": "bold red", "steady": "green", "unknown": "dim"}
 def monitor(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="As clients ask for it: a deployment, mostly.")],
     since: Annotated[str, typer.Option("--since", metavar="SPAN", help="How far to look back: 24h, 7d.")] = "7d",
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots.")] = None,
+    html: PageOption = None,
     corpus: Annotated[
         Path | None, typer.Option("--corpus", metavar="PATH", help="Documents that answers may cite. Kept.")
     ] = None,

@@ -43,11 +43,29 @@ PricesOption = Annotated[
     Path | None,
     typer.Option("--prices", help="Your own prices, in the form that docs/cost.md shows.", metavar="FILE"),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that is there.")]
 MappingOption = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="FIELD=NAME", help="Which field is which, as prompt=question. Repeatable."),
 ]
 
+
+def _free_page(path: Path | None) -> Path | None:
+    """Before anything is worked out: a page replaces no file that is none."""
+    if path is not None:
+        from luthier.data.outputs import check_replaceable
+
+        check_replaceable(path, "page", b"<!doctype html", b"<html")
+    return path
+
+
+PageOption = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots.", callback=_free_page)
+]
+SuitePageOption = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="PATH", help="With --suite: write the result as a page.", callback=_free_page),
+]
 
 DEFAULT_URL: Final = "http://127.0.0.1:8520"
 UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="Where the server of this home answers.")]

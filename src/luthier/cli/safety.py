@@ -10,7 +10,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption
+from luthier.cli.options import HomeOption, JsonOption, PageOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,7 @@ def safety(
         list[str] | None,
         typer.Option("--only", metavar="PROBE", help="Ask this probe alone, such as stereotypes. Repeatable."),
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots.")] = None,
+    html: PageOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:

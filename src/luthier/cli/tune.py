@@ -12,7 +12,7 @@ import typer
 from luthier.cli import tune_options
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption, SetOption
+from luthier.cli.options import ForceOption, HomeOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,17 +108,20 @@ def apply(
     trial: Annotated[
         int | None, typer.Option("--trial", min=0, metavar="N", help="Of this trial; the winner's if not given.")
     ] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
     """Write the recipe of a study's winner, or of another trial, to a file, ready to train."""
     from luthier.core.plain_yaml import write_yaml
+    from luthier.data.outputs import check_free, write_output
     from luthier.service.study_end import winning_document
 
+    check_free([output], force=force)
     with open_context(home) as context:
         study = context.studies.get(study_id)
         document = winning_document(study, context.studies.trials(study_id), trial)
-    output.write_text(write_yaml(document), encoding="utf-8")
+    write_output(output, write_yaml(document).encode(), force=force)
     number = study.winner if trial is None else trial
     said = {"study_id": study_id, "winner": study.winner, "trial": number, "file": str(output), "recipe": document}
     return Answer(as_json, said, lambda console: console.print(f"{output}: trial {number} of {study_id}"))

@@ -9,7 +9,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption, PricesOption
+from luthier.cli.options import HomeOption, JsonOption, PageOption, PricesOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ def worth(
         typer.Option("--verdict", metavar="RUN", help="Take gains from this run's evaluation, not from the case."),
     ] = None,
     prices: PricesOption = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots.")] = None,
+    html: PageOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:

@@ -21,6 +21,8 @@ RATIO_FROM_BYTES: Final = 10 * 2**20
 MAX_ENTRIES: Final = 20_000
 _BLOCK_BYTES = 2**20
 _MARKUP = (".xml", ".rels", ".opf", ".ncx", ".xhtml", ".html", ".htm", ".vml", ".svg")
+_SNIFFED_BYTES = 256
+_BEFORE_MARKUP = b"\xef\xbb\xbf\xff\xfe \t\r\n"
 _DRIVE = re.compile(r"^[A-Za-z]:")
 # Without NULs, so that UTF-16 and UTF-32 hide nothing.
 _ENTITY = re.compile(rb"<!\s*ENTITY", re.IGNORECASE)
@@ -74,11 +76,13 @@ def _check_directory(entries: list[zipfile.ZipInfo]) -> None:
 def _check_content(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> None:
     total = 0
     for entry in entries:
-        if not entry.filename.lower().endswith(_MARKUP):
-            continue
-        tail = b""
+        tail, is_markup = b"", entry.filename.lower().endswith(_MARKUP)
         with archive.open(entry) as file:
             while block := file.read(_BLOCK_BYTES):
+                # By content, too: a document says itself which of its parts is read as markup, whatever its name.
+                is_markup = is_markup or block[:_SNIFFED_BYTES].replace(b"\0", b"").lstrip(_BEFORE_MARKUP)[:1] == b"<"
+                if not is_markup:
+                    break
                 total += len(block)
                 if total > MAX_UNPACKED_BYTES:
                     raise _bomb(f"its markup unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")

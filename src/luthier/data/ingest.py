@@ -11,7 +11,6 @@ joined in order              OUTPUT, and OUTPUT.ingest.json with each document's
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from luthier.core.ports import Progress
 from luthier.data.chunk import check_sizes
 from luthier.data.documents import FoundDocument, SkippedFile, find_documents
 from luthier.data.ingest_part import IngestSettings
+from luthier.data.outputs import check_free, check_outputs, publish
 from luthier.data.readers.table import CONVERT_FIRST, READERS
 from luthier.data.worker_pool import Answer, WorkerPool
 from luthier.store.file_lock import file_lock
@@ -99,6 +99,7 @@ def ingest(
     progress: Progress,
     timeout_seconds: float = 120.0,
     is_fresh: bool = False,
+    force: bool = False,
     readers: Mapping[str, str] = READERS,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Ingestion:
@@ -107,16 +108,21 @@ def ingest(
     The bytes of the output depend on the documents and settings alone, not on workers or interruptions. Documents that
     an interrupted run has read are taken from its parts; `is_fresh` throws these away. A document that crashes its
     reader, takes longer than `timeout_seconds` or more than `memory_bytes`, is named as failed and the rest goes on.
-    readers: extension -> `module:function`.
+    readers: extension -> `module:function`. force: replace an output that is there; one with the same bytes, which an
+    interrupted run has left, needs none.
 
-    Raises NotFoundError (no such place), RequestError (sizes, workers, output), ConflictError (another process writes
-    this output), DataError (no rows at all), StorageFullError, WorkError (no worker can be started).
+    Raises NotFoundError (no such place), RequestError (sizes, workers, output), ConflictError (the output is there, or
+    another process writes it), DataError (no rows at all), StorageFullError, WorkError (no worker can be started).
     """
     check_sizes(settings.chunk_tokens, settings.overlap_tokens)
     _check(output, num_workers, timeout_seconds)
     kinds = {*readers, *CONVERT_FIRST}
     parts = output.with_name(f".{output.name}.parts")
     told = outcome_path(output)
+    check_outputs([output, told], places)
+    # Parts are what an interrupted run has left, which may have published its output already: that is compared later.
+    if is_fresh or not any(parts.glob("*.part")):
+        check_free([output, told], force=force)
     found, skipped = find_documents(places, kinds=kinds, leave_out=(output, told, parts))
     with file_lock(parts / "lock", what=f"the output {output}", timeout_seconds=0):
         if is_fresh:
@@ -127,8 +133,10 @@ def ingest(
         if not done.num_rows:
             shutil.rmtree(parts)
             raise _no_rows(done)
-        _join([parts / answer["part"] for answer in answers if "part" in answer], output)
-        _write_outcome(done, told)
+        rows, outcome = parts / "rows", parts / "outcome"
+        _join([parts / answer["part"] for answer in answers if "part" in answer], rows)
+        outcome.write_text(json.dumps(done.as_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        publish({rows: output, outcome: told}, force=force)
         shutil.rmtree(parts)
     return done
 
@@ -141,8 +149,6 @@ def outcome_path(output: Path) -> Path:
 def _check(output: Path, num_workers: int, timeout_seconds: float) -> None:
     if output.suffix != ".jsonl":
         raise RequestError(f"output {output}", expected="a file that ends in .jsonl", do="name it so")
-    if output.is_dir():
-        raise RequestError(f"output {output} is a folder", expected="a file", do="choose another name")
     if num_workers < 1 or timeout_seconds <= 0:
         raise RequestError(
             f"{num_workers} workers, {timeout_seconds:g} s a document", expected="more than 0 of both", do="raise them"
@@ -206,28 +212,12 @@ def _document(one: FoundDocument, answer: Answer) -> IngestedDocument:
     )
 
 
-def _join(parts: Sequence[Path], output: Path) -> None:
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                with part.open("rb") as rows:
-                    rows.readline()
-                    shutil.copyfileobj(rows, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_outcome(done: Ingestion, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(done.as_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _join(parts: Sequence[Path], joined: Path) -> None:
+    with joined.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as rows:
+                rows.readline()
+                shutil.copyfileobj(rows, file)
 
 
 def _discard(parts: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -36,6 +37,59 @@ def check_free(outputs: Sequence[Path], *, force: bool) -> None:
                 expected="a name that is free",
                 do="choose another name, or replace it with --force",
             )
+
+
+def check_free_listed(output: Path, listed: Path, *, force: bool) -> None:
+    """`check_free` for an output and the listing of what was refused, which the next attempt replaces.
+
+    listed: JSONL with `source_row` and `reason`; a file by that name that holds something else is not replaced.
+    """
+    check_free([output] if _is_listing(listed) else [output, listed], force=force)
+
+
+def _is_listing(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            first = json.loads(file.readline(1 << 20))
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and {"source_row", "reason"} <= first.keys()
+
+
+def check_replaceable(path: Path, what: str, *beginnings: bytes) -> None:
+    """Raise ConflictError for a file that is there and does not begin as one of its kind does, in small letters.
+
+    A page or a chart that is written again replaces the one before; a file of rows by the same name stays.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head and not head.startswith(beginnings):
+        raise ConflictError(
+            f"{path} is there already, and is no {what}",
+            expected=f"a name that is free, or a {what} to replace",
+            do="choose another name, or move that file away",
+        )
+
+
+def write_output(path: Path, content: bytes, *, force: bool) -> None:
+    """Write a small file, whole or not at all. Raises ConflictError where it is there, RequestError where it cannot."""
+    check_outputs([path], [])
+    check_free([path], force=force)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RequestError(
+            f"{path} cannot be written: {error.strerror}", expected="a folder that is there", do="choose another file"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

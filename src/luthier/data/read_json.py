@@ -13,6 +13,8 @@ from luthier.data.shapes import fitting_shapes
 from luthier.data.source import Source
 from luthier.data.strict_json import StrictJsonError, strict_loads
 
+MAX_DOCUMENT_BYTES = 1 << 30
+_PIECE_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -81,8 +83,19 @@ def _excerpt(text: str, column: int) -> str:
 
 def read_json(source: Source) -> Iterator[Row | RowProblem]:
     """One Row or RowProblem for each element; `line` is the row's number. Raises DataError for a broken document."""
+    pieces, num_bytes = [], 0
     with source.open() as file:
-        data = file.read()
+        while num_bytes <= MAX_DOCUMENT_BYTES and (piece := file.read(_PIECE_BYTES)):  # asking for all reserves all
+            pieces.append(piece)
+            num_bytes += len(piece)
+    data = b"".join(pieces)
+    pieces.clear()
+    if num_bytes > MAX_DOCUMENT_BYTES:
+        raise DataError(
+            f"{source.name} is a JSON document of more than {MAX_DOCUMENT_BYTES:,} bytes",
+            expected="a smaller one: it is read whole, and takes several times its size in memory",
+            do=f"write one object a line, which is streamed: jq -c '.[]' {source.path.stem} > rows.jsonl",
+        )
     data = data.removeprefix(_BOM)
     try:
         text = data.decode("utf-8")

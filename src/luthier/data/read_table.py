@@ -1,9 +1,8 @@
-"""Rows out of CSV and Parquet."""
+"""Rows out of CSV."""
 
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -11,12 +10,11 @@ from typing import IO, Any
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
 from luthier.data.bad_field import shorten
-from luthier.data.bounded_lines import bounded_lines, too_long
+from luthier.data.bounded_lines import MAX_LINE_BYTES, bounded_lines, too_long
 from luthier.data.read_json import nul_at, undecodable
 from luthier.data.source import Source
 
 _MAX_CELL_CHARACTERS = 2**31 - 1
-_PARQUET_BATCH_ROWS = 1_024
 
 
 class _TextLines:
@@ -25,6 +23,7 @@ class _TextLines:
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file, self._name = file, name
         self._number = self._offset = 0
+        self.record_bytes = 0
         self.problems: list[RowProblem] = []
 
     def __iter__(self) -> Iterator[str]:
@@ -33,6 +32,13 @@ class _TextLines:
             if length > len(line):
                 raise DataError(
                     f"line {self._number} of {self._name} {too_long(length)}",
+                    expected="CSV records of a usual size",
+                    do="check for a quote that is never closed, or write the file as JSONL or Parquet",
+                )
+            self.record_bytes += length
+            if self.record_bytes > MAX_LINE_BYTES:
+                raise DataError(
+                    f"the record of {self._name} that goes on to line {self._number} {too_long(self.record_bytes)}",
                     expected="CSV records of a usual size",
                     do="check for a quote that is never closed, or write the file as JSONL or Parquet",
                 )
@@ -66,6 +72,7 @@ def read_csv(source: Source) -> Iterator[Row | RowProblem]:
             )
         number = 0
         for record in _records(records):
+            lines.record_bytes = 0
             if not record and len(header) > 1:
                 continue  # a blank line
             number += 1
@@ -118,52 +125,3 @@ def _large_cells() -> Iterator[None]:
         yield
     finally:
         csv.field_size_limit(before)
-
-
-def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
-    """One Row for each record, read in batches.
-
-    Arrow fills fields that a nested object lacks with null, so a null inside a nested value is read as absent.
-    """
-    import pyarrow as pa  # here, since who reads text alone needs none of its memory
-
-    try:
-        with _parquet_file(source) as file:
-            names = file.schema_arrow.names
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise DataError(
-                    f"{source.name} has the column {twice[0]!r} twice",
-                    expected="a different name for each column",
-                    do="rename or remove columns",
-                )
-            number = 0
-            for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield Row(source.name, number, {key: _without_nulls(value) for key, value in fields.items()})
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{source.name} is damaged: {error}", expected="a whole Parquet file", do="copy or write the file again"
-        ) from error
-
-
-@contextmanager
-def _parquet_file(source: Source) -> Iterator[Any]:
-    import pyarrow.parquet as pq
-
-    if source.is_gzip:
-        with source.open() as packed:
-            data = packed.read()
-        yield pq.ParquetFile(io.BytesIO(data))
-    else:
-        with source.path.open("rb") as file:
-            yield pq.ParquetFile(file)
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
-    return value

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
 from luthier.data.read_json import read_json, read_jsonl
-from luthier.data.read_table import read_csv, read_parquet
+from luthier.data.read_parquet import read_parquet
+from luthier.data.read_table import read_csv
 from luthier.data.source import Format, Source
 
 _READERS: dict[Format, Callable[[Source], Iterator[Row | RowProblem]]] = {

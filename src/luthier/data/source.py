@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Literal
 
 from luthier.core.errors import DataError, NotFoundError
+from luthier.data.bounded_gzip import open_gzip
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
 
@@ -57,10 +58,10 @@ class Source:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The unpacked bytes. Damaged gzip data inside the block becomes a DataError."""
+        """The unpacked bytes, as many as `bounded_gzip` allows. Damaged gzip data in the block becomes a DataError."""
         try:
-            with gzip.open(self.path, "rb") if self.is_gzip else self.path.open("rb") as file:
-                yield cast(IO[bytes], file)
+            with open_gzip(self.path) if self.is_gzip else self.path.open("rb") as file:
+                yield file
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
                 f"{self.name} is damaged gzip data: {error}",

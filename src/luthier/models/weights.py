@@ -51,6 +51,29 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def refuse_links_out(folder: Path) -> None:
+    """Raise ModelSourceError for a file of a model folder that is a link to elsewhere, weights excepted.
+
+    Such files are copied as they are into exports and students: a link to a key of this user would be published. The
+    cache of the hub's own client keeps the files of `snapshots/COMMIT` in `blobs` beside it, which is no elsewhere.
+    """
+    own = folder.resolve()
+    inside = [own] + ([own.parent.parent / "blobs"] if own.parent.name == "snapshots" else [])
+    for file in sorted(folder.rglob("*")):
+        if not file.is_symlink() or file.suffix == ".safetensors":
+            continue
+        try:
+            target = file.resolve()
+        except (OSError, RuntimeError):  # a circle, which nobody can open
+            continue
+        if not any(place in target.parents for place in inside):
+            raise ModelSourceError(
+                f"{file} is a link to {target}, outside of the model's folder",
+                expected="files of the folder itself: they are copied into exports",
+                do="put the file there in place of the link, if it is part of the model",
+            )
+
+
 def no_safetensors(where: str, pickles: list[str]) -> ModelSourceError:
     """The error for a model without safetensors: says so when there are pickles, which could run any code."""
     if pickles:

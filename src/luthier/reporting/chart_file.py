@@ -11,7 +11,7 @@ from typing import Final
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from luthier.core.errors import RequestError
+from luthier.core.errors import ConflictError, RequestError
 from luthier.reporting.page import TEMPLATES, replace_bytes, replace_text
 from luthier.reporting.svg import css_variable, inline_svg, stand_ins
 
@@ -33,6 +33,18 @@ def check_chart_path(path: Path) -> None:
             expected="a file in an existing folder",
             do="make the folder, or choose another place",
         )
+    if path.is_file() and not _is_picture(path):
+        raise ConflictError(
+            f"chart {path} is there already, and is no picture",
+            expected="a name that is free, or a chart to replace",
+            do="choose another name, or move that file away",
+        )
+
+
+def _is_picture(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(1024)
+    return not head or head.startswith((b"\x89PNG", b"<svg", b"<?xml"))
 
 
 def write_chart(figure: Figure, path: Path, *, name: str, title: str, description: str) -> None:

@@ -65,17 +65,20 @@ def answer(
     temperature: float = 0.0,
     seed: int = 0,
     prices: Prices | None = None,
+    force: bool = False,
 ) -> Answering:
     """Have a teacher answer the prompt of every row; answers that stand in the rows are replaced.
 
     The output has a chat row for each answer that was kept; what was refused (empty, cut off, over the context) lies
     beside it in `<output>.refused.jsonl`, or there is no such file where nothing was. What was answered is kept in the
-    home, so a second run, or one after a stop midway, asks only for the rest.
+    home, so a second run, or one after a stop midway, asks only for the rest. force: replace an output that is there.
 
-    Raises RequestError (impossible options), NotFoundError (file, model), DataError (rows without a prompt; or no
-    answer could be kept, and then the refused file says why), and what an engine raises.
+    Raises RequestError (impossible options), ConflictError (an output is there), NotFoundError (file, model),
+    DataError (rows without a prompt; or no answer could be kept, and then the refused file says why), and what an
+    engine raises.
     """
     from luthier.data.answer_prompts import AnswerOptions
+    from luthier.data.outputs import check_free_listed
     from luthier.data.shapes import check_mapping
     from luthier.data.source import open_source
 
@@ -86,6 +89,7 @@ def answer(
     check_files(file, output)
     start = time.monotonic()
     source = open_source(file)
+    check_free_listed(output, refused_file(output), force=force)
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
     with closing(find_teacher(context, teacher)) as writer:

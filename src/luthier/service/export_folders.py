@@ -31,7 +31,7 @@ def staged_folder(final: Path, *, needed_bytes: int, what: str) -> Iterator[Path
     Raises ConflictError where there is something in `final`, RequestError where it cannot be written, StorageFullError
     where the disk has not the room or runs full inside.
     """
-    _refuse_taken(final)
+    refuse_taken(final)
     made = _make_parents(final)
     try:
         _clear_leftovers(final)
@@ -58,7 +58,8 @@ def staged_folder(final: Path, *, needed_bytes: int, what: str) -> Iterator[Path
         raise
 
 
-def _refuse_taken(final: Path) -> None:
+def refuse_taken(final: Path) -> None:
+    """Raise ConflictError where there is something in `final`, or it is no folder."""
     if final.is_symlink() or final.exists():
         if final.is_dir() and not final.is_symlink() and not any(final.iterdir()):
             return
@@ -152,7 +153,7 @@ def _publish(folder: Path, final: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-        _refuse_taken(final)
+        refuse_taken(final)
         raise
     sync(final.parent)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EXPORTS: Final = "exports"
 TABLE: Final = "formats.json"
+PAGE: Final = "formats.html"
 _KEPT, _LOCK = "unfinished.json", "lock"
 
 
@@ -81,14 +82,9 @@ def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatPr
     from luthier.store.file_lock import file_lock
 
     folder = folder.absolute()
+    check_table_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / EXPORTS / _KEPT
-    if (folder / TABLE).exists() or ((folder / EXPORTS).exists() and not _is_begun(folder)):
-        raise ConflictError(
-            f"{folder} has a table of formats in it, or exports of one",
-            expected="a folder without these",
-            do="choose another with -o, or remove it first",
-        )
     with file_lock(folder / EXPORTS / _LOCK, what=f"the table of formats in {folder}", timeout_seconds=1):
         found = _read(kept)
         if found and found["asked"] != asked:
@@ -99,6 +95,17 @@ def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatPr
                 do="ask for the same again, choose another folder with -o, or remove this one",
             )
         yield FormatProgress(folder, asked, found)
+
+
+def check_table_folder(folder: Path) -> None:
+    """Raise ConflictError where a folder holds a table, its page, or exports that no stopped attempt has left."""
+    holds_page = (folder / PAGE).exists() and not (folder / EXPORTS / _LOCK).exists()
+    if (folder / TABLE).exists() or holds_page or ((folder / EXPORTS).exists() and not _is_begun(folder)):
+        raise ConflictError(
+            f"{folder} is there already and has a table of formats in it, its page, or exports of one",
+            expected="a folder without these",
+            do="choose another with -o, or remove it first",
+        )
 
 
 def _is_begun(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from luthier.service.context import Context
 from luthier.service.evaluations import choose_samples
 from luthier.service.exports import find_source
 from luthier.service.format_exports import exported, place, source_price
-from luthier.service.format_progress import TABLE, FormatProgress, format_progress
+from luthier.service.format_progress import PAGE, TABLE, FormatProgress, check_table_folder, format_progress
 from luthier.service.format_quality import asked_rows, judge_formats, losses_of
 from luthier.service.judgeable import check_metrics, usual_metrics
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 DEFAULT_FORMATS: Final = ("merged:bfloat16", "gguf:float16", "gguf:q8_0", "gguf:q4_k_m", "onnx:float32", "onnx:int4")
 _SHORT: Final = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "bf16": "bfloat16"}
-_PAGE = "formats.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +68,7 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     from luthier.reporting.page import replace_text
 
     _check(request)
+    check_table_folder(request.folder.absolute())
     wanted = [parse_format(text) for text in dict.fromkeys(request.formats)]
     source = find_source(context, request.name)
     loaded = load_file(request.data, mapping=dict(request.mapping) if request.mapping else None)
@@ -107,9 +107,9 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             machine=_machine(),
             seconds=progress.seconds,
-            report_path=str(progress.folder / _PAGE),
+            report_path=str(progress.folder / PAGE),
         )
-        write_format_page(progress.folder / _PAGE, table, metric_heading)
+        write_format_page(progress.folder / PAGE, table, metric_heading)
         replace_text(progress.folder / TABLE, table.model_dump_json(indent=1) + "\n")
         progress.close(keeps_exports=request.keeps_exports)
     return table

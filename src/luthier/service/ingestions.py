@@ -49,12 +49,14 @@ def ingest(
     num_workers: int | None = None,
     timeout_seconds: float = 120.0,
     is_fresh: bool = False,
+    force: bool = False,
 ) -> IngestOutcome:
     """Read the documents in folders and files into rows of text with their provenance.
 
     model: the base model whose tokens are counted; pulled where it is not there yet. None takes the default base model
     where it is on this machine already, else words are counted, and the outcome says so. num_workers: None for one a
-    CPU. is_fresh: throw away what an interrupted ingest to the same output has read.
+    CPU. is_fresh: throw away what an interrupted ingest to the same output has read. force: replace an output that is
+    there.
 
     Raises NotFoundError, RequestError, ConflictError, DataError (no rows), StorageFullError, ModelSourceError.
     """
@@ -81,6 +83,7 @@ def ingest(
         progress=context.progress,
         timeout_seconds=timeout_seconds,
         is_fresh=is_fresh,
+        force=force,
     )
     return IngestOutcome(output, outcome_path(output), unit, done)
 

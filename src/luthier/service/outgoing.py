@@ -13,15 +13,14 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
+from luthier.service.egress_addresses import is_own, why_forbidden
+
 _CONNECT_SECONDS: Final = 5.0
 MOST_SECONDS: Final = 15.0
-_NAT64: Final = IPv6Network("64:ff9b::/96")
-
-Address = IPv4Address | IPv6Address
 
 
 class UnreachableError(Exception):
@@ -60,39 +59,24 @@ def post(
         raise UnreachableError(f"{type(error).__name__}: {error}"[:200]) from error
 
 
-def why_forbidden(address: Address, *, may_reach_private: bool) -> str | None:
-    """In words, what forbids to call an address; None where nothing does.
-
-    Link-local ones are never called: there the metadata services of clouds give out credentials.
-    """
-    inner = _inner(address)
-    if inner.is_link_local or inner.is_multicast or inner.is_unspecified:
-        return f"{address}, which no webhook may call"
-    if not inner.is_global and not may_reach_private:
-        return f"{address}, which is not on the public internet"
-    return None
-
-
-def _inner(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for, where it does."""
-    if isinstance(address, IPv4Address):
-        return address
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    teredo = address.teredo[1] if address.teredo else None
-    return address.ipv4_mapped or address.sixtofour or teredo or address
-
-
 def _vetted(host: str, port: int, *, may_reach_private: bool) -> tuple[int, tuple[object, ...]]:
-    """Family and socket address of a host, all of whose addresses may be called."""
+    """Family and socket address of a host, all of whose addresses may be called.
+
+    An address that a name leads to is not shown: a caller could read names of private networks by it.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise UnreachableError(f"{host} is not known: {error}"[:200]) from error
     for *_, address in found:
-        plain = str(address[0]).partition("%")[0]
-        if why := why_forbidden(ip_address(plain), may_reach_private=may_reach_private):
-            raise UnreachableError(f"{host} leads to {why}")
+        plain = ip_address(str(address[0]).partition("%")[0])
+        why = why_forbidden(plain, may_reach_private=may_reach_private)
+        if why is None and not may_reach_private and is_own(plain):
+            why = f"{plain}, which is an address of this machine itself"
+        if why is not None:
+            raise UnreachableError(
+                f"{host} leads to {why if host == str(plain) else f'an address{why[len(str(plain)) :]}'}"
+            )
     return found[0][0], found[0][4]
 
 

@@ -118,7 +118,7 @@ def serve(
         workers = worker_names(context, request.num_workers)
         supervisor = Supervisor([_api(listener), *map(_worker, workers)], tell=tell)
         try:
-            with _environment(context, listener):
+            with _environment(context):
                 supervisor.start()
                 wait_until_it_answers(supervisor, listener, stop_requested)
                 if stop_requested() is None:
@@ -143,12 +143,10 @@ def _worker(name: str) -> Program:
 
 
 @contextlib.contextmanager
-def _environment(context: Context, listener: Listener) -> Iterator[None]:
+def _environment(context: Context) -> Iterator[None]:
     """What the processes are told, for as long as this one may start any."""
     settings = context.settings
     given = {"LUTHIER_HOME": str(context.home), "LUTHIER_LOG_FORMAT": settings.log_format}
-    if settings.webhooks_may_reach_private is None:
-        given["LUTHIER_WEBHOOKS_MAY_REACH_PRIVATE"] = str(listener.is_loopback).lower()
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     try:

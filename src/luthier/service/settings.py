@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     tokenised_cache_bytes: how much of the disk tokenised rows may take, so that none is tokenised twice; 0 keeps none.
     result_files_base64: serve result files of jobs encoded as the hosted service does, not as they are.
     log_format: of the lines that server and workers write to stderr. webhooks_may_reach_private: whether webhooks may
-    be sent to this machine and private networks; where nobody says, a server that only this machine reaches may.
+    be sent to this machine and private networks. It is never inferred: behind a proxy every connection is local.
     max_request_bytes: how large a request to the server may be that uploads no file. allowed_hosts: names, separated by
     blanks, that requests to the server may come by (their `Host`) besides those of this machine itself; `*` for any.
     serving_models: how many models may be held in memory to answer at once, adapters not counted; serving_memory_bytes:
@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
     result_files_base64: bool = False
     log_format: Literal["text", "json"] = "text"
-    webhooks_may_reach_private: bool | None = None
+    webhooks_may_reach_private: bool = False
     max_request_bytes: int = Field(default=4 << 20, gt=0)
     allowed_hosts: str = ""
 

@@ -89,7 +89,7 @@ def write_taught(
         return StudentRows(train, train, held_out, num_rows, 0)
     answers, gold = folder / _ANSWERS, folder / _GOLD
     if not gold.exists():
-        answer(context, train, teacher=teacher, output=answers, max_new_tokens=max_new_tokens)
+        answer(context, train, teacher=teacher, output=answers, max_new_tokens=max_new_tokens, force=True)
         answered = {int(row["provenance"]["source_row"].rpartition(":")[2]) for row in _read(answers)}
         rows = (row for number, row in enumerate(_read(train), start=1) if number in answered)
         write_rows(rows, gold)  # last: where it lies, the answers do

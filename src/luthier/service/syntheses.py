@@ -91,16 +91,19 @@ def synthesise(
     temperature: float = 0.0,
     seed: int = 0,
     prices: Prices | None = None,
+    force: bool = False,
 ) -> Synthesis:
     """Have a teacher write pairs from the `text` of each row, and keep those that the passage supports.
 
     The output has the rows that were kept; what was refused lies beside it in `<output>.refused.jsonl`, or there is no
     such file where nothing was. max_rows: only the first rows. What was answered is kept in the home, so a second run,
-    or one after a stop midway, asks only for the rest.
+    or one after a stop midway, asks only for the rest. force: replace an output that is there.
 
-    Raises RequestError (impossible options), NotFoundError (file, model), DataError (rows without text; or no pair
-    could be kept, and then the refused file says why), and what an engine raises.
+    Raises RequestError (impossible options), ConflictError (an output is there), NotFoundError (file, model),
+    DataError (rows without text; or no pair could be kept, and then the refused file says why), and what an engine
+    raises.
     """
+    from luthier.data.outputs import check_free_listed
     from luthier.data.source import open_source
     from luthier.data.synthesise import SynthesisOptions
 
@@ -108,13 +111,11 @@ def synthesise(
     _check(options, max_rows, prices, file, output)
     start = time.monotonic()
     source = open_source(file)
+    check_free_listed(output, refused_file(output), force=force)
     num_found = _check_rows(source, context)
     num_rows = min(num_found, max_rows or num_found)
     with ExitStack() as stack:
-        writer = stack.enter_context(closing(find_teacher(context, teacher)))
-        examiner = writer if judge == teacher else None
-        if judge is not None and examiner is None:
-            examiner = stack.enter_context(closing(find_teacher(context, judge)))
+        writer, examiner = _engines(context, stack, teacher, judge)
         tally = _write(context, source, num_rows, writer, examiner, options, output, prices or Prices())
     listed = refused_file(output)
     if not tally.num_pairs:
@@ -140,6 +141,15 @@ def synthesise(
         cost_note=note,
         seconds=time.monotonic() - start,
     )
+
+
+def _engines(
+    context: Context, stack: ExitStack, teacher: str, judge: str | None
+) -> tuple[CachedEngine, CachedEngine | None]:
+    writer = stack.enter_context(closing(find_teacher(context, teacher)))
+    if judge is None or judge == teacher:
+        return writer, None if judge is None else writer
+    return writer, stack.enter_context(closing(find_teacher(context, judge)))
 
 
 def _check(options: SynthesisOptions, max_rows: int | None, prices: Prices | None, file: Path, output: Path) -> None:

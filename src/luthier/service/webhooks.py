@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import secrets
+import socket
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.webhook import EVENT_TYPES, TEST_EVENT, Delivery, EventType, Webhook
 from luthier.service.audit_log import record
 from luthier.service.context import Context
-from luthier.service.outgoing import why_forbidden
+from luthier.service.egress_addresses import Address, why_forbidden
 
 MOST_OF_A_PROJECT: Final = 20
 _SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what stands before each secret
@@ -85,8 +86,8 @@ def sign(secret: str, message_id: str, timestamp: int, body: str) -> str:
 
 
 def may_reach_private(context: Context) -> bool:
-    """Whether messages may go to this machine and to private networks; without a word about it, they may not."""
-    return context.settings.webhooks_may_reach_private is True
+    """Whether the operator's setting lets messages go to this machine and to private networks."""
+    return context.settings.webhooks_may_reach_private
 
 
 def _known(webhook_id: str) -> str:
@@ -115,9 +116,8 @@ def _check_url(url: str, *, may_reach_private: bool) -> None:
             expected="an address without them: messages are signed, so that needs no password",
             do="leave it out, and check the signature",
         )
-    try:
-        address = ip_address(host)
-    except ValueError:
+    address = _literal(host)
+    if address is None:
         return
     if why := why_forbidden(address, may_reach_private=may_reach_private):
         raise RequestError(
@@ -125,6 +125,18 @@ def _check_url(url: str, *, may_reach_private: bool) -> None:
             expected="an address that this server may call",
             do="choose another, or ask the operator to set LUTHIER_WEBHOOKS_MAY_REACH_PRIVATE=true",
         )
+
+
+def _literal(host: str) -> Address | None:
+    """The address that a host is written as, in any form that the resolver takes (0x7f.1, 2130706433); None for a name.
+
+    Nothing is looked up: a name is resolved when it is called.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    return ip_address(str(found[0][4][0]).partition("%")[0])
 
 
 def _wrong(url: str) -> RequestError:

@@ -23,8 +23,8 @@ class Hub:
     files: content by name. cut_after: drop the connection after so many bytes of a file, `num_cuts` times (-1: always).
     stall: hang instead of dropping, until `released`; `stalled` is set then. served: content to send instead of what
     the listing is made from. corrupt: files sent with a wrong bit.
-    status: files answered with that HTTP status. ignores_ranges: send every file from its beginning. requests: path and
-    Range header of every request that came.
+    status: files answered with that HTTP status. ignores_ranges: send every file from its beginning. commit: as the
+    listing says. requests: path and Range header of every request that came.
     """
 
     files: dict[str, bytes]
@@ -39,6 +39,7 @@ class Hub:
     corrupt: set[str] = field(default_factory=set)
     status: dict[str, int] = field(default_factory=dict)
     ignores_ranges: bool = False
+    commit: str | None = COMMIT
     requests: list[tuple[str, str | None]] = field(default_factory=list)
 
     def info(self) -> dict[str, Any]:
@@ -54,7 +55,7 @@ class Hub:
         return {
             "id": self.repo,
             "modelId": self.repo,
-            "sha": COMMIT,
+            "sha": self.commit,
             "siblings": siblings,
             "cardData": {"license": self.licence},
             "tags": [],

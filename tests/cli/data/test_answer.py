@@ -14,7 +14,7 @@ def test_what_was_answered_and_refused_is_told(luthier, tmp_path: Path) -> None:
     with serving(OpenAIServer(answer=lambda asked: "Spruce." if "wood" in asked else "")) as url:
         arguments = ("data", "answer", rows, "--teacher", f"{url}#m", "-o", output, "--map", "prompt=question")
         document = luthier(*arguments, "--json").document
-        text = luthier(*arguments, "--price-input", "1", "--price-output", "2").out
+        text = luthier(*arguments, "--force", "--price-input", "1", "--price-output", "2").out
     assert (document["num_answers"], document["refused"]) == (1, {"empty": 1})
     assert json.loads(output.read_text())["messages"][-1] == {"role": "assistant", "content": "Spruce."}
     for words in (

@@ -187,5 +187,5 @@ def test_documents(luthier: Any, documents: Path, tmp_path: Path) -> None:
     assert set(texts) == {"good.md", "mixed.txt", "long.txt", "mail.eml"}
     assert texts["mixed.txt"] == "Geigen aus Köln.\nGitarren aus Málaga."
     assert set(texts["long.txt"]) == {"7"}
-    text = luthier("data", "ingest", documents, "-o", output).out
+    text = luthier("data", "ingest", documents, "-o", output, "--force").out
     assert "link: 2 (itself.txt, loop)" in text

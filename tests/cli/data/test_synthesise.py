@@ -30,7 +30,7 @@ def test_what_was_written_refused_and_used_is_told(luthier, rows: Path, tmp_path
     with serving(server) as url:
         arguments = ("data", "synthesise", rows, "--teacher", f"{url}#m", "-o", output)
         document = luthier(*arguments, "--json", "--price-input", "1", "--price-output", "2").document
-        text = luthier(*arguments).out
+        text = luthier(*arguments, "--force").out
     assert (document["num_pairs"], document["refused"]) == (1, {"low_support": 1})
     assert document["teacher_usage"]["num_requests"] == len(server.requests) == 2
     assert document["cost_usd"] > 0

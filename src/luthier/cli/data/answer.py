@@ -9,7 +9,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption, MappingOption, parse_mapping
+from luthier.cli.options import ForceOption, HomeOption, JsonOption, MappingOption, parse_mapping
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +42,7 @@ def answer(
     price_output: Annotated[
         float | None, typer.Option("--price-output", min=0, metavar="USD", help="For a million tokens of answers.")
     ] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -61,6 +62,7 @@ def answer(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
+            force=force,
             prices=Prices(price_input, price_output),
         )
     return Answer(as_json, found.as_json(), lambda console: _show(console, found))

@@ -10,7 +10,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption, MappingOption, parse_mapping
+from luthier.cli.options import HomeOption, JsonOption, MappingOption, PageOption, parse_mapping
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +39,7 @@ def audit(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="The base model: lengths in its tokens, its context.")
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a report with plots.")] = None,
+    html: PageOption = None,
     fail_on: Annotated[
         FailOn, typer.Option("--fail-on", help="Exit code 1 where something of this severity is found.")
     ] = FailOn.NEVER,

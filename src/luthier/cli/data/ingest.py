@@ -9,7 +9,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption
+from luthier.cli.options import ForceOption, HomeOption, JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +47,7 @@ def ingest(
     fail_on_error: Annotated[
         bool, typer.Option("--fail-on-error", help="Exit code 1 where a document could not be read.")
     ] = False,
+    force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -65,6 +66,7 @@ def ingest(
             num_workers=workers,
             timeout_seconds=timeout_seconds,
             is_fresh=not resume,
+            force=force,
         )
     code = 1 if fail_on_error and done.ingestion.failed else 0
     return Answer(as_json, done.as_json(), lambda console: show_ingestion(console, done), code)

@@ -10,7 +10,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption
+from luthier.cli.options import ForceOption, HomeOption, JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,6 +63,7 @@ def synthesise(
     price_output: Annotated[
         float | None, typer.Option("--price-output", min=0, metavar="USD", help="For a million tokens of replies.")
     ] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -83,6 +84,7 @@ def synthesise(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
+            force=force,
             prices=syntheses.Prices(price_input, price_output),
         )
     return Answer(as_json, found.as_json(), lambda console: _show(console, found))

@@ -9,7 +9,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import caller_of, open_context
-from luthier.cli.options import HomeOption, JsonOption
+from luthier.cli.options import ForceOption, HomeOption, JsonOption
 from luthier.cli.rate.asked import OutputOption, PanelArgument, ProjectOption, read_bytes
 
 if TYPE_CHECKING:
@@ -22,17 +22,20 @@ def export(
     panel: PanelArgument,
     output: OutputOption,
     project: ProjectOption = "default",
+    force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
     """Write all that was said: .csv, .parquet, or .json with tasks for Label Studio."""
+    from luthier.data.outputs import check_free, write_output
     from luthier.service.rating_files import export_panel, format_of
 
     file_format = format_of(output)
+    check_free([output], force=force)
     with open_context(home) as context:
         content = export_panel(context, caller_of(context, project).project_id, panel, file_format)
         num_ratings = len(context.rating_panels.ratings(panel))
-    _write(output, content)
+    write_output(output, content, force=force)
     words = f"wrote {num_ratings} ratings to {output}"
     document = {"panel_id": panel, "file": str(output), "format": file_format, "num_ratings": num_ratings}
     return Answer(as_json, document, lambda console: console.print(words, soft_wrap=True))
@@ -66,6 +69,7 @@ def import_label_studio(
 def pairs(
     panel: PanelArgument,
     output: OutputOption,
+    force: ForceOption = False,
     with_caught: Annotated[
         bool, typer.Option("--with-caught", help="Also of raters who seem not to read; by default they are left out.")
     ] = False,
@@ -77,10 +81,12 @@ def pairs(
     import json
 
     from luthier.core.errors import RequestError
+    from luthier.data.outputs import check_free, write_output
     from luthier.service.rating_pairs import preference_pairs
 
     if output.suffix != ".jsonl":
         raise RequestError(f"the file {output.name}", expected="a name that ends in .jsonl", do="choose such a name")
+    check_free([output], force=force)
     with open_context(home) as context:
         found = preference_pairs(context, caller_of(context, project), panel, with_caught=with_caught)
     if not found.rows:
@@ -89,7 +95,8 @@ def pairs(
             expected="at least one item of which most raters prefer one answer",
             do="wait for more ratings, or add raters",
         )
-    _write(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows).encode())
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
+    write_output(output, lines.encode(), force=force)
     document = {"file": str(output), "num_pairs": len(found.rows), "left_out": found.left_out, "caught": found.caught}
 
     def tell(console: Console) -> None:
@@ -102,17 +109,6 @@ def pairs(
             console.print(f"without {names}, who seem not to read (--with-caught takes them, too)", soft_wrap=True)
 
     return Answer(as_json, document, tell)
-
-
-def _write(path: Path, content: bytes) -> None:
-    from luthier.core.errors import RequestError
-
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise RequestError(
-            f"{path} cannot be written: {error.strerror}", expected="a folder that is there", do="choose another file"
-        ) from error
 
 
 def _reasons(found: Pairs) -> str:
