@@ -17,6 +17,7 @@ from luthier.service.watching_stores import WatchingStores
 if TYPE_CHECKING:
     from luthier.core.stream import Served
     from luthier.service.model_server import ModelServer
+    from luthier.service.password_hashing import PasswordThreads
     from luthier.service.traffic_log import Keeper
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
@@ -264,6 +265,14 @@ class Context(WatchingStores):
         return kept
 
     @cached_property
+    def password_threads(self) -> PasswordThreads:
+        """The threads of this server that hash passwords."""
+        from luthier.service.password_hashing import PasswordThreads
+
+        kept: PasswordThreads = self.__dict__.setdefault("password_threads", PasswordThreads())
+        return kept
+
+    @cached_property
     def traffic_keeper(self) -> Keeper:
         """Keeps what is asked of models and answered; its thread begins with the first exchange."""
         from luthier.service.traffic_log import Keeper
@@ -272,7 +281,9 @@ class Context(WatchingStores):
         return kept
 
     def close(self) -> None:
-        """Write what waits, end the process that answers and close the database, where they were opened."""
+        """Write what waits, end the process and threads that work, and close the database, where they were opened."""
+        if "password_threads" in self.__dict__:
+            self.password_threads.close()
         if "traffic_keeper" in self.__dict__:
             self.traffic_keeper.close()
         if "model_server" in self.__dict__:
