@@ -63,9 +63,9 @@ class Context(WatchingStores):
         home: None takes LUTHIER_HOME, or else `~/.luthier`. progress: None shows nothing. database_patience_seconds:
         how long to ask a database again that does not answer.
 
-        Raises RequestError where the home cannot be made or written.
+        Raises RequestError where the home cannot be made or written, or a setting of the environment is wrong.
         """
-        settings = Settings() if home is None else Settings(home=home)
+        settings = Settings.read(home)
         place = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - resolve() would follow links
         _make_writable(place)
         settings = settings.model_copy(update={"home": place})
