@@ -302,7 +302,7 @@ class Context(WatchingStores):
 
 def _make_writable(home: Path) -> None:
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = home / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink(missing_ok=True)

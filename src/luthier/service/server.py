@@ -29,6 +29,7 @@ from luthier.core.errors import RequestError, WorkError
 from luthier.jobs.health_probe import HealthCheck
 from luthier.jobs.supervisor import Program, Supervisor
 from luthier.service.context import Context
+from luthier.service.home_permissions import open_places
 from luthier.service.listening import Listener, listen
 from luthier.service.sessions import make_link
 
@@ -119,6 +120,8 @@ def serve(
                 expected="a key before anybody else can come in, or an address of this machine alone",
                 do="make one first: luthier keys create --name NAME --scopes admin",
             )
+        for place in open_places(context.settings):
+            tell(f"warning: {place.message}; {place.do}")
         workers = worker_names(context, request.num_workers)
         supervisor = Supervisor([_api(context, listener), *map(_worker, workers)], tell=tell)
         try:

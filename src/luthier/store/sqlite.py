@@ -9,6 +9,8 @@ synchronous     NORMAL: after a power cut the last moments may be missing, but t
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -37,6 +39,7 @@ class Sqlite:
         self.path = Path(str(url.database))
         self.name = str(self.path)
         _check_place(self.path)
+        _make_private(self.path)
         self.engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
         event.listen(self.engine, "connect", _connect)
         event.listen(self.engine, "begin", _begin)
@@ -129,6 +132,13 @@ def _check_place(path: Path) -> None:
         )
     if path.is_dir():
         raise RequestError(f"the database {path} is a folder", expected="a file", do="choose another path")
+
+
+def _make_private(path: Path) -> None:
+    """Make a database that is not there yet for this user alone: SQLite would make it for all, and takes the mode of
+    the file for those beside it."""
+    with contextlib.suppress(OSError):  # opening it says what is wrong
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
