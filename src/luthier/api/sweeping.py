@@ -1,4 +1,4 @@
-"""What a server clears away beside answering: files that have expired, uploads that were given up, old traffic."""
+"""What a server does beside answering: it clears away what has expired, and counts what it could not count before."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ async def _sweep(context: Context, every_seconds: float) -> None:
     while True:
         await asyncio.sleep(every_seconds)
         try:
+            await run_in_threadpool(context.late_charges.settle)
             if not steady.is_steady(await run_in_threadpool(context.access.now)):
                 continue
         except LuthierError as error:

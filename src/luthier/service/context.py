@@ -16,6 +16,7 @@ from luthier.service.watching_stores import WatchingStores
 
 if TYPE_CHECKING:
     from luthier.core.stream import Served
+    from luthier.service.late_charges import LateCharges
     from luthier.service.model_server import ModelServer
     from luthier.service.password_hashing import PasswordThreads
     from luthier.service.traffic_log import Keeper
@@ -273,6 +274,14 @@ class Context(WatchingStores):
         return kept
 
     @cached_property
+    def late_charges(self) -> LateCharges:
+        """What this process counts as soon as the database answers again."""
+        from luthier.service.late_charges import LateCharges
+
+        kept: LateCharges = self.__dict__.setdefault("late_charges", LateCharges())
+        return kept
+
+    @cached_property
     def traffic_keeper(self) -> Keeper:
         """Keeps what is asked of models and answered; its thread begins with the first exchange."""
         from luthier.service.traffic_log import Keeper
@@ -288,6 +297,8 @@ class Context(WatchingStores):
             self.traffic_keeper.close()
         if "model_server" in self.__dict__:
             self.model_server.close()
+        if "late_charges" in self.__dict__:
+            self.late_charges.close()
         if "database" in self.__dict__:
             self.database.close()
 
