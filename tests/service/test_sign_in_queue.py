@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from luthier.core.errors import UnreachableError
+from luthier.core.errors import BusyError, UnreachableError
 from luthier.service.failure_limits import FailureLimit, TooManyFailuresError
-from luthier.service.password_hashing import PasswordThreads
+from luthier.service.password_hashing import MOST_WAITING_OF_ONE, PasswordThreads
 from luthier.service.sign_in_queue import SignInQueue
 
 HERE, THERE = "192.0.2.7", "192.0.2.8"
@@ -112,3 +112,35 @@ def test_a_database_that_does_not_answer_counts_for_nobody() -> None:
         with pytest.raises(UnreachableError):
             asyncio.run(world.queue.attempt(HERE, away))
     assert world.all_at_once(True) == ["in"]
+
+
+def test_addresses_that_wait_for_another_failure_take_no_place_from_others() -> None:
+    """As many as the line of the threads holds, from few addresses that have used up their failures."""
+    world = World(1, longest_wait_seconds=600)
+    addresses = [f"192.0.2.{number}" for number in range(3)]
+
+    async def story() -> tuple[str, list[type[BaseException]]]:
+        stuck = [
+            asyncio.create_task(world.sign_in(False, address))
+            for address in addresses
+            for _ in range(MOST_WAITING_OF_ONE)
+        ]
+        while world.checked[False] < len(addresses) or sum(task.done() for task in stuck) < len(addresses):
+            await asyncio.sleep(0.001)
+        found = await world.sign_in(True, "192.0.2.9")
+        refused = []
+        for address in addresses:
+            extra = [asyncio.create_task(world.queue.attempt(address, lambda: None)) for _ in range(2)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            refused += [type(task.exception()) for task in extra if task.done() and task.exception() is not None]
+            stuck += extra
+        for task in stuck:
+            task.cancel()
+        await asyncio.gather(*stuck, return_exceptions=True)
+        return found, refused
+
+    found, refused = asyncio.run(story())
+    assert found == "in"
+    assert refused == [BusyError] * len(addresses), "one of each address had a place that was free"
+    assert world.checked == {False: len(addresses), True: 1}

@@ -15,7 +15,7 @@ import threading
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -105,19 +105,13 @@ class PasswordThreads:
         self._began: dict[int, float] = {}  # of what is at work
         self._seconds = _FIRST_GUESS_SECONDS
 
-    async def run(
-        self, name: str, work: Callable[[], Found], *, turn: Callable[[], Awaitable[None]] | None = None
-    ) -> Found:
-        """What this work returns or raises, done in one of the threads.
+    async def run(self, name: str, work: Callable[[], Found]) -> Found:
+        """What this work returns or raises, done in one of the threads. name: whose it is: an address, a member.
 
-        name: whose it is: an address, a member. turn: what it waits for first, in its place in the line.
-
-        Raises BusyError where too much waits already, all in all or of this name, and what `turn` raises.
+        Raises BusyError where too much waits already, all in all or of this name.
         """
         self._enter(name)
         try:
-            if turn is not None:
-                await turn()
             return await asyncio.wrap_future(self._pool.submit(self._work, work))
         finally:
             self._leave(name)
@@ -139,8 +133,8 @@ class PasswordThreads:
                 return
         seconds = num_there * self._seconds / self._num_threads
         raise BusyError(
-            f"{num_there} passwords wait to be checked, {num_of_one} of them from your address",
-            expected=f"at most {self._most}, {self._most_of_one} of them from one address",
+            f"{num_there} passwords wait to be checked, {num_of_one} of them yours",
+            expected=f"at most {self._most}, {self._most_of_one} of them of one address or member",
             do=f"try again in {max(1, round(seconds))} s",
             retry_seconds=seconds,
         )

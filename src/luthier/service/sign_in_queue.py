@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
+from luthier.core.errors import BusyError
 from luthier.service.failure_limits import LONGEST_WAIT_SECONDS, FailureLimit, block_of
-from luthier.service.password_hashing import PasswordThreads
+from luthier.service.password_hashing import MOST_WAITING_OF_ONE, PasswordThreads
 
 Found = TypeVar("Found")
+_SECONDS_A_MINUTE: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -52,6 +54,13 @@ class SignInQueue:
         if block not in self._lines:
             self.limit.check(block)
         line = self._lines.setdefault(block, _Line())
+        if line.num_there >= MOST_WAITING_OF_ONE:
+            raise BusyError(
+                f"{line.num_there} sign-ins from your address wait already",
+                expected=f"at most {MOST_WAITING_OF_ONE} at a time",
+                do=f"try again in {_SECONDS_A_MINUTE / self.limit.per_minute:.0f} s",
+                retry_seconds=_SECONDS_A_MINUTE / self.limit.per_minute,
+            )
         line.num_there += 1
         try:
             return await self._attempt(block, line, sign_in)
@@ -61,24 +70,19 @@ class SignInQueue:
                 del self._lines[block]
 
     async def _attempt(self, block: str, line: _Line, sign_in: Callable[[], Found | None]) -> Found | None:
-        has_begun, failed = False, True  # who gives up in the middle may have been wrong
-
-        async def turn() -> None:
-            nonlocal has_begun
-            await self._turn(block, line)
-            has_begun = True
-
+        # Who waits for a turn takes no place in the line of the threads: one address could fill it without any work.
+        await self._turn(block, line)
+        failed = True  # who gives up in the middle may have been wrong
         try:
-            found = await self._threads.run(block, sign_in, turn=turn)
+            found = await self._threads.run(block, sign_in)
             failed = found is None
             return found
         except Exception:  # such as a database that does not answer: nobody knows
             failed = False
             raise
         finally:
-            if has_begun:
-                self.limit.end(block, failed=failed)
-                line.ended.set()
+            self.limit.end(block, failed=failed)
+            line.ended.set()
 
     async def _turn(self, block: str, line: _Line) -> None:
         """Wait until this address may fail once more."""
