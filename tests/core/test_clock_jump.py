@@ -24,7 +24,7 @@ def test_what_counts_as_a_jump(wall: float, passed: float, jumped: float) -> Non
     now[0] += passed
     assert watch.look(1.7e9 + wall) == jumped
     now[0] += 1
-    assert watch.look(1.7e9 + wall + 1) == 0, "it is told once"
+    assert watch.look(1.7e9 + wall + 1) == 0, "it is said once"
 
 
 def test_the_clock_that_nobody_sets_goes_on() -> None:

@@ -15,7 +15,7 @@ BAD = b'HTTP/1.1 503 Service Unavailable\r\n\r\n{"problems":{"threads":\r\n"40 o
 
 
 class World:
-    """A listener that answers only when it is told what to say, and a clock that is set by hand."""
+    """A listener that answers only what a test has it say, and a clock that is set by hand."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.listener, self.now = listener, 1000.0

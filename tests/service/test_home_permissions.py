@@ -1,4 +1,4 @@
-"""A home is for one user: made so, kept so, and told where it is not."""
+"""A home is for one user: made so, kept so, and said where it is not."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_a_clock_that_is_set_back_locks_nobody_out_and_loses_no_answer(
     set_clock(-3 * 3600.0)
     assert keys.begin("p", "done", "a").kind == "replay"
     second = keys.begin("p", "died", "a")
-    assert second.kind == "work", "else it would be told to wait for three hours"
+    assert second.kind == "work", "else it would have to wait for three hours"
     keys.finish("p", "died", first.ticket, status=200, answer="late")
     assert keys.begin("p", "died", "a").kind == "wait"
     keys.finish("p", "died", second.ticket, status=200, answer="2")

@@ -18,7 +18,7 @@ log = logging.getLogger("luthier.api")
 class TrustedProxies:
     """Takes client and scheme from the headers of proxies that are named, and from nobody else's.
 
-    addresses: of the proxies, and networks of them. The first request that another one hands on is told in the log.
+    addresses: of the proxies, and networks of them. The log names the first request that another one hands on.
     """
 
     def __init__(self, app: ASGIApp, addresses: list[str]) -> None:
