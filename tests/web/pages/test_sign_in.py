@@ -122,10 +122,10 @@ def test_links_are_held_to_the_limit_too(home: Context, browser: Browser) -> Non
 
 def _sign_in(url: str, password: str, together: threading.Barrier) -> int:
     host, port = url.removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=300)
+    connection = http.client.HTTPConnection(host, int(port), timeout=1800)
     headers = {"Sec-Fetch-Site": "same-origin", "Content-Type": "application/x-www-form-urlencoded"}
     try:
-        together.wait(300)
+        together.wait(1800)
         connection.request("POST", "/sign-in", urlencode({"name": "Ada", "password": password}), headers)
         return connection.getresponse().status
     finally:
