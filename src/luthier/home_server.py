@@ -9,6 +9,7 @@ moment, so that who shares out requests hears of it, then ends the requests that
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import socket
 import sys
 
@@ -19,6 +20,7 @@ from luthier.api.server import make_server
 from luthier.core.give_way import give_way
 from luthier.service.context import Context
 from luthier.service.logs import set_up_logging
+from luthier.service.server import STACKS_SIGNAL
 from luthier.service.watching import Watcher
 from luthier.service.webhook_sender import WebhookSender
 from luthier.web.app import create_pages
@@ -33,11 +35,12 @@ def main(descriptor: int) -> None:
     """Serve the home of the environment on an open socket until SIGTERM."""
     give_way()
     with Context.open() as context, socket.socket(fileno=descriptor) as listening:
+        faulthandler.register(STACKS_SIGNAL)
         set_up_logging(context.settings.log_format, "api")
         _ = context.database  # made and brought up to date before the first request
         app = create_home_app(context)
         with WebhookSender(context), Watcher(context):
-            asyncio.run(make_server(app, app.state.readiness).serve(sockets=[listening]))
+            asyncio.run(make_server(app, context, app.state.readiness).serve(sockets=[listening]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from luthier.api import server
 from luthier.api.app import create_app
@@ -42,10 +42,10 @@ def app(home: Context) -> FastAPI:
     return app
 
 
-def serve(app: FastAPI, during: Any) -> None:
+def serve(app: FastAPI, home: Context, during: Any) -> None:
     """Serve on a port of its own while `during` runs in a thread with the port and the server."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        made = server.make_server(app, app.state.readiness)
+        made = server.make_server(app, home, app.state.readiness)
         failures: list[BaseException] = []
 
         def run() -> None:
@@ -63,7 +63,7 @@ def serve(app: FastAPI, during: Any) -> None:
 
 
 def test_it_says_that_it_ends_before_it_ends_and_finishes_what_is_under_way(
-    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, home: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_STILL_ANSWERS_SECONDS", 0.5)
     answers: list[tuple[int, bytes]] = []
@@ -79,11 +79,11 @@ def test_it_says_that_it_ends_before_it_ends_and_finishes_what_is_under_way(
         app.state.release.set()
         asking.join()
 
-    serve(app, during)
+    serve(app, home, during)
     assert answers == [(200, b'"whole"')]
 
 
-def test_what_never_ends_is_broken_off(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_never_ends_is_broken_off(app: FastAPI, home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_STILL_ANSWERS_SECONDS", 0.01)
     monkeypatch.setattr(server, "_DRAIN_SECONDS", 1)
     endings: list[BaseException | int] = []
@@ -106,5 +106,42 @@ def test_what_never_ends_is_broken_off(app: FastAPI, monkeypatch: pytest.MonkeyP
         signal.raise_signal(signal.SIGTERM)
         asking.join()
 
-    serve(app, during)
+    serve(app, home, during)
     assert len(endings) == 1
+
+
+@pytest.mark.parametrize(
+    ("trusted", "given", "client"),
+    [
+        ("", "203.0.113.9", "127.0.0.1"),
+        ("192.0.2.1", "203.0.113.9", "127.0.0.1"),
+        ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("192.0.2.1 127.0.0.0/8", "198.51.100.1, 203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1", "127.0.0.1, 203.0.113.9", "203.0.113.9"),
+    ],
+)
+def test_a_proxy_is_believed_only_where_a_setting_names_it(
+    app: FastAPI, home: Context, caplog: pytest.LogCaptureFixture, trusted: str, given: str, client: str
+) -> None:
+    seen: list[tuple[str, str]] = []
+
+    @app.get("/whence")
+    def whence(request: Request) -> None:
+        assert request.client is not None
+        seen.append((request.client.host, request.url.scheme))
+
+    def ask(port: int, _: Any = None) -> None:
+        for _again in range(2):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.request("GET", "/whence", headers={"X-Forwarded-For": given, "X-Forwarded-Proto": "https"})
+            assert connection.getresponse().status == 200
+            connection.close()
+        signal.raise_signal(signal.SIGINT)
+
+    home.settings.__dict__["trusted_proxies"] = trusted
+    serve(app, home, ask)
+    is_believed = client != "127.0.0.1"
+    assert seen == [(client, "https" if is_believed else "http")] * 2
+    told = [one.getMessage() for one in caplog.records if "X-Forwarded-For" in one.getMessage()]
+    assert len(told) == (0 if is_believed else 1), "said once, not with every request"
+    assert all("LUTHIER_TRUSTED_PROXIES" in one for one in told)

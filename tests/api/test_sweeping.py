@@ -38,3 +38,22 @@ def test_what_expires_goes_without_being_asked_for(tmp_path: Path, monkeypatch: 
             connection.execute(update(files).values(expires_at=1.0))
         asyncio.run(serve(context))
         assert not context.artifacts.has(file.sha256)
+
+
+def test_nothing_is_deleted_just_after_the_clock_was_set_forward(caplog: pytest.LogCaptureFixture) -> None:
+    passed, wall = [0.0], [1.7e9]
+    steady = sweeping._SteadyClock(lambda: passed[0])
+
+    def go_on(seconds: float, *, set_by: float = 0.0) -> bool:
+        passed[0] += seconds
+        wall[0] += seconds + set_by
+        return steady.is_steady(wall[0])
+
+    assert go_on(60)
+    assert go_on(60)
+    assert not go_on(60, set_by=30 * 86400.0)
+    assert "the clock was set forward by 2592000 s" in caplog.text
+    assert not go_on(60)
+    assert not go_on(60, set_by=-30 * 86400.0), "set right again; nothing was lost"
+    assert go_on(sweeping.WAIT_AFTER_JUMP_SECONDS)
+    assert go_on(60, set_by=-3600), "a clock that is set back deletes nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from luthier.jobs import supervisor as module
+from luthier.jobs.health_probe import HealthCheck
 from luthier.jobs.supervisor import Program, Supervisor
 
 
@@ -118,3 +120,46 @@ def test_whose_parent_has_gone_already_ends(tmp_path: Path) -> None:
     looked_after.stop()
     assert looked_after.exit_code("p") == 1
     assert not (tmp_path / "lived").exists()
+
+
+HANGS_ONCE = """
+import faulthandler, os, signal, socket, sys, time
+faulthandler.register(signal.SIGUSR1, file=open(f"{sys.argv[2]}.{1 + os.path.exists(sys.argv[2])}.stacks", "w"))
+if sys.argv[3] == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+listening, starts = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
+open(starts, "a").write("x")
+is_first, num_answers = os.path.getsize(starts) == 1, 0
+while True:
+    connection = listening.accept()[0]
+    if is_first and num_answers == 2:
+        time.sleep(600)  # accepts, and never answers again
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n{}")
+    connection.close()
+    num_answers += 1
+    open(starts + ".answers", "a").write("1" if is_first else "2")
+"""
+
+
+@pytest.mark.parametrize("kind", ["polite", "deaf"])
+def test_what_hangs_is_ended_and_started_again(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_REST_SECONDS", 0.01)
+    starts, answers, told = tmp_path / "starts", tmp_path / "starts.answers", list[str]()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        health = HealthCheck(
+            "127.0.0.1", listening.getsockname()[1], every_seconds=0.05, timeout_seconds=0.2, unhealthy_seconds=1.0
+        )
+        command = (sys.executable, "-c", HANGS_ONCE, str(listening.fileno()), str(starts), kind)
+        looked_after = Supervisor(
+            [Program("p", command, 0.3, (listening.fileno(),), health=health, stacks=signal.SIGUSR1)], tell=told.append
+        )
+        looked_after.start()
+        looked_after.watch(until(lambda: answers.exists() and answers.read_text().endswith("22222")))
+        looked_after.stop()
+    assert answers.read_text().startswith("112"), "it is left alone while it answers"
+    how = "SIGTERM" if kind == "polite" else "SIGKILL"
+    assert told[0].startswith("p is not healthy (no answer within 0.2 s; not healthy for 1 s): ended")
+    assert told[1].startswith(f"p has ended ({how}): started again in")
+    assert starts.read_text() == "xx"
+    assert 'File "<string>"' in (tmp_path / "starts.1.stacks").read_text(), "it has said where it hung"

@@ -201,6 +201,22 @@ def test_a_server_that_refuses_is_tried_again_and_then_given_up(context: Context
     assert mails.send_due(context) == 0
 
 
+def test_a_clock_that_is_set_back_holds_up_no_mail_and_sends_none_without_a_rest(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts.change_settings(context, CALLER, {"emails": ("ops@example.org",)})
+    with mail_server(greeting="554 no service here") as server:
+        mailing_by(context, f"smtp://{server.address}")
+        looks(context, "changed")
+        now = context.access.now() - 3 * 3600.0
+        monkeypatch.setattr(context.access, "now", lambda: now)
+        assert mails.send_due(context) == 1
+        assert mails.send_due(context) == 0, "not again at once"
+        (mail,) = mails.list_mails(context, DEFAULT_PROJECT)
+        assert mail.created_at == now, "so that it is given up in time"
+        assert now < mail.next_at < now + 60
+
+
 def test_only_who_was_refused_is_tried_again(context: Context) -> None:
     alerts.change_settings(context, CALLER, {"emails": ("a@example.org", "gone@example.org")})
     with mail_server(refused={"gone@example.org"}) as server:

@@ -87,3 +87,20 @@ def test_opening_a_home_needs_no_heavy_library(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("LUTHIER_TRUSTED_PROXIES", "10.0.0.1 proxy.example", "'proxy.example' is no address and no network"),
+        ("LUTHIER_TRUSTED_PROXIES", "*", "is no address"),
+        ("LUTHIER_LEASE_SECONDS", "soon", "valid number"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(RequestError, match=words) as caught:
+        Context.open(tmp_path)
+    assert caught.value.came.startswith(f"the environment variable {name}: ")

@@ -8,19 +8,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from luthier.core.errors import ConflictError, RequestError
-from luthier.service import jobs
+from luthier.jobs.supervisor import Program
+from luthier.service import jobs, server
 from luthier.service.context import Context
-from luthier.service.listening import listen
+from luthier.service.listening import Listener, listen
 from luthier.service.recipes import load_recipe
-from luthier.service.server import ServerRequest, serve, worker_names
+from luthier.service.server import ServerRequest, Started, api_program, serve, worker_names
 from luthier.service.training import train
 
 MakeRecipe = Callable[..., Path]
@@ -189,3 +192,50 @@ def test_every_address_is_not_this_machine_alone(host: str) -> None:
     with listen(host, 0) as opened:
         assert not opened.is_loopback
         assert opened.near_host in ("127.0.0.1", "::1")
+
+
+def test_a_server_whose_threads_are_gone_is_started_again(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty requests that keep their threads: every route that needs one hangs until the process is another one."""
+
+    def program(_: str, of: Context, listener: Listener) -> Program:
+        whole = api_program("unused", of, listener)
+        assert whole.health is not None
+        command = (sys.executable, str(Path(__file__).with_name("sticking_server.py")), whole.command[-1])
+        health = replace(whole.health, every_seconds=0.1)
+        return replace(whole, command=command, health=health, stacks=None, grace_seconds=0.5)
+
+    monkeypatch.setattr(server, "api_program", program)
+    context.settings.__dict__["unhealthy_restart_seconds"] = 2.0
+    told, urls, stuck = list[str](), list[str](), list[threading.Thread]()
+
+    def started(first: Started) -> None:
+        urls.append(first.url)
+        for _ in range(40):
+            stuck.append(threading.Thread(target=ask, args=("/stick",), daemon=True))
+            stuck[-1].start()
+
+    def ask(path: str) -> int | None:
+        try:
+            return get(urls[0], path)[0]
+        except (OSError, http.client.HTTPException):
+            return None
+
+    deadline = time.monotonic() + 300
+
+    def is_over() -> str | None:
+        assert time.monotonic() < deadline, told
+        return "seen" if len(told) >= 2 and ask("/readyz") == 200 else None
+
+    request = ServerRequest(port=0, num_workers=0)
+    serve(context, request, stop_requested=is_over_after(is_over, urls), tell=told.append, started=started)
+    assert told[0].startswith("api is not healthy (status 503")
+    assert "no thread has come free for" in told[0]
+    assert "40 of 40 are busy" in told[0]
+    assert told[1].startswith("api has ended (")
+    for thread in stuck:
+        thread.join(60)
+
+
+def is_over_after(is_over: Callable[[], str | None], urls: list[str]) -> Callable[[], str | None]:
+    """Nothing is over before the server has an address."""
+    return lambda: is_over() if urls else None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Double, literal_column
 
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, TrainResult
@@ -43,3 +44,13 @@ def result() -> TrainResult:
 @pytest.fixture
 def plan() -> Plan:
     return make_plan()
+
+
+@pytest.fixture
+def set_clock(database: Database) -> Callable[[float], None]:
+    """Set the database's clock forward, or back, by so many seconds."""
+
+    def set_by(seconds: float) -> None:
+        database.now = database.now + literal_column(str(float(seconds)), Double)
+
+    return set_by

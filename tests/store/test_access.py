@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -106,3 +107,19 @@ def test_tokens_are_counted_without_a_limit_too_and_beyond_32_bits(access: Acces
         assert set(pool.map(lambda _: access.charge("key-1", 2**31, may_refuse=True), range(8))) == {None}
     day = datetime.fromtimestamp(access.now(), UTC).date().isoformat()
     assert access.num_tokens_on("key-1", day) == 8 * 2**31
+
+
+def test_a_clock_that_is_set_to_and_fro_gives_no_day_twice_its_tokens(
+    access: AccessStore, set_clock: Callable[[float], None]
+) -> None:
+    access.add_key(a_key(1, tokens_per_day=10), "d1")
+    access.charge("key-1", 10, may_refuse=True)
+    for number in range(2):
+        set_clock(24 * 3600.0)
+        if number == 0:
+            assert access.charge("key-1", 10, may_refuse=True) == 0, "the next day has tokens of its own"
+        with pytest.raises(QuotaError):
+            access.charge("key-1", 1, may_refuse=True)
+        set_clock(-24 * 3600.0)
+        with pytest.raises(QuotaError):
+            access.charge("key-1", 1, may_refuse=True)

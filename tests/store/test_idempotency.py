@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -71,3 +72,19 @@ def test_a_day_later_all_is_forgotten(keys: IdempotencyStore, pass_time) -> None
     assert keys.begin("p", "k", "b").kind == "work"
     assert keys.sweep() == 1
     assert keys.begin("p", "l", "b").kind == "work"
+
+
+def test_a_clock_that_is_set_back_locks_nobody_out_and_loses_no_answer(
+    keys: IdempotencyStore, set_clock: Callable[[float], None]
+) -> None:
+    done = keys.begin("p", "done", "a")
+    keys.finish("p", "done", done.ticket, status=200, answer="1")
+    first = keys.begin("p", "died", "a")
+    set_clock(-3 * 3600.0)
+    assert keys.begin("p", "done", "a").kind == "replay"
+    second = keys.begin("p", "died", "a")
+    assert second.kind == "work", "else it would have to wait for three hours"
+    keys.finish("p", "died", first.ticket, status=200, answer="late")
+    assert keys.begin("p", "died", "a").kind == "wait"
+    keys.finish("p", "died", second.ticket, status=200, answer="2")
+    assert keys.begin("p", "died", "a").answer == "2"

@@ -15,6 +15,7 @@ from luthier.store.jobs import MOST_CRASHES, MOST_LOSSES, JobStore, LeaseLostErr
 from luthier.store.tables import jobs as table
 
 Age = Callable[..., None]
+HOUR = 3600.0
 
 
 @pytest.fixture
@@ -223,3 +224,66 @@ def test_no_such_job_names_the_nearest(queue: JobStore) -> None:
     for ask in (lambda: queue.get("job-11"), lambda: queue.ask("job-11", "pause"), lambda: queue.beat("job-11", 1)):
         with pytest.raises(NotFoundError, match="job-1"):
             ask()
+
+
+@pytest.fixture
+def world(database: Database) -> tuple[JobStore, list[float]]:
+    """A queue as one process sees it, and that process's own clock, which nobody sets."""
+    passed = [0.0]
+    return JobStore(database, clock=lambda: passed[0]), passed
+
+
+def test_a_clock_that_is_set_back_keeps_no_job_waiting(queue: JobStore, set_clock: Callable[[float], None]) -> None:
+    submit(queue, 1, 2)
+    for _ in range(2):  # the second time it has got no further, and rests
+        job = claimed(queue)
+        queue.crash(job.job_id, job.attempt, "by itself")
+    set_clock(-3 * HOUR)
+    assert [claimed(queue, worker).job_id for worker in ("a", "b")] == ["job-1", "job-2"]
+
+
+def test_a_rest_is_a_rest_also_where_the_clock_is_right(queue: JobStore) -> None:
+    submit(queue, 1)
+    for _ in range(2):
+        job = claimed(queue)
+        queue.crash(job.job_id, job.attempt, "by itself")
+    assert queue.claim("w") is None
+
+
+def test_after_a_clock_was_set_back_a_dead_worker_is_noticed_and_a_living_one_left_alone(
+    world: tuple[JobStore, list[float]], set_clock: Callable[[float], None]
+) -> None:
+    queue, passed = world
+    submit(queue, 1, 2)
+    dead, living = claimed(queue, "dead"), claimed(queue, "living")
+    set_clock(-3 * HOUR)
+    assert queue.claim("other") is None, "nobody has had the time to renew"
+    for _ in range(18):
+        passed[0] += 5
+        queue.beat(living.job_id, living.attempt)
+        if passed[0] < queue.lease_seconds:
+            assert queue.claim("other") is None
+    taken = claimed(queue, "other")
+    assert (taken.job_id, taken.attempt) == (dead.job_id, 2)
+    assert queue.claim("other") is None or queue.get(living.job_id).worker == "living"
+    assert queue.beat(living.job_id, living.attempt) is None
+
+
+def test_after_a_clock_was_set_forward_a_living_worker_keeps_its_job_and_a_dead_one_is_noticed(
+    world: tuple[JobStore, list[float]], set_clock: Callable[[float], None]
+) -> None:
+    queue, passed = world
+    submit(queue, 1, 2)
+    dead, living = claimed(queue, "dead"), claimed(queue, "living")
+    assert queue.claim("other") is None
+    passed[0] += 1
+    set_clock(3 * HOUR)
+    assert queue.claim("other") is None, "both leases look as if they had run out"
+    assert queue.beat(living.job_id, living.attempt) is None
+    passed[0] += queue.lease_seconds - 1
+    assert queue.claim("other") is None
+    queue.beat(living.job_id, living.attempt)
+    passed[0] += 1
+    taken = claimed(queue, "other")
+    assert (taken.job_id, taken.attempt) == (dead.job_id, 2)
+    assert queue.get(living.job_id).worker == "living"

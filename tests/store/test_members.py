@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import delete, update
@@ -145,4 +146,18 @@ def test_a_project_that_is_gone_takes_its_members_and_sessions_with_it(store: Me
 def test_a_link_works_once_and_in_time(store: MemberStore) -> None:
     store.add_link("good", 60)
     store.add_link("old", -1)
-    assert [store.use_link(digest) for digest in ("good", "good", "old", "none")] == [True, False, False, False]
+    assert [store.use_link(digest, 60) for digest in ("good", "good", "old", "none")] == [True, False, False, False]
+
+
+def test_a_clock_that_is_set_signs_nobody_out_and_gives_no_link_a_longer_life(
+    store: MemberStore, set_clock: Callable[[float], None]
+) -> None:
+    store.add_session("d", "default", seconds=14 * 24 * 3600.0)
+    for seconds in (-5 * 3600.0, 10 * 3600.0, -5 * 3600.0):
+        set_clock(seconds)
+        assert store.session("d") is not None
+    store.add_link("before", 900.0)
+    set_clock(-3 * 3600.0)
+    assert not store.use_link("before", 900.0), "it was good for a quarter of an hour, not for three hours and more"
+    store.add_link("after", 900.0)
+    assert store.use_link("after", 900.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -141,3 +142,19 @@ def test_another_projects_is_not_there(hooks: WebhookStore, database: Database) 
     assert hooks.remove("a", DEFAULT_PROJECT).webhook_id == "a"
     assert hooks.of_project(DEFAULT_PROJECT) == []
     assert hooks.claim(limit=5, lease_seconds=60) == [], "what it was to be told goes with it"
+
+
+def test_a_clock_that_is_set_back_holds_up_no_message_and_sends_none_without_a_rest(
+    hooks: WebhookStore, queue: JobStore, set_clock: Callable[[float], None]
+) -> None:
+    add(hooks, "a")
+    end(queue, "j1")
+    hooks.announce()
+    set_clock(-3 * 3600.0)
+    (due,) = hooks.claim(limit=10, lease_seconds=60)
+    assert hooks.claim(limit=10, lease_seconds=60) == [], "it is taken"
+    assert hooks.settle(due.delivery, "pending", "HTTP 500", wait_seconds=20) is not None
+    assert hooks.claim(limit=10, lease_seconds=60) == [], "it rests"
+    set_clock(20)
+    (again,) = hooks.claim(limit=10, lease_seconds=60)
+    assert 15 < again.age_seconds < 60, "so that it is given up in time"

@@ -10,7 +10,6 @@ from fastapi.testclient import TestClient
 from luthier.core.access import Caller
 from luthier.service import rating_links
 from luthier.service.context import Context
-from luthier.service.rate_limits import TokenBuckets
 from luthier.service.rating_answers import AnsweredRow, AnsweredRows
 from luthier.service.rating_panels import NewPanel, close_panel, create_panel
 from luthier.testing.ratings import careful, make_panel, rate_all
@@ -19,11 +18,6 @@ from luthier.web.pages import rate
 from .conftest import Browser
 
 ME = Caller()
-
-
-@pytest.fixture(autouse=True)
-def _no_failures_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate, "_failures", TokenBuckets())
 
 
 @pytest.fixture

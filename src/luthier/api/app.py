@@ -13,6 +13,7 @@ from luthier.api import health, metrics
 from luthier.api.document import document_failures
 from luthier.api.errors import add_error_handlers
 from luthier.api.idempotency import add_idempotency
+from luthier.api.liveness import InThread, Liveness
 from luthier.api.metrics import Metrics
 from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
@@ -91,6 +92,7 @@ def create_app(context: Context, gate: Gate | None = None, pages: ASGIApp | None
     )
     app.state.context, app.state.gate = context, gate or Gate(context)
     app.state.readiness, app.state.metrics = Readiness(context), Metrics(context)
+    app.state.liveness, app.state.looking = Liveness(context), InThread(app.state.readiness.checks)
     add_idempotency(app.state)
     add_error_handlers(app)
     # The last one is the outermost.

@@ -6,6 +6,7 @@ What failed is not kept: a request that was refused has changed nothing, and may
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import threading
 import time
@@ -18,8 +19,11 @@ from fastapi.responses import JSONResponse, Response
 
 from luthier.api.errors import ApiError
 from luthier.core.access import Caller
+from luthier.core.errors import LuthierError
 from luthier.service.context import Context
 from luthier.store.idempotency import Turn
+
+log = logging.getLogger("luthier.api")
 
 _MOST_CHARACTERS: Final = 255
 _SWEEP_EVERY_SECONDS: Final = 3600.0
@@ -88,14 +92,22 @@ def _done(context: Context, name: tuple[str, str], turn: Turn, work: Callable[[]
         made = work()
         answer = made if isinstance(made, Response) else JSONResponse(jsonable_encoder(made))
     except BaseException:
-        context.idempotency.forget(*name, turn.ticket)
+        _write_down(lambda: context.idempotency.forget(*name, turn.ticket))
         raise
     if answer.status_code >= 300:
-        context.idempotency.forget(*name, turn.ticket)
+        _write_down(lambda: context.idempotency.forget(*name, turn.ticket))
     else:
         text = bytes(answer.body).decode()
-        context.idempotency.finish(*name, turn.ticket, status=answer.status_code, answer=text)
+        _write_down(lambda: context.idempotency.finish(*name, turn.ticket, status=answer.status_code, answer=text))
     return answer
+
+
+def _write_down(how_it_ended: Callable[[], None]) -> None:
+    """The work is done, or has failed, by now: a database that does not answer changes nothing in what is answered."""
+    try:
+        how_it_ended()
+    except LuthierError as error:
+        log.warning("what came of a request with an Idempotency-Key is not kept: %s", error.came)
 
 
 def _answer_to(key: str, turn: Turn) -> Response:

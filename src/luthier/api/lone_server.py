@@ -8,6 +8,7 @@ What is served stands in the environment (`luthier.service.lone_server.LONE`).
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import socket
 import sys
@@ -18,17 +19,19 @@ from luthier.service.context import Context
 from luthier.service.logs import set_up_logging
 from luthier.service.lone_gate import LoneGate
 from luthier.service.lone_server import LONE, Lone
+from luthier.service.server import STACKS_SIGNAL
 
 
 def main(descriptor: int) -> None:
     """Serve the models of the environment on an open socket until SIGTERM."""
     lone = Lone.model_validate_json(os.environ[LONE])
     with Context.open() as context, socket.socket(fileno=descriptor) as listening:
+        faulthandler.register(STACKS_SIGNAL)
         set_up_logging(context.settings.log_format, "serve")
         _ = context.database  # made and brought up to date before the first request
         context.only = lone.models
         app = create_app(context, gate=LoneGate(context, lone.key_digests, is_open=lone.is_open))
-        asyncio.run(make_server(app, app.state.readiness).serve(sockets=[listening]))
+        asyncio.run(make_server(app, context, app.state.readiness).serve(sockets=[listening]))
 
 
 if __name__ == "__main__":

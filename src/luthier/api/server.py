@@ -9,6 +9,8 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from luthier.api.middleware.forwarded import TrustedProxies
+from luthier.service.context import Context
 from luthier.service.health import Readiness
 
 _STILL_ANSWERS_SECONDS: Final = 1.0
@@ -17,10 +19,15 @@ _KEEP_ALIVE_SECONDS: Final = 75
 """Longer than clients keep an idle connection: who closes it must not be the one that a request is just coming to."""
 
 
-def make_server(app: FastAPI, readiness: Readiness) -> uvicorn.Server:
-    """The HTTP server of the app; it writes no log lines of its own below warnings."""
+def make_server(app: FastAPI, context: Context, readiness: Readiness) -> uvicorn.Server:
+    """The HTTP server of the app; it writes no log lines of its own below warnings.
+
+    Who a client is, is what the connection says; what a proxy says of it is believed of `settings.trusted_proxies`
+    alone, never because a connection comes from this machine, from which others may connect, too.
+    """
     config = uvicorn.Config(
-        app,
+        TrustedProxies(app, context.settings.trusted_proxies.split()),
+        proxy_headers=False,  # uvicorn's own way believes each connection from this machine
         log_config=None,
         access_log=False,
         server_header=False,

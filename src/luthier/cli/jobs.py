@@ -97,6 +97,7 @@ def worker(
     import platform
 
     from luthier.service import jobs
+    from luthier.service.home_permissions import private_files
     from luthier.service.logs import teller
     from luthier.service.stop_signals import AGAIN, stop_signals
 
@@ -106,7 +107,7 @@ def worker(
             f"{AGAIN}"
         )
 
-    with open_context(home) as context, stop_signals(notice) as stop_requested:
+    with private_files(), open_context(home) as context, stop_signals(notice) as stop_requested:
         name = name or platform.node()
         tell = teller(context.settings.log_format, name)
         num_attempts = jobs.work(context, name, stop_requested=stop_requested, tell=tell, until_idle=until_idle)

@@ -41,6 +41,7 @@ def up(
     Ctrl-C or SIGTERM ends it in good order: trainings write a checkpoint and go on with the next start; a second Ctrl-C
     ends it at once. The first start prints a key, once.
     """
+    from luthier.service.home_permissions import private_files
     from luthier.service.logs import teller
     from luthier.service.server import ServerRequest, serve
     from luthier.service.stop_signals import AGAIN, stop_signals
@@ -61,7 +62,7 @@ def up(
             f"start (at most a minute). {AGAIN}"
         )
 
-    with stop_signals(notice) as stop_requested, open_context(home) as context:
+    with private_files(), stop_signals(notice) as stop_requested, open_context(home) as context:
         serve(
             context,
             ServerRequest(host=host, port=port, num_workers=num_workers),

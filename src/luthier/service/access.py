@@ -105,16 +105,22 @@ def charge_tokens(
     """Count tokens towards what the caller's key may use in a day (UTC); returns what is left, None for no limit.
 
     may_refuse: false for what has been done already, such as the tokens of an answer that was given. A request that
-    begins within the limit may go beyond it by its own size; the next one is refused. use: what they were for, which is
-    counted without a key, too.
+    begins within the limit may go beyond it by its own size; the next one is refused. Where the database does not
+    answer it is counted later: nobody loses an answer by that. use: what they were for, which is counted without a key,
+    too.
 
     Raises QuotaError, and counts nothing, where nothing was left.
     """
-    if caller.key_id is None:
+    key_id = caller.key_id
+
+    def charge() -> int | None:
+        if key_id is not None:
+            return context.access.charge(key_id, num_tokens, may_refuse=may_refuse, use=use)
         if use is not None:
             context.usage.add(use)
         return None
-    return context.access.charge(caller.key_id, num_tokens, may_refuse=may_refuse, use=use)
+
+    return charge() if may_refuse else context.late_charges.count(charge)
 
 
 def caller_of(context: Context, key: str) -> Caller | None:

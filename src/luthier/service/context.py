@@ -16,7 +16,9 @@ from luthier.service.watching_stores import WatchingStores
 
 if TYPE_CHECKING:
     from luthier.core.stream import Served
+    from luthier.service.late_charges import LateCharges
     from luthier.service.model_server import ModelServer
+    from luthier.service.password_hashing import PasswordThreads
     from luthier.service.traffic_log import Keeper
     from luthier.store.access import AccessStore
     from luthier.store.artifacts import ArtifactStore
@@ -62,9 +64,9 @@ class Context(WatchingStores):
         home: None takes LUTHIER_HOME, or else `~/.luthier`. progress: None shows nothing. database_patience_seconds:
         how long to ask a database again that does not answer.
 
-        Raises RequestError where the home cannot be made or written.
+        Raises RequestError where the home cannot be made or written, or a setting of the environment is wrong.
         """
-        settings = Settings() if home is None else Settings(home=home)
+        settings = Settings.read(home)
         place = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - resolve() would follow links
         _make_writable(place)
         settings = settings.model_copy(update={"home": place})
@@ -264,6 +266,22 @@ class Context(WatchingStores):
         return kept
 
     @cached_property
+    def password_threads(self) -> PasswordThreads:
+        """The threads of this server that hash passwords."""
+        from luthier.service.password_hashing import PasswordThreads
+
+        kept: PasswordThreads = self.__dict__.setdefault("password_threads", PasswordThreads())
+        return kept
+
+    @cached_property
+    def late_charges(self) -> LateCharges:
+        """What this process counts as soon as the database answers again."""
+        from luthier.service.late_charges import LateCharges
+
+        kept: LateCharges = self.__dict__.setdefault("late_charges", LateCharges())
+        return kept
+
+    @cached_property
     def traffic_keeper(self) -> Keeper:
         """Keeps what is asked of models and answered; its thread begins with the first exchange."""
         from luthier.service.traffic_log import Keeper
@@ -272,11 +290,15 @@ class Context(WatchingStores):
         return kept
 
     def close(self) -> None:
-        """Write what waits, end the process that answers and close the database, where they were opened."""
+        """Write what waits, end the process and threads that work, and close the database, where they were opened."""
+        if "password_threads" in self.__dict__:
+            self.password_threads.close()
         if "traffic_keeper" in self.__dict__:
             self.traffic_keeper.close()
         if "model_server" in self.__dict__:
             self.model_server.close()
+        if "late_charges" in self.__dict__:
+            self.late_charges.close()
         if "database" in self.__dict__:
             self.database.close()
 
@@ -291,7 +313,7 @@ class Context(WatchingStores):
 
 def _make_writable(home: Path) -> None:
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = home / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from luthier.service.context import Context
+from luthier.service.home_permissions import open_places
 
 if TYPE_CHECKING:
     from luthier.plan.hardware import Hardware
@@ -64,8 +65,17 @@ def examine(context: Context) -> Examination:
         disk_free_bytes=free,
         versions=versions,
         busy_cores=round(busy_cores, 2),
-        warnings=(*_changed(measured, before), *_busy(busy_cores), *find_obstacles(measured, free)),
+        warnings=(
+            *_changed(measured, before),
+            *_busy(busy_cores),
+            *find_obstacles(measured, free),
+            *_open(context),
+        ),
     )
+
+
+def _open(context: Context) -> list[Finding]:
+    return [Finding(place.message, place.do) for place in open_places(context.settings)]
 
 
 def _changed(measured: Hardware, before: Hardware | None) -> list[Finding]:

@@ -8,7 +8,6 @@ nobody can lock out the others behind the same address.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
 import threading
@@ -21,6 +20,7 @@ from typing import Final, TypeVar
 from luthier.core.access import ApiKey, Caller
 from luthier.service.access import digest_of
 from luthier.service.context import Context
+from luthier.service.failure_limits import FailureLimit, TooManyFailuresError
 from luthier.service.rate_limits import Taken, TokenBuckets
 
 log = logging.getLogger("luthier.service")
@@ -64,7 +64,8 @@ class Gate:
         self._context, self._clock, self._lock = context, clock, threading.Lock()
         self._right: OrderedDict[str, _Remembered] = OrderedDict()  # by digest
         self._wrong: OrderedDict[str, float] = OrderedDict()
-        self._requests, self._failures = TokenBuckets(clock=clock), TokenBuckets(clock=clock)
+        self._requests = TokenBuckets(clock=clock)
+        self._failures = FailureLimit("wrong keys", FAILURES_PER_MINUTE, clock=clock)
 
     def recall(self, key: str) -> Pass | None:
         """What is known of a key, at once; None where it has to be looked up."""
@@ -82,13 +83,20 @@ class Gate:
 
     def look_up(self, key: str, address: str) -> Pass:
         """Ask the database for a key. address: where the client is, by which failures are counted."""
-        digest, block = digest_of(key), _block(address)
+        digest = digest_of(key)
         with self._lock:
             was_right = digest in self._right
-        if not was_right:
-            failures = self._failures.take(block, FAILURES_PER_MINUTE, cost=0)
-            if not failures.is_allowed:
-                return Pass(caller=None, wait_seconds=failures.wait_seconds)
+        if was_right:
+            return self._look_up(digest, address)
+        try:
+            with self._failures.attempt(address) as attempt:
+                given = self._look_up(digest, address)
+                attempt.failed = given.caller is None
+        except TooManyFailuresError as error:
+            return Pass(caller=None, wait_seconds=error.retry_seconds)
+        return given
+
+    def _look_up(self, digest: str, address: str) -> Pass:
         asked_at = self._clock()
         found, now = self._context.access.key_and_now(digest)
         given = _pass_of(found, now)
@@ -102,7 +110,6 @@ class Gate:
                 known = _Remembered(given, until, min(ends_at, until + WHILE_ASKED_SECONDS))
                 _remember(self._right, digest, known, MOST_KEYS)
         if given.caller is None:
-            self._failures.take(block, FAILURES_PER_MINUTE)
             what = "an unknown key" if found is None else f"the revoked or expired key {found.key_id}"
             log.info("refused %s from %s", what, address)
         return given
@@ -125,17 +132,6 @@ def _pass_of(found: ApiKey | None, now: float) -> Pass:
         return Pass(caller=None)
     caller = Caller(project_id=found.project_id, scopes=found.scopes, key_id=found.key_id, name=found.name)
     return Pass(caller=caller, requests_per_minute=found.requests_per_minute)
-
-
-def _block(address: str) -> str:
-    """What failures are counted by: an IPv4 address, or the /64 of an IPv6 one, of which a client has all."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
 
 
 def _remember(known: OrderedDict[str, Value], digest: str, value: Value, most: int) -> None:

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from luthier.core.errors import LuthierError, WorkError
+from luthier.core.errors import LuthierError, UnreachableError, WorkError
 from luthier.core.frozen import Frozen
 from luthier.service.context import Context
 
 LEAST_FREE_BYTES: Final = 256 * 1024**2
+WRITE_SECONDS: Final = 2.0
+"""How long a transaction that writes may have to wait in a database that is ready."""
 _REMEMBERED_SECONDS: Final = 3.0
 
 
@@ -72,6 +74,12 @@ def _database(context: Context) -> None:
     found = context.database.schema_version()
     if found != SCHEMA_VERSION:
         raise WorkError(f"its tables are of version {found}", expected=SCHEMA_VERSION, do="update Luthier")
+    try:
+        context.database.check_write(WRITE_SECONDS)
+    except UnreachableError as error:  # without its name: whoever asks has shown no key
+        raise WorkError(
+            f"no transaction that writes gets a turn within {WRITE_SECONDS:g} s", expected=error.expected, do=error.do
+        ) from error
 
 
 def _artifacts(context: Context) -> None:

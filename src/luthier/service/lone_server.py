@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,12 +23,12 @@ from typing import Any, Final
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.frozen import Frozen
 from luthier.core.stream import Served
-from luthier.jobs.supervisor import Program, Supervisor
+from luthier.jobs.supervisor import Supervisor
 from luthier.service.access import digest_of
 from luthier.service.chosen_models import EngineChoice, choose_models
 from luthier.service.context import Context
 from luthier.service.listening import Listener, listen
-from luthier.service.server import API, API_GRACE_SECONDS, has_key, wait_until_it_answers
+from luthier.service.server import api_program, has_key, wait_until_it_answers
 
 LONE: Final = "LUTHIER_LONE_SERVER"
 """The variable that tells the process what to serve."""
@@ -101,7 +100,7 @@ def serve_models(
         models = choose_models(context, request.models, request.engine)
         own = secrets.token_urlsafe(32)
         lone = Lone(models=models, key_digests=(*map(digest_of, keys), digest_of(own)), is_open=is_open)
-        supervisor = Supervisor([_program(listener)], tell=tell)
+        supervisor = Supervisor([api_program("luthier.api.lone_server", context, listener)], tell=tell)
         try:
             with _environment(context, lone):
                 supervisor.start()
@@ -132,12 +131,6 @@ def read_keys(file: Path) -> tuple[str, ...]:
             do="make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
         )
     return keys
-
-
-def _program(listener: Listener) -> Program:
-    descriptor = listener.socket.fileno()
-    command = (sys.executable, "-m", "luthier.api.lone_server", str(descriptor))
-    return Program(API, command, API_GRACE_SECONDS, descriptors=(descriptor,))
 
 
 @contextmanager

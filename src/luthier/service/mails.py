@@ -14,6 +14,7 @@ from email.utils import formatdate
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
+from luthier.core.clock_jump import SLACK_SECONDS
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
@@ -72,10 +73,15 @@ def send_due(context: Context) -> int:
         mail = Mail.model_validate_json(one.document)
         if mail.status == "failed" and now - mail.created_at > _KEPT_SECONDS:
             context.watches.remove(one.project_id, KIND, one.name)
-        elif mail.status == "pending" and mail.next_at <= now and (taken := _take(context, one, mail, now)) is not None:
+        elif mail.status == "pending" and _is_due(mail, now) and (taken := _take(context, one, mail, now)) is not None:
             _try(context, one.project_id, taken)
             num += 1
     return num
+
+
+def _is_due(mail: Mail, now: float) -> bool:
+    """Also where it was written in the future: that was before the clock was set back."""
+    return mail.next_at <= now or mail.created_at > now + SLACK_SECONDS
 
 
 def deliver(settings: Settings, mail: Mail) -> dict[str, str]:
@@ -110,7 +116,8 @@ def deliver(settings: Settings, mail: Mail) -> dict[str, str]:
 
 def _take(context: Context, one: WatchDocument, mail: Mail, now: float) -> Mail | None:
     """The mail, so that nobody else tries it meanwhile; None where somebody does."""
-    taken = mail.model_copy(update={"next_at": now + _LEASE_SECONDS, "num_attempts": mail.num_attempts + 1})
+    changed = {"next_at": now + _LEASE_SECONDS, "created_at": min(now, mail.created_at)}
+    taken = mail.model_copy(update=changed | {"num_attempts": mail.num_attempts + 1})
     document = taken.model_dump_json()
 
     def change(there: str | None) -> str | None:

@@ -1,19 +1,11 @@
-"""Use cases: the members of a project: make, list, change and remove them, and let them in by their password.
-
-Passwords are hashed with Argon2id (RFC 9106, section 4: 64 MiB, 3 passes, its second recommended set of parameters).
-"""
+"""Use cases: the members of a project: make, list, change and remove them, and let them in by their password."""
 
 from __future__ import annotations
 
 import secrets
-import threading
-import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
-
-from cryptography.exceptions import InvalidKey
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
@@ -21,17 +13,14 @@ from luthier.core.ids import new_id
 from luthier.core.member import ROLES, Member, Role
 from luthier.service.audit_log import deed_of
 from luthier.service.context import Context
+from luthier.service.password_hashing import fits, hashed, normal
 
-LEAST_PASSWORD_CHARACTERS: Final = 10
-MOST_PASSWORD_BYTES: Final = 1024
 _MOST_NAME_CHARACTERS: Final = 100
-_turns: Final = threading.BoundedSemaphore(2)
-"""Each hash takes 64 MiB: however many sign in at once, no more than two are reckoned at a time."""
 
 
 def add_member(context: Context, caller: Caller, name: str, password: str, role: Role) -> Member:
     """Make a member of the caller's project. Raises RequestError (name, password, role), ConflictError (name taken)."""
-    name = _normal(name).strip()
+    name = normal(name).strip()
     if not name or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
         raise RequestError(
             f"the name {name[: _MOST_NAME_CHARACTERS + 1]!r} for a member",
@@ -109,49 +98,14 @@ def remove_member(context: Context, caller: Caller, member_id: str) -> Member:
 def member_by_password(context: Context, name: str, password: str) -> Member | None:
     """The member whom name and password name together; None for a wrong pair, which takes as long to find out."""
     found = _found(context, name)
-    is_right = _fits(password, found[1] if found else _nobodys_hash())
+    is_right = fits(password, found[1] if found else _nobodys_hash())
     return found[0] if found is not None and is_right else None
-
-
-def hashed(password: str) -> str:
-    """A password as it is kept, with a salt of its own. Raises RequestError for one that is too short or too long."""
-    if len(password) < LEAST_PASSWORD_CHARACTERS or len(_bytes(password)) > MOST_PASSWORD_BYTES:
-        raise RequestError(
-            f"a password of {len(password)} characters",
-            expected=f"{LEAST_PASSWORD_CHARACTERS} characters or more, and at most {MOST_PASSWORD_BYTES:,} bytes",
-            do="choose a longer one: some words in a row are easy to remember",
-        )
-    with _turns:
-        made: str = Argon2id(
-            salt=secrets.token_bytes(16), length=32, iterations=3, lanes=4, memory_cost=64 * 1024
-        ).derive_phc_encoded(_bytes(password))
-    return made
 
 
 def _found(context: Context, name: str) -> tuple[Member, str] | None:
     """With the hash of the password. A name that no member can have is not looked up: databases refuse some."""
-    name = _normal(name).strip()
+    name = normal(name).strip()
     return context.members.with_password(name) if name.isprintable() else None
-
-
-def _fits(password: str, kept: str) -> bool:
-    if len(_bytes(password)) > MOST_PASSWORD_BYTES:
-        return False
-    with _turns:
-        try:
-            Argon2id.verify_phc_encoded(_bytes(password), kept)
-        except InvalidKey:
-            return False
-        return True
-
-
-def _bytes(password: str) -> bytes:
-    return _normal(password).encode("utf-8", "surrogatepass")
-
-
-def _normal(text: str) -> str:
-    """One form for what looks the same, as keyboards differ in it (RFC 8265, section 4.2: Unicode's form C)."""
-    return unicodedata.normalize("NFC", text)
 
 
 @lru_cache(maxsize=1)

@@ -55,3 +55,9 @@ class TokenBuckets:
             wait_seconds=0.0 if is_allowed else (1 - tokens) / a_second,
             reset_seconds=(per_minute - tokens) / a_second,
         )
+
+    def give_back(self, name: str, per_minute: int) -> None:
+        """Put one back that was taken and not used up; a full bucket stays as it is."""
+        with self._lock:
+            if (known := self._buckets.get(name)) is not None:
+                self._buckets[name] = (min(float(per_minute), known[0] + 1), known[1])

@@ -16,6 +16,7 @@ import http.client
 import os
 import platform
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +26,10 @@ from typing import Any, Final
 
 from luthier.core.digest import sha256_bytes
 from luthier.core.errors import RequestError, WorkError
+from luthier.jobs.health_probe import HealthCheck
 from luthier.jobs.supervisor import Program, Supervisor
 from luthier.service.context import Context
+from luthier.service.home_permissions import open_places
 from luthier.service.listening import Listener, listen
 from luthier.service.sessions import make_link
 
@@ -35,6 +38,8 @@ WORKER_GRACE_SECONDS: Final = 75.0
 """A little more than a worker gives its training for a last checkpoint."""
 _START_SECONDS: Final = 120.0
 _LOCK_SECONDS: Final = 1.0
+STACKS_SIGNAL: Final = signal.SIGUSR1
+"""By which a process that answers HTTP writes to stderr where each of its threads is."""
 API: Final = "api"
 """The name of the program that answers HTTP."""
 
@@ -115,8 +120,10 @@ def serve(
                 expected="a key before anybody else can come in, or an address of this machine alone",
                 do="make one first: luthier keys create --name NAME --scopes admin",
             )
+        for place in open_places(context.settings):
+            tell(f"warning: {place.message}; {place.do}")
         workers = worker_names(context, request.num_workers)
-        supervisor = Supervisor([_api(listener), *map(_worker, workers)], tell=tell)
+        supervisor = Supervisor([_api(context, listener), *map(_worker, workers)], tell=tell)
         try:
             with _environment(context):
                 supervisor.start()
@@ -132,10 +139,16 @@ def serve(
             supervisor.stop()
 
 
-def _api(listener: Listener) -> Program:
-    descriptor = listener.socket.fileno()
-    command = (sys.executable, "-m", "luthier.home_server", str(descriptor))
-    return Program(API, command, API_GRACE_SECONDS, descriptors=(descriptor,))
+def _api(context: Context, listener: Listener) -> Program:
+    return api_program("luthier.home_server", context, listener)
+
+
+def api_program(module: str, context: Context, listener: Listener) -> Program:
+    """The process that answers HTTP on a socket: `python -m MODULE DESCRIPTOR`, started again where it hangs."""
+    descriptor, seconds = listener.socket.fileno(), context.settings.unhealthy_restart_seconds
+    health = HealthCheck(listener.near_host, listener.port, unhealthy_seconds=seconds) if seconds else None
+    command = (sys.executable, "-m", module, str(descriptor))
+    return Program(API, command, API_GRACE_SECONDS, (descriptor,), health=health, stacks=STACKS_SIGNAL)
 
 
 def _worker(name: str) -> Program:

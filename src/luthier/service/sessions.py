@@ -34,7 +34,7 @@ def sign_in_with_key(context: Context, key: str) -> str | None:
 
 def sign_in_with_link(context: Context, token: str) -> str | None:
     """A new session for the person at the machine; returns its secret, None for a link that was used or is too old."""
-    return _begin(context, Caller(), how="link") if context.members.use_link(digest_of(token)) else None
+    return _begin(context, Caller(), how="link") if context.members.use_link(digest_of(token), LINK_SECONDS) else None
 
 
 def sign_in_as(context: Context, member: Member) -> str:

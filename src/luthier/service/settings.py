@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from luthier.core.errors import NotFoundError
+from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 
 
@@ -27,6 +28,9 @@ class Settings(BaseSettings):
     be sent to this machine and private networks. It is never inferred: behind a proxy every connection is local.
     max_request_bytes: how large a request to the server may be that uploads no file. allowed_hosts: names, separated by
     blanks, that requests to the server may come by (their `Host`) besides those of this machine itself; `*` for any.
+    trusted_proxies: addresses and networks, separated by blanks, of reverse proxies whose `X-Forwarded-For` and
+    `X-Forwarded-Proto` are believed; of nobody without it. unhealthy_restart_seconds: how long the process that answers
+    may be unhealthy in one piece before it is started again; 0 leaves it alone.
     serving_models: how many models may be held in memory to answer at once, adapters not counted; serving_memory_bytes:
     what they and their adapters may take, 0 takes half of the memory; serving_queue: how many asks may be under way or
     wait, serving_queue_per_key: of one key; serving_idle_seconds: all models are let go when nobody has asked for so
@@ -50,6 +54,8 @@ class Settings(BaseSettings):
     webhooks_may_reach_private: bool = False
     max_request_bytes: int = Field(default=4 << 20, gt=0)
     allowed_hosts: str = ""
+    trusted_proxies: str = ""
+    unhealthy_restart_seconds: float = Field(default=120.0, ge=0)
 
     serving_models: int = Field(default=2, ge=1)
     serving_memory_bytes: int = Field(default=0, ge=0)
@@ -62,6 +68,30 @@ class Settings(BaseSettings):
     serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     smtp: SecretStr | None = None
     smtp_from: str = ""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: str) -> str:
+        for word in value.split():
+            try:
+                ip_network(word)
+            except ValueError as error:
+                raise ValueError(f"{word!r} is no address and no network: {error}") from error
+        return value
+
+    @classmethod
+    def read(cls, home: Path | None = None) -> Settings:
+        """The settings of the environment. home: another home than its. Raises RequestError for what cannot be."""
+        try:
+            return cls() if home is None else cls(home=home)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]  # an input may be a password
+            name = "_".join(str(part) for part in first["loc"]).upper()
+            raise RequestError(
+                f"the environment variable LUTHIER_{name}: {first['msg']}",
+                expected="a value as docs/server.md describes it",
+                do="correct the variable, or unset it",
+            ) from error
 
     @property
     def database_path(self) -> Path:

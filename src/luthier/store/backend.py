@@ -15,6 +15,10 @@ IS_WRITE: Final = "luthier_is_write"
 """The execution option that asks for a transaction that writes."""
 
 
+WAIT_SECONDS: Final = "luthier_wait_seconds"
+"""The execution option that says how long a transaction that writes waits for its turn at most."""
+
+
 class Watch(Protocol):
     """A connection of its own that tells whether anything has changed since it was last looked at, and no more.
 

@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from sqlalchemy import Connection, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from luthier.core.errors import RequestError, UnreachableError
-from luthier.store.backend import IS_WRITE, Backend, Watch
+from luthier.store.backend import IS_WRITE, WAIT_SECONDS, Backend, Watch
 from luthier.store.schema import bring_up_to_date, version_of
 from luthier.store.sqlite import Sqlite
 
@@ -84,6 +85,13 @@ class Database:
         with self._begun(is_write=True) as connection:
             yield connection
 
+    def check_write(self, within_seconds: float) -> None:
+        """Begin a transaction that writes, and end it. Raises UnreachableError where its turn does not come in time."""
+        with self._errors_explained(), self._engine.connect() as connection:
+            options: dict[str, Any] = {IS_WRITE: True, WAIT_SECONDS: within_seconds}
+            with connection.execution_options(**options).begin():
+                pass
+
     def clock(self, connection: Connection) -> float:
         """Seconds since 1970 by the database's own clock, in the transaction of a connection."""
         return float(connection.execute(select(self.now)).scalar_one())
@@ -140,6 +148,12 @@ class Database:
             yield
         except IntegrityError:
             raise  # the callers know what they broke
+        except PoolTimeoutError as error:
+            raise UnreachableError(
+                f"all connections of this process to the database {self.name} were in use for too long",
+                expected="each to be needed for moments only",
+                do="try again; where it stays so, look for a process that hangs in a transaction",
+            ) from error
         except DBAPIError as error:
             explained = self._backend.explain(error)
             if explained is None:

@@ -27,7 +27,7 @@ def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[int]
     Raises ConflictError where another process still holds it after that time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline = time.monotonic() + timeout_seconds
         while not _try_lock(descriptor, fcntl.LOCK_EX):

@@ -2,7 +2,8 @@
 
 The first to insert the row does the work. A row without an answer that is older than `TAKE_OVER_SECONDS` belongs to a
 process that died at it: the next request takes it over, and the time in the row, which changes by that, is what turns
-the first one's late answer away.
+the first one's late answer away. One that is from the future was made before the clock was set back, and is taken over
+at once: a server knows by itself what it is at.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final, Literal
 
 from sqlalchemy import ColumnElement, delete, insert, select, update
 
+from luthier.core.clock_jump import SLACK_SECONDS
 from luthier.core.frozen import Frozen
 from luthier.store.database import Database
 from luthier.store.tables import idempotency_keys as table
@@ -54,6 +56,8 @@ class IdempotencyStore:
                 return mine
             age = now - row["created_at"]
             is_over = age > (TAKE_OVER_SECONDS if row["status"] is None else KEPT_SECONDS)
+            if row["status"] is None and age < -SLACK_SECONDS:
+                is_over = True  # the clock was set back since: its own time to be taken over is hours away
             if row["request_sha256"] != request_sha256 and not is_over:
                 return Turn(kind="other")
             if is_over:

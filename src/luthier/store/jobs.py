@@ -4,22 +4,31 @@ A worker holds a job by a lease that it renews; where it stops to, another takes
 attempt number, and whoever comes with an older one is turned away: the fencing of Gray & Cheriton, 1989, "Leases: an
 efficient fault-tolerant mechanism for distributed file cache consistency", doi:10.1145/74850.74870, with tokens. All
 times are the database's, so that the clocks of the workers do not matter.
+
+The database's clock may be set while jobs wait and run (`store.lease_watch`):
+
+forward   for the time of a lease no lease is taken as run out, so that every living worker can renew its own
+back      what rests longer than any rest is due; a lease that ends later than any lease is lost once it has not been
+          renewed for the time of a lease, by a clock that nobody sets
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, Select, select, update
+from sqlalchemy import Connection, RowMapping, Select, false, select, update
 from sqlalchemy.exc import IntegrityError
 
+from luthier.core.clock_jump import SLACK_SECONDS, elapsed
 from luthier.core.errors import ConflictError
 from luthier.core.job import ENDED, Job, JobStatus, Lane, Wish
 from luthier.store.database import Database
 from luthier.store.job_events import is_told, tell
 from luthier.store.job_rows import LeaseLostError, add_job, held_row, is_row, job_by_id, job_of, job_of_run, locked_row
 from luthier.store.job_words import ended, goes_on, picked_up, resumed, started
+from luthier.store.lease_watch import LeaseWatch
 from luthier.store.tables import jobs
 
 __all__ = ["LEASE_SECONDS", "MOST_CRASHES", "JobStore", "LeaseLostError"]
@@ -38,8 +47,10 @@ class JobStore:
     Methods that take a job id raise NotFoundError, naming the nearest ids, where there is no such job.
     """
 
-    def __init__(self, database: Database, lease_seconds: float = LEASE_SECONDS) -> None:
-        self._database, self.lease_seconds = database, lease_seconds
+    def __init__(
+        self, database: Database, lease_seconds: float = LEASE_SECONDS, *, clock: Callable[[], float] = elapsed
+    ) -> None:
+        self._database, self.lease_seconds, self._leases = database, lease_seconds, LeaseWatch(clock)
 
     def submit(self, job: Job) -> Job:
         """Queue a job. Raises ConflictError where the id is taken."""
@@ -97,6 +108,7 @@ class JobStore:
         """
         with self._database.write() as connection:
             now = self._database.clock(connection)
+            self._leases.look(now, self.lease_seconds)
             while (row := self._next(connection, worker, now, lanes)) is not None:
                 if row["status"] == "running":
                     self._end_attempt(connection, row, now, "the worker that held it is gone", is_lost=True)
@@ -240,11 +252,19 @@ class JobStore:
 
     def _next(self, connection: Connection, worker: str, now: float, lanes: tuple[Lane, ...]) -> RowMapping | None:
         running, queued = jobs.c.status == "running", jobs.c.status == "queued"
-        is_ours = jobs.c.lane.in_(lanes)
+        is_ours, may_have_run_out = jobs.c.lane.in_(lanes), self._leases.may_have_run_out()
+        too_late = select(jobs.c.number, jobs.c.attempt, jobs.c.lease_until).where(
+            running, is_ours, jobs.c.lease_until > now + self.lease_seconds + SLACK_SECONDS
+        )
+        lost = self._leases.unrenewed(
+            [(row.number, row.attempt, row.lease_until) for row in connection.execute(too_late)], self.lease_seconds
+        )
+        rests_too_long = jobs.c.not_before > now + LONGEST_REST_SECONDS + SLACK_SECONDS
         for condition in (
             running & (jobs.c.worker == worker),
-            running & (jobs.c.lease_until < now),
-            queued & (jobs.c.not_before <= now),
+            running & ((jobs.c.lease_until < now) if may_have_run_out else false()),
+            running & jobs.c.number.in_(lost),
+            queued & ((jobs.c.not_before <= now) | rests_too_long),
         ):
             query: Select[Any] = select(jobs).where(condition, is_ours).order_by(jobs.c.number).limit(1)
             row = connection.execute(query.with_for_update(skip_locked=True)).mappings().first()

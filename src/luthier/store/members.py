@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier.core.access import ApiKey
 from luthier.core.audit_entry import Deed
+from luthier.core.clock_jump import SLACK_SECONDS
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.member import Member, Role
 from luthier.store.access import key_from
@@ -215,11 +216,16 @@ class MemberStore:
             connection.execute(delete(sign_in_links).where(sign_in_links.c.expires_at <= now))
             connection.execute(insert(sign_in_links).values(digest=digest, expires_at=now + seconds))
 
-    def use_link(self, digest: str) -> bool:
-        """Whether this link was still good; it is not from now on."""
-        is_it = (sign_in_links.c.digest == digest) & (sign_in_links.c.expires_at > self._database.now)
+    def use_link(self, digest: str, seconds: float) -> bool:
+        """Whether this link, made for so many seconds, was still good; it is not from now on.
+
+        One that would be good for longer than it was made for is not: the clock was set back since.
+        """
+        columns, now = sign_in_links.c, self._database.now
+        is_good = (columns.expires_at > now) & (columns.expires_at <= now + seconds + SLACK_SECONDS)
         with self._database.write() as connection:
-            return connection.execute(delete(sign_in_links).where(is_it)).rowcount > 0
+            used = delete(sign_in_links).where((columns.digest == digest) & is_good)
+            return connection.execute(used).rowcount > 0
 
     def _log(self, connection: Connection, deed: Deed | None) -> None:
         if deed is not None:

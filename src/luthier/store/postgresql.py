@@ -21,7 +21,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, UnreachableError
-from luthier.store.backend import IS_WRITE, Watch
+from luthier.store.backend import IS_WRITE, WAIT_SECONDS, Watch
+from luthier.store.write_wait import WriteWait
 
 BUSY_TIMEOUT_SECONDS: float = 30
 _CONNECT_TIMEOUT_SECONDS = 10
@@ -43,7 +44,8 @@ class Postgresql:
             connect_args={"timeout": _CONNECT_TIMEOUT_SECONDS, "application_name": "luthier"},
             pool_pre_ping=True,
         )
-        event.listen(self.engine, "begin", _begin)
+        event.listen(self.engine, "begin", self._begin)
+        self._wait = WriteWait(lambda error: isinstance(error, DBAPIError) and _told(error)[0] == "55P03")
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -75,8 +77,9 @@ class Postgresql:
                 do="grant it the rights, or give another user in the URL",
             )
         if state in ("55P03", "57014", "25P03"):
+            seconds = self._wait.locked_seconds()
             return UnreachableError(
-                f"the database {self.name} was busy for {BUSY_TIMEOUT_SECONDS:g} s",
+                f"the database {self.name} was busy for {BUSY_TIMEOUT_SECONDS if seconds is None else seconds:.3g} s",
                 expected="each process to write for moments only",
                 do="look for a process that hangs in a transaction (pg_stat_activity), then try again",
             )
@@ -93,6 +96,19 @@ class Postgresql:
                 do="free some, then try again",
             )
         return None
+
+    def _begin(self, connection: Connection) -> None:
+        """Called inside the transaction that the driver is about to begin: these statements are its first."""
+        options, busy = connection.get_execution_options(), round(BUSY_TIMEOUT_SECONDS * 1000)
+        if options.get(IS_WRITE, False):
+            most: float | None = options.get(WAIT_SECONDS)
+            wait = round(self._wait.seconds(BUSY_TIMEOUT_SECONDS, most) * 1000)
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {wait}")
+            connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {busy}")
+            with self._wait.turn(is_whole_wait=most is None):
+                connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _WRITERS})
+        else:
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
     def watch(self) -> Watch:
         """By the text of the snapshot: while it is the same, the same transactions are seen as having taken effect."""
@@ -129,17 +145,6 @@ class _PostgresqlWatch:
             with contextlib.suppress(Exception):  # it may be cut already
                 self._connection.close()
             self._connection = None
-
-
-def _begin(connection: Connection) -> None:
-    """Called inside the transaction that the driver is about to begin: these statements are its first."""
-    busy = round(BUSY_TIMEOUT_SECONDS * 1000)
-    if connection.get_execution_options().get(IS_WRITE, False):
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {busy}")
-        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {busy}")
-        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _WRITERS})
-    else:
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
 
 def _told(error: DBAPIError) -> tuple[str, str]:

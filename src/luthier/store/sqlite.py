@@ -9,6 +9,8 @@ synchronous     NORMAL: after a power cut the last moments may be missing, but t
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -20,10 +22,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, UnreachableError, WorkError
-from luthier.store.backend import IS_WRITE, Watch
+from luthier.store.backend import IS_WRITE, WAIT_SECONDS, Watch
 from luthier.store.file_lock import file_lock
+from luthier.store.write_wait import WriteWait
 
-BUSY_TIMEOUT_SECONDS = 30
+BUSY_TIMEOUT_SECONDS: float = 30
 _LOCK_TIMEOUT_SECONDS = 60
 
 
@@ -37,9 +40,15 @@ class Sqlite:
         self.path = Path(str(url.database))
         self.name = str(self.path)
         _check_place(self.path)
-        self.engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+        _make_private(self.path)
+        self.engine = create_engine(
+            url,
+            connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
+            max_overflow=-1,  # one a thread at most: who waits to write keeps nobody from reading
+        )
         event.listen(self.engine, "connect", _connect)
-        event.listen(self.engine, "begin", _begin)
+        event.listen(self.engine, "begin", self._begin)
+        self._wait = WriteWait(lambda error: "locked" in str(error).lower())
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -75,10 +84,11 @@ class Sqlite:
                 do="correct the permissions, or choose another home",
             )
         if "locked" in words:
+            seconds = self._wait.locked_seconds()
             return UnreachableError(
-                f"the database {self.name} was busy for {BUSY_TIMEOUT_SECONDS} s",
+                f"the database {self.name} was busy for {BUSY_TIMEOUT_SECONDS if seconds is None else seconds:.0f} s",
                 expected="each process to write for moments only",
-                do="look for a process that hangs with this file open, then try again",
+                do=f"look for a process that hangs with this file open (fuser {self.name}), then try again",
             )
         if "disk i/o error" in words:
             return WorkError(
@@ -87,6 +97,17 @@ class Sqlite:
                 do="check the disk and its free space, then try again",
             )
         return None
+
+    def _begin(self, connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if not options.get(IS_WRITE, False):
+            connection.exec_driver_sql("BEGIN")
+            return
+        most: float | None = options.get(WAIT_SECONDS)
+        seconds = self._wait.seconds(BUSY_TIMEOUT_SECONDS, most)
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+        with self._wait.turn(is_whole_wait=most is None):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def watch(self) -> Watch:
         """By `PRAGMA data_version`: it changes where another connection, of whatever process, has committed."""
@@ -131,12 +152,14 @@ def _check_place(path: Path) -> None:
         raise RequestError(f"the database {path} is a folder", expected="a file", do="choose another path")
 
 
+def _make_private(path: Path) -> None:
+    """Make a database that is not there yet for this user alone: SQLite would make it for all, and takes the mode of
+    the file for those beside it."""
+    with contextlib.suppress(OSError):  # opening it says what is wrong
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
 def _connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
     connection.isolation_level = None
-    for pragma in ("foreign_keys = ON", f"busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}", "synchronous = NORMAL"):
+    for pragma in ("foreign_keys = ON", f"busy_timeout = {round(BUSY_TIMEOUT_SECONDS * 1000)}", "synchronous = NORMAL"):
         connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _begin(connection: Connection) -> None:
-    is_write = connection.get_execution_options().get(IS_WRITE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")

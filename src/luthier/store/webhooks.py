@@ -12,8 +12,9 @@ import json
 import secrets
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, case, delete, insert, select, update
 
+from luthier.core.clock_jump import SLACK_SECONDS
 from luthier.core.errors import NotFoundError
 from luthier.core.job import ENDED
 from luthier.core.webhook import Delivery, DeliveryStatus, DueDelivery, EventType, Webhook
@@ -110,7 +111,9 @@ class WebhookStore:
     def claim(self, *, limit: int, lease_seconds: float) -> list[DueDelivery]:
         """Take messages whose time has come, longest overdue first; nobody else takes them until the lease ends."""
         table = webhook_deliveries
-        is_due = (table.c.status == "pending") & (table.c.next_at <= self._database.now)
+        # What was written in the future was written before the clock was set back.
+        is_from_the_future = table.c.created_at > self._database.now + SLACK_SECONDS
+        is_due = (table.c.status == "pending") & ((table.c.next_at <= self._database.now) | is_from_the_future)
         joined = table.join(webhooks, table.c.webhook_id == webhooks.c.webhook_id)
         due = (
             select(table, webhooks.c.url, webhooks.c.secret).select_from(joined).where(is_due).order_by(table.c.next_at)
@@ -123,7 +126,10 @@ class WebhookStore:
             query = due.limit(limit).with_for_update(of=table, skip_locked=True)
             rows = connection.execute(query).mappings().all()
             numbers = [row["number"] for row in rows]
-            values = {"next_at": now + lease_seconds, "num_attempts": table.c.num_attempts + 1}
+            created_at = case((table.c.created_at > now, now), else_=table.c.created_at)
+            values = {
+                "next_at": now + lease_seconds, "num_attempts": table.c.num_attempts + 1, "created_at": created_at,
+            }  # fmt: skip
             connection.execute(update(table).where(table.c.number.in_(numbers)).values(**values))
             return [_due(row, now, lease_seconds) for row in rows]
 

@@ -8,8 +8,10 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import Mount
 
 from luthier.service.context import Context
+from luthier.service.failure_limits import FailureLimit
 from luthier.service.run_list import Judged
 from luthier.service.run_series import RunSeries
+from luthier.service.sign_in_queue import SignInQueue
 from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
@@ -83,6 +85,9 @@ def create_pages(context: Context) -> FastAPI:
     app = FastAPI(title="Luthier", version=version("luthier"), openapi_url=None, redirect_slashes=True)
     assets = Assets()
     app.state.context, app.state.assets = context, assets
+    failures = FailureLimit("wrong keys, passwords or links", sign_in.FAILURES_PER_MINUTE)
+    app.state.sign_ins = SignInQueue(context.password_threads, failures)
+    app.state.rating_failures = FailureLimit("links that let nobody in", rate.FAILURES_PER_MINUTE)
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
     add_error_pages(app)
     app.add_middleware(SameOrigin)

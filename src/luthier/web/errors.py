@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,11 +19,14 @@ from luthier.core.errors import (
     QuotaError,
     RequestError,
     StorageFullError,
+    UnreachableError,
 )
 from luthier.web.render import is_fragment_request, render
 from luthier.web.visitor import ForbiddenError, SignInNeededError
 
 log = logging.getLogger("luthier.web")
+
+_UNREACHABLE_RETRY_SECONDS: Final = 5.0
 
 
 def add_error_pages(app: FastAPI) -> None:
@@ -50,7 +55,16 @@ def status_of(error: LuthierError) -> int:
 def error_page(request: Request, status: int, error: LuthierError) -> Response:
     """The page of an error; for HTMX only its message, to be put where the answer was to stand."""
     template = "error_message.html" if is_fragment_request(request) else "error.html"
-    return render(request, template, {"error": error, "error_status": status}, status=status)
+    answer = render(request, template, {"error": error, "error_status": status}, status=status)
+    return with_retry_after(answer, error)
+
+
+def with_retry_after(answer: Response, error: LuthierError) -> Response:
+    """An answer that says when to try again, where waiting is what helps."""
+    if isinstance(error, BusyError | UnreachableError):
+        seconds = error.retry_seconds if isinstance(error, BusyError) else _UNREACHABLE_RETRY_SECONDS
+        answer.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+    return answer
 
 
 async def _sign_in(request: Request, error: Exception) -> Response:

@@ -48,6 +48,11 @@ def remember(request: Request, answer: Response, secret: str) -> Response:
     return answer
 
 
+def address_of(request: Request) -> str:
+    """The address of the client, by which failures are counted; behind a proxy that is trusted, as the proxy says."""
+    return request.client.host if request.client is not None else ""
+
+
 async def context_of(request: Request) -> Context:
     """The open home that the pages work in."""
     context: Context = request.app.state.context

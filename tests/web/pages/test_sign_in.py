@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from fastapi.testclient import TestClient
@@ -12,15 +18,11 @@ from luthier.service.access import create_key, revoke_key
 from luthier.service.context import Context
 from luthier.service.members import add_member, change_password, remove_member
 from luthier.service.sessions import make_link
+from luthier.testing.running_server import running_server
 from luthier.web.pages import sign_in
 
 Browser = Callable[..., TestClient]
 PASSWORD = "correct horse battery"
-
-
-@pytest.fixture(autouse=True)
-def no_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_in, "_failures", type(sign_in._failures)())
 
 
 def test_without_a_session_every_page_leads_to_the_sign_in(browser: Browser) -> None:
@@ -108,3 +110,40 @@ def test_pages_allow_no_foreign_code_and_the_api_stays_as_it_is(browser: Browser
     assert one.get("/v1/nothing").json()["error"]["code"] == "missing_api_key"
     assert one.get("/no/such/page").status_code == 404
     assert "no page /no/such/page" in one.get("/no/such/page").text
+
+
+def test_links_are_held_to_the_limit_too(home: Context, browser: Browser) -> None:
+    one = browser()
+    answers = [one.get(f"/welcome/guess-{n}") for n in range(sign_in.FAILURES_PER_MINUTE + 1)]
+    assert [a.status_code for a in answers] == [422] * sign_in.FAILURES_PER_MINUTE + [429]
+    assert int(answers[-1].headers["retry-after"]) >= 1
+    assert one.get(f"/welcome/{make_link(home)}").status_code == 429
+
+
+def _sign_in(url: str, password: str, together: threading.Barrier) -> int:
+    host, port = url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=1800)
+    headers = {"Sec-Fetch-Site": "same-origin", "Content-Type": "application/x-www-form-urlencoded"}
+    try:
+        together.wait(1800)
+        connection.request("POST", "/sign-in", urlencode({"name": "Ada", "password": password}), headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_sixty_at_once_all_end_and_the_right_ones_are_in(tmp_path: Path) -> None:
+    with Context.open(tmp_path / "home") as home:
+        add_member(home, Caller(), "Ada", PASSWORD, "viewer")
+    wrong = [f"wrong password {number}" for number in range(sign_in.FAILURES_PER_MINUTE)]
+    with running_server(tmp_path / "home", num_workers=0) as server, ThreadPoolExecutor(60) as pool:
+        together = threading.Barrier(60)
+        passwords = [password for group in zip(*[iter([PASSWORD] * 50)] * 5, wrong, strict=True) for password in group]
+        ends = list(pool.map(lambda password: _sign_in(server.url, password, together), passwords))
+        assert [end for end, password in zip(ends, passwords, strict=True) if password == PASSWORD] == [303] * 50
+        assert set(ends) <= {303, 422, 429}
+        began = time.monotonic()
+        again = list(pool.map(lambda number: _sign_in(server.url, f"not it {number}", together), range(60)))
+        most = (time.monotonic() - began) / 60 * sign_in.FAILURES_PER_MINUTE
+        assert set(again) == {422, 429}
+        assert again.count(422) <= sign_in.FAILURES_PER_MINUTE + most

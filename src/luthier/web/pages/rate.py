@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -14,16 +13,15 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError, Requ
 from luthier.core.rating import HIGHEST, LOWEST, MOST_COMMENT_CHARACTERS, Rater, RatingPanel
 from luthier.service import rating_desk, rating_links
 from luthier.service.context import Context
-from luthier.service.rate_limits import TokenBuckets
-from luthier.web.errors import status_of
+from luthier.service.failure_limits import FailureLimit, TooManyFailuresError
+from luthier.web.errors import status_of, with_retry_after
 from luthier.web.render import redirect, render
-from luthier.web.visitor import HomeContext
+from luthier.web.visitor import HomeContext, address_of
 
 router = APIRouter(prefix="/rate")
 
 FAILURES_PER_MINUTE: Final = 10
 """From one address; who comes with a link that lets nobody in more often waits."""
-_failures = TokenBuckets(clock=time.monotonic)
 _QUESTIONS: Final = {
     "relevance": "Does it answer what was asked?",
     "coherence": "Is it clear, and does it hang together?",
@@ -40,33 +38,29 @@ _ENDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _LetIn:
-    """Who came by the link. problem: why nobody is let in, with the status to say it by."""
+    """Who came by the link. problem: why nobody is let in."""
 
     panel: RatingPanel | None = None
     rater: Rater | None = None
     problem: LuthierError | None = None
-    status: int = 200
 
 
 def _let_in(request: Request, context: HomeContext, token: str) -> _LetIn:
-    address = request.client.host if request.client else ""
-    taken = _failures.take(address, FAILURES_PER_MINUTE, cost=0)
-    if not taken.is_allowed:
-        problem = RequestError(
-            "too many links that let nobody in came from your address",
-            expected=f"at most {FAILURES_PER_MINUTE} a minute",
-            do=f"wait {taken.wait_seconds:.0f} s, then open your link again",
-        )
-        return _LetIn(problem=problem, status=429)
-    found = rating_links.whom(context, token)
+    failures: FailureLimit = request.app.state.rating_failures
+    try:
+        with failures.attempt(address_of(request)) as attempt:
+            found = rating_links.whom(context, token)
+            attempt.failed = found is None
+    except TooManyFailuresError as error:
+        return _LetIn(problem=error)
     if found is None:
-        _failures.take(address, FAILURES_PER_MINUTE)
-        missing = NotFoundError(
-            "this link lets nobody in",
-            expected="the whole link as it was sent to you; it may have been replaced or withdrawn since",
-            do="copy it anew, or ask whoever sent it for another one",
+        return _LetIn(
+            problem=NotFoundError(
+                "this link lets nobody in",
+                expected="the whole link as it was sent to you; it may have been replaced or withdrawn since",
+                do="copy it again, or ask whoever sent it for another one",
+            )
         )
-        return _LetIn(problem=missing, status=404)
     return _LetIn(panel=found[1], rater=found[0])
 
 
@@ -133,7 +127,9 @@ def _page(
     typed: dict[str, str] | None = None,
 ) -> Response:
     if came.panel is None or came.rater is None:
-        return render(request, "rate/refused.html", {"error": came.problem}, status=came.status)
+        assert came.problem is not None
+        refused = render(request, "rate/refused.html", {"error": came.problem}, status=status_of(came.problem))
+        return with_retry_after(refused, came.problem)
     values = {"panel": came.panel, "address": f"/rate/{token}", "is_closed": came.panel.closed_at is not None}
     if values["is_closed"]:
         return render(request, "rate/end.html", values)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
-from luthier.core.errors import RequestError
+from luthier.core.errors import BusyError, LuthierError, RequestError
 from luthier.service import sessions
 from luthier.service.members import member_by_password
-from luthier.service.rate_limits import TokenBuckets
+from luthier.service.sign_in_queue import SignInQueue
+from luthier.web.errors import status_of, with_retry_after
 from luthier.web.render import redirect, render
-from luthier.web.visitor import COOKIE, HomeContext, MaybeVisitor, remember
+from luthier.web.visitor import COOKIE, HomeContext, MaybeVisitor, address_of, remember
 
 router = APIRouter()
 
 FAILURES_PER_MINUTE: Final = 10
-"""From one address; who comes with a wrong key or password more often waits."""
-_failures = TokenBuckets(clock=time.monotonic)
+"""From one address, by key, password or link; who fails more often waits."""
 _Text = Annotated[str, Form(max_length=2000)]
 
 
@@ -32,7 +31,7 @@ def show(request: Request, session: MaybeVisitor, next: str = "/") -> Response:
 
 
 @router.post("/sign-in")
-def sign_in(
+async def sign_in(
     request: Request,
     context: HomeContext,
     key: _Text = "",
@@ -40,43 +39,46 @@ def sign_in(
     password: _Text = "",
     next: _Text = "/",
 ) -> Response:
-    """Begin a session, or say that nobody is let in by this."""
-    address = request.client.host if request.client else ""
-    taken = _failures.take(address, FAILURES_PER_MINUTE, cost=0)
-    if not taken.is_allowed:
-        error = RequestError(
-            "too many wrong keys or passwords came from your address",
-            expected=f"at most {FAILURES_PER_MINUTE} a minute",
-            do=f"wait {taken.wait_seconds:.0f} s, then try again",
-        )
-        return _form(request, _own(next), error, status=429)
-    if key:
-        secret = sessions.sign_in_with_key(context, key.strip())
-    else:
+    """Begin a session, or say that nobody is let in by this. Keeps none of the threads that answer other requests."""
+
+    def begin() -> str | None:
+        if key:
+            return sessions.sign_in_with_key(context, key.strip())
         member = member_by_password(context, name, password)
-        secret = None if member is None else sessions.sign_in_as(context, member)
+        return None if member is None else sessions.sign_in_as(context, member)
+
+    queue: SignInQueue = request.app.state.sign_ins
+    try:
+        secret = await queue.attempt(address_of(request), begin)
+    except BusyError as error:
+        return _form(request, _own(next), error)
     if secret is None:
-        _failures.take(address, FAILURES_PER_MINUTE)
-        error = RequestError(
+        refused = RequestError(
             "this key lets nobody in" if key else "this name and password let nobody in",
             expected="a key or a password of this server that is right and still good",
             do="correct it; `luthier keys create` makes a new key",
         )
-        return _form(request, _own(next), error, status=422)
+        return _form(request, _own(next), refused)
     return _let_in(request, secret, _own(next))
 
 
 @router.get("/welcome/{token}")
 def welcome(request: Request, context: HomeContext, token: str) -> Response:
     """Sign the person at the machine in by the link that `luthier up` has printed; it works once."""
-    secret = sessions.sign_in_with_link(context, token)
+    queue: SignInQueue = request.app.state.sign_ins
+    try:
+        with queue.limit.attempt(address_of(request)) as attempt:
+            secret = sessions.sign_in_with_link(context, token)
+            attempt.failed = secret is None
+    except BusyError as error:
+        return _form(request, "/", error)
     if secret is None:
-        error = RequestError(
+        refused = RequestError(
             "this link was used already, or is older than a quarter of an hour",
             expected="a link that was printed just now",
             do="sign in with a key, or make a new link: luthier members link",
         )
-        return _form(request, "/", error, status=422)
+        return _form(request, "/", refused)
     return _let_in(request, secret, "/")
 
 
@@ -90,8 +92,11 @@ def sign_out(request: Request, context: HomeContext) -> Response:
     return answer
 
 
-def _form(request: Request, next_address: str, error: RequestError | None, *, status: int = 200) -> Response:
-    return render(request, "sign_in.html", {"next_address": next_address, "error": error}, status=status)
+def _form(request: Request, next_address: str, error: LuthierError | None) -> Response:
+    values = {"next_address": next_address, "error": error}
+    if error is None:
+        return render(request, "sign_in.html", values)
+    return with_retry_after(render(request, "sign_in.html", values, status=status_of(error)), error)
 
 
 def _let_in(request: Request, secret: str, address: str) -> Response:

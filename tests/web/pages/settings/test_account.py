@@ -10,7 +10,6 @@ from fastapi.testclient import TestClient
 from luthier.core.access import Caller
 from luthier.service.context import Context
 from luthier.service.members import add_member
-from luthier.web.pages import sign_in
 from luthier.web.pages.settings import account
 
 Browser = Callable[..., TestClient]
@@ -20,7 +19,6 @@ ADDRESS = "/settings/account/password"
 
 @pytest.fixture(autouse=True)
 def no_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_in, "_failures", type(sign_in._failures)())
     monkeypatch.setattr(account, "_tries", type(account._tries)())
 
 

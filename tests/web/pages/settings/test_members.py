@@ -11,16 +11,10 @@ from luthier.core.access import Caller
 from luthier.service.access import create_project
 from luthier.service.context import Context
 from luthier.service.members import add_member, list_members, member_by_password
-from luthier.web.pages import sign_in
 
 Browser = Callable[..., TestClient]
 ADDRESS = "/settings/members"
 PASSWORD, OTHER = "correct horse battery", "another long password"
-
-
-@pytest.fixture(autouse=True)
-def no_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_in, "_failures", type(sign_in._failures)())
 
 
 def test_a_member_is_added_changed_and_removed(home: Context, browser: Browser) -> None:

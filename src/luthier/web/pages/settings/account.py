@@ -6,14 +6,16 @@ import time
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Form, Request
+from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from luthier.core.errors import LuthierError, RequestError
+from luthier.core.errors import BusyError, LuthierError, RequestError
 from luthier.core.member import Session
 from luthier.service import sessions
 from luthier.service.access import digest_of
 from luthier.service.context import Context
-from luthier.service.members import LEAST_PASSWORD_CHARACTERS, change_own_password
+from luthier.service.members import change_own_password
+from luthier.service.password_hashing import LEAST_PASSWORD_CHARACTERS
 from luthier.service.rate_limits import TokenBuckets
 from luthier.web.pages.settings.tabs import show, tabs_for
 from luthier.web.render import redirect
@@ -41,7 +43,7 @@ def account(request: Request, context: HomeContext, _caller: Visitor) -> Respons
 
 
 @router.post(f"{_ADDRESS}/password")
-def change(
+async def change(
     request: Request,
     context: HomeContext,
     caller: Visitor,
@@ -50,6 +52,11 @@ def change(
     again: _Password = "",
 ) -> Response:
     """Another password for oneself; this browser stays signed in, all others are signed out."""
+
+    def change_and_sign_in() -> str:
+        member = change_own_password(context, caller, current, password)
+        return sessions.sign_in_as(context, member)
+
     try:
         if password != again:
             raise RequestError("the two new passwords differ", expected="the same one twice", do="type them again")
@@ -60,11 +67,13 @@ def change(
                 expected=f"at most {TRIES_PER_MINUTE} tries a minute",
                 do=f"wait {taken.wait_seconds:.0f} s, then try again",
             )
-        member = change_own_password(context, caller, current, password)
+        secret = await context.password_threads.run(caller.member_id or "", change_and_sign_in)
+    except BusyError:
+        raise
     except LuthierError as error:
-        return _page(request, context, error)
+        return await run_in_threadpool(_page, request, context, error)
     answer = redirect(request, _ADDRESS, "Your password is changed; other browsers have to sign in with the new one.")
-    return remember(request, answer, sessions.sign_in_as(context, member))
+    return remember(request, answer, secret)
 
 
 @router.post(f"{_ADDRESS}/end-others")

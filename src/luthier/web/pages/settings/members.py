@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Form, Request
+from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError
+from luthier.core.errors import BusyError, LuthierError
 from luthier.core.member import ROLES, Role
 from luthier.service import members as people
 from luthier.service.context import Context
+from luthier.service.password_hashing import LEAST_PASSWORD_CHARACTERS
 from luthier.web.errors import status_of
 from luthier.web.pages.settings.tabs import Id, show
 from luthier.web.render import redirect
@@ -30,7 +32,7 @@ def members(request: Request, context: HomeContext, caller: Admin) -> Response:
 
 
 @router.post(_ADDRESS)
-def add(
+async def add(
     request: Request,
     context: HomeContext,
     caller: Admin,
@@ -40,9 +42,14 @@ def add(
 ) -> Response:
     """Make a member of the visitor's project."""
     try:
-        made = people.add_member(context, caller, name, password, role)
+        made = await context.password_threads.run(
+            _name_of(caller), lambda: people.add_member(context, caller, name, password, role)
+        )
+    except BusyError:
+        raise
     except LuthierError as error:
-        return _page(request, context, caller, {"error": error, "form": {"name": name, "role": role}}, status=422)
+        values = {"error": error, "form": {"name": name, "role": role}}
+        return await run_in_threadpool(_page, request, context, caller, values, status=422)
     return redirect(request, _ADDRESS, f"{made.name} may sign in now, with the name and the password that you gave.")
 
 
@@ -59,14 +66,18 @@ def change_role(
 
 
 @router.post(f"{_ADDRESS}/{{member_id}}/password")
-def change_password(
+async def change_password(
     request: Request, context: HomeContext, caller: Admin, member_id: Id, password: _Text = ""
 ) -> Response:
     """Another password for somebody who has lost theirs."""
     try:
-        changed = people.change_password(context, caller, member_id, password)
+        changed = await context.password_threads.run(
+            _name_of(caller), lambda: people.change_password(context, caller, member_id, password)
+        )
+    except BusyError:
+        raise
     except LuthierError as error:
-        return _refused(request, context, caller, error)
+        return await run_in_threadpool(_refused, request, context, caller, error)
     return redirect(request, _ADDRESS, f"{changed.name} has another password, and has to sign in again.")
 
 
@@ -80,6 +91,11 @@ def remove(request: Request, context: HomeContext, caller: Admin, member_id: Id)
     return redirect(request, _ADDRESS, f"{removed.name} is removed, and signed out everywhere.")
 
 
+def _name_of(caller: Caller) -> str:
+    """Whose place in the line of the threads that hash."""
+    return caller.member_id or caller.key_id or "local"
+
+
 def _refused(request: Request, context: Context, caller: Caller, error: LuthierError) -> Response:
     return _page(request, context, caller, {"error": error}, status=status_of(error))
 
@@ -88,7 +104,7 @@ def _page(request: Request, context: Context, caller: Caller, values: dict[str, 
     common = {
         "members": people.list_members(context, caller),
         "roles": ROLES,
-        "least": people.LEAST_PASSWORD_CHARACTERS,
+        "least": LEAST_PASSWORD_CHARACTERS,
         "form": {"name": "", "role": "trainer"},
     }
     return show(request, "members", common | values, status=status)
