@@ -68,7 +68,9 @@ def launch(
     size = training.global_batch_size if training else None
     refuse_unequal_shares(size or defaults.GLOBAL_BATCH_SIZE[0], asked.num_devices)
     if out is not None:
-        out.write_text(text, encoding="utf-8")
+        from luthier.reporting.page import replace_text
+
+        replace_text(out, text)
     document = {"system": system, "num_devices": asked.num_devices, "path": None if out is None else str(out)}
     return Answer(as_json, document | {"text": text}, lambda console: _show(console, text, out))
 

@@ -113,12 +113,13 @@ def apply(
 ) -> Answer:
     """Write the recipe of a study's winner, or of another trial, to a file, ready to train."""
     from luthier.core.plain_yaml import write_yaml
+    from luthier.reporting.page import replace_text
     from luthier.service.study_end import winning_document
 
     with open_context(home) as context:
         study = context.studies.get(study_id)
         document = winning_document(study, context.studies.trials(study_id), trial)
-    output.write_text(write_yaml(document), encoding="utf-8")
+    replace_text(output, write_yaml(document))
     number = study.winner if trial is None else trial
     said = {"study_id": study_id, "winner": study.winner, "trial": number, "file": str(output), "recipe": document}
     return Answer(as_json, said, lambda console: console.print(f"{output}: trial {number} of {study_id}"))

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from luthier.core.disk_full import disk_full_explained
 from luthier.core.errors import DataError, RequestError, RowProblem, StorageFullError
 from luthier.core.ports import Progress
 from luthier.data.chunk import check_sizes
@@ -209,7 +210,7 @@ def _document(one: FoundDocument, answer: Answer) -> IngestedDocument:
 def _join(parts: Sequence[Path], output: Path) -> None:
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with disk_full_explained(output, expected="room for the rows twice"), temporary.open("wb") as file:
             for part in parts:
                 with part.open("rb") as rows:
                     rows.readline()
@@ -224,7 +225,9 @@ def _join(parts: Sequence[Path], output: Path) -> None:
 def _write_outcome(done: Ingestion, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(done.as_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(done.as_json(), ensure_ascii=False, indent=2) + "\n"
+        with disk_full_explained(path):
+            temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

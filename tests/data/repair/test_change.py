@@ -144,8 +144,8 @@ def test_the_summary_shows_what_was_masked_before_and_after(jsonl: Write, make: 
     assert [one["line"] for one in email["examples"]] == [1, 2, 3]
     assert email["examples"][0] == {
         "line": 1,
-        "before": "Please write to a•••.k@a•••-c•••.c•• or call me on 41•-•••-••••…",
-        "after": "Please write to person1@example.com or call me on 41•-•••-••••…",
+        "before": "Please write to a•••.k@a•••-c•••.c•• or call me on 41•-•••-•••• …",
+        "after": "Please write to person1@example.com or call me on 41•-•••-•••• …",
     }
     assert (phone["kind"], phone["num_values"], phone["num_rows"]) == ("phone", 1, 1)
     assert phone["examples"][0]["before"].endswith("call me on 41•-•••-•••• today.")

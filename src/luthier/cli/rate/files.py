@@ -106,9 +106,10 @@ def pairs(
 
 def _write(path: Path, content: bytes) -> None:
     from luthier.core.errors import RequestError
+    from luthier.reporting.page import replace_bytes
 
     try:
-        path.write_bytes(content)
+        replace_bytes(path, content)
     except OSError as error:
         raise RequestError(
             f"{path} cannot be written: {error.strerror}", expected="a folder that is there", do="choose another file"
