@@ -78,7 +78,7 @@ class MaskedValues:
         half of a value is not recognised."""
         if is_cut:
             text = re.sub(r"^\S*", _CUT, text) if at_start else re.sub(r"\S*$", _CUT, text, count=1)
-        spans = [*find_personal_data(text, self._find_names), *find_secrets(text)]
+        spans: list[Span | Secret] = [*find_personal_data(text, self._find_names), *find_secrets(text)]
         for span in sorted(spans, key=lambda span: span.start, reverse=True):
             text = text[: span.start] + form_of(text[span.start : span.end]) + text[span.end :]
         return text
