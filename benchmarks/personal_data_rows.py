@@ -32,13 +32,16 @@ _GERUNDS = ("Considering", "Sharing", "Requiring", "Offering", "Measuring", "Com
 
 
 def clean_sets(num_rows: int, seed: int = 0) -> dict[str, list[str]]:
-    """Name of a set -> its rows, `num_rows` in all, as evenly as their number allows; the same for the same seed."""
+    """Name of a set -> its rows, `num_rows` in all, each once, as evenly as their number allows; by the seed alone."""
     each = -(-num_rows // len(_SETS))
     made = {}
     left = num_rows
     for name, maker in _SETS.items():
         rng = random.Random(f"{seed} {name}")
-        made[name] = [maker(rng) for _ in range(min(each, left))]
+        rows: dict[str, None] = {}
+        while len(rows) < min(each, left):
+            rows[maker(rng)] = None
+        made[name] = list(rows)
         left -= len(made[name])
     return made
 
