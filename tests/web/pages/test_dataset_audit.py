@@ -124,7 +124,7 @@ def test_a_repair_shows_what_it_masks_and_masks_what_is_chosen(home: Context, br
         assert words in page
     kept = one.post(f"{address}/repair/keep", data=asked)
     assert kept.status_code == 303
-    newest = dataset_versions.show_dataset(home, Caller(), version.dataset_id)[1][-1]
+    newest = dataset_versions.show_dataset(home, Caller(), version.dataset_id)[1][0]
     assert newest.details["mask"]["every"] == ["street"]
     wrong = one.post(f"{address}/repair", data={"version": "1", "action": ["encoding"], "mask": ["street"]})
     assert "personal data is not among the repairs" in wrong.text
