@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from luthier.core.errors import ConflictError, RequestError
+from luthier.core.errors import ConflictError, RequestError, StorageFullError
 from luthier.data.outputs import check_outputs, publish, working_folder
 
 
@@ -53,3 +55,31 @@ def test_an_input_or_a_folder_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(file)
     with pytest.raises(RequestError, match="the file that is read"):
         check_outputs([tmp_path / "link"], [file])
+
+
+def test_a_full_disk_leaves_nothing_of_the_folder(tmp_path: Path) -> None:
+    def write() -> None:
+        with working_folder(tmp_path / "out.jsonl") as work:
+            (work / "half").write_text("half", encoding="utf-8")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StorageFullError, match=r"no room left while writing .*out\.jsonl"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_the_end_moves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {tmp_path / f"made-{name}": tmp_path / f"final-{name}" for name in "ab"}
+    for path in made:
+        path.write_text("x", encoding="utf-8")
+
+    def full(_: int) -> None:
+        if not (tmp_path / "final-a").exists() and len(synced) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        synced.append(1)
+
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        publish(made, force=False)
+    assert not any(final.exists() for final in made.values())

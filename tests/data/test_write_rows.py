@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from luthier.core.errors import StorageFullError
 from luthier.data.write_rows import write_rows
 
 
@@ -32,3 +35,13 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         write_rows(broken(), path)
     assert path.read_text() == '{"n": 1}\n'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
+    def rows() -> Iterator[dict[str, int]]:
+        yield {"n": 1}
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StorageFullError, match=r"no room left while writing .*rows\.jsonl"):
+        write_rows(rows(), tmp_path / "rows.jsonl")
+    assert list(tmp_path.iterdir()) == []

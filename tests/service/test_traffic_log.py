@@ -249,3 +249,12 @@ def test_masks_reach_names_arguments_of_calls_and_secrets() -> None:
     assert num_masked == 3
     assert mask_texts([]) == []
     assert mask_texts([[]]) == [([], 0)]
+
+
+def test_traffic_is_masked_where_a_value_is_not_certain_too() -> None:
+    """What a repair of rows leaves, since nothing makes it certain, would leak here."""
+    ((texts, num_masked),) = mask_texts(
+        [["It was 415-867-5309.", "At 12 Baker Street", "see 95.25.40.201", "2400/200=12"]]
+    )
+    assert texts == ["It was +1-201-555-0100.", "At 1 Example Street", "see 192.0.2.1", "2400/200=12"]
+    assert num_masked == 3

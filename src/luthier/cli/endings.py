@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import typer
 
 from luthier.cli.answer import Answer
+from luthier.core.disk_full import is_disk_full, storage_full
 from luthier.core.errors import LuthierError
 
 # Typer's own class of wrong usage (it moved between versions); the public BadParameter is one of its children.
@@ -62,6 +63,8 @@ def end_of(error: BaseException) -> Ending:
         return _usage(error)
     if isinstance(error, KeyboardInterrupt):
         return _told(130, "Interrupted", "interrupted", "the work to end by itself", "run the command again")
+    if is_disk_full(error):
+        return end_of(storage_full(error))
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
         came = f"{error.filename}: {error.strerror}"
         return _told(

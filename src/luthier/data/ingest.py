@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from luthier.core.disk_full import disk_full_explained
 from luthier.core.errors import DataError, RequestError, RowProblem, StorageFullError
 from luthier.core.ports import Progress
 from luthier.data.chunk import check_sizes
@@ -134,9 +135,14 @@ def ingest(
             shutil.rmtree(parts)
             raise _no_rows(done)
         rows, outcome = parts / "rows", parts / "outcome"
-        _join([parts / answer["part"] for answer in answers if "part" in answer], rows)
-        outcome.write_text(json.dumps(done.as_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        publish({rows: output, outcome: told}, force=force)
+        try:
+            with disk_full_explained(output, expected="room for the rows twice"):
+                _join([parts / answer["part"] for answer in answers if "part" in answer], rows)
+                outcome.write_text(json.dumps(done.as_json(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+                publish({rows: output, outcome: told}, force=force)
+        finally:
+            for made in (rows, outcome):
+                made.unlink(missing_ok=True)
         shutil.rmtree(parts)
     return done
 

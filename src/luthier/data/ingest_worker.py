@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 import warnings
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.digest import sha256_file
+from luthier.core.disk_full import is_disk_full
 from luthier.core.errors import DataError
 from luthier.data.chunk import Chunk, CountTokens, chunk, count_words
 from luthier.data.ingest_part import IngestSettings, header_json, part_name, read_part, write_part
@@ -90,7 +90,7 @@ class _Reader:
         except DataError as error:
             return {"failed": f"{error.came}; {error.do}"}
         except OSError as error:
-            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            is_full = is_disk_full(error)
             return {"failed": f"cannot be read: {error.strerror or error}", "is_disk_full": is_full}
         except RecursionError:
             return {"failed": "nested too deep to be read"}

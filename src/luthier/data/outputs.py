@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from luthier.core.digest import sha256_file
+from luthier.core.disk_full import disk_full_explained
+from luthier.core.durable import sync
 from luthier.core.errors import ConflictError, RequestError
 
 
@@ -79,7 +81,7 @@ def write_output(path: Path, content: bytes, *, force: bool) -> None:
     check_free([path], force=force)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with disk_full_explained(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -94,13 +96,17 @@ def write_output(path: Path, content: bytes, *, force: bool) -> None:
 
 @contextmanager
 def working_folder(beside: Path) -> Iterator[Path]:
-    """A folder next to `beside` for files in the making, on the same disk, so that they can be moved into place."""
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.", suffix=".tmp", dir=beside.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """A folder next to `beside` for files in the making, on the same disk, so that they can be moved into place.
+
+    It is gone afterwards, whatever happens. Raises StorageFullError where the disk runs full inside.
+    """
+    with disk_full_explained(beside, expected="room for the output twice"):
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.", suffix=".tmp", dir=beside.parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(files: Mapping[Path, Path], *, force: bool) -> None:
@@ -112,9 +118,9 @@ def publish(files: Mapping[Path, Path], *, force: bool) -> None:
     for made, final in files.items():
         if not force and os.path.lexists(final) and not _is_same(made, final):
             check_free([final], force=False)
+    for made in files:  # all of them first: a disk that turns out to be full must not leave one without the others
+        sync(made)
     for made, final in files.items():
-        with made.open("rb") as file:
-            os.fsync(file.fileno())
         made.replace(final)
 
 

@@ -8,7 +8,6 @@ user's own only the two documents are kept, the weights stay where they are.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import shutil
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 
 from luthier.core.base_model import LocalModel
 from luthier.core.digest import sha256_file
+from luthier.core.disk_full import is_disk_full
 from luthier.core.durable import sync
 from luthier.core.errors import ConflictError, ModelSourceError, StorageFullError
 from luthier.core.frozen import Frozen
@@ -157,7 +157,7 @@ def workspace(home: Path, name: ModelName) -> Iterator[Path]:
     try:
         yield work
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             free = shutil.disk_usage(models_folder(home)).free
             raise StorageFullError(
                 f"the disk of {models_folder(home)} is full ({free} bytes left) while pulling {name.text}",

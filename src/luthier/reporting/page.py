@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from luthier.core.errors import StorageFullError
+from luthier.core.disk_full import disk_full_explained
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
-_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +49,15 @@ def replace_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it appears whole or not at all; an older one is replaced. Raises StorageFullError."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        raise StorageFullError(
-            f"no room left while writing {path}",
+        with disk_full_explained(
+            path,
             expected=f"about {len(content):,} bytes free for it",
             do="free some disk space, then write it again",
-        ) from error
+        ):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -25,11 +25,13 @@ _NEEDS_MODEL: Final = "over_context"
 
 @dataclass(frozen=True, slots=True)
 class RepairChoice:
-    """Which repairs. actions: their ids. against, model: as in `dataset_audits.AuditSettings`."""
+    """Which repairs. actions: their ids. against, model: as in `dataset_audits.AuditSettings`. mask: kinds of personal
+    data of which every value is masked, beside what is certain of the default kinds."""
 
     actions: tuple[str, ...]
     against: str = ""
     model: str = ""
+    mask: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class Repair:
     sorts: tuple[str, ...]
 
     def num_rows(self, findings: list[dict[str, Any]]) -> int:
-        """How many rows the findings of an audit have for it."""
-        found = [one for one in findings if one["check"] == self.check]
+        """How many rows the findings of an audit have for it; what is not certain to be personal data is left out."""
+        found = [one for one in findings if one["check"] == self.check and one["details"].get("is_certain", True)]
         sort = [one["details"].get("sort", one["details"].get("kind")) for one in found]
         return sum(one["count"] for one, s in zip(found, sort, strict=True) if not self.sorts or s in self.sorts)
 
@@ -63,6 +65,30 @@ def repairs() -> list[Repair]:
         Repair(one.id, one.check, one.kind, one.is_default, one.reason, one.because, needs(one.check), one.sorts)
         for one in ACTIONS.values()
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskKind:
+    """A kind of personal data that a repair can mask.
+
+    Args:
+        id: by which it is chosen.
+        is_default: what is certain of it is masked unasked.
+        missing: why it cannot be found on this machine, or empty.
+    """
+
+    id: str
+    is_default: bool
+    missing: str = ""
+
+
+def mask_kinds() -> list[MaskKind]:
+    """All kinds of personal data, in a fixed order."""
+    from luthier.data.masking import DEFAULT_KINDS
+    from luthier.data.personal_data.names import why_not
+    from luthier.data.personal_data.span import KINDS
+
+    return [MaskKind(kind, kind in DEFAULT_KINDS, (why_not() or "") if kind == "name" else "") for kind in KINDS]
 
 
 def repair_state(context: Context, caller: Caller, version: DatasetVersion, choice: RepairChoice) -> Kept:
@@ -88,7 +114,7 @@ def begin_repair(context: Context, caller: Caller, version: DatasetVersion, choi
             caller.project_id,
             "repair",
             version.file_id,
-            {"output": str(output), "actions": list(choice.actions)},
+            {"output": str(output), "actions": list(choice.actions), "mask": list(choice.mask)},
             against=None if other is None else other.file_id,
             model=choice.model or None,
         )
@@ -113,7 +139,7 @@ def keep_repair(
         raise RequestError("this repair changes no row", expected="something to repair", do="keep the version as it is")
     stem = Path(version.filename.removesuffix(".gz")).stem
     file = keep_rows(context, caller, _blocks(output), f"{stem}.jsonl")
-    names = ("fates", "actions", "grade_before", "grade_after", "num_rows", "num_rows_after", "left", "skipped")
+    names = ("fates", "actions", "grade_before", "grade_after", "num_rows", "num_rows_after", "left", "skipped", "mask")
     details = {name: summary[name] for name in names}
     try:
         made = add_version(
@@ -135,6 +161,8 @@ def keep_repair(
 
 
 def _check(context: Context, choice: RepairChoice) -> None:
+    from luthier.data.repair.masked_kinds import masked_kinds
+
     if choice.model:
         check_is_local(context, choice.model)
     known = {one.id: one for one in repairs()}
@@ -151,6 +179,13 @@ def _check(context: Context, choice: RepairChoice) -> None:
             raise RequestError(
                 f"the repair {name} without a model", expected="the model whose tokens count", do="choose a base model"
             )
+    if choice.mask and "personal_data" not in choice.actions:
+        raise RequestError(
+            "kinds of personal data are chosen, and personal data is not among the repairs",
+            expected="personal_data among the repairs",
+            do="tick personal data, too, or no kind of it",
+        )
+    masked_kinds(choice.mask)
     if not choice.actions:
         raise RequestError("no repair was chosen", expected="at least one", do="tick what is to be repaired")
 
@@ -162,6 +197,7 @@ def _subject(
     given = {
         "suffix": files.suffix_of(version.filename),
         "actions": sorted(choice.actions),
+        "mask": sorted(choice.mask),
         "against": None if other is None else [other.sha256, files.suffix_of(other.filename)],
         "model": [choice.model, model_digest(context, choice.model)] if choice.model else None,
     }

@@ -11,13 +11,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
+from luthier.core.disk_full import is_disk_full
 from luthier.core.durable import sync
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError
 
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-_FULL_WORDS: Final = ("No space left on device", "StorageFull", "Disk quota exceeded")
 _FILE_MODE, _FOLDER_MODE = 0o666, 0o777
 
 
@@ -48,7 +46,7 @@ def staged_folder(final: Path, *, needed_bytes: int, what: str) -> Iterator[Path
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except BaseException as error:
-        is_full = isinstance(error, Exception) and not isinstance(error, LuthierError) and _is_full(error)
+        is_full = isinstance(error, Exception) and not isinstance(error, LuthierError) and is_disk_full(error)
         told = _full(final.parent, needed_bytes, what) if is_full else None
         for folder in reversed(made):
             with contextlib.suppress(OSError):
@@ -128,17 +126,6 @@ def _full(parent: Path, needed_bytes: int, what: str) -> StorageFullError:
         expected=f"about {max(needed_bytes, 1) / 2**20:,.0f} MiB while it is written",
         do="free some space, or write to a larger disk with -o",
     )
-
-
-def _is_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error: libraries in other languages say it in words only."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        if any(word in str(error) for word in _FULL_WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _settle(folder: Path) -> None:

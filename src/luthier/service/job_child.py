@@ -10,7 +10,6 @@ A full disk or a database that stays away is none: then it ends with `NOT_NOW`, 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
+from luthier.core.disk_full import is_disk_full
 from luthier.core.job import Job
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _is_for_want_of_room(error: BaseException, home: Path) -> bool:
     """Whether the disk was full: libraries wrap that in errors of their own, so the disk itself is asked, too."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(cause):
             return True
         cause = cause.__cause__ or cause.__context__
     return shutil.disk_usage(home).free < _LEAST_FREE_BYTES

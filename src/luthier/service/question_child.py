@@ -26,6 +26,7 @@ LARGE_BYTES: Final = 2 << 30
 
 def main(asker: int) -> None:
     """Answer the questions on stdin."""
+    from luthier.core.disk_full import is_disk_full, storage_full
     from luthier.core.errors import LuthierError
     from luthier.core.exact_products import keep_products_exact
     from luthier.core.threads import wait_briefly
@@ -43,6 +44,10 @@ def main(asker: int) -> None:
                 answer = {"answer": _answer(context, json.loads(line))}
             except LuthierError as error:
                 answer = {"error": error.as_json()}
+            except Exception as error:
+                if not is_disk_full(error):
+                    raise
+                answer = {"error": storage_full(error).as_json()}
             answers.write(json.dumps(answer, allow_nan=False) + "\n")
             answers.flush()
             # Not the most it ever had: Linux counts what its parent had before it became this process.

@@ -26,6 +26,7 @@ def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
         against=None if asked["against"] is None else Path(asked["against"]),
         model=asked["model"],
         force=True,
+        mask=tuple(asked["mask"]),
     )
     made = repair(context, file, output, options)
     chosen = _chosen(made.manifest)

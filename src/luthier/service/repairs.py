@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.core.errors import RequestError
 from luthier.service.context import Context
 
 
@@ -16,7 +17,8 @@ class RepairOptions:
 
     only: ids of repairs, those that are safe for every file where None. skip: ids to leave out. against: the held-out
     file, for contamination. model: the base model whose tokens count. mapping: as for training. force: replace an
-    earlier repair.
+    earlier repair. mask: kinds of personal data of which every value is masked, beside what is certain of the default
+    kinds. leave: kinds that are not masked.
     """
 
     only: tuple[str, ...] | None = None
@@ -25,6 +27,8 @@ class RepairOptions:
     model: str | None = None
     mapping: Mapping[str, str] | None = None
     force: bool = False
+    mask: tuple[str, ...] = ()
+    leave: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +56,19 @@ def repair(context: Context, file: Path, output: Path, options: RepairOptions | 
     from luthier.data.audit.request import AuditRequest
     from luthier.data.audit.table import build_table
     from luthier.data.repair.actions import choose_actions
+    from luthier.data.repair.masked_kinds import masked_kinds
     from luthier.data.repair.request import RepairRequest
     from luthier.data.repair.run import check_repair_output, repair_file
 
     options = options or RepairOptions()
     actions = choose_actions(options.only, options.skip, has_held_out=options.against is not None)
+    mask = masked_kinds(options.mask, options.leave)
+    if (options.mask or options.leave) and all(action.id != "personal_data" for action in actions):
+        raise RequestError(
+            "kinds of personal data are named, and personal data is not among the repairs",
+            expected="personal_data among the repairs",
+            do="add personal_data to --only (or take it out of --skip), or leave --mask and --no-mask out",
+        )
     inputs = [file] if options.against is None else [file, options.against]
     check_repair_output(output, *inputs, force=options.force)
     model = counter = None
@@ -85,6 +97,7 @@ def repair(context: Context, file: Path, output: Path, options: RepairOptions | 
             mapping=dict(options.mapping or {}),
             count_tokens=counter,
             force=options.force,
+            mask=mask,
         )
     )
     return WrittenRepair(made.output, made.manifest, made.summary, made.document)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import uuid
@@ -15,6 +14,7 @@ from typing import Any, Final, Self
 
 from fsspec.core import url_to_fs
 
+from luthier.core.disk_full import disk_full_explained, is_disk_full
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
 
 WRITE_BYTES: Final = 8 << 20
@@ -42,10 +42,10 @@ def open_root(root: str) -> tuple[Any, str]:
 
 
 def copy_local(source: Path, final: Path) -> None:
-    """Copy a file to `final`, which appears when all of it is on the disk."""
+    """Copy a file to `final`, which appears when all of it is on the disk. Raises StorageFullError."""
     partial = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
     try:
-        with source.open("rb") as reader, partial.open("xb") as writer:
+        with disk_full_explained(final), source.open("rb") as reader, partial.open("xb") as writer:
             shutil.copyfileobj(reader, writer)
             writer.flush()
             os.fsync(writer.fileno())
@@ -110,7 +110,7 @@ def errors_explained(name: str, *, is_local: bool) -> Iterator[None]:
     except (FileNotFoundError, LuthierError):
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise StorageFullError(
                 f"no room for artifacts at {name}", expected="free space", do="free some, then try again"
             ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from luthier.core.disk_full import is_disk_full
 from luthier.core.errors import StorageFullError
 
 STALE_SECONDS: Final = 24 * 3600.0
@@ -71,7 +71,7 @@ def _disk_full_explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         raise StorageFullError(
             f"no room for a file in {path.parent}: {error.strerror}",

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from luthier.core.digest import sha256_file
+from luthier.core.disk_full import is_disk_full
 from luthier.core.durable import sync
 from luthier.core.errors import CheckpointError, StorageFullError
 from luthier.core.frozen import Frozen
@@ -100,7 +101,7 @@ class CheckpointStore:
             num_bytes = _write(partial, state, tensors)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_disk_full(error):
                 raise
             free = shutil.disk_usage(self.folder).free
             raise StorageFullError(

@@ -16,6 +16,7 @@ from typing import Annotated, Final
 from pydantic import Field, ValidationError
 
 from luthier.core.budget import Spent
+from luthier.core.disk_full import is_disk_full
 from luthier.core.errors import StorageFullError
 from luthier.core.frozen import Frozen
 from luthier.train.pace import Action, Pace
@@ -85,7 +86,7 @@ class Ledger:
             if os.write(self._descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_disk_full(error):
                 raise
             raise StorageFullError(
                 f"no room to note in {self._file} what the run has spent",

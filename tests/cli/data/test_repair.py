@@ -67,3 +67,41 @@ def test_rows_over_the_context_of_a_model_go(luthier: Any, rows: Path, tiny_mode
     done = luthier(*arguments, "--model", tiny_model)
     assert done.code == 0, done.err
     assert done.document["fates"] == {"kept": 10, "changed": 0, "removed": 1}
+
+
+def test_what_was_masked_is_shown_before_and_after(luthier: Any, rows: Path, tmp_path: Path) -> None:
+    done = luthier("data", "repair", rows, "-o", tmp_path / "clean.jsonl")
+    assert done.code == 0, done.err
+    for words in ("masked   email: 1 value in 1 row", "line 10: a•••@a•••-c•••.c••", "becomes person1@example.com"):
+        assert words in done.out
+    assert "not masked  street, name" in done.out
+    assert "acme" not in done.out
+
+
+def test_kinds_are_named_and_left(luthier: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    said = [
+        {"prompt": "Where?", "completion": "12 Baker Street"},
+        {"prompt": "Who?", "completion": "zoe@acme-corp.com"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in said), encoding="utf-8")
+    done = luthier(
+        "data", "repair", path, "-o", tmp_path / "c.jsonl", "--mask", "streets", "--no-mask", "emails", "--json"
+    )
+    assert done.code == 0, done.err
+    assert [(one["kind"], one["num_rows"]) for one in done.document["masked"]] == [("street", 1)]
+    assert "zoe@acme-corp.com" in (tmp_path / "c.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["--mask", "adresses"], "NotFoundError"),
+        (["--mask", "phones", "--no-mask", "phones"], "RequestError"),
+        (["--mask", "phones", "--skip", "personal_data"], "RequestError"),
+    ],
+)
+def test_kinds_that_cannot_be_masked(luthier: Any, rows: Path, tmp_path: Path, arguments: list[str], kind: str) -> None:
+    done = luthier("data", "repair", rows, "-o", tmp_path / "clean.jsonl", *arguments, "--json")
+    assert done.document["error"]["type"] == kind
+    assert not (tmp_path / "clean.jsonl").exists()

@@ -53,3 +53,17 @@ def test_the_excerpt_shows_the_place_in_a_long_row(jsonl: Callable[..., Path]) -
     (finding,) = check(AuditRequest(build_table(path)))
     assert "m…@firm.de" in finding.examples[0].excerpt
     assert len(finding.examples[0].excerpt) < 300
+
+
+def test_what_may_be_a_value_is_told_apart_from_what_is(jsonl: Callable[..., Path]) -> None:
+    path = jsonl(
+        {"prompt": "Where?", "completion": "At 12 Baker Street."},
+        {"prompt": "Where to?", "completion": "Send it to 14 Baker Street, Springfield, IL 62704."},
+        {"prompt": "Rule?", "completion": "See 18.3.95.120 of the contract."},
+    )
+    ip, certain, perhaps = check(AuditRequest(build_table(path)))
+    assert (ip.severity, ip.details["is_certain"], ip.lines) == ("info", False, (3,))
+    assert (certain.severity, certain.details["is_certain"], certain.lines) == ("warning", True, (2,))
+    assert (perhaps.severity, perhaps.details["is_certain"], perhaps.lines) == ("info", False, (1,))
+    assert perhaps.message == "1 row may hold 1 street address (1 distinct); nothing beside them says so"
+    assert certain.fix.endswith("--only personal_data --mask street")

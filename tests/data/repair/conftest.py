@@ -13,6 +13,7 @@ import pytest
 from luthier.data.audit.request import AuditRequest
 from luthier.data.audit.table import build_table
 from luthier.data.repair.actions import choose_actions
+from luthier.data.repair.masked_kinds import masked_kinds
 from luthier.data.repair.request import RepairRequest
 from luthier.data.repair.run import Repaired, repair_file
 
@@ -61,6 +62,8 @@ def make(tmp_path: Path) -> Made:
         output: Path | None = None,
         mapping: dict[str, str] | None = None,
         force: bool = False,
+        mask: tuple[str, ...] = (),
+        leave: tuple[str, ...] = (),
     ) -> Outcome:
         held_out = build_table(against, mapping=mapping) if against else None
         request = RepairRequest(
@@ -69,6 +72,7 @@ def make(tmp_path: Path) -> Made:
             audit=AuditRequest(table=build_table(file, mapping=mapping), held_out=held_out),
             mapping=mapping or {},
             force=force,
+            mask=masked_kinds(mask, leave),
         )
         return Outcome(repair_file(request))
 

@@ -119,3 +119,68 @@ def test_a_line_too_long_to_be_a_row(jsonl: Write, make: Any, monkeypatch: pytes
     assert made.fate == {1: "kept", 2: "removed", 3: "kept"}
     assert made.fates[1]["sha256_before"] is None
     assert "bytes, more than" in made.fates[1]["reason"]
+
+
+def test_sums_measures_and_sections_are_left_as_they_are(jsonl: Write, make: Any) -> None:
+    """As on GSM8K, where `2400/200=12` became `+1-201-555-0100=12`, and "Considering 16" a street."""
+    rows = [
+        pair("How many calls?", "He can call 2400/200=12 times: <<2400/200=12>>12"),
+        pair("How much?", "Considering 16 ounces are a pound, 12 Baker Street songs last 30 minutes."),
+        pair("Which rule?", "See 18.3.1.20 and Rule 13.9.26.14 of the contract."),
+    ]
+    made = make(jsonl(*rows), only=["personal_data"])
+    assert made.rows == rows
+    assert made.repaired.document["masked"] == []
+    assert made.repaired.document["mask"]["left"] == ["street", "name"]
+
+
+def test_the_summary_shows_what_was_masked_before_and_after(jsonl: Write, make: Any) -> None:
+    file = jsonl(
+        pair("Who?", "Please write to anna.k@acme-corp.com or call me on 415-867-5309 today."),
+        *(pair(f"And {n}?", f"Write to bob{n}@acme-corp.com.") for n in range(4)),
+    )
+    email, phone = make(file, only=["personal_data"]).repaired.document["masked"]
+    assert (email["action"], email["kind"], email["num_values"], email["num_rows"]) == ("personal_data", "email", 5, 5)
+    assert [one["line"] for one in email["examples"]] == [1, 2, 3]
+    assert email["examples"][0] == {
+        "line": 1,
+        "before": "Please write to a•••.k@a•••-c•••.c•• or call me on 41•-•••-•••• …",
+        "after": "Please write to person1@example.com or call me on 41•-•••-•••• …",
+    }
+    assert (phone["kind"], phone["num_values"], phone["num_rows"]) == ("phone", 1, 1)
+    assert phone["examples"][0]["before"].endswith("call me on 41•-•••-•••• today.")
+    assert phone["examples"][0]["after"].endswith("call me on +1-201-555-0100 today.")
+
+
+def test_a_kind_that_is_named_is_masked_wherever_it_may_be(jsonl: Write, make: Any, tmp_path: Path) -> None:
+    file = jsonl(pair("Where?", "At 12 Baker Street."), pair("Number?", "It was 415-867-5309, or zoe@acme-corp.com."))
+    made = make(file, only=["personal_data"])
+    assert made.fate == {1: "kept", 2: "changed"}
+    assert made.rows[1]["completion"] == "It was 415-867-5309, or person1@example.com."
+    made = make(file, only=["personal_data"], mask=("streets", "phones"), leave=("emails",), force=True)
+    assert [row["completion"] for row in made.rows] == [
+        "At 1 Example Street.",
+        "It was +1-201-555-0100, or zoe@acme-corp.com.",
+    ]
+    assert made.repaired.document["mask"]["every"] == ["phone", "street"]
+    assert made.repaired.document["mask"]["left"] == ["email", "name"]
+
+
+def test_labels_that_are_numbers_become_text(jsonl: Write, make: Any) -> None:
+    rows = [pair(f"Is {n} large?", n % 3 == 0 if n == 7 else n) for n in range(8)]
+    made = make(jsonl(*rows))
+    assert [row["completion"] for row in made.rows] == ["0", "1", "2", "3", "4", "5", "6", "false"]
+    assert set(made.fate.values()) == {"changed"}
+    assert made.reasons[1] == ["schema: a number where text is expected, such as a label: written as text"]
+
+
+def test_mapped_labels_become_text_and_other_numbers_stay(jsonl: Write, make: Any) -> None:
+    rows = [{"review": f"Review {n} is good.", "stars": n, "id": n} for n in range(3)]
+    made = make(jsonl(*rows), mapping={"prompt": "review", "completion": "stars"})
+    assert made.rows == [{"review": f"Review {n} is good.", "stars": str(n), "id": n} for n in range(3)]
+
+
+def test_a_label_of_digits_is_no_personal_data(tmp_path: Path, make: Any) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("prompt,completion\nWhich class?,0800123456\nWhich code?,007\n", encoding="utf-8")
+    assert [row["completion"] for row in make(file).rows] == ["0800123456", "007"]

@@ -108,6 +108,28 @@ def test_a_repair_shows_what_it_would_do_and_becomes_a_version(home: Context, br
     assert browser("read").post(f"{address}/repair/keep", data=asked).status_code == 403
 
 
+def test_a_repair_shows_what_it_masks_and_masks_what_is_chosen(home: Context, browser: Browser) -> None:
+    rows = [*GOOD, chat("Who?", "Write to zoe@acme-corp.com."), chat("Where?", "At 12 Baker Street.")]
+    one, version = browser(*TRAIN), make(home, rows)
+    address = f"/datasets/{version.dataset_id}"
+    form = one.get(f"{address}/repair").text
+    assert 'name="mask" value="street">' in form
+    for mask, words in (([], "Not masked: street, name"), (["street"], "At 1 Example Street.")):
+        asked = {"version": "1", "action": ["personal_data"], "mask": mask}
+        answer = one.post(f"{address}/repair", data=asked)
+        assert answer.status_code == 303
+        page = done(one, answer.headers["location"])
+        assert "What is masked" in page
+        assert "Write to z••@a•••-c•••.c••." in page
+        assert words in page
+    kept = one.post(f"{address}/repair/keep", data=asked)
+    assert kept.status_code == 303
+    newest = dataset_versions.show_dataset(home, Caller(), version.dataset_id)[1][0]
+    assert newest.details["mask"]["every"] == ["street"]
+    wrong = one.post(f"{address}/repair", data={"version": "1", "action": ["encoding"], "mask": ["street"]})
+    assert "personal data is not among the repairs" in wrong.text
+
+
 def test_tokens_are_marked_where_they_are_learned(home: Context, browser: Browser, tiny_model: Path) -> None:
     version = make(home, [*GOOD, chat("<b>bold</b>", "<i>it</i>")])
     one = browser(*TRAIN)

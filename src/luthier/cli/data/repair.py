@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,6 +34,15 @@ def repair(
         str | None, typer.Option("--model", metavar="NAME", help="The base model: lengths in its tokens, its context.")
     ] = None,
     mapping: MappingOption = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mask", metavar="KIND,...", help="Mask every value of these kinds: names,streets,phones,... Repeatable."
+        ),
+    ] = None,
+    no_mask: Annotated[
+        list[str] | None, typer.Option("--no-mask", metavar="KIND,...", help="Leave these kinds as they are.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier repair.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -48,10 +57,35 @@ def repair(
         model=model,
         mapping=parse_mapping(mapping or ()) or None,
         force=force,
+        mask=_kinds(mask),
+        leave=_kinds(no_mask),
     )
     with open_context(home) as context:
         made = repairs.repair(context, file, output, options)
     return Answer(as_json, made.as_json(), lambda console: _show(console, made))
+
+
+def _kinds(given: list[str] | None) -> tuple[str, ...]:
+    return tuple(name.strip() for text in given or () for name in text.split(",") if name.strip())
+
+
+def _show_masked(console: Console, found: dict[str, Any]) -> None:
+    """What was masked, by kind, with the first values before and after; and which kinds were left."""
+    from luthier.cli.console import visible
+
+    for one in found["masked"]:
+        values = f"{one['num_values']:,} value{'' if one['num_values'] == 1 else 's'}"
+        rows = f"{one['num_rows']:,} row{'' if one['num_rows'] == 1 else 's'}"
+        console.print(visible(f"masked   {one['kind']}: {values} in {rows}"), soft_wrap=True)
+        for example in one["examples"]:
+            console.print(visible(f"         line {example['line']:,}: {_one_line(example['before'])}"), soft_wrap=True)
+            console.print(visible(f"           becomes {_one_line(example['after'])}"), soft_wrap=True)
+    if found["mask"] is not None and found["mask"]["left"]:
+        console.print(f"not masked  {', '.join(found['mask']['left'])} (--mask KIND masks these, too)", soft_wrap=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _show(console: Console, made: WrittenRepair) -> None:
@@ -70,6 +104,7 @@ def _show(console: Console, made: WrittenRepair) -> None:
     for action in found["actions"]:
         table.add_row(action["id"], action["action"], f"{action['num_rows']:,}")
     console.print(table)
+    _show_masked(console, found)
     console.print(
         f"grade {found['grade_before']} before, {found['grade_after']} after, by these checks only", soft_wrap=True
     )

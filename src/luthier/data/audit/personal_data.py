@@ -11,6 +11,7 @@ import numpy as np
 from luthier.core.audit import Finding, Severity
 from luthier.data.audit.finding import EXCERPT_CHARACTERS, about_rows, rows
 from luthier.data.audit.request import AuditRequest
+from luthier.data.masking import DEFAULT_KINDS
 from luthier.data.personal_data.find import find_personal_data, may_hold_personal_data
 from luthier.data.personal_data.names import name_finder, why_not
 from luthier.data.personal_data.span import KINDS, Kind, Span
@@ -31,11 +32,11 @@ _NAMES: Final[dict[Kind, tuple[str, str]]] = {
 
 
 def check(request: AuditRequest) -> Sequence[Finding]:
-    """One finding for each kind that occurs, in a fixed order.
+    """One finding for each kind that occurs, in a fixed order, and one more for rows where nothing makes it certain.
 
     Severity: warning; error where cards, bank accounts or social security numbers stand in at least 1% of the rows, for
-    then the file is a list of accounts and no text that mentions one. Names are searched where presidio is installed;
-    where it is not, each finding's details say so under `names`.
+    then the file is a list of accounts and no text that mentions one; info where it is not certain. Names are searched
+    where presidio is installed; where it is not, each finding's details say so under `names`.
     """
     texts, names_left_out = request.table.frame["text"], why_not()
     find_names = name_finder()
@@ -51,7 +52,14 @@ def check(request: AuditRequest) -> Sequence[Finding]:
                 for span in find_personal_data(text, find_names):
                     found[span.kind].setdefault(position, []).append(span)
             task.advance(len(batch))
-    return [_finding(request, kind, found[kind], names_left_out) for kind in KINDS if kind in found]
+    findings = []
+    for kind in KINDS:
+        certain = {at: spans for at, spans in found[kind].items() if any(span.is_certain for span in spans)}
+        perhaps = {at: spans for at, spans in found[kind].items() if at not in certain}
+        for by_row, is_certain in ((certain, True), (perhaps, False)):
+            if by_row:
+                findings.append(_finding(request, kind, by_row, names_left_out, is_certain=is_certain))
+    return findings
 
 
 def hidden(span: Span) -> str:
@@ -78,13 +86,22 @@ def excerpt_with_hidden(text: str, spans: Sequence[Span], around: int) -> str:
     return "".join([*parts, text[position:end]])
 
 
-def _finding(request: AuditRequest, kind: Kind, by_row: dict[int, list[Span]], names_left_out: str | None) -> Finding:
+def _finding(
+    request: AuditRequest,
+    kind: Kind,
+    by_row: dict[int, list[Span]],
+    names_left_out: str | None,
+    *,
+    is_certain: bool,
+) -> Finding:
     table = request.table
     positions = list(by_row)
     num_values = sum(map(len, by_row.values()))
     num_distinct = len({span.value for spans in by_row.values() for span in spans})
     fraction = len(positions) / table.num_rows
-    severity: Severity = "error" if kind in GRAVE_KINDS and fraction >= _MANY else "warning"
+    severity: Severity = "info"
+    if is_certain:
+        severity = "error" if kind in GRAVE_KINDS and fraction >= _MANY else "warning"
     excerpts, notes = {}, {}
     texts = table.frame["text"]
     for position in positions[:10]:
@@ -92,9 +109,17 @@ def _finding(request: AuditRequest, kind: Kind, by_row: dict[int, list[Span]], n
         excerpts[position] = excerpt_with_hidden(text, find_personal_data(text), spans[0].start)
         notes[position] = f"{_NAMES[kind][0]} {hidden(spans[0])}" + (f" and {len(spans) - 1} more" if spans[1:] else "")
     one, many = _NAMES[kind]
-    held = "holds" if len(positions) == 1 else "hold"
+    held = ("holds" if len(positions) == 1 else "hold") if is_certain else "may hold"
+    doubt = "" if is_certain else "; nothing beside them says so"
+    look = "" if is_certain else "look at them first, then "
+    option = "" if is_certain and kind in DEFAULT_KINDS else f" --mask {kind}"
     values = f"{num_values:,} {one if num_values == 1 else many}"
-    details: dict[str, object] = {"kind": kind, "num_values": num_values, "num_distinct_values": num_distinct}
+    details: dict[str, object] = {
+        "kind": kind,
+        "is_certain": is_certain,
+        "num_values": num_values,
+        "num_distinct_values": num_distinct,
+    }
     if names_left_out is not None:
         details["names"] = f"names not searched: {names_left_out}"
     return about_rows(
@@ -102,8 +127,8 @@ def _finding(request: AuditRequest, kind: Kind, by_row: dict[int, list[Span]], n
         "personal_data",
         severity,
         positions,
-        message=f"{rows(len(positions))} {held} {values} ({num_distinct:,} distinct)",
-        fix=f"mask them: luthier data repair {table.path} -o clean.jsonl --only personal_data",
+        message=f"{rows(len(positions))} {held} {values} ({num_distinct:,} distinct){doubt}",
+        fix=f"{look}mask them: luthier data repair {table.path} -o clean.jsonl --only personal_data{option}",
         notes=notes,
         excerpts=excerpts,
         details=details,

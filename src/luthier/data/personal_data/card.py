@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from luthier.data.personal_data.cues import cue_before
+from luthier.data.personal_data.cues import cue_before, is_card_just_before
 from luthier.data.personal_data.span import Span
 
 _RUN: Final = re.compile(r"(?<![\w.])(?<!\d[ -])\d(?:[ -]?\d){11,18}(?![ -]?\d)(?![\w%])")
@@ -39,9 +39,13 @@ def find_cards(text: str) -> Iterator[Span]:
             continue
         is_reserved = digits in _TEST_NUMBERS or _MASK.fullmatch(digits) is not None
         cue = cue_before(text, match.start())
-        is_card = cue == "card" or (cue in (None, "phone") and _ISSUERS.fullmatch(digits) is not None)
-        if is_reserved or is_card:
-            yield Span(match.start(), match.end(), "card", match[0], is_reserved)
+        is_issued = _ISSUERS.fullmatch(digits) is not None
+        if is_reserved or cue == "card" or (cue in (None, "phone") and is_issued):
+            # Bare digits: one in 40 of all numbers with 16 digits has an issuer and a check digit, too.
+            is_grouped = is_issued and len(match[0]) > len(digits)
+            is_of_bank = is_issued or digits[0] in "3456"
+            is_certain = is_grouped or (is_of_bank and cue == "card" and is_card_just_before(text, match.start()))
+            yield Span(match.start(), match.end(), "card", match[0], is_reserved, is_certain)
 
 
 def has_luhn_digit(digits: str) -> bool:

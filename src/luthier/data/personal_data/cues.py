@@ -40,6 +40,8 @@ _PHONE_AFTER: Final = re.compile(
     r"telefono|cellulare|whatsapp|fax|anrufen|anruf\w*)\b"
 )
 
+_CARD_JUST_BEFORE: Final = re.compile(rf"(?i)\b(?:{_CARD})\b\D{{0,20}}$")
+
 Cue = Literal["phone", "card", "ssn", "other"]
 
 
@@ -57,3 +59,8 @@ def cue_before(text: str, start: int) -> Cue | None:
 def is_phone_after(text: str, end: int) -> bool:
     """Whether the 28 characters after `end` speak of a telephone ("... is my mobile")."""
     return _PHONE_AFTER.search(text[end : end + _AFTER_CHARACTERS].split("\n", 1)[0]) is not None
+
+
+def is_card_just_before(text: str, start: int) -> bool:
+    """Whether a word for cards stands in the 40 characters before `start`, and no other number between them."""
+    return _CARD_JUST_BEFORE.search(text[max(0, start - 40) : start]) is not None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import polars as pl
@@ -15,7 +16,7 @@ from luthier.data.personal_data.iban import find_ibans
 from luthier.data.personal_data.ip_address import find_ip_addresses
 from luthier.data.personal_data.names import FindNames
 from luthier.data.personal_data.phone import find_phones
-from luthier.data.personal_data.span import Span
+from luthier.data.personal_data.span import Kind, Profile, Span
 from luthier.data.personal_data.ssn import find_ssns
 from luthier.data.personal_data.street import find_streets
 
@@ -51,11 +52,22 @@ _CANDIDATES: Final = (
 )
 
 
-def find_personal_data(text: str, find_names: FindNames | None = None) -> list[Span]:
+def find_personal_data(
+    text: str,
+    find_names: FindNames | None = None,
+    *,
+    profile: Profile = "recall",
+    every: Collection[Kind] = (),
+) -> list[Span]:
     """Every value in the text that names or reaches a person, in order, none overlapping another.
 
-    Reserved values (example.com, 192.0.2.1, 555-0100, the masks of `data.masking`) are left out. find_names: from
-    `names.name_finder`.
+    Reserved values (example.com, 192.0.2.1, 555-0100, the masks of `data.masking`) are left out.
+
+    Args:
+        text: any text.
+        find_names: from `names.name_finder`.
+        profile: "recall", whatever may be a value; "precision", only what is certain to be one.
+        every: kinds of which what is not certain counts even so.
     """
     text = _MASKS.sub(lambda match: _BLANK * len(match[0]), text)
     found: list[Span] = []
@@ -64,6 +76,8 @@ def find_personal_data(text: str, find_names: FindNames | None = None) -> list[S
             found.extend(finder(text))
     if find_names is not None:
         found.extend(find_names(text))
+    if profile == "precision":
+        found = [span for span in found if span.is_certain or span.is_reserved or span.kind in every]
     return [span for span in without_overlaps(text, found) if not span.is_reserved]
 
 
@@ -96,5 +110,5 @@ def _after_escape(text: str, span: Span) -> Span:
         start = min(escape.end(), span.end)
         value = text[start : span.end]
         is_whole = span.kind != "email" or not value.startswith("@")
-        return Span(start if is_whole else span.end, span.end, span.kind, value, span.is_reserved)
+        return replace(span, start=start if is_whole else span.end, value=value)
     return span

@@ -2,7 +2,8 @@
 
 The structure alone decides where it is telling: a plus with a country code that exists (ITU-T E.164), 3-3-4 digits with
 separators (NANP), a leading 0 with 9 to 12 digits. Everything else, such as ten bare digits or Spain's nine, could be
-anything and is taken only where a word nearby speaks of a telephone ("call", "Handy", "téléphone").
+anything and is taken only where a word nearby speaks of a telephone ("call", "Handy", "téléphone"). Certain is what is
+international and grouped, `(ddd) ddd-dddd`, and national forms beside such a word (`phone_form`); a sum is none.
 What stays ambiguous: part numbers written 3-3-4, bare codes with a leading 0, numbers of seven digits without a word.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from luthier.data.personal_data.cues import cue_before, is_phone_after
+from luthier.data.personal_data.phone_form import is_calculation, is_certain, is_coordinate
 from luthier.data.personal_data.span import Span
 
 _SPACE: Final = " \u00a0\u202f"
@@ -24,12 +26,12 @@ _EXTENSION: Final = re.compile(r"(?i)[ ,]{0,2}(?:x|ext\.?|extension|durchwahl|po
 _NANP: Final = re.compile(r"(?:1[ .-]?)?(?:\(([2-9]\d\d)\)([ .-]?)|([2-9]\d\d)([ .-]))([2-9]\d\d)([ .-]?)(\d{4})(?!\d)")
 _PAIRS: Final = re.compile(r"0\d(?:([ .\-])\d\d)(?:\1\d\d){3}")
 _DATE: Final = re.compile(
-    r"\d{1,2}[./ \-]\d{1,2}[./ \-]\d{2,4}(?:[ ]\d{1,2})?|\d{4}[./ \-]\d{1,2}[./ \-]\d{1,2}(?:[ ]\d{1,2})?"
+    r"\d{1,2}([./ \-])\d{1,2}\1\d{2,4}(?:[ ]\d{1,2})?|[12]\d{3}([./ \-])\d{1,2}\2\d{1,2}(?:[ ]\d{1,2})?"
     r"|(?:19|20)\d\d[ \-/]+(?:19|20)\d\d|(?:19|20)\d{6}"
 )
 _THOUSANDS: Final = re.compile(r"\d{1,3}(?:\.\d{3})+|\d{1,3}(?: \d{3}){1}|\d\d? \d{3} \d{3}")
-# One digit, many, one digit: the number of a table or a part, of no telephone.
-_FRAMED: Final = re.compile(r"\d\D\d+\D\d")
+# A digit, many, one or two digits: the number of a table or a part. Four small numbers: that of a chapter.
+_FRAMED: Final = re.compile(r"\d-\d+-\d{1,2}|\d\D\d+\D\d|\d{1,2}(?:\.\d{1,2}){3}")
 _COUNTRY_CODES: Final = re.compile(
     r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|2[1-69]\d|3[578]\d|42[013]|50\d|59\d|67\d|68\d|69[0-2]"
     r"|800|85[0-6]|88[0-368]|96\d|97\d|99[2-68]"
@@ -47,7 +49,7 @@ def find_phones(text: str) -> Iterator[Span]:
         start = match.start() + (len(run) - len(run.lstrip(_SPACE)))
         run = run.lstrip(_SPACE)
         length = _length_of_number(text, start, run)
-        if not length:
+        if not length or is_coordinate(text, start, run):
             continue
         end = start + length
         if run[0] == "(" and ")" not in run[:length]:
@@ -56,9 +58,9 @@ def find_phones(text: str) -> Iterator[Span]:
             end = extension.end()
         elif end < len(text) and (text[end].isalnum() or text[end] in "_%€$£°" or _goes_on(text, end)):
             continue
-        value = text[start:end]
         digits = re.sub(r"\D", "", text[start : start + length])
-        yield Span(start, end, "phone", value, _FICTION.fullmatch(digits) is not None)
+        is_reserved = _FICTION.fullmatch(digits) is not None
+        yield Span(start, end, "phone", text[start:end], is_reserved, is_certain(text, start, start + length))
 
 
 def _goes_on(text: str, end: int) -> bool:
@@ -85,7 +87,7 @@ def _length_of_number(text: str, start: int, run: str) -> int:
         return len(run)
     is_said = cue == "phone" or (cue is None and is_phone_after(text, start + len(run)))
     is_other = any(form.fullmatch(run) for form in (_DATE, _THOUSANDS, _FRAMED))
-    if is_said and num_digits <= _MAX_DIGITS and not is_other:
+    if is_said and num_digits <= _MAX_DIGITS and not is_other and not is_calculation(text, start, start + len(run)):
         return 0 if re.match(r"97[89]", run) and num_digits == 13 else len(run)
     return 0
 

@@ -7,6 +7,10 @@ from typing import Final, Literal
 
 Kind = Literal["email", "phone", "card", "iban", "ssn", "ip_address", "street", "name"]
 
+Profile = Literal["precision", "recall"]
+"""Which spans count: `precision`, those that their form and the words beside them make certain, for rows that are
+changed for good; `recall`, whatever may be a value, where what is missed is leaked."""
+
 KINDS: Final[tuple[Kind, ...]] = ("email", "iban", "card", "ssn", "ip_address", "phone", "street", "name")
 
 
@@ -15,7 +19,8 @@ class Span:
     """The value `text[start:end]`.
 
     is_reserved: of the right form, but set aside for documentation, tests or masks, so it reaches nobody. Such a span
-    is not reported; it only keeps other finders off its characters.
+    is not reported; it only keeps other finders off its characters. is_certain: whether it counts where precision is
+    asked for (`Profile`).
     """
 
     start: int
@@ -23,3 +28,4 @@ class Span:
     kind: Kind
     value: str
     is_reserved: bool = False
+    is_certain: bool = True

@@ -1,7 +1,9 @@
 """Street addresses with a house number, as written in English, German, Dutch, French, Spanish and Italian.
 
-A street without a house number is a place on a map and is not reported. What stays ambiguous: shops and titles that
-look like an address ("300 Blue Ridge Mountain"), a year after a square ("Alexanderplatz 2021" is left alone).
+A street without a house number is a place on a map and is not reported. Certain is a street with a flat or with a post
+code or a state behind it, or behind a word that says that somebody lives there or something is sent there. What stays
+ambiguous: shops and titles that look like an address ("300 Blue Ridge Mountain"), a year after a square
+("Alexanderplatz 2021" is left alone).
 """
 
 from __future__ import annotations
@@ -54,6 +56,22 @@ _UNIT_OR_TIME: Final = re.compile(
     r"(?i) ?(?:Uhr|Euro|EUR|Prozent|Minuten|Stunden|Tage|Jahre|km|kg|cm|mm|m|h|min|"
     r"euros?|años|anni|giorni|ore|ans|heures|jours|días|horas)\b"
 )
+_ABBREVIATED: Final = re.compile(r" (?:St|Ave|Rd|Ln|Dr|Blvd|Ct|Pl|Hwy)\.$")
+# German words end in -ring, and so do English ones: "Considering 16 ounces".
+_GERUND: Final = re.compile(r"(?i)(?:[aeiou]r|[a-z]rr|st|sp|b|w)ing$")
+_GERMAN_NEARBY: Final = re.compile(
+    r"(?i)\b(?:der|das|und|ich|wir|ist|nicht|im|zum|zur|bei|am|vom|mit|eine?[rnms]?|straße|str|wohn\w*|adresse|anschrift)\b"
+    r"|[äöüß]|\b(?:D-)?\d{5} [A-ZÄÖÜ]"
+)
+_LIVES_BEFORE: Final = re.compile(
+    r"(?i)\b(?:address|live[sd]?|living|resid(?:es?|ed|ing)|deliver\w*|ship(?:ped)?|send|sent|mail(?:ed)?|home|moved"
+    r"|wohn\w*|adresse|anschrift|schick\w*|send\w*|liefer\w*|habit\w*|domicili\w*|envoy\w*|viv[eio]\w*|dirección|env[ií]\w*"
+    r"|abit\w*|indirizzo|mandate|spedi\w*|woon\w*|adres)\b[^.\n\d]{0,24}$"
+)
+_PLACE_AFTER: Final = re.compile(
+    r"[,\n]?[ \n]?(?:[^,\n]{0,30}, )?(?:[A-Z]{2} )?"
+    r"(?:\d{4,5}(?:-\d{3,4})?\b|[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}\b|\d{4} ?[A-Z]{2}\b)"
+)
 _COUNTING_BEFORE: Final = re.compile(
     r"(?i)\b(?:page|chapter|no|number|top|about|over|of|in|since|the|these|all|episode|season)\.? $"
 )
@@ -64,16 +82,26 @@ def find_streets(text: str) -> Iterator[Span]:
     for match in _ENGLISH.finditer(text):
         is_mask = _MASK.fullmatch(match[0]) is not None
         if is_mask or _is_english(text, match):
-            yield Span(match.start(), match.end(), "street", match[0], is_mask)
+            yield _span(text, match, is_reserved=is_mask)
     for match in _GERMAN.finditer(text):
         if _is_german(text, match):
-            yield Span(match.start(), match.end(), "street", match[0])
+            yield _span(text, match)
     for match in _FRENCH.finditer(text):
-        yield Span(match.start(), match.end(), "street", match[0])
+        yield _span(text, match)
     for pattern in (_SPANISH, _ITALIAN):
         for match in pattern.finditer(text):
             if not _YEAR.fullmatch(match[1]) and not _UNIT_OR_TIME.match(text, match.end()):
-                yield Span(match.start(), match.end(), "street", match[0])
+                yield _span(text, match)
+
+
+def _span(text: str, match: re.Match[str], *, is_reserved: bool = False) -> Span:
+    before = text[max(0, match.start() - 40) : match.start()]
+    has_flat = match.re is _ENGLISH and match[3] is not None
+    is_certain = has_flat or bool(_LIVES_BEFORE.search(before) or _PLACE_AFTER.match(text, match.end()))
+    value = match[0]
+    if value.endswith(".") and not _ABBREVIATED.search(value):  # the full stop of the sentence
+        value = value[:-1]
+    return Span(match.start(), match.start() + len(value), "street", value, is_reserved, is_certain)
 
 
 def _is_english(text: str, match: re.Match[str]) -> bool:
@@ -82,7 +110,9 @@ def _is_english(text: str, match: re.Match[str]) -> bool:
         return True
     if _COUNTING_BEFORE.search(text[max(0, match.start() - 12) : match.start()]):
         return False
-    return strong is not None or (len(number) >= 3 and not _YEAR.fullmatch(number))
+    if strong is not None or (len(number) >= 3 and not _YEAR.fullmatch(number)):
+        return True
+    return _LIVES_BEFORE.search(text[max(0, match.start() - 40) : match.start()]) is not None
 
 
 def _is_german(text: str, match: re.Match[str]) -> bool:
@@ -94,6 +124,10 @@ def _is_german(text: str, match: re.Match[str]) -> bool:
         is_street = _GERMAN_LAST_WORD.search(named) is not None or _GERMAN_PREPOSITION.match(named) is not None
         return is_street and not _YEAR.fullmatch(number)
     word = match[1].casefold()
+    if _GERUND.search(word) and not _GERMAN_NEARBY.search(
+        text[max(0, match.start() - 60) : match.start()] + " " + text[match.end() : match.end() + 60]
+    ):
+        return False
     return word not in words.GERMAN_NOUNS and not (
         _YEAR.fullmatch(number) and not word.endswith(("straße", "strasse", "str."))
     )

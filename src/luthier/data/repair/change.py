@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,14 +13,16 @@ from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
 from luthier.data.bounded_lines import bounded_lines
 from luthier.data.clean_text import HTML_STRIPPED, clean_text
-from luthier.data.masking import Pseudonyms, mask_personal_data, mask_secrets
+from luthier.data.masking import OnMasked, Pseudonyms, mask_personal_data, mask_secrets
 from luthier.data.personal_data.names import name_finder
 from luthier.data.records import Record, json_line, read_records
-from luthier.data.repair.change_text import change_row
+from luthier.data.repair.change_text import change_row, numbers_as_text
+from luthier.data.repair.masked_values import MaskedValues
 from luthier.data.repair.request import Note, Notes, RepairRequest, add_note
 from luthier.data.source import Source, open_source
 
 _HTML_KEPT: Final = ("encoding", "HTML kept")
+_NUMBERS: Final = "a number where text is expected, such as a label: written as text"
 _DECODED: Final = "its bytes are not UTF-8: read as Windows-1252"
 
 
@@ -27,13 +30,14 @@ _DECODED: Final = "its bytes are not UTF-8: read as Windows-1252"
 class Changed:
     """The working file: line n is record n of the original as JSON, empty where it cannot be read.
 
-    changed, removed: why, by line. num_html_kept: rows that were to be cleaned with texts left as they were, since they
-    hold HTML and most rows do, so that it is meant.
+    changed, removed: why, by line. masked: what was masked, with examples. num_html_kept: rows that were to be cleaned
+    with texts left as they were, since they hold HTML and most rows do, so that it is meant.
     """
 
     path: Path
     changed: Notes = field(default_factory=dict)
     removed: Notes = field(default_factory=dict)
+    masked: MaskedValues = field(default_factory=MaskedValues)
     num_html_kept: int = 0
 
 
@@ -52,6 +56,7 @@ def change_rows(request: RepairRequest, to_clean: Collection[int], *, html_is_me
         source = utf8_copy(source, folder)
     readable = set(request.audit.table.frame["line"].to_list()) if problems else set()
     steps = _Steps(request, html_is_meant=html_is_meant)
+    made.masked = steps.masked
     unreadable: list[RowProblem] = []
     title, total = "change rows", request.audit.table.num_rows
     with made.path.open("wb") as file, request.audit.progress.task(title, total, "row") as task:
@@ -109,7 +114,11 @@ def _changed(record: Record, steps: _Steps, made: Changed, was: RowProblem | Non
     row = record.item
     assert isinstance(row, Row) and record.raw is not None  # noqa: PT018 - the caller looked
     is_decoded = was is not None and was.kind == "encoding"
-    fields, done = steps.apply(row.fields, to_clean=to_clean or is_decoded)
+    given = steps.readable(row.fields, was)
+    fields, done = steps.apply(given, to_clean=to_clean or is_decoded)
+    steps.masked.end(record.line, done)
+    if given is not row.fields:
+        add_note(made.changed, record.line, Note("schema", _NUMBERS))
     if is_decoded:
         add_note(made.changed, record.line, Note("encoding", _DECODED))
     made.num_html_kept += done.pop(_HTML_KEPT, 0) > 0
@@ -141,16 +150,21 @@ class _Steps:
 
     def __init__(self, request: RepairRequest, *, html_is_meant: bool) -> None:
         self._html_is_meant = html_is_meant
-        self._masks = [
-            (name, mask)
-            for name, mask in (("secret", mask_secrets), ("personal_data", mask_personal_data))
-            if request.has(name)
-        ]
-        self._pseudonyms = Pseudonyms(name_finder() if request.has("personal_data") else None)
+        self._request = request
+        self._names = [name for name in ("secret", "personal_data") if request.has(name)]
+        finds_names = request.has("personal_data") and "name" in request.mask.kinds
+        self._pseudonyms = Pseudonyms(name_finder() if finds_names else None)
+        self.masked = MaskedValues(self._pseudonyms.find_names)
+
+    def readable(self, fields: Mapping[str, Any], was: RowProblem | None) -> Mapping[str, Any]:
+        """The row with numbers as text in the fields that hold text, where that is what is wrong with it."""
+        if was is None or was.kind != "schema" or not self._request.has("schema"):
+            return fields
+        return numbers_as_text(fields, was.field, self._request.mapping)
 
     def apply(self, fields: Mapping[str, Any], *, to_clean: bool) -> tuple[dict[str, Any], Counter[Any]]:
         """The row changed, and a count of (action, what was done)."""
-        if not to_clean and not self._masks:
+        if not to_clean and not self._names:
             return dict(fields), Counter()
         return change_row(fields, self._cleaned_and_masked if to_clean else self._masked)
 
@@ -164,7 +178,13 @@ class _Steps:
 
     def _masked(self, text: str) -> tuple[str, Counter[Any]]:
         done: Counter[Any] = Counter()
-        for action, mask in self._masks:
-            text, counts = mask(text, self._pseudonyms)
+        for action in self._names:
+            text, counts = self._mask(action, text)
             done.update({(action, kind): num for kind, num in counts.items()})
         return text, done
+
+    def _mask(self, action: str, text: str) -> tuple[str, dict[str, int]]:
+        on_masked: OnMasked = partial(self.masked.see, action)
+        if action == "secret":
+            return mask_secrets(text, self._pseudonyms, on_masked)
+        return mask_personal_data(text, self._pseudonyms, self._request.mask, on_masked)

@@ -14,6 +14,7 @@ from luthier.data.strict_json import StrictJsonError, strict_loads
 # A text -> the changed text, and how many times what was done.
 Change = Callable[[str], tuple[str, Counter[Any]]]
 _LITERAL: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_TEXT_FIELDS: Final = ("prompt", "completion", "instruction", "input", "output", "text")
 _DIGEST: Final = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})")
 
 
@@ -65,6 +66,26 @@ def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
         return text, Counter()
     whole, what = change(inside)
     return (whole, done + what) if _is_json(whole) else (inside, done)
+
+
+def numbers_as_text(fields: Mapping[str, Any], wrong: str, mapping: Mapping[str, str]) -> Mapping[str, Any]:
+    """The row with text for each number in a field that training reads as text; the same row where there is none.
+
+    A class may be written as a number (`"completion": 3`), and to take such rows out would take all of them.
+
+    Args:
+        fields: the row.
+        wrong: the field that training refuses.
+        mapping: what training reads -> the field of the row.
+    """
+    if not _is_number(fields.get(wrong)):
+        return fields
+    read = {*(mapping.get(name, name) for name in _TEXT_FIELDS), *mapping.values()}
+    return {name: json.dumps(value) if name in read and _is_number(value) else value for name, value in fields.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _is_json(text: str) -> bool:

@@ -10,7 +10,9 @@ from typing import Any
 from luthier.core.audit import Finding
 from luthier.data.audit.request import AuditRequest
 from luthier.data.audit.table import CountTokens
+from luthier.data.masking import MaskedKinds
 from luthier.data.repair.actions import Action
+from luthier.data.repair.masked_kinds import masked_kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class RepairRequest:
 
     output: a .jsonl file. actions: as `actions.choose_actions` gives them. audit: by which both the original (its
     table) and the outcome are audited; its held-out file is that of contamination. mapping, count_tokens: by which the
-    table was built. force: replace an output that is there.
+    table was built. force: replace an output that is there. mask: which personal data is masked.
     """
 
     output: Path
@@ -28,6 +30,7 @@ class RepairRequest:
     mapping: dict[str, str] = field(default_factory=dict)
     count_tokens: CountTokens | None = None
     force: bool = False
+    mask: MaskedKinds = field(default_factory=masked_kinds)
 
     @property
     def file(self) -> Path:

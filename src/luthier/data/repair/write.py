@@ -12,6 +12,7 @@ from typing import IO, Any
 from luthier.core.audit import Audit
 from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import DataError
+from luthier.data.personal_data.span import KINDS
 from luthier.data.records import read_records
 from luthier.data.repair.change import Changed
 from luthier.data.repair.request import Note, Notes, RepairRequest
@@ -139,6 +140,14 @@ def summary(
         "num_rows_after": after.num_rows,
         "fates": fates.as_json(),
         "actions": [{**action.as_json(), "num_rows": fates.by_action[action.id]} for action in request.actions],
+        "masked": changed.masked.as_json(),
+        "mask": {
+            "kinds": list(request.mask.kinds),
+            "every": list(request.mask.every),
+            "left": [kind for kind in KINDS if kind not in request.mask.kinds],
+        }
+        if request.has("personal_data")
+        else None,
         "num_rows_with_html_kept": changed.num_html_kept,
         "checks": list(before.checks),
         "skipped": before.skipped,

@@ -41,9 +41,11 @@ def show(
     action: _Words = [],  # noqa: B006 - FastAPI copies it
     against: _Word = "",
     model: _Word = "",
+    mask: _Words = [],  # noqa: B006
 ) -> Response:
     """The form, and what was chosen as it would come out."""
-    return _page(request, context, caller, dataset_id, version, RepairChoice(tuple(action), against, model))
+    choice = RepairChoice(tuple(action), against, model, tuple(mask))
+    return _page(request, context, caller, dataset_id, version, choice)
 
 
 @router.post("")
@@ -56,15 +58,18 @@ def preview(
     action: _FormWords = [],  # noqa: B006
     against: _FormWord = "",
     model: _FormWord = "",
+    mask: _FormWords = [],  # noqa: B006
 ) -> Response:
     """Begin to prepare a repair, and lead to where it will be seen."""
-    choice, values = RepairChoice(tuple(action), against, model), head(context, caller, dataset_id, version, "/repair")
+    choice = RepairChoice(tuple(action), against, model, tuple(mask))
+    values = head(context, caller, dataset_id, version, "/repair")
     try:
         if dataset_repairs.repair_state(context, caller, values["version"], choice).state != "answered":
             dataset_repairs.begin_repair(context, caller, values["version"], choice)
     except LuthierError as error:
         return _page(request, context, caller, dataset_id, version, choice, error)
     pairs = [("version", str(version)), *(("action", name) for name in choice.actions)]
+    pairs += [("mask", kind) for kind in choice.mask]
     pairs += [(name, value) for name, value in (("against", against), ("model", model)) if value]
     return redirect(request, f"/datasets/{dataset_id}/repair?{urlencode(pairs)}")
 
@@ -79,10 +84,12 @@ def keep(
     action: _FormWords = [],  # noqa: B006
     against: _FormWord = "",
     model: _FormWord = "",
+    mask: _FormWords = [],  # noqa: B006
     note: Annotated[str, Form(max_length=2000)] = "",
 ) -> Response:
     """Make the new version."""
-    choice, values = RepairChoice(tuple(action), against, model), head(context, caller, dataset_id, version, "/repair")
+    choice = RepairChoice(tuple(action), against, model, tuple(mask))
+    values = head(context, caller, dataset_id, version, "/repair")
     try:
         made = dataset_repairs.keep_repair(context, caller, values["version"], choice, note=note)
     except LuthierError as error:
@@ -108,6 +115,7 @@ def _page(
         state = dataset_repairs.repair_state(context, caller, values["version"], choice)
     values |= {
         "repairs": [(one, one.num_rows(findings)) for one in dataset_repairs.repairs()],
+        "mask_kinds": dataset_repairs.mask_kinds(),
         "audited": audited,
         "choice": choice,
         "settings": settings,
