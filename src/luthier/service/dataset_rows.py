@@ -21,7 +21,7 @@ from luthier.service.kept_answers import Kept, Subject, begin, keep, kept
 
 SMALL_BYTES: Final = 4 << 20
 """Files of text up to this size are read by the process that was asked; larger and packed ones by one of their own."""
-_TEXT_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv")
+_TEXT_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab")
 _RETRY_SECONDS: Final = 20.0
 """After so long a file is looked at again, where the machine could not the last time."""
 _MOST_CELL_CHARACTERS: Final = 20_000
@@ -80,12 +80,12 @@ def look_at(path: Path) -> dict[str, Any]:
 
     Raises NotFoundError and DataError where the file as a whole cannot be read.
     """
-    from luthier.data.rows import read_rows
+    from luthier.data.rows import read_as, read_rows
     from luthier.data.shapes import ShapeDetector
     from luthier.data.source import open_source
 
     source = open_source(path)
-    detector, num_unreadable = ShapeDetector(source.name, {}), 0
+    detector, num_unreadable = ShapeDetector(source.name, {}, read_as(source)), 0
     problems: list[dict[str, Any]] = []
     for row in read_rows(source):
         if isinstance(row, Row):

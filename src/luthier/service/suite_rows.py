@@ -92,12 +92,16 @@ def _read(task: RowTask, path: Path) -> _File:
 
 def _has_answer(fields: Mapping[str, Any], mapping: Mapping[str, str]) -> bool:
     """Whether the row is of a shape that ends in an answer."""
-    from luthier.data.shapes import fitting_shapes, renamed
+    from luthier.data.column_names import LABEL, is_question_and_answer
+    from luthier.data.shapes import fitting_shapes, named
 
-    named = renamed(fields, mapping)
-    fits = [shape for shape in fitting_shapes(named) if shape not in ("text", "unpaired")]
+    given = named(fields, mapping)
+    shapes = fitting_shapes(given)
+    if not mapping and ((shapes == ["text"] and LABEL in given) or (not shapes and is_question_and_answer(fields))):
+        return True
+    fits = [shape for shape in shapes if shape not in ("text", "unpaired")]
     if fits == ["chat"]:
-        turns = named["messages"]
+        turns = given["messages"]
         return isinstance(turns, list) and bool(turns) and isinstance(turns[-1], dict) and _is_answer(turns[-1])
     return bool(fits)
 
@@ -112,7 +116,7 @@ def _questions(task: RowTask, path: Path, raw: Sequence[Row | RowProblem], mappi
     from luthier.data.bad_field import BadFieldError
     from luthier.data.formats import example_of, problem_in
     from luthier.data.option_tokens import with_answer
-    from luthier.data.shapes import renamed
+    from luthier.data.shapes import named
     from luthier.evaluate.tasks.protocol import TaskRow
 
     rows, problems, without = [], [], []
@@ -120,7 +124,7 @@ def _questions(task: RowTask, path: Path, raw: Sequence[Row | RowProblem], mappi
         if isinstance(row, RowProblem):
             problems.append(row)
             continue
-        fields = renamed(row.fields, mapping)
+        fields = named(row.fields, mapping)
         prompt = fields.get("prompt", fields.get("messages"))
         given = {name: value for name, value in fields.items() if name not in ("messages", "label")}
         given |= {"prompt": prompt, "completion": "-"}
