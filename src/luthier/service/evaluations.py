@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.dataset import Example
+from luthier.core.dataset import Example, reading_notes
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import is_id, new_id
@@ -28,6 +28,7 @@ from luthier.service.candidates import (
     tuned,
     with_few_shot,
 )
+from luthier.service.column_maps import column_map
 from luthier.service.context import Context
 from luthier.service.judgeable import check_few_shot, check_metrics, usual_metrics
 from luthier.service.materials import PreparedSplit
@@ -149,7 +150,8 @@ def evaluate(
     systems: the candidate first, then what it is held against, each a base model's name or a run id. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
     `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
-    mapping: field of the shape to field of the files, as data.map in a recipe. evaluation_id: by default a new one.
+    mapping: field of the shape to field of the files, as data.map in a recipe; None takes that of the first run where
+    the file has its columns (`column_maps`), and the evaluation says so. evaluation_id: by default a new one.
     called: what the file of rows is called in the result; by default its path.
 
     Raises RequestError for metrics or few-shot examples that the rows have no place for, DataError for wrong rows,
@@ -164,8 +166,8 @@ def evaluate(
             expected="--few-shot-from FILE with rows that are not held out",
             do="add --few-shot-from train.jsonl",
         )
-    fields = dict(mapping) if mapping else None
-    loaded = load_file(data, mapping=fields)
+    columns = column_map(context, systems, data, mapping)
+    loaded = load_file(data, mapping=columns.mapping)
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
     check_metrics(chosen, loaded.examples)
     resolved = [find_candidate(context, name) for name in systems]
@@ -175,7 +177,8 @@ def evaluate(
     ordered = [*resolved[1:], resolved[0]]
     if few_shot and few_shot_from is not None:
         base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
-        pool = not_held_out(load_file(few_shot_from, mapping=fields).examples, loaded.examples)
+        shots = column_map(context, systems, few_shot_from, mapping)
+        pool = not_held_out(load_file(few_shot_from, mapping=shots.mapping).examples, loaded.examples)
         check_few_shot(few_shot, pool, loaded.examples)
         shown = with_few_shot(base, pool, few_shot, seed=0, held_out=loaded.examples)
         ordered.insert(len(ordered) - 1, shown)
@@ -190,6 +193,8 @@ def evaluate(
         max_samples=max_samples or len(loaded.examples),
         run_id=run_id,
     )
+    read = (columns.note, *reading_notes([(str(data), loaded.shape_reason)]))
+    evaluation = evaluation.model_copy(update={"rows_notes": tuple(note for note in read if note)})
     if evaluation_id is not None:
         evaluation = evaluation.model_copy(update={"evaluation_id": evaluation_id})
     context.evaluations.save(evaluation)
