@@ -4,8 +4,9 @@ Two tests of the hypothesis that nothing was cut, each at 0.0004; with three col
 file is reported in at most 1% of cases.
 
 Lengths: let k different texts have the greatest length M and W others one of the five lengths below it. Where lengths
-thin out smoothly towards their end, or even grow by a quarter, each of the k + W lies at M with a probability of at
-most q = 1.25 / (5 + 1.25). One is at M by the choice of M; so k - 1 is at most binomial of k - 1 + W trials with q.
+do not grow more frequent towards their end, each of the k + W lies at M with a probability of at most q = 1/6. One is
+at M by the choice of M; so k - 1 is at most binomial of k - 1 + W trials with q. Where they do grow more frequent, a
+large file would show it: k is at least 1.5 times the mean of the five lengths as well.
 
 Ends: where most of the W end as complete texts do, let e be the share that does not (at least 0.05, by the rule of
 succession). How a text ends does not depend on having exactly the greatest length, so of the k those without an end
@@ -27,7 +28,7 @@ Unit = Literal["characters", "bytes", "words", "tokens"]
 
 MOST_CHANCE: Final = 4e-4
 NUM_BELOW: Final = 5
-GROWTH: Final = 1.25
+LEAST_RATIO: Final = 1.5
 FEWEST_AT_LIMIT: Final = 5
 LEAST_OPEN_FRACTION: Final = 0.05
 MOST_AT_LIMIT_FRACTION: Final = 0.9
@@ -104,8 +105,10 @@ def _chance(at_limit: pl.Series, below: pl.Series, *, trusts_ends: bool) -> floa
     """The smaller bound of the two tests; 1 where most texts at the limit are complete."""
     from scipy.stats import binom
 
-    share = GROWTH / (NUM_BELOW + GROWTH)
+    share = 1 / (NUM_BELOW + 1)
     different = at_limit.str.strip_chars_end().unique()
+    if len(different) < LEAST_RATIO * len(below) / NUM_BELOW:
+        return 1.0
     if not trusts_ends:
         return float(binom.sf(len(different) - 2, len(different) - 1 + len(below), share))
     num_cut = _num_cut(different)
