@@ -55,7 +55,9 @@ def test_what_spreadsheets_save_is_brought_and_it_is_said_how_it_was_read(contex
     ):
         file = bring(context, content, filename)
         dataset_versions.create_dataset(context, ADA, f"set {number}", file)
-        looked = wait_for(lambda file=file: _looked(context, file))
+        wait_for(lambda file=file: _looked(context, file) is not None)
+        looked = _looked(context, file)
+        assert looked is not None
         assert looked["shape"] == "prompt_completion"
         assert "prompt = Question, completion = Answer" in looked["reason"]
         assert looked["reason"].endswith(said)

@@ -117,8 +117,8 @@ def _find_sheet(source: Source, _inode: int, _num_bytes: int, _changed_ns: int) 
 @contextmanager
 def _open(source: Source) -> Iterator[Any]:
     """The workbook, row by row and without formulas. What openpyxl raises becomes a DataError."""
-    import openpyxl  # here, since who reads text alone needs none of it
-    from openpyxl.utils.exceptions import InvalidFileException
+    import openpyxl  # type: ignore[import-untyped] # here, since reading text alone needs none of it
+    from openpyxl.utils.exceptions import InvalidFileException  # type: ignore[import-untyped]
 
     try:
         with warnings.catch_warnings():
