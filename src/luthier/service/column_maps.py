@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from luthier.core.dataset import Row
+from luthier.core.dataset import Row, reading_notes
 from luthier.core.ids import is_id
 from luthier.service.context import Context
+
+if TYPE_CHECKING:
+    from luthier.data.formats import LoadedFile
 
 _ROWS_READ: Final = 50
 
@@ -46,6 +49,21 @@ def column_map(context: Context, systems: Sequence[str], file: Path, asked: Mapp
                 task.advance()
             return found
     return ColumnMap(None)
+
+
+def load_mapped(
+    context: Context, systems: Sequence[str], file: Path, asked: Mapping[str, str] | None
+) -> tuple[LoadedFile, tuple[str, ...]]:
+    """A file read by the map of `column_map`, and what a person should know of how it was read.
+
+    Raises what `column_map` and `formats.load_file` raise.
+    """
+    from luthier.data.formats import load_file
+
+    found = column_map(context, systems, file, asked)
+    loaded = load_file(file, mapping=found.mapping)
+    own = (found.note,) if found.note else ()
+    return loaded, (*own, *reading_notes([(str(file), loaded.shape_reason)]))
 
 
 def map_of_runs(context: Context, run_ids: Sequence[str]) -> dict[str, str] | None:
