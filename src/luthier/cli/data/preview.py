@@ -84,6 +84,7 @@ def show_blocks(console: Console, found: BlocksPreview) -> None:
         ),
         soft_wrap=True,
     )
+    console.print(visible(found.shape_reason), soft_wrap=True)
     console.print(legend(console), soft_wrap=True)
     for number, block in enumerate(found.blocks, 1):
         size = sum(piece.num_tokens for piece in block)
