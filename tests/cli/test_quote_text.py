@@ -96,3 +96,12 @@ def test_a_range_tells_its_unit_once_where_it_can() -> None:
     assert figures.between(Estimate(value=42, low=30, high=62), figures.duration) == "42 s (30 s to 1 min 02 s)"
     assert figures.between(Estimate(value=42, low=30, high=59), figures.duration) == "42 s (30 to 59 s)"
     assert figures.between(Estimate(value=2, low=2, high=2), figures.usd) == "2.00 USD"
+
+
+def test_the_plan_says_which_columns_are_read_as_what() -> None:
+    made = make_plan()
+    reason = "every row has text and label, a classification (prompt = text, completion = label; not used: id)"
+    train = made.data.train.model_copy(update={"file": "/data/rows.csv", "shape_reason": reason})
+    made = made.model_copy(update={"data": made.data.model_copy(update={"train": train})})
+    (line,) = [line for line in plan_lines("run-1", made) if line.startswith("  columns")]
+    assert line == f"  columns    rows.csv: {reason}"

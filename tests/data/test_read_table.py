@@ -39,7 +39,7 @@ def test_a_quote_that_never_ends_is_a_problem(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_utf8_spoil_only_their_row(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 of 3 rows") as caught:
-        load_file(_csv(tmp_path, b"prompt,completion\nq,a\nq,caf\xe9\nq,a\n"))
+        load_file(_csv(tmp_path, b"prompt,completion\nq,a\nq,caf\xe9\nq,caf\xc3\xa9\n"))
     (problem,) = caught.value.problems
     assert problem.line == 2
     assert "byte 27 of the file (0xe9)" in problem.reason
@@ -58,13 +58,14 @@ def test_the_nameless_index_column_of_pandas_is_not_in_the_way(tmp_path: Path) -
 
 def test_blank_lines_are_no_rows_but_an_empty_cell_is_a_problem(tmp_path: Path) -> None:
     assert load_file(_csv(tmp_path, "prompt,completion\n\nq,a\n\n")).num_rows == 1
-    with pytest.raises(DataError, match="1 of 2 rows"):
-        load_file(_csv(tmp_path, "text\na\n\n"))
+    with pytest.raises(DataError, match="1 of 3 rows"):
+        load_file(_csv(tmp_path, "text\na\n\nb\n"))
+    assert load_file(_csv(tmp_path, "text\na\n\n\n")).num_rows == 1
 
 
-def test_another_delimiter_shows_in_the_fields(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="fields are: prompt;completion"):
-        load_file(_csv(tmp_path, "prompt;completion\nq;a\n"))
+def test_another_delimiter_is_found_and_said(tmp_path: Path) -> None:
+    loaded = load_file(_csv(tmp_path, "prompt;completion\nq;a\n"))
+    assert loaded.shape_reason == "every row has prompt and completion; read as semicolons, UTF-8"
 
 
 def test_messages_in_a_cell_are_json_text(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import openpyxl
 import polars as pl
 import pytest
 
@@ -29,6 +31,48 @@ def bring(context: Context, content: bytes = JSONL, filename: str = "rows.jsonl"
     with files.incoming_file(context) as incoming:
         incoming.write(content)
         return dataset_versions.bring_file(context, ADA, incoming, filename)
+
+
+def workbook(folder: Path, *sheets: str) -> bytes:
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name in sheets:
+        sheet = book.create_sheet(name)
+        sheet.append(["Question", "Answer"])
+        sheet.append(["Which?", "This."])
+    book.save(folder / "made.xlsx")
+    return (folder / "made.xlsx").read_bytes()
+
+
+def test_what_spreadsheets_save_is_brought_and_it_is_said_how_it_was_read(context: Context, tmp_path: Path) -> None:
+    semicolons = "Question;Answer;Nr\nWhat costs 3,50 €?;Café;1\n".encode("cp1252")
+    for number, (content, filename, said) in enumerate(
+        [
+            (semicolons, "rows.csv", "read as semicolons, Windows-1252"),
+            (semicolons.replace(b";", b"\t"), "rows.tsv", "read as tabs, Windows-1252"),
+            (workbook(tmp_path, "Answers"), "rows.xlsx", "read as the sheet 'Answers'"),
+        ]
+    ):
+        file = bring(context, content, filename)
+        dataset_versions.create_dataset(context, ADA, f"set {number}", file)
+        wait_for(lambda file=file: _looked(context, file) is not None)
+        looked = _looked(context, file)
+        assert looked is not None
+        assert looked["shape"] == "prompt_completion"
+        assert "prompt = Question, completion = Answer" in looked["reason"]
+        assert looked["reason"].endswith(said)
+
+
+def _looked(context: Context, file: StoredFile) -> dict[str, Any] | None:
+    found = dataset_rows.look(context, ADA.project_id, file)
+    assert found.error is None
+    return found.answer
+
+
+def test_a_workbook_with_two_sheets_is_refused_when_it_is_brought(context: Context, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"rows\.xlsx has rows on 2 sheets: 'A', 'B'"):
+        bring(context, workbook(tmp_path, "A", "B"), "rows.xlsx")
+    assert num_files(context) == 0
 
 
 def num_files(context: Context) -> int:

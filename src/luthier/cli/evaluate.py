@@ -282,4 +282,6 @@ def _show(console: Console, found: Evaluation) -> None:
         f"{figures.duration(found.seconds)}",
         soft_wrap=True,
     )
+    for note in found.rows_notes:
+        console.print(visible(note), soft_wrap=True)
     show_evaluation(console, found)

@@ -211,8 +211,11 @@ def _show_summary(console: Console, made: _Made) -> None:
 def _show_values(console: Console, made: Plan) -> None:
     from luthier.cli import figures
     from luthier.cli.console import make_table, visible
+    from luthier.cli.plan_text import data_notes
 
     table = make_table(["name", "value", "source", "why"], num_text_columns=4)
     for row in made.values():
         table.add_row(row["name"], visible(figures.plain(row["value"])), row["source"], visible(row["why"]))
     console.print(table)
+    for note in data_notes(made.data):
+        console.print(visible(f"columns of {note}"), soft_wrap=True)

@@ -6,7 +6,7 @@ from luthier.cli import figures
 from luthier.cli.bill_text import budget_lines
 from luthier.cli.quote_text import quote_lines
 from luthier.core.cost import Quote
-from luthier.core.dataset import DatasetProfile
+from luthier.core.dataset import DatasetProfile, reading_notes
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 
 
@@ -24,6 +24,8 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
 
     run_id: empty for a plan that is not run.
     """
+    from luthier.cli.console import visible
+
     training, method, data = plan.training, plan.method, plan.data
     splits = {"train": data.train, "validation": data.validation, "held-out": data.held_out}
     rows = ", ".join(_rows(name, found) for name, found in splits.items())
@@ -33,6 +35,7 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
     return [
         *([f"run {run_id}, plan {plan.hash[:12]}"] if run_id else ()),
         f"  rows       {rows}",
+        *(f"  columns    {visible(note)}" for note in data_notes(data)),
         *_replay_line(data),
         *(
             [f"  canaries   {data.canaries.num:,} made-up secrets planted among the training rows"]
@@ -46,6 +49,13 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         f"  judged by  {judged}",
         *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
     ]
+
+
+def data_notes(data: DataPlan) -> list[str]:
+    """How the files of a plan were read, where that is more than every row with the fields of its shape."""
+    replay = (data.replay.rows, data.replay.held_out) if data.replay else ()
+    profiles = (data.train, data.validation, data.held_out, *replay)
+    return reading_notes((one.file, one.shape_reason) for one in profiles if one is not None)
 
 
 def _replay_line(data: DataPlan) -> list[str]:

@@ -6,8 +6,9 @@ row (raw fields from a file) -> example (mapped, trainable) -> tokenised example
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal
 
 from luthier.core.conversation import Conversation, Message
@@ -177,6 +178,15 @@ class DatasetProfile(Frozen):
     max_tokens: int
     mean_tokens: float
     packed: PackedProfile | None = None
+
+
+def reading_notes(splits: Iterable[tuple[str, str]]) -> list[str]:
+    """What a person should know of how files were read: columns under other names, unused ones, delimiter, encoding.
+
+    splits: file and `shape_reason` of each split. One note a file, none where every column is a field of its shape.
+    """
+    noted = [f"{PurePath(file).name}: {reason}" for file, reason in splits if " (" in reason or "; read as" in reason]
+    return list(dict.fromkeys(noted))
 
 
 def profile_tokens(rows: Sequence[TokenisedExample], *, rows_per_example: int = 1) -> dict[str, Any]:

@@ -103,7 +103,10 @@ class Forgetting(Frozen):
 
 
 class Evaluation(Frozen):
-    """One evaluation: several systems judged on the same held-out rows."""
+    """One evaluation: several systems judged on the same held-out rows.
+
+    rows_notes: what a person should know of how the rows were read, such as the column map that they were read by.
+    """
 
     evaluation_id: str
     created_at: str
@@ -115,6 +118,7 @@ class Evaluation(Frozen):
     comparisons: tuple[Comparison, ...]
     verdict: Verdict | None = None
     forgetting: Forgetting | None = None
+    rows_notes: tuple[str, ...] = ()
     seconds: float
 
 

@@ -7,7 +7,7 @@ Parquet file is streamed in both, so the memory needed is that of the examples, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError, RowProblem
 from luthier.data.bad_field import ABSENT, BadFieldError, EmptyAnswerError, shorten
 from luthier.data.chat_rows import chat_conversation
+from luthier.data.class_labels import as_text
+from luthier.data.column_names import plain_name
 from luthier.data.pair_rows import alpaca_conversation, plain_text, prompt_completion_conversation
 from luthier.data.preference_rows import preference_sides, unpaired_conversation
-from luthier.data.rows import read_rows
+from luthier.data.rows import read_as, read_rows
 from luthier.data.shapes import GROUP, ShapeDetector, check_mapping, renamed
 from luthier.data.sharegpt_rows import sharegpt_conversation
 from luthier.data.source import open_source
@@ -36,7 +38,9 @@ _CONVERSATIONS: dict[Shape, Callable[[dict[str, Any]], Conversation]] = {
 class LoadedFile:
     """A data file that was read whole: every one of its rows is an example.
 
-    sha256: over the file's bytes as they lie on disk. shape_reason: one sentence why this shape was taken.
+    sha256: over the file's bytes as they lie on disk. shape_reason: one sentence why this shape was taken, which
+    columns are its fields, and how the file is written. mapping: field of the shape -> column, where the two differ.
+    unused: every column that goes into no field.
     """
 
     file: str
@@ -45,10 +49,13 @@ class LoadedFile:
     shape_reason: str
     num_rows: int
     examples: tuple[Example, ...]
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
 
 def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: str | None = None) -> LoadedFile:
-    """Read a JSONL, JSON, CSV or Parquet file, each also .gz, in any of the shapes of `core.dataset.Shape`.
+    """Read a JSONL, JSON, CSV or Parquet file, each also .gz, or a workbook (.xlsx), in any of the shapes of
+    `core.dataset.Shape`.
 
     Args:
         mapping: field of the shape -> field of the file, such as {"prompt": "question"}; overrides detection.
@@ -64,7 +71,7 @@ def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: st
     source = open_source(path)
     sha256 = sha256_file(path)
 
-    detector = ShapeDetector(source.name, mapping)
+    detector = ShapeDetector(source.name, mapping, read_as(source))
     unreadable = []
     for row in read_rows(source):
         if isinstance(row, Row):
@@ -77,13 +84,13 @@ def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: st
     if detector.num_rows == 0:
         raise _wrong_rows(source.name, unreadable, num_rows)
     try:
-        shape, reason = detector.decide(group=group)
+        found = detector.settle(group=group)
     except DataError as error:
         if unreadable:  # the file is damaged, so what is left of it may not show its shape
             raise _wrong_rows(source.name, [*unreadable, *error.problems], num_rows) from error
         raise
 
-    examples, problems = _map_rows(read_rows(source), shape, mapping, group)
+    examples, problems = _map_rows(read_rows(source), found.shape, found.mapping, found.group)
     if problems:
         raise _wrong_rows(source.name, problems, num_rows)
     if len(examples) != num_rows or sha256_file(path) != sha256:
@@ -92,7 +99,9 @@ def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: st
             expected="a file that stays as it is",
             do="wait until whatever writes the file is done, then start again",
         )
-    return LoadedFile(str(path), sha256, shape, reason, num_rows, tuple(examples))
+    return LoadedFile(
+        str(path), sha256, found.shape, found.reason, num_rows, tuple(examples), found.mapping, found.unused
+    )
 
 
 def _map_rows(
@@ -121,10 +130,11 @@ def example_of(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | 
     """Map one row. mapping: as in `load_file`. group: the field that keeps rows together. Raises BadFieldError."""
     fields = renamed(row.fields, mapping) if mapping else row.fields
     value = _group_value(row.fields, group) if group is not None else None
-    if (
-        shape == "prompt_completion" and "completion" in mapping
-    ):  # said in so many words, so a column `label` is no reason to doubt it
+    if shape == "prompt_completion" and _names_answers(mapping):
+        # said in so many words, so a column `label` is no reason to doubt it, and a number is a class
         fields = {name: inner for name, inner in fields.items() if name != "label"}
+        if "completion" in fields:
+            fields["completion"] = as_text(fields["completion"])
     if shape == "text":
         return Example(id=row.id, text=plain_text(fields), group=value)
     if shape == "preference":
@@ -134,6 +144,12 @@ def example_of(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | 
         conversation, is_wanted = unpaired_conversation(fields)
         return Example(id=row.id, conversation=conversation, is_wanted=is_wanted, group=value)
     return Example(id=row.id, conversation=_CONVERSATIONS[shape](fields), group=value)
+
+
+def _names_answers(mapping: Mapping[str, str]) -> bool:
+    """Whether the mapping says which column is the completion, more than in other capitals."""
+    column = mapping.get("completion")
+    return column is not None and (column == "completion" or plain_name(column) != "completion")
 
 
 def _group_field(mapping: Mapping[str, str], group_by: str | None) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from luthier.core.digest import sha256_bytes, sha256_document
 
-_FORMAT = 1
+_FORMAT = 2
 _LIBRARIES = ("markitdown", "trafilatura", "pypdfium2", "openpyxl", "mammoth", "python-pptx")
 
 

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO, Any
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
 from luthier.data.bad_field import shorten
 from luthier.data.bounded_lines import MAX_LINE_BYTES, bounded_lines, too_long
+from luthier.data.csv_dialect import ONE_COLUMN, CsvDialect, csv_dialect, large_cells, records
 from luthier.data.read_json import nul_at, undecodable
 from luthier.data.source import Source
-
-_MAX_CELL_CHARACTERS = 2**31 - 1
 
 
 class _TextLines:
     """Lines of a CSV file as text. A line that cannot be decoded is kept for the record it belongs to."""
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
-        self._file, self._name = file, name
+    def __init__(self, file: IO[bytes], name: str, num_lines_before: int) -> None:
+        self._file, self._name, self._num_before = file, name, num_lines_before
         self._number = self._offset = 0
         self.record_bytes = 0
         self.problems: list[RowProblem] = []
 
+    def last_line(self, reader: Any) -> int:
+        """The line of the file on which the record ends that a reader of these lines has read last."""
+        return int(reader.line_num) + self._num_before
+
     def __iter__(self) -> Iterator[str]:
         for line, length in bounded_lines(self._file):
             self._number += 1
+            if self._number <= self._num_before:
+                self._offset += length
+                continue
             if length > len(line):
                 raise DataError(
                     f"line {self._number} of {self._name} {too_long(length)}",
@@ -58,11 +63,18 @@ class _TextLines:
 
 
 def read_csv(source: Source) -> Iterator[Row | RowProblem]:
-    """One Row or RowProblem for each record (RFC 4180, comma, first record is the header); values are all text."""
-    with source.open() as file, _large_cells():
-        lines = _TextLines(file, source.name)
-        records = csv.reader(iter(lines), strict=True)
-        header = _header(source.name, next(_records(records), []))
+    """One Row or RowProblem for each record (RFC 4180, the first record is the header); values are all text.
+
+    Encoding and delimiter are found in the file itself (`csv_dialect`). Blank lines are no records; in a file of one
+    column, where a blank line could be an empty value, only those at the end are not.
+    """
+    dialect = csv_dialect(source)
+    with source.open() as raw, large_cells():
+        file = dialect.open(raw, source.name)
+        lines = _TextLines(file, source.name, dialect.num_lines_before)
+        reader = csv.reader(iter(lines), delimiter=dialect.delimiter, strict=True)
+        found = _in_columns(records(reader), dialect)
+        header = header_names(source.name, next((record for record in found if record), []))
         if lines.problems:
             raise DataError(
                 f"the header of {source.name} is not UTF-8 text",
@@ -70,39 +82,56 @@ def read_csv(source: Source) -> Iterator[Row | RowProblem]:
                 do="convert the file with iconv",
                 problems=lines.problems,
             )
-        number = 0
-        for record in _records(records):
+        number, num_blank = 0, 0
+        for record in found:
             lines.record_bytes = 0
-            if not record and len(header) > 1:
-                continue  # a blank line
+            if not record:  # a blank line
+                num_blank += len(header) == 1
+                continue
+            for _ in range(num_blank):
+                number += 1
+                reason = f"has no value: a blank line before line {lines.last_line(reader)} of the file"
+                yield RowProblem(source.name, number, "", "", reason)
+            num_blank = 0
             number += 1
             problems, lines.problems = lines.problems, []
-            where = f"(record that ends on line {records.line_num} of the file)"
-            if problems:
-                first = problems[0]
-                reason = f"{first.reason} (line {first.line} of the file)"
-                yield RowProblem(source.name, number, first.field, first.value, reason, first.kind)
-            elif isinstance(record, csv.Error):
-                yield RowProblem(source.name, number, "", "", f"is not CSV: {record} {where}")
-            elif len(record) != len(header):
-                reason = f"has {len(record)} values where the header has {len(header)} {where}"
-                yield RowProblem(source.name, number, "", shorten(",".join(record)), reason)
-            else:
-                yield Row(source.name, number, dict(zip(header, record, strict=True)))
+            yield _row(source.name, number, header, record, problems, dialect, lines.last_line(reader))
 
 
-def _records(reader: Any) -> Iterator[Any]:
-    """Each record, or the csv.Error in its place: the reader can go on after an error."""
-    while True:
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield error
+def _in_columns(found: Iterator[Any], dialect: CsvDialect) -> Iterator[Any]:
+    """The records; of a file of one column, with what the placeholder for a delimiter has split joined again."""
+    if dialect.delimiter != ONE_COLUMN:
+        yield from found
+        return
+    for record in found:
+        yield [ONE_COLUMN.join(record)] if isinstance(record, list) and len(record) > 1 else record
 
 
-def _header(file: str, header: Any) -> list[str]:
+def _row(
+    file: str,
+    number: int,
+    header: list[str],
+    record: Any,
+    problems: list[RowProblem],
+    dialect: CsvDialect,
+    last_line: int,
+) -> Row | RowProblem:
+    where = f"(record that ends on line {last_line} of the file)"
+    if problems:
+        first = problems[0]
+        reason = f"{first.reason} (line {first.line} of the file)"
+        return RowProblem(file, number, first.field, first.value, reason, first.kind)
+    if isinstance(record, csv.Error):
+        return RowProblem(file, number, "", "", f"is not CSV: {record} {where}")
+    if len(record) != len(header):
+        by = "" if dialect.delimiter == "," else f", separated by {dialect.separated}"
+        reason = f"has {len(record)} values where the header has {len(header)}{by} {where}"
+        return RowProblem(file, number, "", shorten(dialect.delimiter.join(record)), reason)
+    return Row(file, number, dict(zip(header, record, strict=True)))
+
+
+def header_names(file: str, header: Any) -> list[str]:
+    """The names of columns without outer spaces. Raises DataError for a csv.Error and for a name that stands twice."""
     if isinstance(header, csv.Error):
         raise DataError(f"the header of {file} is not CSV: {header}", expected="column names", do="repair line 1")
     names = [name.strip() for name in header]
@@ -115,13 +144,3 @@ def _header(file: str, header: Any) -> list[str]:
             do="rename or remove columns",
         )
     return names
-
-
-@contextmanager
-def _large_cells() -> Iterator[None]:
-    """Lift the csv module's limit of 128 KiB a cell while a file is read; the limit is one for the whole process."""
-    before = csv.field_size_limit(_MAX_CELL_CHARACTERS)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
+from luthier.data.csv_dialect import csv_dialect
 from luthier.data.read_json import read_json, read_jsonl
 from luthier.data.read_parquet import read_parquet
 from luthier.data.read_table import read_csv
+from luthier.data.read_xlsx import read_xlsx, workbook_notes
 from luthier.data.source import Format, Source
 
 _READERS: dict[Format, Callable[[Source], Iterator[Row | RowProblem]]] = {
@@ -16,6 +18,7 @@ _READERS: dict[Format, Callable[[Source], Iterator[Row | RowProblem]]] = {
     "json": read_json,
     "csv": read_csv,
     "parquet": read_parquet,
+    "xlsx": read_xlsx,
 }
 
 
@@ -25,3 +28,13 @@ def read_rows(source: Source) -> Iterator[Row | RowProblem]:
     Raises DataError where the file as a whole cannot be read: a broken JSON document, a bad CSV header, damaged data.
     """
     return _READERS[source.format](source)
+
+
+def read_as(source: Source) -> str:
+    """How a file is written, where its format leaves that open: `semicolons, Windows-1252`; else empty.
+
+    Raises DataError where the file as a whole cannot be read.
+    """
+    if source.format == "csv":
+        return csv_dialect(source).in_words()
+    return workbook_notes(source) if source.format == "xlsx" else ""

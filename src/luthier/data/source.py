@@ -13,17 +13,22 @@ from typing import IO, Literal
 
 from luthier.core.errors import DataError, NotFoundError
 from luthier.data.bounded_gzip import open_gzip
+from luthier.data.text_encoding import wide_encoding
 
-Format = Literal["jsonl", "json", "csv", "parquet"]
+Format = Literal["jsonl", "json", "csv", "parquet", "xlsx"]
 
 _EXTENSIONS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "json",
     ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
     ".parquet": "parquet",
+    ".xlsx": "xlsx",
 }
-_ACCEPTED = ".jsonl, .ndjson, .json, .csv or .parquet, each also with .gz"
+_ACCEPTED = ".jsonl, .ndjson, .json, .csv, .tsv or .parquet, each also with .gz, or in .xlsx"
+_OLD_SHEETS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _SNIFFED_BYTES = 65_536
 _BYTE_ORDER_MARKS = (
     (b"\xff\xfe\x00\x00", "UTF-32"),
@@ -81,6 +86,16 @@ def open_source(path: Path) -> Source:
     is_gzip = bool(suffixes) and suffixes[-1] == ".gz"
     named = suffixes[:-1] if is_gzip else suffixes
     kind = _EXTENSIONS.get(named[-1]) if named else None
+    if kind is None and named and named[-1] in _OLD_SHEETS:
+        raise DataError(
+            f"{path.name} is a spreadsheet of another format",
+            expected=f"a file that ends in {_ACCEPTED}",
+            do="save it as .xlsx or CSV: File, Save As",
+        )
+    if kind == "xlsx" and is_gzip:
+        raise DataError(
+            f"{path.name} is a packed .xlsx", expected="the .xlsx itself, which is packed already", do="unpack it first"
+        )
     if kind is None:
         raise DataError(
             f"{path.name} has an extension that names no known format",
@@ -152,8 +167,25 @@ def _check_content(source: Source) -> None:
                 do="rename the file to what it holds, or write it again",
             )
         return
+    if source.format == "xlsx":
+        _check_is_workbook(source, head)
+        return
+    if source.format == "csv" and wide_encoding(head) is not None:
+        return  # its reader converts it
     _check_is_text(source, head)
     _check_first_character(source, head)
+
+
+def _check_is_workbook(source: Source, head: bytes) -> None:
+    if head.startswith(b"PK"):
+        return
+    is_old = head.startswith(b"\xd0\xcf\x11\xe0")
+    raise DataError(
+        f"{source.name} is named .xlsx but holds "
+        + ("an old workbook (.xls), or one with a password" if is_old else "something else"),
+        expected="a workbook as Excel has saved it since 2007, without a password",
+        do="save it again as .xlsx without a password" if is_old else "give it the extension of what it holds",
+    )
 
 
 def _check_is_text(source: Source, head: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from luthier.core.errors import DataError, NotFoundError, RowProblem
 from luthier.core.ports import Progress, SilentProgress
 
-_ROWS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".gz")
+_ROWS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".gz")
 _LEFT_OUT: Final = ("hidden", "same file")
 _MANY_WORDS: Final = 1_000_000
 

@@ -21,9 +21,11 @@ from luthier.service.kept_answers import Kept, Subject, begin, keep, kept
 
 SMALL_BYTES: Final = 4 << 20
 """Files of text up to this size are read by the process that was asked; larger and packed ones by one of their own."""
-_TEXT_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv")
+_TEXT_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab")
 _RETRY_SECONDS: Final = 20.0
 """After so long a file is looked at again, where the machine could not the last time."""
+_READING: Final = 2
+"""Counts up where files are read otherwise than before, so that what was kept of them is found out again."""
 _MOST_CELL_CHARACTERS: Final = 20_000
 _MOST_COLUMNS: Final = 40
 _MOST_PROBLEMS: Final = 20
@@ -31,7 +33,7 @@ _MOST_PROBLEMS: Final = 20
 
 def look(context: Context, project_id: str, file: StoredFile) -> Kept:
     """What `look_at` finds, once it is found; a small file is looked at now, for others that is begun."""
-    subject = Subject(file.sha256, "look", {"suffix": files.suffix_of(file.filename)})
+    subject = _subject(file.sha256, file.filename)
     found = kept(context, subject)
     # Also where it was found in the future: the clock was set back since.
     is_over = isinstance(found.error, WorkError) and not 0 <= time.time() - found.at <= _RETRY_SECONDS
@@ -48,6 +50,10 @@ def look(context: Context, project_id: str, file: StoredFile) -> Kept:
     return begin(context, subject, answer)
 
 
+def _subject(sha256: str, filename: str) -> Subject:
+    return Subject(sha256, "look", {"suffix": files.suffix_of(filename), "reading": _READING})
+
+
 def look_of(context: Context, caller: Caller, version: DatasetVersion) -> Kept:
     """`look` for the file of a version. Raises NotFoundError."""
     return look(context, caller.project_id, files.get_file(context, caller.project_id, version.file_id))
@@ -55,7 +61,7 @@ def look_of(context: Context, caller: Caller, version: DatasetVersion) -> Kept:
 
 def known_shape(context: Context, version: DatasetVersion) -> str | None:
     """The shape of a version where it was found out already."""
-    found = kept(context, Subject(version.sha256, "look", {"suffix": files.suffix_of(version.filename)}))
+    found = kept(context, _subject(version.sha256, version.filename))
     return None if found.answer is None else found.answer["shape"]
 
 
@@ -81,12 +87,12 @@ def look_at(path: Path) -> dict[str, Any]:
 
     Raises NotFoundError and DataError where the file as a whole cannot be read.
     """
-    from luthier.data.rows import read_rows
+    from luthier.data.rows import read_as, read_rows
     from luthier.data.shapes import ShapeDetector
     from luthier.data.source import open_source
 
     source = open_source(path)
-    detector, num_unreadable = ShapeDetector(source.name, {}), 0
+    detector, num_unreadable = ShapeDetector(source.name, {}, read_as(source)), 0
     problems: list[dict[str, Any]] = []
     for row in read_rows(source):
         if isinstance(row, Row):

@@ -19,9 +19,9 @@ from luthier.service.context import Context
 from luthier.service.dataset_rows import look
 from luthier.store.incoming import IncomingFile
 
-ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
 _DOCUMENT_SUFFIXES: Final = frozenset(
-    (".pdf", ".docx", ".doc", ".pptx", ".xlsx", ".html", ".htm", ".md", ".txt", ".rst", ".epub", ".eml", ".odt", ".rtf")
+    (".pdf", ".docx", ".doc", ".pptx", ".html", ".htm", ".md", ".txt", ".rst", ".epub", ".eml", ".odt", ".rtf")
 )
 _MOST_NAME_CHARACTERS: Final = 100
 _MOST_NOTE_CHARACTERS: Final = 1000
@@ -93,6 +93,7 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
 
     Raises RequestError (by its name it holds no rows), DataError (by its content), StorageFullError.
     """
+    from luthier.data.rows import read_as
     from luthier.data.source import open_source
 
     check_filename(filename)
@@ -100,7 +101,9 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
     try:
         path = files.local_path(context, file)
         with errors_telling({str(path): file.filename, path.name: file.filename}):
-            open_source(path)
+            source = open_source(path)
+            if source.format == "xlsx":
+                read_as(source)  # which sheet holds the rows: with two, nothing of the file can be used
     except BaseException:
         files.delete_file(context, caller.project_id, file.file_id)
         raise

@@ -88,18 +88,23 @@ def preview(
 
 @dataclass(frozen=True, slots=True)
 class BlocksPreview:
-    """The first blocks that the texts of a file are put into, each with its pieces. packed: how all of them fall."""
+    """The first blocks that the texts of a file are put into, each with its pieces. packed: how all of them fall.
+
+    shape_reason: which columns are read as what, and which are not used.
+    """
 
     file: str
     model: str
     packed: PackedProfile
     blocks: tuple[tuple[Preview, ...], ...]
+    shape_reason: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier data preview --block-tokens --json`."""
         return {
             "file": self.file,
             "model": self.model,
+            "shape_reason": self.shape_reason,
             "packed": self.packed.model_dump(mode="json"),
             "blocks": [[_row_json(piece) for piece in block] for block in self.blocks],
         }
@@ -139,7 +144,7 @@ def preview_blocks(
         tuple(replace(preview_row(texts[piece_of(piece.id)], piece, chat), id=piece.id) for piece in block)
         for block in packed.blocks[:num_blocks]
     )
-    return BlocksPreview(str(file), local.name, packed.profile, blocks)
+    return BlocksPreview(str(file), local.name, packed.profile, blocks, loaded.shape_reason)
 
 
 def _row_json(row: Preview) -> dict[str, Any]:

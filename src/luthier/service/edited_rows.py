@@ -11,6 +11,7 @@ from luthier.core.errors import DataError, RequestError, RowProblem
 
 if TYPE_CHECKING:
     from luthier.data.row_index import RowIndex
+    from luthier.data.shapes import Decision
 
 _LOOKED_AT: Final = 100
 
@@ -26,12 +27,13 @@ def check_edited(rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any
 
     if isinstance(row, Row) and row.fields == edited:
         raise RequestError("the row is as it was", expected="an edit", do="accept the row, or change something in it")
-    shape = shape_of(rows)
-    if shape is None:
+    found = _decision_of(rows)
+    if found is None:
         _check_same_fields(row, edited)
         return
+    shape = found.shape
     try:
-        example_of(Row(rows.name, row.line, dict(edited)), shape, {}, None)
+        example_of(Row(rows.name, row.line, dict(edited)), shape, found.mapping, None)
     except BadFieldError as error:
         raise RequestError(
             f"{error.field} {error.reason}",
@@ -42,6 +44,11 @@ def check_edited(rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any
 
 def shape_of(rows: RowIndex) -> Shape | None:
     """The shape that the first rows of a file have; None where they have none in common."""
+    found = _decision_of(rows)
+    return None if found is None else found.shape
+
+
+def _decision_of(rows: RowIndex) -> Decision | None:
     from luthier.data.shapes import ShapeDetector
 
     detector = ShapeDetector(rows.name, {})
@@ -50,7 +57,7 @@ def shape_of(rows: RowIndex) -> Shape | None:
         if isinstance(row, Row):
             detector.add(row)
     try:
-        return detector.decide(group=None)[0]
+        return detector.settle(group=None)
     except DataError:
         return None
 

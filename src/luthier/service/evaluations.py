@@ -27,6 +27,7 @@ from luthier.service.candidates import (
     tuned,
     with_few_shot,
 )
+from luthier.service.column_maps import load_mapped
 from luthier.service.context import Context
 from luthier.service.engine_pool import EnginePool
 from luthier.service.judgeable import check_few_shot, check_metrics, usual_metrics
@@ -36,7 +37,7 @@ from luthier.service.plans import Prepared
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The rows that candidates are judged on, and what is known against them."""
+    """The rows that candidates are judged on, what is known against them, and notes on how they were read."""
 
     file: str
     sha256: str
@@ -44,6 +45,7 @@ class HeldOut:
     examples: tuple[Example, ...]
     num_leaked: int = 0
     num_same_prompt: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainResult) -> Evaluation:
@@ -146,23 +148,21 @@ def evaluate(
     systems: the candidate first, then what it is held against, each a base model's name or a run id. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
     `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
-    mapping: field of the shape to field of the files, as data.map in a recipe. evaluation_id: by default a new one.
-    called: what the file of rows is called in the result; by default its path.
+    mapping: as data.map in a recipe; None takes that of the first run where the file has its columns (`column_maps`),
+    and the evaluation says so. evaluation_id: by default a new one. called: the name of the file in the result; by
+    default its path.
 
     Raises RequestError for metrics or few-shot examples that the rows have no place for, DataError for wrong rows,
     OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where held-out rows
     stand in the training rows of a run (unless allowed, and then the verdict says so).
     """
-    from luthier.data.formats import load_file
-
     if few_shot and few_shot_from is None:
         raise RequestError(
             f"--few-shot {few_shot} without rows to take them from",
             expected="--few-shot-from FILE with rows that are not held out",
             do="add --few-shot-from train.jsonl",
         )
-    fields = dict(mapping) if mapping else None
-    loaded = load_file(data, mapping=fields)
+    loaded, notes = load_mapped(context, systems, data, mapping)
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
     check_metrics(chosen, loaded.examples)
     resolved = [find_candidate(context, name) for name in systems]
@@ -172,11 +172,13 @@ def evaluate(
     ordered = [*resolved[1:], resolved[0]]
     if few_shot and few_shot_from is not None:
         base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
-        pool = not_held_out(load_file(few_shot_from, mapping=fields).examples, loaded.examples)
+        shots, _ = load_mapped(context, systems, few_shot_from, mapping)
+        pool = not_held_out(shots.examples, loaded.examples)
         check_few_shot(few_shot, pool, loaded.examples)
         shown = with_few_shot(base, pool, few_shot, seed=0, held_out=loaded.examples)
         ordered.insert(len(ordered) - 1, shown)
-    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt)
+    named = called or str(data)
+    rows = HeldOut(named, loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes)
     run_id = systems[0] if is_id(systems[0], "run") else None
     evaluation = _judge(
         context,
@@ -236,6 +238,7 @@ def _judge(
         systems=results,
         comparisons=comparisons,
         verdict=words,
+        rows_notes=held_out.notes,
         seconds=time.perf_counter() - start,
     )
 

@@ -11,6 +11,7 @@ from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ConflictError, DataError, NotFoundError
 from luthier.core.export import ExportSource
 from luthier.core.ids import is_id
+from luthier.service.column_maps import ColumnMap, map_that_fits
 from luthier.service.context import Context
 
 if TYPE_CHECKING:
@@ -167,7 +168,9 @@ def _rows(context: Context, source: ExportSource, file: Path | None) -> tuple[Se
 
     recipe = None if source.run_id is None else context.runs.plan(source.run_id).recipe
     if file is not None:
-        return load_file(file, mapping=recipe.data.map if recipe else None).examples, []
+        own = recipe.data.map if recipe else None
+        columns = map_that_fits(own, file, "the column map of the run") if own else ColumnMap(None)
+        return load_file(file, mapping=columns.mapping).examples, [columns.note] if columns.note else []
     assert recipe is not None
     try:
         splits = load_splits(recipe, Path())

@@ -16,6 +16,7 @@ from luthier.core.evaluation import Comparison, SystemResult
 from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
 from luthier.core.format_table import FormatPrice, FormatTable
 from luthier.core.recipe import MetricName
+from luthier.service.column_maps import column_map
 from luthier.service.context import Context
 from luthier.service.evaluations import choose_samples
 from luthier.service.exports import find_source
@@ -71,7 +72,8 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     check_table_folder(request.folder.absolute())
     wanted = [parse_format(text) for text in dict.fromkeys(request.formats)]
     source = find_source(context, request.name)
-    loaded = load_file(request.data, mapping=dict(request.mapping) if request.mapping else None)
+    runs = () if source.run_id is None else (source.run_id,)
+    loaded = load_file(request.data, mapping=column_map(context, runs, request.data, request.mapping).mapping)
     examples = choose_samples(loaded.examples, request.num_rows)
     metrics = tuple(request.metrics) if request.metrics is not None else usual_metrics(examples)
     check_metrics(metrics, examples)

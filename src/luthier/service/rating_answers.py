@@ -15,6 +15,7 @@ from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ports import Generation, Prompt
 from luthier.service.candidates import readable
+from luthier.service.column_maps import column_map
 from luthier.service.context import Context
 
 USUAL_NUM_ROWS: Final = 40
@@ -55,6 +56,7 @@ def answer_rows(
     """Have each system answer the rows of a file; what was asked before comes from the home's cache.
 
     systems: base models, runs, or `http(s)://host:port/v1#MODEL`. most_rows: by a hash of their content.
+    mapping: as in `evaluations.evaluate`.
 
     Raises RequestError (rows that are no questions), DataError (wrong rows), NotFoundError, LeakageError (rows that a
     run was trained on), and what the engines raise.
@@ -64,7 +66,7 @@ def answer_rows(
     from luthier.service.teachers import find_teacher
 
     _check_names(systems)
-    loaded = load_file(data, mapping=dict(mapping) if mapping else None)
+    loaded = load_file(data, mapping=column_map(context, systems, data, mapping).mapping)
     without = next((example.id for example in loaded.examples if example.prompt is None), None)
     if without is not None:
         raise RequestError(

@@ -12,6 +12,7 @@ from luthier.core.errors import ConflictError, DataError, RequestError
 from luthier.core.plan import Plan
 from luthier.service.canaries import canaries_of
 from luthier.service.candidates import Candidate
+from luthier.service.column_maps import map_that_fits
 from luthier.service.context import Context
 from luthier.service.evaluations import training_rows
 from luthier.service.split_files import load_splits
@@ -147,7 +148,8 @@ def _add_counterfactual(built: Built, material: Material, prompts: Path | None, 
     from luthier.evaluate.safety.counterfactual import counterfactual
 
     if prompts is not None:
-        mapping = material.plan.recipe.data.map if material.plan else None
+        own = material.plan.recipe.data.map if material.plan else None
+        mapping = map_that_fits(own, prompts, "the column map of the run").mapping if own else None
         rows = load_file(prompts, mapping=mapping).examples
         built.probes.append(counterfactual(rows, source=prompts.name, most_prompts=sizes.prompts, fits=fits))
     elif material.held_out:

@@ -20,6 +20,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.recipe import EvaluationRecipe
 from luthier.core.student import DistilKind, Student
+from luthier.service.column_maps import column_map
 from luthier.service.context import Context
 from luthier.service.student_recipe import evaluation_of, read_settings, recipe_of
 from luthier.service.student_rows import StudentRows, write_gold, write_taught
@@ -85,8 +86,9 @@ def distil(context: Context, request: DistilRequest) -> Student:
     with file_lock(folder / "lock", what=f"the distillation {student_id}", timeout_seconds=_LOCK_SECONDS):
         if (done := _read_done(folder)) is not None:
             return done
+        mapping = column_map(context, (base.teacher,), request.data, request.mapping).mapping
         num_rows, num_held_out, num_same_prompt = write_gold(
-            folder, request.data, request.held_out, mapping=request.mapping, seed=_seed(settings)
+            folder, request.data, request.held_out, mapping=mapping, seed=_seed(settings)
         )
         if not read_state(folder):
             _try(context, folder, settings, asked, base)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.dataset import Example, Row
 from luthier.core.errors import DataError, LeakageError, RowProblem
 from luthier.core.suite import ChooseTask, RowTask
+from luthier.service.column_maps import map_that_fits
 from luthier.service.evaluations import choose_samples, not_held_out
 from luthier.service.task_runs import RowsOf
 
@@ -22,10 +23,14 @@ NEEDS_ANSWERS: Final = ("generate", "likelihood", "classify", "json", "sql")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the judged systems were trained on. allows_leakage: judge rows among them, and say so."""
+    """What the judged systems were trained on. allows_leakage: judge rows among them, and say so.
+
+    columns: the column map of the first run among them that has one; for the files of tasks that name none.
+    """
 
     examples: tuple[Example, ...] = ()
     allows_leakage: bool = False
+    columns: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ def load_task(task: RowTask, folder: Path, *, seen: Seen, seed: int, is_general:
     """
     from luthier.evaluate.few_shot import choose_shots
 
+    task, read_by = _mapped(task, folder / task.data, seen)
     read = _read(task, folder / task.data)
     rows = read.rows
     if task.most_rows is not None:
@@ -54,7 +60,8 @@ def load_task(task: RowTask, folder: Path, *, seen: Seen, seed: int, is_general:
         cautions = (f"{len(rows):,} of the file's {len(read.rows):,} rows were judged.", *cautions)
     shots: tuple[Example, ...] = ()
     if task.few_shot and task.few_shot_from is not None:
-        shown = _read(task.model_copy(update={"cluster_by": None}), folder / task.few_shot_from)
+        shown_by, _ = _mapped(task, folder / task.few_shot_from, seen)
+        shown = _read(shown_by.model_copy(update={"cluster_by": None}), folder / task.few_shot_from)
         pool = not_held_out([row.example for row in shown.rows], examples)
         shots = choose_shots(pool, task.few_shot, seed, held_out=examples)
     return RowsOf(
@@ -65,8 +72,16 @@ def load_task(task: RowTask, folder: Path, *, seen: Seen, seed: int, is_general:
         num_leaked=num_leaked,
         shots=shots,
         is_general=is_general,
-        cautions=cautions,
+        cautions=(*cautions, read_by) if read_by else cautions,
     )
+
+
+def _mapped(task: RowTask, file: Path, seen: Seen) -> tuple[RowTask, str]:
+    """The task with the column map of the judged run where it names none and the file has its columns, and a note."""
+    if task.map or not seen.columns:
+        return task, ""
+    found = map_that_fits(seen.columns, file, "the column map of the run")
+    return (task, "") if found.mapping is None else (task.model_copy(update={"map": found.mapping}), f"{found.note}.")
 
 
 def _read(task: RowTask, path: Path) -> _File:
@@ -92,12 +107,17 @@ def _read(task: RowTask, path: Path) -> _File:
 
 def _has_answer(fields: Mapping[str, Any], mapping: Mapping[str, str]) -> bool:
     """Whether the row is of a shape that ends in an answer."""
-    from luthier.data.shapes import fitting_shapes, renamed
+    from luthier.data.column_names import CONTEXTS, LABEL, is_question_and_answer, plain_name
+    from luthier.data.shapes import fitting_shapes, named
 
-    named = renamed(fields, mapping)
-    fits = [shape for shape in fitting_shapes(named) if shape not in ("text", "unpaired")]
+    given = named(fields, mapping)
+    shapes = fitting_shapes(given)
+    is_pair = not shapes and is_question_and_answer(fields) and not any(plain_name(name) in CONTEXTS for name in fields)
+    if not mapping and (is_pair or (shapes == ["text"] and LABEL in given)):
+        return True
+    fits = [shape for shape in shapes if shape not in ("text", "unpaired")]
     if fits == ["chat"]:
-        turns = named["messages"]
+        turns = given["messages"]
         return isinstance(turns, list) and bool(turns) and isinstance(turns[-1], dict) and _is_answer(turns[-1])
     return bool(fits)
 
@@ -112,7 +132,7 @@ def _questions(task: RowTask, path: Path, raw: Sequence[Row | RowProblem], mappi
     from luthier.data.bad_field import BadFieldError
     from luthier.data.formats import example_of, problem_in
     from luthier.data.option_tokens import with_answer
-    from luthier.data.shapes import renamed
+    from luthier.data.shapes import named
     from luthier.evaluate.tasks.protocol import TaskRow
 
     rows, problems, without = [], [], []
@@ -120,7 +140,7 @@ def _questions(task: RowTask, path: Path, raw: Sequence[Row | RowProblem], mappi
         if isinstance(row, RowProblem):
             problems.append(row)
             continue
-        fields = renamed(row.fields, mapping)
+        fields = named(row.fields, mapping)
         prompt = fields.get("prompt", fields.get("messages"))
         given = {name: value for name, value in fields.items() if name not in ("messages", "label")}
         given |= {"prompt": prompt, "completion": "-"}

@@ -17,6 +17,7 @@ from luthier.core.ports import Progress
 from luthier.core.suite import CitationsTask, LmEvalTask, Suite
 from luthier.core.task_result import SuiteResult, TaskResult
 from luthier.service.candidates import Candidate, find_base
+from luthier.service.column_maps import map_of_runs
 from luthier.service.context import Context
 from luthier.service.corpora import read_corpus
 from luthier.service.evaluations import training_rows
@@ -60,7 +61,7 @@ def run_suite(
     spec, folder = load_suite(suite), suite.absolute().parent
     fingerprint = spec.fingerprint(digests_of(spec, folder))
     who = _find(context, systems, project_id)
-    seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage)
+    seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage, map_of_runs(context, who.run_ids))
     caveats: list[str] = []
     loaded = [*_load(spec, folder, seen, context.progress), *_general(spec, who, seen, caveats)]
     trainings = _trainings(context, who, seeds)

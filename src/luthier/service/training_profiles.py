@@ -12,6 +12,7 @@ from luthier.core.dataset import Example
 from luthier.core.deployment import Share
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.watch_settings import WatchSettings
+from luthier.service.column_maps import column_map
 from luthier.service.context import Context
 from luthier.service.served_targets import EXPORT
 
@@ -39,7 +40,9 @@ def training_profile(context: Context, project_id: str, target: str, settings: W
             raise ConflictError(
                 f"the rows {path} are gone", expected="the file that was named with --data", do="put it back"
             )
-        return _of_file(settings.data, sha256_file(path))
+        run = _run_behind(context, project_id, target)
+        mapping = column_map(context, () if run is None else (run,), path, None).mapping
+        return _of_file(settings.data, sha256_file(path), tuple(sorted((mapping or {}).items())))
     run_id = _run_behind(context, project_id, target)
     if run_id is None:
         return None
@@ -64,10 +67,14 @@ def _run_behind(context: Context, project_id: str, target: str) -> str | None:
 
 
 @lru_cache(maxsize=4)
-def _of_file(path: str, sha256: str) -> Profile:  # noqa: ARG001 - a file that has changed is read again
+def _of_file(
+    path: str,
+    sha256: str,  # noqa: ARG001 - a file that has changed is read again
+    mapping: tuple[tuple[str, str], ...],
+) -> Profile:
     from luthier.data.formats import load_file
 
-    return _profile(tuple(load_file(Path(path), mapping=None).examples))
+    return _profile(tuple(load_file(Path(path), mapping=dict(mapping)).examples))
 
 
 def _profile(examples: tuple[Example, ...]) -> Profile:

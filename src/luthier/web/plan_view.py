@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from luthier.core.dataset import reading_notes
 from luthier.reporting import figures
 from luthier.web.render import usd
 
@@ -100,7 +101,7 @@ def view_of(planned: dict[str, Any]) -> PlanView:
         figures=_figures(predicted),
         memory=_memory(predicted),
         warnings=(*_budget_warnings(plan, predicted), *_row_warnings(plan["data"])),
-        notes=tuple(predicted["notes"]),
+        notes=(*_reading_notes(plan["data"]), *predicted["notes"]),
         changes=tuple(predicted["changes"]),
         devices=tuple(_in_words(device) for device in planned["devices"]),
         advice=planned["advice"],
@@ -223,6 +224,11 @@ def _budget_warnings(plan: dict[str, Any], predicted: dict[str, Any]) -> list[st
         when = "will pause" if low > cap else "may pause"
         told.append(f"the cap of {cap:g} {unit} {when} the run: it is expected to take {low:.2g} to {high:.2g} {unit}")
     return told
+
+
+def _reading_notes(data: dict[str, Any]) -> list[str]:
+    profiles = [data[split] for split in ("train", "validation", "held_out") if data[split] is not None]
+    return reading_notes((profile["file"], profile["shape_reason"]) for profile in profiles)
 
 
 def _row_warnings(data: dict[str, Any]) -> list[str]:

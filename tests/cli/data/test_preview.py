@@ -69,4 +69,5 @@ def test_blocks_are_shown_with_the_borders_of_their_pieces(luthier, tmp_path: Pa
     assert "1 texts cut into several" in text
     assert "-- texts.jsonl:2, " in text
     assert "part 1 of" in text
+    assert "every row has text" in text
     assert luthier(*arguments, "--json").document["packed"]["num_documents"] == 3

@@ -31,7 +31,7 @@ def test_a_conversation_is_split_at_its_last_learned_answer(jsonl: Write) -> Non
 
 
 def test_plain_text_has_neither_prompt_nor_completion(jsonl: Write) -> None:
-    table = build_table(jsonl({"text": "one", "label": "a", "id": 7, "source": "b.pdf"}))
+    table = build_table(jsonl({"text": "one", "category": "a", "id": 7, "source": "b.pdf"}))
     (row,) = table.frame.rows(named=True)
     assert (row["text"], row["prompt"], row["completion"], row["prompt_key"]) == ("one", None, None, None)
     assert (row["label"], row["row_id"], row["source"], row["num_tokens"]) == ("a", "7", "b.pdf", None)
@@ -63,7 +63,7 @@ def test_rows_of_no_shape_are_taken_with_all_their_strings(jsonl: Write) -> None
 
 
 def test_half_of_a_surrogate_pair_is_a_problem_and_no_crash(jsonl: Write) -> None:
-    table = build_table(jsonl('{"text": "a\\ud800b", "label": "\\udfff", "id": "\\ud800é"}', {"text": "b"}))
+    table = build_table(jsonl('{"text": "a\\ud800b", "category": "\\udfff", "id": "\\ud800é"}', {"text": "b"}))
     assert table.frame.row(0, named=True) | {"content_key": ""} == {
         **dict.fromkeys(SCHEMA), "line": 1, "text": "a\ufffdb\n\ufffd\n\ufffdé", "content_key": "", "label": "\ufffd",
         "row_id": "\ufffdé",

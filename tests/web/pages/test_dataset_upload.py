@@ -160,5 +160,5 @@ def test_who_may_only_look_brings_nothing(home: Context, browser: Browser) -> No
 
 def test_the_page_tells_a_script_what_it_takes(browser: Browser) -> None:
     page = browser(*TRAIN).get("/datasets/new").text
-    assert json.dumps(".jsonl .ndjson .json .csv .parquet") in page
+    assert json.dumps(".jsonl .ndjson .json .csv .tsv .tab .parquet .xlsx") in page
     assert 'enctype="multipart/form-data"' in page

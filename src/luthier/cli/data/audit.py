@@ -32,7 +32,7 @@ class FailOn(StrEnum):
 
 
 def audit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
     against: Annotated[
         Path | None, typer.Option("--against", metavar="FILE", help="The held-out file: which rows leak from it.")
     ] = None,

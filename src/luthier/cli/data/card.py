@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def card(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The card, such as README.md.")],
     name: Annotated[str | None, typer.Option("--name", help="The title [default: the file's name].")] = None,
     licence: Annotated[

@@ -27,7 +27,7 @@ class TemplateChoice(StrEnum):
 
 
 def preview(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The base model whose tokens to show.")],
     num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="How many rows, or blocks, to show.")] = 3,
     mapping: MappingOption = None,
@@ -84,6 +84,7 @@ def show_blocks(console: Console, found: BlocksPreview) -> None:
         ),
         soft_wrap=True,
     )
+    console.print(visible(found.shape_reason), soft_wrap=True)
     console.print(legend(console), soft_wrap=True)
     for number, block in enumerate(found.blocks, 1):
         size = sum(piece.num_tokens for piece in block)

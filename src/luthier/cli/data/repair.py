@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def repair(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the rows go, as JSONL.")],
     only: Annotated[
         list[str] | None,

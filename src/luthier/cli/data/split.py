@@ -20,7 +20,7 @@ _NUM_STRATA = 20
 
 
 def split(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
     held_out: Annotated[float, typer.Option("--held-out", help="The fraction that judges, once.")] = 0.1,
     validation: Annotated[float, typer.Option("--validation", help="The fraction that steers training.")] = 0.1,
     group_by: Annotated[

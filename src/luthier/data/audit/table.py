@@ -22,8 +22,8 @@ from luthier.data.bad_field import BadFieldError
 from luthier.data.formats import example_of, problem_in
 from luthier.data.normalise import content_key, normalised_digest, prompt_key
 from luthier.data.provenance import label_of, row_id_of, source_of
-from luthier.data.rows import read_rows
-from luthier.data.shapes import ShapeDetector, check_mapping
+from luthier.data.rows import read_as, read_rows
+from luthier.data.shapes import Decision, ShapeDetector, check_mapping
 from luthier.data.source import Source, open_source
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
@@ -50,7 +50,8 @@ class AuditTable:
 
     shape: None where the rows fit no shape of Luthier's; `shape_problem` then says why, and the texts are all strings
     of a row. num_rows counts every record, also those that could not be read and so are not in the frame. problems: of
-    records that cannot be read, and of rows in the frame that cannot be mapped to their shape.
+    records that cannot be read, and of rows in the frame that cannot be mapped to their shape. mapping: field of the
+    shape -> column, as asked for and as found. unused: every column that goes into no field.
 
     frame: one line a readable row, in the order of the file:
         line         u32   line in the file (row number where the format has no lines)
@@ -75,6 +76,8 @@ class AuditTable:
     num_rows: int
     problems: tuple[RowProblem, ...]
     frame: pl.DataFrame = field(repr=False)
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
     def id_of(self, line: int) -> str:
         """The id of the row on a line, as examples and messages name it."""
@@ -107,7 +110,10 @@ def build_table(
     num_rows = detector.num_rows + num_unreadable
     if num_rows == 0:
         raise DataError(f"{source.name} holds no rows", expected="at least one row", do="check how it was written")
-    shape, reason, problem = _shape(detector, mapping, group_by)
+    found, reason, problem = _shape(detector, mapping, group_by)
+    shape = found.shape if found is not None else None
+    if found is not None:
+        mapping, group_by = found.mapping, found.group
 
     problems: list[RowProblem] = []
     with progress.task("read rows", num_rows, "row") as task:
@@ -126,6 +132,8 @@ def build_table(
         num_rows=num_rows,
         problems=tuple(problems),
         frame=frame,
+        mapping=mapping,
+        unused=found.unused if found is not None else (),
     )
 
 
@@ -135,7 +143,7 @@ def with_rows(table: AuditTable, frame: pl.DataFrame) -> AuditTable:
 
 
 def _look(source: Source, mapping: Mapping[str, str], progress: Progress) -> tuple[ShapeDetector, int]:
-    detector, num_unreadable = ShapeDetector(source.name, mapping), 0
+    detector, num_unreadable = ShapeDetector(source.name, mapping, read_as(source)), 0
     with progress.task("look at rows", None, "row") as task:
         for row in read_rows(source):
             if isinstance(row, Row):
@@ -148,17 +156,17 @@ def _look(source: Source, mapping: Mapping[str, str], progress: Progress) -> tup
 
 def _shape(
     detector: ShapeDetector, mapping: Mapping[str, str], group_by: str | None
-) -> tuple[Shape | None, str, DataError | None]:
+) -> tuple[Decision | None, str, DataError | None]:
     if detector.num_rows == 0:
         error = DataError("no record could be read", expected="at least one row", do="see the problems of the rows")
         return None, error.came, error
     try:
-        shape, reason = detector.decide(group=group_by)
+        found = detector.settle(group=group_by)
     except DataError as error:
         if mapping or group_by:  # the person asked for fields that are not there: no finding, a wrong request
             raise
         return None, error.came, error
-    return shape, reason, None
+    return found, found.reason, None
 
 
 def _batches(

@@ -1,30 +1,29 @@
-"""Answers that stop before their end, as a limit on tokens leaves them: the model learns to stop there too. A warning.
+"""Texts that stop before their end, as a limit leaves them: the model learns to stop there too. A warning.
 
-Signs, each with its reason: an ellipsis at the end; a code fence, or the outer bracket of a JSON answer, that is never
-closed; no final punctuation where more than 90% of the answers have it; many answers of exactly the greatest length.
-Plain text is not looked at: passages are cut on purpose.
+Signs in answers, each with its reason: an ellipsis at the end; a code fence, or the outer bracket of a JSON answer, is
+never closed; no final punctuation where more than 90% of the answers have it; a limit on their length (found by
+`length_spike`). An answer that stands three times or more is one that somebody wrote so: for it the ellipsis, the
+punctuation and the length are no signs. Prompts and plain texts are looked at for a limit on their length alone.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
 from luthier.core.audit import Finding
 from luthier.data.audit.answers import class_answers, has_completions
 from luthier.data.audit.finding import about_rows, rows
+from luthier.data.audit.length_spike import ENDED, Spike, find_spike
 from luthier.data.audit.request import AuditRequest, Skipped
+from luthier.data.audit.table import AuditTable
 
 _NAME = "truncated_completion"
 USUAL_FRACTION: Final = 0.9
 FEWEST_ROWS: Final = 20
-FEWEST_AT_LIMIT: Final = 5
-AT_LIMIT_FRACTION: Final = 0.01
-SHORTEST_LIMIT_CHARACTERS: Final = 100
-SHORTEST_LIMIT_TOKENS: Final = 64
+FEWEST_REPEATS: Final = 3
 SHORTEST_CHARACTERS: Final = 40
-_ENDED: Final = r"[.!?。！？।؟…:;)\]}>\"'”’»*`|~\p{So}\p{Sk}]$"
 _REASONS: Final = {
     "ellipsis": "ends with an ellipsis",
     "fence": "a code fence is not closed",
@@ -35,13 +34,49 @@ _REASONS: Final = {
 
 
 def check(request: AuditRequest) -> list[Finding] | Skipped:
-    """Rows whose completion was likely cut, those with most signs first. details.reasons counts the signs."""
+    """Rows whose completion was likely cut, those with most signs first. details.reasons counts the signs.
+
+    And rows whose prompt, or plain text, was cut by a limit: details.column, unit and limit say which.
+    """
     table = request.table
-    if not has_completions(table.frame):
-        return Skipped("the rows have no completions")
-    if class_answers(table.frame) is not None:
-        return Skipped("the completions are classes, which have no end to be cut")
-    signs = _signs(table.frame)
+    frame = table.frame
+    if not has_completions(frame):
+        found = _cut_column(table, "text", frame["num_tokens"])
+        return found or Skipped("the rows have no completions")
+    cut_prompts = _cut_column(table, "prompt", None)
+    if class_answers(frame) is not None:
+        return cut_prompts or Skipped("the completions are classes, which have no end to be cut")
+    return [*_cut_answers(table), *cut_prompts]
+
+
+def _cut_column(table: AuditTable, column: str, num_tokens: pl.Series | None) -> list[Finding]:
+    spike = find_spike(table.frame[column], num_tokens)
+    if spike is None:
+        return []
+    positions = spike.at.arg_true().to_list()
+    return [
+        about_rows(
+            table,
+            _NAME,
+            "warning",
+            positions,
+            message=f"{rows(len(positions))} whose {column} is exactly as long as the longest: {spike.length:,} "
+            f"{spike.unit}, as a limit leaves it",
+            fix="take these texts from their source again without the limit, or remove the rows: "
+            "data repair --only truncated_completion",
+            excerpts={at: _end_of(table.frame[column][at]) for at in positions[:5]},
+            details={"column": column} | _limit(spike),
+        )
+    ]
+
+
+def _limit(spike: Spike) -> dict[str, Any]:
+    return {"unit": spike.unit, "limit": spike.length, "num_at_limit": spike.num, "chance": spike.chance}
+
+
+def _cut_answers(table: AuditTable) -> list[Finding]:
+    spike = find_spike(table.frame["completion"], table.frame["num_tokens"])
+    signs = _signs(table.frame, spike)
     num_signs = signs.sum_horizontal()
     found = pl.DataFrame({"at": pl.int_range(signs.height, eager=True), "num": num_signs}).filter(pl.col("num") > 0)
     if not found.height:
@@ -49,6 +84,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     positions = found.sort("num", descending=True, maintain_order=True)["at"].to_list()
     reasons = {name: int(signs[name].sum()) for name in _REASONS if signs[name].any()}
     notes = {at: "; ".join(_REASONS[name] for name in _REASONS if signs[name][at]) for at in positions[:5]}
+    limit = _limit(spike) if spike is not None and "at_limit" in reasons else {}
     return [
         about_rows(
             table,
@@ -56,16 +92,17 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
             "warning",
             positions,
             message=f"{rows(len(positions))} with an answer that seems to stop before its end: "
-            + ", ".join(f"{num:,} {_REASONS[name]}" for name, num in reasons.items()),
+            + ", ".join(f"{num:,} {_REASONS[name]}" for name, num in reasons.items())
+            + (f" of {limit['limit']:,} {limit['unit']}" if limit else ""),
             fix="fetch these answers again without the limit, or remove them: data repair --only truncated_completion",
             notes=notes,
             excerpts={at: _end_of(table.frame["completion"][at]) for at in positions[:5]},
-            details={"reasons": reasons},
+            details={"reasons": reasons} | limit,
         )
     ]
 
 
-def _signs(frame: pl.DataFrame) -> pl.DataFrame:
+def _signs(frame: pl.DataFrame, spike: Spike | None) -> pl.DataFrame:
     """One boolean column a sign; null completions have none."""
     ends = frame["completion"].fill_null("").str.strip_chars_end()
     tail = ends.str.tail(8)
@@ -73,31 +110,28 @@ def _signs(frame: pl.DataFrame) -> pl.DataFrame:
     ellipsis = tail.str.contains(r"(?:\w|\s|,)(?:\.\.\.|…)$") & long
     fence = ends.str.count_matches("```", literal=True) % 2 == 1
     bracket = ends.str.contains(r"^\s*(?:\{\s*\"|\[\s*[\[{\"])") & ~tail.str.contains(r"[}\]][`\s;.]*$")
-    ended = tail.str.contains(_ENDED)
+    ended = tail.str.contains(ENDED)
     num_long = int(long.sum())
     is_usual = num_long >= FEWEST_ROWS and int((ended & long).sum()) > USUAL_FRACTION * num_long
     unfinished = long & ~ended & ~fence & pl.Series([is_usual])
-    columns = {"ellipsis": ellipsis, "fence": fence, "bracket": bracket, "unfinished": unfinished}
-    return pl.DataFrame({**columns, "at_limit": _at_limit(frame)})
+    at_limit = pl.repeat(value=False, n=frame.height, eager=True) if spike is None else spike.at
+    written = ~_repeated(ends, ellipsis | unfinished | at_limit)
+    return pl.DataFrame(
+        {
+            "ellipsis": ellipsis & written,
+            "fence": fence,
+            "bracket": bracket,
+            "unfinished": unfinished & written,
+            "at_limit": at_limit & written,
+        }
+    )
 
 
-def _at_limit(frame: pl.DataFrame) -> pl.Series:
-    """Rows of exactly the greatest length, where these are too many for chance and not nearly all."""
-    answers = frame["completion"].str.len_chars().fill_null(0)
-    found = _are_at_greatest(answers, SHORTEST_LIMIT_CHARACTERS)
-    if frame["num_tokens"].null_count() == 0:
-        found = found | (_are_at_greatest(frame["num_tokens"], SHORTEST_LIMIT_TOKENS) & (answers > 0))
-    # equal answers have equal lengths: then it is repetition, which is found elsewhere
-    num_different = frame["completion"].filter(found).n_unique()
-    return found & pl.Series([num_different * 2 > int(found.sum())])
-
-
-def _are_at_greatest(lengths: pl.Series, shortest: int) -> pl.Series:
-    greatest = int(lengths.max() or 0)  # type: ignore[arg-type]
-    found = lengths == greatest
-    num = int(found.sum())
-    is_cut = greatest >= shortest and max(FEWEST_AT_LIMIT, AT_LIMIT_FRACTION * len(lengths)) <= num < len(lengths) / 2
-    return found & pl.Series([is_cut])
+def _repeated(answers: pl.Series, suspects: pl.Series) -> pl.Series:
+    """Whether an answer, of those suspected, stands three times or more."""
+    counts = answers.filter(suspects).value_counts()
+    often = counts.filter(pl.col("count") >= FEWEST_REPEATS)[answers.name]
+    return suspects & answers.is_in(often.implode())
 
 
 def _end_of(text: str) -> str:

@@ -25,7 +25,7 @@ from luthier.data.formats import example_of
 from luthier.data.normalise import prompt_key
 from luthier.data.provenance import label_of, row_id_of
 from luthier.data.rows import read_rows
-from luthier.data.shapes import ShapeDetector, check_mapping
+from luthier.data.shapes import Decision, ShapeDetector, check_mapping
 from luthier.data.source import open_source
 
 SPLIT_FILE: Final = "split.json"
@@ -86,8 +86,9 @@ def read_version(path: Path, progress: Progress, *, key: str | None, mapping: Ma
                 else:
                     num_unreadable += 1
                 task.advance()
-    shape, reason = _shape(detector, mapping)
-    reader = _Reader(shape, mapping, key)
+    found, reason = _shape(detector, mapping)
+    shape = found.shape if found is not None else None
+    reader = _Reader(shape, found.mapping if found is not None else mapping, key)
     for place, file in enumerate(files):
         with progress.task(f"read {file.path.name}", None, "row") as task:
             for row in read_rows(open_source(file.path)):
@@ -158,15 +159,16 @@ def _files(path: Path) -> tuple[list[VersionFile], list[str]]:
     return [VersionFile(file, name) for name, file, _ in named], notes
 
 
-def _shape(detector: ShapeDetector, mapping: Mapping[str, str]) -> tuple[Shape | None, str]:
+def _shape(detector: ShapeDetector, mapping: Mapping[str, str]) -> tuple[Decision | None, str]:
     if not detector.num_rows:
         return None, "no row can be read"
     try:
-        return detector.decide(group=None)
+        found = detector.settle(group=None)
     except DataError as error:
         if mapping:
             raise
         return None, error.came.split("\n", 1)[0]
+    return found, found.reason
 
 
 class _Reader:

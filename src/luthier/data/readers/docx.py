@@ -8,13 +8,17 @@ from markitdown import StreamInfo
 from markitdown.converters import DocxConverter
 
 from luthier.data.readers.document import Document
+from luthier.data.readers.docx_contents import without_contents
 from luthier.data.readers.markdown import sections_of
 from luthier.data.readers.office import PLAIN, tidy
 
 
 def read(path: Path) -> Document:
-    """A section a heading; tables as Markdown. Headers, footers and comments are not read."""
-    with path.open("rb") as file:
+    """A section a heading; tables as Markdown. Headers, footers and comments are not read, and tables of contents are
+    left out, which a warning says.
+    """
+    changed, note = without_contents(path)
+    with path.open("rb") if changed is None else changed as file:
         found = DocxConverter().convert(file, StreamInfo(extension=".docx"), **PLAIN)
     text, warnings = tidy(found.markdown)
-    return Document(tuple(sections_of(text)), warnings)
+    return Document(tuple(sections_of(text)), (*warnings, note) if note else warnings)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pypdfium2
 
 from luthier.core.errors import DataError
 from luthier.data.readers.document import Document, Section
+from luthier.data.readers.page_furniture import without_furniture
 
 _PASSWORD = 4  # FPDF_ERR_PASSWORD in fpdfview.h
 # PDFium marks a hyphen at the end of a line, where a word was divided, by one of these.
@@ -20,7 +22,8 @@ _SHOWN_PAGES = 10
 
 
 def read(path: Path) -> Document:
-    """A section a page with text; wrapped lines are joined. Pages without text are counted in a warning.
+    """A section a page with text; wrapped lines are joined. Pages without text are counted in a warning, and what is
+    left out (running titles, page numbers, tables of contents: `page_furniture`) is named in others.
 
     Raises DataError for a broken or password-protected file, and where no page has text (a scan).
     """
@@ -36,47 +39,52 @@ def read(path: Path) -> Document:
         raise DataError(f"broken PDF: {error}", expected="a whole PDF", do="get or print it anew") from error
     try:
         num_pages = len(pdf)
-        sections, without_text, broken = [], [], []
+        pages: list[list[str]] = []
+        without_text, broken = [], []
         for index in range(num_pages):
+            pages.append([])
             try:
-                text = _page_text(pdf, index)
+                pages[-1] = _page_lines(pdf, index)
             except pypdfium2.PdfiumError:
                 broken.append(index + 1)
                 continue
-            if text:
-                sections.append(Section(text, index + 1))
-            else:
+            if not any(pages[-1]):
                 without_text.append(index + 1)
     finally:
         pdf.close()
+    cleaned = without_furniture(pages)
+    texts = [_unwrap(lines) for lines in cleaned.pages]
+    sections = [Section(text, number) for number, text in enumerate(texts, start=1) if text]
     if not sections:
-        pages = f"{num_pages} {'page' if num_pages == 1 else 'pages'}"
+        how_many = f"{num_pages} {'page' if num_pages == 1 else 'pages'}"
         if broken:
-            raise DataError(f"broken PDF: none of its {pages} can be read", expected="text", do="get or print it anew")
-        raise DataError(f"{pages}, no text: scanned", expected="a text layer", do="run OCR such as ocrmypdf first")
+            raise DataError(
+                f"broken PDF: none of its {how_many} can be read", expected="text", do="get or print it anew"
+            )
+        raise DataError(f"{how_many}, no text: scanned", expected="a text layer", do="run OCR such as ocrmypdf first")
     warnings = []
     if without_text:
         warnings.append(f"{len(without_text)} of {num_pages} pages have no text ({_numbers(without_text)}): scanned?")
     if broken:
         warnings.append(f"{len(broken)} of {num_pages} pages are broken and were not read ({_numbers(broken)})")
-    return Document(tuple(sections), tuple(warnings))
+    return Document(tuple(sections), (*warnings, *cleaned.left_out))
 
 
-def _page_text(pdf: pypdfium2.PdfDocument, index: int) -> str:
+def _page_lines(pdf: pypdfium2.PdfDocument, index: int) -> list[str]:
     page = pdf[index]
     try:
         text_page = page.get_textpage()
         try:
-            return _unwrap(text_page.get_text_bounded())
+            text = _DIVIDED.sub("", text_page.get_text_bounded()).replace("\r", "")
+            return [_SPACES.sub(" ", line).strip() for line in text.split("\n")]
         finally:
             text_page.close()
     finally:
         page.close()
 
 
-def _unwrap(text: str) -> str:
+def _unwrap(lines: Sequence[str]) -> str:
     """Join the lines of a paragraph: a line is full, or the next one goes on in lower case."""
-    lines = [_SPACES.sub(" ", line).strip() for line in _DIVIDED.sub("", text).replace("\r", "").split("\n")]
     longest = max(map(len, lines), default=0)
     out: list[str] = []
     was_full = False

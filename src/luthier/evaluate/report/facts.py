@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.dataset import DatasetProfile
+from luthier.core.dataset import DatasetProfile, reading_notes
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.run import RunRecord
@@ -182,7 +182,7 @@ def split_facts(plan: Plan) -> list[SplitFacts]:
 
 
 def _split(profile: DatasetProfile) -> SplitFacts:
-    remarks = []
+    remarks = [note.partition(": ")[2] for note in reading_notes([(profile.file, profile.shape_reason)])]
     if profile.num_dropped:
         remarks.append(f"{profile.num_dropped:,} dropped: {_ids(profile.dropped_ids, profile.num_dropped)}")
     if profile.num_truncated:
