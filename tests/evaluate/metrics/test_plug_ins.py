@@ -21,6 +21,7 @@ class Shouting:
 
     name = title = "shouting"
     unit, higher_is_better, needs, has_sample_values = "fraction", False, "text", True
+    lower, upper = 0.0, 1.0
 
     def statistics(self, observed: Any) -> Any:
         return mean_statistics([output.isupper() for output in observed.outputs])

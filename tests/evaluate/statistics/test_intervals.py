@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
+from luthier.core.bounds import REAL_LINE, UNIT, Bounds
 from luthier.core.errors import RequestError
 from luthier.evaluate.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.evaluate.statistics import (
@@ -23,14 +24,14 @@ from luthier.evaluate.statistics.shares import share_difference_ends
 VALUES = st.lists(st.floats(-10, 10, allow_subnormal=False), min_size=1, max_size=30)
 
 
-def interval(values, seed=0, num_resamples=2_000):
-    return bootstrap_interval(mean_statistics(values), mean_of_sums, seed=seed, num_resamples=num_resamples)
+def interval(values, seed=0, num_resamples=2_000, bounds=REAL_LINE):
+    stats = mean_statistics(values)
+    return bootstrap_interval(stats, mean_of_sums, bounds=bounds, seed=seed, num_resamples=num_resamples)
 
 
-def paired(a, b, seed=0, num_resamples=2_000):
-    return paired_bootstrap(
-        mean_statistics(a), mean_statistics(b), mean_of_sums, seed=seed, num_resamples=num_resamples
-    )
+def paired(a, b, seed=0, num_resamples=2_000, bounds=REAL_LINE):
+    a, b = mean_statistics(a), mean_statistics(b)
+    return paired_bootstrap(a, b, mean_of_sums, bounds=bounds, seed=seed, num_resamples=num_resamples)
 
 
 def test_the_interval_of_a_mean_is_that_of_normal_theory():
@@ -73,7 +74,8 @@ def test_the_p_value_of_no_difference_is_uniform_and_of_a_shift_that_of_normal_t
 @given(VALUES, st.integers(0, 2**31 - 1))
 @settings(max_examples=40)
 def test_intervals_hold_their_figure_and_differences_mirror(values, seed):
-    found = interval(values, seed=seed, num_resamples=200)
+    bounds = Bounds(0, math.inf) if min(values) >= 0 else REAL_LINE
+    found = interval(values, seed=seed, num_resamples=200, bounds=bounds)
     assert found.low - 1e-9 <= found.value <= found.high + 1e-9
     if min(values) >= 0:
         assert found.low >= 0
@@ -101,7 +103,7 @@ def test_each_resample_has_as_many_rows_as_the_data():
 
 def test_one_row_settles_nothing():
     found = paired([1.7], [0.2])
-    assert (found.difference, found.low, found.high, found.p_value) == (1.5, 1.5, 1.5, 1.0)
+    assert (found.difference, found.low, found.high, found.p_value) == (1.5, 0.0, 1.5, 1.0)
     assert not is_settled(found)
     right = paired([1.0], [0.0])
     assert right.low < 0
@@ -151,7 +153,7 @@ def test_rows_needed_is_always_more_than_there_are():
 
 
 def test_none_of_30_right_is_not_certain():
-    none, all_right = interval([0.0] * 30), interval([1.0] * 30)
+    none, all_right = interval([0.0] * 30, bounds=UNIT), interval([1.0] * 30, bounds=UNIT)
     # Wilson's, a little wider than the rule of three (3 / 30).
     assert none == (0.0, 0.0, pytest.approx(0.114, abs=1e-3))
     assert all_right == (1.0, pytest.approx(1 - 0.114, abs=1e-3), 1.0)
@@ -163,19 +165,21 @@ def test_none_of_30_right_is_not_certain():
 def test_a_fraction_with_the_same_end_in_every_row_is_not_certain_either():
     """Micro F1 of rows without any error; and sources whose rows are all wrong count once each."""
     perfect = np.tile([2.0, 0.0, 0.0], (20, 1))
-    found = bootstrap_interval(perfect, lambda s: 2 * s[..., 0] / (2 * s[..., 0] + s[..., 1] + s[..., 2]), seed=0)
+    found = bootstrap_interval(
+        perfect, lambda s: 2 * s[..., 0] / (2 * s[..., 0] + s[..., 1] + s[..., 2]), bounds=UNIT, seed=0
+    )
     assert (found.value, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(0.839, abs=1e-3)
     wrong = bootstrap_interval(
-        mean_statistics([0.0] * 30), mean_of_sums, seed=0, clusters=[row // 10 for row in range(30)]
+        mean_statistics([0.0] * 30), mean_of_sums, bounds=UNIT, seed=0, clusters=[row // 10 for row in range(30)]
     )
     assert wrong.high == pytest.approx(0.5615, abs=1e-3)
 
 
 def test_a_fraction_stays_between_0_and_1():
-    found = interval([1.0, 0.9, 1.0, 0.7, 0.8])
-    assert (found.low > 0.3, found.high) == (True, 1.0)
-    assert interval([0.0, 0.1, 0.0, 0.3, 0.2]).low == 0.0
+    found = interval([1.0, 0.9, 1.0, 0.7, 0.8], bounds=UNIT)
+    assert 0.3 < found.low < found.value < 0.96 < found.high <= 1.0
+    assert 0.0 <= interval([0.0, 0.1, 0.0, 0.3, 0.2], bounds=UNIT).low < 0.04
 
 
 def test_the_p_value_of_shares_is_that_of_mcnemar():
@@ -215,7 +219,7 @@ def test_rows_of_one_source_count_together():
     clusters = [f"document {row // 20}" for row in range(240)]
     values = np.repeat(own, 20) + 0.01 * generator.normal(size=240)
     alone = interval(values)
-    together = bootstrap_interval(mean_statistics(values), mean_of_sums, seed=0, clusters=clusters)
+    together = bootstrap_interval(mean_statistics(values), mean_of_sums, bounds=REAL_LINE, seed=0, clusters=clusters)
     as_documents = interval(own)
     assert together.high - together.low > 3 * (alone.high - alone.low)
     assert together.high - together.low == pytest.approx(as_documents.high - as_documents.low, rel=0.05)
@@ -235,8 +239,9 @@ def test_a_source_of_its_own_for_each_row_changes_nothing():
 def test_without_rows_only_the_percentiles_are_left():
     stats = mean_statistics(np.random.default_rng(11).exponential(size=20))
     sums = resampled_sums(stats, seed=0)
-    plain = interval_of(stats.sum(axis=0), sums, mean_of_sums)
-    whole = interval_of(stats.sum(axis=0), sums, mean_of_sums, rows=stats)
+    bounds = Bounds(0, math.inf)
+    plain = interval_of(stats.sum(axis=0), sums, mean_of_sums, bounds=bounds)
+    whole = interval_of(stats.sum(axis=0), sums, mean_of_sums, bounds=bounds, rows=stats)
     assert whole.low <= plain.low < plain.high < whole.high
 
 
@@ -244,7 +249,9 @@ def test_a_figure_that_one_row_makes_is_left_to_the_bootstrap():
     """Only one row has anything to divide by: leaving it out leaves no figure."""
     stats = np.array([[1.0, 2.0], *([[0.0, 0.0]] * 9)])
     with np.errstate(all="ignore"):
-        found = bootstrap_interval(stats, lambda s: np.where(s[..., 1] > 0, s[..., 0] / s[..., 1], np.nan), seed=0)
+        found = bootstrap_interval(
+            stats, lambda s: np.where(s[..., 1] > 0, s[..., 0] / s[..., 1], np.nan), bounds=UNIT, seed=0
+        )
     assert found.value == 0.5
 
 
