@@ -118,7 +118,8 @@ def interval_of(
         return Interval(value, *share_ends(value * len(rows), len(rows), TAIL))
     with np.errstate(all="ignore"):
         alone = aggregate(rows)
-    if len(rows) > 1 and math.isfinite(bounds.width) and (alone == value).all():
+    # Equal but for the last bits, which a sum of fractions leaves.
+    if len(rows) > 1 and math.isfinite(bounds.width) and (np.abs(alone - value) <= 1e-9 * bounds.width).all():
         return Interval(value, *_of_equal_rows(value, len(rows), bounds))
     return Interval(value, *widened(ends, value, spread_of(rows, aggregate), bounds))
 
