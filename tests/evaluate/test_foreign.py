@@ -66,3 +66,27 @@ def test_the_likeliest_option_is_shown() -> None:
     }
     sample = as_task_result("t", [one], primary=None, file="f", sha256="0", seed=0).systems[0].samples[0]
     assert (sample.output, sample.prompt) == ("option 1", "q")
+
+
+def test_none_right_is_no_certainty_and_few_right_no_share_below_0() -> None:
+    found = as_task_result(
+        "t",
+        [foreign("base", 0, error=0.0), foreign("tuned", 1, error=0.05)],
+        primary="acc",
+        file="f",
+        sha256="0",
+        seed=0,
+    )
+    none, few = (one.metrics["acc"] for one in found.systems)
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(0.161, abs=1e-3)  # Wilson's of 0 of 20
+    assert 0 < few.low < few.value == 0.05 < few.high < 0.4
+
+
+def test_a_figure_that_a_task_counts_from_0_to_100_is_no_fraction() -> None:
+    one = foreign("base", 5)
+    one.answer["results"]["t"] = {"alias": "t", "f1,none": 84.3, "f1_stderr,none": 1.2}
+    found = as_task_result("t", [one], primary="f1", file="f", sha256="0", seed=0)
+    metric = found.systems[0].metrics["f1"]
+    assert metric.unit == "as lm-eval counts it"
+    assert metric.low < 84.3 < metric.high

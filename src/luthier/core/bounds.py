@@ -20,6 +20,10 @@ _LARGEST: Final = 700.0
 """exp() of more is no double."""
 
 
+_LEAST: Final = 1e-12
+"""Of a width: what is nearer to an end is at it, as far as sums of doubles can say."""
+
+
 class Bounds(NamedTuple):
     """The ends of a figure, infinite where it has none."""
 
@@ -47,7 +51,9 @@ class Bounds(NamedTuple):
         At the very end the link is infinite; and a figure that is nearer to an end than its own standard error might
         as well lie that far from it, so that no link of it is worth a whole scale.
         """
-        margin = min(margin, self.width / 2)
+        ends = [abs(end) for end in self if math.isfinite(end)]
+        size = self.width if math.isfinite(self.width) else max([1.0, *ends])
+        margin = min(max(margin, _LEAST * size), self.width / 2)
         return min(max(value, self.lower + margin), self.upper - margin)
 
     def link(self, value: float) -> float:

@@ -8,6 +8,9 @@ from scipy.stats import binomtest, norm
 
 from luthier.core.bounds import REAL_LINE, UNIT, Bounds
 from luthier.core.errors import RequestError
+from luthier.evaluate.metrics.bleu import Bleu
+from luthier.evaluate.metrics.fraction import ratio
+from luthier.evaluate.metrics.perplexity import Perplexity
 from luthier.evaluate.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.evaluate.statistics import (
     Difference,
@@ -19,6 +22,7 @@ from luthier.evaluate.statistics import (
     resampled_sums,
     rows_needed,
 )
+from luthier.evaluate.statistics.leave_one_out import spread_of
 from luthier.evaluate.statistics.shares import share_difference_ends
 
 VALUES = st.lists(st.floats(-10, 10, allow_subnormal=False), min_size=1, max_size=30)
@@ -271,3 +275,86 @@ def test_ten_thousand_rows_stay_within_memory():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200e6
+
+
+# ---- figures near the ends of what they can be
+
+PERCENT, PERPLEXITIES = Bounds(0.0, 100.0), Bounds(1.0, math.inf)
+SHARES_OF_100 = st.lists(st.floats(0, 100, allow_subnormal=False), min_size=2, max_size=12)
+
+
+def bleu_rows(generator, num_rows, ease):
+    """Statistics of answers whose n-grams match more or less readily."""
+    length = generator.integers(8, 40, num_rows).astype(float)
+    totals = np.stack([length - order for order in range(4)], axis=1)
+    shares = np.clip(generator.gamma(0.4, ease, (num_rows, 1)) * (0.9, 0.7, 0.5, 0.4), 0, 1)
+    return np.concatenate([length[:, None], length[:, None], np.round(shares * totals), totals], axis=1)
+
+
+def test_bleu_of_six_rows_stays_between_0_and_100_and_its_differences_between_their_ends():
+    """What was shown once: BLEU [0, 151], and differences of -122."""
+    generator, bleu, outside = np.random.default_rng(12), Bleu(), 0
+    for trial in range(60):
+        a, b = bleu_rows(generator, 6, 2.0), bleu_rows(generator, 6, 0.4)
+        one = bootstrap_interval(a, bleu.aggregate, bounds=PERCENT, seed=trial, num_resamples=400)
+        assert 0 <= one.low <= one.value <= one.high <= 100
+        found = paired_bootstrap(a, b, bleu.aggregate, bounds=PERCENT, seed=trial, num_resamples=400)
+        assert -100 <= found.low <= found.difference <= found.high <= 100
+        plain = spread_of(a, bleu.aggregate).ends(one.value, 0.025, REAL_LINE)
+        outside += plain[0] < 0 or plain[1] > 100
+    assert outside > 20, "without bounds these rows do leave the scale"
+
+
+def test_a_perplexity_is_never_below_1():
+    generator = np.random.default_rng(13)
+    for trial in range(60):
+        tokens = generator.integers(2, 30, 6).astype(float)
+        stats = np.stack([tokens * generator.lognormal(-1.0, 1.0, 6), tokens], axis=1)
+        found = bootstrap_interval(stats, Perplexity().aggregate, bounds=PERPLEXITIES, seed=trial, num_resamples=400)
+        assert 1 <= found.low <= found.value <= found.high < math.inf
+
+
+@given(SHARES_OF_100, st.integers(0, 2**31 - 1))
+@settings(max_examples=60, deadline=None)
+def test_every_interval_of_bounded_rows_lies_inside_its_bounds_and_agrees_with_its_p_value(values, seed):
+    found = interval(values, seed=seed, num_resamples=200, bounds=PERCENT)
+    assert 0 <= found.low <= found.value + 1e-9
+    assert found.value - 1e-9 <= found.high <= 100
+    less = paired(values, [value / 3 for value in values], seed=seed, num_resamples=200, bounds=PERCENT)
+    assert -100 <= less.low <= less.high <= 100
+    assert (less.p_value < 0.05) == (less.low > 0 or less.high < 0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_shares_agree_with_their_p_value_too(rows):
+    a, b = ([float(row[side]) for row in rows] for side in (0, 1))
+    found = paired(a, b, num_resamples=200, bounds=UNIT)
+    assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
+    assert -1 <= found.low <= found.difference <= found.high <= 1
+
+
+@pytest.mark.parametrize(("only_a", "num_rows"), [(4, 30), (5, 40)])
+def test_where_mcnemar_is_not_sure_the_interval_reaches_to_0(only_a, num_rows):
+    """Tango's interval of five rows against none leaves out 0, at p = 0.0625."""
+    found = paired([1.0] * num_rows, [0.0] * only_a + [1.0] * (num_rows - only_a), bounds=UNIT)
+    assert found.p_value > 0.05
+    assert found.low == 0.0
+
+
+def test_rows_that_all_say_the_same_are_not_certain():
+    """Of 20 equal rows, as many others as Wilson's interval of 0 of 20 allows may say anything."""
+    found = interval([0.4] * 20, bounds=UNIT)
+    others = 0.1611
+    assert (found.low, found.high) == (
+        pytest.approx(0.4 - others * 0.4, abs=1e-3),
+        pytest.approx(0.4 + others * 0.6, abs=1e-3),
+    )
+
+
+def test_rows_that_a_figure_does_not_look_at_make_it_no_surer():
+    """3 of 5 rows that count, among 400 that do not: Wilson's interval of 3 of 5."""
+    stats = np.zeros((405, 2))
+    stats[:5] = mean_statistics([1, 1, 1, 0, 0])
+    found = bootstrap_interval(stats, lambda sums: ratio(sums[..., 0], sums[..., 1]), bounds=UNIT, seed=0)
+    assert (found.low, found.high) == (pytest.approx(0.2307, abs=1e-3), pytest.approx(0.8824, abs=1e-3))

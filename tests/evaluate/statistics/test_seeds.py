@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from luthier.core.bounds import REAL_LINE
+from luthier.core.bounds import REAL_LINE, UNIT
 from luthier.core.errors import RequestError
 from luthier.evaluate.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.evaluate.statistics import bootstrap_interval, difference_over_seeds, is_settled, over_seeds
@@ -70,3 +70,14 @@ def test_too_few_trainings_and_different_rows_are_refused():
         over_seeds([mean_statistics(ROWS), mean_statistics(ROWS[1:])], mean_of_sums, bounds=REAL_LINE, seed=0)
     with pytest.raises(RequestError, match="60 and 59 rows"):
         difference_over_seeds(trained(0.0, 0.1), [mean_statistics(ROWS[1:])], mean_of_sums, bounds=REAL_LINE, seed=0)
+
+
+def test_two_trainings_do_not_leave_the_scale():
+    """12.7 standard errors of 0.1 around 0.9 would be 2.17."""
+    near_the_top = [mean_statistics(np.clip(ROWS + 0.3 + shift, 0, 1)) for shift in (-0.1, 0.1)]
+    found = over_seeds(near_the_top, mean_of_sums, bounds=UNIT, seed=0)
+    assert 0 <= found.low < found.value < found.high <= 1
+    base = [mean_statistics(np.clip(ROWS - 0.4, 0, 1))]
+    less = difference_over_seeds(near_the_top, base, mean_of_sums, bounds=UNIT, seed=0)
+    assert -1 <= less.low < less.difference < less.high <= 1
+    assert (less.p_value < 0.05) == (less.low > 0)

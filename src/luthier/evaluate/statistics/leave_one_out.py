@@ -100,4 +100,5 @@ def spread_of(rows: Array, figure: Aggregate) -> Spread | None:
     # What is left of rounding: rows that contribute the same do so to the last bits only.
     if square <= (1e-10 * float(np.abs(without).max()) * num_rows) ** 2:
         return None
-    return Spread(math.sqrt(square / (num_rows - 1)), float((pulls**3).mean()) / square**1.5, num_rows)
+    skewness = float(((pulls / math.sqrt(square)) ** 3).mean())
+    return Spread(math.sqrt(square / (num_rows - 1)), skewness, num_rows)
