@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from luthier.core.errors import LuthierError
 from luthier.service.context import Context
+from luthier.service.export_folders import remove_abandoned
 from luthier.service.files import sweep_files
 from luthier.service.traffic_files import sweep as sweep_traffic
 
@@ -34,7 +35,7 @@ async def swept(context: Context, every_seconds: float = SWEEP_SECONDS) -> Async
 async def _sweep(context: Context, every_seconds: float) -> None:
     while True:
         await asyncio.sleep(every_seconds)
-        for sweep in (sweep_files, sweep_traffic):
+        for sweep in (sweep_files, sweep_traffic, remove_abandoned):
             try:
                 await run_in_threadpool(sweep, context)
             except (LuthierError, OSError) as error:  # the next one may find the store or the database again

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, RequestError
+from luthier.core.scratch_folders import scratch_folder
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
@@ -42,11 +41,8 @@ def check_free(outputs: Sequence[Path], *, force: bool) -> None:
 def working_folder(beside: Path) -> Iterator[Path]:
     """A folder next to `beside` for files in the making, on the same disk, so that they can be moved into place."""
     beside.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.", suffix=".tmp", dir=beside.parent))
-    try:
+    with scratch_folder(beside.parent, f".{beside.name}.making-") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(files: Mapping[Path, Path], *, force: bool) -> None:

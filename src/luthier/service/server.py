@@ -27,6 +27,7 @@ from luthier.core.digest import sha256_bytes
 from luthier.core.errors import RequestError, WorkError
 from luthier.jobs.supervisor import Program, Supervisor
 from luthier.service.context import Context
+from luthier.service.export_folders import remove_abandoned
 from luthier.service.listening import Listener, listen
 from luthier.service.sessions import make_link
 
@@ -115,6 +116,8 @@ def serve(
                 expected="a key before anybody else can come in, or an address of this machine alone",
                 do="make one first: luthier keys create --name NAME --scopes admin",
             )
+        for folder in remove_abandoned(context):
+            tell(f"removed {folder}: an export that was killed had left it")
         workers = worker_names(context, request.num_workers)
         supervisor = Supervisor([_api(listener), *map(_worker, workers)], tell=tell)
         try:
