@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from luthier.core.bounds import Bounds
+from luthier.core.bounds import REAL_LINE, Bounds
 from luthier.evaluate.statistics.bootstrap import Aggregate, Array
 
 _NO_SKEW = 1e-9
@@ -34,8 +34,16 @@ class Spread(NamedTuple):
     def ends(self, value: float, tail: float, bounds: Bounds) -> tuple[float, float]:
         """The interval that leaves out `tail` at each side: as wide as t and skew-corrected t together.
 
-        It is computed on the scale of the bounds' link, so that it lies inside of them.
+        It is computed on the scale of the bounds' link, so that it lies inside of them; towards an open end it reaches
+        at least as far as on the plain scale, where the skew of the rows is all that bends it.
         """
+        low, high = self._ends(value, tail, bounds)
+        plain = self._ends(value, tail, REAL_LINE)
+        low = min(low, plain[0]) if math.isinf(bounds.lower) else low
+        high = max(high, plain[1]) if math.isinf(bounds.upper) else high
+        return low, high
+
+    def _ends(self, value: float, tail: float, bounds: Bounds) -> tuple[float, float]:
         scale = self._scale(value, bounds)
         quantile = -float(stdtrit(self.num_rows - 1, tail))
         low = max(quantile, scale.untransformed(quantile))
