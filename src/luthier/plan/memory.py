@@ -111,7 +111,7 @@ def memory_terms(workload: Workload, device: Device) -> tuple[float, float, floa
 def _interval(total: float, held: float, growing: float, device: Device, calibration: Calibration | None) -> Estimate:
     if calibration is not None:
         spread = calibration.memory_spread
-        return Estimate(value=total, low=total / (1 + spread), high=total * (1 + spread))
+        return Estimate(value=total, low=total * (1 - spread), high=total * (1 + spread))
     more = _CPU_SLACK_HIGH if device.is_cpu else _GPU_SLACK_HIGH
     high = total + more * growing + 0.03 * held + 0.25 * _runtime(device)
     if not device.is_cpu:
