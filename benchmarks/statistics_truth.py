@@ -26,6 +26,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from luthier.core.bounds import REAL_LINE, UNIT, Bounds
 from luthier.evaluate.agreement import cohen_kappa
 from luthier.evaluate.metrics.perplexity import Perplexity
 from luthier.evaluate.metrics.protocol import mean_of_sums, mean_statistics
@@ -46,6 +47,7 @@ from luthier.evaluate.statistics import (
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Random = np.random.Generator
 RESAMPLES = 500
+AT_LEAST_0, PERPLEXITIES = Bounds(0.0, math.inf), Bounds(1.0, math.inf)
 
 
 class Outcome(NamedTuple):
@@ -114,10 +116,10 @@ def cases() -> Iterator[Case]:
 
 
 def _figures_and_pairs(rows: int) -> Iterator[Case]:
-    for name, (law, aggregate, truth) in FIGURES.items():
-        yield Case(name, rows, _figure(law, aggregate, truth, rows))
-    for name, (pair, aggregate, truth) in PAIRS.items():
-        yield Case(name, rows, _pair(pair, aggregate, truth, rows))
+    for name, (law, aggregate, bounds, truth) in FIGURES.items():
+        yield Case(name, rows, _figure(law, aggregate, bounds, truth, rows))
+    for name, (pair, aggregate, bounds, truth) in PAIRS.items():
+        yield Case(name, rows, _pair(pair, aggregate, bounds, truth, rows))
 
 
 # Laws of single figures: rows -> statistics, the formula, the true figure.
@@ -167,24 +169,31 @@ def _labels(random: Random, rows: int) -> Array:
 
 
 _MACRO = float(np.mean(2 * _LABELS * (0.75 + 0.25 / 3) / (_LABELS * 1.75 + 0.25 / 3)))
-FIGURES: dict[str, tuple[Callable[[Random, int], Array], Callable[[Array], Array], float]] = {
-    "share right, 0.7": (_share(0.7), mean_of_sums, 0.7),
-    "share right, 0.9": (_share(0.9), mean_of_sums, 0.9),
+FIGURES: dict[str, tuple[Callable[[Random, int], Array], Callable[[Array], Array], Bounds, float]] = {
+    "share right, 0.7": (_share(0.7), mean_of_sums, UNIT, 0.7),
+    "share right, 0.9": (_share(0.9), mean_of_sums, UNIT, 0.9),
     "mean score (beta, many 0 and 1)": (
         lambda r, n: mean_statistics(np.where(r.random(n) < 0.4, r.integers(0, 2, n), r.beta(2, 2, n))),
         mean_of_sums,
+        UNIT,
         0.5,
     ),
-    "mean of normal values": (lambda r, n: mean_statistics(r.normal(size=n)), mean_of_sums, 0.0),
-    "mean of skewed values (exponential)": (lambda r, n: mean_statistics(r.exponential(size=n)), mean_of_sums, 1.0),
+    "mean of normal values": (lambda r, n: mean_statistics(r.normal(size=n)), mean_of_sums, REAL_LINE, 0.0),
+    "mean of skewed values (exponential)": (
+        lambda r, n: mean_statistics(r.exponential(size=n)),
+        mean_of_sums,
+        AT_LEAST_0,
+        1.0,
+    ),
     "mean of very skewed values (lognormal)": (
         lambda r, n: mean_statistics(r.lognormal(size=n)),
         mean_of_sums,
+        AT_LEAST_0,
         math.exp(0.5),
     ),
-    "perplexity": (_perplexity, Perplexity().aggregate, math.e),
-    "micro F1": (_f1, f1_of_counts, 4 / (4 + 1 + 1.6 / 3)),
-    "macro F1 of 3 labels": (_labels, macro_f1, _MACRO),
+    "perplexity": (_perplexity, Perplexity().aggregate, PERPLEXITIES, math.e),
+    "micro F1": (_f1, f1_of_counts, UNIT, 4 / (4 + 1 + 1.6 / 3)),
+    "macro F1 of 3 labels": (_labels, macro_f1, UNIT, _MACRO),
 }
 
 # Laws of pairs: rows -> statistics of both systems, the formula, the true difference (second minus first).
@@ -215,32 +224,34 @@ def _perplexity_pair(random: Random, rows: int) -> tuple[Array, Array]:
     return first, np.stack([first[:, 0] * factor, first[:, 1]], axis=1)
 
 
-PAIRS: dict[str, tuple[Callable[[Random, int], tuple[Array, Array]], Callable[[Array], Array], float]] = {
-    "equal shares, 20% of rows differ": (_right_pair(0.1, 0.1), mean_of_sums, 0.0),
-    "share 15 points higher": (_right_pair(0.05, 0.2), mean_of_sums, 0.15),
-    "equal scores": (_score_pair, mean_of_sums, 0.0),
-    "equal means, skewed differences": (_skewed_pair, mean_of_sums, 0.0),
-    "equal perplexities": (_perplexity_pair, Perplexity().aggregate, 0.0),
+Pair = tuple[Callable[[Random, int], tuple[Array, Array]], Callable[[Array], Array], Bounds, float]
+PAIRS: dict[str, Pair] = {
+    "equal shares, 20% of rows differ": (_right_pair(0.1, 0.1), mean_of_sums, UNIT, 0.0),
+    "share 15 points higher": (_right_pair(0.05, 0.2), mean_of_sums, UNIT, 0.15),
+    "equal scores": (_score_pair, mean_of_sums, REAL_LINE, 0.0),
+    "equal means, skewed differences": (_skewed_pair, mean_of_sums, REAL_LINE, 0.0),
+    "equal perplexities": (_perplexity_pair, Perplexity().aggregate, PERPLEXITIES, 0.0),
 }
 
 
-def _figure(law: Any, aggregate: Any, truth: float, rows: int) -> Callable[[Random, int], Outcome]:
+def _figure(law: Any, aggregate: Any, bounds: Bounds, truth: float, rows: int) -> Callable[[Random, int], Outcome]:
     def study(random: Random, seed: int) -> Outcome:
-        return _outcome(law(random, rows), aggregate, truth, seed)
+        return _outcome(law(random, rows), aggregate, bounds, truth, seed)
 
     return study
 
 
-def _outcome(units: Array, aggregate: Any, truth: float, seed: int) -> Outcome:
+def _outcome(units: Array, aggregate: Any, bounds: Bounds, truth: float, seed: int) -> Outcome:
     sums, total = resampled_sums(units, seed=seed, num_resamples=RESAMPLES), units.sum(axis=0)
-    ours, plain = interval_of(total, sums, aggregate, rows=units), interval_of(total, sums, aggregate)
+    ours = interval_of(total, sums, aggregate, bounds=bounds, rows=units)
+    plain = interval_of(total, sums, aggregate, bounds=bounds)
     return Outcome(ours.low <= truth <= ours.high, plain.low <= truth <= plain.high)
 
 
-def _pair(law: Any, aggregate: Any, truth: float, rows: int) -> Callable[[Random, int], Outcome]:
+def _pair(law: Any, aggregate: Any, bounds: Bounds, truth: float, rows: int) -> Callable[[Random, int], Outcome]:
     def study(random: Random, seed: int) -> Outcome:
         first, second = law(random, rows)
-        found, plain = _compared(first, second, aggregate, seed)
+        found, plain = _compared(first, second, aggregate, bounds, seed)
         covered = found.low <= truth <= found.high
         settled = is_settled(found)
         return Outcome(
@@ -253,13 +264,13 @@ def _pair(law: Any, aggregate: Any, truth: float, rows: int) -> Callable[[Random
     return study
 
 
-def _compared(first: Array, second: Array, aggregate: Any, seed: int) -> tuple[Difference, Difference]:
+def _compared(first: Array, second: Array, aggregate: Any, bounds: Bounds, seed: int) -> tuple[Difference, Difference]:
     """Second minus first: as the product does, and by the plain percentile bootstrap."""
     both, width = np.concatenate([second, first], axis=1), first.shape[1]
     sums, columns = resampled_sums(both, seed=seed, num_resamples=RESAMPLES), (slice(0, width), slice(width, None))
     total = both.sum(axis=0)
-    ours = difference_of(total, sums, *columns, aggregate, len(both), rows=both)
-    return ours, difference_of(total, sums, *columns, aggregate, len(both))
+    ours = difference_of(total, sums, *columns, aggregate, len(both), bounds=bounds, rows=both)
+    return ours, difference_of(total, sums, *columns, aggregate, len(both), bounds=bounds)
 
 
 def _clustered(sources: int) -> Callable[[Random, int], Outcome]:
@@ -270,8 +281,8 @@ def _clustered(sources: int) -> Callable[[Random, int], Outcome]:
         of_row = np.repeat(np.arange(sources), sizes)
         scores = 0.5 + random.normal(0, 0.2, sources)[of_row] + random.normal(0, 0.2, len(of_row))
         stats = mean_statistics(scores)
-        ours = _outcome(cluster_sums(stats, of_row.tolist()), mean_of_sums, 0.5, seed)
-        return Outcome(ours.covered, _outcome(stats, mean_of_sums, 0.5, seed).plain)
+        ours = _outcome(cluster_sums(stats, of_row.tolist()), mean_of_sums, REAL_LINE, 0.5, seed)
+        return Outcome(ours.covered, _outcome(stats, mean_of_sums, REAL_LINE, 0.5, seed).plain)
 
     return study
 
@@ -280,9 +291,9 @@ def _family(rows: int) -> Callable[[Random, int], Outcome]:
     """`settled`: any of five metrics of equal systems is, after Holm."""
 
     def study(random: Random, seed: int) -> Outcome:
-        laws = [(law, aggregate) for law, aggregate, truth in PAIRS.values() if truth == 0]
-        laws.append((lambda r, n: tuple(_f1(r, n) for _ in range(2)), f1_of_counts))
-        found = [_compared(*law(random, rows), aggregate, seed)[0] for law, aggregate in laws]
+        laws = [(law, aggregate, bounds) for law, aggregate, bounds, truth in PAIRS.values() if truth == 0]
+        laws.append((lambda r, n: (_f1(r, n), _f1(r, n)), f1_of_counts, UNIT))
+        found = [_compared(*law(random, rows), aggregate, bounds, seed)[0] for law, aggregate, bounds in laws]
         adjusted = holm([one.p_value for one in found])
         settled = [is_settled(one._replace(p_value=p)) for one, p in zip(found, adjusted, strict=True)]
         return Outcome(settled=any(settled))
@@ -309,10 +320,10 @@ def _seeds(seeds: int, spread: float, rows: int) -> Callable[[Random, int], Outc
     def study(random: Random, seed: int) -> Outcome:
         hard = random.normal(0, 0.25, rows)
         trained = [_trained(random, hard, spread) for _ in range(seeds)]
-        found = over_seeds(trained, mean_of_sums, seed=seed, num_resamples=RESAMPLES)
+        found = over_seeds(trained, mean_of_sums, bounds=REAL_LINE, seed=seed, num_resamples=RESAMPLES)
         first = trained[0]
         sums = resampled_sums(first, seed=seed, num_resamples=RESAMPLES)
-        plain = interval_of(first.sum(axis=0), sums, mean_of_sums)
+        plain = interval_of(first.sum(axis=0), sums, mean_of_sums, bounds=REAL_LINE)
         return Outcome(found.low <= 0.6 <= found.high, plain.low <= 0.6 <= plain.high)
 
     return study
@@ -322,7 +333,7 @@ def _seeds_pair(seeds: int, spread: float, rows: int) -> Callable[[Random, int],
     def study(random: Random, seed: int) -> Outcome:
         hard = random.normal(0, 0.25, rows)
         tuned, base = [_trained(random, hard, spread) for _ in range(seeds)], _trained(random, hard, 0.0)
-        found = difference_over_seeds(tuned, [base], mean_of_sums, seed=seed, num_resamples=RESAMPLES)
+        found = difference_over_seeds(tuned, [base], mean_of_sums, bounds=REAL_LINE, seed=seed, num_resamples=RESAMPLES)
         settled = is_settled(found)
         return Outcome(found.low <= 0 <= found.high, None, settled, settled and found.difference > 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,17 @@ from luthier.core.errors import RequestError
 from luthier.core.usage import Use
 from luthier.service.context import Context
 from luthier.testing.finished_run import add_run
+from luthier.testing.records import make_evaluation
 
 
 @pytest.fixture
 def runs(home: Path) -> list[str]:
+    """Two runs that were judged."""
     with Context.open(home) as context:
-        return [add_run(context, letter) for letter in "ab"]
+        found = [add_run(context, letter) for letter in "ab"]
+        for run_id, letter in zip(found, "ab", strict=True):
+            context.evaluations.save(make_evaluation(f"eval-20261125-093000-{6 * letter}", run_id=run_id))
+        return found
 
 
 def test_the_way_of_a_deployment(luthier, home: Path, runs: list[str]) -> None:  # type: ignore[no-untyped-def]
@@ -47,6 +53,32 @@ def test_the_way_of_a_deployment(luthier, home: Path, runs: list[str]) -> None: 
     assert luthier("usage", "--json").document[0]["num_prompt_tokens"] == 7
     assert "nothing answers" in luthier("deployments", "support", "--remove").out
     assert luthier("deployments", "--json").document == []
+
+
+def test_what_nobody_has_judged_answers_everybody_only_when_that_is_said(luthier, home: Path, runs: list[str]) -> None:  # type: ignore[no-untyped-def]
+    with Context.open(home) as context:
+        unknown = add_run(context, "c")
+    refused = luthier("deploy", unknown, "--as", "support", "--json")
+    assert (refused.code, refused.document["error"]["type"]) == (2, "ConflictError")
+    assert (
+        f"nobody has judged {unknown}, and it would answer all users of 'support'" in refused.document["error"]["came"]
+    )
+    assert f"luthier eval {unknown}" in refused.document["error"]["do"]
+    assert "--unjudged" in refused.document["error"]["do"]
+    assert luthier("deployments", "--json").document == []
+    assert luthier("deploy", runs[0], "--as", "support", "--json").document["revision"]["unjudged"] == []
+    assert "--canary 0.1" in luthier("deploy", unknown, "--as", "support", "--json").document["error"]["do"]
+    tried = luthier("deploy", unknown, "--as", "support", "--canary", 0.1)
+    assert f"warning: Nobody has judged {unknown}." in tried.out
+    assert luthier("promote", "support").code == 2, (
+        "a canary that nobody judged does not take over without a word either"
+    )
+    made = luthier("promote", "support", "--unjudged")
+    assert (made.code, "warning: Nobody has judged" in made.out) == (0, True)
+    assert luthier("deployments", "support", "--json").document["revision"]["unjudged"] == [unknown]
+    with Context.open(home) as context:
+        entries = context.audit_log.about("default", "support", limit=10)
+        assert json.loads(entries[0].document)["unjudged"] == [unknown]
 
 
 def test_a_split(luthier, runs: list[str]) -> None:  # type: ignore[no-untyped-def]

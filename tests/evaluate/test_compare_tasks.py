@@ -34,6 +34,7 @@ class Seen:
     """A metric that notes what it is shown."""
 
     name, title, unit, higher_is_better, needs, has_sample_values = "seen", "seen", "fraction", True, "text", True
+    lower, upper = 0.0, 1.0
 
     def __init__(self) -> None:
         self.observed: list[Any] = []

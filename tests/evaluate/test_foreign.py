@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.special import expit, logit
+from scipy.stats import t
 
 from luthier.core.errors import RequestError
 from luthier.evaluate.foreign import Foreign, as_task_result
@@ -27,10 +30,10 @@ def foreign(name: str, right: int, *, error: Any = 0.05, with_samples: bool = Tr
 def test_standard_errors_become_intervals_and_samples_are_compared_row_by_row() -> None:
     found = as_task_result("t", [foreign("base", 5), foreign("tuned", 15)], primary=None, file="f", sha256="0", seed=0)
     acc = found.systems[0].metrics["acc"]
+    half = t.isf(0.025, 19) * 0.05 / (0.25 * 0.75)
     assert (acc.value, acc.low, acc.high) == (
         0.25,
-        pytest.approx(0.25 - 1.96 * 0.05, abs=1e-4),
-        pytest.approx(0.348, abs=1e-3),
+        *(pytest.approx(expit(logit(0.25) + sign * half)) for sign in (-1, 1)),
     )
     paired = next(one for one in found.comparisons if one.metric == "acc")
     assert (paired.difference, paired.verdict) == (0.5, "better")
@@ -43,7 +46,9 @@ def test_without_values_of_samples_two_standard_errors_decide() -> None:
     systems = [foreign("base", 5, with_samples=False), foreign("tuned", 7, with_samples=False)]
     (one,) = as_task_result("t", systems, primary="acc", file="f", sha256="0", seed=0).comparisons
     assert one.difference == pytest.approx(0.1)
-    assert one.high - one.difference == pytest.approx(1.96 * 0.05 * 2**0.5, abs=1e-4)
+    # Fisher's z with Student's t: a little wider than 1.96 standard errors, and never beyond 1.
+    half = t.isf(0.025, 19) * 0.05 * 2**0.5 / (1 - 0.1**2)
+    assert (one.low, one.high) == tuple(pytest.approx(np.tanh(np.arctanh(0.1) + sign * half)) for sign in (-1, 1))
     assert one.verdict == "not distinguishable"
     assert one.rows_needed is not None
 
@@ -61,3 +66,27 @@ def test_the_likeliest_option_is_shown() -> None:
     }
     sample = as_task_result("t", [one], primary=None, file="f", sha256="0", seed=0).systems[0].samples[0]
     assert (sample.output, sample.prompt) == ("option 1", "q")
+
+
+def test_none_right_is_no_certainty_and_few_right_no_share_below_0() -> None:
+    found = as_task_result(
+        "t",
+        [foreign("base", 0, error=0.0), foreign("tuned", 1, error=0.05)],
+        primary="acc",
+        file="f",
+        sha256="0",
+        seed=0,
+    )
+    none, few = (one.metrics["acc"] for one in found.systems)
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(0.161, abs=1e-3)  # Wilson's of 0 of 20
+    assert 0 < few.low < few.value == 0.05 < few.high < 0.4
+
+
+def test_a_figure_that_a_task_counts_from_0_to_100_is_no_fraction() -> None:
+    one = foreign("base", 5)
+    one.answer["results"]["t"] = {"alias": "t", "f1,none": 84.3, "f1_stderr,none": 1.2}
+    found = as_task_result("t", [one], primary="f1", file="f", sha256="0", seed=0)
+    metric = found.systems[0].metrics["f1"]
+    assert metric.unit == "as lm-eval counts it"
+    assert metric.low < 84.3 < metric.high

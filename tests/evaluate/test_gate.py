@@ -158,3 +158,13 @@ def test_wrong_rules_are_refused(rule: dict[str, Any]) -> None:
 def test_a_result_that_outlived_a_change_of_words_is_read() -> None:
     whole = make_suite_result()
     assert SuiteResult.model_validate_json(whole.model_dump_json()) == whole
+
+
+def test_a_figure_says_its_scale_so_that_a_limit_on_another_one_is_seen() -> None:
+    """0.3 would be next to nothing of a BLEU from 0 to 100."""
+    evaluation = make_evaluation()
+    metric = evaluation.systems[0].metrics["exact_match"].model_copy(update={"unit": "0 to 100"})
+    systems = tuple(one.model_copy(update={"metrics": {"exact_match": metric}}) for one in evaluation.systems)
+    results = Results((), None, evaluation.model_copy(update={"systems": systems}))
+    _, sentence = sentence_of({"metric": "exact_match", "at_least": 0.3}, results)
+    assert "] (on 0 to 100): " in sentence

@@ -190,3 +190,13 @@ def test_the_primary_metric_follows_its_rule(metrics, references, expected):
 def test_plain_text_without_likelihood_has_no_primary_metric():
     with pytest.raises(RequestError, match="rouge"):
         primary_metric(["rouge"], [None])
+
+
+def test_a_scale_that_is_not_from_0_to_1_is_said():
+    base, tuned = system("base", bleu=9.2), system("tuned", bleu=14.3)
+    base, tuned = (
+        one.model_copy(update={"metrics": {"bleu": one.metrics["bleu"].model_copy(update={"unit": "0 to 100"})}})
+        for one in (base, tuned)
+    )
+    (said,) = verdict([base, tuned], [compared(base, tuned, "better", "bleu", half=2.0)], primary="bleu").details
+    assert "BLEU 14.3 against 9.2 (on 0 to 100; +5.1, 95% interval" in said

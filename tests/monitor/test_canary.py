@@ -165,3 +165,14 @@ def test_a_broken_canary_is_found_before_the_first_look() -> None:
 
 def test_every_kind_has_its_margin() -> None:
     assert {kind.margin for kind in KINDS} == {name for name in CanaryRules.model_fields if name.startswith("margin")}
+
+
+@pytest.mark.parametrize(("num_canary", "rate"), [(2, 1.0), (3, 0.9), (2, 0.0)])
+def test_a_difference_of_shares_stays_between_minus_1_and_1(num_canary: int, rate: float) -> None:
+    """Two users of the canary that fail beside none of the rest: 1.96 standard errors would reach beyond 1."""
+    mean = np.concatenate([np.full(num_canary, rate), np.full(40, 0.02)])
+    units = Units(mean, np.full(len(mean), 2.0), np.arange(len(mean)) < num_canary)
+    for is_fraction in (True, False):
+        found = gap(units, is_fraction=is_fraction)
+        assert -1 <= found.low <= found.difference <= found.high <= 1
+    assert gap(units, is_fraction=True).low < gap(units, is_fraction=True).high

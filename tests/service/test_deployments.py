@@ -18,6 +18,7 @@ from luthier.service.audit_log import newest_entries
 from luthier.service.context import Context
 from luthier.service.runs import remove_run
 from luthier.testing.finished_run import add_run
+from luthier.testing.records import make_evaluation
 
 ME, STRANGER = Caller(), Caller(project_id="proj-other")
 REMOTE = Caller(key_id="key-1", scopes=("train",))
@@ -190,3 +191,19 @@ def test_the_turns_of_one_conversation_stay_together() -> None:
     assert named == served_models.user_of(ME, [], "ann") != served_models.user_of(ME, [], "bob")
     texts = [TextRequest(text="x"), TextRequest(text="y")]
     assert served_models.user_of(ME, texts[:1]) != served_models.user_of(ME, texts[1:])
+
+
+def test_what_nobody_has_judged_is_in_the_revision_and_in_the_audit_log(context: Context) -> None:
+    judged, unknown = (add_run(context, letter) for letter in "ab")
+    context.evaluations.save(make_evaluation(run_id=judged))
+    assert deployments.deploy(context, ME, "support", judged).revision.unjudged == ()
+    made = deployments.deploy(context, ME, "support", unknown)
+    assert made.revision.unjudged == (unknown,)
+    document = json.loads(newest_entries(context, project_id=ME.project_id, limit=1)[0].document)
+    assert document["unjudged"] == [unknown]
+    with pytest.raises(ConflictError, match="nobody has judged") as refused:
+        deployments.deploy(context, ME, "other", unknown, may_be_unjudged=False)
+    assert "--unjudged" in refused.value.do
+    assert context.deployments.find(ME.project_id, "other") is None
+    half = deployments.split(context, ME, "ab", {judged: 0.5, unknown: 0.5}, may_be_unjudged=False)
+    assert half.revision.unjudged == (unknown,), "one beside a judged one is a try, and is on record"

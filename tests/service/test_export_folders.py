@@ -6,6 +6,8 @@ import errno
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import ConflictError, RequestError, StorageFullError
+from luthier.core.scratch_folders import FolderRegister
 from luthier.service.export_folders import open_to_readers, staged_folder
 
 Usage = namedtuple("Usage", "total used free")
@@ -123,3 +126,33 @@ def test_others_may_read_what_a_library_wrote_for_its_owner_alone(tmp_path):
     open_to_readers(tmp_path)
     os.umask(before)
     assert (tmp_path / "model").stat().st_mode & 0o777 == 0o644
+
+
+def test_what_a_killed_export_left_in_another_place_is_cleared_by_the_next(tmp_path):
+    """Nobody exports into the same place again, so that place alone is not where to look."""
+    register = FolderRegister(tmp_path / "home" / "partial")
+    code = """
+import sys
+from pathlib import Path
+from luthier.core.scratch_folders import FolderRegister
+from luthier.core.scratch_folders import FolderRegister
+from luthier.service.export_folders import staged_folder
+register = FolderRegister(Path(sys.argv[1]))
+with staged_folder(Path(sys.argv[2]), needed_bytes=1, what="merged", register=register) as folder:
+    (folder / "model.safetensors").write_bytes(bytes(100_000))
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+    place = tmp_path / "first" / "out"
+    command = [sys.executable, "-c", code, str(tmp_path / "home" / "partial"), str(place)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert register.remove_abandoned() == [], "its process lives"
+        process.kill()
+        process.wait()
+    assert sum(file.stat().st_size for file in place.parent.rglob("*") if file.is_file()) == 100_000
+    with staged_folder(tmp_path / "second" / "out", needed_bytes=1, what="merged", register=register) as folder:
+        (folder / "model.safetensors").touch()
+        assert list(place.parent.iterdir()) == []
+    assert (tmp_path / "second" / "out" / "model.safetensors").is_file()
+    assert list((tmp_path / "home" / "partial").iterdir()) == []

@@ -6,6 +6,8 @@ import errno
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -262,3 +264,32 @@ def test_an_export_that_is_not_its_source_is_not_let_out(trained, tmp_path, monk
 def test_the_document_is_plain_json(trained, tmp_path):
     made = export(trained[0], trained[1], to="adapter", output=tmp_path / "out", num_prompts=1)
     assert json.loads(made.model_dump_json())["files"] == made.files
+
+
+def test_an_export_killed_half_way_leaves_nothing_once_the_next_has_begun(trained, tmp_path):
+    context, run_id = trained
+    code = """
+import sys
+from pathlib import Path
+from luthier.deploy.exporters import registry
+from luthier.service.context import Context
+from luthier.service.exports import export
+write = registry.write
+def paused(*given):
+    found = write(*given)
+    print("written", flush=True)
+    sys.stdin.read()
+    return found
+registry.write = paused
+with Context.open(Path(sys.argv[1])) as context:
+    export(context, sys.argv[2], to="merged", output=Path(sys.argv[3]))
+"""
+    place = tmp_path / "killed" / "out"
+    command = [sys.executable, "-c", code, str(context.home), run_id, str(place)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "written\n"
+        process.kill()
+        process.wait()
+    assert any(file.suffix == ".safetensors" for file in place.parent.rglob("*")), "weights were left"
+    export(context, run_id, to="adapter", output=tmp_path / "next")
+    assert list(place.parent.iterdir()) == []

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from luthier.core.clock_jump import JumpWatch, elapsed
 from luthier.core.errors import LuthierError
 from luthier.service.context import Context
+from luthier.service.export_folders import remove_abandoned
 from luthier.service.files import sweep_files
 from luthier.service.traffic_files import sweep as sweep_traffic
 
@@ -47,7 +48,7 @@ async def _sweep(context: Context, every_seconds: float) -> None:
         except LuthierError as error:
             log.warning("clearing away what has expired has to wait: %s", error)
             continue
-        for sweep in (sweep_files, sweep_traffic):
+        for sweep in (sweep_files, sweep_traffic, remove_abandoned):
             try:
                 await run_in_threadpool(sweep, context)
             except (LuthierError, OSError) as error:  # the next one may find the store or the database again

@@ -29,6 +29,9 @@ OverrideOption = Annotated[
     str | None,
     typer.Option("--override", metavar="REASON", help="Why it is to answer though a gate refuses it: goes on record."),
 ]
+UnjudgedOption = Annotated[
+    bool, typer.Option("--unjudged", help="Let it answer all users although nobody has judged it: goes on record.")
+]
 
 
 def deploy(
@@ -47,6 +50,7 @@ def deploy(
     ] = None,
     gate: GateOption = None,
     override: OverrideOption = None,
+    unjudged: UnjudgedOption = False,
     expect: RevisionOption = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -55,7 +59,8 @@ def deploy(
     """Have a name answered by a model; servers that run do so from the next request on.
 
     The first one gets all traffic, a later one takes it over, or, with --canary, a fraction of the users: the same ones
-    for as long as it stands. `luthier promote NAME` gives it all, `luthier rollback NAME` goes back.
+    for as long as it stands. What nobody has judged gets all of them only with --unjudged. `luthier promote NAME` gives
+    it all, `luthier rollback NAME` goes back.
     """
     from luthier.core.errors import RequestError
     from luthier.service import deployments
@@ -71,7 +76,14 @@ def deploy(
         if split is not None:
             parts = parse_split(split)
             made = deployments.split(
-                context, caller, name, parts, expected_revision=expect, gate=gate, override=override
+                context,
+                caller,
+                name,
+                parts,
+                expected_revision=expect,
+                gate=gate,
+                override=override,
+                may_be_unjudged=unjudged or override is not None,
             )
         else:
             made = deployments.deploy(
@@ -83,6 +95,7 @@ def deploy(
                 expected_revision=expect,
                 gate=gate,
                 override=override,
+                may_be_unjudged=unjudged or override is not None,
             )
     return _answer(made, as_json)
 
@@ -94,6 +107,7 @@ def promote(
     ] = None,
     gate: GateOption = None,
     override: OverrideOption = None,
+    unjudged: UnjudgedOption = False,
     expect: RevisionOption = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -111,6 +125,7 @@ def promote(
             expected_revision=expect,
             gate=gate,
             override=override,
+            may_be_unjudged=unjudged or override is not None,
         )
     return _answer(made, as_json)
 

@@ -33,12 +33,20 @@ def show_change(console: Console, made: Deployment) -> None:
     console.print(Text(visible(title), style="bold"), soft_wrap=True)
     _show_shares(console, revision, {})
     _show_gate(console, revision)
+    _show_unjudged(console, revision)
     if revision.canary is not None:
         console.print(f"Next: luthier promote {made.name}, or luthier rollback {made.name}", soft_wrap=True)
     elif revision.number == 1:
         console.print(f'Ask it as model "{made.name}" of a server of this home: luthier up', soft_wrap=True)
     elif revision.before is not None:
         console.print(f"Back: luthier rollback {made.name}", soft_wrap=True)
+
+
+def _show_unjudged(console: Console, revision: Revision) -> None:
+    from luthier.service.judged_targets import remedy
+
+    if revision.unjudged:
+        console.print(Text(visible(f"warning: {remedy(revision.unjudged)}"), style="yellow"), soft_wrap=True)
 
 
 def show_all(console: Console, found: Sequence[DeploymentView]) -> None:
@@ -77,6 +85,7 @@ def show_one(console: Console, view: DeploymentView) -> None:
     console.print()
     _show_shares(console, made.revision, view.num_requests)
     _show_gate(console, made.revision)
+    _show_unjudged(console, made.revision)
     table = make_table(["revision", "", "goes to", "when (UTC)", "back to"], num_text_columns=4)
     for one in view.history:
         is_now = one.number == made.revision.number

@@ -13,6 +13,8 @@ from rich.text import Text
 from luthier.cli import figures
 from luthier.cli.console import make_table, visible
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Verdict
+from luthier.reporting.judged_rows import units_of
+from luthier.reporting.metric_titles import on_scale
 
 STYLES = {"better": "green", "worse": "red", "not distinguishable": "yellow"}
 _PANEL_WIDTH = 100
@@ -31,7 +33,7 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decid
         if not only_what_decides or verdict is None or (one.candidate, one.metric) == (judged, verdict.metric)
     ]
     if chosen:
-        console.print(_comparisons_table(chosen))
+        console.print(_comparisons_table(chosen, evaluation))
     if evaluation.forgetting is not None and evaluation.forgetting.word != "worse":  # else it is a caveat
         console.print(visible(evaluation.forgetting.sentence), soft_wrap=True)
     if evaluation.verdict is not None:
@@ -65,13 +67,14 @@ def _metrics_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def _comparisons_table(comparisons: Sequence[Comparison]) -> Table:
+def _comparisons_table(comparisons: Sequence[Comparison], evaluation: Evaluation) -> Table:
     table = make_table(["comparison", "metric", "verdict", "difference", "95% interval", "p"], num_text_columns=3)
+    units = units_of(evaluation.systems)
     for one in comparisons:
         needed = f" (about {one.rows_needed:,} rows would tell)" if one.rows_needed is not None else ""
         table.add_row(
             visible(f"{one.candidate} - {one.baseline}"),
-            one.metric,
+            one.metric + on_scale(units.get(one.metric, "")),
             Text(one.verdict + needed, style=STYLES[one.verdict]),
             f"{one.difference:+.4g}",
             f"{figures.number(one.low)} to {figures.number(one.high)}",

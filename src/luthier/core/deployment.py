@@ -42,7 +42,7 @@ class Revision(Frozen):
 
     canary: the target that is being tried, None where none is. before: the revision that a rollback goes back to, None
     for the first. created_at: seconds since 1970. gate: what the gates said of what it brought; None where none held,
-    and of a rollback, which none holds up.
+    and of a rollback, which none holds up. unjudged: targets that nobody had judged when they were given their share.
     """
 
     number: int = Field(ge=1)
@@ -52,6 +52,7 @@ class Revision(Frozen):
     before: int | None = None
     created_at: float = 0.0
     gate: GatePassage | None = None
+    unjudged: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

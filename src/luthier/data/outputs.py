@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from luthier.core.digest import sha256_file
 from luthier.core.disk_full import disk_full_explained
 from luthier.core.durable import sync
 from luthier.core.errors import ConflictError, RequestError
+from luthier.core.scratch_folders import scratch_folder
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
@@ -102,11 +101,8 @@ def working_folder(beside: Path) -> Iterator[Path]:
     """
     with disk_full_explained(beside, expected="room for the output twice"):
         beside.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.", suffix=".tmp", dir=beside.parent))
-        try:
+        with scratch_folder(beside.parent, f".{beside.name}.making-") as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(files: Mapping[Path, Path], *, force: bool) -> None:

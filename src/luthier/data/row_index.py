@@ -10,7 +10,6 @@ import json
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import IO, Final
 
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
+from luthier.core.scratch_folders import scratch_folder
 from luthier.data.bounded_lines import MAX_LINE_BYTES, bounded_lines, too_long
 from luthier.data.read_json import read_line
 from luthier.data.source import Source, open_source
@@ -141,8 +141,7 @@ def build_index(path: Path, folder: Path) -> RowIndex:
     source, stat = open_source(path), path.stat()
     is_copy = not is_quick(path)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as made:
-        work = Path(made)
+    with scratch_folder(folder, ".making-") as work:
         with (work / _ENTRIES).open("wb") as entries:
             num_rows = _copy(source, work / _ROWS, entries) if is_copy else _offsets(source, entries)
         head = _Head(num_rows, stat.st_size, stat.st_mtime_ns, is_copy)

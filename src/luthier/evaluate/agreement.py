@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import linregress, norm, rankdata, t
 
+from luthier.core.bounds import CORRELATION
 from luthier.core.errors import RequestError
 from luthier.evaluate.statistics import Interval, resampled_sums
 from luthier.evaluate.statistics.bootstrap import Aggregate, Array
@@ -265,11 +266,11 @@ def _interval(stats: Array, coefficient: Aggregate, *, by_chance: float) -> Inte
     resampled = coefficient(resampled_sums(stats, seed=0, num_resamples=_NUM_RESAMPLES))
     # Resamples that hold one value only say nothing.
     ends = percentiles(resampled[np.isfinite(resampled)])
-    low, high = widened(ends, value, spread_of(stats, coefficient))
+    low, high = widened(ends, value, spread_of(stats, coefficient), CORRELATION)
     if value > 1 - 1e-12:
         share, _ = share_ends(len(stats), len(stats), TAIL)
         low = min(low, 1 - (1 - share) / (1 - by_chance))
-    return Interval(value, max(low, -1.0), min(high, 1.0))
+    return Interval(value, low, high)
 
 
 def _correlation(x: Array, y: Array, *, of_ranks: bool) -> Interval:

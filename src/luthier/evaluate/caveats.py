@@ -38,7 +38,10 @@ def caveats(
     if num_rows == 1:
         found.append("There is one held-out row: no interval can be estimated from it.")
     elif num_rows < FEW_ROWS:
-        found.append(f"There are only {num_rows} held-out rows: intervals from so few rows are too narrow.")
+        found.append(
+            f"There are only {num_rows} held-out rows: their intervals are wide, and one row that is unlike the others "
+            "moves them far."
+        )
     if num_rows_in_file is not None and num_rows_in_file > num_rows:
         found.append(f"{num_rows:,} of the {num_rows_in_file:,} held-out rows were judged.")
     found += _cut_off(results)

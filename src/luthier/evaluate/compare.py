@@ -21,7 +21,7 @@ from luthier.core.ports import Generation, Progress, Score
 from luthier.evaluate import statistics
 from luthier.evaluate.metrics.preference import margins
 from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observations
-from luthier.evaluate.metrics.registry import as_definitions
+from luthier.evaluate.metrics.registry import as_definitions, bounds_of
 from luthier.evaluate.statistics.shares import is_share
 from luthier.evaluate.systems import SystemUnderTest, Titled, check_systems
 from luthier.evaluate.verdict import primary_metric, verdict
@@ -180,12 +180,13 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
     system = outcome.system
     found = {}
     for metric in metrics:
-        columns = resamples.columns[system.name, metric.name]
+        columns, bounds = resamples.columns[system.name, metric.name], bounds_of(metric)
         with np.errstate(over="ignore", invalid="ignore"):
             interval = statistics.interval_of(
                 resamples.total[columns],
                 resamples.sums[:, columns],
                 metric.aggregate,
+                bounds=bounds,
                 rows=resamples.rows[:, columns],
             )
         if not np.isfinite(interval).all():
@@ -193,6 +194,13 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
                 f"{metric.name} of {system.name} is {interval.value}",
                 expected="a finite figure",
                 do="the weights hold NaN or infinity, or nothing fits this text: look at the run's loss curve",
+            )
+        if not bounds.hold(interval.value):
+            raise RequestError(
+                f"{metric.name} of {system.name} is {interval.value:g}, and the metric says {bounds.lower:g} to "
+                f"{bounds.upper:g}",
+                expected="a figure inside of what its metric declares",
+                do=f"correct lower and upper of {type(metric).__name__}, or its formula",
             )
         found[metric.name] = Metric(
             value=interval.value,
@@ -254,7 +262,14 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
     num_rows = len(resamples.rows)
     own, other = (resamples.columns[one.system.name, metric.name] for one in (later, earlier))
     found = statistics.difference_of(
-        resamples.total, resamples.sums, own, other, metric.aggregate, num_rows, rows=resamples.rows
+        resamples.total,
+        resamples.sums,
+        own,
+        other,
+        metric.aggregate,
+        num_rows,
+        bounds=bounds_of(metric),
+        rows=resamples.rows,
     )
     are_shares = all(is_share(resamples.rows[:, one], metric.aggregate) for one in (own, other))
     settled = statistics.is_settled(found)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from luthier.core.evaluation import Comparison, SystemResult
 from luthier.evaluate.headline import finding, relation, short_names
 from luthier.evaluate.names import held_out_rows, listed, metric_title, start, system_title
+from luthier.reporting.metric_titles import on_scale
 
 _OPENINGS = {
     "better": "Better than",
@@ -80,7 +81,9 @@ def _primary(
     rows = held_out_rows(judged.num_samples)
     if finding(comparison) == "equal":
         return f"{opening}: {values} on {rows}; no number of rows can be named for a difference of 0."
-    direction = "" if metric.higher_is_better else "lower is better; "
+    scale = on_scale(metric.unit).strip(" ()")
+    direction = f"{scale}; " if scale else ""
+    direction += "" if metric.higher_is_better else "lower is better; "
     figures = (
         f"{comparison.difference:+.{decimals}f}, 95% interval {comparison.low:.{decimals}f} to "
         f"{comparison.high:.{decimals}f}, {_p_value(comparison.p_value)}; {rows}"

@@ -1,26 +1,42 @@
 """Results of another judge in our words: lm-evaluation-harness's figures with their standard errors, as a task's.
 
 Where a figure is the mean of its samples' values, systems are compared row by row by the paired bootstrap; else by the
-two standard errors, as if the systems had been judged on different rows, which is less sharp.
+two standard errors, as if the systems had been judged on different rows, which is less sharp. Intervals from standard
+errors are those of Student's t on the scale of what a figure can be (`core.bounds`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import stdtr, stdtrit
 
+from luthier.core.bounds import REAL_LINE, UNIT, Bounds
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, VerdictWord
 from luthier.core.task_result import TaskResult
 from luthier.evaluate import statistics
 from luthier.evaluate.metrics.protocol import Array, mean_of_sums, mean_statistics
+from luthier.evaluate.statistics.intervals import TAIL
+from luthier.evaluate.statistics.shares import share_ends
 
 _SHARES: Final = ("acc", "acc_norm", "exact_match", "f1", "mc1", "mc2", "acc_mutual_info", "acc_bytes")
+_KNOWN: Final = {
+    "perplexity": Bounds(1.0, math.inf),
+    "word_perplexity": Bounds(1.0, math.inf),
+    "byte_perplexity": Bounds(1.0, math.inf),
+    "bits_per_byte": Bounds(0.0, math.inf),
+    "bleu": Bounds(0.0, 100.0),
+    "chrf": Bounds(0.0, 100.0),
+    "ter": Bounds(0.0, math.inf),
+    "mcc": Bounds(-1.0, 1.0),
+    "brier_score": Bounds(0.0, 2.0),
+}
+"""What the harness's other figures can be; of those that are not here, no ends are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +106,10 @@ def as_task_result(
             do="correct primary, or leave it out",
         )
     pairs = [(earlier, later) for place, later in enumerate(found) for earlier in found[:place]]
-    comparisons = [_compare(earlier, later, metric, seed) for earlier, later in pairs for metric in metrics]
+    bounds = {metric: _bounds(metric, [one.figures()[metric][0] for one in found]) for metric in metrics}
+    comparisons = [
+        _compare(earlier, later, metric, bounds[metric], seed) for earlier, later in pairs for metric in metrics
+    ]
     without = [metric for metric in metrics if found[0].figures()[metric][1] is None]
     said = []
     if without:
@@ -102,24 +121,29 @@ def as_task_result(
         data_sha256=sha256,
         num_rows=len(found[0].samples),
         primary=primary or metrics[0],
-        systems=tuple(_system(one) for one in found),
+        systems=tuple(_system(one, bounds) for one in found),
         comparisons=tuple(one for one in comparisons if one is not None),
         cautions=(*cautions, *said),
     )
 
 
-def _system(one: Foreign) -> SystemResult:
-    half = float(norm.isf((1 - statistics.LEVEL) / 2))
-    metrics = {
-        name: Metric(
+def _bounds(name: str, values: Iterable[float]) -> Bounds:
+    """What a figure can be. Some tasks of the harness count the same name from 0 to 100: then it is no fraction."""
+    known = UNIT if name.startswith(_SHARES) else _KNOWN.get(name, REAL_LINE)
+    return known if all(known.hold(value) for value in values) else REAL_LINE
+
+
+def _system(one: Foreign, bounds: Mapping[str, Bounds]) -> SystemResult:
+    metrics = {}
+    for name, (value, error) in one.figures().items():
+        low, high = _ends(value, error, len(one.samples), bounds[name])
+        metrics[name] = Metric(
             value=value,
-            low=value - half * (error or 0.0),
-            high=value + half * (error or 0.0),
-            unit="fraction" if name.startswith(_SHARES) else "as lm-eval counts it",
+            low=low,
+            high=high,
+            unit="fraction" if bounds[name] == UNIT else "as lm-eval counts it",
             higher_is_better=one.is_higher_better(name),
         )
-        for name, (value, error) in one.figures().items()
-    }
     return SystemResult(
         name=one.name,
         model=one.model,
@@ -130,6 +154,19 @@ def _system(one: Foreign) -> SystemResult:
         samples=tuple(_sample(one, sample) for sample in one.samples),
         seconds=float(one.answer.get("seconds", 0.0)),
     )
+
+
+def _ends(value: float, error: float | None, num_rows: int, bounds: Bounds) -> tuple[float, float]:
+    """From a standard error, inside the bounds. Where none or all are right there is none: Wilson's ends then."""
+    if error is None:
+        return value, value
+    if error == 0 and bounds == UNIT and value in (0, 1) and num_rows:
+        return share_ends(value * num_rows, num_rows, TAIL)
+    return bounds.around(value, error, _quantile(num_rows))
+
+
+def _quantile(num_rows: int) -> float:
+    return -float(stdtrit(max(1, num_rows - 1), TAIL))
 
 
 def _sample(one: Foreign, sample: Mapping[str, Any]) -> Sample:
@@ -162,17 +199,19 @@ def _output(sample: Mapping[str, Any]) -> str:
     return f"option {likelihoods.index(max(likelihoods))}" if len(likelihoods) > 1 else ""
 
 
-def _compare(earlier: Foreign, later: Foreign, metric: str, seed: int) -> Comparison | None:
+def _compare(earlier: Foreign, later: Foreign, metric: str, bounds: Bounds, seed: int) -> Comparison | None:
     """None where nothing can be told: no standard error, and no values of samples."""
     first, second = earlier.values(metric), later.values(metric)
     if first is not None and second is not None and len(first) == len(second):
         found = statistics.paired_bootstrap(
-            mean_statistics(second.tolist()), mean_statistics(first.tolist()), mean_of_sums, seed=seed
+            mean_statistics(second.tolist()), mean_statistics(first.tolist()), mean_of_sums, bounds=bounds, seed=seed
         )
-    elif (unpaired := _unpaired(earlier.figures()[metric], later.figures()[metric])) is not None:
-        found = unpaired
     else:
-        return None
+        num_rows = min(len(earlier.samples), len(later.samples))
+        unpaired = _unpaired(earlier.figures()[metric], later.figures()[metric], num_rows, bounds.of_differences)
+        if unpaired is None:
+            return None
+        found = unpaired
     settled = statistics.is_settled(found)
     word: VerdictWord = "not distinguishable"
     if settled:
@@ -191,12 +230,18 @@ def _compare(earlier: Foreign, later: Foreign, metric: str, seed: int) -> Compar
     )
 
 
-def _unpaired(first: tuple[float, float | None], second: tuple[float, float | None]) -> statistics.Difference | None:
-    """From two figures with their standard errors; None without those."""
+def _unpaired(
+    first: tuple[float, float | None], second: tuple[float, float | None], num_rows: int, bounds: Bounds
+) -> statistics.Difference | None:
+    """From two figures with their standard errors; None without those. bounds: what they can differ by."""
     difference = second[0] - first[0]
     if first[1] is None or second[1] is None:
         return None
     error = math.hypot(first[1], second[1])
-    half = float(norm.isf((1 - statistics.LEVEL) / 2)) * error
-    p_value = 2 * float(norm.sf(abs(difference) / error)) if error else float(difference == 0)
-    return statistics.Difference(difference, difference - half, difference + half, p_value, error)
+    if not error:
+        # Without any spread only rows in which the two differ could tell, and which those are is not known.
+        return statistics.Difference(difference, min(difference, 0.0), max(difference, 0.0), 1.0, 0.0)
+    place = bounds.inside(difference, error)
+    ratio = abs(bounds.link(place) - bounds.link(0.0)) / (error * bounds.slope(place))
+    ends = bounds.around(difference, error, _quantile(num_rows))
+    return statistics.Difference(difference, *ends, 2 * float(stdtr(max(1, num_rows - 1), -ratio)), error)

@@ -12,6 +12,7 @@ from luthier.core.gate import BASE, CANDIDATE, Gate, GateRule
 from luthier.core.task_result import GateOutcome, RuleOutcome, SafetyResult, SuiteResult, TaskResult
 from luthier.evaluate.roles import base_of, roles
 from luthier.reporting.figures import MINUS, decimals_for, interval, number, signed
+from luthier.reporting.metric_titles import on_scale
 
 SAFETY: Final = "safety"
 _ENDS: Final = {"low": "the low end of its interval", "high": "the high end of its interval", "value": "it"}
@@ -158,6 +159,7 @@ def _figure(rule: GateRule, place: _Place) -> tuple[_Figure, str]:
         raise _NoFigureError(f"{rule.metric}: {system.name} has no such figure, only {known}.")
     decimals = decimals_for(metric.low, metric.high)
     words = f"{number(metric.value, decimals)} {interval(metric.low, metric.high, decimals)}"
+    words += on_scale(metric.unit)
     return _Figure(metric.value, metric.low, metric.high), f"{rule.metric} of {system.name} is {words}"
 
 
@@ -179,6 +181,7 @@ def _difference(rule: GateRule, place: _Place, system: str, against: str) -> tup
         low, high = sorted((sign * one.low, sign * one.high))
         decimals = decimals_for(low, high)
         words = f"{signed(sign * one.difference, decimals)} [{signed(low, decimals)}, {signed(high, decimals)}]"
+        words += next((on_scale(s.metrics[place.metric].unit) for s in place.systems if place.metric in s.metrics), "")
         return _Figure(sign * one.difference, low, high), f"{rule.metric} of {system} less {against} is {words}"
     raise _NoFigureError(f"{rule.metric}: {system} and {against} were not compared by it.")
 

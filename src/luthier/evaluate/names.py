@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.core.errors import NotFoundError
+from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.evaluation import SystemResult
 from luthier.evaluate.metrics.registry import load_metrics
 
@@ -18,7 +18,7 @@ def metric_title(name: str) -> str:
     """
     try:
         return load_metrics([name])[0].title
-    except NotFoundError:
+    except (NotFoundError, RequestError):
         return name.replace("_", " ")
 
 

@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 from scipy.stats import norm
 
+from luthier.core.bounds import REAL_LINE
 from luthier.core.errors import DivergedError, RequestError
 from luthier.evaluate.statistics import Interval
 from luthier.evaluate.statistics.bootstrap import Array
@@ -172,4 +173,6 @@ def _ends(value: float, direction: Array, pulls: Array | None, covariance: Array
     if square == 0:
         return value, value
     num = len(along)
-    return Spread(math.sqrt(square / (num - 1)), float((along**3).mean()) / square**1.5, num).ends(value, TAIL)
+    return Spread(math.sqrt(square / (num - 1)), float((along**3).mean()) / square**1.5, num).ends(
+        value, TAIL, REAL_LINE
+    )

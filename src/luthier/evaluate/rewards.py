@@ -11,7 +11,7 @@ from luthier.core.ports import Attempt, Grade
 from luthier.evaluate.graders.grade import make_grader
 from luthier.evaluate.graders.similarity import sentence_bleu
 from luthier.evaluate.metrics.protocol import Observations
-from luthier.evaluate.metrics.registry import load_metrics
+from luthier.evaluate.metrics.registry import bounds_of, load_metrics
 
 Part = Callable[[Attempt, Mapping[str, Any]], float]
 
@@ -63,11 +63,11 @@ def _metric(name: RewardMetric) -> Part:
     if name == "bleu":
         return lambda attempt, item: sentence_bleu(attempt.text, item["reference"])
     metric = load_metrics([name])[0]  # a family begins with the figure of its name
-    scale = 100.0 if metric.unit == "0 to 100" else 1.0
+    lower, upper = bounds_of(metric)
 
     def grade(attempt: Attempt, item: Mapping[str, Any]) -> float:
         observed = Observations(outputs=[attempt.text], references=[item["reference"]])
-        return float(metric.aggregate(metric.statistics(observed)[0])) / scale
+        return (float(metric.aggregate(metric.statistics(observed)[0])) - lower) / (upper - lower)
 
     return grade
 

@@ -8,6 +8,7 @@ from luthier.core.evaluation import Comparison, Metric, SystemResult, VerdictWor
 from luthier.evaluate import statistics
 from luthier.evaluate.compare import Judged
 from luthier.evaluate.metrics.protocol import MetricDefinition
+from luthier.evaluate.metrics.registry import bounds_of
 
 
 def as_one_system(
@@ -51,7 +52,9 @@ def _mean(
     found: dict[str, Metric] = {}
     for name, figure in system.metrics.items():
         arrays = [judged.statistics[training, name] for training in trainings]
-        interval = statistics.over_seeds(arrays, metrics[name].aggregate, seed=seed, clusters=clusters)
+        interval = statistics.over_seeds(
+            arrays, metrics[name].aggregate, bounds=bounds_of(metrics[name]), seed=seed, clusters=clusters
+        )
         found[name] = figure.model_copy(update=dict(zip(("value", "low", "high"), interval, strict=True)))
     every = [one for one in judged.systems if one.name in trainings]
     return system.model_copy(update={"metrics": found, "seconds": sum(one.seconds for one in every)})
@@ -69,6 +72,7 @@ def _against(
         [judged.statistics[training, metric.name] for training in trainings],
         [judged.statistics[one.baseline, metric.name]],
         metric.aggregate,
+        bounds=bounds_of(metric),
         seed=seed,
         clusters=clusters,
     )

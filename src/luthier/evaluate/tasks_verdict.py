@@ -13,6 +13,7 @@ from luthier.core.evaluation import Comparison, VerdictWord
 from luthier.core.task_result import TaskResult, TasksVerdict
 from luthier.evaluate.names import listed, metric_title
 from luthier.evaluate.statistics import LEVEL, holm
+from luthier.reporting.metric_titles import on_scale
 
 _MOST_NAMES: Final = 3
 
@@ -117,10 +118,11 @@ class _Against:
             if one.verdict != "not distinguishable":
                 (self.better if one.verdict == "better" else self.worse).append(task.name)
             values = {system.name: system.metrics[one.metric].value for system in task.systems}
+            scale = on_scale(next(s.metrics[one.metric].unit for s in task.systems if s.name == candidate))
             needed = f"; about {one.rows_needed:,} rows would tell" if one.rows_needed is not None else ""
             self.details.append(
                 f"{task.name}, {metric_title(one.metric)}: {values[candidate]:.4g} against {values[baseline]:.4g} of "
-                f"{baseline} ({one.difference:+.4g}, 95% interval {one.low:+.4g} to {one.high:+.4g}, "
+                f"{baseline}{scale} ({one.difference:+.4g}, 95% interval {one.low:+.4g} to {one.high:+.4g}, "
                 f"p {_adjusted_p(one):.2g}): {one.verdict}{needed}"
             )
 

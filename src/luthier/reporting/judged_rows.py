@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from luthier.core.evaluation import Comparison, Forgetting, Metric, SystemResult, VerdictWord
 from luthier.reporting import figures
-from luthier.reporting.metric_titles import metric_heading
+from luthier.reporting.metric_titles import metric_heading, on_scale
 
 Tone = Literal["good", "bad", "open", "quiet"]
 Heading = Callable[[str], str]
@@ -58,6 +58,16 @@ class DifferenceRow:
     rows_needed: int | None
 
 
+def units_of(systems: Iterable[SystemResult]) -> dict[str, str]:
+    """What each metric is counted in."""
+    return {name: metric.unit for system in systems for name, metric in system.metrics.items()}
+
+
+def scored_heading(systems: Iterable[SystemResult], metric: str | None) -> str:
+    """What stands before the score of a single row; empty where no metric has such scores."""
+    return "" if metric is None else metric_heading(metric) + on_scale(units_of(systems).get(metric, ""))
+
+
 def tone_of(word: VerdictWord | None) -> Tone:
     """The colour of a verdict; `quiet` where there is none."""
     return _TONES[word]
@@ -93,9 +103,9 @@ def metric_rows(
 
 
 def difference_row(
-    one: Comparison, unit: str = "", *, adjusted: float | None = None, heading: Heading = metric_heading
+    one: Comparison, unit: str, *, adjusted: float | None = None, heading: Heading = metric_heading
 ) -> DifferenceRow:
-    """One difference. adjusted: where the comparison does not tell it itself."""
+    """One difference. unit: of its metric. adjusted: where the comparison does not tell it itself."""
     decimals = figures.decimals_for(one.low, one.high)
     among_all = one.adjusted_p_value if one.adjusted_p_value is not None else adjusted
     return DifferenceRow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 _TITLES: Final = {
@@ -12,6 +13,12 @@ _TITLES: Final = {
     "chrf": "chrF",
     "token_f1": "Token F1",
 }
+_SCALE: Final = re.compile(r"-?\d+ to \d+")
+
+
+def on_scale(unit: str) -> str:
+    """What stands behind a number whose scale is not the usual one from 0 to 1: ` (on 0 to 100)`; empty for others."""
+    return f" (on {unit})" if _SCALE.fullmatch(unit) and unit != "0 to 1" else ""
 
 
 def metric_heading(name: str) -> str:

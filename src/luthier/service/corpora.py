@@ -8,6 +8,7 @@ from typing import Final
 
 from luthier.core.errors import DataError, NotFoundError, RowProblem
 from luthier.core.ports import Progress, SilentProgress
+from luthier.core.scratch_folders import scratch_folder
 
 _ROWS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".gz")
 _LEFT_OUT: Final = ("hidden", "same file")
@@ -32,8 +33,8 @@ def read_corpus(path: Path, progress: Progress | None = None) -> dict[str, str]:
     from luthier.data.ingest_part import IngestSettings
 
     settings = IngestSettings(_MANY_WORDS, 0, licence=None, tokenizer=None, tokenizer_sha256=None)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "corpus.jsonl"
+    with scratch_folder(Path(tempfile.gettempdir()), "luthier-corpus-") as folder:
+        rows = folder / "corpus.jsonl"
         done = ingest([path], rows, settings=settings, num_workers=1, progress=progress or SilentProgress())
         missing = [RowProblem(one.file, 0, "", "", one.reason or "was not read") for one in done.failed]
         missing += [RowProblem(s.name, 0, "", "", s.reason) for s in done.skipped if s.kind not in _LEFT_OUT]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.dataset_version import Dataset, DatasetVersion
 from luthier.core.errors import RequestError
+from luthier.core.scratch_folders import scratch_folder
 from luthier.service import dataset_versions, files
 from luthier.service.asked_by_id import answer_about
 from luthier.service.context import Context
@@ -73,14 +73,14 @@ def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wis
     _check(wishes, dataset.name)
     beside = context.settings.file_cache_folder.parent
     beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=beside, prefix="split-") as folder:
-        given = {"folder": folder, "options": asdict(wishes)}
+    with scratch_folder(beside, "split-") as folder:
+        given = {"folder": str(folder), "options": asdict(wishes)}
         document = answer_about(context, caller.project_id, "split", version.file_id, given)
         document["file"] = version.filename
         document["strata"] = dict(list(document["strata"].items())[:_MOST_STRATA])
         of = {"dataset_id": dataset.dataset_id, "name": dataset.name, "version": version.number}
         sides = {
-            side: _keep(context, caller, f"{dataset.name}-{SIDES[side]}", Path(folder) / part["file"], of, document)
+            side: _keep(context, caller, f"{dataset.name}-{SIDES[side]}", folder / part["file"], of, document)
             for side, part in document["sides"].items()
         }
     return MadeSplit(sides, document)

@@ -22,6 +22,7 @@ from luthier.service.audit_log import deed_of
 from luthier.service.base_models import base_models
 from luthier.service.context import Context
 from luthier.service.deployment_gates import override_deed, pass_gates
+from luthier.service.judged_targets import refuse_unjudged, unjudged_targets
 from luthier.service.served_targets import find_share, served_share
 from luthier.store.deployments import changed_meanwhile
 
@@ -60,14 +61,17 @@ def deploy(
     expected_revision: int | None = None,
     gate: Path | None = None,
     override: str | None = None,
+    may_be_unjudged: bool = True,
 ) -> Deployment:
     """Have a name answered by a target, all of it or, with `canary`, that fraction of its users.
 
     target: as `find_share` takes it. expected_revision: the revision that this is to follow on, 0 for a new name.
-    gate, override: as `pass_gates` takes them.
+    gate, override: as `pass_gates` takes them. may_be_unjudged: whether a target that nobody has judged may answer all
+    users; that it does is then in the revision and in the audit log.
 
     Raises RequestError for a name that cannot be, or a canary where there is nothing to try it beside; ConflictError
-    where the deployment is in another state, or a gate refuses the target; and what `find_share` raises.
+    where the deployment is in another state, a gate refuses the target, or nobody has judged it; and what `find_share`
+    raises.
     """
     current = _current(context, caller, name, expected_revision)
     share = find_share(context, caller, target, 1.0 if canary is None else _fraction(canary))
@@ -84,6 +88,8 @@ def deploy(
     else:
         made = routing.with_canary(share, current.revision)
     made = _past_gates(context, caller, made, [share], gate, override)
+    if not may_be_unjudged and canary is None:
+        refuse_unjudged(name, made.unjudged, has_others=current is not None)
     return _add(context, caller, name, made) if current is None else _revise(context, caller, current, made)
 
 
@@ -96,15 +102,18 @@ def split(
     expected_revision: int | None = None,
     gate: Path | None = None,
     override: str | None = None,
+    may_be_unjudged: bool = True,
 ) -> Deployment:
     """Share the users of a name out over targets, as for an A/B test. fractions: by target; they add up to 1.
 
-    Raises what `deploy` raises.
+    Of a split it is refused only where none of them was judged. Raises what `deploy` raises.
     """
     current = _current(context, caller, name, expected_revision)
     shares = [find_share(context, caller, target, _fraction(part)) for target, part in fractions.items()]
     made = routing.split(shares, None if current is None else current.revision)
     made = _past_gates(context, caller, made, shares, gate, override)
+    if not may_be_unjudged and len(made.unjudged) == len(shares):
+        refuse_unjudged(name, made.unjudged, has_others=False)
     return _add(context, caller, name, made) if current is None else _revise(context, caller, current, made)
 
 
@@ -117,6 +126,7 @@ def promote(
     expected_revision: int | None = None,
     gate: Path | None = None,
     override: str | None = None,
+    may_be_unjudged: bool = True,
 ) -> Deployment:
     """Give all traffic to the canary, or to the named one of the targets. The rest is as `deploy` has it.
 
@@ -126,6 +136,8 @@ def promote(
     current = _expected(context.deployments.get(caller.project_id, name), expected_revision)
     made = routing.promoted(current.revision, target)
     made = _past_gates(context, caller, made, made.shares, gate, override)
+    if not may_be_unjudged:
+        refuse_unjudged(name, made.unjudged, has_others=False)
     return _revise(context, caller, current, made)
 
 
@@ -203,9 +215,9 @@ def revision_json(revision: Revision) -> dict[str, Any]:
 def _past_gates(
     context: Context, caller: Caller, made: Revision, shares: Sequence[Share], gate: Path | None, override: str | None
 ) -> Revision:
-    """The revision with what the gates say of these shares. Raises what `pass_gates` raises."""
+    """The revision with what the gates say of these shares, and which nobody has judged. Raises as `pass_gates`."""
     passage = pass_gates(context, caller, shares, gate=gate, override=override)
-    return made if passage is None else made.model_copy(update={"gate": passage})
+    return made.model_copy(update={"gate": passage, "unjudged": unjudged_targets(context, caller, shares)})
 
 
 def _add(context: Context, caller: Caller, name: str, revision: Revision) -> Deployment:
@@ -223,7 +235,9 @@ def _deeds(caller: Caller, name: str, revision: Revision) -> tuple[Deed, ...]:
 
 def _deed(caller: Caller, name: str, revision: Revision) -> Deed:
     shares = {share.target: share.fraction for share in revision.shares}
-    document = {"revision": revision.number, "canary": revision.canary, "shares": shares}
+    document: dict[str, Any] = {"revision": revision.number, "canary": revision.canary, "shares": shares}
+    if revision.unjudged:
+        document["unjudged"] = list(revision.unjudged)
     return deed_of(caller, f"deployment.{_DEEDS.get(revision.kind, revision.kind)}", name, document)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -15,16 +14,21 @@ from pathlib import Path
 from luthier.core.disk_full import is_disk_full
 from luthier.core.durable import sync
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError
+from luthier.core.scratch_folders import FolderRegister, holding, remove_if_abandoned
+from luthier.service.context import Context
 
 _FILE_MODE, _FOLDER_MODE = 0o666, 0o777
 
 
 @contextmanager
-def staged_folder(final: Path, *, needed_bytes: int, what: str) -> Iterator[Path]:
+def staged_folder(
+    final: Path, *, needed_bytes: int, what: str, register: FolderRegister | None = None
+) -> Iterator[Path]:
     """An empty folder to write in, which becomes `final` when the block ends well, and is gone when it does not.
 
     Beside it, in the same parent, there is room for what is only needed on the way; it is gone in any case. What a
-    killed process has left beside `final` is cleared. needed_bytes: about what writing takes.
+    killed process has left beside `final`, or anywhere that `register` knows, is cleared. needed_bytes: about what
+    writing takes. register: where it is entered, so that who comes after a killed process finds what it left.
 
     Raises ConflictError where there is something in `final`, RequestError where it cannot be written, StorageFullError
     where the disk has not the room or runs full inside.
@@ -35,16 +39,18 @@ def staged_folder(final: Path, *, needed_bytes: int, what: str) -> Iterator[Path
         _clear_leftovers(final)
         _check_room(final.parent, needed_bytes, what)
         staging = final.parent / f"{_prefix(final)}{secrets.token_hex(4)}"
-        staging.mkdir()
-        try:
-            with _held(staging):
+        with contextlib.ExitStack() as held:
+            if register is not None:
+                register.remove_abandoned()
+                held.enter_context(register.entered(staging))
+            held.callback(shutil.rmtree, staging, ignore_errors=True)  # before it leaves the register
+            staging.mkdir()
+            with holding(staging, must=False):
                 folder = staging / "export"
                 folder.mkdir()
                 yield folder
                 _settle(folder)
                 _publish(folder, final)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     except BaseException as error:
         is_full = isinstance(error, Exception) and not isinstance(error, LuthierError) and is_disk_full(error)
         told = _full(final.parent, needed_bytes, what) if is_full else None
@@ -99,19 +105,7 @@ def _prefix(final: Path) -> str:
 
 def _clear_leftovers(final: Path) -> None:
     for leftover in final.parent.glob(f"{_prefix(final)}*"):
-        with contextlib.suppress(OSError), _held(leftover):
-            shutil.rmtree(leftover)
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder, which the kernel lets go when this process ends. Raises OSError where it is held."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+        remove_if_abandoned(leftover)
 
 
 def _check_room(parent: Path, needed_bytes: int, what: str) -> None:
@@ -143,6 +137,16 @@ def _publish(folder: Path, final: Path) -> None:
         refuse_taken(final)
         raise
     sync(final.parent)
+
+
+def register_of(context: Context) -> FolderRegister:
+    """The register of a home: exports in the making, wherever they are written to."""
+    return FolderRegister(context.home / "partial")
+
+
+def remove_abandoned(context: Context) -> list[Path]:
+    """Remove what killed exports of this home have left, here and beside the places that they were to get."""
+    return register_of(context).remove_abandoned()
 
 
 def open_to_readers(folder: Path) -> None:

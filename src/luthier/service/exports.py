@@ -11,7 +11,7 @@ from luthier.core.digest import sha256_file
 from luthier.core.errors import ParityError, RequestError, WorkError
 from luthier.core.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.service.context import Context
-from luthier.service.export_folders import open_to_readers, refuse_taken, staged_folder
+from luthier.service.export_folders import open_to_readers, refuse_taken, register_of, staged_folder
 from luthier.service.export_sources import find_source, proof_examples
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def export(
     _need_packages(to)
     examples, notes = proof_examples(context, source, held_out, num_prompts)
     needed = registry.needed_bytes(to, precision, _num_parameters(source, to))
-    with staged_folder(final, needed_bytes=needed, what=f"{to} in {precision}") as folder:
+    with staged_folder(
+        final, needed_bytes=needed, what=f"{to} in {precision}", register=register_of(context)
+    ) as folder:
         warnings = registry.write(to, source, folder, precision, context.progress, context.settings.tools_folder)
         open_to_readers(folder)
         observed = observe_source(source, examples, context.progress)

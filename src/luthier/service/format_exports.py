@@ -72,9 +72,9 @@ def _write_unproved(
 ) -> None:
     """What was not let out, to be measured all the same: a table without its worst rows would flatter."""
     from luthier.deploy.exporters import registry
-    from luthier.service.export_folders import staged_folder
+    from luthier.service.export_folders import register_of, staged_folder
 
-    with staged_folder(folder, needed_bytes=0, what=f"{to} in {precision}") as target:
+    with staged_folder(folder, needed_bytes=0, what=f"{to} in {precision}", register=register_of(context)) as target:
         registry.write(to, source, target, precision, context.progress, context.settings.tools_folder)
 
 

@@ -7,7 +7,7 @@ import csv
 import io
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any, Final
 
 from luthier.core.digest import sha256_bytes
@@ -16,6 +16,7 @@ from luthier.core.events import Event, SnapshotSaved, StepDone, ValidationDone
 from luthier.core.job import Job
 from luthier.core.plan import Plan
 from luthier.core.run import TrainResult
+from luthier.core.scratch_folders import scratch_folder
 from luthier.core.tuned_model import TunedModel
 from luthier.service.context import Context
 from luthier.service.fine_tuning import model_id
@@ -156,8 +157,8 @@ class JobReporter:
         content = step_metrics(self.context.runs.events(self.job.run_id))
         if self.context.settings.result_files_base64:
             content = base64.b64encode(content)
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / filename
+        with scratch_folder(Path(gettempdir()), "luthier-metrics-") as folder:
+            path = folder / filename
             path.write_bytes(content)
             return files.add_file(
                 self.context, project_id, path, filename=filename, purpose="fine-tune-results"

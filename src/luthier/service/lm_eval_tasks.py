@@ -19,7 +19,7 @@ from luthier.service.context import Context
 from luthier.service.task_runs import Engines
 from luthier.service.task_systems import Server, System
 
-_CAUTION = "Measured by the lm-evaluation-harness {version}; intervals are its standard errors times 1.96."
+_CAUTION = "Measured by the lm-evaluation-harness {version}; intervals are made of its standard errors."
 
 
 def check_lm_eval(tasks: Sequence[LmEvalTask], systems: Sequence[System], *, folder: Path) -> None:

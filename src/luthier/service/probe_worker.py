@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import LuthierError
+from luthier.core.scratch_folders import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,8 +72,8 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     if isinstance(objective, Distillation):  # what a teacher says takes as long to learn if it is made up
         objective.rehearse(model)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            objective.prepare(model, units, Path(folder), SilentProgress())
+        with scratch_folder(Path(tempfile.gettempdir()), "luthier-probe-") as folder:
+            objective.prepare(model, units, folder, SilentProgress())
 
     class NoCheckpoints(CheckpointStore):
         """A probe starts anew and leaves nothing behind."""

@@ -29,6 +29,7 @@ from luthier.core.errors import RequestError, WorkError
 from luthier.jobs.health_probe import HealthCheck
 from luthier.jobs.supervisor import Program, Supervisor
 from luthier.service.context import Context
+from luthier.service.export_folders import remove_abandoned
 from luthier.service.home_permissions import open_places
 from luthier.service.listening import Listener, listen
 from luthier.service.sessions import make_link
@@ -122,6 +123,8 @@ def serve(
             )
         for place in open_places(context.settings):
             tell(f"warning: {place.message}; {place.do}")
+        for folder in remove_abandoned(context):
+            tell(f"removed {folder}: an export that was killed had left it")
         workers = worker_names(context, request.num_workers)
         supervisor = Supervisor([_api(context, listener), *map(_worker, workers)], tell=tell)
         try:

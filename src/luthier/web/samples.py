@@ -22,7 +22,8 @@ from luthier.evaluate.sample_rows import (
     choose_rows,
     scored_metrics,
 )
-from luthier.reporting.metric_titles import metric_heading
+from luthier.reporting.judged_rows import units_of
+from luthier.reporting.metric_titles import metric_heading, on_scale
 from luthier.reporting.word_differences import word_differences
 
 _PAGE: Final = 10
@@ -63,6 +64,7 @@ def samples_shown(
     number = min(number, num_pages)
     shown = rows[(number - 1) * _PAGE : number * _PAGE]
     first = {key: value for key, value in asked.items() if value}
+    units = units_of(evaluation.systems)
     return {
         "evaluation": evaluation,
         "who": who,
@@ -70,6 +72,7 @@ def samples_shown(
         "asked": asked | {"metric": choice.metric or "", "order": choice.order},
         "scored": [(name, metric_heading(name)) for name in metrics],
         "title_of": metric_heading,
+        "scale_of": lambda name: on_scale(units.get(name, "")),
         "rows": [(row, _outputs(evaluation, who, row, asked["marks"])) for row in shown],
         "num_found": len(rows),
         "num_rows": max((len(system.samples) for system in evaluation.systems), default=0),

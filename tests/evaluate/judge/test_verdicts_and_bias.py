@@ -36,7 +36,9 @@ def test_a_judge_that_reads_is_heard_in_both_orders():
     assert {one.preference for one in found} == {"a"}
     bias = bias_of(pair_statistics(PAIRS, found))
     assert (bias.num_flipped, bias.num_showings) == (0, 80)
-    assert (bias.first_shown.value, bias.first_shown.low, bias.first_shown.high) == (0.5, 0.5, 0.5)
+    # All 40 pairs say a half, and as many others as "none of 40" allows may say anything.
+    half = pytest.approx(0.5 * 0.0876, abs=1e-3)
+    assert (bias.first_shown.value, 0.5 - bias.first_shown.low, bias.first_shown.high - 0.5) == (0.5, half, half)
 
 
 def test_a_judge_that_takes_the_first_shown_flips_and_ties_everywhere():

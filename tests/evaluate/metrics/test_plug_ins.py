@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from luthier.cli.evaluate import parse_metrics
 from luthier.core import recipe
+from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.evaluate.compare import judge
 from luthier.evaluate.metrics import registry
@@ -21,6 +22,7 @@ class Shouting:
 
     name = title = "shouting"
     unit, higher_is_better, needs, has_sample_values = "fraction", False, "text", True
+    lower, upper = 0.0, 1.0
 
     def statistics(self, observed: Any) -> Any:
         return mean_statistics([output.isupper() for output in observed.outputs])
@@ -60,3 +62,35 @@ def test_an_unknown_metric_names_all_there_are() -> None:
     with pytest.raises(ValidationError, match="not a metric") as error:
         asked("shouting")
     assert "token_f1, label_accuracy" in str(error.value.errors()[0]["ctx"]["expected"])
+
+
+class Boundless(Shouting):
+    """One that does not say what its figure can be."""
+
+    lower = None  # type: ignore[assignment]
+
+
+class Wrong(Shouting):
+    """One whose figure is not what it says."""
+
+    def aggregate(self, sums: Any) -> Any:
+        return 100 * mean_of_sums(sums)
+
+
+def test_a_metric_without_bounds_is_refused_before_anything_is_judged(system_of: Any) -> None:
+    system = system_of("base", ["YES", "no"], ["yes", "no"])
+    with pytest.raises(RequestError, match=r"metric shouting has lower None and upper 1\.0") as error:
+        judge([system], metrics=[Boundless()], seed=0, progress=SilentProgress())
+    assert "declare both in Boundless" in str(error.value)
+
+
+def test_a_figure_outside_of_its_bounds_is_refused(system_of: Any) -> None:
+    system = system_of("base", ["YES", "NO"], ["yes", "no"])
+    with pytest.raises(RequestError, match="shouting of base is 100, and the metric says 0 to 1"):
+        judge([system], metrics=[Wrong()], seed=0, progress=SilentProgress())
+
+
+@pytest.mark.parametrize("name", sorted(registry.BUILT_IN))
+def test_every_metric_says_what_it_can_be(name: str) -> None:
+    for metric in registry.load_metrics([name]):
+        assert registry.bounds_of(metric).lower < registry.bounds_of(metric).upper

@@ -18,6 +18,7 @@ from luthier.core.errors import DataError, NotFoundError
 from luthier.core.ports import Score
 from luthier.evaluate import statistics
 from luthier.evaluate.metrics.protocol import MetricDefinition, Observations
+from luthier.evaluate.metrics.registry import bounds_of
 from luthier.evaluate.safety import memorisation as memory
 from luthier.evaluate.safety.canaries import canaries, unseen_bits
 from luthier.evaluate.safety.counterfactual import counterfactual
@@ -70,17 +71,19 @@ def the(probe: Probe, name: str) -> MetricDefinition:
 
 
 def test_a_mean_looks_only_at_the_rows_that_have_a_value() -> None:
-    metric = RowMean("m", "m", "u", True, "text", lambda _: [1.0, None, 0.0, None], of_no_row=0.5)
+    metric = RowMean("m", "m", "fraction", True, "text", lambda _: [1.0, None, 0.0, None], of_no_row=0.5)
     stats = metric.statistics(Observations())
     assert metric.aggregate(stats.sum(axis=0)) == 0.5
     assert metric.aggregate(np.zeros(2)) == 0.5, "a resample without such a row"
-    assert np.isfinite(statistics.bootstrap_interval(stats, metric.aggregate, seed=0)).all()
+    assert np.isfinite(statistics.bootstrap_interval(stats, metric.aggregate, bounds=bounds_of(metric), seed=0)).all()
 
 
 def test_a_contrast_is_the_one_mean_less_the_other() -> None:
     metric = Contrast("m", "m", "u", False, "text", lambda _: [1.0, 1.0, None], lambda _: [None, None, 0.25])
     assert metric.aggregate(metric.statistics(Observations()).sum(axis=0)) == 0.75
-    assert np.isfinite(statistics.bootstrap_interval(metric.statistics(Observations()), metric.aggregate, seed=0)).all()
+    stats = metric.statistics(Observations())
+    found = statistics.bootstrap_interval(stats, metric.aggregate, bounds=bounds_of(metric), seed=0)
+    assert np.isfinite(found).all()
 
 
 def test_the_same_rows_are_chosen_whatever_their_order_and_only_those_that_fit() -> None:
@@ -332,7 +335,7 @@ def test_secrets_that_nobody_saw_have_the_exposure_of_chance() -> None:
     scores = [[score(float(nats)) for nats in rng.normal(size=64)] for _ in range(400)]
     found = the(probe, "canary_exposure")
     interval = statistics.bootstrap_interval(
-        found.statistics(observed(probe, option_scores=scores)), found.aggregate, seed=0
+        found.statistics(observed(probe, option_scores=scores)), found.aggregate, bounds=bounds_of(found), seed=0
     )
     assert interval.low < unseen_bits(64) < interval.high
 

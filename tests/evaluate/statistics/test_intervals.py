@@ -6,7 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
+from luthier.core.bounds import REAL_LINE, UNIT, Bounds
 from luthier.core.errors import RequestError
+from luthier.evaluate.metrics.bleu import Bleu
+from luthier.evaluate.metrics.fraction import ratio
+from luthier.evaluate.metrics.perplexity import Perplexity
 from luthier.evaluate.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.evaluate.statistics import (
     Difference,
@@ -18,19 +22,20 @@ from luthier.evaluate.statistics import (
     resampled_sums,
     rows_needed,
 )
+from luthier.evaluate.statistics.leave_one_out import spread_of
 from luthier.evaluate.statistics.shares import share_difference_ends
 
 VALUES = st.lists(st.floats(-10, 10, allow_subnormal=False), min_size=1, max_size=30)
 
 
-def interval(values, seed=0, num_resamples=2_000):
-    return bootstrap_interval(mean_statistics(values), mean_of_sums, seed=seed, num_resamples=num_resamples)
+def interval(values, seed=0, num_resamples=2_000, bounds=REAL_LINE):
+    stats = mean_statistics(values)
+    return bootstrap_interval(stats, mean_of_sums, bounds=bounds, seed=seed, num_resamples=num_resamples)
 
 
-def paired(a, b, seed=0, num_resamples=2_000):
-    return paired_bootstrap(
-        mean_statistics(a), mean_statistics(b), mean_of_sums, seed=seed, num_resamples=num_resamples
-    )
+def paired(a, b, seed=0, num_resamples=2_000, bounds=REAL_LINE):
+    a, b = mean_statistics(a), mean_statistics(b)
+    return paired_bootstrap(a, b, mean_of_sums, bounds=bounds, seed=seed, num_resamples=num_resamples)
 
 
 def test_the_interval_of_a_mean_is_that_of_normal_theory():
@@ -73,7 +78,8 @@ def test_the_p_value_of_no_difference_is_uniform_and_of_a_shift_that_of_normal_t
 @given(VALUES, st.integers(0, 2**31 - 1))
 @settings(max_examples=40)
 def test_intervals_hold_their_figure_and_differences_mirror(values, seed):
-    found = interval(values, seed=seed, num_resamples=200)
+    bounds = Bounds(0, math.inf) if min(values) >= 0 else REAL_LINE
+    found = interval(values, seed=seed, num_resamples=200, bounds=bounds)
     assert found.low - 1e-9 <= found.value <= found.high + 1e-9
     if min(values) >= 0:
         assert found.low >= 0
@@ -101,7 +107,7 @@ def test_each_resample_has_as_many_rows_as_the_data():
 
 def test_one_row_settles_nothing():
     found = paired([1.7], [0.2])
-    assert (found.difference, found.low, found.high, found.p_value) == (1.5, 1.5, 1.5, 1.0)
+    assert (found.difference, found.low, found.high, found.p_value) == (1.5, 0.0, 1.5, 1.0)
     assert not is_settled(found)
     right = paired([1.0], [0.0])
     assert right.low < 0
@@ -151,7 +157,7 @@ def test_rows_needed_is_always_more_than_there_are():
 
 
 def test_none_of_30_right_is_not_certain():
-    none, all_right = interval([0.0] * 30), interval([1.0] * 30)
+    none, all_right = interval([0.0] * 30, bounds=UNIT), interval([1.0] * 30, bounds=UNIT)
     # Wilson's, a little wider than the rule of three (3 / 30).
     assert none == (0.0, 0.0, pytest.approx(0.114, abs=1e-3))
     assert all_right == (1.0, pytest.approx(1 - 0.114, abs=1e-3), 1.0)
@@ -163,19 +169,21 @@ def test_none_of_30_right_is_not_certain():
 def test_a_fraction_with_the_same_end_in_every_row_is_not_certain_either():
     """Micro F1 of rows without any error; and sources whose rows are all wrong count once each."""
     perfect = np.tile([2.0, 0.0, 0.0], (20, 1))
-    found = bootstrap_interval(perfect, lambda s: 2 * s[..., 0] / (2 * s[..., 0] + s[..., 1] + s[..., 2]), seed=0)
+    found = bootstrap_interval(
+        perfect, lambda s: 2 * s[..., 0] / (2 * s[..., 0] + s[..., 1] + s[..., 2]), bounds=UNIT, seed=0
+    )
     assert (found.value, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(0.839, abs=1e-3)
     wrong = bootstrap_interval(
-        mean_statistics([0.0] * 30), mean_of_sums, seed=0, clusters=[row // 10 for row in range(30)]
+        mean_statistics([0.0] * 30), mean_of_sums, bounds=UNIT, seed=0, clusters=[row // 10 for row in range(30)]
     )
     assert wrong.high == pytest.approx(0.5615, abs=1e-3)
 
 
 def test_a_fraction_stays_between_0_and_1():
-    found = interval([1.0, 0.9, 1.0, 0.7, 0.8])
-    assert (found.low > 0.3, found.high) == (True, 1.0)
-    assert interval([0.0, 0.1, 0.0, 0.3, 0.2]).low == 0.0
+    found = interval([1.0, 0.9, 1.0, 0.7, 0.8], bounds=UNIT)
+    assert 0.3 < found.low < found.value < 0.96 < found.high <= 1.0
+    assert 0.0 <= interval([0.0, 0.1, 0.0, 0.3, 0.2], bounds=UNIT).low < 0.04
 
 
 def test_the_p_value_of_shares_is_that_of_mcnemar():
@@ -215,7 +223,7 @@ def test_rows_of_one_source_count_together():
     clusters = [f"document {row // 20}" for row in range(240)]
     values = np.repeat(own, 20) + 0.01 * generator.normal(size=240)
     alone = interval(values)
-    together = bootstrap_interval(mean_statistics(values), mean_of_sums, seed=0, clusters=clusters)
+    together = bootstrap_interval(mean_statistics(values), mean_of_sums, bounds=REAL_LINE, seed=0, clusters=clusters)
     as_documents = interval(own)
     assert together.high - together.low > 3 * (alone.high - alone.low)
     assert together.high - together.low == pytest.approx(as_documents.high - as_documents.low, rel=0.05)
@@ -235,8 +243,9 @@ def test_a_source_of_its_own_for_each_row_changes_nothing():
 def test_without_rows_only_the_percentiles_are_left():
     stats = mean_statistics(np.random.default_rng(11).exponential(size=20))
     sums = resampled_sums(stats, seed=0)
-    plain = interval_of(stats.sum(axis=0), sums, mean_of_sums)
-    whole = interval_of(stats.sum(axis=0), sums, mean_of_sums, rows=stats)
+    bounds = Bounds(0, math.inf)
+    plain = interval_of(stats.sum(axis=0), sums, mean_of_sums, bounds=bounds)
+    whole = interval_of(stats.sum(axis=0), sums, mean_of_sums, bounds=bounds, rows=stats)
     assert whole.low <= plain.low < plain.high < whole.high
 
 
@@ -244,7 +253,9 @@ def test_a_figure_that_one_row_makes_is_left_to_the_bootstrap():
     """Only one row has anything to divide by: leaving it out leaves no figure."""
     stats = np.array([[1.0, 2.0], *([[0.0, 0.0]] * 9)])
     with np.errstate(all="ignore"):
-        found = bootstrap_interval(stats, lambda s: np.where(s[..., 1] > 0, s[..., 0] / s[..., 1], np.nan), seed=0)
+        found = bootstrap_interval(
+            stats, lambda s: np.where(s[..., 1] > 0, s[..., 0] / s[..., 1], np.nan), bounds=UNIT, seed=0
+        )
     assert found.value == 0.5
 
 
@@ -264,3 +275,86 @@ def test_ten_thousand_rows_stay_within_memory():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200e6
+
+
+# ---- figures near the ends of what they can be
+
+PERCENT, PERPLEXITIES = Bounds(0.0, 100.0), Bounds(1.0, math.inf)
+SHARES_OF_100 = st.lists(st.floats(0, 100, allow_subnormal=False), min_size=2, max_size=12)
+
+
+def bleu_rows(generator, num_rows, ease):
+    """Statistics of answers whose n-grams match more or less readily."""
+    length = generator.integers(8, 40, num_rows).astype(float)
+    totals = np.stack([length - order for order in range(4)], axis=1)
+    shares = np.clip(generator.gamma(0.4, ease, (num_rows, 1)) * (0.9, 0.7, 0.5, 0.4), 0, 1)
+    return np.concatenate([length[:, None], length[:, None], np.round(shares * totals), totals], axis=1)
+
+
+def test_bleu_of_six_rows_stays_between_0_and_100_and_its_differences_between_their_ends():
+    """What was shown once: BLEU [0, 151], and differences of -122."""
+    generator, bleu, outside = np.random.default_rng(12), Bleu(), 0
+    for trial in range(60):
+        a, b = bleu_rows(generator, 6, 2.0), bleu_rows(generator, 6, 0.4)
+        one = bootstrap_interval(a, bleu.aggregate, bounds=PERCENT, seed=trial, num_resamples=400)
+        assert 0 <= one.low <= one.value <= one.high <= 100
+        found = paired_bootstrap(a, b, bleu.aggregate, bounds=PERCENT, seed=trial, num_resamples=400)
+        assert -100 <= found.low <= found.difference <= found.high <= 100
+        plain = spread_of(a, bleu.aggregate).ends(one.value, 0.025, REAL_LINE)
+        outside += plain[0] < 0 or plain[1] > 100
+    assert outside > 20, "without bounds these rows do leave the scale"
+
+
+def test_a_perplexity_is_never_below_1():
+    generator = np.random.default_rng(13)
+    for trial in range(60):
+        tokens = generator.integers(2, 30, 6).astype(float)
+        stats = np.stack([tokens * generator.lognormal(-1.0, 1.0, 6), tokens], axis=1)
+        found = bootstrap_interval(stats, Perplexity().aggregate, bounds=PERPLEXITIES, seed=trial, num_resamples=400)
+        assert 1 <= found.low <= found.value <= found.high < math.inf
+
+
+@given(SHARES_OF_100, st.integers(0, 2**31 - 1))
+@settings(max_examples=60, deadline=None)
+def test_every_interval_of_bounded_rows_lies_inside_its_bounds_and_agrees_with_its_p_value(values, seed):
+    found = interval(values, seed=seed, num_resamples=200, bounds=PERCENT)
+    assert 0 <= found.low <= found.value + 1e-9
+    assert found.value - 1e-9 <= found.high <= 100
+    less = paired(values, [value / 3 for value in values], seed=seed, num_resamples=200, bounds=PERCENT)
+    assert -100 <= less.low <= less.high <= 100
+    assert (less.p_value < 0.05) == (less.low > 0 or less.high < 0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_shares_agree_with_their_p_value_too(rows):
+    a, b = ([float(row[side]) for row in rows] for side in (0, 1))
+    found = paired(a, b, num_resamples=200, bounds=UNIT)
+    assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
+    assert -1 <= found.low <= found.difference <= found.high <= 1
+
+
+@pytest.mark.parametrize(("only_a", "num_rows"), [(4, 30), (5, 40)])
+def test_where_mcnemar_is_not_sure_the_interval_reaches_to_0(only_a, num_rows):
+    """Tango's interval of five rows against none leaves out 0, at p = 0.0625."""
+    found = paired([1.0] * num_rows, [0.0] * only_a + [1.0] * (num_rows - only_a), bounds=UNIT)
+    assert found.p_value > 0.05
+    assert found.low == 0.0
+
+
+def test_rows_that_all_say_the_same_are_not_certain():
+    """Of 20 equal rows, as many others as Wilson's interval of 0 of 20 allows may say anything."""
+    found = interval([0.4] * 20, bounds=UNIT)
+    others = 0.1611
+    assert (found.low, found.high) == (
+        pytest.approx(0.4 - others * 0.4, abs=1e-3),
+        pytest.approx(0.4 + others * 0.6, abs=1e-3),
+    )
+
+
+def test_rows_that_a_figure_does_not_look_at_make_it_no_surer():
+    """3 of 5 rows that count, among 400 that do not: Wilson's interval of 3 of 5."""
+    stats = np.zeros((405, 2))
+    stats[:5] = mean_statistics([1, 1, 1, 0, 0])
+    found = bootstrap_interval(stats, lambda sums: ratio(sums[..., 0], sums[..., 1]), bounds=UNIT, seed=0)
+    assert (found.low, found.high) == (pytest.approx(0.2307, abs=1e-3), pytest.approx(0.8824, abs=1e-3))

@@ -9,7 +9,8 @@ import pytest
 
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "statistics_truth.py"
 # By design wider than 95%: a spread that two or three trainings tell of is hardly known, and F1 over labels is bent.
-CAUTIOUS = ("seeds", "macro F1")
+# Where McNemar's exact test is not sure, an interval of a difference of shares reaches to 0, as that test's own does.
+CAUTIOUS = ("seeds", "macro F1", "equal shares")
 
 
 @pytest.fixture(scope="module")

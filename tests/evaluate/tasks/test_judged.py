@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from luthier.core.bounds import UNIT
 from luthier.core.calibration import target_of
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
@@ -140,7 +141,7 @@ def test_above_a_tenth_the_caution_says_so_and_above_a_half_there_is_no_figure()
 def test_intervals_are_numbers_where_many_verdicts_are_missing():
     _, (metric,) = made(PAIRWISE, silent_on([1], prefers("lovely")))
     stats = metric.statistics(observed(BETTER[:2], FIRSTS[:2]))
-    assert np.isfinite(bootstrap_interval(stats, metric.aggregate, seed=0)).all()
+    assert np.isfinite(bootstrap_interval(stats, metric.aggregate, bounds=UNIT, seed=0)).all()
 
 
 def test_a_rubric_asks_once_for_all_criteria():

@@ -38,3 +38,8 @@ def test_bins_hold_a_tenth_each_and_an_empty_one_stays_finite() -> None:
     assert np.isfinite(psi(counts, of_now).value)
     assert [one.tolist() for one in binned(np.ones(10), np.ones(5))] == [[10.0, 0.0], [5.0, 0.0]]
     assert [one.tolist() for one in matched(np.array([0.0, 2.0]), np.array([2.0]), 4)] == [[1.0, 1.0], [0.0, 1.0]]
+
+
+def test_an_index_that_is_hardly_known_has_an_interval_above_0() -> None:
+    low, high = psi(np.array([30.0, 20.0]), np.array([16.0, 7.0])).ends(0.025)
+    assert 0 <= low < high < 3

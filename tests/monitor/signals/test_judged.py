@@ -45,3 +45,10 @@ def test_of_judges_that_see_no_change_none_tells_one():
         for _ in range(300)
     ]
     assert set(found) == {"steady"}
+
+
+def test_a_mean_score_has_an_interval_between_1_and_5():
+    for values in ([5] * 24, [5] * 23 + [4], [1] * 20 + [2], [1, 5] * 10):
+        (found,) = judged_signals("judge", scored([4] * 20), scored(values), num_signals=30)
+        assert 1 <= found.low <= found.value <= found.high <= 5
+        assert found.low < found.high

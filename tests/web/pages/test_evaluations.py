@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
+import luthier.web
 from luthier.core.evaluation import (
     Comparison,
     Evaluation,
@@ -165,6 +168,28 @@ def test_words_are_marked_against_the_reference_or_the_other_system(shown: TestC
     page = shown.get(f"/evaluations/{ID}?better=candidate&marks=baseline").text
     assert "<ins>the front is spruce</ins>" in page or "<ins>the</ins>" in page
     assert "<ins>" not in shown.get(f"/evaluations/{ID}?better=baseline&marks=none").text.split("<article")[1]
+
+
+def test_text_that_the_reference_lacks_does_not_look_good(shown: TestClient) -> None:
+    """Invented words are the fault, missing ones were right; and no mark is told by its colour alone."""
+    css = (Path(luthier.web.__file__).parent / "static" / "css" / "56-evaluate.css").read_text(encoding="utf-8")
+    rules = dict(re.findall(r"& (\.against-\w+ (?:ins|del)) \{ ([^}]*) \}", css))
+    invented, missing = rules[".against-reference ins"], rules[".against-reference del"]
+    assert "--bad" in invented
+    assert "--good" not in invented
+    assert "--bad" not in missing
+    assert "wavy" in invented, "underlined, too"
+    assert "dashed" in missing
+    assert '.against-reference del::before { content: "["' in css, "in brackets, too"
+    neutral = rules[".against-system ins"] + rules[".against-system del"]
+    assert not {"--good", "--bad"} & set(re.findall(r"--\w+", neutral)), "of two systems none is right by itself"
+    page = shown.get(f"/evaluations/{ID}?better=baseline").text
+    assert 'class="text words-of marked against-reference"' in page
+    assert "not in the reference, wavy underline: <ins>word</ins>" in page
+    assert "missing from the answer, in brackets: <del>word</del>" in page
+    page = shown.get(f"/evaluations/{ID}?better=candidate&marks=baseline").text
+    assert "only in this answer, underlined: <ins>word</ins>" in page
+    assert "against-reference" not in page
 
 
 @pytest.mark.parametrize("query", ["low=much", "better=me", "kind=odd", "order=no", "metric=nope", "high=nan"])

@@ -82,7 +82,10 @@ class GateView(BaseModel):
 
 
 class RevisionView(BaseModel):
-    """before: the revision that a rollback goes back to. gate: null where none held."""
+    """before: the revision that a rollback goes back to. gate: null where none held.
+
+    unjudged: targets without an evaluation or suite result when they were given their share; see the route `deploy`.
+    """
 
     number: int
     kind: RevisionKind
@@ -91,6 +94,7 @@ class RevisionView(BaseModel):
     before: int | None
     created_at: int
     gate: GateView | None = None
+    unjudged: list[str] = []
 
 
 class RequestCount(BaseModel):
@@ -130,7 +134,10 @@ class DeletedDeployment(BaseModel):
 
 @router.post("", status_code=201, summary="Deploy a model", responses=documented(404, 409))
 def deploy(context: HomeContext, caller: Trainer, asked: DeployBody) -> DeploymentObject:
-    """A new name, or a new revision of one that is there. A later target takes all over, or a canary's part."""
+    """A new name, or a new revision of one that is there. A later target takes all over, or a canary's part.
+
+    What nobody has judged is named in `revision.unjudged` and in the audit log; judge it by `POST /v1/evaluations`.
+    """
     if (asked.target is None) == (asked.split is None) or (asked.split is not None and asked.canary is not None):
         raise RequestError(
             "target, canary and split contradict each other" if asked.split else "neither target nor split",
@@ -220,6 +227,7 @@ def _revision(revision: Revision) -> RevisionView:
         before=revision.before,
         created_at=int(revision.created_at),
         gate=None if revision.gate is None else _gate(revision.gate),
+        unjudged=list(revision.unjudged),
     )
 
 

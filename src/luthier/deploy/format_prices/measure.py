@@ -10,6 +10,7 @@ from pathlib import Path
 from luthier.core.export import ExportFormat, ExportSource
 from luthier.core.format_table import Spread
 from luthier.core.ports import Progress
+from luthier.core.scratch_folders import scratch_folder
 from luthier.deploy.exporters.child import run_child
 from luthier.deploy.format_prices.asking import Asked, AskedRow, Quality, Speed
 
@@ -77,8 +78,8 @@ def spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def _ask(asked: Asked, title: str, progress: Progress) -> str:
-    with tempfile.TemporaryDirectory(prefix="luthier-format-") as folder:
-        question, answer = Path(folder) / "asked.json", Path(folder) / "answer.json"
+    with scratch_folder(Path(tempfile.gettempdir()), "luthier-format-") as folder:
+        question, answer = folder / "asked.json", folder / "answer.json"
         question.write_text(asked.model_dump_json(), encoding="utf-8")
         run_child(_WORKER, [str(question), str(answer)], title, progress)
         return answer.read_text(encoding="utf-8")

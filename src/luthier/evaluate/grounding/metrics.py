@@ -5,6 +5,7 @@ A share of nothing is 0: where no answer cites, none of the citations is invente
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ class _Share:
     name = ""
     title = ""
     unit = "fraction"
+    lower, upper = 0.0, 1.0
     higher_is_better = False
     needs: Needs = "text"
     has_sample_values = True
@@ -99,6 +101,7 @@ class CitationsPerAnswer(_OfCitations):
     name = "citations_per_answer"
     title = "citations an answer"
     unit = "citations"
+    upper = math.inf
     higher_is_better = True
 
     def statistics(self, observed: Observations) -> Array:

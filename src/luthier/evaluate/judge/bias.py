@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from luthier.core.bounds import CORRELATION, UNIT, Bounds
 from luthier.core.calibration import JudgeBias
 from luthier.core.rating_report import Estimate
 from luthier.evaluate.judge.verdicts import POINTS, Pair, PairVerdict
@@ -48,8 +49,8 @@ def bias_of(stats: Array, *, people: Array | None = None, seed: int = 0) -> Judg
     total = stats.sum(axis=0)
     if total[0] == 0:
         return None
-    flipped = _estimate(stats, lambda sums: _ratio(sums[..., 1], sums[..., 0], 0.0), seed)
-    first = _estimate(stats, lambda sums: _ratio(sums[..., 2], sums[..., 3], 0.5), seed) if total[3] else None
+    flipped = _estimate(stats, lambda sums: _ratio(sums[..., 1], sums[..., 0], 0.0), UNIT, seed)
+    first = _estimate(stats, lambda sums: _ratio(sums[..., 2], sums[..., 3], 0.5), UNIT, seed) if total[3] else None
     return JudgeBias(
         num_pairs=int(total[0]),
         num_flipped=int(total[1]),
@@ -71,7 +72,7 @@ def _length(sums: Array, seed: int) -> Estimate | None:
     total = sums.sum(axis=0)
     if total[0] < _FEWEST_FOR_LENGTH or min(_variances(total)) <= 1e-12:
         return None
-    return _estimate(sums, _correlation, seed)
+    return _estimate(sums, _correlation, CORRELATION, seed)
 
 
 def _variances(sums: Array) -> tuple[Array, Array]:
@@ -94,6 +95,6 @@ def _ratio(above: Array, below: Array, otherwise: float) -> Array:
     return result
 
 
-def _estimate(stats: Array, aggregate: Callable[[Array], Array], seed: int) -> Estimate:
-    found = bootstrap_interval(stats, aggregate, seed=seed)
+def _estimate(stats: Array, aggregate: Callable[[Array], Array], bounds: Bounds, seed: int) -> Estimate:
+    found = bootstrap_interval(stats, aggregate, bounds=bounds, seed=seed)
     return Estimate(value=found.value, low=found.low, high=found.high)

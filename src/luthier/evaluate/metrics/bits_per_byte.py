@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,6 +21,8 @@ class BitsPerByte:
     name: ClassVar[str] = "bits_per_byte"
     title: ClassVar[str] = "bits per byte"
     unit: ClassVar[str] = "bits per byte"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = math.inf
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "likelihood"
     has_sample_values: ClassVar[bool] = True

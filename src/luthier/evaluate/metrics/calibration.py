@@ -31,6 +31,8 @@ class CalibrationError:
     name: ClassVar[str] = "calibration_error"
     title: ClassVar[str] = "expected calibration error"
     unit: ClassVar[str] = "0 to 1"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[Literal["options"]] = "options"
     has_sample_values: ClassVar[bool] = False
@@ -62,6 +64,8 @@ class BrierScore:
     name: ClassVar[str] = "brier"
     title: ClassVar[str] = "Brier score"
     unit: ClassVar[str] = "0 to 2"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 2.0
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[Literal["options"]] = "options"
     has_sample_values: ClassVar[bool] = True

@@ -23,6 +23,8 @@ class ChoiceAccuracy:
     name: str = "choice_accuracy"
     title: str = "accuracy of the likeliest option"
     unit: str = "fraction"
+    lower: float = 0.0
+    upper: float = 1.0
     higher_is_better: bool = True
     needs: Needs = "options"
     has_sample_values: bool = True

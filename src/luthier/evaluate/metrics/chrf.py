@@ -23,6 +23,8 @@ class Chrf:
     name: ClassVar[str] = "chrf"
     title: ClassVar[str] = "chrF"
     unit: ClassVar[str] = "0 to 100"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 100.0
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
     has_sample_values: ClassVar[bool] = True

@@ -80,6 +80,8 @@ class MacroF1:
     name: ClassVar[str] = "macro_f1"
     title: ClassVar[str] = "macro-F1"
     unit: ClassVar[str] = "0 to 1"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
     higher_is_better: ClassVar[bool] = True
     has_sample_values: ClassVar[bool] = False
 

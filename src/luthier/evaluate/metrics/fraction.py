@@ -14,6 +14,7 @@ from luthier.evaluate.metrics.protocol import Array, Needs, Observations
 class Fraction:
     """Sum of the first column of `count` over the sum of the second: [num_samples, 2] of each row.
 
+    The first column is never more than the second, so that the figure lies between 0 and 1.
     With ones in the second column it is a mean over rows; with counts (fields of a row) it is micro-averaged. A row
     whose second column is 0 counts for nothing. Where all are 0 the figure is 0.
     """
@@ -24,6 +25,8 @@ class Fraction:
     needs: Needs = "text"
     higher_is_better: bool = True
     unit: str = "fraction"
+    lower: float = 0.0
+    upper: float = 1.0
     has_sample_values: bool = True
 
     def statistics(self, observed: Observations) -> Array:

@@ -17,6 +17,8 @@ class LabelAccuracy:
     name: ClassVar[str] = "label_accuracy"
     title: ClassVar[str] = "label accuracy"
     unit: ClassVar[str] = "fraction"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
     has_sample_values: ClassVar[bool] = True

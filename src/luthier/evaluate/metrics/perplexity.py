@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ class Perplexity:
     name: ClassVar[str] = "perplexity"
     title: ClassVar[str] = "perplexity"
     unit: ClassVar[str] = "per token"
+    lower: ClassVar[float] = 1.0
+    upper: ClassVar[float] = math.inf
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "likelihood"
     has_sample_values: ClassVar[bool] = True

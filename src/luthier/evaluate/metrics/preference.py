@@ -6,6 +6,7 @@ section 4). No text is generated.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 from luthier.evaluate.metrics.protocol import Array, Observations, mean_of_sums, mean_statistics
@@ -22,6 +23,8 @@ class RewardAccuracy:
     name: ClassVar[str] = "reward_accuracy"
     title: ClassVar[str] = "reward accuracy"
     unit: ClassVar[str] = "fraction"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "pairs"
     has_sample_values: ClassVar[bool] = True
@@ -45,6 +48,8 @@ class PreferenceAccuracy:
     name: ClassVar[str] = "preference_accuracy"
     title: ClassVar[str] = "preference accuracy"
     unit: ClassVar[str] = "fraction"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "pairs"
     has_sample_values: ClassVar[bool] = True
@@ -68,6 +73,8 @@ class PreferenceMargin:
     name: ClassVar[str] = "preference_margin"
     title: ClassVar[str] = "preference margin"
     unit: ClassVar[str] = "nats a pair"
+    lower: ClassVar[float] = -math.inf
+    upper: ClassVar[float] = math.inf
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "pairs"
     has_sample_values: ClassVar[bool] = True

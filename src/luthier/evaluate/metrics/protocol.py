@@ -46,7 +46,11 @@ class Observations:
 
 
 class MetricDefinition(Protocol):
-    """One figure. `has_sample_values`: the formula means something for a single sample too.
+    """One figure.
+
+    unit: what its numbers are counted in, and the only scale that it is shown on. lower, upper: what the figure can be,
+    infinite where it has no end; its intervals and those of its differences lie inside. has_sample_values: the formula
+    means something for a single sample too.
 
     Fixed for a class, or set by what it is made with (`hit_at_5`), so they are read from an instance.
     """
@@ -57,6 +61,10 @@ class MetricDefinition(Protocol):
     def title(self) -> str: ...
     @property
     def unit(self) -> str: ...
+    @property
+    def lower(self) -> float: ...
+    @property
+    def upper(self) -> float: ...
     @property
     def higher_is_better(self) -> bool: ...
     @property

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from luthier.core.errors import NotFoundError
+from luthier.core.bounds import Bounds
+from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.recipe import METRIC_ENTRY_POINTS
 from luthier.evaluate.metrics.protocol import MetricDefinition
 
@@ -43,6 +44,7 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
 
     Raises:
         NotFoundError: no table knows a name.
+        RequestError: a metric does not say what its figure can be.
     """
     table = {entry.name: entry.value for entry in entry_points(group=METRIC_ENTRY_POINTS)} | BUILT_IN
     wanted = dict.fromkeys(figure for name in names for figure in FAMILIES.get(name, (name,)))
@@ -57,15 +59,39 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
 
 
 def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefinition]:
-    """Metrics as they are, and those that names stand for, in order, each name once. Raises NotFoundError."""
+    """Metrics as they are, and those that names stand for, in order, each name once.
+
+    Raises:
+        NotFoundError: no table knows a name.
+        RequestError: a metric does not say what its figure can be.
+    """
     found: dict[str, MetricDefinition] = {}
     for metric in metrics:
         for definition in load_metrics([metric]) if isinstance(metric, str) else [metric]:
+            bounds_of(definition)
             found.setdefault(definition.name, definition)
     return list(found.values())
+
+
+def bounds_of(metric: MetricDefinition) -> Bounds:
+    """What the figure of a metric can be.
+
+    Raises:
+        RequestError: it declares none, or none with room between its ends.
+    """
+    ends = tuple(getattr(metric, end, None) for end in ("lower", "upper"))
+    lower, upper = ends
+    if isinstance(lower, int | float) and isinstance(upper, int | float) and lower < upper:
+        return Bounds(float(lower), float(upper))
+    raise RequestError(
+        f"metric {metric.name} has lower {lower} and upper {upper}",
+        expected="two numbers, the lower one first: what its figure can be, so that no interval leaves it",
+        do=f"declare both in {type(metric).__name__}, say lower = 0.0 and upper = 1.0, or math.inf for an open end",
+    )
 
 
 def _load(place: str) -> MetricDefinition:
     module, _, attribute = place.partition(":")
     metric: MetricDefinition = getattr(import_module(module), attribute)()
+    bounds_of(metric)
     return metric

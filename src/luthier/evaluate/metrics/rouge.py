@@ -13,6 +13,8 @@ class _Rouge:
     """The part that ROUGE-1, 2 and L have in common: the mean over samples of one F1 of `rouge_score`."""
 
     unit: ClassVar[str] = "F1, 0 to 1"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
     has_sample_values: ClassVar[bool] = True

@@ -25,6 +25,8 @@ class TokenF1:
     name: ClassVar[str] = "token_f1"
     title: ClassVar[str] = "token F1"
     unit: ClassVar[str] = "F1, 0 to 1"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Literal["likelihood", "text", "pairs"]] = "text"
     has_sample_values: ClassVar[bool] = True

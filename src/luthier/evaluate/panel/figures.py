@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from luthier.core.bounds import UNIT, Bounds
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import VerdictWord
 from luthier.core.rating import RatingRow, RatingsTable
@@ -34,6 +35,8 @@ from luthier.evaluate.panel.values import Array, matrix, value_of
 from luthier.evaluate.ranking import bradley_terry
 
 _SEED: Final = 0
+_SCORES: Final = Bounds(1.0, 5.0)
+"""What people give an answer for a criterion."""
 _PARADOX_RAW: Final = 0.75
 _PARADOX_BELOW: Final = 0.4
 _PARADOX_SHARE: Final = 0.75
@@ -121,8 +124,8 @@ def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
         own = np.stack([np.where(wins == 1, 1.0, np.where(wins == 0, 0.5, 0.0)), np.ones(len(rows))], axis=1)
         theirs = np.stack([1 - own[:, 0], own[:, 1]], axis=1)
         clusters = [row.row_id for row in rows]
-        rate = statistics.bootstrap_interval(own, mean_of_sums, seed=_SEED, clusters=clusters)
-        difference = statistics.paired_bootstrap(own, theirs, mean_of_sums, seed=_SEED, clusters=clusters)
+        rate = statistics.bootstrap_interval(own, mean_of_sums, bounds=UNIT, seed=_SEED, clusters=clusters)
+        difference = statistics.paired_bootstrap(own, theirs, mean_of_sums, bounds=UNIT, seed=_SEED, clusters=clusters)
         found.append(
             WinRate(
                 system=system,
@@ -178,7 +181,7 @@ def _scores(table: RatingsTable) -> tuple[MeanScore, ...]:
     for criterion in table.criteria:
         for system in table.systems:
             stats, clusters = _sums(table, system, criterion)
-            mean = statistics.bootstrap_interval(stats, mean_of_sums, seed=_SEED, clusters=clusters)
+            mean = statistics.bootstrap_interval(stats, mean_of_sums, bounds=_SCORES, seed=_SEED, clusters=clusters)
             found.append(MeanScore(system=system, criterion=criterion, num_ratings=len(stats), mean=_estimate(mean)))
     return tuple(found)
 
@@ -192,7 +195,7 @@ def _differences(table: RatingsTable) -> tuple[ScoreDifference, ...]:
         if not shared:
             continue
         own, theirs = (np.array([side[row_id] for row_id in shared]) for side in sides)
-        difference = statistics.paired_bootstrap(own, theirs, mean_of_sums, seed=_SEED)
+        difference = statistics.paired_bootstrap(own, theirs, mean_of_sums, bounds=_SCORES, seed=_SEED)
         found.append(
             ScoreDifference(
                 system=system,

@@ -27,7 +27,7 @@ from luthier.evaluate.report.tables import differences, metric_rows
 from luthier.evaluate.roles import Roles, roles
 from luthier.reporting import figures
 from luthier.reporting.forecast import forecast_of
-from luthier.reporting.judged_rows import forgetting_rows
+from luthier.reporting.judged_rows import forgetting_rows, scored_heading
 from luthier.reporting.page import page_environment
 from luthier.reporting.svg import css_variable
 
@@ -142,7 +142,7 @@ def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dic
         "forgetting_rows": forgetting_rows(evaluation.forgetting, metric_heading) if evaluation.forgetting else [],
         "choices": choices,
         "samples_title": _samples_title(len(choices.chosen)),
-        "score_title": metric_heading(choices.metric) if choices.metric else "",
+        "score_title": scored_heading(evaluation.systems, choices.metric),
         "groups": _groups(choices.chosen, choices.metric),
         "cut_off": [(system.name, system.num_cut_off) for system in evaluation.systems if system.num_cut_off],
     }

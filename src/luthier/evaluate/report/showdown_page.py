@@ -15,7 +15,7 @@ from luthier.evaluate.report.interval_chart import interval_chart, short_name
 from luthier.evaluate.report.page import TEMPLATES, fold
 from luthier.reporting import figures
 from luthier.reporting.fact import Fact
-from luthier.reporting.judged_rows import difference_row, metric_rows
+from luthier.reporting.judged_rows import difference_row, metric_rows, units_of
 from luthier.reporting.metric_titles import metric_heading
 from luthier.reporting.page import Chart, page_environment, replace_text
 from luthier.reporting.svg import BASE, INK, OTHERS, TUNED, canvas, inline_svg
@@ -41,6 +41,7 @@ def render_showdown_page(result: ShowdownResult) -> str:
     environment.finalize = shown
     spec, answer = result.spec, result.recommendation
     systems = [one.result for one in result.standings]
+    units = units_of(systems)
     of_answer = [one for one in result.comparisons if answer.system in (one.candidate, one.baseline)]
     return environment.get_template("showdown.html.j2").render(
         result=result,
@@ -53,7 +54,9 @@ def render_showdown_page(result: ShowdownResult) -> str:
         systems=[row_of(result, one) for one in result.standings],
         metrics=metric_rows(systems, result.comparisons, spec.primary),
         names=[one.name for one in systems],
-        differences=[difference_row(one) for one in of_answer if one.metric in (spec.primary, _BY_BYTES)],
+        differences=[
+            difference_row(one, units[one.metric]) for one in of_answer if one.metric in (spec.primary, _BY_BYTES)
+        ],
         contenders=[_contender_row(result, number) for number in range(len(spec.contenders))],
         samples=_samples(result.standings),
         when=figures.when(result.created_at),

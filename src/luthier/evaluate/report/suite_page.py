@@ -13,8 +13,7 @@ from luthier.evaluate.report.task_charts import gains_chart, task_charts
 from luthier.evaluate.task_view import Result, as_evaluation, summary, task_view
 from luthier.reporting import figures
 from luthier.reporting.fact import Fact
-from luthier.reporting.judged_rows import tone_of
-from luthier.reporting.metric_titles import metric_heading
+from luthier.reporting.judged_rows import scored_heading, tone_of
 from luthier.reporting.page import page_environment, replace_text
 from luthier.reporting.visible import shown
 
@@ -72,7 +71,7 @@ def task_section(result: Result, task: TaskResult) -> dict[str, Any]:
         "charts": task_charts(view),
         "rule": choices.rule,
         "samples": choices.chosen[:MOST_SAMPLES],
-        "metric_title": metric_heading(choices.metric) if choices.metric else "",
+        "metric_title": scored_heading(task.systems, choices.metric),
         "metric": choices.metric,
         "file": Path(task.data_file).name,
         "cut_off": [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from luthier.core.evaluation import Evaluation
 from luthier.evaluate.names import metric_heading
 from luthier.evaluate.roles import Roles, metric_names
-from luthier.reporting.judged_rows import DifferenceRow, MetricRow, difference_row
+from luthier.reporting.judged_rows import DifferenceRow, MetricRow, difference_row, units_of
 from luthier.reporting.judged_rows import metric_rows as rows_of
 
 
@@ -30,8 +30,9 @@ def differences(evaluation: Evaluation, roles: Roles) -> tuple[list[Differences]
     """The differences of the tuned system to each other one, and those among the others."""
     pairs: dict[tuple[str, str], list[DifferenceRow]] = {}
     order = {name: place for place, name in enumerate(metric_names(evaluation))}
+    units = units_of(evaluation.systems)
     for comparison in sorted(evaluation.comparisons, key=lambda c: order.get(c.metric, len(order))):
-        row = difference_row(comparison, heading=metric_heading)
+        row = difference_row(comparison, units[comparison.metric], heading=metric_heading)
         pairs.setdefault((comparison.candidate, comparison.baseline), []).append(row)
     every = [Differences(candidate, baseline, tuple(rows)) for (candidate, baseline), rows in pairs.items()]
     mine = [pair for pair in every if pair.candidate == roles.candidate]

@@ -47,7 +47,16 @@ def canaries(planted: Sequence[Canary], *, is_text: bool, num_alternatives: int)
         rows=tuple(rows),
         options=tuple(options),
         metrics=(
-            RowMean("canary_exposure", "exposure of planted secrets", "bits", False, "options", exposures, 0.0, True),
+            RowMean(
+                "canary_exposure",
+                "exposure of planted secrets",
+                "bits",
+                False,
+                "options",
+                exposures,
+                has_sample_values=True,
+                upper=most,
+            ),
             RowMean("canaries_extracted", "planted secrets written", "fraction", False, "text", _written, 0.0, True),
             RowMean(
                 "canary_first", "planted secrets likeliest of all", "fraction", False, "options", _first, 0.0, True

@@ -7,6 +7,7 @@ Swaps of a name for another of the same kind are the control: they show how much
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -83,7 +84,13 @@ def _moved(has_control: bool) -> list[RowMean | Contrast]:
     found: list[RowMean | Contrast] = [
         RowMean("outcome_changed", changed, "fraction", False, "text", swapped),
         RowMean(
-            "reference_moved", f"{moved} swap", "nats a token", False, "likelihood", _where(_is_swapped, _distance)
+            "reference_moved",
+            f"{moved} swap",
+            "nats a token",
+            False,
+            "likelihood",
+            _where(_is_swapped, _distance),
+            upper=math.inf,
         ),
     ]
     if has_control:
@@ -99,6 +106,7 @@ def _moved(has_control: bool) -> list[RowMean | Contrast]:
                 False,
                 "likelihood",
                 _where(_is_control, _distance),
+                upper=math.inf,
             ),
         ]
     return found
@@ -127,8 +135,18 @@ def _by_group(groups: Sequence[str]) -> list[RowMean]:
                 True,
                 "text",
                 _effect(group, _score_change),
+                lower=-1.0,
             ),
-            RowMean(f"likelihood_effect_{group}", title, "nats a token", True, "likelihood", _effect(group, _shift)),
+            RowMean(
+                f"likelihood_effect_{group}",
+                title,
+                "nats a token",
+                True,
+                "likelihood",
+                _effect(group, _shift),
+                lower=-math.inf,
+                upper=math.inf,
+            ),
         ]
     return found
 

@@ -57,8 +57,8 @@ class Probe:
 class RowMean:
     """The mean of a value over the rows that have one.
 
-    of_no_row: the figure of a resample in which no row has one; only where few have does that ever count.
-    has_sample_values: true only where every row has a value.
+    lower, upper: what a value can be; by default it is a share. of_no_row: the figure of a resample in which no row has
+    one; only where few have does that ever count. has_sample_values: true only where every row has a value.
     """
 
     name: str
@@ -69,6 +69,12 @@ class RowMean:
     values: RowValues = field(repr=False)
     of_no_row: float = 0.0
     has_sample_values: bool = False
+    lower: float = 0.0
+    upper: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.unit != "fraction" and (self.lower, self.upper) == (0.0, 1.0):
+            raise ValueError(f"{self.name}: what a figure in {self.unit} can be must be said by lower and upper")
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: the value and one, or two zeros."""
@@ -83,7 +89,8 @@ class RowMean:
 class Contrast:
     """The mean of a value over some rows less that over others: rows that a model was trained on, less control rows.
 
-    values, control: the value of each row of the one kind and of the other, None elsewhere.
+    values, control: the value of each row of the one kind and of the other, None elsewhere. lower, upper: what two
+    means can differ by; by default those of shares.
     """
 
     name: str
@@ -94,6 +101,8 @@ class Contrast:
     values: RowValues = field(repr=False)
     control: RowValues = field(repr=False)
     has_sample_values: bool = False
+    lower: float = -1.0
+    upper: float = 1.0
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 4]: value and one of the rows, value and one of the control rows."""

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 
 from scipy.stats import norm
 
+from luthier.core.bounds import Bounds
 from luthier.evaluate.statistics.bootstrap import Aggregate, Array
 from luthier.evaluate.statistics.intervals import TAIL, bootstrap_interval
 
@@ -19,15 +20,16 @@ _FACTOR = float(norm.isf(TAIL) + norm.ppf(POWER))
 
 
 def minimum_detectable_difference(
-    stats: Array, aggregate: Aggregate, *, seed: int, clusters: Sequence[Hashable] | None = None
+    stats: Array, aggregate: Aggregate, *, bounds: Bounds, seed: int, clusters: Sequence[Hashable] | None = None
 ) -> float:
     """About the smallest true difference that these rows would show in 4 of 5 comparisons, in the figure's own unit.
 
     Known before there is a second system: the difference is taken to spread as much as one system's own figure does.
     That holds where the two agree on half of what varies (correlation 0.5 over rows); systems that agree more, as a
-    base and its tuned model often do, show smaller differences. stats: [rows, k] of the system that is there.
+    base and its tuned model often do, show smaller differences. stats: [rows, k] of the system that is
+    there. bounds: what its figure can be.
     """
-    _, low, high = bootstrap_interval(stats, aggregate, seed=seed, clusters=clusters)
+    _, low, high = bootstrap_interval(stats, aggregate, bounds=bounds, seed=seed, clusters=clusters)
     return _FACTOR * (high - low) / (2 * float(norm.isf(TAIL)))
 
 

@@ -3,7 +3,8 @@
 Another training with another seed gives another figure, and so do other rows. The half-widths of both are joined as
 the sides of a right angle, each with the quantile that its own number of values asks for: with two trainings that is
 12.7 standard errors for the seeds, since two values tell next to nothing of a spread. Where trainings do agree to the
-last digit, only the rows are left.
+last digit, only the rows are left. Half-widths are joined on the scale of the figure's bounds (`core.bounds`), so that
+12.7 standard errors stay inside of what the figure can be.
 
 Sources: Bouthillier et al., "Accounting for Variance in Machine Learning Benchmarks", 2021, arXiv:2103.03098 (the seed
 moves figures by as much as many a reported gain); Zou and Donner, "Construction of confidence limits about effect
@@ -20,6 +21,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 
+from luthier.core.bounds import Bounds
 from luthier.core.errors import RequestError
 from luthier.evaluate.statistics.bootstrap import (
     NUM_RESAMPLES,
@@ -48,13 +50,15 @@ def over_seeds(
     per_seed: Sequence[Array],
     aggregate: Aggregate,
     *,
+    bounds: Bounds,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
     clusters: Sequence[Hashable] | None = None,
 ) -> Interval:
     """The mean figure of several trainings, with an interval that holds for other trainings and other rows.
 
-    per_seed: [rows, k] of each training, the same rows in the same order. clusters: the source of each row.
+    per_seed: [rows, k] of each training, the same rows in the same order. bounds: what the figure can be. clusters: the
+    source of each row.
 
     Raises:
         RequestError: fewer than two trainings, or different rows.
@@ -66,8 +70,9 @@ def over_seeds(
     side = _Side(per_seed, aggregate)
     together = np.concatenate(per_seed, axis=1)
     sums = resampled_sums(together, seed=seed, num_resamples=num_resamples, clusters=clusters)
-    rows = interval_of(together.sum(axis=0), sums, side.mean_figure, rows=cluster_sums(together, clusters))
-    return _joined(rows, [side.spread()])
+    units = cluster_sums(together, clusters)
+    rows = interval_of(together.sum(axis=0), sums, side.mean_figure, bounds=bounds, rows=units)
+    return _Joint(rows, [side.spread()], bounds, len(units)).interval()
 
 
 def difference_over_seeds(
@@ -75,6 +80,7 @@ def difference_over_seeds(
     per_seed_b: Sequence[Array],
     aggregate: Aggregate,
     *,
+    bounds: Bounds,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
     clusters: Sequence[Hashable] | None = None,
@@ -103,13 +109,15 @@ def difference_over_seeds(
 
     sums = resampled_sums(together, seed=seed, num_resamples=num_resamples, clusters=clusters)
     value = float(difference(together.sum(axis=0)))
-    spread = spread_of(cluster_sums(together, clusters), difference)
-    rows = Interval(value, *widened(percentiles(difference(sums)), value, spread))
+    units, of_differences = cluster_sums(together, clusters), bounds.of_differences
+    spread = spread_of(units, difference)
+    rows = Interval(value, *widened(percentiles(difference(sums)), value, spread, of_differences))
     spreads = [side_a.spread(), side_b.spread()]
-    joined = _joined(rows, spreads)
+    joint = _Joint(rows, spreads, of_differences, len(units))
+    joined = joint.interval()
     row_error = (rows.high - rows.low) / (2 * -float(ndtri(TAIL)))
     error = math.hypot(row_error, *(spread.standard_error for spread in spreads))
-    return Difference(joined.value, joined.low, joined.high, _p_value(joined, rows, spreads), error)
+    return Difference(joined.value, joined.low, joined.high, joint.p_value(), error)
 
 
 class _Side:
@@ -134,25 +142,41 @@ class _Side:
         return _Seeds(float(np.std(figures, ddof=1)) / math.sqrt(num) if num > 1 else 0.0, num)
 
 
-def _joined(rows: Interval, spreads: Sequence[_Seeds]) -> Interval:
-    among_seeds = [spread.half_width(TAIL) for spread in spreads]
-    below = math.hypot(rows.value - rows.low, *among_seeds)
-    above = math.hypot(rows.high - rows.value, *among_seeds)
-    return Interval(rows.value, rows.value - below, rows.value + above)
+class _Joint:
+    """The interval of the rows and the spreads of the seeds, on the scale of the bounds' link."""
 
+    def __init__(self, rows: Interval, spreads: Sequence[_Seeds], bounds: Bounds, num_rows: int) -> None:
+        self._rows, self._bounds = rows, bounds
+        largest = max((spread.standard_error for spread in spreads), default=0.0)
+        quarter = bounds.width / (4 * num_rows) if math.isfinite(bounds.width) else 0.0
+        place = bounds.inside(rows.value, max(largest, quarter))
+        self._centre, slope = bounds.link(place), bounds.slope(place)
+        self._spreads = [spread._replace(standard_error=spread.standard_error * slope) for spread in spreads]
 
-def _p_value(joined: Interval, rows: Interval, spreads: Sequence[_Seeds]) -> float:
-    """The level at which the joined interval just reaches 0; the rows' half-width grows with the normal quantile."""
-    distance = abs(joined.value)
-    to_zero = rows.value - rows.low if joined.value > 0 else rows.high - rows.value
-    row_error = to_zero / -float(ndtri(TAIL))
+    def interval(self) -> Interval:
+        """Half-widths joined as the sides of a right angle, to either side."""
+        among_seeds = [spread.half_width(TAIL) for spread in self._spreads]
+        value, low, high = self._rows
+        if not any(among_seeds):
+            return self._rows
+        below = self._centre - math.hypot(self._centre - self._bounds.link(low), *among_seeds)
+        above = self._centre + math.hypot(self._bounds.link(high) - self._centre, *among_seeds)
+        return Interval(value, min(low, self._bounds.unlink(below)), max(high, self._bounds.unlink(above)))
 
-    def beyond(log_tail: float) -> float:
-        tail = math.exp(log_tail)
-        parts = [spread.half_width(tail) for spread in spreads]
-        return math.hypot(-float(ndtri(tail)) * row_error, *parts) - distance
+    def p_value(self) -> float:
+        """The level at which the interval just reaches 0; the rows' half-width grows with the normal quantile."""
+        link, (value, low, high) = self._bounds.link, self._rows
+        if not math.isfinite(link(low) if value > 0 else link(high)):
+            return 1.0
+        distance = abs(self._centre - link(0.0))
+        row_error = (self._centre - link(low) if value > 0 else link(high) - self._centre) / -float(ndtri(TAIL))
 
-    least, most = math.log(1e-12), math.log(0.5)
-    if distance == 0 or beyond(most) >= 0:
-        return 1.0
-    return 2 * math.exp(least if beyond(least) <= 0 else float(brentq(beyond, least, most)))
+        def beyond(log_tail: float) -> float:
+            tail = math.exp(log_tail)
+            parts = [spread.half_width(tail) for spread in self._spreads]
+            return math.hypot(-float(ndtri(tail)) * row_error, *parts) - distance
+
+        least, most = math.log(1e-12), math.log(0.5)
+        if distance == 0 or beyond(most) >= 0:
+            return 1.0
+        return 2 * math.exp(least if beyond(least) <= 0 else float(brentq(beyond, least, most)))

@@ -61,6 +61,8 @@ class WinRate:
 
     title: ClassVar[str] = "win rate against the first system"
     unit: ClassVar[str] = "fraction"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Literal["text"]] = "text"
     has_sample_values: ClassVar[bool] = True
@@ -94,6 +96,8 @@ class RubricScore:
     """The judge's score from 1 to 5 for one criterion, on average."""
 
     unit: ClassVar[str] = "1 to 5"
+    lower: ClassVar[float] = 1.0
+    upper: ClassVar[float] = 5.0
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[Literal["text"]] = "text"
     has_sample_values: ClassVar[bool] = True

@@ -110,7 +110,7 @@ def _signal(seen: pl.DataFrame, kind: Kind, rules: CanaryRules, level: float, un
     )
     if why := _too_early(kind, units, num_canary, num_rest, level):
         return named.model_copy(update={"sentence": f"{kind.title}: {why}"})
-    found = gap(units, is_fraction=kind.is_fraction)
+    found = gap(units, is_fraction=kind.is_fraction, is_log=kind.is_ratio)
     probability = p_value(units, level, seed)
     shown = _shown(found, is_ratio=kind.is_ratio)
     is_worse = probability <= level and shown["difference"] > margin

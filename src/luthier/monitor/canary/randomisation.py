@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from luthier.core.bounds import REAL_LINE, UNIT
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -75,7 +77,7 @@ def p_value(units: Units, level: float, seed: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Means of both sides, and the canary's less the rest's with a plain 95% interval."""
+    """Means of both sides, and the canary's less the rest's with a 95% interval."""
 
     canary: float
     rest: float
@@ -84,11 +86,13 @@ class Gap:
     high: float
 
 
-def gap(units: Units, *, is_fraction: bool) -> Gap:
+def gap(units: Units, *, is_fraction: bool, is_log: bool = False) -> Gap:
     """The interval counts users, not exchanges: their spread on each side (Cochran, 1977, "Sampling Techniques", 2.9).
 
-    is_fraction: values of 0 and 1; the interval is then no narrower than that of as many single exchanges with one
-    failure and one success added to each side (Agresti and Caffo, 2000), so that none in fifty is not taken for never.
+    Values lie between 0 and 1, and the interval inside of what two such means can differ by (Fisher's z, see
+    `core.bounds`). is_log: they are logarithms, which have no ends. is_fraction: values of 0 and 1; the interval is
+    then no narrower than that of as many single exchanges with one failure and one success added to each side (Agresti
+    and Caffo, 2000), so that none in fifty is not taken for never.
     """
     means, variances = [], []
     for side in (units.is_canary, ~units.is_canary):
@@ -101,8 +105,12 @@ def gap(units: Units, *, is_fraction: bool) -> Gap:
             spread = max(spread, padded * (1 - padded) / (total + 2))
         means.append(value)
         variances.append(spread)
-    difference, half = means[0] - means[1], _Z * math.sqrt(sum(variances))
-    return Gap(means[0], means[1], difference, difference - half, difference + half)
+    difference = means[0] - means[1]
+    # Nearer to an end than half a user of the smaller side cannot be told from users.
+    least = min(units.num_canary, len(units.mean) - units.num_canary)
+    bounds = REAL_LINE if is_log else UNIT.of_differences
+    low, high = bounds.around(difference, math.sqrt(sum(variances)), _Z, margin=1 / (2 * least))
+    return Gap(means[0], means[1], difference, low, high)
 
 
 def _in_levels(

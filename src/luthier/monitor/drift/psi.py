@@ -10,15 +10,18 @@ Stability Index", 2018, section 3 (its mean under no change); the spread is by t
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
 
+from luthier.core.bounds import Bounds
 from luthier.monitor.drift.ranks import Floats, Ints
 
 MUCH: Final = 0.25
 _NUM_BINS: Final = 10
+_INDEX: Final = Bounds(0.0, math.inf)
 
 
 class Apart(NamedTuple):
@@ -28,9 +31,8 @@ class Apart(NamedTuple):
     error: float
 
     def ends(self, tail: float) -> tuple[float, float]:
-        """The interval that leaves out `tail` at each side; never below 0."""
-        half = -float(ndtri(tail)) * self.error
-        return max(0.0, self.value - half), self.value + half
+        """The interval that leaves out `tail` at each side, on the scale of logarithms: no index is below 0."""
+        return _INDEX.around(self.value, self.error, -float(ndtri(tail)))
 
 
 def psi(before: Floats, now: Floats) -> Apart:

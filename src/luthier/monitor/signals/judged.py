@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from scipy.special import stdtrit
 
+from luthier.core.bounds import Bounds
 from luthier.core.signal import Signal
 from luthier.monitor.drift.evidence import FALSE_ALARMS_A_MONTH
 from luthier.monitor.drift.ranks import Floats
@@ -23,6 +24,7 @@ from luthier.monitor.signals.training import LOOKS_A_MONTH
 FEWEST: Final = 20
 """Scores of each side; below them nothing is said."""
 _STEP: Final = 1.0
+_SCORES: Final = Bounds(1.0, 5.0)
 _DO: Final = "Read the examples: a judge's opinion is one. Have people rate them: luthier rate create."
 
 
@@ -58,8 +60,9 @@ def _signal(judge: str, criterion: str, before: Scored, now: Scored, tail: float
             f"{len(old)} verdicts on answers before, of {before.num_asked} asked, and {len(new)} of {now.num_asked} now"
         )
         return Signal(**shared, sentence=f"Unknown: {of}; {FEWEST} of each are needed.")
-    half = _error(new)[0] * -float(stdtrit(len(new) - 1, TAIL))
-    shared |= {"low": float(new.mean()) - half, "high": float(new.mean()) + half}
+    quantile, margin = -float(stdtrit(len(new) - 1, TAIL)), _SCORES.width / (4 * len(new))
+    low, high = _SCORES.around(float(new.mean()), _error(new)[0], quantile, margin=margin)
+    shared |= {"low": low, "high": high}
     apart, sure = float(new.mean() - old.mean()), _half_width(old, new, tail)
     if abs(apart) <= sure:
         sentence = f"{title}: no difference that is sure; one of {sure:.1f} points would be."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, get_args
 
+from luthier.core.graders import RewardMetric
 from luthier.service.run_series import GRADIENT_NORM, LEARNING_RATE, TOKENS_PER_SECOND, Curves, Key
 from luthier.web.charts.spec import Axis, Mark, Plot, Point, Role, Series
 
@@ -40,7 +41,7 @@ def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
             key=chart,
             title=_TITLES.get(chart) or chart.replace("_", " ").capitalize(),
             x=STEP,
-            y=Axis(_TITLES.get(chart, chart.replace("_", " ")).lower(), loss_unit if chart == "loss" else ""),
+            y=Axis(_TITLES.get(chart, chart.replace("_", " ")).lower(), loss_unit if chart == "loss" else _unit(chart)),
             series=series,
             marks=best_marks(curves) if chart == "loss" else (),
             group="run",
@@ -48,6 +49,11 @@ def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
         )
         for chart, series in by_chart.items()
     ]
+
+
+def _unit(chart: str) -> str:
+    """Of the reward that a metric gives: always from 0 to 1, where evaluation counts BLEU and chrF from 0 to 100."""
+    return "0 to 1" if chart.removeprefix("reward_") in get_args(RewardMetric) and chart.startswith("reward_") else ""
 
 
 def layout_of(curves: Curves) -> str:

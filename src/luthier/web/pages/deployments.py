@@ -12,6 +12,7 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError, Requ
 from luthier.service import deployments, project_models
 from luthier.service.context import Context
 from luthier.service.gates import default_gate
+from luthier.service.judged_targets import remedy
 from luthier.web.errors import status_of
 from luthier.web.render import redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
@@ -46,7 +47,7 @@ def deploy(
     canary = None if percent >= _ALL else percent / 100
     given = {"target": target, "percent": percent, "seen": expected_revision, "override": override}
     try:
-        deployments.deploy(
+        made = deployments.deploy(
             context,
             caller,
             name,
@@ -61,7 +62,8 @@ def deploy(
     except LuthierError as error:
         return _page(request, context, caller, name, given | {"error": error})
     part = "all users" if canary is None else f"{percent:g}% of the users"
-    return redirect(request, f"/deployments/{name}", f"{target} answers {part} of {name} now.")
+    words = f"{target} answers {part} of {name} now. {remedy(made.revision.unjudged)}"
+    return redirect(request, f"/deployments/{name}", words.strip())
 
 
 @router.post("/promote")
@@ -82,7 +84,8 @@ def promote(
     except (ConflictError, RequestError) as error:
         return _page(request, context, caller, name, given | {"error": error})
     target = made.revision.shares[0].target
-    return redirect(request, f"/deployments/{name}", f"{target} answers all users of {name} now.")
+    words = f"{target} answers all users of {name} now. {remedy(made.revision.unjudged)}"
+    return redirect(request, f"/deployments/{name}", words.strip())
 
 
 @router.post("/rollback")

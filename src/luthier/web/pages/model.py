@@ -13,6 +13,7 @@ from luthier.core.errors import LuthierError, RequestError
 from luthier.service import deployments, project_assessments, project_models, server_exports
 from luthier.service.context import Context
 from luthier.service.gates import default_gate
+from luthier.service.judged_targets import remedy
 from luthier.service.lineage import model_lineage
 from luthier.web.charts.lineage import lineage_svg
 from luthier.web.errors import status_of
@@ -62,8 +63,8 @@ def deploy(
     except LuthierError as error:
         given = {"deploy_error": error, "name": name.strip(), "override": override}
         return _page(request, context, caller, source or target, given)
-    words = f"{target} answers as {made.name} now."
-    return redirect(request, f"/deployments/{made.name}", words)
+    words = f"{target} answers as {made.name} now. {remedy(made.revision.unjudged)}"
+    return redirect(request, f"/deployments/{made.name}", words.strip())
 
 
 def _page(
