@@ -28,8 +28,6 @@ router = APIRouter()
 _WAIT_SECONDS: Final = 20.0
 """Longer a request is not kept waiting; then the page asks again."""
 _MOST_FIELDS: Final = 200
-_FIRST_SHARE: Final = 0.1
-"""What is held out of the rows of a dataset to begin with: so that the run has a verdict."""
 _SWAPS: Final = dict.fromkeys(
     ("swap", "swap_fields", "swap_more", "swap_parts", "swap_problems", "swap_settings", "swap_text", "polls"), False
 )
@@ -61,6 +59,7 @@ def new_run(
     visit = _Visit(request, context, caller)
     keys: dict[str, Any] = {}
     left_out: tuple[str, ...] = ()
+    rows: draft_choices.StartingRows | None = None
     if start_from or study:
         fork = draft_choices.fork if start_from else draft_choices.fork_study
         forked = fork(context, caller, start_from or study)
@@ -68,12 +67,13 @@ def new_run(
     if base_model:
         keys = keys | {"base_model": base_model}
     if dataset:
-        file_id = draft_choices.dataset_file(context, caller, dataset, version)
-        keys = keys | {"data": {"held_out": _FIRST_SHARE} | keys.get("data", {}) | {"train": file_id}}
+        rows = draft_choices.rows_of(context, caller, dataset, version)
+        kept = {name: value for name, value in keys.get("data", {}).items() if name not in ("validation", "held_out")}
+        keys = keys | {"data": kept | rows.data}
     if "base_model" not in keys and (known := next(iter(visit.models), None)) is not None:
         keys = {"base_model": known} | keys
     draft = draft_of(keys, visit.names, token=secrets.token_hex(8))
-    return visit.page(draft, None, more={"left_out": left_out, "start_from": start_from or study})
+    return visit.page(draft, None, more={"left_out": left_out, "start_from": start_from or study, "rows": rows})
 
 
 @router.post("/runs/new/plan")
@@ -144,7 +144,13 @@ class _Visit:
         self, draft: Draft, planned: Planned | None, *, more: Mapping[str, Any] | None = None, status: int = 200
     ) -> Response:
         """The whole page."""
-        values = self._values(draft, planned) | {"form": {}, "start_from": "", "left_out": (), **(more or {})}
+        values = self._values(draft, planned) | {
+            "form": {},
+            "start_from": "",
+            "left_out": (),
+            "rows": None,
+            **(more or {}),
+        }
         return render(self.request, "new_run/page.html", values, status=status)
 
     def _values(self, draft: Draft, planned: Planned | None) -> dict[str, Any]:
