@@ -37,8 +37,8 @@ class WrittenSplit:
     document: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """The document of `luthier data split --json`: split.json, where it lies, and what a recipe says of it."""
-        return {"folder": str(self.folder), **self.document, "recipe": {"data": self.recipe_data()}}
+        """The document of `luthier data split --json`: split.json and where it lies."""
+        return {"folder": str(self.folder), **self.document}
 
     def recipe_data(self) -> dict[str, str]:
         """The `data` of a recipe whose rows are the sides of this split: those that the proof covers."""

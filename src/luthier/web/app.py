@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from starlette.routing import Mount
 
 from luthier.service.context import Context
@@ -16,11 +18,14 @@ from luthier.web.errors import add_error_pages
 from luthier.web.pages import (
     assessments,
     compare,
+    dataset_annotate,
     dataset_audit,
+    dataset_compare,
+    dataset_map,
     dataset_repair,
+    dataset_split,
     dataset_tokens,
     dataset_upload,
-    dataset_work,
     datasets,
     deployments,
     evaluation_orders,
@@ -53,7 +58,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     dataset_audit.router,
     dataset_repair.router,
     dataset_tokens.router,
-    dataset_work.router,
+    dataset_annotate.router,
+    dataset_map.router,
+    dataset_split.router,
+    dataset_compare.router,
     new_run.router,
     runs.router,
     compare.router,
@@ -72,10 +80,18 @@ ROUTERS: tuple[APIRouter, ...] = (
     exports.router,
     monitor.router,
     review.router,
-    settings.router,
+    *settings.ROUTERS,
     rate.router,  # in no navigation: raters come by a link
 )
 """In the order of the pages' navigation."""
+
+
+def page_routes() -> Iterator[APIRoute]:
+    """Every route of the pages, in the order in which they are tried."""
+    for router in ROUTERS:
+        for route in router.routes:
+            assert isinstance(route, APIRoute), "routers of pages hold routes and no other routers"
+            yield route
 
 
 def create_pages(context: Context) -> FastAPI:
@@ -84,6 +100,7 @@ def create_pages(context: Context) -> FastAPI:
     assets = Assets()
     app.state.context, app.state.assets = context, assets
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
+    app.state.page_paths = {route.path for route in page_routes() if "GET" in route.methods}
     add_error_pages(app)
     app.add_middleware(SameOrigin)
     app.add_middleware(Policy)

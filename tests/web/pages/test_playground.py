@@ -204,7 +204,7 @@ def test_who_may_ask_and_who_may_save(browser: Browser, tiny: str) -> None:
     assert "Save as test case" not in asker.get("/playground").text
     assert asker.post("/playground/cases", data=form()).status_code == 403
     nobody = browser().post("/playground/answer", data=form(), headers={"Accept": "application/json"})
-    assert (nobody.status_code, nobody.headers["hx-redirect"]) == (401, "/sign-in?next=/playground/answer")
+    assert (nobody.status_code, nobody.headers["hx-redirect"]) == (401, "/sign-in?next=/playground")
 
 
 def test_a_run_whose_model_has_a_name_is_asked_by_that(home: Context, browser: Browser, tiny: str) -> None:

@@ -13,7 +13,7 @@ from luthier.service import sessions
 from luthier.service.members import member_by_password
 from luthier.service.rate_limits import TokenBuckets
 from luthier.web.render import redirect, render
-from luthier.web.visitor import COOKIE, HomeContext, MaybeVisitor, remember
+from luthier.web.visitor import COOKIE, HomeContext, MaybeVisitor, own_address, remember
 
 router = APIRouter()
 
@@ -27,8 +27,8 @@ _Text = Annotated[str, Form(max_length=2000)]
 def show(request: Request, session: MaybeVisitor, next: str = "/") -> Response:
     """The form; who is signed in already is led on."""
     if session is not None:
-        return redirect(request, _own(next))
-    return _form(request, _own(next), None)
+        return redirect(request, own_address(next))
+    return _form(request, own_address(next), None)
 
 
 @router.post("/sign-in")
@@ -49,7 +49,7 @@ def sign_in(
             expected=f"at most {FAILURES_PER_MINUTE} a minute",
             do=f"wait {taken.wait_seconds:.0f} s, then try again",
         )
-        return _form(request, _own(next), error, status=429)
+        return _form(request, own_address(next), error, status=429)
     if key:
         secret = sessions.sign_in_with_key(context, key.strip())
     else:
@@ -62,8 +62,8 @@ def sign_in(
             expected="a key or a password of this server that is right and still good",
             do="correct it; `luthier keys create` makes a new key",
         )
-        return _form(request, _own(next), error, status=422)
-    return _let_in(request, secret, _own(next))
+        return _form(request, own_address(next), error, status=422)
+    return _let_in(request, secret, own_address(next))
 
 
 @router.get("/welcome/{token}")
@@ -96,9 +96,3 @@ def _form(request: Request, next_address: str, error: RequestError | None, *, st
 
 def _let_in(request: Request, secret: str, address: str) -> Response:
     return remember(request, redirect(request, address), secret)
-
-
-def _own(address: str) -> str:
-    """The address, where it is a page of this server; else the home page."""
-    is_own = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
-    return address if is_own else "/"

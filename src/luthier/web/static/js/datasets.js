@@ -11,7 +11,7 @@ function lookAgain() {
   setTimeout(async () => {
     if (document.hidden) { document.addEventListener("visibilitychange", lookAgain, { once: true }); return; }
     try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+      const answer = await Luthier.ask(location.href, { headers: { accept: "text/html" } });
       if (answer.redirected || !answer.ok) { location.reload(); return; }
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       if (page.querySelector("[data-look-again]")) { lookAgain(); return; }
@@ -122,6 +122,7 @@ class Upload {
     request.addEventListener("abort", () => this.failed("it was cancelled", "", ""));
     request.open("POST", this.form.action);
     request.setRequestHeader("Accept", "application/json");
+    request.setRequestHeader("HX-Current-URL", location.href);
     request.send(data);
   }
 
