@@ -15,6 +15,7 @@ from luthier.service.run_series import RunSeries
 from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
+from luthier.web.form_tokens import SubmitOnce
 from luthier.web.pages import (
     assessments,
     compare,
@@ -49,6 +50,7 @@ from luthier.web.pages import (
     studies,
 )
 from luthier.web.policy import Policy
+from luthier.web.shown_once import ShownOnce
 
 ROUTERS: tuple[APIRouter, ...] = (
     sign_in.router,
@@ -99,9 +101,11 @@ def create_pages(context: Context) -> FastAPI:
     app = FastAPI(title="Luthier", version=version("luthier"), openapi_url=None, redirect_slashes=True)
     assets = Assets()
     app.state.context, app.state.assets = context, assets
+    app.state.shown_once = ShownOnce()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
     app.state.page_paths = {route.path for route in page_routes() if "GET" in route.methods}
     add_error_pages(app)
+    app.add_middleware(SubmitOnce)
     app.add_middleware(SameOrigin)
     app.add_middleware(Policy)
     app.router.routes.append(Mount("/assets", assets, name="assets"))

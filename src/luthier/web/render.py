@@ -23,6 +23,7 @@ from luthier.reporting.page import page_environment
 from luthier.reporting.visible import shown
 from luthier.web.assets import Assets
 from luthier.web.charts.svg import drawn
+from luthier.web.form_tokens import form_token
 from luthier.web.navigation import current, entries_for
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -97,7 +98,7 @@ def environment() -> Environment:
         "usd": usd,
         "as_json": _as_json,
     }
-    made.globals |= {"drawn": drawn}
+    made.globals |= {"drawn": drawn, "form_token": form_token}
     return made
 
 

@@ -123,6 +123,7 @@ class Side {
   async read(written, begin) {
     const body = new URLSearchParams(new FormData(form));
     for (const name of [...new Set(body.keys())]) if (name === "model" || name === "talk" || name === "message" || name.startsWith("reference-")) body.delete(name);
+    body.delete("form_token"); // the same question may be put twice
     body.set("model", this.choice.value);
     body.set("talk", JSON.stringify(this.turns));
     const response = await Luthier.ask(form.dataset.answers, { method: "POST", body, headers: { Accept: "application/json" }, signal: this.controller.signal });
