@@ -25,6 +25,7 @@ from luthier.web.assets import Assets
 from luthier.web.charts.svg import drawn
 from luthier.web.form_tokens import form_token
 from luthier.web.navigation import current, entries_for
+from luthier.web.page_advice import page_advice
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _NOTICE: Final = "luthier_notice"
@@ -97,6 +98,7 @@ def environment() -> Environment:
         "metric": metric,
         "usd": usd,
         "as_json": _as_json,
+        "page_advice": page_advice,
     }
     made.globals |= {"drawn": drawn, "form_token": form_token}
     return made

@@ -17,7 +17,7 @@ from luthier.service.annotation_queue import Queue, Show
 from luthier.service.context import Context
 from luthier.web.annotation_desk import Desk
 from luthier.web.errors import status_of
-from luthier.web.pages.dataset_head import head
+from luthier.web.pages.dataset_head import head, waiting_page
 from luthier.web.pages.datasets import Number
 from luthier.web.render import is_fragment_request, redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
@@ -51,6 +51,9 @@ def look(
     edit: Edit | None = None,
 ) -> Response:
     """The row that was asked for, else the first that is shown."""
+    values = head(context, caller, dataset_id, version, "/annotate")
+    if (waiting := waiting_page(request, context, caller, values)) is not None:
+        return waiting
     queue = _queue(context, caller, dataset_id, version, show, rows)
     line = queue.first() if row is None else row
     return _page(request, context, caller, Desk(queue, line, edit if caller.may("train") else None))
