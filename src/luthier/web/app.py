@@ -16,6 +16,7 @@ from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
 from luthier.web.form_tokens import SubmitOnce
+from luthier.web.page_work import PageWork
 from luthier.web.pages import (
     assessments,
     compare,
@@ -48,6 +49,7 @@ from luthier.web.pages import (
     settings,
     sign_in,
     studies,
+    working,
 )
 from luthier.web.policy import Policy
 from luthier.web.shown_once import ShownOnce
@@ -83,6 +85,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     monitor.router,
     review.router,
     *settings.ROUTERS,
+    working.router,  # in no navigation: forms lead there
     rate.router,  # in no navigation: raters come by a link
 )
 """In the order of the pages' navigation."""
@@ -101,7 +104,7 @@ def create_pages(context: Context) -> FastAPI:
     app = FastAPI(title="Luthier", version=version("luthier"), openapi_url=None, redirect_slashes=True)
     assets = Assets()
     app.state.context, app.state.assets = context, assets
-    app.state.shown_once = ShownOnce()
+    app.state.shown_once, app.state.page_work = ShownOnce(), PageWork()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
     app.state.page_paths = {route.path for route in page_routes() if "GET" in route.methods}
     add_error_pages(app)

@@ -25,8 +25,8 @@ from luthier.web.visitor import HomeContext, Trainer
 
 router = APIRouter()
 
-_WAIT_SECONDS: Final = 20.0
-"""Longer a request is not kept waiting; then the page asks again."""
+_WAIT_SECONDS: Final = 0.25
+"""Longer a request is not kept waiting; then the page asks again, by scripts of itself."""
 _MOST_FIELDS: Final = 200
 _SWAPS: Final = dict.fromkeys(
     ("swap", "swap_fields", "swap_more", "swap_parts", "swap_problems", "swap_settings", "swap_text", "polls"), False
@@ -90,6 +90,8 @@ def start(request: Request, context: HomeContext, caller: Trainer, form: Form) -
     visit = _Visit(request, context, caller)
     draft = read_form(form, visit.names)
     planned = visit.planned(draft, form)
+    if planned is None and draft.keys is not None and draft.is_right:  # it starts once it is planned
+        return visit.answer(draft, None, {"starts": "1"})
     if draft.keys is None or planned is None or planned.plan is None:
         return visit.answer(draft, planned, {}, status=422)
     with visit.desk.starting(caller.project_id, draft.token, draft.keys) as known:
