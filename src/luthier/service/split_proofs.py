@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from luthier.core.dataset import DatasetProfile
 from luthier.core.plan import DataPlan
 from luthier.core.split_provenance import Judging, SplitProvenance, provenance_from
 from luthier.service.context import Context
@@ -21,11 +22,11 @@ _MOST_SUMMARY_BYTES: Final = 16 << 20
 
 def with_provenance(context: Context, data: DataPlan) -> DataPlan:
     """The data part of a plan with the split that its files are sides of, if any proves one of them."""
-    judging: dict[Judging, str] = {
-        name: profile.sha256
-        for name, profile in (("validation", data.validation), ("held_out", data.held_out))
-        if profile is not None and profile.sha256 != data.train.sha256
-    }
+    sides: tuple[tuple[Judging, DatasetProfile | None], ...] = (
+        ("validation", data.validation),
+        ("held_out", data.held_out),
+    )
+    judging = {name: one.sha256 for name, one in sides if one is not None and one.sha256 != data.train.sha256}
     found: list[SplitProvenance] = []
     for document in _documents(context, data) if judging else ():
         try:

@@ -106,7 +106,7 @@ def create_pages(context: Context) -> FastAPI:
     app.state.context, app.state.assets = context, assets
     app.state.shown_once, app.state.page_work = ShownOnce(), PageWork()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
-    app.state.page_paths = {route.path for route in page_routes() if "GET" in route.methods}
+    app.state.page_paths = {route.path for route in page_routes() if "GET" in (route.methods or ())}
     add_error_pages(app)
     app.add_middleware(SubmitOnce)
     app.add_middleware(SameOrigin)

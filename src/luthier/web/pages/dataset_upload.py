@@ -88,9 +88,12 @@ def _keep(
     try:
         if not dataset_id:
             return dataset_versions.create_dataset(context, caller, given.get("name", ""), file, note=note)[1]
-        parent = dataset_versions.get_version(context, caller, dataset_id).number
+        newest = dataset_versions.get_version(context, caller, dataset_id)
+        if newest.sha256 == file.sha256:  # the form was sent twice: the rows are there already
+            files.delete_file(context, caller.project_id, file.file_id)
+            return newest
         return dataset_versions.add_version(
-            context, caller, dataset_id, file, origin="upload", parent=parent, note=note
+            context, caller, dataset_id, file, origin="upload", parent=newest.number, note=note
         )
     except BaseException:
         files.delete_file(context, caller.project_id, file.file_id)
