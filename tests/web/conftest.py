@@ -13,6 +13,7 @@ from luthier.core.access import Scope
 from luthier.home_server import create_home_app
 from luthier.service.access import create_key
 from luthier.service.context import Context
+from luthier.web import page_work
 
 Browser = Callable[..., TestClient]
 
@@ -39,6 +40,12 @@ def shown(one: TestClient, answer: Any) -> Any:
 def home(tmp_path: Path) -> Iterator[Context]:
     with Context.open(tmp_path / "home") as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forms wait for their work, so that a slow machine changes no answer; `test_page_work` has them not wait."""
+    monkeypatch.setattr(page_work, "WAIT_SECONDS", 60.0)
 
 
 @pytest.fixture
