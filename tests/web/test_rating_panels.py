@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from tests.web.conftest import shown
 
 from luthier.core.access import Caller
 from luthier.service import rating_links
