@@ -18,8 +18,8 @@ from luthier.web import page_work
 Browser = Callable[..., TestClient]
 
 
-PURE = ("/runs/new/plan",)
-"""Forms that change nothing: a reload may send them again."""
+PURE = ("/runs/new/plan", "/runs/new/start")
+"""A plan changes nothing, and the start of a draft answers with a page only where it has started nothing yet."""
 
 
 def leads_on(answer: Any) -> None:

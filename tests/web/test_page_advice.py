@@ -68,6 +68,7 @@ DEPLOYMENTS, BRING = '<a href="/models?show=deployments">Deployments</a>', '<a h
         ("list them: luthier deployments, or GET /api/v1/deployments", f"list them: {DEPLOYMENTS}"),
         ("go on: luthier train --resume run-2026-ab", 'go on: <a href="/runs/run-2026-ab">its page</a>'),
         ("upload the file first (POST /v1/files), and name it", f"upload the file first ({BRING}), and name it"),
+        ("make rows: luthier data ingest FILE", "make rows: luthier data ingest FILE"),
         ("other <b> & luthier models pull NAME", "other &lt;b&gt; &amp; luthier models pull NAME"),
         ("GET /v1/</a><script>", '<a href="/">Home</a>&lt;/a&gt;&lt;script&gt;'),
         ("wait\u202e", "wait⟨U+202E⟩"),

@@ -1,7 +1,7 @@
 """What an error advises, as a page says it: a link to a page where the service names an API call or a command.
 
 The services speak to programs, commands and pages alike, and their advice names whatever leads on. Who reads a page
-is led to pages. Commands that only the server's machine can do (`luthier models pull`) stay what they are.
+is led to pages. Commands without a page (`luthier models pull`, `luthier data ingest`) stay what they are.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ _COMMANDS: Final = {
     "rollback": _DEPLOYMENTS,
     "export": _MODELS,
     "eval": ("/evaluations/new", "Judge a model"),
-    "data": _DATASETS,
+    "data repair": _DATASETS,
+    "data audit": _DATASETS,
+    "data split": _DATASETS,
+    "data diff": _DATASETS,
     "keys": ("/settings/keys", "Keys"),
     "members": ("/settings/members", "Members"),
     "studies": ("/studies", "Studies"),

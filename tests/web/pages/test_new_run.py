@@ -216,14 +216,16 @@ def test_a_model_that_is_not_there_is_fetched_only_when_asked(
 
 
 def test_a_slow_plan_is_asked_for_again(
-    browser: Browser, dataset: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    home: Context, browser: Browser, dataset: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PlanDesk, "plan", lambda *_, **__: None)
     text, one = f"base_model: tiny\ndata: {{train: {dataset[1]}}}", browser("train")
     answer = post(one, text=text, side="text").text
     assert 'hx-trigger="load delay:700ms"' in answer
     assert "It is being planned" in answer
-    assert post(one, "start", text=text, side="text").status_code == 422
+    started = post(one, "start", text=text, side="text")
+    assert (started.status_code, "The run starts then" in started.text) == (200, True), "it starts once it is planned"
+    assert home.jobs.list() == []
 
 
 def test_started_once_and_led_to_its_run(
@@ -383,3 +385,24 @@ def test_the_plan_says_whether_a_proof_covers_the_rows_that_judge(
     said = words(post(browser("train"), text=f"base_model: tiny\ndata: {{train: {dataset[1]}}}", side="text").text)
     assert ("The held-out rows are a side of a proved split: 0 texts, 0 near-duplicates" in said) == is_proved
     assert ("No proof of a split covers the held-out rows" in said) != is_proved
+
+
+def test_a_draft_that_is_not_planned_yet_starts_once_it_is(
+    home: Context, browser: Browser, dataset: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited, answers = [], [None, None, Planned(json.loads(ANSWER.read_text(encoding="utf-8")))]
+
+    def plan(*_: Any, wait_seconds: float, **__: Any) -> Planned | None:
+        waited.append(wait_seconds)
+        return answers.pop(0)
+
+    monkeypatch.setattr(PlanDesk, "plan", plan)
+    one, form = browser("train"), {"text": f"base_model: tiny\ndata: {{train: {dataset[1]}}}", "side": "text"}
+    first = post(one, "start", **form)
+    assert first.status_code == 200
+    assert 'hx-post="/runs/new/start"' in first.text, "it asks again, to start"
+    assert "The run starts then" in first.text
+    assert 'hx-post="/runs/new/plan"' in post(one, **form).text, "a plan alone starts nothing"
+    assert home.jobs.list() == []
+    assert post(one, "start", **form).headers["hx-redirect"].startswith("/runs/run-")
+    assert max(waited) <= 0.3, "no request of a script waits for a plan"

@@ -26,7 +26,9 @@ from luthier.web.visitor import HomeContext, Trainer
 router = APIRouter()
 
 _WAIT_SECONDS: Final = 0.25
-"""Longer a request is not kept waiting; then the page asks again, by scripts of itself."""
+"""Longer a request of a script is not kept waiting; then it asks again."""
+_WAIT_WITHOUT_SCRIPTS_SECONDS: Final = 20.0
+"""A browser without scripts asks once: its request waits for the plan."""
 _MOST_FIELDS: Final = 200
 _SWAPS: Final = dict.fromkeys(
     ("swap", "swap_fields", "swap_more", "swap_parts", "swap_problems", "swap_settings", "swap_text", "polls"), False
@@ -131,7 +133,8 @@ class _Visit:
         project_id = self.caller.project_id
         try:
             recipe_jobs.checked(self.context, project_id, draft.keys)
-            return self.desk.plan(project_id, draft.token or self.caller.name, draft.keys, wait_seconds=_WAIT_SECONDS)
+            wait = _WAIT_SECONDS if is_fragment_request(self.request) else _WAIT_WITHOUT_SCRIPTS_SECONDS
+            return self.desk.plan(project_id, draft.token or self.caller.name, draft.keys, wait_seconds=wait)
         except LuthierError as error:
             return Planned(error=error)
 
