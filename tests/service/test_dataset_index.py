@@ -9,9 +9,12 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import DataError, NotFoundError
-from luthier.service import dataset_versions, files
+from luthier.data import row_index
+from luthier.service import dataset_index, dataset_versions, files
 from luthier.service.context import Context
-from luthier.service.dataset_index import columns_of, open_rows
+from luthier.service.dataset_index import columns_of, index_state, open_rows
+from luthier.service.dataset_rows import rows_page
+from luthier.testing.waiting import wait_for
 
 CALLER = Caller()
 
@@ -50,3 +53,39 @@ def test_the_index_goes_with_its_file(context: Context) -> None:
     dataset_versions.remove_dataset(context, CALLER, version.dataset_id)
     files.sweep_files(context)
     assert not index.entries.exists()
+
+
+@pytest.mark.parametrize("filename", ["rows.jsonl", "rows.csv"])
+def test_a_large_file_is_indexed_beside_the_request(
+    context: Context, monkeypatch: pytest.MonkeyPatch, filename: str
+) -> None:
+    monkeypatch.setattr(dataset_index, "SMALL_BYTES", 5)
+    begun, made = [], dataset_index.begin
+    monkeypatch.setattr(dataset_index, "begin", lambda *given: begun.append(given[1].kind) or made(*given))
+    rows = b"a\n1\n2\n3\n" if filename.endswith("csv") else b'{"a": 1}\n{"a": 2}\n{"a": 3}\n'
+    version = bring(context, rows, filename)
+    assert index_state(context, CALLER, version).state == "running"
+    wait_for(lambda: index_state(context, CALLER, version).state == "answered")
+    assert begun == ["index"], "once a file"
+    assert open_rows(context, CALLER, version).num_rows == 3
+
+
+def test_no_page_of_rows_reads_what_stands_before_it(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_index, "SMALL_BYTES", 10)
+    version = bring(context, b"".join(b'{"a": %d}\n' % n for n in range(1, 1001)), "rows.jsonl")
+    parsed, read = [], row_index.read_line
+    monkeypatch.setattr(row_index, "read_line", lambda *given: parsed.append(given[1]) or read(*given))
+    page = rows_page(context, CALLER, version, start=980, num=20)
+    assert ([row["line"] for row in page["rows"]], page["has_more"]) == (list(range(981, 1001)), False)
+    assert parsed == list(range(981, 1001))
+    named = rows_page(context, CALLER, version, start=1, num=2, lines=[7, 500, 999, 1000])
+    assert ([row["line"] for row in named["rows"]], named["has_more"]) == ([500, 999], True)
+    assert len(parsed) == 22
+    assert rows_page(context, CALLER, version, start=5000, num=20) == {"rows": [], "has_more": False}
+
+
+def test_a_large_file_that_cannot_be_read_says_so(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_index, "SMALL_BYTES", 1)
+    version = bring(context, b"[{", "rows.json")
+    wait_for(lambda: index_state(context, CALLER, version).state == "failed")
+    assert "is not JSON" in str(index_state(context, CALLER, version).error)

@@ -15,7 +15,7 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError, WorkError
 from luthier.core.stored_file import StoredFile
-from luthier.service import dataset_rows, dataset_versions, files
+from luthier.service import dataset_index, dataset_rows, dataset_versions, files
 from luthier.service.access import create_project
 from luthier.service.audit_log import newest_entries
 from luthier.service.context import Context
@@ -190,7 +190,7 @@ def test_packed_and_large_files_are_counted_by_a_process_of_their_own(
         "parquet": lambda: ("rows.parquet", parquet(tmp_path / "rows.parquet")),
         "large": lambda: ("rows.jsonl", JSONL),
     }
-    monkeypatch.setattr(dataset_rows, "SMALL_BYTES", 10)
+    monkeypatch.setattr(dataset_index, "SMALL_BYTES", 10)
     filename, content = made[kind]()
     version = dataset_versions.create_dataset(context, ADA, "Questions", bring(context, content, filename))[1]
     assert version.num_rows is None, "nobody waits for it"
@@ -248,11 +248,11 @@ def test_a_look_that_the_machine_refused_is_made_again(context: Context, monkeyp
     def busy(*_: object) -> dict[str, object]:
         raise WorkError("too many", expected="fewer", do="ask again")
 
-    monkeypatch.setattr(dataset_rows, "SMALL_BYTES", 10)
+    monkeypatch.setattr(dataset_index, "SMALL_BYTES", 10)
     with monkeypatch.context() as patched:
         patched.setattr(dataset_rows, "answer_about", busy)
         version = dataset_versions.create_dataset(context, ADA, "Questions", bring(context))[1]
         wait_for(lambda: dataset_rows.look_of(context, ADA, version).state == "failed")
     assert dataset_rows.look_of(context, ADA, version).state == "failed", "not at once"
-    monkeypatch.setattr(dataset_rows, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(dataset_rows, "RETRY_SECONDS", 0.0)
     wait_for(lambda: dataset_rows.look_of(context, ADA, version).state == "answered")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from tests.web.conftest import shown
 
 from luthier.core.access import Caller
 from luthier.service import rating_links
@@ -39,7 +40,7 @@ def test_a_panel_is_made_of_an_evaluation_and_its_links_are_shown_once(
     systems = systems_of(home, evaluation_id)
     assert all(name in form for name in systems)
     data = {"evaluation": evaluation_id, "systems": systems, "raters": "Ada, Ben", "attention": "0", "kind": "likert"}
-    made = one.post(f"{PANELS}/new", data=data)
+    made = shown(one, one.post(f"{PANELS}/new", data=data))
     assert made.status_code == 200
     links = re.findall(r"http://127\.0\.0\.1(/rate/[\w-]{43})", made.text)
     assert len(links) == 2
@@ -136,12 +137,12 @@ def test_links_are_renewed_revoked_and_raters_added_until_the_panel_is_closed(ho
     made = make_panel(home)
     one = browser("train", "read")
     here, rater = f"{PANELS}/{made.panel.panel_id}", made.links[0].rater
-    renewed = one.post(f"{here}/raters/{rater.rater_id}/renew")
+    renewed = shown(one, one.post(f"{here}/raters/{rater.rater_id}/renew"))
     assert len(re.findall(r"/rate/[\w-]{43}", renewed.text)) == 1
     assert rating_links.whom(home, made.links[0].token) is None
     assert one.post(f"{here}/raters/{rater.rater_id}/revoke").status_code == 303
     assert "no link" in one.get(here).text
-    added = one.post(f"{here}/raters", data={"name": "Dora"})
+    added = shown(one, one.post(f"{here}/raters", data={"name": "Dora"}))
     assert "/rate/" in added.text
     assert one.post(f"{here}/raters", data={"name": "Dora"}).status_code == 409
     assert one.post(f"{here}/raters", data={"name": " "}).status_code == 422

@@ -177,6 +177,7 @@ def _draw(path: Path, quote: Quote, options: tuple[Option, ...]) -> None:
 def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
     from luthier.cli.advice_text import show_advice
     from luthier.cli.quote_text import show_options, show_quote
+    from luthier.core.split_provenance import coverage
 
     if made.options:
         show_options(console, made.options)
@@ -189,6 +190,8 @@ def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
         show_advice(console, made.advice)
     if made.chart is not None:
         console.print(f"chart {made.chart}", soft_wrap=True)
+    if proved := coverage(made.plan.data):
+        console.print(proved, soft_wrap=True)
     console.print(f"plan {made.plan.hash}", soft_wrap=True)
     if not shows_all and not made.options:
         console.print("every value with its reason, and the whole quote: add --all", soft_wrap=True)

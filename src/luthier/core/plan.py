@@ -26,6 +26,7 @@ from luthier.core.recipe import (
     ScheduleName,
     ShardingName,
 )
+from luthier.core.split_provenance import SplitProvenance
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]
@@ -81,6 +82,7 @@ class DataPlan(Frozen):
     num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
     prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
     training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
+    split: the proved split whose sides the files are; None where no proof covers a file that judges.
     """
 
     train: DatasetProfile
@@ -92,6 +94,7 @@ class DataPlan(Frozen):
     part: tuple[float, float] | None = None
     replay: ReplayPlan | None = None
     canaries: CanariesPlan | None = None
+    split: SplitProvenance | None = None
 
 
 class MethodPlan(Frozen):
@@ -278,15 +281,11 @@ class Plan(Frozen):
         Files are in it by their digests.
         """
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
-        for name, profile in (("train", self.data.train), ("validation", self.data.validation)):
-            if profile is not None and profile.packed is None:
+        for name in ("train", "validation", "held_out"):
+            if (profile := getattr(self.data, name)) is not None and profile.packed is None:
                 splits[name] = {"file", "packed"}
-        if self.data.held_out is not None and self.data.held_out.packed is None:
-            splits["held_out"] = {"file", "packed"}
-        if self.data.part is None:  # plans of before there were parts keep their hash
-            splits["part"] = True
-        if self.data.canaries is None:
-            splits["canaries"] = True
+        # plans of before there were parts and canaries keep their hash; a proof changes nothing that is trained
+        splits |= {name: True for name in ("part", "canaries") if getattr(self.data, name) is None} | {"split": True}
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
         excluded: Any = {
             "sources": True,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.dataset import Row
@@ -17,13 +17,12 @@ from luthier.core.stored_file import StoredFile
 from luthier.service import files
 from luthier.service.asked_by_id import answer_about, errors_telling
 from luthier.service.context import Context
+from luthier.service.dataset_index import RETRY_SECONDS, is_small, open_rows
 from luthier.service.kept_answers import Kept, Subject, begin, keep, kept
 
-SMALL_BYTES: Final = 4 << 20
-"""Files of text up to this size are read by the process that was asked; larger and packed ones by one of their own."""
-_TEXT_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab")
-_RETRY_SECONDS: Final = 20.0
-"""After so long a file is looked at again, where the machine could not the last time."""
+if TYPE_CHECKING:
+    from luthier.data.row_index import RowIndex
+
 _READING: Final = 2
 """Counts up where files are read otherwise than before, so that what was kept of them is found out again."""
 _MOST_CELL_CHARACTERS: Final = 20_000
@@ -36,10 +35,10 @@ def look(context: Context, project_id: str, file: StoredFile) -> Kept:
     subject = _subject(file.sha256, file.filename)
     found = kept(context, subject)
     # Also where it was found in the future: the clock was set back since.
-    is_over = isinstance(found.error, WorkError) and not 0 <= time.time() - found.at <= _RETRY_SECONDS
+    is_over = isinstance(found.error, WorkError) and not 0 <= time.time() - found.at <= RETRY_SECONDS
     if found.state != "unasked" and not is_over:
         return found
-    if _is_small(file.filename, file.num_bytes):
+    if is_small(file.filename, file.num_bytes):
         return keep(context, subject, lambda: _of_small(context, file, look_at))
 
     def answer() -> dict[str, Any]:
@@ -74,12 +73,14 @@ def rows_page(
     num: int = 20,
     lines: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """A page of the rows, as `read_page` says. Raises NotFoundError, DataError, WorkError."""
-    if _is_small(version.filename, version.num_bytes):
+    """A page of the rows, as `read_page` says; of a large file by its index, so that no page costs more than another.
+
+    Raises NotFoundError, DataError, WorkError.
+    """
+    if is_small(version.filename, version.num_bytes):
         file = files.get_file(context, caller.project_id, version.file_id)
         return _of_small(context, file, lambda path: read_page(path, start=start, num=num, lines=lines))
-    given = {"start": start, "num": num, "lines": None if lines is None else list(lines)}
-    return answer_about(context, caller.project_id, "rows", version.file_id, given)
+    return _indexed_page(open_rows(context, caller, version), start, num, lines)
 
 
 def look_at(path: Path) -> dict[str, Any]:
@@ -145,6 +146,16 @@ def read_page(path: Path, *, start: int, num: int, lines: Sequence[int] | None =
     return {"rows": [_row(row) for row in some[:num]], "has_more": len(some) > num}
 
 
+def _indexed_page(rows: RowIndex, start: int, num: int, lines: Sequence[int] | None) -> dict[str, Any]:
+    if lines is None:
+        places = list(range(start, min(start + num, rows.num_rows)))
+        has_more = start + num < rows.num_rows
+    else:
+        places = [place for line in lines[start : start + num] if (place := rows.position(line)) is not None]
+        has_more = start + num < len(lines)
+    return {"rows": [_row(rows.row(place)) for place in places], "has_more": has_more}
+
+
 def _row(row: Row | RowProblem) -> dict[str, Any]:
     if isinstance(row, RowProblem):
         return {"line": row.line, "cells": {}, "problem": _problem(row)["reason"]}
@@ -184,7 +195,3 @@ def _of_small(context: Context, file: StoredFile, answer: Callable[[Path], dict[
     path = files.local_path(context, file)
     with errors_telling({str(path): file.filename, path.name: file.filename}):
         return answer(path)
-
-
-def _is_small(filename: str, num_bytes: int) -> bool:
-    return num_bytes <= SMALL_BYTES and files.suffix_of(filename) in _TEXT_SUFFIXES

@@ -41,6 +41,34 @@ class MadeSplit:
     document: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class SplitOrigin:
+    """How a version belongs to a split.
+
+    Attributes:
+        side: Which side it is: `train`, `validation` or `held_out`.
+        made_of: The version that the split has made of that side.
+        sides: What the same split has made and is still there, by side.
+        is_changed: Whether rows were changed since the split, so that its proof does not cover them.
+    """
+
+    side: str
+    made_of: DatasetVersion
+    sides: dict[str, DatasetVersion]
+    is_changed: bool
+
+    @property
+    def name(self) -> str:
+        """Of the dataset that was split."""
+        return str(self.made_of.details["of"]["name"])
+
+    @property
+    def proof(self) -> dict[str, Any]:
+        """What stands on two sides, as split.json has it."""
+        proof: dict[str, Any] = self.made_of.details["split"]["proof"]
+        return proof
+
+
 def begin_split(context: Context, caller: Caller, version: DatasetVersion, wishes: SplitWishes) -> Kept:
     """Begin `split_dataset` beside the request, unless that version is being split already.
 
@@ -102,6 +130,27 @@ def last_split(context: Context, caller: Caller, dataset: Dataset) -> MadeSplit 
     # A side of an earlier split may hold rows that this one trains on: it is none of this split.
     same = {side: pair for side, pair in sides.items() if pair[1].details["split"] == document}
     return MadeSplit(same, document)
+
+
+def split_of(context: Context, caller: Caller, version: DatasetVersion) -> SplitOrigin | None:
+    """The split that a version is a side of, or that a version is a side of which it was made from; None for neither.
+
+    Raises NotFoundError.
+    """
+    one: DatasetVersion | None = version
+    while one is not None and one.origin != "split":
+        parent = one.parent
+        one = None if parent is None else dataset_versions.get_version(context, caller, one.dataset_id, parent)
+    if one is None or not {"of", "split", "side"} <= one.details.keys():
+        return None
+    name, document = one.details["of"]["name"], one.details["split"]
+    sides: dict[str, DatasetVersion] = {}
+    for side, ending in SIDES.items():
+        found = context.datasets.find(caller.project_id, f"{name}-{ending}")
+        for other in [] if found is None else context.datasets.versions(found.dataset_id):
+            if other.details.get("split") == document and other.details.get("of") == one.details["of"]:
+                sides.setdefault(side, other)
+    return SplitOrigin(side=one.details["side"], made_of=one, sides=sides, is_changed=one.number != version.number)
 
 
 def _keep(

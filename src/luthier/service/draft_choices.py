@@ -9,12 +9,14 @@ from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.dataset import Row, Shape
+from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
-from luthier.service import dataset_versions, files, run_control
+from luthier.service import dataset_splits, dataset_versions, files, run_control
 from luthier.service.base_models import base_models
 from luthier.service.context import Context
+from luthier.service.dataset_splits import MadeSplit, SplitOrigin
 from luthier.service.models import ModelView, list_models
 from luthier.service.recipe_jobs import ASKED
 from luthier.service.study_end import winning_document
@@ -26,6 +28,9 @@ _MOST_SHAPES: Final = 1000
 _shapes: Final[dict[str, Shape]] = {}
 """By the digest of the file's content, which alone decides it."""
 _SPLITS: Final = ("train", "validation", "held_out")
+_JUDGING: Final = ("validation", "held_out")
+_FIRST_SHARE: Final = 0.1
+"""What is held out of rows that are no side of a split: so that the run has a verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,23 @@ class FileChoice:
     def comment(self) -> str:
         """What stands behind the id in a recipe."""
         return f"{self.group}, {self.words}" if self.group else self.words
+
+
+@dataclass(frozen=True, slots=True)
+class StartingRows:
+    """The rows that a recipe begins with.
+
+    Attributes:
+        data: Of the recipe.
+        version: The rows that are learned.
+        split: How these belong to a split; None where they are no side of one.
+        has_split: The split that was made of these very rows; None where there is none.
+    """
+
+    data: dict[str, Any]
+    version: DatasetVersion
+    split: SplitOrigin | None
+    has_split: MadeSplit | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +138,28 @@ def fork_study(context: Context, caller: Caller, study_id: str) -> Fork:
     return _fork_of_plan(context, caller, plan.model_copy(update={"recipe": recipe}), {})
 
 
-def dataset_file(context: Context, caller: Caller, dataset_id: str, number: int | None) -> str:
-    """The id of the file of a dataset's version; None: of the newest. Raises NotFoundError."""
-    return dataset_versions.get_version(context, caller, dataset_id, number).file_id
+def rows_of(context: Context, caller: Caller, dataset_id: str, number: int | None) -> StartingRows:
+    """The `data` of a recipe that learns from a dataset's version; None: from the newest.
+
+    Of a side that trains, the sides of the same split judge; other rows are judged by a share of their own.
+
+    Raises NotFoundError.
+    """
+    version = dataset_versions.get_version(context, caller, dataset_id, number)
+    split = dataset_splits.split_of(context, caller, version)
+    data: dict[str, Any] = {"train": version.file_id}
+    if split is not None and split.side == "train":
+        data |= {side: one.file_id for side in _JUDGING if (one := split.sides.get(side)) is not None}
+    if "held_out" not in data:
+        data["held_out"] = _FIRST_SHARE
+    return StartingRows(data, version, split, None if split else _split_made_of(context, caller, version))
+
+
+def _split_made_of(context: Context, caller: Caller, version: DatasetVersion) -> MadeSplit | None:
+    """The split of a version that was made last, so that its sides can be trained with instead."""
+    dataset = context.datasets.get(caller.project_id, version.dataset_id)
+    made = dataset_splits.last_split(context, caller, dataset)
+    return made if made and made.sides["train"][1].details["of"]["version"] == version.number else None
 
 
 def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str, str | None]) -> Fork:

@@ -17,6 +17,7 @@ from luthier.service.judgeable import are_pairs, check_few_shot, check_metrics, 
 from luthier.service.materials import Materials, PreparedSplit, tokenise
 from luthier.service.recipe_checks import check_names
 from luthier.service.split_files import load_splits
+from luthier.service.split_proofs import with_provenance
 
 if TYPE_CHECKING:
     from luthier.core.base_model import LocalModel
@@ -79,7 +80,7 @@ def prepare(
     found = (materials or Materials()).of(context, recipe, base_dir)
     model, template, splits = found.model, found.template, found.splits
     _refuse_one_kind(splits["train"])
-    data = data_plan(recipe, splits)
+    data = with_provenance(context, data_plan(recipe, splits))
     judged = splits["held_out"].examples if "held_out" in splits else ()
     plan = resolve.resolve(
         recipe,

@@ -59,7 +59,7 @@ def _answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     from luthier.service.dataset_questions import ANSWERS
 
     answers = {"wake": _wake, "plan": _plan, "audit": _audit, "look": _look}
-    answers |= {"rows": _rows, "repair": _repair, "tokens": _tokens, "watch": _watch}
+    answers |= {"repair": _repair, "tokens": _tokens, "watch": _watch}
     return (answers | ANSWERS)[document["question"]](context, document)
 
 
@@ -133,12 +133,6 @@ def _look(_: Context, document: dict[str, Any]) -> dict[str, Any]:
     from luthier.service.dataset_rows import look_at
 
     return look_at(Path(document["file"]))
-
-
-def _rows(_: Context, document: dict[str, Any]) -> dict[str, Any]:
-    from luthier.service.dataset_rows import read_page
-
-    return read_page(Path(document["file"]), start=document["start"], num=document["num"], lines=document["lines"])
 
 
 def _repair(context: Context, document: dict[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,7 @@ from luthier.service.context import Context
 
 log = logging.getLogger("luthier.questions")
 
-Question = Literal[
-    "wake", "plan", "audit", "look", "rows", "repair", "tokens", "map", "diff", "split", "index", "watch"
-]
+Question = Literal["wake", "plan", "audit", "look", "repair", "tokens", "map", "diff", "split", "index", "watch"]
 
 MOST_SECONDS: Final = 600.0
 _MOST_AT_ONCE: Final = 2

@@ -40,6 +40,10 @@ class WrittenSplit:
         """The document of `luthier data split --json`: split.json and where it lies."""
         return {"folder": str(self.folder), **self.document}
 
+    def recipe_data(self) -> dict[str, str]:
+        """The `data` of a recipe whose rows are the sides of this split: those that the proof covers."""
+        return {side: str(self.folder / part["file"]) for side, part in self.document["sides"].items()}
+
 
 def split(context: Context, file: Path, options: SplitOptions | None = None) -> WrittenSplit:
     """Split a file; the same file and options give the same bytes.

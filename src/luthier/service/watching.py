@@ -16,12 +16,14 @@ from typing import Any, Final
 from pydantic import Field
 
 from luthier.core.alert import Alert, AlertSettings
+from luthier.core.digest import sha256_document
 from luthier.core.errors import LuthierError
 from luthier.core.frozen import Frozen
 from luthier.core.signal import SignalState, WatchReport
 from luthier.service import alerts, mails
 from luthier.service.alert_text import line_of
 from luthier.service.context import Context
+from luthier.service.kept_answers import Kept, Subject, begin, kept
 from luthier.service.questions import answer_to
 
 log = logging.getLogger("luthier.alerts")
@@ -151,6 +153,21 @@ def look(context: Context, project_id: str, model: str) -> list[Alert]:
 
     _end(context, project_id, model, until, problem)
     return told
+
+
+def begin_look(context: Context, project_id: str, model: str) -> Kept:
+    """Look at a model now, in a process of its own beside the request, unless that is under way already."""
+    asked = {"models": [[project_id, model]], "canaries": False}
+    return begin(context, _look_now(project_id, model), lambda: answer_to(context, "watch", asked))
+
+
+def look_progress(context: Context, project_id: str, model: str) -> Kept:
+    """How it stands with the look that was begun last by hand; its answer has `lines`, one for each alert."""
+    return kept(context, _look_now(project_id, model))
+
+
+def _look_now(project_id: str, model: str) -> Subject:
+    return Subject(sha256_document({"project": project_id, "model": model}), "look-now", {})
 
 
 class Watcher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -116,6 +117,23 @@ class DatasetStore:
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
         return [(_dataset(row), DatasetVersion.model_validate_json(row["document"])) for row in rows]
+
+    def splits_of(self, sha256: str) -> Sequence[dict[str, Any]]:
+        """The documents of the splits that made a file of this digest, newest first, whichever project split it.
+
+        A split is found by the rows that it made, so a caller who has these rows learns nothing of whose they are: what
+        a document says of the file that was split is left out.
+        """
+        query = (
+            select(dataset_versions.c.document)
+            .join(files, files.c.file_id == dataset_versions.c.file_id)
+            .where(files.c.sha256 == sha256)
+        )
+        with self._database.read() as connection:
+            found = [DatasetVersion.model_validate_json(one) for one in connection.execute(query).scalars()]
+        made = [one for one in found if one.origin == "split" and "split" in one.details]
+        documents = [one.details["split"] for one in sorted(made, key=lambda one: -one.created_at)]
+        return [{name: value for name, value in one.items() if name != "file"} for one in documents]
 
     def all_versions(self, project_id: str, limit: int) -> Sequence[tuple[Dataset, DatasetVersion]]:
         """The newest versions of all datasets of a project, at most `limit`, the newest first."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from starlette.routing import Mount
 
 from luthier.service.context import Context
@@ -15,14 +17,19 @@ from luthier.service.sign_in_queue import SignInQueue
 from luthier.web.assets import Assets
 from luthier.web.csrf import SameOrigin
 from luthier.web.errors import add_error_pages
+from luthier.web.form_tokens import SubmitOnce
+from luthier.web.page_work import PageWork
 from luthier.web.pages import (
     assessments,
     compare,
+    dataset_annotate,
     dataset_audit,
+    dataset_compare,
+    dataset_map,
     dataset_repair,
+    dataset_split,
     dataset_tokens,
     dataset_upload,
-    dataset_work,
     datasets,
     deployments,
     evaluation_orders,
@@ -44,8 +51,10 @@ from luthier.web.pages import (
     settings,
     sign_in,
     studies,
+    working,
 )
 from luthier.web.policy import Policy
+from luthier.web.shown_once import ShownOnce
 
 ROUTERS: tuple[APIRouter, ...] = (
     sign_in.router,
@@ -55,7 +64,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     dataset_audit.router,
     dataset_repair.router,
     dataset_tokens.router,
-    dataset_work.router,
+    dataset_annotate.router,
+    dataset_map.router,
+    dataset_split.router,
+    dataset_compare.router,
     new_run.router,
     runs.router,
     compare.router,
@@ -74,10 +86,19 @@ ROUTERS: tuple[APIRouter, ...] = (
     exports.router,
     monitor.router,
     review.router,
-    settings.router,
+    *settings.ROUTERS,
+    working.router,  # in no navigation: forms lead there
     rate.router,  # in no navigation: raters come by a link
 )
 """In the order of the pages' navigation."""
+
+
+def page_routes() -> Iterator[APIRoute]:
+    """Every route of the pages, in the order in which they are tried."""
+    for router in ROUTERS:
+        for route in router.routes:
+            assert isinstance(route, APIRoute), "routers of pages hold routes and no other routers"
+            yield route
 
 
 def create_pages(context: Context) -> FastAPI:
@@ -88,8 +109,11 @@ def create_pages(context: Context) -> FastAPI:
     failures = FailureLimit("wrong keys, passwords or links", sign_in.FAILURES_PER_MINUTE)
     app.state.sign_ins = SignInQueue(context.password_threads, failures)
     app.state.rating_failures = FailureLimit("links that let nobody in", rate.FAILURES_PER_MINUTE)
+    app.state.shown_once, app.state.page_work = ShownOnce(), PageWork()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
+    app.state.page_paths = {route.path for route in page_routes() if "GET" in (route.methods or ())}
     add_error_pages(app)
+    app.add_middleware(SubmitOnce)
     app.add_middleware(SameOrigin)
     app.add_middleware(Policy)
     app.router.routes.append(Mount("/assets", assets, name="assets"))

@@ -69,7 +69,8 @@ def with_retry_after(answer: Response, error: LuthierError) -> Response:
 
 async def _sign_in(request: Request, error: Exception) -> Response:
     assert isinstance(error, SignInNeededError)
-    if is_fragment_request(request) or "application/json" in request.headers.get("accept", ""):
+    is_script = request.headers.get("sec-fetch-mode", "navigate") != "navigate"
+    if is_script or is_fragment_request(request) or "application/json" in request.headers.get("accept", ""):
         return Response(status_code=401, headers={"HX-Redirect": error.address})
     return RedirectResponse(error.address, status_code=303)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from luthier.core.dataset import reading_notes
+from luthier.core.plan import DataPlan
+from luthier.core.split_provenance import coverage, is_proved
 from luthier.reporting import figures
 from luthier.web.render import usd
 
@@ -68,7 +70,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """What the page shows of a plan. values: by section. why: of each value, by its dotted key. changes: with `ask`."""
+    """What the page shows of a plan. values: by section. why: of each value, by its dotted key. changes: with `ask`.
+
+    coverage, is_proved: whether the proof of a split covers the held-out rows, in words and as such.
+    """
 
     digest: str
     headline: str
@@ -81,6 +86,8 @@ class PlanView:
     changes: tuple[dict[str, Any], ...]
     devices: tuple[dict[str, Any], ...]
     advice: dict[str, Any]
+    coverage: str
+    is_proved: bool
     values: dict[str, list[dict[str, Any]]]
     why: dict[str, dict[str, Any]]
 
@@ -105,6 +112,8 @@ def view_of(planned: dict[str, Any]) -> PlanView:
         changes=tuple(predicted["changes"]),
         devices=tuple(_in_words(device) for device in planned["devices"]),
         advice=planned["advice"],
+        coverage=coverage(DataPlan.model_validate(plan["data"])),
+        is_proved=is_proved(DataPlan.model_validate(plan["data"])),
         values=sections,
         why=_why(rows),
     )

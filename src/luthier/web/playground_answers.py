@@ -17,6 +17,7 @@ from luthier.reporting.figures import duration, speed
 from luthier.service.askable import route_to
 from luthier.service.context import Context
 from luthier.service.talk import Talk
+from luthier.web.page_advice import page_advice
 from luthier.web.playground_form import Turn
 
 _ENDS = {"stop": "", "length": " · cut off at its limit", "tool_calls": ""}
@@ -70,7 +71,7 @@ async def whole(request: Request, context: Context, caller: Caller, model: str, 
 
 def error_document(error: LuthierError) -> dict[str, Any]:
     """An error for the page's script; retry_seconds: when there may be room."""
-    document = {"came": error.came, "expected": error.expected, "do": error.do}
+    document = {"came": error.came, "expected": error.expected, "do": page_advice(error.do).striptags()}
     if isinstance(error, BusyError):
         document |= {"do": f"ask again in {error.retry_seconds:.0f} s"}
     return document

@@ -23,7 +23,9 @@ from luthier.reporting.page import page_environment
 from luthier.reporting.visible import shown
 from luthier.web.assets import Assets
 from luthier.web.charts.svg import drawn
+from luthier.web.form_tokens import form_token
 from luthier.web.navigation import current, entries_for
+from luthier.web.page_advice import page_advice
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _NOTICE: Final = "luthier_notice"
@@ -96,8 +98,9 @@ def environment() -> Environment:
         "metric": metric,
         "usd": usd,
         "as_json": _as_json,
+        "page_advice": page_advice,
     }
-    made.globals |= {"drawn": drawn}
+    made.globals |= {"drawn": drawn, "form_token": form_token}
     return made
 
 

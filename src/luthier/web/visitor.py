@@ -69,20 +69,48 @@ async def visiting(request: Request) -> Session | None:
     return found
 
 
-def _page_of(request: Request) -> str:
-    """Where somebody stood who sent a form, as far as HTMX says it: what they sent it to may be no page."""
-    told = urlsplit(request.headers.get("hx-current-url", ""))
-    if told.netloc != request.headers.get("host") or not told.path.startswith("/"):
-        return request.url.path
-    return f"{told.path}?{told.query}" if told.query else told.path
+def own_address(address: str) -> str:
+    """The address, where it is one of this server; else that of the home page."""
+    is_own = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
+    return address if is_own else "/"
+
+
+def page_behind(request: Request) -> str:
+    """The page to come back to after a sign-in: never what a form was sent to, a piece of a page or raw data.
+
+    A browser that opens an address wants that address. What HTMX and our scripts ask for carries the page that it was
+    asked from (`HX-Current-URL`); where that is missing or of another host, it is the nearest page above the address.
+    """
+    headers = request.headers
+    is_script = headers.get("sec-fetch-mode", "navigate") != "navigate" or "hx-request" in headers
+    is_script |= "application/json" in headers.get("accept", "")
+    if request.method == "GET" and not is_script:
+        return own_address(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
+    told = urlsplit(headers.get("hx-current-url", ""))
+    if told.netloc and told.netloc == headers.get("host"):
+        return own_address(f"{told.path}?{told.query}" if told.query else told.path or "/")
+    return own_address(_page_above(request))
+
+
+def _page_above(request: Request) -> str:
+    """The nearest page above what was asked for, by the templates of the addresses: `/runs/x` above `/runs/x/pause`.
+
+    What a form is sent to may be a page itself; what a script asks for is none.
+    """
+    known: set[str] = request.app.state.page_paths
+    template = getattr(request.scope.get("route"), "path", "").strip("/").split("/")
+    parts = request.url.path.strip("/").split("/")
+    for num_parts in range(len(template) - (request.method == "GET"), 0, -1):
+        if "/" + "/".join(template[:num_parts]) in known:
+            return "/" + "/".join(parts[:num_parts])
+    return "/"
 
 
 def _needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
     async def check(request: Request) -> Caller:
         session = await visiting(request)
         if session is None:
-            asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            raise SignInNeededError(asked if request.method == "GET" else _page_of(request))
+            raise SignInNeededError(page_behind(request))
         if not any(session.caller.may(scope) for scope in scopes):
             raise ForbiddenError(session.caller, scopes)
         return session.caller

@@ -34,6 +34,10 @@ def test_a_person_reads_shares_strata_and_proof(luthier: Any, rows: Path, tmp_pa
     proof = "on two sides, read back from the files: 0 texts, 0 near-duplicates (Jaccard 0.8)"
     for words in ("60 rows in 60 groups, seed 0", "held-out", "20.00%", "label", proof):
         assert words in done.out
+    sides = " ".join(
+        f"--set data.{side}={tmp_path / 'out' / side}.jsonl" for side in ("train", "validation", "held_out")
+    )
+    assert f"luthier train RECIPE {sides}" in done.out, "the next command takes all sides that were proved"
     off = luthier("data", "split", rows, "-o", tmp_path / "off", "--no-near-duplicates")
     assert "near-duplicates not searched" in off.out
 

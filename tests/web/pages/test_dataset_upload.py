@@ -162,3 +162,13 @@ def test_the_page_tells_a_script_what_it_takes(browser: Browser) -> None:
     page = browser(*TRAIN).get("/datasets/new").text
     assert json.dumps(".jsonl .ndjson .json .csv .tsv .tab .parquet .xlsx") in page
     assert 'enctype="multipart/form-data"' in page
+
+
+def test_the_same_rows_twice_are_one_version(home: Context, browser: Browser) -> None:
+    one = browser("read", "train")
+    address = send(one, ROWS, name="Twice").headers["location"]
+    dataset_id = address.rpartition("/")[2]
+    for _ in range(2):
+        assert send(one, ROWS + b'{"text": "c"}\n', dataset=dataset_id, name="").headers["location"] == address
+    assert [one.number for one in home.datasets.versions(dataset_id)] == [2, 1]
+    assert len(home.files.list("default", limit=10)[0]) == 2, "nothing of the second is kept"

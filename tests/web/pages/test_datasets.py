@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
 from luthier.core.dataset_version import DatasetVersion
-from luthier.service import dataset_rows, dataset_versions
+from luthier.service import dataset_index, dataset_rows, dataset_versions
 from luthier.service.access import create_project
 from luthier.service.context import Context
 from luthier.testing.waiting import wait_for
@@ -133,14 +133,16 @@ def test_a_dataset_whose_file_is_lost_can_still_be_removed(home: Context, browse
 
 def test_a_large_file_is_looked_at_meanwhile(home: Context, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     version = make(home, "Poems", texts(3))
-    monkeypatch.setattr(dataset_rows, "SMALL_BYTES", 1)
+    monkeypatch.setattr(dataset_index, "SMALL_BYTES", 1)
     rows: list[dict[str, object]] = texts(7)
     large = make(home, "Large", rows)
     assert large.num_rows is None, "nobody waits for that"
     one = browser("read")
     wait_for(lambda: dataset_rows.look_of(home, Caller(), large).state == "answered")
-    page = one.get(f"/datasets/{large.dataset_id}").text
-    assert "question 6" in page, "its rows come from a process of their own"
+    address = f"/datasets/{large.dataset_id}"
+    assert "The rows are being indexed" in one.get(address).text, "nobody waits for that either"
+    wait_for(lambda: "data-look-again" not in one.get(address).text)
+    assert "question 6" in one.get(address).text
     assert "not counted" not in one.get("/datasets").text
     assert one.get(f"/datasets/{version.dataset_id}").status_code == 200
 

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Callable
 
 from fastapi.testclient import TestClient
+from tests.web.conftest import shown
 
 from luthier.service.context import Context
 from luthier.testing.models_home import add_export, fill
@@ -83,7 +84,7 @@ def test_the_proof_and_the_files_are_shown_and_handed_out(home: Context, browser
 def test_what_is_not_whole_says_so(home: Context, browser: Browser) -> None:
     made = fill(home)
     one = browser("read")
-    answer = one.post(f"/exports/{made.export_id}/verify")
+    answer = shown(one, one.post(f"/exports/{made.export_id}/verify"))
     assert answer.status_code == 200
     assert "Not as it was written" in answer.text
     assert "bundle.json is missing" in answer.text

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import threading
 import types
+from typing import Any
 
 import pytest
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
+from luthier.core.errors import WorkError
 from luthier.core.signal import Signal, WatchReport
 from luthier.core.traffic import Exchange
 from luthier.service import alerts, feedback, mails, traffic, watching
+from luthier.service.context import Context
 from luthier.service.feedback import Said
+from luthier.testing.waiting import wait_for
 
 HOSTILE = "</dd></textarea><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\u202egnirts\x00{{ 7*7 }}"
 
@@ -49,6 +55,7 @@ def sick(home, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-unty
         )  # fmt: skip
 
     monkeypatch.setitem(sys.modules, "luthier.service.monitoring", types.SimpleNamespace(watch=watch))
+    monkeypatch.setattr(watching, "answer_to", lambda context, _, given: watching.look_at(context, given))
     alerts.change_settings(home, Caller(), {"models": ("shop-bot",)})
 
 
@@ -68,6 +75,7 @@ def test_what_is_watched_and_what_has_changed(browser, home, sick: None) -> None
     assert "too little to tell" in client.get("/monitor").text
     for _ in range(2):
         assert client.post("/monitor/look", data={"name": "shop-bot"}).status_code == 303
+        wait_for(lambda: watching.look_progress(home, DEFAULT_PROJECT, "shop-bot").state == "answered")
     page = client.get("/monitor").text
     for words in ("1 open", "Errors", "look at the log", "chatcmpl-1"):
         assert words in page
@@ -76,6 +84,42 @@ def test_what_is_watched_and_what_has_changed(browser, home, sick: None) -> None
         assert words in page
     assert is_harmless(page)
     assert "⟨U+202E⟩" in page
+
+
+def test_a_look_by_hand_holds_nobody_up(browser, home, sick: None, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    begun, go_on = [], threading.Event()
+
+    def slow(context: Context, _: str, given: dict[str, Any]) -> dict[str, Any]:
+        begun.append(given)
+        assert go_on.wait(60)
+        return watching.look_at(context, given)
+
+    monkeypatch.setattr(watching, "answer_to", slow)
+    client, page = browser("read", "train"), "/monitor/model?name=shop-bot"
+    led = [client.post("/monitor/look", data={"name": "shop-bot"}).headers["location"] for _ in range(2)]
+    assert led == [page, page], "answered while the look goes on"
+    shown = client.get(page).text
+    assert "The exchanges are being looked at" in shown
+    assert re.search(r"<button[^>]* disabled>Look now", shown)
+    go_on.set()
+    wait_for(lambda: watching.look_progress(home, DEFAULT_PROJECT, "shop-bot").state == "answered")
+    assert begun == [{"models": [[DEFAULT_PROJECT, "shop-bot"]], "canaries": False}], (
+        "one look, however often asked for"
+    )
+    shown = client.get(page).text
+    assert "Looked at by hand" in shown
+    assert "7 exchanges" in shown
+
+
+def test_a_look_by_hand_that_cannot_begin_says_so(browser, home, sick: None, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    def busy(*_: object) -> dict[str, Any]:
+        raise WorkError("2 such questions are being answered already", expected="one of them to end", do="ask again")
+
+    monkeypatch.setattr(watching, "answer_to", busy)
+    client = browser("read", "train")
+    client.post("/monitor/look", data={"name": "shop-bot"})
+    wait_for(lambda: watching.look_progress(home, DEFAULT_PROJECT, "shop-bot").state == "failed")
+    assert "being answered already" in client.get("/monitor/model?name=shop-bot").text
 
 
 def test_a_look_that_failed_is_shown(browser, home, sick: None, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

@@ -19,6 +19,7 @@ from luthier.core.ports import SilentProgress
 from luthier.service import dataset_versions
 from luthier.service.access import create_project
 from luthier.service.context import Context
+from luthier.service.dataset_splits import MadeSplit, SplitWishes, split_dataset
 from luthier.service.plan_desk import PlanDesk, Planned
 from luthier.testing.records import RUN_ID, make_plan, make_record
 from luthier.testing.studies_home import STUDY_ID, add_study
@@ -215,14 +216,16 @@ def test_a_model_that_is_not_there_is_fetched_only_when_asked(
 
 
 def test_a_slow_plan_is_asked_for_again(
-    browser: Browser, dataset: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    home: Context, browser: Browser, dataset: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PlanDesk, "plan", lambda *_, **__: None)
     text, one = f"base_model: tiny\ndata: {{train: {dataset[1]}}}", browser("train")
     answer = post(one, text=text, side="text").text
     assert 'hx-trigger="load delay:700ms"' in answer
     assert "It is being planned" in answer
-    assert post(one, "start", text=text, side="text").status_code == 422
+    started = post(one, "start", text=text, side="text")
+    assert (started.status_code, "The run starts then" in started.text) == (200, True), "it starts once it is planned"
+    assert home.jobs.list() == []
 
 
 def test_started_once_and_led_to_its_run(
@@ -296,3 +299,110 @@ def test_hostile_names_and_texts_show_as_text(
         assert "<script>alert" not in page
         assert "\u202e" not in page
     assert "&lt;script&gt;" in "".join(pages)
+
+
+def split(home: Context, dataset_id: str) -> MadeSplit:
+    version = dataset_versions.get_version(home, Caller(), dataset_id)
+    return split_dataset(home, Caller(), version, SplitWishes(0.2, 0.2))
+
+
+def words(page: str) -> str:
+    return " ".join(unescape(re.sub("<[^>]*>", " ", page)).split())
+
+
+def test_the_sides_of_a_proved_split_judge_what_its_train_side_learns(
+    home: Context, browser: Browser, dataset: tuple[str, str]
+) -> None:
+    made, one = split(home, dataset[0]), browser("train", "read")
+    link = re.search(r'href="(/runs/new[^"]*)"[^>]*>New run', one.get(f"/datasets/{dataset[0]}/split").text)
+    assert link
+    page = one.get(unescape(link[1])).text
+    sides = {name: version.file_id for name, (_, version) in made.sides.items()}
+    for name in ("train", "validation", "held_out"):
+        assert f"{name}: {sides[name]}" in text_of(page)
+    assert "Proved split of Support" in words(page)
+    assert "0 near-duplicates" in words(page)
+
+
+@pytest.mark.parametrize("way", ["/datasets/{side}", "/datasets/{side}/annotate"])
+def test_every_way_from_a_side_of_a_split_keeps_the_split(
+    home: Context, browser: Browser, dataset: tuple[str, str], way: str
+) -> None:
+    made, one = split(home, dataset[0]), browser("train", "read")
+    page = one.get(way.format(side=made.sides["train"][0].dataset_id)).text
+    links = [unescape(link) for link in re.findall(r'href="(/runs/new[?][^"]*)"', page)]
+    assert links
+    for link in links:
+        assert f"held_out: {made.sides['held_out'][1].file_id}" in text_of(one.get(link).text)
+
+
+def test_rows_that_were_changed_since_are_judged_by_the_side_and_said_to_be_unproved(
+    home: Context, browser: Browser, dataset: tuple[str, str]
+) -> None:
+    made, one = split(home, dataset[0]), browser("train")
+    train, version = made.sides["train"]
+    file = dataset_versions.keep_rows(home, Caller(), [b'{"prompt": "a", "completion": "b"}\n'], "rows.jsonl")
+    dataset_versions.add_version(home, Caller(), train.dataset_id, file, origin="repair", parent=version.number)
+    page = one.get(f"/runs/new?dataset={train.dataset_id}").text
+    assert f"held_out: {made.sides['held_out'][1].file_id}" in text_of(page)
+    assert "The proof does not cover the training rows as they are now" in words(page)
+    assert f"version={version.number}" in page, "the proved rows are one link away"
+
+
+def test_a_side_that_judges_and_rows_that_have_a_split_lead_to_the_train_side(
+    home: Context, browser: Browser, dataset: tuple[str, str]
+) -> None:
+    made, one = split(home, dataset[0]), browser("train")
+    way = f"/runs/new?dataset={made.sides['train'][0].dataset_id}&amp;version=1"
+    judging = one.get(f"/runs/new?dataset={made.sides['held_out'][0].dataset_id}").text
+    assert "These rows are the held-out side of a split" in words(judging)
+    assert way in judging
+    whole = one.get(f"/runs/new?dataset={dataset[0]}").text
+    assert "This version has a proved split" in words(whole)
+    assert way in whole
+
+
+def test_without_its_held_out_side_the_form_says_what_judges_instead(
+    home: Context, browser: Browser, dataset: tuple[str, str]
+) -> None:
+    made, one = split(home, dataset[0]), browser("train")
+    dataset_versions.remove_dataset(home, Caller(), made.sides["held_out"][0].dataset_id)
+    page = one.get(f"/runs/new?dataset={made.sides['train'][0].dataset_id}").text
+    assert "held_out: 0.1" in text_of(page)
+    assert "The proof does not cover the rows that judge" in words(page)
+
+
+@pytest.mark.parametrize("is_proved", [True, False])
+def test_the_plan_says_whether_a_proof_covers_the_rows_that_judge(
+    browser: Browser, dataset: tuple[str, str], monkeypatch: pytest.MonkeyPatch, is_proved: bool
+) -> None:
+    planned = json.loads(ANSWER.read_text(encoding="utf-8"))
+    data = planned["plan"]["data"]
+    data["held_out"] = data["train"] | {"split": "held_out", "sha256": "b" * 64}
+    proof = {"rows_sha256": "c" * 64, "num_rows": 30, "seed": 0, "near_threshold": 0.8, "near_duplicate": 0}
+    data["split"] = {"covers": ["held_out"], **proof} if is_proved else None
+    monkeypatch.setattr(PlanDesk, "plan", lambda *_, **__: Planned(planned))
+    said = words(post(browser("train"), text=f"base_model: tiny\ndata: {{train: {dataset[1]}}}", side="text").text)
+    assert ("The held-out rows are a side of a proved split: 0 texts, 0 near-duplicates" in said) == is_proved
+    assert ("No proof of a split covers the held-out rows" in said) != is_proved
+
+
+def test_a_draft_that_is_not_planned_yet_starts_once_it_is(
+    home: Context, browser: Browser, dataset: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited, answers = [], [None, None, Planned(json.loads(ANSWER.read_text(encoding="utf-8")))]
+
+    def plan(*_: Any, wait_seconds: float, **__: Any) -> Planned | None:
+        waited.append(wait_seconds)
+        return answers.pop(0)
+
+    monkeypatch.setattr(PlanDesk, "plan", plan)
+    one, form = browser("train"), {"text": f"base_model: tiny\ndata: {{train: {dataset[1]}}}", "side": "text"}
+    first = post(one, "start", **form)
+    assert first.status_code == 200
+    assert 'hx-post="/runs/new/start"' in first.text, "it asks again, to start"
+    assert "The run starts then" in first.text
+    assert 'hx-post="/runs/new/plan"' in post(one, **form).text, "a plan alone starts nothing"
+    assert home.jobs.list() == []
+    assert post(one, "start", **form).headers["hx-redirect"].startswith("/runs/run-")
+    assert max(waited) <= 0.3, "no request of a script waits for a plan"

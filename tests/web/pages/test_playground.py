@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.web.conftest import shown
 
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, OverlongError
@@ -85,7 +86,8 @@ def test_only_what_this_project_may_ask_is_offered(home: Context, browser: Brows
 
 def test_the_whole_answer_comes_with_the_page(browser: Browser, tiny: str) -> None:
     sent = form(message=f"Which wood?\r\n{HOSTILE}", talk=["[]", "[]"], model=["tiny", ""])
-    page = browser("infer").post("/playground", data=sent).text
+    one = browser("infer")
+    page = shown(one, one.post("/playground", data=sent)).text
     assert "5 tokens read, 2 written" in page
     assert "cut off at its limit" in page
     assert (
@@ -101,10 +103,12 @@ def test_the_whole_answer_comes_with_the_page(browser: Browser, tiny: str) -> No
 
 def test_two_models_answer_side_by_side_and_again(browser: Browser, tiny: str) -> None:
     one = browser("infer")
-    said = one.post("/playground", data=form(message="Hello", talk=["[]", "[]"], model=["tiny", "tiny"])).text
+    sent = form(message="Hello", talk=["[]", "[]"], model=["tiny", "tiny"])
+    said = shown(one, one.post("/playground", data=sent)).text
     assert said.count('class="turn answer"') == 3, "two, and the template of the script"
     kept = talk("Hello", "Hi")
-    again = one.post("/playground", data=form(do="again", talk=[kept, "[]"], model=["tiny", "tiny"])).text
+    sent = form(do="again", talk=[kept, "[]"], model=["tiny", "tiny"])
+    again = shown(one, one.post("/playground", data=sent)).text
     assert again.count('class="turn answer"') == 2
 
 
@@ -170,7 +174,7 @@ def test_an_answer_becomes_a_test_case(home: Context, browser: Browser, tiny: st
     one = browser("train", "infer")
     said = {"talk": [talk("Which wood?", "Oak.", "Sure?", "No."), "[]"], "model": ["tiny", ""], "system": "Short."}
     sent = form(**said, save="1:3", cases="test cases", **{"reference-1-3": "Spruce."})
-    page = one.post("/playground/cases", data=sent)
+    page = shown(one, one.post("/playground/cases", data=sent))
     assert page.status_code == 200
     [(dataset, version)] = dataset_versions.list_datasets(home, Caller())
     assert (dataset.name, version.origin, version.num_rows) == ("test cases", "test case", 1)
@@ -204,7 +208,7 @@ def test_who_may_ask_and_who_may_save(browser: Browser, tiny: str) -> None:
     assert "Save as test case" not in asker.get("/playground").text
     assert asker.post("/playground/cases", data=form()).status_code == 403
     nobody = browser().post("/playground/answer", data=form(), headers={"Accept": "application/json"})
-    assert (nobody.status_code, nobody.headers["hx-redirect"]) == (401, "/sign-in?next=/playground/answer")
+    assert (nobody.status_code, nobody.headers["hx-redirect"]) == (401, "/sign-in?next=/playground")
 
 
 def test_a_run_whose_model_has_a_name_is_asked_by_that(home: Context, browser: Browser, tiny: str) -> None:
@@ -222,14 +226,14 @@ def test_a_run_whose_model_has_a_name_is_asked_by_that(home: Context, browser: B
 
 def asked_once(client: TestClient) -> str:
     """The conversation as the page's hidden field has it, after one answer."""
-    page = client.post("/playground", data=form(message="Hi", do="send")).text
+    page = shown(client, client.post("/playground", data=form(message="Hi", do="send"))).text
     return unescape(page.split('name="talk" value="')[1].split('"')[0])
 
 
 def test_a_thumb_is_kept_for_the_answer(home: Context, browser: Browser, tiny: str) -> None:
     client = browser("infer", "read")
     said = asked_once(client)
-    page = client.post("/playground/feedback", data=form(talk=said, said="up:1:1"))
+    page = shown(client, client.post("/playground/feedback", data=form(talk=said, said="up:1:1")))
     assert page.status_code == 200
     assert "Thanks: it is kept." in page.text
     assert 'value="up:1:1" formaction="/playground/feedback" formnovalidate aria-pressed="true"' in page.text
@@ -245,7 +249,8 @@ def test_a_correction_from_the_playground_waits_for_review(home: Context, browse
     set_traffic_policy(home, Caller(), TrafficPolicy(keep="full"))
     client = browser("infer", "read")
     fields = {"talk": asked_once(client), "said": "correct:1:1", "reference-1-1": f"It should say {HOSTILE}"}
-    assert "it waits for review" in client.post("/playground/feedback", data=form(**fields)).text
+    said = shown(client, client.post("/playground/feedback", data=form(**fields)))
+    assert "it waits for review" in said.text
     (item,) = home.review_items.list("default")
     assert (item.source, item.status, item.correction) == ("correction", "waiting", f"It should say {HOSTILE}".strip())
 

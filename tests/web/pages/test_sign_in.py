@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 import pytest
 from fastapi.testclient import TestClient
@@ -19,6 +20,7 @@ from luthier.service.context import Context
 from luthier.service.members import add_member, change_password, remove_member
 from luthier.service.sessions import make_link
 from luthier.testing.running_server import running_server
+from luthier.web.app import page_routes
 from luthier.web.pages import sign_in
 
 Browser = Callable[..., TestClient]
@@ -147,3 +149,61 @@ def test_sixty_at_once_all_end_and_the_right_ones_are_in(tmp_path: Path) -> None
         most = (time.monotonic() - began) / 60 * sign_in.FAILURES_PER_MINUTE
         assert set(again) == {422, 429}
         assert again.count(422) <= sign_in.FAILURES_PER_MINUTE + most
+
+
+OPEN = ("/sign-in", "/sign-out", "/welcome", "/rate", "/assets")
+"""What needs no session; `/pipelines` alone is the home page by another name."""
+SCRIPT = {"Sec-Fetch-Mode": "cors", "Accept": "*/*"}
+
+
+def closed(method: str) -> list[str]:
+    """The addresses of the pages that a session is needed for."""
+    found = {
+        route.path.replace("{deed}", "renew").replace("{file_format}", "csv").replace("{key_id}", "k")
+        for route in page_routes()
+        if method in route.methods
+    }
+    return sorted(re.sub(r"{[^}]*}", "x", path) for path in found if not path.startswith(OPEN) and path != "/pipelines")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_scripts_and_forms_of_an_ended_session_lead_back_to_a_page(browser: Browser, method: str) -> None:
+    one, paths, pages = browser(), closed(method), closed("GET")
+    assert len(paths) > 30
+    for path in paths:
+        for headers in (SCRIPT, {"HX-Request": "true"}, {"Accept": "application/json"}):
+            answer = one.request(method, path, headers=headers)
+            assert answer.status_code == 401, path
+            led = unquote(answer.headers["hx-redirect"].removeprefix("/sign-in?next="))
+            assert led in {*pages, "/pipelines"}, f"{path} leads to {led}"
+            assert len(led) < len(path) or method == "POST" or path == "/", "never to the piece itself"
+            at = {"HX-Current-URL": "http://127.0.0.1/runs/x?tab=2#curves"}
+            assert one.request(method, path, headers=headers | at).headers["hx-redirect"] == (
+                "/sign-in?next=/runs/x%3Ftab%3D2"
+            )
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "https://evil.example/x",
+        "https://evil.example@127.0.0.1/x",
+        "http://127.0.0.1//evil.example",
+        "http://127.0.0.1/\\evil.example",
+        "javascript:alert(1)",
+        "//evil.example",
+        "http://127.0.0.1.evil.example/",
+        "",
+    ],
+)
+def test_the_page_to_come_back_to_is_never_elsewhere(browser: Browser, page: str) -> None:
+    one = browser()
+    answer = one.get("/runs/x/series", headers=SCRIPT | {"HX-Current-URL": page})
+    assert answer.headers["hx-redirect"] in ("/sign-in?next=/", "/sign-in?next=/runs/x")
+    form = one.post("/runs/x/pause", headers={"HX-Current-URL": page})
+    assert form.headers["location"] in ("/sign-in?next=/", "/sign-in?next=/runs/x")
+
+
+def test_a_form_that_is_sent_after_the_end_leads_to_its_page(browser: Browser) -> None:
+    answer = browser().post("/runs/run-1/pause")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=/runs/run-1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,6 +93,8 @@ def _show(console: Console, made: WrittenSplit) -> None:
         console.print(visible(f"removed  {name} of an earlier split"), soft_wrap=True)
     for warning in found["warnings"]:
         console.print(Text.assemble(("warning  ", "yellow"), visible(warning)), soft_wrap=True)
+    sides = " ".join(f"--set data.{side}={shlex.quote(path)}" for side, path in made.recipe_data().items())
+    console.print(visible(f"next     luthier train RECIPE {sides}"), soft_wrap=True)
 
 
 def _show_strata(console: Console, made: WrittenSplit) -> None:

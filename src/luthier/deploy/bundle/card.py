@@ -6,6 +6,7 @@ from typing import Final
 
 from luthier.core.export import Export
 from luthier.core.plan import MethodPlan, ObjectivePlan, Plan
+from luthier.core.split_provenance import coverage
 from luthier.deploy.bundle.card_outcome import outcome_sections
 from luthier.deploy.bundle.facts import BundleFacts, DatasetFacts, RunFacts
 from luthier.deploy.bundle.front_matter import front_matter_text
@@ -104,6 +105,8 @@ def _about_data(run: RunFacts) -> list[str]:
         )
     else:
         said.append("No held-out row stands in the training rows, nor does its prompt.")
+    if proved := coverage(data):
+        said.append(f"{proved[:1].upper()}{proved[1:]}.")
     if data.part is not None:
         said.append(f"Only a part of the training rows was used: {data.part[0]:.0%} to {data.part[1]:.0%} of them.")
     return said

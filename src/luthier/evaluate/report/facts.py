@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ from luthier.core.dataset import DatasetProfile, reading_notes
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.run import RunRecord
+from luthier.core.split_provenance import coverage
 from luthier.evaluate.report.rewarded import best_validation
 from luthier.reporting import figures
 from luthier.reporting.fact import Fact
@@ -178,7 +179,9 @@ def split_facts(plan: Plan) -> list[SplitFacts]:
     replay = plan.data.replay
     general = (replay.rows, replay.held_out) if replay else ()
     splits = (plan.data.train, plan.data.validation, plan.data.held_out, *general)
-    return [_split(profile) for profile in splits if profile is not None]
+    rows = [_split(profile) for profile in splits if profile is not None]
+    said = coverage(plan.data)
+    return [replace(one, remarks=(*one.remarks, said)) if said and one.split == "held-out" else one for one in rows]
 
 
 def _split(profile: DatasetProfile) -> SplitFacts:

@@ -17,7 +17,8 @@ from luthier.service.annotation_queue import Queue, Show
 from luthier.service.context import Context
 from luthier.web.annotation_desk import Desk
 from luthier.web.errors import status_of
-from luthier.web.pages.dataset_head import head
+from luthier.web.page_work import Led, page_work
+from luthier.web.pages.dataset_head import head, waiting_page
 from luthier.web.pages.datasets import Number
 from luthier.web.render import is_fragment_request, redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
@@ -51,6 +52,9 @@ def look(
     edit: Edit | None = None,
 ) -> Response:
     """The row that was asked for, else the first that is shown."""
+    values = head(context, caller, dataset_id, version, "/annotate")
+    if (waiting := waiting_page(request, context, caller, values)) is not None:
+        return waiting
     queue = _queue(context, caller, dataset_id, version, show, rows)
     line = queue.first() if row is None else row
     return _page(request, context, caller, Desk(queue, line, edit if caller.may("train") else None))
@@ -126,13 +130,18 @@ def make(
 ) -> Response:
     """Make the next version of what was said."""
     queue = annotation_queue.open_queue(context, caller, dataset_id, version)
-    try:
+
+    def work() -> Led:
         made = annotation_queue.make_version(context, caller, queue, note=note)
+        counts = made.details
+        words = f"version {made.number} is made: {counts['rejected']} rows left out, {counts['edited']} edited"
+        return Led(f"/datasets/{dataset_id}?version={made.number}", words)
+
+    try:
+        back = f"/datasets/{dataset_id}/annotate?version={version}"
+        return page_work(request).answer(request, "The next version is being made", work, back=back)
     except RequestError as error:
         return _page(request, context, caller, Desk(queue, queue.first(), error=error, note=note))
-    counts = made.details
-    words = f"version {made.number} is made: {counts['rejected']} rows left out, {counts['edited']} edited"
-    return redirect(request, f"/datasets/{dataset_id}?version={made.number}", words)
 
 
 @router.get("/news")

@@ -19,7 +19,7 @@ from luthier.service.dataset_repairs import repairs
 from luthier.service.dataset_rows import rows_page
 from luthier.service.dataset_versions import list_datasets
 from luthier.web.errors import status_of
-from luthier.web.pages.dataset_head import head
+from luthier.web.pages.dataset_head import head, waiting_page
 from luthier.web.pages.datasets import ROWS_A_PAGE, Number, columns_of
 from luthier.web.render import redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
@@ -85,6 +85,8 @@ def show_finding(
     settings, values = AuditSettings(against, model), head(context, caller, dataset_id, version, "/audit")
     audited = audit_state(context, caller, values["version"], settings)
     finding = finding_of(audited, number)
+    if (waiting := waiting_page(request, context, caller, values)) is not None:
+        return waiting
     lines = finding["lines"]
     page = rows_page(context, caller, values["version"], start=start, num=ROWS_A_PAGE, lines=lines)
     values |= {

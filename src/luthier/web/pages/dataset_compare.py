@@ -14,7 +14,7 @@ from luthier.service import dataset_diffs, dataset_versions
 from luthier.service.dataset_index import columns_of, open_rows
 from luthier.service.kept_answers import Kept
 from luthier.web.errors import status_of
-from luthier.web.pages.dataset_head import head
+from luthier.web.pages.dataset_head import head, waiting_page
 from luthier.web.pages.datasets import Number
 from luthier.web.render import render
 from luthier.web.visitor import HomeContext, Reader
@@ -40,6 +40,8 @@ def look(
     old = dataset_versions.get_version(context, caller, dataset_id, a or _before(new, values["versions"]))
     values |= {"old": old, "new": new, "key": key, "state": Kept("unasked"), "columns": [], "error": None}
     try:
+        if (waiting := waiting_page(request, context, caller, values)) is not None:
+            return waiting
         values["columns"] = columns_of(open_rows(context, caller, new))
         if len(values["versions"]) > 1:
             values["state"] = dataset_diffs.difference(context, caller, old, new, key=key or None, again=again)

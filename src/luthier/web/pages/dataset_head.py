@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from fastapi import Request
+from starlette.responses import Response
+
 from luthier.core.access import Caller
 from luthier.core.dataset_version import DatasetVersion
 from luthier.service.context import Context
+from luthier.service.dataset_index import index_state
 from luthier.service.dataset_versions import get_version, show_dataset
+from luthier.web.render import render
 
 TABS: Final = (
     ("Rows", ""),
@@ -27,6 +32,19 @@ def head(context: Context, caller: Caller, dataset_id: str, number: int | None, 
     dataset, versions = show_dataset(context, caller, dataset_id)
     version = get_version(context, caller, dataset_id, number)
     return {"dataset": dataset, "versions": versions, "version": version, "tabs": TABS, "tab": tab}
+
+
+def waiting_page(request: Request, context: Context, caller: Caller, values: dict[str, Any]) -> Response | None:
+    """The page that is shown while the rows of a large version are indexed; None where they can be read.
+
+    values: what `head` made. Raises what `index_state` raises, and the error that the rows cannot be read by.
+    """
+    state = index_state(context, caller, values["version"])
+    if state.error is not None:
+        raise state.error
+    if state.state == "answered":
+        return None
+    return render(request, "dataset_work/indexing.html", values | {"state": state})
 
 
 def how_made(version: DatasetVersion) -> str:

@@ -18,6 +18,7 @@ from luthier.service.dataset_repairs import RepairChoice
 from luthier.service.dataset_versions import list_datasets
 from luthier.service.kept_answers import Kept
 from luthier.web.errors import status_of
+from luthier.web.page_work import Led, page_work
 from luthier.web.pages.dataset_head import head
 from luthier.web.pages.datasets import Number
 from luthier.web.render import redirect, render
@@ -90,11 +91,16 @@ def keep(
     """Make the new version."""
     choice = RepairChoice(tuple(action), against, model, tuple(mask))
     values = head(context, caller, dataset_id, version, "/repair")
-    try:
+
+    def work() -> Led:
         made = dataset_repairs.keep_repair(context, caller, values["version"], choice, note=note)
+        return Led(f"/datasets/{dataset_id}", f"Version {made.number} is the repaired one.")
+
+    try:
+        back = f"/datasets/{dataset_id}/repair?version={version}"
+        return page_work(request).answer(request, "The repaired version is being made", work, back=back)
     except LuthierError as error:
         return _page(request, context, caller, dataset_id, version, choice, error)
-    return redirect(request, f"/datasets/{dataset_id}", f"Version {made.number} is the repaired one.")
 
 
 def _page(

@@ -15,7 +15,7 @@ from luthier.service.context import Context
 from luthier.service.dataset_index import columns_of, open_rows
 from luthier.service.dataset_splits import SplitWishes
 from luthier.web.errors import status_of
-from luthier.web.pages.dataset_head import head
+from luthier.web.pages.dataset_head import head, waiting_page
 from luthier.web.pages.datasets import Number
 from luthier.web.render import redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
@@ -86,6 +86,8 @@ def _page(
     values = head(context, caller, dataset_id, number, "/split")
     columns: list[str] = []
     try:
+        if (waiting := waiting_page(request, context, caller, values)) is not None:
+            return waiting
         columns = columns_of(open_rows(context, caller, values["version"]))
     except LuthierError as unreadable:
         error = error or unreadable

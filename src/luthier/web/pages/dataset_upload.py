@@ -17,6 +17,7 @@ from luthier.service.context import Context
 from luthier.service.multipart import FormError, read_form
 from luthier.store.incoming import IncomingFile
 from luthier.web.errors import status_of
+from luthier.web.page_advice import page_advice
 from luthier.web.render import redirect, render
 from luthier.web.visitor import HomeContext, Trainer
 
@@ -57,7 +58,8 @@ async def bring(request: Request, context: HomeContext, caller: Trainer) -> Resp
     except LuthierError as error:
         status = error.status if isinstance(error, FormError) else status_of(error)
         if wants_json:
-            return JSONResponse(error.as_json(), status_code=status)
+            told = error.as_json() | {"do": page_advice(error.do).striptags()}
+            return JSONResponse(told, status_code=status)
         return await run_in_threadpool(_form, request, context, caller, given, error, status)
     address = f"/datasets/{made.dataset_id}"
     if wants_json:
@@ -86,9 +88,12 @@ def _keep(
     try:
         if not dataset_id:
             return dataset_versions.create_dataset(context, caller, given.get("name", ""), file, note=note)[1]
-        parent = dataset_versions.get_version(context, caller, dataset_id).number
+        newest = dataset_versions.get_version(context, caller, dataset_id)
+        if newest.sha256 == file.sha256:  # the form was sent twice: the rows are there already
+            files.delete_file(context, caller.project_id, file.file_id)
+            return newest
         return dataset_versions.add_version(
-            context, caller, dataset_id, file, origin="upload", parent=parent, note=note
+            context, caller, dataset_id, file, origin="upload", parent=newest.number, note=note
         )
     except BaseException:
         files.delete_file(context, caller.project_id, file.file_id)

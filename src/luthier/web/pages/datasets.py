@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from luthier.core.errors import LuthierError
 from luthier.service import dataset_versions, files
 from luthier.service.dataset_audits import known_grade
+from luthier.service.dataset_index import index_state
 from luthier.service.dataset_rows import known_shape, look_of, rows_page
 from luthier.service.kept_answers import Kept
 from luthier.web.pages.dataset_head import head, how_made
@@ -60,11 +61,15 @@ def show(
         "page": None,
         "rows_error": None,
         "look": Kept("unasked"),
+        "indexing": Kept("unasked"),
     }
     try:  # a file that is lost or damaged is still one that can be replaced and removed
         values["look"] = look_of(context, caller, values["version"])
-        page = rows_page(context, caller, values["version"], start=start, num=ROWS_A_PAGE)
-        values["page"] = page | {"columns": columns_of(page)}
+        values["indexing"] = index_state(context, caller, values["version"])
+        values["rows_error"] = values["indexing"].error
+        if values["indexing"].state == "answered":
+            page = rows_page(context, caller, values["version"], start=start, num=ROWS_A_PAGE)
+            values["page"] = page | {"columns": columns_of(page)}
     except LuthierError as error:
         values["rows_error"] = error
     return render(request, "datasets/show.html", values)

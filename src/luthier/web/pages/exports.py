@@ -16,7 +16,9 @@ from luthier.service.context import Context
 from luthier.service.server_exports import SERVED, ExportView
 from luthier.web.charts.spec import Axis, Estimate, Intervals
 from luthier.web.errors import status_of
+from luthier.web.page_work import Led, page_work
 from luthier.web.render import is_fragment_request, redirect, render
+from luthier.web.shown_once import shown_once
 from luthier.web.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter(prefix="/exports/{export_id}")
@@ -31,7 +33,8 @@ def show(request: Request, context: HomeContext, caller: Reader, export_id: str,
     is_poll = bool(after) and is_fragment_request(request)
     if is_poll and after == _mark(server_exports.show_export(context, caller, export_id)):
         return Response(status_code=204)
-    return _page(request, context, caller, export_id)
+    report = shown_once(request).take(request).get("report")
+    return _page(request, context, caller, export_id, None if report is None else {"report": report})
 
 
 @router.post("/cancel")
@@ -59,11 +62,16 @@ def remove(request: Request, context: HomeContext, caller: Trainer, export_id: s
 @router.post("/verify")
 def verify(request: Request, context: HomeContext, caller: Reader, export_id: str) -> Response:
     """Compare every file with its digest."""
-    try:
+
+    def work() -> Led:
         report = server_exports.verify(context, caller, export_id)
+        return Led(shown_once(request).put(request, f"/exports/{export_id}", {"report": report}))
+
+    try:
+        title = "Every file is being compared with its digest"
+        return page_work(request).answer(request, title, work, back=f"/exports/{export_id}")
     except LuthierError as error:
         return _page(request, context, caller, export_id, {"error": error})
-    return _page(request, context, caller, export_id, {"report": report})
 
 
 @router.get("/files.tar")

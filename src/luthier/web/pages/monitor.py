@@ -90,6 +90,7 @@ def model(request: Request, context: HomeContext, caller: Reader, name: _Model) 
     said = feedback.list_feedback(context, caller.project_id, model=name, since=context.access.now() - 7 * _DAY)
     values = {
         "watched": watched,
+        "look": watching.look_progress(context, caller.project_id, name),
         "report": seen.report,
         "groups": [(title, ones) for title, ones in groups if ones],
         "charts": signal_charts(signals, seen.past),
@@ -104,13 +105,11 @@ def model(request: Request, context: HomeContext, caller: Reader, name: _Model) 
 def look(
     request: Request, context: HomeContext, caller: Trainer, name: Annotated[str, Form(min_length=1, max_length=255)]
 ) -> Response:
-    """Look now."""
+    """Begin a look, and lead to where what it has seen will be: a look reads hours of exchanges."""
     if name not in watching.watched(context, caller.project_id):
         raise NotFoundError(f"{name[:100]!r} is not watched", expected="a model of the list", do="open the list")
-    told = watching.look(context, caller.project_id, name)
-    state = watching.state_of(context, caller.project_id, name)
-    words = "The look failed: see below." if state is not None and state.problem else _told(told)
-    return redirect(request, f"/monitor/model?{urlencode({'name': name})}", words)
+    watching.begin_look(context, caller.project_id, name)
+    return redirect(request, f"/monitor/model?{urlencode({'name': name})}")
 
 
 @router.get("/exchanges")
@@ -190,8 +189,3 @@ def _newest(found: pl.DataFrame) -> list[dict[str, Any]]:
 def _address(name: str | None, show: Kind, before: float | None = None) -> str:
     values = {"name": name, "show": show, "before": before}
     return f"/monitor/exchanges?{urlencode({key: value for key, value in values.items() if value})}"
-
-
-def _told(told: list[Alert]) -> str:
-    opened = sum(one.status == "open" for one in told)
-    return f"Looked: {opened} opened, {len(told) - opened} closed." if told else "Looked: no alert opened or closed."

@@ -25,11 +25,11 @@ from luthier.web.visitor import HomeContext, Trainer
 
 router = APIRouter()
 
-_WAIT_SECONDS: Final = 20.0
-"""Longer a request is not kept waiting; then the page asks again."""
+_WAIT_SECONDS: Final = 0.25
+"""Longer a request of a script is not kept waiting; then it asks again."""
+_WAIT_WITHOUT_SCRIPTS_SECONDS: Final = 20.0
+"""A browser without scripts asks once: its request waits for the plan."""
 _MOST_FIELDS: Final = 200
-_FIRST_SHARE: Final = 0.1
-"""What is held out of the rows of a dataset to begin with: so that the run has a verdict."""
 _SWAPS: Final = dict.fromkeys(
     ("swap", "swap_fields", "swap_more", "swap_parts", "swap_problems", "swap_settings", "swap_text", "polls"), False
 )
@@ -61,6 +61,7 @@ def new_run(
     visit = _Visit(request, context, caller)
     keys: dict[str, Any] = {}
     left_out: tuple[str, ...] = ()
+    rows: draft_choices.StartingRows | None = None
     if start_from or study:
         fork = draft_choices.fork if start_from else draft_choices.fork_study
         forked = fork(context, caller, start_from or study)
@@ -68,12 +69,13 @@ def new_run(
     if base_model:
         keys = keys | {"base_model": base_model}
     if dataset:
-        file_id = draft_choices.dataset_file(context, caller, dataset, version)
-        keys = keys | {"data": {"held_out": _FIRST_SHARE} | keys.get("data", {}) | {"train": file_id}}
+        rows = draft_choices.rows_of(context, caller, dataset, version)
+        kept = {name: value for name, value in keys.get("data", {}).items() if name not in ("validation", "held_out")}
+        keys = keys | {"data": kept | rows.data}
     if "base_model" not in keys and (known := next(iter(visit.models), None)) is not None:
         keys = {"base_model": known} | keys
     draft = draft_of(keys, visit.names, token=secrets.token_hex(8))
-    return visit.page(draft, None, more={"left_out": left_out, "start_from": start_from or study})
+    return visit.page(draft, None, more={"left_out": left_out, "start_from": start_from or study, "rows": rows})
 
 
 @router.post("/runs/new/plan")
@@ -90,6 +92,8 @@ def start(request: Request, context: HomeContext, caller: Trainer, form: Form) -
     visit = _Visit(request, context, caller)
     draft = read_form(form, visit.names)
     planned = visit.planned(draft, form)
+    if planned is None and draft.keys is not None and draft.is_right:  # it starts once it is planned
+        return visit.answer(draft, None, {"starts": "1"})
     if draft.keys is None or planned is None or planned.plan is None:
         return visit.answer(draft, planned, {}, status=422)
     with visit.desk.starting(caller.project_id, draft.token, draft.keys) as known:
@@ -129,7 +133,8 @@ class _Visit:
         project_id = self.caller.project_id
         try:
             recipe_jobs.checked(self.context, project_id, draft.keys)
-            return self.desk.plan(project_id, draft.token or self.caller.name, draft.keys, wait_seconds=_WAIT_SECONDS)
+            wait = _WAIT_SECONDS if is_fragment_request(self.request) else _WAIT_WITHOUT_SCRIPTS_SECONDS
+            return self.desk.plan(project_id, draft.token or self.caller.name, draft.keys, wait_seconds=wait)
         except LuthierError as error:
             return Planned(error=error)
 
@@ -144,7 +149,13 @@ class _Visit:
         self, draft: Draft, planned: Planned | None, *, more: Mapping[str, Any] | None = None, status: int = 200
     ) -> Response:
         """The whole page."""
-        values = self._values(draft, planned) | {"form": {}, "start_from": "", "left_out": (), **(more or {})}
+        values = self._values(draft, planned) | {
+            "form": {},
+            "start_from": "",
+            "left_out": (),
+            "rows": None,
+            **(more or {}),
+        }
         return render(self.request, "new_run/page.html", values, status=status)
 
     def _values(self, draft: Draft, planned: Planned | None) -> dict[str, Any]:

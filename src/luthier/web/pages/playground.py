@@ -34,7 +34,8 @@ from luthier.web.playground_form import (
     sides_of,
     text_of,
 )
-from luthier.web.render import render
+from luthier.web.render import redirect, render
+from luthier.web.shown_once import shown_once
 from luthier.web.visitor import Asker, HomeContext, Trainer
 
 router = APIRouter(prefix="/playground")
@@ -71,6 +72,8 @@ def show(
 ) -> Response:
     """A new conversation, with the models that the address names."""
     models = list_askable(context, caller)
+    if (said := shown_once(request).take(request).get("said")) is not None:
+        return _page(request, models, said)
     known = {one.run_id: one.name for one in models if one.run_id} | {one.name: one.name for one in models}
     wanted = [name[:1024] for name in model or [] if name][:MOST_SIDES]
     chosen = [known[name] for name in wanted if name in known] or [one.name for one in models[:1]]
@@ -103,7 +106,7 @@ async def say(request: Request, context: HomeContext, caller: Asker, form: Sent)
         elif answer is not None:
             side.turns.append(answer)
     shown.message = ""
-    return _page(request, models, shown)
+    return _lead(request, shown)
 
 
 @router.post("/answer")
@@ -135,7 +138,7 @@ def save(request: Request, context: HomeContext, caller: Trainer, form: Sent) ->
         shown.error = error
         return _page(request, list_askable(context, caller), shown, status=status_of(error))
     if not is_script:
-        return _page(request, list_askable(context, caller), shown)
+        return _lead(request, shown)
     dataset, version = shown.saved.dataset, shown.saved.version
     address = f"/datasets/{dataset.dataset_id}?version={version.number}"
     words = f"row {version.num_rows} of {dataset.name}, version {version.number}"
@@ -161,7 +164,12 @@ def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> R
         shown.told = f"Kept, but {given.why_not}."
     if is_script:
         return JSONResponse({"thumb": thumb, "words": shown.told})
-    return _page(request, list_askable(context, caller), shown)
+    return _lead(request, shown)
+
+
+def _lead(request: Request, shown: _Shown) -> Response:
+    """To the page with what was said: a reload asks nothing again, and keeps nothing twice."""
+    return redirect(request, shown_once(request).put(request, "/playground", {"said": shown}))
 
 
 def _say(sides: Sequence[Side], message: str, *, is_again: bool) -> list[Side]:

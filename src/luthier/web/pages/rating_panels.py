@@ -22,6 +22,7 @@ from luthier.service.rating_pairs import preference_pairs
 from luthier.web.errors import status_of
 from luthier.web.panel_view import shown_estimate, views_of
 from luthier.web.render import redirect, render
+from luthier.web.shown_once import shown_once
 from luthier.web.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter(prefix="/evaluations/panels")
@@ -67,7 +68,7 @@ def create(
     instructions: _Long = "",
     name: _Short = "",
 ) -> Response:
-    """Make a panel, and show the links: in this answer, since nobody may keep them for a redirect."""
+    """Make a panel, and lead to its page, which shows the links once."""
     try:
         answered = answers_of(
             read_evaluation(context, caller.project_id, evaluation),
@@ -88,13 +89,13 @@ def create(
         form = {"kind": kind, "raters": raters, "most_rows": most_rows, "attention": attention}
         form |= {"instructions": instructions, "name": name}
         return _form(request, context, caller, evaluation, {"error": error, "form": form, "chosen": systems})
-    return _show(request, context, caller, made.panel.panel_id, links=made.links)
+    return _lead(request, made.panel.panel_id, made.links)
 
 
 @router.get("/{panel_id}")
 def show(request: Request, context: HomeContext, caller: Reader, panel_id: str) -> Response:
-    """How it stands."""
-    return _show(request, context, caller, panel_id)
+    """How it stands, and links of raters that were just made."""
+    return _show(request, context, caller, panel_id, shown=shown_once(request).take(request))
 
 
 @router.post("/{panel_id}/close")
@@ -109,12 +110,12 @@ def close(request: Request, context: HomeContext, caller: Trainer, panel_id: str
 
 @router.post("/{panel_id}/raters")
 def add(request: Request, context: HomeContext, caller: Trainer, panel_id: str, name: _Short = "") -> Response:
-    """One more rater, whose link stands in this answer alone."""
+    """One more rater, whose link the page shows once."""
     try:
         made = rating_links.add_rater(context, caller, panel_id, name)
     except RequestError as error:
         return _show(request, context, caller, panel_id, error=error)
-    return _show(request, context, caller, panel_id, links=(made,))
+    return _lead(request, panel_id, (made,))
 
 
 @router.post("/{panel_id}/raters/{rater_id}/{deed}")
@@ -135,7 +136,7 @@ def change(
         made = rating_links.renew_link(context, caller, panel_id, rater_id)
     except ConflictError as error:
         return _show(request, context, caller, panel_id, error=error)
-    return _show(request, context, caller, panel_id, links=(made,))
+    return _lead(request, panel_id, (made,))
 
 
 @router.get("/{panel_id}/ratings.{file_format}")
@@ -173,13 +174,17 @@ def _form(request: Request, context: Context, caller: Caller, evaluation_id: str
     return render(request, "panels/new.html", common | values | {"chosen": chosen, "error": error}, status=status)
 
 
+def _lead(request: Request, panel_id: str, links: tuple[RaterLink, ...]) -> Response:
+    return redirect(request, shown_once(request).put(request, f"{_ADDRESS}/{panel_id}", {"links": links}))
+
+
 def _show(
     request: Request,
     context: Context,
     caller: Caller,
     panel_id: str,
     *,
-    links: tuple[RaterLink, ...] = (),
+    shown: dict[str, Any] | None = None,
     error: LuthierError | None = None,
 ) -> Response:
     report = rating_panels.panel_report(context, caller, panel_id)
@@ -188,7 +193,8 @@ def _show(
         "report": report,
         "panel": report.panel,
         "views": views_of(report),
-        "links": [(link.rater.name, f"{root}{link.path}") for link in links],
+        "links": [(link.rater.name, f"{root}{link.path}") for link in (shown or {}).get("links", ())],
+        "is_shown_before": (shown or {}).get("is_shown_before", False),
         "estimate": shown_estimate,
         "address": f"{_ADDRESS}/{panel_id}",
         "error": error,

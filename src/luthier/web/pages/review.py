@@ -17,6 +17,7 @@ from luthier.service import review_queue, watching
 from luthier.service.context import Context
 from luthier.service.review_queue import Decision
 from luthier.web.errors import status_of
+from luthier.web.page_work import Led, page_work
 from luthier.web.render import is_fragment_request, redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
 
@@ -166,14 +167,19 @@ def queue(
     num: Annotated[int, Form(ge=1, le=review_queue.MOST_QUEUED)] = 20,
 ) -> Response:
     """Have answers of a model reviewed."""
-    if what == "sample":
-        made = review_queue.queue_sample(context, caller, model, num)
-    else:
-        made = review_queue.queue_liked(context, caller, model)
-    words = f"{made.num_queued} answers wait for review."
-    if made.num_wordless:
-        words += f" {made.num_wordless} cannot be reviewed: their words were not kept."
-    return redirect(request, f"/review?{urlencode({'model': model})}", words)
+    address = f"/review?{urlencode({'model': model})}"
+
+    def work() -> Led:
+        if what == "sample":
+            made = review_queue.queue_sample(context, caller, model, num)
+        else:
+            made = review_queue.queue_liked(context, caller, model)
+        words = f"{made.num_queued} answers wait for review."
+        if made.num_wordless:
+            words += f" {made.num_wordless} cannot be reviewed: their words were not kept."
+        return Led(address, words)
+
+    return page_work(request).answer(request, "Answers are being chosen for review", work, back=address)
 
 
 def _desk(

@@ -21,6 +21,7 @@ from luthier.core.events import (
 )
 from luthier.core.job_event import JobEvent
 from luthier.core.plan import Plan
+from luthier.core.split_provenance import coverage
 from luthier.reporting import figures
 from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
@@ -58,6 +59,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
     quote = None if record is None else kept_quote(context, run_id)
     return {
         "splits": [] if plan is None else _splits(plan, datasets_of(context, caller, plan)),
+        "coverage": "" if plan is None else coverage(plan.data),
         "asked": _shown(context, asked_of(job)),
         "quote": None if quote is None else quote.prediction,
         "run": standing,

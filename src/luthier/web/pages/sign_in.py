@@ -13,7 +13,7 @@ from luthier.service.members import member_by_password
 from luthier.service.sign_in_queue import SignInQueue
 from luthier.web.errors import status_of, with_retry_after
 from luthier.web.render import redirect, render
-from luthier.web.visitor import COOKIE, HomeContext, MaybeVisitor, address_of, remember
+from luthier.web.visitor import COOKIE, HomeContext, MaybeVisitor, address_of, own_address, remember
 
 router = APIRouter()
 
@@ -26,8 +26,8 @@ _Text = Annotated[str, Form(max_length=2000)]
 def show(request: Request, session: MaybeVisitor, next: str = "/") -> Response:
     """The form; who is signed in already is led on."""
     if session is not None:
-        return redirect(request, _own(next))
-    return _form(request, _own(next), None)
+        return redirect(request, own_address(next))
+    return _form(request, own_address(next), None)
 
 
 @router.post("/sign-in")
@@ -51,15 +51,15 @@ async def sign_in(
     try:
         secret = await queue.attempt(address_of(request), begin)
     except BusyError as error:
-        return _form(request, _own(next), error)
+        return _form(request, own_address(next), error)
     if secret is None:
         refused = RequestError(
             "this key lets nobody in" if key else "this name and password let nobody in",
             expected="a key or a password of this server that is right and still good",
             do="correct it; `luthier keys create` makes a new key",
         )
-        return _form(request, _own(next), refused)
-    return _let_in(request, secret, _own(next))
+        return _form(request, own_address(next), refused)
+    return _let_in(request, secret, own_address(next))
 
 
 @router.get("/welcome/{token}")
@@ -101,9 +101,3 @@ def _form(request: Request, next_address: str, error: LuthierError | None) -> Re
 
 def _let_in(request: Request, secret: str, address: str) -> Response:
     return remember(request, redirect(request, address), secret)
-
-
-def _own(address: str) -> str:
-    """The address, where it is a page of this server; else the home page."""
-    is_own = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
-    return address if is_own else "/"

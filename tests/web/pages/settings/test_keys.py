@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.web.conftest import shown
 
 from luthier.service.access import caller_of, create_key, create_project, list_keys
 from luthier.service.context import Context
@@ -19,8 +20,10 @@ FORM = {"name": "ci", "scopes": ["train", "read"], "expires": "30d", "requests_p
 
 def test_a_key_is_shown_once_and_lets_in(home: Context, browser: Browser) -> None:
     one = browser("admin")
-    answer = one.post(ADDRESS, data=FORM)
+    led = one.post(ADDRESS, data=FORM)
+    answer = shown(one, led)
     assert answer.status_code == 200
+    assert "sk-" not in led.text + str(led.headers), "the secret is in no address and no cookie"
     assert answer.headers["cache-control"] == "no-store"
     found = re.search(r'<code id="secret" class="secret">([^<]+)</code>', answer.text)
     assert found is not None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.web.conftest import shown
 
 from luthier.service.access import caller_of, create_project, list_projects
 from luthier.service.context import Context
@@ -17,7 +18,7 @@ ADDRESS = "/settings/projects"
 
 def test_an_admin_of_default_opens_a_project_and_hands_its_key_on(home: Context, browser: Browser) -> None:
     one = browser("admin")
-    answer = one.post(ADDRESS, data={"name": "<i>mine</i>"})
+    answer = shown(one, one.post(ADDRESS, data={"name": "<i>mine</i>"}))
     assert "&lt;i&gt;mine&lt;/i&gt;" in answer.text
     assert "<i>mine" not in answer.text
     found = re.search(r'<code id="secret" class="secret">([^<]+)</code>', answer.text)

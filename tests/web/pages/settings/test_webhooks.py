@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.web.conftest import shown
 
 from luthier.core.access import Caller
 from luthier.service.access import create_project
@@ -22,7 +23,7 @@ FORM = {"url": "https://example.com/hook", "event_types": ["fine_tuning.job.fail
 
 def test_a_webhook_is_made_tried_and_removed(home: Context, browser: Browser) -> None:
     one = browser("read", "train")
-    answer = one.post(ADDRESS, data=FORM)
+    answer = shown(one, one.post(ADDRESS, data=FORM))
     found = re.search(r'<code id="secret" class="secret">(whsec_[^<]+)</code>', answer.text)
     assert found is not None
     (made,) = list_webhooks(home, "default")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from luthier.web.pages.settings import account, audit_log, keys, members, prices, projects, traffic, usage, webhooks
 
-router = APIRouter()
-for _part in (account, keys, members, projects, webhooks, audit_log, usage, traffic, prices):
-    router.include_router(_part.router)
+ROUTERS = tuple(tab.router for tab in (account, keys, members, projects, webhooks, audit_log, usage, traffic, prices))

@@ -14,6 +14,7 @@ from luthier.service import access
 from luthier.service.context import Context
 from luthier.web.pages.settings.tabs import Id, show, whole_number
 from luthier.web.render import redirect
+from luthier.web.shown_once import shown_once
 from luthier.web.visitor import Admin, HomeContext
 
 router = APIRouter()
@@ -28,7 +29,7 @@ _Text = Annotated[str, Form(max_length=200)]
 @router.get(_ADDRESS)
 def keys(request: Request, context: HomeContext, caller: Admin) -> Response:
     """The keys, and a form for another one."""
-    return _page(request, context, caller, {})
+    return _page(request, context, caller, shown_once(request).take(request))
 
 
 @router.post(_ADDRESS)
@@ -42,7 +43,7 @@ def create(
     requests_per_minute: _Text = "",
     tokens_per_day: _Text = "",
 ) -> Response:
-    """Make a key of the visitor's project, and show it: in this answer, since nobody may keep it for a redirect."""
+    """Make a key of the visitor's project, and lead to where it is shown once."""
     try:
         made, key = access.create_key(
             context,
@@ -63,7 +64,7 @@ def create(
             "tokens_per_day": tokens_per_day,
         }
         return _page(request, context, caller, {"error": error, "form": form}, status=422)
-    return _page(request, context, caller, {"made": made, "secret": key})
+    return redirect(request, shown_once(request).put(request, _ADDRESS, {"made": made, "secret": key}))
 
 
 @router.post(f"{_ADDRESS}/{{key_id}}/revoke")

@@ -13,6 +13,8 @@ from luthier.service import projects as service
 from luthier.service.context import Context
 from luthier.web.errors import error_page, status_of
 from luthier.web.pages.settings.tabs import show
+from luthier.web.render import redirect
+from luthier.web.shown_once import shown_once
 from luthier.web.visitor import Admin, HomeContext
 
 router = APIRouter()
@@ -23,21 +25,21 @@ _ADDRESS: Final = "/settings/projects"
 @router.get(_ADDRESS)
 def projects(request: Request, context: HomeContext, caller: Admin) -> Response:
     """The projects that the visitor may know of."""
-    return _page(request, context, caller, {})
+    return _page(request, context, caller, shown_once(request).take(request))
 
 
 @router.post(_ADDRESS)
 def create(
     request: Request, context: HomeContext, caller: Admin, name: Annotated[str, Form(max_length=200)] = ""
 ) -> Response:
-    """Open a project, and show its first key: in the answer itself, since nobody is to keep it for a redirect."""
+    """Open a project, and lead to where its first key is shown once."""
     try:
         made, _, key = service.open_project(context, caller, name)
     except LuthierError as error:
         if not service.may_open_projects(caller):
             return error_page(request, 403, error)
         return _page(request, context, caller, {"error": error, "name": name}, status=status_of(error))
-    return _page(request, context, caller, {"made": made, "secret": key})
+    return redirect(request, shown_once(request).put(request, _ADDRESS, {"made": made, "secret": key}))
 
 
 def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:

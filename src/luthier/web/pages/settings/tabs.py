@@ -40,6 +40,9 @@ TABS: Final = (
 )
 
 
+_EMPTY: Final = {"error": None, "is_shown_before": False}
+
+
 def tabs_for(session: Session) -> list[Tab]:
     """What this visitor may look at."""
     return [tab for tab in TABS if tab.scope is None or session.caller.may(tab.scope)]
@@ -48,7 +51,7 @@ def tabs_for(session: Session) -> list[Tab]:
 def show(request: Request, name: str, values: Mapping[str, Any], *, status: int = 200) -> Response:
     """The page of a tab. name: of its template. A handler has made sure that somebody is signed in."""
     session: Session = request.state.session
-    return render(request, f"settings/{name}.html", {"tabs": tabs_for(session), "error": None, **values}, status=status)
+    return render(request, f"settings/{name}.html", {"tabs": tabs_for(session), **_EMPTY, **values}, status=status)
 
 
 def whole_number(text: str, what: str) -> int | None:

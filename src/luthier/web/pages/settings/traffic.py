@@ -16,6 +16,7 @@ from luthier.service.traffic import summary
 from luthier.service.traffic_files import forget_user
 from luthier.service.traffic_policy import set_traffic_policy, traffic_policy
 from luthier.web.errors import status_of
+from luthier.web.page_work import Led, page_work
 from luthier.web.pages.settings.tabs import show, whole_number
 from luthier.web.render import redirect
 from luthier.web.visitor import Admin, HomeContext, Reader
@@ -69,11 +70,15 @@ def forget(
     request: Request, context: HomeContext, caller: Admin, user: Annotated[str, Form(min_length=1, max_length=1000)]
 ) -> Response:
     """Delete all that a user has asked."""
-    found = forget_user(context, caller, user)
-    words = f"Deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}."
-    if found.unreadable:
-        words += f" {len(found.unreadable)} files could not be looked into; the server's log names them."
-    return redirect(request, _ADDRESS, words)
+
+    def work() -> Led:
+        found = forget_user(context, caller, user)
+        words = f"Deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}."
+        if found.unreadable:
+            words += f" {len(found.unreadable)} files could not be looked into; the server's log names them."
+        return Led(_ADDRESS, words)
+
+    return page_work(request).answer(request, "What the user has asked is being deleted", work, back=_ADDRESS)
 
 
 def _fraction(percent: str) -> float | None:

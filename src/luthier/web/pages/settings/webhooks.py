@@ -16,6 +16,7 @@ from luthier.service.context import Context
 from luthier.web.errors import status_of
 from luthier.web.pages.settings.tabs import Id, show
 from luthier.web.render import is_fragment_request, redirect, render
+from luthier.web.shown_once import shown_once
 from luthier.web.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter()
@@ -34,7 +35,7 @@ _WORDS: Final = {
 @router.get(_ADDRESS)
 def webhooks(request: Request, context: HomeContext, caller: Reader) -> Response:
     """The webhooks of the project."""
-    return _page(request, context, caller, {})
+    return _page(request, context, caller, shown_once(request).take(request))
 
 
 @router.post(_ADDRESS)
@@ -45,7 +46,7 @@ def create(
     url: Annotated[str, Form(max_length=3000)] = "",
     event_types: Annotated[list[EventType], Form(max_length=10)] = [],  # noqa: B006 - FastAPI copies it
 ) -> Response:
-    """Make a webhook, and show its secret: in the answer itself, since nobody is to keep it for a redirect."""
+    """Make a webhook, and lead to where its secret is shown once."""
     try:
         if not event_types:
             raise RequestError("no event is chosen", expected="one event or more", do="tick what it is to be told of")
@@ -53,7 +54,7 @@ def create(
     except LuthierError as error:
         values = {"error": error, "url": url, "chosen": event_types}
         return _page(request, context, caller, values, status=status_of(error))
-    return _page(request, context, caller, {"made": made, "secret": secret})
+    return redirect(request, shown_once(request).put(request, _ADDRESS, {"made": made, "secret": secret}))
 
 
 @router.get(f"{_ADDRESS}/{{webhook_id}}")

@@ -52,6 +52,16 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// What our scripts ask for carries the page that they ask from: after a sign-in one comes back to it.
+window.Luthier = Object.assign(window.Luthier ?? {}, {
+  async ask(address, options = {}) {
+    const answer = await fetch(address, { ...options, headers: { ...options.headers, "HX-Current-URL": location.href } });
+    if (answer.status !== 401) return answer;
+    location.href = answer.headers.get("HX-Redirect") ?? "/sign-in";
+    return new Promise(() => {}); // the page is left
+  },
+});
+
 // A form or button with `data-confirm` asks before it does what cannot be undone.
 document.addEventListener("submit", (event) => {
   const words = event.submitter?.dataset.confirm ?? event.target.dataset.confirm;

@@ -3,7 +3,7 @@ const REACH = 14; // in units of the drawing
 
 async function start(figure) {
   figure.dataset.started = "";
-  const answer = await fetch(figure.dataset.points, { headers: { Accept: "application/json" } });
+  const answer = await Luthier.ask(figure.dataset.points, { headers: { Accept: "application/json" } });
   if (!answer.ok) return;
   const { scale: [left, across, top, down], points } = await answer.json();
   for (const point of points) { point.px = left + point.x * across; point.py = top + point.y * down; }

@@ -4,19 +4,20 @@ for (const choice of document.querySelectorAll("[data-send-on-change]")) {
   choice.addEventListener("change", () => choice.form.requestSubmit());
 }
 
-// While an answer is being found out, the page is fetched again and `#answer` (or `#what`) is put in place of what stands here.
+// While an answer is being found out, the page is fetched again and `#answer` and `#what` are put in place of what stands here.
 function lookAgain() {
   const note = document.querySelector("[data-look-again]");
   if (!note) return;
   setTimeout(async () => {
     if (document.hidden) { document.addEventListener("visibilitychange", lookAgain, { once: true }); return; }
     try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+      const answer = await Luthier.ask(location.href, { headers: { accept: "text/html" } });
       if (answer.redirected || !answer.ok) { location.reload(); return; }
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       if (page.querySelector("[data-look-again]")) { lookAgain(); return; }
-      const place = note.closest("#answer, #what"), found = page.getElementById(place.id);
-      place.replaceWith(document.adoptNode(found));
+      const places = [...document.querySelectorAll("[data-look-again]")].map((one) => one.closest("#answer, #what"));
+      if (places.some((place) => !place || !page.getElementById(place.id))) { location.reload(); return; }
+      for (const place of new Set(places)) place.replaceWith(document.adoptNode(page.getElementById(place.id)));
       document.querySelector("aside form button[disabled]")?.removeAttribute("disabled");
       window.Luthier?.charts?.startAll(document);
       document.getElementById("said").textContent = "It is done.";
@@ -122,6 +123,7 @@ class Upload {
     request.addEventListener("abort", () => this.failed("it was cancelled", "", ""));
     request.open("POST", this.form.action);
     request.setRequestHeader("Accept", "application/json");
+    request.setRequestHeader("HX-Current-URL", location.href);
     request.send(data);
   }
 

@@ -123,9 +123,10 @@ class Side {
   async read(written, begin) {
     const body = new URLSearchParams(new FormData(form));
     for (const name of [...new Set(body.keys())]) if (name === "model" || name === "talk" || name === "message" || name.startsWith("reference-")) body.delete(name);
+    body.delete("form_token"); // the same question may be put twice
     body.set("model", this.choice.value);
     body.set("talk", JSON.stringify(this.turns));
-    const response = await fetch(form.dataset.answers, { method: "POST", body, headers: { Accept: "application/json" }, signal: this.controller.signal });
+    const response = await Luthier.ask(form.dataset.answers, { method: "POST", body, headers: { Accept: "application/json" }, signal: this.controller.signal });
     if (!response.ok) throw await refusal(response);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = ""; ;) {
@@ -232,7 +233,7 @@ async function save(button) {
   const body = new URLSearchParams(new FormData(form, button));
   button.disabled = true;
   try {
-    const response = await fetch(button.formAction, { method: "POST", body, headers: { Accept: "application/json" } });
+    const response = await Luthier.ask(button.formAction, { method: "POST", body, headers: { Accept: "application/json" } });
     if (!response.ok) throw await refusal(response);
     const saved = await response.json(), link = document.createElement("a");
     link.href = saved.address;
@@ -251,7 +252,7 @@ async function give(button, side, bubble) {
   const body = new URLSearchParams(new FormData(form, button));
   button.disabled = true;
   try {
-    const response = await fetch(button.formAction, { method: "POST", body, headers: { Accept: "application/json" } });
+    const response = await Luthier.ask(button.formAction, { method: "POST", body, headers: { Accept: "application/json" } });
     if (!response.ok) throw await refusal(response);
     const given = await response.json(), turn = side.turns[Number(button.value.split(":")[2])];
     if (turn) turn.thumb = given.thumb;

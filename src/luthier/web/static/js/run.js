@@ -53,8 +53,7 @@ async function ask() {
   if (isAsking || isOver) return;
   isAsking = true;
   try {
-    const answer = await fetch(`${page.dataset.run}/series?after=${position}`, { headers: { Accept: "application/json" } });
-    if (answer.status === 401) { location.href = answer.headers.get("HX-Redirect") ?? "/sign-in"; return; }
+    const answer = await Luthier.ask(`${page.dataset.run}/series?after=${position}`, { headers: { Accept: "application/json" } });
     if (answer.status === 404) { isOver = true; say("This run is not here any more."); return; }
     if (!answer.ok) throw new Error(String(answer.status));
     take(await answer.json());
