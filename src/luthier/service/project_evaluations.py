@@ -11,8 +11,8 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation, EvaluationOverview
 from luthier.service import runs
-from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
+from luthier.service.path_redaction import home_places, redact_paths
 
 _MOST_LOOKED_THROUGH: Final = 2000
 
@@ -56,7 +56,7 @@ def read_evaluation(context: Context, project_id: str, evaluation_id: str) -> Ev
     owner = DEFAULT_PROJECT if found.run_id is None else context.runs.project_of(found.run_id)
     if owner != project_id:
         raise wrong
-    plain = Evaluation.model_validate(without_places(runs.without_samples(found), {f"{context.home}/": ""}))
+    plain = Evaluation.model_validate(redact_paths(runs.without_samples(found), home_places(context)))
     systems = tuple(
         shown.model_copy(update={"samples": own.samples})
         for shown, own in zip(plain.systems, found.systems, strict=True)

@@ -11,6 +11,7 @@ from luthier.core.dataset import Example, Row
 from luthier.core.errors import DataError, LeakageError, RowProblem
 from luthier.core.suite import ChooseTask, RowTask
 from luthier.service.evaluations import choose_samples, not_held_out
+from luthier.service.suite_file import FileFinder
 from luthier.service.task_runs import RowsOf
 
 if TYPE_CHECKING:
@@ -35,15 +36,15 @@ class _File:
     without_answer: frozenset[str] = field(default=frozenset())
 
 
-def load_task(task: RowTask, folder: Path, *, seen: Seen, seed: int, is_general: bool = False) -> RowsOf:
-    """The rows of a task. folder: what its paths are relative to.
+def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is_general: bool = False) -> RowsOf:
+    """The rows of a task. find_file: what the names of files in it stand for.
 
     Raises NotFoundError and DataError for a wrong file, LeakageError for rows that a judged system was trained on,
     RequestError where too few examples can be shown.
     """
     from luthier.evaluate.few_shot import choose_shots
 
-    read = _read(task, folder / task.data)
+    read = _read(task, find_file("data", task.data))
     rows = read.rows
     if task.most_rows is not None:
         kept = {example.id for example in choose_samples([row.example for row in rows], task.most_rows)}
@@ -54,7 +55,7 @@ def load_task(task: RowTask, folder: Path, *, seen: Seen, seed: int, is_general:
         cautions = (f"{len(rows):,} of the file's {len(read.rows):,} rows were judged.", *cautions)
     shots: tuple[Example, ...] = ()
     if task.few_shot and task.few_shot_from is not None:
-        shown = _read(task.model_copy(update={"cluster_by": None}), folder / task.few_shot_from)
+        shown = _read(task.model_copy(update={"cluster_by": None}), find_file("few_shot_from", task.few_shot_from))
         pool = not_held_out([row.example for row in shown.rows], examples)
         shots = choose_shots(pool, task.few_shot, seed, held_out=examples)
     return RowsOf(

@@ -169,7 +169,7 @@ class SqlJudge:
         value = text_in(item[field]) if field else str(self._task.database)
         if field and re.search(r"\b(create|insert)\s", value, re.IGNORECASE):
             return Database(script=value)
-        path = (self._resources.folder / value).resolve()
+        path = self._resources.file(field or "database", value).resolve()
         if not path.is_file():
             raise NotFoundError(str(path), expected="a SQLite file", do="correct the task's database")
         return Database(file=str(path))
