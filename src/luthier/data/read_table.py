@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
+from luthier.core.library_errors import library_reason
 from luthier.data.bad_field import shorten
 from luthier.data.bounded_lines import bounded_lines, too_long
 from luthier.data.read_json import nul_at, undecodable
@@ -144,7 +145,9 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
                     yield Row(source.name, number, {key: _without_nulls(value) for key, value in fields.items()})
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{source.name} is damaged: {error}", expected="a whole Parquet file", do="copy or write the file again"
+            f"{source.name} is damaged: {library_reason(error)}",
+            expected="a whole Parquet file",
+            do="copy or write the file again",
         ) from error
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Literal, cast
 
 from luthier.core.errors import DataError, NotFoundError
+from luthier.core.library_errors import library_reason
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
 
@@ -63,7 +64,7 @@ class Source:
                 yield cast(IO[bytes], file)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
-                f"{self.name} is damaged gzip data: {error}",
+                f"{self.name} is damaged gzip data: {library_reason(error)}",
                 expected="a whole gzip file",
                 do="copy or download the file again; `gzip -t FILE` tests it",
             ) from error

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from luthier.core.conversation import Conversation, Message
 from luthier.core.digest import sha256_bytes, sha256_document
 from luthier.core.errors import RequestError, TemplateError
+from luthier.core.library_errors import library_reason
 from luthier.models.loading import load_tokenizer
 
 _RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
@@ -231,8 +232,9 @@ def _parsed_call(index: int, call: dict[str, Any]) -> dict[str, Any]:
         try:
             function["arguments"] = json.loads(arguments) if arguments.strip() else {}
         except ValueError as error:
+            reason = library_reason(error)
             raise TemplateError(
-                f"message {index + 1} calls {function.get('name')!r} with arguments {arguments[:80]!r}: {error}",
+                f"message {index + 1} calls {function.get('name')!r} with arguments {arguments[:80]!r}: {reason}",
                 expected="arguments as JSON text",
                 do="repair the row",
             ) from error

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from luthier.core.errors import RecipeError
+from luthier.core.library_errors import library_reason
 from luthier.core.recipe import LayersRecipe
 from luthier.models.structure import LinearLayer, Structure
 from luthier.store.nearest import nearest_ids
@@ -105,7 +106,7 @@ def _pattern(entry: str) -> re.Pattern[str]:
         return re.compile(entry.removeprefix(_PATTERN))
     except re.error as error:
         raise RecipeError(
-            f"method.targets: {entry!r} is no pattern: {error}",
+            f"method.targets: {entry!r} is no pattern: {library_reason(error)}",
             expected=f"`{_PATTERN}` and a regular expression of Python that matches whole module names",
             do="correct the pattern, for example re:.*\\.(q|v)_proj",
         ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError
 from luthier.core.evaluation_order import EvaluationOrder
 from luthier.core.job import Job
+from luthier.core.library_errors import library_words_hidden
 from luthier.core.task_result import SafetyResult, SuiteResult
 from luthier.jobs.process import Outcome
 from luthier.service import files
@@ -26,7 +28,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
     if not _is_done(context, job, order):  # else the attempt before died between its work and its last word
         context.progress = Told(context, job)
         try:
-            with ending_when_told():
+            with ending_when_told(), contextlib.nullcontext() if order.suite_file else library_words_hidden():
                 _judge(context, job, order)
         except (StorageFullError, UnreachableError):
             raise  # no fault of the job: it is tried again

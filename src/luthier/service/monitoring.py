@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
+from luthier.core.library_errors import library_reason
 from luthier.core.signal import WatchReport
 from luthier.core.watch_settings import WatchSettings
 from luthier.service import traffic
@@ -78,7 +79,7 @@ def set_model_settings(context: Context, project_id: str, model: str, settings: 
             re.compile(pattern, re.IGNORECASE)
         except (re.error, OverflowError) as error:
             raise RequestError(
-                f"group {name}: {pattern[:80]!r} is no regular expression ({error})",
+                f"group {name}: {pattern[:80]!r} is no regular expression ({library_reason(error)})",
                 expected="one by which a prompt is known to be of the group",
                 do="correct it",
             ) from error

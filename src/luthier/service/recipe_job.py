@@ -8,6 +8,7 @@ from typing import Any
 from luthier.core.digest import sha256_bytes
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError
 from luthier.core.job import Job
+from luthier.core.library_errors import library_words_hidden
 from luthier.core.recipe import Recipe
 from luthier.core.run import RunRecord
 from luthier.core.tuned_model import TunedModel
@@ -23,8 +24,9 @@ def carry_out(context: Context, job: Job) -> Outcome:
     """Do what the lane of the job says: look at its rows, or train. What is wrong with them is an outcome, too."""
     names = FileReferences(context, job.project_id)
     try:
-        recipe = _recipe_of(context, job, names)
-        return _validate(context, recipe) if job.lane == "validate" else _train(context, job, recipe)
+        with library_words_hidden():
+            recipe = _recipe_of(context, job, names)
+            return _validate(context, recipe) if job.lane == "validate" else _train(context, job, recipe)
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:

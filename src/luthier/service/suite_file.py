@@ -11,6 +11,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.library_errors import library_reason
 from luthier.core.suite import CitationsTask, JsonTask, LmEvalTask, RowTask, SqlTask, Suite, SuiteTask
 from luthier.service.recipe_file import FileKind, read_recipe_file
 from luthier.service.recipe_problems import describe_problems
@@ -129,5 +130,5 @@ def _wrong(spec: type[BaseModel], keys: Mapping[str, Any], lines: Mapping[str, i
     except ValidationError as error:
         return [f"{prefix}{one}" for one in describe_problems(error, lines, (), spec=spec)]
     except (TypeError, ValueError, RecursionError) as error:
-        return [f"{prefix}holds something that is no plain value: {error}"]
+        return [f"{prefix}holds something that is no plain value: {library_reason(error)}"]
     return []

@@ -67,7 +67,7 @@ def run_suite(
     caveats: list[str] = []
     loaded = [*_load(spec, find, seen, context.progress), *_general(spec, who, seen, caveats)]
     trainings = _trainings(context, who, seeds)
-    resources = _resources(context, folder, find, allow_code)
+    resources = replace(_resources(context, folder, find, allow_code), is_remote=find_file is not None)
     tasks = _run_all(context, spec, who, loaded, resources=resources, judge=judge, trainings=trainings)
     tasks = adjusted(tasks, who.candidate)
     base = None if who.base is None else who.base.name

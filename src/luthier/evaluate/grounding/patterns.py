@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from luthier.core.errors import RequestError
+from luthier.core.library_errors import library_reason
 from luthier.evaluate.grounding.citation import Citation
 
 _URL: Final = re.compile(r"(?<![\w@])(?:https?://|www\.)[^\s<>\"`{}|\\^]{1,2000}", re.IGNORECASE)
@@ -23,7 +24,7 @@ def compiled(patterns: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
             found[name] = re.compile(pattern)
         except re.error as error:
             raise RequestError(
-                f"pattern {name}: {pattern!r} is no regular expression: {error}",
+                f"pattern {name}: {pattern!r} is no regular expression: {library_reason(error)}",
                 expected="one that Python's re takes",
                 do="correct it in the suite",
             ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.core.errors import RequestError
+from luthier.core.library_errors import are_library_words_hidden
 
 
 class SchemaCheck:
@@ -27,7 +28,7 @@ class SchemaCheck:
         except SchemaError as error:
             where = "/".join(map(str, error.absolute_path)) or "the top"
             raise RequestError(
-                f"json_schema is wrong at {where}: {error.message[:200]}",
+                f"json_schema is wrong at {where}: {_reason(error)}",
                 expected=f"a schema as {kind.META_SCHEMA.get('$id', 'its draft')} has them",
                 do="correct the schema",
             ) from error
@@ -59,7 +60,14 @@ class SchemaCheck:
             error = best_match(self._validator.iter_errors(value))
         except RecursionError:
             return "is nested too deeply for this schema"
-        return None if error is None else f"does not fit the schema: {error.message[:200]}"
+        return None if error is None else f"does not fit the schema: {_reason(error)}"
+
+
+def _reason(error: Any) -> str:
+    """What is wrong: in the library's words, which quote the value, or by place and keyword for others."""
+    if not are_library_words_hidden():
+        return str(error.message)[:200]
+    return f"{error.json_path[:100]} is not as `{error.validator}` asks"
 
 
 def _references(schema: Any) -> set[str]:

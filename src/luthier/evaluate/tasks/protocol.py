@@ -31,7 +31,8 @@ class Resources:
     folder: the suite's, which files are relative to. find_file: the file of a field (its name and what it holds); None
     takes paths that count from the folder. judge, judge_name: the engine that judges, where one was named. allows_code:
     whether the command line allows that code which a model wrote is run. documents: the texts of the corpus by name,
-    where the task has one.
+    where the task has one. is_remote: whether the suite comes from a caller over the network: what it brings is run
+    in a locked-down process, or not at all.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Resources:
     documents: Mapping[str, str] | None = None
     progress: Progress = field(default_factory=SilentProgress)
     find_file: Callable[[str, str], Path] | None = None
+    is_remote: bool = False
 
     def file(self, place: str, name: str) -> Path:
         """The file that a field of the task or of a row names. Raises RequestError for one that may not be named."""
