@@ -134,7 +134,10 @@ def _redacted_problem(problem: RowProblem, places: Mapping[str, str]) -> RowProb
 
 def _redacted(value: Any, places: Mapping[str, str], *, field: str) -> Any:
     if isinstance(value, dict):
-        return {key: _redacted(inner, places, field=_field_of(value, key, field)) for key, inner in value.items()}
+        return {
+            _key(key, places, field): _redacted(inner, places, field=_field_of(value, key, field))
+            for key, inner in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_redacted(inner, places, field=field) for inner in value]
     if not isinstance(value, str):
@@ -144,6 +147,12 @@ def _redacted(value: Any, places: Mapping[str, str], *, field: str) -> Any:
     if field in ROW_IDS:
         return _row_id(value, places)
     return shown_reference(value, places) if field in REFERENCES else redact_text(value, places)
+
+
+def _key(key: Any, places: Mapping[str, str], field: str) -> Any:
+    """A name that something is kept by, such as that of a system, which may be the folder of its model."""
+    is_path = field not in ROW_TEXT and isinstance(key, str) and key.startswith("/")
+    return shown_reference(key, places) if is_path else key
 
 
 def _field_of(holder: Mapping[str, Any], key: Any, outer: str) -> str:

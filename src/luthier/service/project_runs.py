@@ -6,6 +6,7 @@ projects are as if they were not there, and no error names one of them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from luthier.core.ids import is_id
 from luthier.core.plan import Plan
 from luthier.service import runs
 from luthier.service.context import Context
-from luthier.service.path_redaction import redact_page, redact_paths, run_places
+from luthier.service.path_redaction import redact_page, redact_paths, reference_places, run_places
 from luthier.service.project_evaluations import read_evaluation
 
 
@@ -32,8 +33,13 @@ def list_runs(context: Context, project_id: str, *, after: str | None, limit: in
     if after is not None:
         _check(context, project_id, after)
     found = context.runs.of_project(project_id, after=after, limit=limit + 1)
-    shown = [runs.view_run(context, record.run_id).as_json() for record in found[:limit]]
-    return RunPage(tuple(_shown(context, one) for one in shown), len(found) > limit)
+    ids = [record.run_id for record in found[:limit]]
+    plans = context.run_entries.plan_documents(ids)
+    shown = []
+    for run_id in ids:
+        places = reference_places(context, json.loads(plans[run_id]))
+        shown.append(redact_paths(runs.view_run(context, run_id).as_json(), places))
+    return RunPage(tuple(shown), len(found) > limit)
 
 
 def show_run(context: Context, project_id: str, run_id: str) -> dict[str, Any]:

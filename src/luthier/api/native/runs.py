@@ -13,7 +13,7 @@ from luthier.api.native.ids import Id
 from luthier.core.job import Job, JobStatus
 from luthier.service import project_runs, recipe_jobs
 from luthier.service.context import Context
-from luthier.service.path_redaction import home_places, redact_paths
+from luthier.service.path_redaction import redact_paths, reference_places
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
@@ -133,5 +133,5 @@ def _view(context: Context, job: Job) -> JobView:
         created_at=int(job.created_at),
         updated_at=int(job.updated_at),
         finished_at=None if job.finished_at is None else int(job.finished_at),
-        error=redact_paths(job.error, home_places(context)),
+        error=redact_paths(job.error, reference_places(context, job.document)),
     )

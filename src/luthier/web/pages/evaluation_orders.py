@@ -13,7 +13,7 @@ from luthier.core.evaluation_order import MOST_AGAINST, OrderKind
 from luthier.service import draft_choices, evaluation_orders, files, project_models
 from luthier.service.context import Context
 from luthier.service.evaluation_orders import OrderView
-from luthier.service.path_redaction import home_places, redact_paths
+from luthier.service.path_redaction import redact_paths, reference_places
 from luthier.web.errors import status_of
 from luthier.web.render import is_fragment_request, redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
@@ -134,7 +134,7 @@ def _form_page(request: Request, context: Context, caller: Caller, given: dict[s
 def _order_page(request: Request, context: Context, view: OrderView, error: LuthierError | None = None) -> Response:
     failure = None
     if view.job.error is not None:
-        told = redact_paths(view.job.error, home_places(context))
+        told = redact_paths(view.job.error, reference_places(context, view.job.document))
         failure = WorkError(told["came"], expected=told["expected"], do=told["do"])
     values = {"view": view, "mark": _mark(view), "failure": failure, "error": error, "current": "/evaluations"}
     template = "evaluations/order_state.html" if is_fragment_request(request) else "evaluations/order.html"

@@ -12,7 +12,7 @@ from luthier.core.errors import ConflictError, LuthierError, WorkError
 from luthier.core.export import ParityReport
 from luthier.service import export_files, server_exports
 from luthier.service.context import Context
-from luthier.service.path_redaction import home_places, redact_paths
+from luthier.service.path_redaction import home_places, redact_paths, reference_places
 from luthier.service.server_exports import SERVED, ExportView
 from luthier.web.charts.spec import Axis, Estimate, Intervals
 from luthier.web.errors import status_of
@@ -120,7 +120,7 @@ def _failure(context: Context, view: ExportView) -> LuthierError | None:
     """Why the job has failed, without the places of this machine."""
     if view.job.error is None:
         return None
-    told = redact_paths(view.job.error, home_places(context))
+    told = redact_paths(view.job.error, reference_places(context, view.job.document))
     return WorkError(told["came"], expected=told["expected"], do=told["do"])
 
 
