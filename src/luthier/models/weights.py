@@ -186,7 +186,8 @@ def describe(
         )
     from luthier.models.chat_template import ChatTemplate  # brings torch, which listing models does not need
 
-    template = ChatTemplate.load(folder)  # one that cannot end a turn is found now, not in a training run
+    # One that cannot end a turn, or that takes forever, is found now, not in a training run.
+    template = ChatTemplate.load(folder, is_new=True)
     return LocalModel(
         name=name,
         source=source,
