@@ -21,7 +21,7 @@ ENVIRONMENT = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [loopco
 MESSAGES = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}] * 3
 HARMLESS = (
     "{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content ~ '-' * 3 }}{{ ',' if not loop.last }}{% endfor %}",
-    "{% for m in messages %}{{ loop.index0 }}/{{ loop.length }}{% if loop.index > 2 %}{% break %}{% endif %}{% endfor %}",
+    "{% for m in messages %}{{ loop.index }}{{ loop.length }}{% if loop.index > 2 %}{% break %}{% endif %}{% endfor %}",
     "{% for c in messages[0].content %}{{ c }},{% endfor %}{% for x in [] %}{% else %}none{% endfor %}",
     "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ range(3) | list }}",
     "{{ 7 % 3 }}{{ 2 ** 8 }}{{ 3 * 4 }}{{ '%s %03d' % ('x', 7) }}{{ 'a'.center(9) }}|{{ [1] * 2 }}",

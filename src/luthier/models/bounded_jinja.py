@@ -55,15 +55,15 @@ def _counted() -> Iterator[None]:
 class BoundedTemplate(jinja2.Template):
     """A template whose loops are counted from the start of each rendering."""
 
-    def render(self, *args: Any, **kwargs: Any) -> str:
+    def render(self, *_args: Any, **_kwargs: Any) -> str:
         """As jinja's. Raises SecurityError for a rendering that takes too much."""
         with _counted():
-            return super().render(*args, **kwargs)
+            return super().render(*_args, **_kwargs)
 
-    def generate(self, *args: Any, **kwargs: Any) -> Iterator[str]:
+    def generate(self, *_args: Any, **_kwargs: Any) -> Iterator[str]:
         """As jinja's, piece by piece."""
         with _counted():
-            yield from super().generate(*args, **kwargs)
+            yield from super().generate(*_args, **_kwargs)
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -72,8 +72,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     template_class = BoundedTemplate
     intercepted_binops = frozenset(("*", "**", "%", "+"))
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        super().__init__(*_args, **_kwargs)
         self.filters[_LOOP] = _loop_over
         for name in ("center", "indent", "format", "wordwrap", "truncate"):
             self.filters[name] = _padded(self.filters[name])
@@ -90,12 +90,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         _check_operation(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
-    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def call(self, context: Any, obj: Any, /, *_args: Any, **_kwargs: Any) -> Any:
         """What a call gives. Raises SecurityError for a method that pads a text without bounds."""
         holder = getattr(obj, "__self__", None)
         if isinstance(holder, str) and getattr(obj, "__name__", "") in _PADDING:
-            _check_widths((*args, *kwargs.values()))
-        return super().call(context, obj, *args, **kwargs)
+            _check_widths((*_args, *_kwargs.values()))
+        return super().call(context, obj, *_args, **_kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """`format` of a text, as jinja guards it. Raises SecurityError for a width of millions."""
@@ -135,11 +135,11 @@ def _padded(filter_of_jinja: Callable[..., Any]) -> Callable[..., Any]:
     """The filter, refused where it is given a width of millions."""
     is_format = filter_of_jinja.__name__ == "do_format"
 
-    def bounded(*args: Any, **kwargs: Any) -> Any:
+    def bounded(*_args: Any, **_kwargs: Any) -> Any:
         if is_format:
-            _check_format(str(args[0]))
-        _check_widths((*args, *kwargs.values()))
-        return filter_of_jinja(*args, **kwargs)
+            _check_format(str(_args[0]))
+        _check_widths((*_args, *_kwargs.values()))
+        return filter_of_jinja(*_args, **_kwargs)
 
     # What jinja passes in first (environment, context) is marked on the function.
     bounded.__dict__.update(filter_of_jinja.__dict__)

@@ -130,7 +130,7 @@ def _conversations() -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | 
     parameters = {"type": "object", "properties": {"wood": {"type": "string"}}, "required": ["wood"]}
     tool = {"type": "function", "function": {"name": "price", "description": "Of a wood.", "parameters": parameters}}
     call = {"type": "function", "id": "call_1", "function": {"name": "price", "arguments": {"wood": "spruce"}}}
-    called = [user, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    called: list[dict[str, Any]] = [user, {"role": "assistant", "content": "", "tool_calls": [call]}]
     told = {"role": "tool", "tool_call_id": "call_1", "name": "price", "content": "12"}
     return [
         ([user], None),
