@@ -4,10 +4,10 @@ transformers renders them in jinja's sandbox, which keeps them from files and fr
 `{{ 'a' * 9999999999 }}`, loops in loops. `use_bounded_sandbox` has it use the environment here instead, in which
 
     a loop          counts what it goes over, all loops of one rendering together
-    * ** % +        and the string methods and filters that pad or repeat are refused where their result would be huge
+    * ** %          and the string methods and filters that pad or repeat are refused where their result would be huge
 
-What a template renders is the same, character for character. Doubling a text by `~` or by `set` blocks is not counted:
-that, and whatever else takes long, is found when the model is pulled, by `template_probe`, in a process of its own.
+What a template renders is the same, character for character. Doubling a text by `+`, `~` or `set` blocks is not
+counted: that, and whatever else takes long, is found when the model is pulled, by `template_probe`, in its own process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ MOST_ITERATIONS: Final = 2_000_000
 """Of all loops of one rendering together: a hundred times what the longest conversations take."""
 MOST_REPEATED: Final = 1_000_000
 """Characters or items that a repetition or a padding may make."""
-MOST_CHARACTERS: Final = 1 << 26
 _MOST_BITS: Final = 10_000
 _LOOP: Final = "luthier_bounded_loop"
 _SIZED: Final = (str, bytes, list, tuple, dict, range, set, frozenset)
@@ -70,7 +69,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """jinja's sandbox with bounds on loops, repetitions and paddings."""
 
     template_class = BoundedTemplate
-    intercepted_binops = frozenset(("*", "**", "%", "+"))
+    intercepted_binops = frozenset(("*", "**", "%"))  # not +: a call for each would be most of a rendering
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         super().__init__(*_args, **_kwargs)
@@ -127,8 +126,6 @@ def _check_operation(operator: str, left: Any, right: Any) -> None:
             raise _too_much("a number of thousands of digits")
     elif operator == "%" and isinstance(left, str):
         _check_format(left)
-    elif operator == "+" and sum(len(one) for one in (left, right) if isinstance(one, _SIZED)) > MOST_CHARACTERS:
-        raise _too_much(f"a text of more than {MOST_CHARACTERS:,} characters")
 
 
 def _padded(filter_of_jinja: Callable[..., Any]) -> Callable[..., Any]:
