@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,3 +200,64 @@ def test_what_cannot_be_asked_for(context: Context, rows: str) -> None:
     assert evaluation_orders.list_orders(context, STRANGER) == []
     with pytest.raises(ConflictError, match="evaluation"):
         jobs.ask(context, order.job.job_id, "pause")
+
+
+SQL = """name: workshop
+forgetting: false
+tasks:
+  - {{name: queries, kind: sql, data: {file}, database_field: db, max_new_tokens: 4}}
+"""
+STEAL = "SELECT json_extract('{}', (SELECT name FROM projects LIMIT 1))"
+SHOP = "CREATE TABLE t(a TEXT); INSERT INTO t VALUES ('a secret of the row');"
+
+
+def judged_by_sql(context: Context, tmp_path: Path, run: str, queries: list[tuple[str, str]]) -> Outcome:
+    """What becomes of a suite whose rows name these databases and ask these queries."""
+    rows = [{"prompt": f"Query {n}", "completion": sql, "db": db} for n, (db, sql) in enumerate(queries)]
+    path = write_rows(tmp_path / "queries.jsonl", rows)
+    data = files.add_file(context, "default", path, filename="queries.jsonl", purpose="fine-tune").file_id
+    suite = evaluation_orders.keep_suite(context, ME, SQL.format(file=data))
+    return carried_out(context, evaluation_orders.start(context, ME, "suite", run, file_id=suite.file_id))
+
+
+@pytest.mark.parametrize("named", ["database", "link", "url", "relative", "passwd", "other project"])
+def test_rows_of_a_suite_name_no_file_of_the_server(context: Context, run: str, tmp_path: Path, named: str) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(context.settings.database_path)
+    context.access.add_project("proj-other", "a secret name")
+    theirs = files.add_file(
+        context, "proj-other", context.settings.database_path, filename="x.db", purpose="user_data"
+    ).file_id
+    places = {
+        "database": str(context.settings.database_path),
+        "link": str(link),
+        "url": f"file:{context.settings.database_path}",
+        "relative": "../../../luthier.db",
+        "passwd": "/etc/passwd",
+        "other project": theirs,
+    }
+    outcome = judged_by_sql(context, tmp_path, run, [(places[named], STEAL)])
+    assert outcome.status == "failed"
+    assert outcome.error is not None
+    assert outcome.error["expected"] == "the id of a file of this project, such as file-20261125-093000-1f2e3d"
+    said = json.dumps(outcome.error)
+    assert not any(secret in said for secret in ("secret name", "no such table", "JSON path"))
+
+
+def test_rows_of_a_suite_name_databases_of_their_project(context: Context, run: str, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.executescript(SHOP)
+    database.close()
+    mine = files.add_file(context, "default", tmp_path / "shop.db", filename="shop.db", purpose="user_data").file_id
+    outcome = judged_by_sql(context, tmp_path, run, [(mine, "SELECT a FROM t"), (SHOP, "SELECT a FROM t")])
+    assert (outcome.status, outcome.error) == ("succeeded", None)
+
+
+def test_an_error_of_sqlite_carries_no_value_out(context: Context, run: str, tmp_path: Path) -> None:
+    steal = "SELECT json_extract('{}', (SELECT a FROM t))"
+    outcome = judged_by_sql(context, tmp_path, run, [(SHOP, steal), (SHOP, "SELECT absent FROM t")])
+    said = json.dumps(outcome.error)
+    assert "fails while it runs: OperationalError" in said
+    assert "no such column: absent" in said, "what quotes the query alone is shown"
+    assert "JSON path" not in said
+    assert "secret of the row" not in said

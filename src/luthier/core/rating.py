@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from luthier.core.conversation import Message
 from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.core.frozen import Frozen
+from luthier.core.library_errors import library_reason
 from luthier.core.suite import CRITERIA, Criterion
 
 RatingKind = Literal["pairwise", "likert"]
@@ -259,7 +260,9 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
             lines = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"{path} cannot be read as CSV: {error}", expected="UTF-8 text with commas", do="export the panel anew"
+            f"{path} cannot be read as CSV: {library_reason(error)}",
+            expected="UTF-8 text with commas",
+            do="export the panel anew",
         ) from error
     found = []
     for line in lines:
@@ -277,6 +280,8 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(
-            f"{path} cannot be read as Parquet: {error}", expected="a Parquet file", do="export the panel anew"
+            f"{path} cannot be read as Parquet: {library_reason(error)}",
+            expected="a Parquet file",
+            do="export the panel anew",
         ) from error
     return rows

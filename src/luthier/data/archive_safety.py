@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import DataError
+from luthier.core.library_errors import library_reason
 
 MAX_UNPACKED_BYTES: Final = 512 * 2**20
 MAX_RATIO: Final = 200
@@ -44,7 +45,7 @@ def check_archive(path: Path) -> frozenset[str]:
             return frozenset(entry.filename for entry in entries)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError) as error:
         raise DataError(
-            f"its ZIP archive is broken: {error}", expected="a whole file", do="get or save it anew"
+            f"its ZIP archive is broken: {library_reason(error)}", expected="a whole file", do="get or save it anew"
         ) from error
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
+from luthier.core.library_errors import library_reason
 from luthier.data.bad_field import name_of_type
 from luthier.data.bounded_lines import bounded_lines
 from luthier.data.rows import read_rows
@@ -46,7 +47,9 @@ def read_records(source: Source) -> Iterator[Record]:
             try:
                 yield Record(item.line, item, json_line(item.fields))
             except (TypeError, ValueError) as error:
-                problem = RowProblem(source.name, item.line, "", "", f"cannot be written as JSON: {error}")
+                problem = RowProblem(
+                    source.name, item.line, "", "", f"cannot be written as JSON: {library_reason(error)}"
+                )
                 yield Record(item.line, problem, None)
         else:
             yield Record(item.line, item, None)

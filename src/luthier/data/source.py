@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from luthier.core.errors import DataError, NotFoundError
+from luthier.core.library_errors import library_reason
 from luthier.data.bounded_gzip import open_gzip
 from luthier.data.text_encoding import wide_encoding
 
@@ -69,7 +70,7 @@ class Source:
                 yield file
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
-                f"{self.name} is damaged gzip data: {error}",
+                f"{self.name} is damaged gzip data: {library_reason(error)}",
                 expected="a whole gzip file",
                 do="copy or download the file again; `gzip -t FILE` tests it",
             ) from error

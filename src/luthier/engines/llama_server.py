@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 import httpx2
 
 from luthier.core.errors import RequestError, WorkError
+from luthier.core.library_errors import library_reason
 
 _HTTP_SECONDS: Final = 120.0
 # Begins neither JSON nor a call; pushed so hard that only a grammar can forbid it.
@@ -152,8 +153,9 @@ def _open(
         return xllamacpp.Server(params)
     except (RuntimeError, ValueError) as error:
         names = ", ".join(path.name for path in adapters)
+        reason = library_reason(error)
         raise WorkError(
-            f"llama.cpp cannot load {model}{f' with the adapters {names}' if adapters else ''}: {error}",
+            f"llama.cpp cannot load {model}{f' with the adapters {names}' if adapters else ''}: {reason}",
             expected="a GGUF model that this build of llama.cpp knows, enough memory, and adapters made for this base",
             do="check that the file is whole (`luthier verify`), or export it again",
         ) from error

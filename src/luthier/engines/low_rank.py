@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.errors import DivergedError, ModelSourceError, NotFoundError
+from luthier.core.library_errors import library_reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +83,7 @@ def read_low_rank(path: str | Path) -> dict[str, LowRank]:
     try:
         tensors = load_file(folder / _WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise _damaged(folder, f"its weights cannot be read: {error}") from error
+        raise _damaged(folder, f"its weights cannot be read: {library_reason(error)}") from error
     if wrong := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
         raise DivergedError(
             f"{folder}: {wrong} holds numbers that are not finite", expected="a finite adapter", do="train it again"
@@ -123,7 +124,7 @@ def _config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelSourceError(
-            f"{folder}: {_CONFIG} cannot be read: {error}",
+            f"{folder}: {_CONFIG} cannot be read: {library_reason(error)}",
             expected="the folder of a PEFT adapter",
             do="pass the adapter folder of a run",
         ) from error

@@ -23,9 +23,16 @@ from transformers import PreTrainedTokenizerFast
 from luthier.core.conversation import Conversation, Message
 from luthier.core.digest import sha256_bytes, sha256_document
 from luthier.core.errors import RequestError, TemplateError
+from luthier.core.library_errors import library_reason
+from luthier.models.bounded_jinja import use_bounded_sandbox
 from luthier.models.loading import load_tokenizer
+from luthier.models.template_probe import check_template
 
-_RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+_RENDER_ERRORS = (
+    jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError,
+    MemoryError,
+)  # fmt: skip
+use_bounded_sandbox()
 _PROBE_QUESTION, _PROBE_ANSWER = "Which wood?", "Spruce-wood"
 
 # Some templates write today's date. A run that is resumed tomorrow must see the tokens that it saw today, so they get
@@ -66,14 +73,21 @@ class ChatTemplate:
         self._beginning = self._probe_beginning()
 
     @classmethod
-    def load(cls, path: str | Path, kind: Literal["auto", "chat", "plain"] = "auto") -> ChatTemplate:
+    def load(
+        cls, path: str | Path, kind: Literal["auto", "chat", "plain"] = "auto", *, is_new: bool = False
+    ) -> ChatTemplate:
         """The template of a transformers folder; `auto` takes the model's own if it has one, else the plain layout.
+
+        is_new: the model comes from elsewhere: its template is tried first in a process with bounds.
 
         Raises:
             RequestError: `chat` was asked for and the model has no template, or `plain` and it has no end token.
-            TemplateError: the model's template cannot end a turn, or fails on the simplest conversation.
+            TemplateError: the model's template cannot end a turn, or fails on the simplest conversation; or, of one
+                that is new, takes too much.
         """
         tokenizer = load_tokenizer(path)
+        if is_new:
+            check_template(tokenizer.chat_template, tokenizer.special_tokens_map)
         if kind == "chat" and not tokenizer.chat_template:
             raise RequestError(
                 f"template kind 'chat' for {path}, which has no chat template",
@@ -231,8 +245,9 @@ def _parsed_call(index: int, call: dict[str, Any]) -> dict[str, Any]:
         try:
             function["arguments"] = json.loads(arguments) if arguments.strip() else {}
         except ValueError as error:
+            reason = library_reason(error)
             raise TemplateError(
-                f"message {index + 1} calls {function.get('name')!r} with arguments {arguments[:80]!r}: {error}",
+                f"message {index + 1} calls {function.get('name')!r} with arguments {arguments[:80]!r}: {reason}",
                 expected="arguments as JSON text",
                 do="repair the row",
             ) from error

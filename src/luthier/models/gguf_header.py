@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.core.library_errors import library_reason
 
 _MAGIC: Final = b"GGUF"
 _STRING, _ARRAY = 8, 9
@@ -61,7 +62,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
             return _read(path, file)
     except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
         raise ModelSourceError(
-            f"{path} cannot be read as GGUF: {type(error).__name__}: {error}",
+            f"{path} cannot be read as GGUF: {type(error).__name__}: {library_reason(error)}",
             expected="a whole GGUF file of version 2 or 3",
             do="fetch or export it again",
         ) from error

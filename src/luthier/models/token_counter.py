@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.core.library_errors import library_reason
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 
@@ -45,7 +46,7 @@ def _load(folder: Path) -> Tokenizer:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
         raise ModelSourceError(
-            f"{file} cannot be read: {error}",
+            f"{file} cannot be read: {library_reason(error)}",
             expected="the tokenizer of a transformers folder",
             do="pull the model again, or write it again with `tokenizer.save_pretrained`",
         ) from error

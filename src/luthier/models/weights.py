@@ -12,6 +12,7 @@ from luthier.core.base_model import LocalModel
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ModelSourceError
 from luthier.core.frozen import Frozen
+from luthier.core.library_errors import library_reason
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LARGEST_HEADER_BYTES = 100_000_000  # The format's own limit (safetensors README, "Format").
@@ -99,7 +100,7 @@ def read_json(file: Path) -> dict[str, Any]:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelSourceError(
-            f"{file}: {error}", expected="a readable JSON file", do="copy or pull the model again"
+            f"{file}: {library_reason(error)}", expected="a readable JSON file", do="copy or pull the model again"
         ) from error
     if not isinstance(document, dict):
         raise ModelSourceError(
@@ -151,7 +152,9 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ModelSourceError(
-            f"{file} is damaged: {error}", expected="a whole safetensors file", do="copy or pull the model again"
+            f"{file} is damaged: {library_reason(error)}",
+            expected="a whole safetensors file",
+            do="copy or pull the model again",
         ) from error
 
 
@@ -206,7 +209,8 @@ def describe(
         )
     from luthier.models.chat_template import ChatTemplate  # brings torch, which listing models does not need
 
-    template = ChatTemplate.load(folder)  # one that cannot end a turn is found now, not in a training run
+    # One that cannot end a turn, or that takes forever, is found now, not in a training run.
+    template = ChatTemplate.load(folder, is_new=True)
     return LocalModel(
         name=name,
         source=source,

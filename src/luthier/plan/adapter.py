@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
-from luthier.core.errors import RecipeError
+from luthier.core.bounded_regex import BoundedPattern
+from luthier.core.errors import RecipeError, RequestError
 from luthier.core.recipe import LayersRecipe
 from luthier.models.structure import LinearLayer, Structure
 from luthier.store.nearest import nearest_ids
@@ -96,16 +98,17 @@ def _is_meant(layer: LinearLayer, entry: str) -> bool:
         in_attention = _ATTENTION.search(layer.name.rpartition(".")[0]) is not None
         return layer.layer is not None and in_attention == (entry == "attention")
     if entry.startswith(_PATTERN):
-        return _pattern(entry).fullmatch(layer.name) is not None
+        return _pattern(entry).fullmatch(layer.name)
     return _matches(layer, entry)
 
 
-def _pattern(entry: str) -> re.Pattern[str]:
+@lru_cache(maxsize=64)
+def _pattern(entry: str) -> BoundedPattern:
     try:
-        return re.compile(entry.removeprefix(_PATTERN))
-    except re.error as error:
+        return BoundedPattern("method.targets", entry.removeprefix(_PATTERN))
+    except RequestError as error:
         raise RecipeError(
-            f"method.targets: {entry!r} is no pattern: {error}",
+            f"method.targets: {entry[:100]!r} is no pattern: {error.came.rpartition(': ')[2]}",
             expected=f"`{_PATTERN}` and a regular expression of Python that matches whole module names",
             do="correct the pattern, for example re:.*\\.(q|v)_proj",
         ) from error

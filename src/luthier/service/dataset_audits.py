@@ -9,10 +9,10 @@ from luthier.core.access import Caller
 from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import NotFoundError
 from luthier.service import files
-from luthier.service.asked_by_id import AuditRequest, audit_of
 from luthier.service.base_models import check_is_local, model_digest
 from luthier.service.context import Context
 from luthier.service.dataset_versions import get_version
+from luthier.service.file_references import AuditRequest, audit_of
 from luthier.service.kept_answers import Kept, Subject, begin, keep, kept
 
 MOST_LINES: Final = 5000

@@ -6,8 +6,8 @@ from luthier.core.access import Caller
 from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import RequestError
 from luthier.service import files
-from luthier.service.asked_by_id import answer_about
 from luthier.service.context import Context
+from luthier.service.file_references import answer_about
 from luthier.service.kept_answers import Kept, Subject, begin, kept
 
 

@@ -12,9 +12,10 @@ from luthier.core.access import Caller
 from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import WorkError
 from luthier.service import files
-from luthier.service.asked_by_id import answer_about, errors_telling
 from luthier.service.context import Context
+from luthier.service.file_references import answer_about
 from luthier.service.kept_answers import Kept, Subject, begin, kept
+from luthier.service.path_redaction import redacted_errors
 
 if TYPE_CHECKING:
     from luthier.data.row_index import RowIndex
@@ -41,7 +42,7 @@ def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowI
     if (found := open_index(place, folder)) is not None:
         return found
     path = files.local_path(context, file)
-    with errors_telling({str(path): file.filename, path.name: file.filename}):
+    with redacted_errors({str(path): file.filename, path.name: file.filename}):
         if is_quick(path):
             return build_index(path, folder)
         answer_about(context, caller.project_id, "index", version.file_id, {"folder": str(folder)})

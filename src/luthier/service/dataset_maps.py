@@ -7,8 +7,8 @@ from typing import Any
 from luthier.core.access import Caller
 from luthier.core.dataset_version import DatasetVersion
 from luthier.service import files
-from luthier.service.asked_by_id import answer_about
 from luthier.service.context import Context
+from luthier.service.file_references import answer_about
 from luthier.service.kept_answers import Kept, Subject, begin, kept
 
 

@@ -12,10 +12,10 @@ from luthier.core.dataset_version import DatasetVersion
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, RequestError
 from luthier.service import files
-from luthier.service.asked_by_id import answer_about
 from luthier.service.base_models import check_is_local, model_digest
 from luthier.service.context import Context
 from luthier.service.dataset_versions import add_version, get_version, keep_rows
+from luthier.service.file_references import answer_about
 from luthier.service.kept_answers import Kept, Subject, begin, kept
 
 _BLOCK_BYTES: Final = 1 << 20

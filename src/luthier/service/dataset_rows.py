@@ -15,10 +15,11 @@ from luthier.core.dataset_version import DatasetVersion
 from luthier.core.errors import DataError, RowProblem, WorkError
 from luthier.core.stored_file import StoredFile
 from luthier.service import files
-from luthier.service.asked_by_id import answer_about, errors_telling
 from luthier.service.context import Context
 from luthier.service.dataset_index import RETRY_SECONDS, is_small, open_rows
+from luthier.service.file_references import answer_about
 from luthier.service.kept_answers import Kept, Subject, begin, keep, kept
+from luthier.service.path_redaction import redacted_errors
 
 if TYPE_CHECKING:
     from luthier.data.row_index import RowIndex
@@ -193,5 +194,5 @@ def _problem(problem: RowProblem) -> dict[str, Any]:
 
 def _of_small(context: Context, file: StoredFile, answer: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     path = files.local_path(context, file)
-    with errors_telling({str(path): file.filename, path.name: file.filename}):
+    with redacted_errors({str(path): file.filename, path.name: file.filename}):
         return answer(path)

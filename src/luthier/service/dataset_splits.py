@@ -11,8 +11,8 @@ from luthier.core.dataset_version import Dataset, DatasetVersion
 from luthier.core.errors import RequestError
 from luthier.core.scratch_folders import scratch_folder
 from luthier.service import dataset_versions, files
-from luthier.service.asked_by_id import answer_about
 from luthier.service.context import Context
+from luthier.service.file_references import answer_about
 from luthier.service.kept_answers import Kept, Subject, begin, kept
 
 SIDES: Final = {"train": "train", "validation": "validation", "held_out": "held-out"}

@@ -13,10 +13,10 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError, Requ
 from luthier.core.ids import new_id
 from luthier.core.stored_file import StoredFile
 from luthier.service import files
-from luthier.service.asked_by_id import errors_telling
 from luthier.service.audit_log import deed_of
 from luthier.service.context import Context
 from luthier.service.dataset_rows import look
+from luthier.service.path_redaction import redacted_errors
 from luthier.store.incoming import IncomingFile
 
 ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
@@ -100,7 +100,7 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
     file = files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="fine-tune")
     try:
         path = files.local_path(context, file)
-        with errors_telling({str(path): file.filename, path.name: file.filename}):
+        with redacted_errors({str(path): file.filename, path.name: file.filename}):
             source = open_source(path)
             if source.format == "xlsx":
                 read_as(source)  # which sheet holds the rows: with two, nothing of the file can be used

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError
 from luthier.core.evaluation_order import EvaluationOrder
 from luthier.core.job import Job
+from luthier.core.library_errors import library_words_hidden
 from luthier.core.task_result import SafetyResult, SuiteResult
 from luthier.jobs.process import Outcome
 from luthier.service import files
-from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
-from luthier.service.evaluation_orders import FILE_KEYS, check_suite, order_of
+from luthier.service.evaluation_orders import check_suite, order_of
+from luthier.service.file_references import job_file
 from luthier.service.job_files import own_copy
 from luthier.service.job_telling import Told, ending_when_told
+from luthier.service.path_redaction import home_places, redact_paths
 
 _SUITE = "suite.yaml"
 
@@ -25,12 +28,12 @@ def carry_out(context: Context, job: Job) -> Outcome:
     if not _is_done(context, job, order):  # else the attempt before died between its work and its last word
         context.progress = Told(context, job)
         try:
-            with ending_when_told():
+            with ending_when_told(), contextlib.nullcontext() if order.suite_file else library_words_hidden():
                 _judge(context, job, order)
         except (StorageFullError, UnreachableError):
             raise  # no fault of the job: it is tried again
         except LuthierError as error:
-            return Outcome(status="failed", error=without_places(error.as_json(), {f"{context.home}/": ""}))
+            return Outcome(status="failed", error=redact_paths(error.as_json(), home_places(context)))
     return Outcome(status="succeeded", found={"result_id": order.result_id})
 
 
@@ -68,25 +71,21 @@ def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:
             allow_leakage=order.allow_leakage,
             project_id=job.project_id,
             result_id=order.result_id,
+            # The operator's own names files by paths; one that was uploaded by ids, in itself and in its rows.
+            find_file=None if order.suite_file is not None else job_file(context, job),
         )
 
 
 def _own_suite(context: Context, job: Job, order: EvaluationOrder) -> Path:
-    """The operator's own where it lies; else one in the job's folder, with copies of the files that it names by id."""
-    from luthier.core.plain_yaml import write_yaml
-
+    """The operator's own where it lies; else the job's own copy of the one that was uploaded, checked once more."""
     if order.suite_file is not None:
         return Path(order.suite_file)
     stored = files.get_file(context, job.project_id, str(order.file_id))
-    keys = dict(check_suite(context, job.project_id, stored))
-    tasks = []
-    for task in keys["tasks"]:
-        named = {key: task[key] for key in FILE_KEYS if isinstance(task.get(key), str)}
-        tasks.append(task | {key: own_copy(context, job, file_id, file_id).name for key, file_id in named.items()})
-    folder = context.settings.jobs_folder / job.job_id / "files"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _SUITE).write_text(write_yaml(keys | {"tasks": tasks}), encoding="utf-8")
-    return folder / _SUITE
+    check_suite(context, job.project_id, stored)
+    path = context.settings.jobs_folder / job.job_id / "files" / _SUITE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(files.local_path(context, stored).read_bytes())
+    return path
 
 
 def _is_done(context: Context, job: Job, order: EvaluationOrder) -> bool:

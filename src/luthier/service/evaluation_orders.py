@@ -20,6 +20,7 @@ from luthier.core.stored_file import StoredFile
 from luthier.service import files, project_models, served_targets
 from luthier.service.audit_log import record
 from luthier.service.context import Context
+from luthier.service.file_references import check_suite_files
 
 ASKED: Final = "evaluation"
 _PREFIX: Final = "job-"
@@ -179,8 +180,6 @@ def _checked(context: Context, project_id: str, name: str, text: str) -> Mapping
 
 OPERATORS_KINDS: Final = ("lm_eval", "code", "pairwise", "rubric")
 """Tasks that run code or ask a judge: for who is at the machine."""
-FILE_KEYS: Final = ("data", "few_shot_from", "database", "corpus", "json_schema")
-"""Where a task names a file."""
 
 
 def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> None:
@@ -191,15 +190,7 @@ def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> N
             expected="tasks that need neither: a server carries out no others",
             do="run this suite on the machine of the server: luthier eval RUN --suite FILE",
         )
-    for key in FILE_KEYS:
-        if isinstance(value := task.get(key), str):
-            if not is_id(value, "file"):
-                raise RequestError(
-                    f"task {name}: {key} is {value[:100]!r}",
-                    expected="the id of a file of this project, such as file-20261125-093000-1f2e3d",
-                    do="upload the file first, and name it by its id",
-                )
-            files.get_file(context, project_id, value)
+    check_suite_files(context, project_id, task)
 
 
 def _file(context: Context, caller: Caller, kind: OrderKind, file_id: str | None) -> StoredFile:

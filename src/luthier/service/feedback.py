@@ -21,6 +21,7 @@ from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.feedback import Feedback, Thumb
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
+from luthier.core.library_errors import library_reason
 from luthier.core.traffic import Exchange
 from luthier.service import review_queue, traffic
 from luthier.service.context import Context
@@ -217,7 +218,9 @@ def _object(line: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"no JSON: {error}"[:200], expected="one object a line", do="correct it") from None
+        raise RequestError(
+            f"no JSON: {library_reason(error)}"[:200], expected="one object a line", do="correct it"
+        ) from None
     if not isinstance(found, dict):
         raise RequestError("no object", expected="one object a line", do="correct it")
     return found

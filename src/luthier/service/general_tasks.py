@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from luthier.evaluate import general
-from luthier.service.suite_file import load_suite
+from luthier.service.suite_file import files_in, load_suite
 from luthier.service.suite_rows import Seen, load_task
 from luthier.service.task_runs import RowsOf
 
@@ -15,5 +15,7 @@ def general_tasks(*, seen: Seen, seed: int) -> list[RowsOf]:
     folder = Path(general.__path__[0])
     suite = load_suite(folder / "suite.yaml")
     return [
-        load_task(task, folder, seen=seen, seed=seed, is_general=True) for task in suite.tasks if task.kind != "lm_eval"
+        load_task(task, files_in(folder), seen=seen, seed=seed, is_general=True)
+        for task in suite.tasks
+        if task.kind != "lm_eval"
     ]

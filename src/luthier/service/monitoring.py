@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from luthier.core.bounded_regex import BoundedPattern
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
 from luthier.core.signal import WatchReport
 from luthier.core.watch_settings import WatchSettings
@@ -74,14 +75,7 @@ def set_model_settings(context: Context, project_id: str, model: str, settings: 
                 expected="1 to 32 small letters, digits, dashes and underscores",
                 do="write for example --group women='she|her|madam'",
             )
-        try:
-            re.compile(pattern, re.IGNORECASE)
-        except (re.error, OverflowError) as error:
-            raise RequestError(
-                f"group {name}: {pattern[:80]!r} is no regular expression ({error})",
-                expected="one by which a prompt is known to be of the group",
-                do="correct it",
-            ) from error
+        BoundedPattern(f"group {name}", pattern, ignore_case=True)
     if settings.judge is not None:
         judge_name(settings.judge)
     if settings.suite is not None:

@@ -21,6 +21,7 @@ from luthier.core.job import Job
 from luthier.core.run import RunRecord
 from luthier.evaluate.roles import roles
 from luthier.service.context import Context
+from luthier.service.project_evaluations import without_paths
 from luthier.service.runs import view_run
 
 MOST_SHOWN: Final = 20
@@ -237,7 +238,7 @@ def _judged(context: Context, evaluation_id: str) -> Judged | None:
     if key not in _known:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
-        _known[key] = _in_short(context.evaluations.get(evaluation_id))
+        _known[key] = _in_short(without_paths(context, context.evaluations.get(evaluation_id)))
     return _known[key]
 
 

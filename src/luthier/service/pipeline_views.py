@@ -12,8 +12,8 @@ from luthier.core.errors import NotFoundError
 from luthier.core.pipeline import Pipeline, PipelineKind, Stage
 from luthier.core.showdown import ShowdownResult
 from luthier.service import pipeline_words
-from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
+from luthier.service.path_redaction import redact_paths
 from luthier.service.pipeline_words import Thing
 from luthier.service.pipelines import lock_of
 
@@ -103,10 +103,10 @@ def without_folders(context: Context, view: PipelineView) -> PipelineView:
     """The same without places of this machine, for who is not at it."""
     shown = dict.fromkeys(folders_of(context, view.pipeline), "")
     stages = [
-        replace(stage, reason=without_places(stage.reason, shown), found=without_places(list(stage.found), shown))
+        replace(stage, reason=redact_paths(stage.reason, shown), found=redact_paths(list(stage.found), shown))
         for stage in view.stages
     ]
-    return replace(view, stages=stages, answer=without_places(view.answer, shown))
+    return replace(view, stages=stages, answer=redact_paths(view.answer, shown))
 
 
 def folder_of(context: Context, pipeline: Pipeline) -> Path:

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from luthier.core.digest import sha256_document
 from luthier.core.errors import BusyError, LuthierError
-from luthier.service.asked_by_id import plan_of
 from luthier.service.context import Context
+from luthier.service.file_references import plan_of
 from luthier.service.warm_child import WarmChild
 
 log = logging.getLogger("luthier.plans")
@@ -37,7 +37,7 @@ _PATIENCE_SECONDS: Final = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """How the planning of a recipe has ended: with the plan as `asked_by_id.plan_of` gives it, or with an error."""
+    """How the planning of a recipe has ended: with the plan as `file_references.plan_of` gives it, or with an error."""
 
     plan: dict[str, Any] | None = None
     error: LuthierError | None = None

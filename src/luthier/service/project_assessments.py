@@ -9,9 +9,9 @@ from typing import Final, Literal, TypeVar
 from luthier.core.evaluation import SystemResult
 from luthier.core.task_result import GateOutcome, SafetyResult, SuiteResult, TaskResult
 from luthier.reporting.judged_rows import Tone, concerns_in_words, tone_of
-from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
 from luthier.service.gates import default_gate, newest_outcome, newest_safety, newest_suites
+from luthier.service.path_redaction import home_places, redact_paths, redact_text, shown_reference
 
 NUM_LISTED: Final = 10
 Result = TypeVar("Result", SuiteResult, SafetyResult)
@@ -77,7 +77,7 @@ def read_safety(context: Context, project_id: str, result_id: str) -> SafetyResu
 
 
 def _overviews(context: Context, found: Sequence[SuiteResult | SafetyResult]) -> list[AssessmentOverview]:
-    made = [_overview(one, {f"{context.home}/": ""}) for one in found]
+    made = [_overview(one, home_places(context)) for one in found]
     return sorted(made, key=lambda one: one.created_at, reverse=True)
 
 
@@ -95,11 +95,11 @@ def _overview(one: SuiteResult | SafetyResult, shown: dict[str, str]) -> Assessm
         result_id=one.result_id,
         created_at=one.created_at,
         title="safety" if isinstance(one, SafetyResult) else one.suite,
-        candidate=without_places(one.candidate, shown),
+        candidate=shown_reference(one.candidate, shown),
         run_id=one.run_id,
         word=word,
         tone=tone,
-        headline=without_places(headline, shown),
+        headline=redact_text(headline, shown),
         num_tasks=len(one.probes if isinstance(one, SafetyResult) else one.tasks),
     )
 
@@ -109,7 +109,7 @@ def _told(context: Context, spec: type[Result], found: Result) -> Result:
     tasks = found.tasks if isinstance(found, SuiteResult) else found.probes
     field = "tasks" if isinstance(found, SuiteResult) else "probes"
     bare = found.model_copy(update={field: tuple(_with_samples(task, None) for task in tasks)})
-    plain = spec.model_validate(without_places(bare.model_dump(mode="json"), {f"{context.home}/": ""}))
+    plain = spec.model_validate(redact_paths(bare.model_dump(mode="json"), home_places(context)))
     shown = plain.tasks if isinstance(plain, SuiteResult) else plain.probes
     whole = tuple(_with_samples(task, own.systems) for task, own in zip(shown, tasks, strict=True))
     return plain.model_copy(update={field: whole})

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Final
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation, EvaluationOverview
 from luthier.service import runs
-from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
+from luthier.service.path_redaction import home_places, redact_paths
 
 _MOST_LOOKED_THROUGH: Final = 2000
 
@@ -34,9 +33,9 @@ def list_evaluations(
     or `none` for those without one. Where one of both is asked for, the newest 2,000 are looked through.
     """
     most = _MOST_LOOKED_THROUGH if words or word else limit + 1
-    found = []
+    found, places = [], home_places(context)
     for one in context.evaluations.overviews(project_id, limit=most, after=after):
-        shown = _without_folders(one)
+        shown = EvaluationOverview.model_validate(redact_paths(one.model_dump(mode="json"), places))
         if (not word or word == (one.word or "none")) and _has(shown, words.casefold().split()):
             found.append(shown)
     return EvaluationPage(found[:limit], len(found) > limit)
@@ -56,17 +55,17 @@ def read_evaluation(context: Context, project_id: str, evaluation_id: str) -> Ev
     owner = DEFAULT_PROJECT if found.run_id is None else context.runs.project_of(found.run_id)
     if owner != project_id:
         raise wrong
-    plain = Evaluation.model_validate(without_places(runs.without_samples(found), {f"{context.home}/": ""}))
+    return without_paths(context, found)
+
+
+def without_paths(context: Context, evaluation: Evaluation) -> Evaluation:
+    """The same without paths of this machine; samples, which say what rows and models say, stay as they are."""
+    plain = Evaluation.model_validate(redact_paths(runs.without_samples(evaluation), home_places(context)))
     systems = tuple(
         shown.model_copy(update={"samples": own.samples})
-        for shown, own in zip(plain.systems, found.systems, strict=True)
+        for shown, own in zip(plain.systems, evaluation.systems, strict=True)
     )
     return plain.model_copy(update={"systems": systems})
-
-
-def _without_folders(one: EvaluationOverview) -> EvaluationOverview:
-    models = tuple(PurePath(model).name if model.startswith("/") else model for model in one.models)
-    return one.model_copy(update={"held_out_file": PurePath(one.held_out_file).name, "models": models})
 
 
 def _has(one: EvaluationOverview, words: Sequence[str]) -> bool:

@@ -18,6 +18,7 @@ from luthier.core.tuned_model import TunedModel
 from luthier.service import models
 from luthier.service.base_models import base_models
 from luthier.service.context import Context
+from luthier.service.project_evaluations import without_paths
 from luthier.service.served_targets import EXPORT, is_tuned_name
 from luthier.service.server_exports import SERVED
 
@@ -141,7 +142,7 @@ def show_tuned(context: Context, caller: Caller, run_id: str) -> ModelDetails:
         limits=tuple(limits_of(facts)),
         licence=licences.consequences(facts.base.licence),
         rows=rows_by_digest(context, caller, digests),
-        evaluations=tuple(context.evaluations.list(run_id=run_id)),
+        evaluations=tuple(without_paths(context, one) for one in context.evaluations.list(run_id=run_id)),
     )
 
 
@@ -202,7 +203,7 @@ def _views(
                 base=names.get(record.base_model, record.base_model.rsplit("/", 1)[-1]),
                 names=tuple(outcomes),
                 checkpoints=tuple(model for model in own if model.step is not None),
-                evaluation=judged[0] if judged else None,
+                evaluation=without_paths(context, judged[0]) if judged else None,
                 deployments=tuple(one.name for one in deployments if _routes_to(one, targets)),
                 exports=tuple(its_exports),
             )

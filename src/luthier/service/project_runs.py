@@ -6,16 +6,17 @@ projects are as if they were not there, and no error names one of them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from luthier.core.errors import NotFoundError
 from luthier.core.ids import is_id
+from luthier.core.plan import Plan
 from luthier.service import runs
-from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
+from luthier.service.path_redaction import redact_page, redact_paths, reference_places, run_places
 from luthier.service.project_evaluations import read_evaluation
 
 
@@ -32,8 +33,13 @@ def list_runs(context: Context, project_id: str, *, after: str | None, limit: in
     if after is not None:
         _check(context, project_id, after)
     found = context.runs.of_project(project_id, after=after, limit=limit + 1)
-    shown = [runs.view_run(context, record.run_id).as_json() for record in found[:limit]]
-    return RunPage(tuple(_shown(context, one) for one in shown), len(found) > limit)
+    ids = [record.run_id for record in found[:limit]]
+    plans = context.run_entries.plan_documents(ids)
+    shown = []
+    for run_id in ids:
+        places = reference_places(context, json.loads(plans[run_id]))
+        shown.append(redact_paths(runs.view_run(context, run_id).as_json(), places))
+    return RunPage(tuple(shown), len(found) > limit)
 
 
 def show_run(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
@@ -63,14 +69,15 @@ def report_of(context: Context, project_id: str, run_id: str) -> str:
             expected="a run that has come to its end, or to a pause",
             do="wait until it has, then open the report again",
         ) from None
-    return text.replace(f"{escape(str(context.home))}/", "").replace(f"{context.home}/", "")
+    return redact_page(text, run_places(context, context.runs.plan(run_id)))
 
 
 def run_events(context: Context, project_id: str, run_id: str, *, after: int) -> tuple[list[dict[str, Any]], int]:
     """The events after the position `after`, and the position to ask from next. Raises NotFoundError."""
     _check(context, project_id, run_id)
     found, position = context.runs.tail(run_id, after)
-    return [_shown(context, event.model_dump(mode="json")) for event in found], position
+    places = run_places(context, context.runs.plan(run_id))
+    return [redact_paths(event.model_dump(mode="json"), places) for event in found], position
 
 
 def run_verdict(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
@@ -85,7 +92,8 @@ def run_verdict(context: Context, project_id: str, run_id: str) -> dict[str, Any
         )
     judged = found[0]
     facts = {"run_id": run_id, "evaluation_id": judged.evaluation_id, "num_rows": judged.num_rows}
-    return facts | _shown(context, judged.verdict.model_dump(mode="json"))  # type: ignore[union-attr]
+    verdict = judged.verdict.model_dump(mode="json")  # type: ignore[union-attr]
+    return facts | _shown(context, verdict, context.runs.plan(run_id))
 
 
 def show_evaluation(
@@ -103,6 +111,6 @@ def _check(context: Context, project_id: str, run_id: str) -> None:
         )
 
 
-def _shown(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = without_places(document, {f"{context.home}/": ""})
+def _shown(context: Context, document: dict[str, Any], plan: Plan | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = redact_paths(document, run_places(context, plan))
     return found

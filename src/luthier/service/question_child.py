@@ -29,6 +29,7 @@ def main(asker: int) -> None:
     from luthier.core.disk_full import is_disk_full, storage_full
     from luthier.core.errors import LuthierError
     from luthier.core.exact_products import keep_products_exact
+    from luthier.core.library_errors import library_words_hidden
     from luthier.core.threads import wait_briefly
     from luthier.jobs.supervisor import end_with
     from luthier.service.context import Context
@@ -38,7 +39,7 @@ def main(asker: int) -> None:
     os.dup2(2, 1)  # whatever a library prints, stdout carries the answer alone
     wait_briefly()
     keep_products_exact()
-    with answers, Context.open() as context:
+    with answers, Context.open() as context, library_words_hidden():
         for line in sys.stdin.buffer:
             try:
                 answer = {"answer": _answer(context, json.loads(line))}

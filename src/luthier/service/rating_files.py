@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from luthier.core.access import Caller
 from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.core.ids import new_id
+from luthier.core.library_errors import library_reason
 from luthier.core.rating import (
     MOST_COMMENT_CHARACTERS,
     Preference,
@@ -175,7 +176,9 @@ def _loaded(content: bytes, name: str) -> list[dict[str, Any]]:
         tasks = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{name} is no JSON: {error}", expected="an export of Label Studio, JSON", do="export it anew"
+            f"{name} is no JSON: {library_reason(error)}",
+            expected="an export of Label Studio, JSON",
+            do="export it anew",
         ) from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise DataError(

@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from luthier.core.errors import RecipeError
+from luthier.core.library_errors import library_reason
 from luthier.core.plain_yaml import has_alias, parse_yaml, write_yaml
 from luthier.core.recipe import Recipe
 from luthier.service.recipe_file import RecipeDocument
@@ -58,7 +59,7 @@ def problems_of(document: RecipeDocument) -> tuple[Problem, ...]:
         told = describe_problems(error, document.lines, ())
         return tuple(Problem(found["place"] if (found := _PLACE.match(line)) else "", line) for line in told)
     except (TypeError, ValueError, RecursionError) as error:
-        return (Problem("", f"the recipe holds something that is no plain value: {error}"),)
+        return (Problem("", f"the recipe holds something that is no plain value: {library_reason(error)}"),)
     return ()
 
 

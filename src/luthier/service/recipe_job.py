@@ -8,26 +8,29 @@ from typing import Any
 from luthier.core.digest import sha256_bytes
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError
 from luthier.core.job import Job
+from luthier.core.library_errors import library_words_hidden
 from luthier.core.recipe import Recipe
 from luthier.core.run import RunRecord
 from luthier.core.tuned_model import TunedModel
 from luthier.jobs.process import Outcome
-from luthier.service.asked_by_id import Names, with_places, without_places
 from luthier.service.context import Context
+from luthier.service.file_references import FileReferences, with_files
 from luthier.service.job_files import own_copy
+from luthier.service.path_redaction import redact_paths
 from luthier.service.recipe_jobs import ASKED
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
     """Do what the lane of the job says: look at its rows, or train. What is wrong with them is an outcome, too."""
-    names = Names(context, job.project_id)
+    names = FileReferences(context, job.project_id)
     try:
-        recipe = _recipe_of(context, job, names)
-        return _validate(context, recipe) if job.lane == "validate" else _train(context, job, recipe)
+        with library_words_hidden():
+            recipe = _recipe_of(context, job, names)
+            return _validate(context, recipe) if job.lane == "validate" else _train(context, job, recipe)
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
-        return Outcome(status="failed", error=without_places(error.as_json(), names.shown))
+        return Outcome(status="failed", error=redact_paths(error.as_json(), names.places))
 
 
 def model_id(job: Job) -> str:
@@ -35,7 +38,7 @@ def model_id(job: Job) -> str:
     return f"ft:{job.document[ASKED]['base_model']}:{job.project_id}::{sha256_bytes(job.job_id.encode())[:10]}"
 
 
-def _recipe_of(context: Context, job: Job, names: Names) -> Recipe:
+def _recipe_of(context: Context, job: Job, names: FileReferences) -> Recipe:
     """The recipe with files of the job's own, which stay when the project deletes those that were named."""
     from luthier.service.recipes import recipe_from
 
@@ -48,7 +51,7 @@ def _recipe_of(context: Context, job: Job, names: Names) -> Recipe:
         return str(job.document["base_model"]) if place == "base_model" else names.model(place, name)
 
     names.shown[job.document["base_model"]] = job.document[ASKED]["base_model"]
-    return recipe_from(with_places(job.document[ASKED], file=own, model=model), base_dir=Path("/"))
+    return recipe_from(with_files(job.document[ASKED], file=own, model=model), base_dir=Path("/"))
 
 
 def _validate(context: Context, recipe: Recipe) -> Outcome:

@@ -10,9 +10,9 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.ids import new_id
 from luthier.core.job import Job
-from luthier.service.asked_by_id import Names, with_places
 from luthier.service.audit_log import record
 from luthier.service.context import Context
+from luthier.service.file_references import FileReferences, with_files
 
 ASKED: Final = "asked"
 """Where the document of such a job holds the recipe, as it was asked for."""
@@ -22,8 +22,8 @@ def start(context: Context, caller: Caller, recipe: Mapping[str, Any]) -> Job:
     """Queue a recipe; `run_id` of the job is the run that it makes, which has a record once it trains.
 
     What can be told without reading rows is told here: keys and values, files and models that are not there. Rows are
-    read before it waits for its turn to train: what is wrong with them ends the job. `asked_by_id.plan_of` tells that
-    before anything is queued.
+    read before it waits for its turn to train: what is wrong with them ends the job. `file_references.plan_of` tells
+    that before anything is queued.
 
     Raises RequestError, and RecipeError with all wrong places.
     """
@@ -50,8 +50,8 @@ def checked(context: Context, project_id: str, recipe: Mapping[str, Any]) -> tup
     """
     from luthier.service.recipes import recipe_from
 
-    names = Names(context, project_id)
-    document = with_places(recipe, file=lambda place, value: names.stored(place, value).file_id, model=names.model)
+    names = FileReferences(context, project_id)
+    document = with_files(recipe, file=lambda place, value: names.stored(place, value).file_id, model=names.model)
     complete = recipe_from(document, base_dir=Path())
     asked: dict[str, Any] = json.loads(json.dumps(recipe))
     return _without_nothing(asked), complete.base_model

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from luthier.core.errors import RecipeError
+from luthier.core.library_errors import library_reason
 from luthier.core.recipe import DataRecipe, Recipe, ReplayRecipe
 from luthier.service.recipe_file import parse_value, read_recipe_file
 from luthier.service.recipe_problems import describe_problems
@@ -58,7 +59,7 @@ def _check(name: str, keys: Mapping[str, Any], lines: Mapping[str, int], overrid
         ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise RecipeError(
-            f"{recipe} holds something that is no plain value: {error}",
+            f"{recipe} holds something that is no plain value: {library_reason(error)}",
             expected="text, numbers, true, false, lists and mappings",
             do="write the value out",
         ) from error

@@ -17,6 +17,7 @@ from luthier.core.job import Job
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.service.context import Context
+from luthier.service.project_evaluations import without_paths
 from luthier.service.run_standing import Standing, last_bill, last_step, standing_of
 from luthier.store.run_entries import DatasetName, EntryStatus, RunEntry
 
@@ -82,7 +83,7 @@ class Judged:
                 return kept
         found = self._context.evaluations.get(evaluation_id)
         systems = tuple(system.model_copy(update={"samples": ()}) for system in found.systems)
-        found = found.model_copy(update={"systems": systems, "forgetting": None})
+        found = without_paths(self._context, found.model_copy(update={"systems": systems, "forgetting": None}))
         with self._lock:
             self._kept[evaluation_id] = found
             while len(self._kept) > _MOST_EVALUATIONS:
@@ -133,7 +134,7 @@ def rows_of(context: Context, caller: Caller, judged: Judged, entries: Sequence[
                 standing=standing_of(context, entry.run_id, record, job),
                 base_model=_last_part(record.base_model if record else asked_of(job).get("base_model", "")),
                 method=record.method if record else asked_of(job).get("method", ""),
-                train_file=file or asked_of(job).get("train", ""),
+                train_file=_last_part(file) or asked_of(job).get("train", ""),
                 dataset=names.get(digest or asked_of(job).get("train", "")),
                 loss=None if step is None else step.loss,
                 judged=verdicts.get(entry.run_id),

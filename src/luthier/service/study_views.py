@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.study import Study, Trial
 from luthier.service.context import Context
+from luthier.service.path_redaction import redact_page, reference_places
 from luthier.tune.rungs import ranked
 
 _MOST_LISTED = 100
@@ -48,14 +48,15 @@ def view_study(context: Context, caller: Caller, study_id: str) -> StudyView:
 
 def report_of(context: Context, caller: Caller, study_id: str) -> str:
     """Its report as an HTML page, without places of this machine. Raises NotFoundError, also where it has none."""
-    context.studies.get(study_id, caller.project_id)
+    study = context.studies.get(study_id, caller.project_id)
     try:
         text = (context.settings.home / "studies" / study_id / "report.html").read_text(encoding="utf-8")
     except OSError:
         raise NotFoundError(
             f"study {study_id} has no report", expected="a study that is done", do="wait until it is, then look again"
         ) from None
-    return text.replace(f"{escape(str(context.home))}/", "").replace(f"{context.home}/", "")
+    recipe = study.spec.recipe.model_dump(mode="json")
+    return redact_page(text, reference_places(context, recipe))
 
 
 def _view(context: Context, study: Study) -> StudyView:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -11,9 +11,13 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.library_errors import library_reason
 from luthier.core.suite import CitationsTask, JsonTask, LmEvalTask, RowTask, SqlTask, Suite, SuiteTask
 from luthier.service.recipe_file import FileKind, read_recipe_file
 from luthier.service.recipe_problems import describe_problems
+
+FileFinder = Callable[[str, str], Path]
+"""(field, what it holds) -> the file. Raises RequestError for a file that may not be named there."""
 
 SUITE: Final = FileKind(
     word="suite",
@@ -44,35 +48,44 @@ def load_suite(path: Path) -> Suite:
     return Suite.model_validate_json(json.dumps(document.keys))
 
 
-def files_of(task: SuiteTask) -> list[str]:
-    """The files and folders that a task reads, as the suite writes them."""
+def files_in(folder: Path) -> FileFinder:
+    """Files by paths that count from the folder of a suite: for the user's own suites, on the user's own machine."""
+    return lambda _, name: folder / name
+
+
+def files_of(task: SuiteTask) -> list[tuple[str, str]]:
+    """The files and folders that a task reads: the field, and what the suite writes there."""
     if isinstance(task, LmEvalTask):
-        return [task.task] if task.task.endswith((".yaml", ".yml")) else []
-    named: list[str | None] = [task.data, task.few_shot_from]
+        return [("task", task.task)] if task.task.endswith((".yaml", ".yml")) else []
+    named: list[tuple[str, str | None]] = [("data", task.data), ("few_shot_from", task.few_shot_from)]
     if isinstance(task, JsonTask) and isinstance(task.json_schema, str):
-        named.append(task.json_schema)
+        named.append(("json_schema", task.json_schema))
     if isinstance(task, SqlTask):
-        named.append(task.database)
+        named.append(("database", task.database))
     if isinstance(task, CitationsTask):
-        named.append(task.corpus)
-    return [name for name in named if name is not None]
+        named.append(("corpus", task.corpus))
+    return [(field, name) for field, name in named if name is not None]
 
 
-def digests_of(suite: Suite, folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file that the suite reads, by its path as written; of a folder that of all its files.
+def digests_of(suite: Suite, folder: Path, find_file: FileFinder | None = None) -> dict[str, str]:
+    """The SHA-256 of each file that the suite reads, by its name as written; of a folder that of all its files.
+
+    find_file: what names stand for; None takes paths that count from the folder.
 
     Raises NotFoundError, naming the task.
     """
     found: dict[str, str] = {}
+    find = find_file or files_in(folder)
     for task in suite.tasks:
-        for name in files_of(task):
-            if not (folder / name).exists():
+        for field, name in files_of(task):
+            path = find(field, name)
+            if not path.exists():
                 raise NotFoundError(
                     f"task {task.name}: no file {name} in {folder}",
                     expected="paths relative to the suite's folder, or absolute",
                     do="correct the path",
                 )
-            found[name] = digest_of(folder / name)
+            found[name] = digest_of(path)
     return found
 
 
@@ -117,5 +130,5 @@ def _wrong(spec: type[BaseModel], keys: Mapping[str, Any], lines: Mapping[str, i
     except ValidationError as error:
         return [f"{prefix}{one}" for one in describe_problems(error, lines, (), spec=spec)]
     except (TypeError, ValueError, RecursionError) as error:
-        return [f"{prefix}holds something that is no plain value: {error}"]
+        return [f"{prefix}holds something that is no plain value: {library_reason(error)}"]
     return []

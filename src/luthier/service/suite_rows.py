@@ -12,6 +12,7 @@ from luthier.core.errors import DataError, LeakageError, RowProblem
 from luthier.core.suite import ChooseTask, RowTask
 from luthier.service.column_maps import map_that_fits
 from luthier.service.evaluations import choose_samples, not_held_out
+from luthier.service.suite_file import FileFinder
 from luthier.service.task_runs import RowsOf
 
 if TYPE_CHECKING:
@@ -40,16 +41,17 @@ class _File:
     without_answer: frozenset[str] = field(default=frozenset())
 
 
-def load_task(task: RowTask, folder: Path, *, seen: Seen, seed: int, is_general: bool = False) -> RowsOf:
-    """The rows of a task. folder: what its paths are relative to.
+def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is_general: bool = False) -> RowsOf:
+    """The rows of a task. find_file: what the names of files in it stand for.
 
     Raises NotFoundError and DataError for a wrong file, LeakageError for rows that a judged system was trained on,
     RequestError where too few examples can be shown.
     """
     from luthier.evaluate.few_shot import choose_shots
 
-    task, read_by = _mapped(task, folder / task.data, seen)
-    read = _read(task, folder / task.data)
+    path = find_file("data", task.data)
+    task, read_by = _mapped(task, path, seen)
+    read = _read(task, path)
     rows = read.rows
     if task.most_rows is not None:
         kept = {example.id for example in choose_samples([row.example for row in rows], task.most_rows)}
@@ -60,8 +62,9 @@ def load_task(task: RowTask, folder: Path, *, seen: Seen, seed: int, is_general:
         cautions = (f"{len(rows):,} of the file's {len(read.rows):,} rows were judged.", *cautions)
     shots: tuple[Example, ...] = ()
     if task.few_shot and task.few_shot_from is not None:
-        shown_by, _ = _mapped(task, folder / task.few_shot_from, seen)
-        shown = _read(shown_by.model_copy(update={"cluster_by": None}), folder / task.few_shot_from)
+        shown_path = find_file("few_shot_from", task.few_shot_from)
+        shown_by, _ = _mapped(task, shown_path, seen)
+        shown = _read(shown_by.model_copy(update={"cluster_by": None}), shown_path)
         pool = not_held_out([row.example for row in shown.rows], examples)
         shots = choose_shots(pool, task.few_shot, seed, held_out=examples)
     return RowsOf(

@@ -22,7 +22,7 @@ from luthier.service.context import Context
 from luthier.service.corpora import read_corpus
 from luthier.service.evaluations import training_rows
 from luthier.service.general_tasks import general_tasks
-from luthier.service.suite_file import digests_of, load_suite
+from luthier.service.suite_file import FileFinder, digests_of, files_in, load_suite
 from luthier.service.suite_rows import Seen, load_task
 from luthier.service.task_runs import Engines, RowsOf, run_tasks
 from luthier.service.task_systems import TUNED, Server, System, find_system
@@ -42,6 +42,7 @@ def run_suite(
     allow_leakage: bool = False,
     project_id: str = DEFAULT_PROJECT,
     result_id: str | None = None,
+    find_file: FileFinder | None = None,
 ) -> SuiteResult:
     """Judge systems by a suite, keep the result, and return it.
 
@@ -49,7 +50,8 @@ def run_suite(
     (`ft:...`) or a server's model (`http://host/v1#MODEL`). The base of a tuned candidate is always judged too, and
     with examples in its prompt where a task has some. judge: the engine that judges, by name. seeds: trainings of the
     candidate, a run; the missing ones are trained now. allow_code: run code that models write, where a task says so.
-    result_id: what the result is called; by default a new id.
+    result_id: what the result is called; by default a new id. find_file: what the names of files in the suite and its
+    rows stand for; None takes paths, which count from the suite's folder.
 
     Raises, before anything is run: NotFoundError (suite, file, model, run), RequestError (a wrong suite; a server asked
     for likelihoods; a task that needs a judge and has none), DataError (wrong rows), LeakageError (rows that a judged
@@ -59,13 +61,15 @@ def run_suite(
 
     start = time.perf_counter()
     spec, folder = load_suite(suite), suite.absolute().parent
-    fingerprint = spec.fingerprint(digests_of(spec, folder))
+    find = find_file or files_in(folder)
+    fingerprint = spec.fingerprint(digests_of(spec, folder, find))
     who = _find(context, systems, project_id)
     seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage, map_of_runs(context, who.run_ids))
     caveats: list[str] = []
-    loaded = [*_load(spec, folder, seen, context.progress), *_general(spec, who, seen, caveats)]
+    loaded = [*_load(spec, find, seen, context.progress), *_general(spec, who, seen, caveats)]
     trainings = _trainings(context, who, seeds)
-    tasks = _run_all(context, spec, who, loaded, folder=folder, judge=judge, allow_code=allow_code, trainings=trainings)
+    resources = replace(_resources(context, folder, find, allow_code), is_remote=find_file is not None)
+    tasks = _run_all(context, spec, who, loaded, resources=resources, judge=judge, trainings=trainings)
     tasks = adjusted(tasks, who.candidate)
     base = None if who.base is None else who.base.name
     result = SuiteResult(
@@ -133,14 +137,14 @@ def _base_of(context: Context, run_id: str | None, found: Sequence[System]) -> C
     return next((one for one in named if (one.model_path, one.adapter_path) == (base.model_path, None)), base)
 
 
-def _load(spec: Suite, folder: Path, seen: Seen, progress: Progress) -> list[RowsOf]:
+def _load(spec: Suite, find_file: FileFinder, seen: Seen, progress: Progress) -> list[RowsOf]:
     loaded = []
     for task in spec.tasks:
         if isinstance(task, LmEvalTask):
             continue
-        rows_of = load_task(task, folder, seen=seen, seed=spec.seed)
+        rows_of = load_task(task, find_file, seen=seen, seed=spec.seed)
         if isinstance(task, CitationsTask):
-            rows_of = replace(rows_of, documents=read_corpus(folder / task.corpus, progress))
+            rows_of = replace(rows_of, documents=read_corpus(find_file("corpus", task.corpus), progress))
         loaded.append(rows_of)
     return loaded
 
@@ -178,15 +182,20 @@ def _trainings(context: Context, who: _Who, seeds: int) -> list[System]:
     return [find_system(context, one) for one in runs_of_other_seeds(context, who.run_id, seeds - 1)]
 
 
-def _resources(context: Context, stack: ExitStack, folder: Path, judge: str | None, allow_code: bool) -> Resources:
+def _resources(context: Context, folder: Path, find_file: FileFinder, allow_code: bool) -> Resources:
+    """What tasks may use, but for the judge, which is opened last."""
     from luthier.evaluate.tasks.protocol import Resources
 
-    engine = None
-    if judge is not None:
-        from luthier.service.judges import open_judge
+    return Resources(folder=folder, find_file=find_file, allows_code=allow_code, progress=context.progress)
 
-        engine = stack.enter_context(closing(open_judge(context, judge)))
-    return Resources(folder=folder, judge=engine, judge_name=judge, allows_code=allow_code, progress=context.progress)
+
+def _judged_by(context: Context, stack: ExitStack, resources: Resources, judge: str | None) -> Resources:
+    if judge is None:
+        return resources
+    from luthier.service.judges import open_judge
+
+    engine = stack.enter_context(closing(open_judge(context, judge)))
+    return replace(resources, judge=engine, judge_name=judge)
 
 
 def _run_all(
@@ -195,9 +204,8 @@ def _run_all(
     who: _Who,
     loaded: Sequence[RowsOf],
     *,
-    folder: Path,
+    resources: Resources,
     judge: str | None,
-    allow_code: bool,
     trainings: Sequence[System],
 ) -> tuple[TaskResult, ...]:
     """All tasks in the order of the suite, those of general ability last."""
@@ -205,14 +213,14 @@ def _run_all(
     if foreign:
         from luthier.service.lm_eval_tasks import check_lm_eval, run_lm_eval
 
-        check_lm_eval(foreign, who.ordered, folder=folder)
+        check_lm_eval(foreign, who.ordered, folder=resources.folder)
     with ExitStack() as stack:
         engines = stack.enter_context(Engines(context))
         results = run_tasks(
             context,
             who.ordered,
             loaded,
-            resources=_resources(context, stack, folder, judge, allow_code),
+            resources=_judged_by(context, stack, resources, judge),
             seed=spec.seed,
             shown=who.shown,
             trainings=trainings,
@@ -220,7 +228,7 @@ def _run_all(
         )
         done = {result.name: _with_judge(context, result, judge) for result in results}
         for task in foreign:
-            done[task.name] = run_lm_eval(context, engines, who.ordered, task, folder=folder, seed=spec.seed)
+            done[task.name] = run_lm_eval(context, engines, who.ordered, task, folder=resources.folder, seed=spec.seed)
     order = [task.name for task in spec.tasks]
     return tuple(done[name] for name in (*order, *(name for name in done if name not in order)))
 

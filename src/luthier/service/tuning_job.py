@@ -17,6 +17,7 @@ from luthier.core.errors import (
 )
 from luthier.core.fine_tuning import LEAST_EXAMPLES, FineTuningRequest
 from luthier.core.job import Job
+from luthier.core.library_errors import library_words_hidden
 from luthier.core.recipe import Recipe
 from luthier.jobs.process import Outcome
 from luthier.service.context import Context
@@ -40,16 +41,17 @@ def carry_out(context: Context, job: Job) -> Outcome:
     request = FineTuningRequest.model_validate(job.document["request"])
     laid: list[_Laid] = []
     try:
-        _lay_out(context, job, request, laid)
-        paths = {one.param: one.path for one in laid}
-        recipe = recipe_of(
-            request,
-            sources.pull(job.document["base_model"], context.home, context.progress),
-            paths["training_file"],
-            paths.get("validation_file"),
-            job.document.get("found", {}).get("validate_every_steps"),
-        )
-        return _validate(context, request, recipe) if job.lane == "validate" else _train(context, job, recipe)
+        with library_words_hidden():
+            _lay_out(context, job, request, laid)
+            paths = {one.param: one.path for one in laid}
+            recipe = recipe_of(
+                request,
+                sources.pull(job.document["base_model"], context.home, context.progress),
+                paths["training_file"],
+                paths.get("validation_file"),
+                job.document.get("found", {}).get("validate_every_steps"),
+            )
+            return _validate(context, request, recipe) if job.lane == "validate" else _train(context, job, recipe)
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:

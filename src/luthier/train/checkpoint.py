@@ -29,6 +29,7 @@ from luthier.core.disk_full import is_disk_full
 from luthier.core.durable import sync
 from luthier.core.errors import CheckpointError, StorageFullError
 from luthier.core.frozen import Frozen
+from luthier.core.library_errors import library_reason
 from luthier.train.early_stopping import EarlyStopping
 from luthier.train.tensor_file import save_file
 
@@ -221,5 +222,5 @@ def _damage(path: Path) -> str | None:
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (ValueError, KeyError, TypeError) as error:
-        return f"{_MANIFEST} cannot be read ({error})"
+        return f"{_MANIFEST} cannot be read ({library_reason(error)})"
     return None

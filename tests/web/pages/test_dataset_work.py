@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
-from luthier.service import asked_by_id, dataset_versions
+from luthier.service import dataset_versions, file_references
 from luthier.service.context import Context
 from luthier.service.dataset_questions import ANSWERS
 from luthier.testing.waiting import wait_for
@@ -32,7 +32,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         found: dict[str, Any] = json.loads(json.dumps(ANSWERS[question](context, given)))
         return found
 
-    monkeypatch.setattr(asked_by_id, "answer_to", answer)
+    monkeypatch.setattr(file_references, "answer_to", answer)
 
 
 def rows(num: int = 60) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.api.errors import bug_response
+from luthier.core.library_errors import library_words_hidden
 
 log = logging.getLogger("luthier.api")
 
@@ -55,7 +56,8 @@ class Frame:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_framed)
+            with library_words_hidden():
+                await self._app(scope, receive, send_framed)
         except Exception as error:
             # Once the answer has begun, its end can only be broken off.
             if has_begun:

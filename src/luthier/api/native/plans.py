@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.api.authentication import HomeContext, Trainer
 from luthier.api.error_documents import documented
-from luthier.service.asked_by_id import AuditRequest, audit_of, plan_of
+from luthier.service.file_references import AuditRequest, audit_of, plan_of
 
 router = APIRouter(prefix="/api/v1", tags=["plans"])
 

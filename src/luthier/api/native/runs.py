@@ -12,8 +12,8 @@ from luthier.api.error_documents import documented
 from luthier.api.native.ids import Id
 from luthier.core.job import Job, JobStatus
 from luthier.service import project_runs, recipe_jobs
-from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
+from luthier.service.path_redaction import redact_paths, reference_places
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
@@ -133,5 +133,5 @@ def _view(context: Context, job: Job) -> JobView:
         created_at=int(job.created_at),
         updated_at=int(job.updated_at),
         finished_at=None if job.finished_at is None else int(job.finished_at),
-        error=without_places(job.error, {f"{context.home}/": ""}),
+        error=redact_paths(job.error, reference_places(context, job.document)),
     )

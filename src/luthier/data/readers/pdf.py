@@ -9,6 +9,7 @@ from pathlib import Path
 import pypdfium2
 
 from luthier.core.errors import DataError
+from luthier.core.library_errors import library_reason
 from luthier.data.readers.document import Document, Section
 from luthier.data.readers.page_furniture import without_furniture
 
@@ -36,7 +37,9 @@ def read(path: Path) -> Document:
                 expected="a PDF that opens without one",
                 do="remove it: qpdf --password=... --decrypt IN OUT",
             ) from error
-        raise DataError(f"broken PDF: {error}", expected="a whole PDF", do="get or print it anew") from error
+        raise DataError(
+            f"broken PDF: {library_reason(error)}", expected="a whole PDF", do="get or print it anew"
+        ) from error
     try:
         num_pages = len(pdf)
         pages: list[list[str]] = []

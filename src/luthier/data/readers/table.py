@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import DataError
+from luthier.core.library_errors import library_reason
 from luthier.data.readers.document import Document
 
 Read = Callable[[Path], Document]
@@ -55,7 +56,7 @@ def load_reader(name: str) -> Read:
         found: Read = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise DataError(
-            f"the reader {name} cannot be loaded: {error}",
+            f"the reader {name} cannot be loaded: {library_reason(error)}",
             expected="module:function of an installed package",
             do="install what it needs (`pip install --force-reinstall luthier`)",
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
+from luthier.core.library_errors import library_reason
 
 
 def message_documents(conversation: Conversation, *, parsed_arguments: bool) -> list[dict[str, Any]]:
@@ -37,7 +38,7 @@ def _call(call: dict[str, Any], parsed_arguments: bool) -> dict[str, Any]:
             arguments = json.loads(arguments)
         except ValueError as error:
             raise TemplateError(
-                f"a call of {function.get('name')!r} with arguments {arguments[:80]!r}: {error}",
+                f"a call of {function.get('name')!r} with arguments {arguments[:80]!r}: {library_reason(error)}",
                 expected="arguments as JSON text",
                 do="repair the row",
             ) from error

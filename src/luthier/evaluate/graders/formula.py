@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from luthier.core.errors import RequestError
+from luthier.core.library_errors import library_reason
 
 _MAX_CHARACTERS: Final = 1000
 _OPERATORS: Final[dict[type[ast.AST], Callable[..., Any]]] = {
@@ -47,7 +48,7 @@ class Formula:
             self._check(self._tree)
         except (SyntaxError, ValueError, RecursionError) as error:
             raise RequestError(
-                f"calculate_output {text[:100]!r}: {error}",
+                f"calculate_output {text[:100]!r}: {library_reason(error)}",
                 expected=f"arithmetic over {', '.join(sorted(names))}, with {', '.join(_FUNCTIONS)}",
                 do="correct objective.rewards",
             ) from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from luthier.core.bounded_regex import BoundedPattern
 from luthier.core.sentences import sentence_spans
 from luthier.core.suite import CitationForm
 from luthier.evaluate.grounding.cases import find_cases
@@ -21,7 +21,7 @@ _MOST_AROUND: Final = 400
 
 
 def find_citations(
-    text: str, forms: Collection[CitationForm], patterns: Mapping[str, re.Pattern[str]] | None = None
+    text: str, forms: Collection[CitationForm], patterns: Mapping[str, BoundedPattern] | None = None
 ) -> tuple[Citation, ...]:
     """The citations of the wanted forms and by the user's patterns, in the order of the text.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+from luthier.core.bounded_regex import BoundedPattern
 from luthier.core.errors import RequestError
 from luthier.evaluate.grounding.citation import Citation
 
@@ -15,19 +16,12 @@ _ENDS: Final = ".,;:!?'*_"
 _PAIRS: Final = {")": "(", "]": "["}
 
 
-def compiled(patterns: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
+def compiled(patterns: Mapping[str, str]) -> dict[str, BoundedPattern]:
     """A user's patterns. Raises RequestError for one that is no regular expression, or that fits an empty text."""
     found = {}
     for name, pattern in patterns.items():
-        try:
-            found[name] = re.compile(pattern)
-        except re.error as error:
-            raise RequestError(
-                f"pattern {name}: {pattern!r} is no regular expression: {error}",
-                expected="one that Python's re takes",
-                do="correct it in the suite",
-            ) from error
-        if found[name].match("") is not None:
+        found[name] = BoundedPattern(f"pattern {name}", pattern)
+        if found[name].fits_nothing:
             raise RequestError(
                 f"pattern {name}: {pattern!r} fits an empty text",
                 expected="one that needs at least a character",
@@ -36,13 +30,16 @@ def compiled(patterns: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
     return found
 
 
-def find_patterns(text: str, patterns: Mapping[str, re.Pattern[str]]) -> Iterator[Citation]:
-    """Citations by a user's patterns. Case and blanks make no difference; a group `id` is what counts of a match."""
+def find_patterns(text: str, patterns: Mapping[str, BoundedPattern]) -> Iterator[Citation]:
+    """Citations by a user's patterns. Case and blanks make no difference; a group `id` is what counts of a match.
+
+    Raises RequestError for a pattern that takes too long on the text.
+    """
     for name, pattern in patterns.items():
         for match in pattern.finditer(text):
             if not match[0].strip():
                 continue
-            counted = match["id"] if "id" in pattern.groupindex and match["id"] else match[0]
+            counted = match["id"] if "id" in pattern.groups and match["id"] else match[0]
             shown = " ".join(match[0].split())
             yield Citation(shown, name, f"{name} {''.join(counted.split()).casefold()}", *match.span())
 

@@ -8,8 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from luthier.core.errors import RequestError
-from luthier.evaluate.jail.process import Child, ChildError
+from luthier.evaluate.jail.process import Child, ChildError, cannot_isolate
 
 OutcomeWord = Literal["passed", "failed", "error", "timeout", "memory"]
 # Until the child has started and locked itself; on a loaded machine that takes its time.
@@ -76,11 +75,7 @@ def isolation() -> Isolation:
 def require_isolation() -> None:
     """Raise RequestError where code cannot be run safely."""
     if not isolation().seccomp:
-        raise RequestError(
-            "this machine cannot lock a process down",
-            expected="Linux on x86_64 or aarch64 with seccomp filters",
-            do="judge code on such a machine, or take the task out of the suite",
-        )
+        raise cannot_isolate()
 
 
 def _run_once(answer: str, tests: str, seconds: float, most_memory_bytes: int) -> Outcome:

@@ -30,8 +30,9 @@ class _Program(ctypes.Structure):
 def lock(policy: dict[str, Any]) -> dict[str, bool]:
     """Take away all that the policy does not leave, and say what is in force.
 
-    policy: `limits` (name of a resource limit -> value), `readable` (paths), `filter` (hex of a seccomp program, empty
-    where there is none for this machine). Nothing here raises: what the kernel refuses is told as false.
+    policy: `limits` (name of a resource limit -> value), `readable` (paths), `root` (a folder that becomes the root of
+    all paths, once everything that is to be imported was; None for none), `filter` (hex of a seccomp program, empty
+    where there is none for this machine). Nothing here raises: what the kernel refuses is given as false.
     """
     for name, value in policy["limits"].items():
         kind = getattr(resource, name)
@@ -44,9 +45,11 @@ def lock(policy: dict[str, Any]) -> dict[str, bool]:
         has_namespace = kernel.unshare(_NEW_USER | _NEW_NETWORK | _NEW_IPC) == 0
         kernel.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         files = _restrict_files(kernel, policy["readable"])
-        return {"network_namespace": has_namespace, "landlock": files, "seccomp": _filter(kernel, policy["filter"])}
+        has_root = _change_root(policy["root"])
+        seccomp = _filter(kernel, policy["filter"])
+        return {"network_namespace": has_namespace, "landlock": files, "root": has_root, "seccomp": seccomp}
     except (AttributeError, OSError):  # no Linux
-        return {"network_namespace": False, "landlock": False, "seccomp": False}
+        return {"network_namespace": False, "landlock": False, "root": False, "seccomp": False}
 
 
 def _filter(kernel: ctypes.CDLL, hexadecimal: str) -> bool:
@@ -54,6 +57,18 @@ def _filter(kernel: ctypes.CDLL, hexadecimal: str) -> bool:
     program = _Program(len(code) // 8, code)
     refused: int = kernel.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(program), 0, 0) if code else 1
     return refused == 0
+
+
+def _change_root(folder: str | None) -> bool:
+    """Make the folder the root of all paths: allowed in a user namespace of one's own, and by Landlock."""
+    if folder is None:
+        return False
+    try:
+        os.chroot(folder)
+        os.chdir("/")
+    except OSError:
+        return False
+    return True
 
 
 def _restrict_files(kernel: ctypes.CDLL, readable: list[str]) -> bool:

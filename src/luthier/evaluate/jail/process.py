@@ -14,11 +14,12 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from luthier.core.errors import RequestError
 from luthier.evaluate.jail.calls import filter_program
 
 _MOST_REPLY_BYTES = 2**22
@@ -34,15 +35,29 @@ class ChildError(Exception):
         super().__init__("timeout" if is_late else f"ended by signal {signal_number}")
 
 
+def cannot_isolate() -> RequestError:
+    """The error of a machine on which code or queries of others cannot be run safely."""
+    return RequestError(
+        "this machine cannot lock a process down",
+        expected="Linux on x86_64 or aarch64 with seccomp filters",
+        do="judge code and queries on such a machine, or take the task out of the suite",
+    )
+
+
 class Child:
     """One locked-down process that runs `script` of this folder. Use it in a `with` block.
 
-    seconds: CPU time that the whole child may take. readable: files that it may read beside Python's own library.
+    seconds: CPU time that the whole child may take. placed: files that are put into its folder under these names, which
+    is then all that it can read; None leaves it Python's own library, too.
     """
 
-    def __init__(self, script: str, *, seconds: float, most_memory_bytes: int, readable: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, script: str, *, seconds: float, most_memory_bytes: int, placed: Mapping[str, Path] | None = None
+    ) -> None:
         here = Path(__file__).parent
         self._folder = tempfile.mkdtemp(prefix="luthier-jail-")
+        for name, path in (placed or {}).items():
+            _place(path, Path(self._folder) / name)
         self._process = subprocess.Popen(
             # As -I, which would leave the hash seed to chance: with it, an answer is judged alike each time.
             [sys.executable, "-P", "-s", "-S", str(here / script)],
@@ -60,7 +75,8 @@ class Child:
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._to, False)
         self._pending = b""
-        self.policy = _policy(seconds, most_memory_bytes, [str(here), *map(str, readable)])
+        root = None if placed is None else self._folder
+        self.policy = _policy(seconds, most_memory_bytes, [str(here), *([root] if root else [])], root)
 
     def ask(self, message: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Send one message, and wait at most so long for the reply.
@@ -125,7 +141,15 @@ class Child:
         return ChildError(is_late=code == -signal.SIGXCPU, signal_number=max(0, -code))
 
 
-def _policy(seconds: float, most_memory_bytes: int, readable: Sequence[str]) -> dict[str, Any]:
+def _place(path: Path, target: Path) -> None:
+    """The file under another name, without a copy of its bytes where the disk allows that."""
+    try:
+        os.link(path, target)
+    except OSError:  # another disk, or a file of another user
+        shutil.copyfile(path, target)
+
+
+def _policy(seconds: float, most_memory_bytes: int, readable: Sequence[str], root: str | None) -> dict[str, Any]:
     library = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(sys.base_prefix) / "lib")]
     program = filter_program(platform.machine()) if sys.platform == "linux" else None
     return {
@@ -137,6 +161,7 @@ def _policy(seconds: float, most_memory_bytes: int, readable: Sequence[str]) -> 
             "RLIMIT_NOFILE": 32,
             "RLIMIT_CORE": 0,
         },
+        "root": root,
         "readable": [*readable, *library, *_SYSTEM_LIBRARIES, *_SMALL_DEVICES],
         "filter": (program or b"").hex(),
     }

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Self
 
 from luthier.core.errors import RequestError
-from luthier.evaluate.jail.process import Child, ChildError
+from luthier.core.library_errors import are_library_words_hidden
+from luthier.evaluate.jail.process import Child, ChildError, cannot_isolate
 
 _SECONDS_TO_START = 60.0
 # What building a database and looking at the clock between steps may take beside the queries themselves.
@@ -40,23 +41,34 @@ class Result:
 
 
 class SqlRunner:
-    """Runs queries one after another. Use it in a `with` block. seconds: for each query.
+    """Runs queries one after another. Use it in a `with` block.
+
+    seconds: for each query. files: databases that it may open; they are put into the child's folder, and it can read
+    nothing else. needs_isolation: refuse to run where the machine cannot hold a process to that, as for callers over
+    the network.
 
     A child that is not heard of in time, or ends, costs its own queries only: the next ones get a new child.
     """
 
-    def __init__(self, *, seconds: float, files: Sequence[Path] = ()) -> None:
-        self._seconds = seconds
-        self._files = tuple(files)
+    def __init__(self, *, seconds: float, files: Sequence[Path] = (), needs_isolation: bool = False) -> None:
+        self._seconds, self._needs_isolation = seconds, needs_isolation
+        self._names = {str(file): f"{number}.db" for number, file in enumerate(dict.fromkeys(files))}
         self._child: Child | None = None
 
     def run(self, database: Database, queries: Sequence[str]) -> list[Result]:
         """What each query gives.
 
         Raises:
-            RequestError: the database cannot be opened, or its own statements fail.
+            RequestError: the database cannot be opened, or its own statements fail; or the machine cannot lock a
+                process down, and `needs_isolation`.
         """
-        job = {"script": database.script, "file": database.file, "queries": list(queries), "seconds": self._seconds}
+        job = {
+            "script": database.script,
+            "file": self._names.get(database.file, "none") if database.file else "",
+            "queries": list(queries),
+            "seconds": self._seconds,
+            "hides_words": are_library_words_hidden(),
+        }
         try:
             reply = self._started().ask(job, self._seconds * len(queries) + _GRACE_SECONDS)
         except ChildError as error:
@@ -90,9 +102,13 @@ class SqlRunner:
                 "sql_child.py",
                 seconds=_MOST_CHILD_SECONDS,
                 most_memory_bytes=_MOST_MEMORY_BYTES,
-                readable=self._files,
+                placed={name: Path(file) for file, name in self._names.items() if Path(file).is_file()},
             )
-            self._child.ask({"policy": self._child.policy}, _SECONDS_TO_START)
+            reply = self._child.ask({"policy": self._child.policy}, _SECONDS_TO_START)
+            in_force = reply.get("in_force", {})
+            if self._needs_isolation and not (in_force["seccomp"] and (in_force["landlock"] or in_force["root"])):
+                self.close()
+                raise cannot_isolate()
         return self._child
 
 

@@ -19,6 +19,7 @@ from typing import Any
 _MOST_ROWS = 100_000
 _MOST_VALUE_BYTES = 1_000_000
 _STEPS_BETWEEN_LOOKS = 1000
+_MOST_HEAP_BYTES = 300_000_000
 # Functions that load code, or give another result each time.
 _REFUSED_FUNCTIONS = {"load_extension", "fts3_tokenizer", "random", "randomblob"}
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
@@ -41,6 +42,10 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 100,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1000,
+    sqlite3.SQLITE_LIMIT_VDBE_OP: 1_000_000,
+    sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 10,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 
 
@@ -57,17 +62,25 @@ def main() -> None:
         try:
             if database is None or key != (job["script"], job["file"]):
                 key, database = (job["script"], job["file"]), _open(job["script"], job["file"])
-            reply: dict[str, Any] = {"results": [_run(database, query, job["seconds"]) for query in job["queries"]]}
-        except (sqlite3.Error, MemoryError, ValueError) as error:
-            database, reply = None, {"broken": f"{type(error).__name__}: {error}"}
+            hides, seconds = job["hides_words"], job["seconds"]
+            reply: dict[str, Any] = {"results": [_run(database, query, seconds, hides) for query in job["queries"]]}
+        except (sqlite3.Error, sqlite3.Warning, MemoryError, ValueError, OSError) as error:
+            database, reply = None, {"broken": _kind(error) if job["hides_words"] else f"{_kind(error)}: {error}"}
         print(json.dumps(reply), file=replies, flush=True)
 
 
 def _open(script: str, file: str) -> sqlite3.Connection:
-    """A database in memory, filled by the script; or a file, as it is and without being locked."""
-    place = f"{Path(file).as_uri()}?mode=ro&immutable=1" if file else ":memory:"
+    """A database in memory, filled by the script; or a file of this folder, as it is and without being locked."""
+    if "/" in file:
+        raise ValueError("a database is a name in this folder")
+    place = f"{(Path.cwd() / file).as_uri()}?mode=ro&immutable=1" if file else ":memory:"
     database = sqlite3.connect(place, uri=True, isolation_level=None, cached_statements=0)
-    database.execute("PRAGMA temp_store = MEMORY")
+    for pragma in ("temp_store = MEMORY", f"hard_heap_limit = {_MOST_HEAP_BYTES}", "mmap_size = 0"):
+        database.execute(f"PRAGMA {pragma}")
+    # A file may be made to do harm (https://sqlite.org/security.html): its views call no function with side effects,
+    # and its pages are checked before they are believed.
+    for pragma in ("trusted_schema = OFF", "cell_size_check = ON"):
+        database.execute(f"PRAGMA {pragma}")
     for limit, value in _LIMITS.items():
         database.setlimit(limit, value)
     # Text that is no UTF-8 is still a text.
@@ -90,10 +103,15 @@ def _only(actions: set[int]) -> Any:
     return decide
 
 
-def _run(database: sqlite3.Connection, query: str, seconds: float) -> dict[str, Any]:
+def _run(database: sqlite3.Connection, query: str, seconds: float, hides_words: bool) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     database.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
+    is_compiled = False
     try:
+        if hides_words:
+            # What SQLite says of a query that it only compiles quotes the query; when it runs, it may quote any value.
+            database.execute(f"EXPLAIN {query}").close()
+            is_compiled = True
         cursor = database.execute(query)
         if cursor.description is None:
             return {"error": "is no query that gives rows"}
@@ -101,12 +119,20 @@ def _run(database: sqlite3.Connection, query: str, seconds: float) -> dict[str, 
         if cursor.fetchone() is not None:
             return {"error": f"gives more than {_MOST_ROWS:,} rows"}
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
-        return {"error": "timeout" if str(error) == "interrupted" else f"{type(error).__name__}: {error}"[:300]}
+        if str(error) == "interrupted":
+            return {"error": "timeout"}
+        return {"error": f"fails while it runs: {_kind(error)}" if is_compiled else f"{_kind(error)}: {error}"[:300]}
     except MemoryError:
         return {"error": "memory"}
     width = str(len(cursor.description)).encode()
     in_order, in_any = (_digest(width + b"".join(order)).hex() for order in (rows, sorted(rows)))
     return {"in_order": in_order, "in_any_order": in_any, "num_rows": len(rows)}
+
+
+def _kind(error: BaseException) -> str:
+    """The kind of an error, by the name of SQLite's code where it has one."""
+    code = getattr(error, "sqlite_errorname", None)
+    return f"{type(error).__name__} ({code})" if code and code != "SQLITE_ERROR" else type(error).__name__
 
 
 def _digest(data: str | bytes) -> bytes:

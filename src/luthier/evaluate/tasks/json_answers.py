@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import NotFoundError, RequestError
@@ -54,7 +53,7 @@ class JsonAnswers:
             Fraction("json_exact", "whole answers right", exact),
             Fraction("json_valid", "valid JSON", _share(lambda found: found.value is not None)),
         ]
-        if (schema := _schema(task, resources.folder)) is not None:
+        if (schema := _schema(task, resources)) is not None:
             _check_own_answers(task.name, rows, schema)
             fits: Callable[[Found], bool] = lambda found: found.value is not None and schema.fits(found.value.value)  # noqa: E731
             metrics.append(Fraction("schema_valid", "answers that fit the schema", _share(fits)))
@@ -78,10 +77,10 @@ def _share(holds: Callable[[Found], bool]) -> Callable[[Observations], Array]:
     return lambda observed: mean_statistics([holds(find_json(output)) for output in observed.outputs])
 
 
-def _schema(task: JsonTask, folder: Path) -> SchemaCheck | None:
+def _schema(task: JsonTask, resources: Resources) -> SchemaCheck | None:
     if not isinstance(task.json_schema, str):
         return None if task.json_schema is None else SchemaCheck(task.json_schema)
-    path = folder / task.json_schema
+    path = resources.file("json_schema", task.json_schema)
     if not path.is_file():
         raise NotFoundError(str(path), expected="a file with a JSON schema", do="correct `json_schema` of the task")
     found = read_json(path.read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -28,9 +28,11 @@ class TaskRow:
 class Resources:
     """What a kind may use beside its rows.
 
-    folder: the suite's, which files are relative to. judge, judge_name: the engine that judges, where one was named.
-    allows_code: whether the command line allows that code which a model wrote is run. documents: the texts of the
-    corpus by name, where the task has one.
+    folder: the suite's, which files are relative to. find_file: the file of a field (its name and what it holds); None
+    takes paths that count from the folder. judge, judge_name: the engine that judges, where one was named. allows_code:
+    whether the command line allows that code which a model wrote is run. documents: the texts of the corpus by name,
+    where the task has one. is_remote: whether the suite comes from a caller over the network: what it brings is run
+    in a locked-down process, or not at all.
     """
 
     folder: Path
@@ -39,6 +41,12 @@ class Resources:
     allows_code: bool = False
     documents: Mapping[str, str] | None = None
     progress: Progress = field(default_factory=SilentProgress)
+    find_file: Callable[[str, str], Path] | None = None
+    is_remote: bool = False
+
+    def file(self, place: str, name: str) -> Path:
+        """The file that a field of the task or of a row names. Raises RequestError for one that may not be named."""
+        return self.folder / name if self.find_file is None else self.find_file(place, name)
 
 
 class TaskKind(Protocol[AnyTask]):

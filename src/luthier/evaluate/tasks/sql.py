@@ -106,7 +106,7 @@ class SqlJudge:
         self._told: dict[tuple[tuple[str, str], str], tuple[bool, bool]] = {}
         self.unusable: dict[str, str] = {}
         title = "Making databases" if task.table_field else "Running the rows' own queries"
-        runner = SqlRunner(seconds=task.timeout_seconds, files=self._files(rows))
+        runner = self._runner(self._files(rows))
         with runner, resources.progress.task(title, len(rows), "rows") as progress:
             for row in rows:
                 key = self._key(row.item, own_answer(row))
@@ -140,11 +140,15 @@ class SqlJudge:
         if new:
             progress = self._resources.progress.task("Running queries", len(new), "queries")
             files = [Path(database.file) for case in self._cases.values() for database in case.databases]
-            with SqlRunner(seconds=self._task.timeout_seconds, files=files) as runner, progress as task:
+            with self._runner(files) as runner, progress as task:
                 for key, query in new:
                     self._told[key, query] = _judge(self._cases[key], query, runner)
                     task.advance()
         return [self._told[one] for one in asked]
+
+    def _runner(self, files: Sequence[Path]) -> SqlRunner:
+        is_remote = self._resources.is_remote
+        return SqlRunner(seconds=self._task.timeout_seconds, files=files, needs_isolation=is_remote)
 
     def _case(self, row: TaskRow, runner: SqlRunner) -> _Case:
         query = query_of(own_answer(row))
@@ -169,7 +173,7 @@ class SqlJudge:
         value = text_in(item[field]) if field else str(self._task.database)
         if field and re.search(r"\b(create|insert)\s", value, re.IGNORECASE):
             return Database(script=value)
-        path = (self._resources.folder / value).resolve()
+        path = self._resources.file(field or "database", value).resolve()
         if not path.is_file():
             raise NotFoundError(str(path), expected="a SQLite file", do="correct the task's database")
         return Database(file=str(path))

@@ -9,13 +9,13 @@ Source: Newcombe, "Interval estimation for the difference between independent pr
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.core.bounded_regex import BoundedPattern
 from luthier.core.signal import Signal
 from luthier.monitor.drift.evidence import FALSE_ALARMS_A_MONTH
 from luthier.monitor.drift.ranks import Floats
@@ -38,7 +38,8 @@ def bias_signals(
     tail = FALSE_ALARMS_A_MONTH / (2 * LOOKS_A_MONTH * num_signals)
     found = []
     for name, pattern in groups.items():
-        is_in = np.array([bool(text and re.search(pattern, text, re.IGNORECASE)) for text in rows.prompts])
+        group = BoundedPattern(f"group {name}", pattern, ignore_case=True)
+        is_in = np.array([bool(text and group.search(text)) for text in rows.prompts])
         for outcome in OUTCOMES:
             found.append(_signal(name, columns[outcome], is_in, rows, checks, tail))
     return found

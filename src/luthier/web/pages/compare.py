@@ -15,6 +15,7 @@ from luthier.core.run import RunRecord, TrainResult
 from luthier.reporting import figures
 from luthier.service import project_runs
 from luthier.service.context import Context
+from luthier.service.path_redaction import redact_text, run_places
 from luthier.service.run_list import Judged, bill_of, page_of_runs
 from luthier.service.run_series import TRAINING, VALIDATION, RunSeries
 from luthier.service.run_standing import Standing, standing
@@ -88,9 +89,20 @@ def _values(
         "comparison": project_runs.compare_runs(context, caller.project_id, ids),
         "bills": [bill_of(context, record) for record in records],
         "charts": charts + _metric_charts(names, evaluations),
-        "results": [{"name": name, "values": [say(one) for one in records]} for name, say in _RESULTS],
+        "results": _results(context, records),
         "metrics": _metric_rows(ids, evaluations),
     }
+
+
+def _results(context: Context, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """What came out of each run, without paths of this machine."""
+    places = [run_places(context, context.runs.plan(one.run_id)) for one in records]
+    rows = []
+    for name, say in _RESULTS:
+        values = [say(one) for one in records]
+        shown = [redact_text(v, known) if isinstance(v, str) else v for v, known in zip(values, places, strict=True)]
+        rows.append({"name": name, "values": shown})
+    return rows
 
 
 def _metric_rows(ids: Sequence[str], evaluations: dict[str, Evaluation]) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
 from luthier.core.evaluation_order import MOST_AGAINST, OrderKind
 from luthier.service import draft_choices, evaluation_orders, files, project_models
-from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
 from luthier.service.evaluation_orders import OrderView
+from luthier.service.path_redaction import redact_paths, reference_places
 from luthier.web.errors import status_of
 from luthier.web.render import is_fragment_request, redirect, render
 from luthier.web.visitor import HomeContext, Reader, Trainer
@@ -134,7 +134,7 @@ def _form_page(request: Request, context: Context, caller: Caller, given: dict[s
 def _order_page(request: Request, context: Context, view: OrderView, error: LuthierError | None = None) -> Response:
     failure = None
     if view.job.error is not None:
-        told = without_places(view.job.error, {f"{context.home}/": ""})
+        told = redact_paths(view.job.error, reference_places(context, view.job.document))
         failure = WorkError(told["came"], expected=told["expected"], do=told["do"])
     values = {"view": view, "mark": _mark(view), "failure": failure, "error": error, "current": "/evaluations"}
     template = "evaluations/order_state.html" if is_fragment_request(request) else "evaluations/order.html"

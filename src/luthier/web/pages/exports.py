@@ -11,8 +11,8 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, WorkError
 from luthier.core.export import ParityReport
 from luthier.service import export_files, server_exports
-from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
+from luthier.service.path_redaction import home_places, redact_paths, reference_places
 from luthier.service.server_exports import SERVED, ExportView
 from luthier.web.charts.spec import Axis, Estimate, Intervals
 from luthier.web.errors import status_of
@@ -108,7 +108,7 @@ def _page(
     values |= {"is_served": made is not None and made.format in SERVED, "error": None, "report": None}
     if made is not None:
         values |= {"chart_spec": None if made.parity is None else _quality(made.parity), "card": None, "warnings": ()}
-        values["warnings"] = without_places(list(made.warnings), {f"{context.home}/": ""})
+        values["warnings"] = redact_paths(list(made.warnings), home_places(context))
         try:
             values["card"] = export_files.card_of(context, caller, export_id)
         except LuthierError as error:
@@ -128,7 +128,7 @@ def _failure(context: Context, view: ExportView) -> LuthierError | None:
     """Why the job has failed, without the places of this machine."""
     if view.job.error is None:
         return None
-    told = without_places(view.job.error, {f"{context.home}/": ""})
+    told = redact_paths(view.job.error, reference_places(context, view.job.document))
     return WorkError(told["came"], expected=told["expected"], do=told["do"])
 
 

@@ -13,9 +13,11 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.member import Session
+from luthier.core.run import RunRecord
 from luthier.service import overview
 from luthier.service.context import Context
 from luthier.service.deployments import list_deployments
+from luthier.service.path_redaction import shown_reference
 from luthier.web.navigation import entries_for
 from luthier.web.render import redirect, render
 from luthier.web.visitor import HomeContext, Reader, Visitor
@@ -56,9 +58,13 @@ def _rest(context: Context, caller: Caller) -> dict[str, Any]:
     project_id = caller.project_id
     return {
         "verdicts": overview.last_verdicts(context, project_id, limit=_MOST_LISTED),
-        "runs": context.runs.of_project(project_id, limit=_MOST_LISTED),
+        "runs": [_shown(one) for one in context.runs.of_project(project_id, limit=_MOST_LISTED)],
         "datasets": context.datasets.list(project_id)[:_MOST_LISTED],
         "deployments": list_deployments(context, caller)[:_MOST_LISTED],
         "spent": overview.spent_this_month(context, project_id),
         "room": overview.room(context),
     }
+
+
+def _shown(record: RunRecord) -> RunRecord:
+    return record.model_copy(update={"base_model": shown_reference(record.base_model)})

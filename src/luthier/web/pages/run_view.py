@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -23,8 +23,8 @@ from luthier.core.job_event import JobEvent
 from luthier.core.plan import Plan
 from luthier.core.split_provenance import coverage
 from luthier.reporting import figures
-from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
+from luthier.service.path_redaction import redact_paths, redact_text, run_places, shown_reference
 from luthier.service.quotes import kept_quote
 from luthier.service.run_list import Judged, asked_of, bill_of, datasets_of
 from luthier.service.run_standing import Standing, last_bill, last_step, left_seconds
@@ -42,15 +42,15 @@ def whole_page(context: Context, caller: Caller, judged: Judged, standing: Stand
     plan = None if record is None else context.runs.plan(standing.run_id)
     asked = asked_of(standing.job)
     return changing(context, caller, judged, standing, plan) | {
-        "base_model": _shown(context, record.base_model if record else asked.get("base_model") or "a base model"),
+        "base_model": shown_reference(record.base_model if record else asked.get("base_model") or "a base model"),
         "method": record.method if record else asked.get("method", ""),
-        "plan": None if plan is None else _shown(context, plan.values()),
+        "plan": None if plan is None else redact_paths(plan.values(), run_places(context, plan)),
     }
 
 
 def changing(context: Context, caller: Caller, judged: Judged, standing: Standing, plan: Plan | None) -> dict[str, Any]:
     """What is read anew when something has happened."""
-    run_id, record = standing.run_id, standing.record
+    run_id, record, places = standing.run_id, standing.record, run_places(context, plan)
     events = context.runs.of_kinds(run_id, _LOGGED_KINDS, limit=LOGGED)
     warnings = [event for event in events if isinstance(event, WarningRaised)]
     job = standing.job
@@ -60,22 +60,22 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
     return {
         "splits": [] if plan is None else _splits(plan, datasets_of(context, caller, plan)),
         "coverage": "" if plan is None else coverage(plan.data),
-        "asked": _shown(context, asked_of(job)),
+        "asked": redact_paths(asked_of(job), places),
         "quote": None if quote is None else quote.prediction,
         "run": standing,
         "words": words(context, standing),
         "bill": None if record is None else bill_of(context, record),
         "costs": [] if record is None or plan is None else costs(bill_of(context, record), plan.budget),
-        "error": _shown_error(context, standing),
+        "error": _shown_error(standing, places),
         "overfitting": next((one for one in warnings if one.code == "overfitting"), None),
-        "warnings": [_shown(context, one.message) for one in warnings if one.code != "overfitting"],
+        "warnings": [redact_text(one.message, places) for one in warnings if one.code != "overfitting"],
         "judged": judged.of_runs([run_id]).get(run_id),
         "has_report": record is not None and (folder / "report.html").is_file(),
         "outcome": next((one for one in models if one.step is None), None),
         "snapshots": sorted((one for one in models if one.step is not None), key=lambda one: -(one.step or 0)),
         "checkpoints": [event for event in events if isinstance(event, CheckpointSaved)][:5],
-        "log": [(event, _told(context, event)) for event in events],
-        "job_log": [] if job is None else _job_log(context, job.job_id),
+        "log": [(event, _told(event, places)) for event in events],
+        "job_log": [] if job is None else _job_log(context, job.job_id, places),
         "fit": record.result.fit if record is not None and record.result is not None else None,
     }
 
@@ -170,7 +170,7 @@ def _splits(plan: Plan, names: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _told(context: Context, event: Event) -> str:
+def _told(event: Event, places: Mapping[str, str]) -> str:
     """An event in a sentence."""
     if isinstance(event, RunStarted):
         return f"Training begins at step {figures.count(event.from_step)} of {figures.count(event.num_steps)}."
@@ -181,22 +181,20 @@ def _told(context: Context, event: Event) -> str:
     if isinstance(event, CheckpointSaved):
         return f"Checkpoint of {figures.size(event.num_bytes)}."
     if isinstance(event, WarningRaised):
-        return str(_shown(context, event.message))
-    return f"Ended as {event.status}: {_shown(context, event.reason)}" if isinstance(event, RunEnded) else event.kind
+        return redact_text(event.message, places)
+    return (
+        f"Ended as {event.status}: {redact_text(event.reason, places)}" if isinstance(event, RunEnded) else event.kind
+    )
 
 
-def _job_log(context: Context, job_id: str) -> list[JobEvent]:
+def _job_log(context: Context, job_id: str, places: Mapping[str, str]) -> list[JobEvent]:
     notes = context.job_events.notes(job_id, limit=LOGGED)
-    return [note.model_copy(update={"message": _shown(context, note.message)}) for note in notes]
+    return [note.model_copy(update={"message": redact_text(note.message, places)}) for note in notes]
 
 
-def _shown(context: Context, document: Any) -> Any:
-    return without_places(document, {f"{context.home}/": ""})
-
-
-def _shown_error(context: Context, standing: Standing) -> dict[str, str] | None:
+def _shown_error(standing: Standing, places: Mapping[str, str]) -> dict[str, str] | None:
     error = standing.error
     if error is None:
         return None
-    found: dict[str, str] = _shown(context, {"came": error.came, "expected": error.expected, "do": error.do})
-    return found
+    said = {"came": error.came, "expected": error.expected, "do": error.do}
+    return {part: redact_text(text, places) for part, text in said.items()}

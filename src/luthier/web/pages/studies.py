@@ -9,8 +9,8 @@ from starlette.responses import HTMLResponse, Response
 
 from luthier.core.digest import sha256_document
 from luthier.service import pipeline_views, study_views
-from luthier.service.asked_by_id import without_places
 from luthier.service.context import Context
+from luthier.service.path_redaction import home_places, redact_paths, shown_reference
 from luthier.service.study_views import StudyView
 from luthier.web.charts.study_charts import study_charts
 from luthier.web.pages.run import REPORT_POLICY
@@ -56,20 +56,20 @@ def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
     from luthier.service.study_end import mean_losses
     from luthier.tune.report.page import headline
 
-    study, shown = view.study, {f"{context.home}/": "", study_recipe_folder(view): ""}
+    study, shown = view.study, home_places(context) | {study_recipe_folder(view): ""}
     done = [trial.loss for trial in view.best if trial.state == "done" and trial.loss is not None]
     others = [trial for trial in view.trials if trial not in view.best]
     return {
         "view": view,
         "study": study,
         "spec": study.spec,
-        "base_model": without_places(study.spec.recipe.base_model, shown),
+        "base_model": shown_reference(study.spec.recipe.base_model, shown),
         "headline": headline(study.model_copy(update={"hours": view.hours}), view.trials, mean_losses(view.trials)),
         "lowest": min(done, default=None),
         "charts": study_charts(view),
         "rows": [*view.best, *others],
-        "reasons": {trial.number: without_places(trial.reason, shown) for trial in view.trials},
-        "notes": without_places(list(study.notes), shown),
+        "reasons": {trial.number: redact_paths(trial.reason, shown) for trial in view.trials},
+        "notes": redact_paths(list(study.notes), shown),
         "winner": None if study.winner is None else view.trials[study.winner],
         "mark": mark,
     }

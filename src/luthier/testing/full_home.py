@@ -1,0 +1,205 @@
+"""A home with one of everything in it, and paths of the machine wherever a document can hold one: to test routes with.
+
+Nothing was trained for it. Its base model lies in a folder of the user's, its rows in another: both outside the home.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.access import Caller
+from luthier.core.evaluation import Evaluation
+from luthier.core.events import CheckpointSaved, RunEnded, SnapshotSaved, WarningRaised
+from luthier.core.job import Job
+from luthier.testing import assessed, models_home, pipelines_home, studies_home
+from luthier.testing.finished_run import add_run
+from luthier.testing.ratings import make_panel
+from luthier.testing.records import make_evaluation, make_plan, make_record, make_result
+
+if TYPE_CHECKING:
+    from luthier.service.context import Context
+
+ME = Caller()
+ROWS = "".join(f'{{"prompt": "question {n}", "completion": "answer {n}"}}\n' for n in range(24))
+QUOTED = "/imagine cats/dogs and what the row says"
+"""Text of rows and answers that begins as a path does."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullHome:
+    """Ids of what is there, by the name of the parameter of a path; `of_route` says more of single routes."""
+
+    ids: dict[str, str]
+    of_route: dict[str, dict[str, str]]
+
+    def address(self, path: str) -> str:
+        """The path of a route with its parameters filled in. Raises KeyError for one that is not known."""
+        known = self.ids
+        for start, more in self.of_route.items():
+            if path.startswith(start):
+                known = known | more
+        for name, value in known.items():
+            path = path.replace(f"{{{name}}}", value).replace(f"{{{name}:path}}", value)
+        if "{" in path:
+            raise KeyError(path)
+        return path
+
+
+def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
+    """Put one of everything into a home.
+
+    Args:
+        home: An empty one.
+        folder: Where the user's rows lie, outside of it.
+        base: The folder of a transformers model.
+    """
+    from luthier.service import deployments, files
+    from luthier.service.models import pull_model
+
+    pull_model(home, str(base))
+    rows = folder / "rows.jsonl"
+    rows.write_text(ROWS, encoding="utf-8")
+    made = models_home.fill(home)
+    job_id, run_id = _failed_run(home, rows, base)
+    evaluation = _evaluation(home, run_id, rows, base)
+    pipelines_home.add_showdown(home)
+    retrain = pipelines_home.add_retrain(home, {"status": "failed", "reason": f"no room in {home.home}/runs"})
+    pipelines_home.add_auto(home, {"status": "failed", "reason": f"{home.home}/rows/orders.jsonl has no rows"})
+    studies_home.add_study(home, {"notes": (f"{home.home}/rows/train.jsonl was read",)})
+    suite = assessed.make_suite_result(run_id=made.runs[1], candidate=str(base))
+    home.assessments.save("suite", suite.result_id, suite, project_id="default", subject=made.runs[1])
+    safety = assessed.make_safety_result(run_id=made.runs[1], candidate=str(base))
+    home.assessments.save("safety", safety.result_id, safety, project_id="default", subject=made.runs[1])
+    panel = make_panel(home)
+    file_id = files.add_file(home, "default", rows, filename="rows.jsonl", purpose="fine-tune").file_id
+    base_name = base.name
+    deployments.deploy(home, ME, "front-desk", base_name)
+    ids = {
+        "dataset_id": made.dataset_id,
+        "run_id": run_id,
+        "study_id": studies_home.STUDY_ID,
+        "pipeline_id": retrain.pipeline_id,
+        "panel_id": panel.panel.panel_id,
+        "rater_id": panel.links[0].rater.rater_id,
+        "evaluation_id": evaluation.evaluation_id,
+        "export_id": made.export_id,
+        "file_id": file_id,
+        "job_id": job_id,
+        "name": "front-desk",
+        "model": base_name,
+        "checkpoint": f"{made.tuned}:ckpt-step-5",
+        "number": "1",
+        "deed": "revoke",
+        "file_format": "csv",
+        "path": "README.md",
+        "result_id": suite.result_id,
+        "task": suite.tasks[0].name,
+    }
+    of_route = {
+        "/models/": {"name": made.runs[1]},
+        "/evaluations/safety/": {"result_id": safety.result_id, "task": safety.probes[0].name},
+        "/pipelines/{pipeline_id}/report": {"pipeline_id": pipelines_home.SHOWDOWN_ID},
+    }
+    return FullHome(ids | _of_projects(home, made), of_route)
+
+
+def _failed_run(home: Context, rows: Path, base: Path) -> tuple[str, str]:
+    """A run of rows and a base model outside of the home, all of whose words name paths, and its job."""
+    run_id = "run-20261125-093000-eeeeee"
+    add_run(home, "d")
+    plan = make_plan()
+    recipe = plan.recipe.model_copy(
+        update={"base_model": str(base), "data": plan.recipe.data.model_copy(update={"train": str(rows)})}
+    )
+    profile = plan.data.train.model_copy(update={"file": str(rows)})
+    plan = plan.model_copy(
+        update={
+            "recipe": recipe,
+            "base_model": plan.base_model.model_copy(update={"name": str(base), "path": str(base)}),
+            "data": plan.data.model_copy(update={"train": profile}),
+        }
+    )
+    made = home.settings.run_folder(run_id)
+    made.mkdir(parents=True)
+    (made / "report.html").write_text(f"<p>{home.home}/runs, {rows} and {base}</p>", encoding="utf-8")
+    words = f"{rows} is on a full disk, as {home.home} and {base} are"
+    result = make_result().model_copy(update={"adapter_path": str(made / "adapter"), "warnings": (words,)})
+    record = make_record(run_id, status="failed", result=result)
+    changes = {"base_model": str(base), "report_path": str(made / "report.html"), "stopped_because": words}
+    home.runs.create(record.model_copy(update=changes), plan)
+    for event in (
+        WarningRaised(step=1, code="full", message=words),
+        CheckpointSaved(step=1, path=str(made / "checkpoints" / "1"), num_bytes=1),
+        SnapshotSaved(step=1, path=str(made / "snapshots" / "1")),
+        RunEnded(step=1, status="failed", reason=words),
+    ):
+        home.runs.append(run_id, event)
+    document = {"recipe": recipe.model_dump(mode="json")}
+    job = home.jobs.submit(Job(job_id="job-20261125-093000-eeeeee", kind="train", document=document, run_id=run_id))
+    taken = home.jobs.claim("w")
+    assert taken is not None
+    error = {"type": "DataError", "came": words, "expected": f"room in {home.home}", "do": f"empty {base}"}
+    home.jobs.finish(taken.job_id, taken.attempt, "failed", error=error)
+    home.job_events.append(job.job_id, "full", words)
+    return job.job_id, run_id
+
+
+def _evaluation(home: Context, run_id: str, rows: Path, base: Path) -> Evaluation:
+    """Systems that are called as their folders are, judged on a file by its path, with answers that look like paths."""
+    plain = make_evaluation("eval-20261125-093000-eeeeee", run_id=run_id)
+    one, other = plain.systems
+    samples = tuple(
+        sample.model_copy(update={"prompt": QUOTED, "output": QUOTED, "reference": QUOTED}) for sample in one.samples
+    )
+    named = f"{base} + 4 examples"
+    systems = (
+        one.model_copy(update={"name": named, "model": str(base), "samples": samples}),
+        other.model_copy(update={"name": run_id, "model": str(base), "adapter": str(home.home / "adapter")}),
+    )
+    assert plain.verdict is not None
+    verdict = plain.verdict.model_copy(update={"headline": f"{run_id} is not better than {named}."})
+    comparison = plain.comparisons[0].model_copy(update={"baseline": named, "candidate": run_id})
+    changes = {"systems": systems, "held_out_file": str(rows), "verdict": verdict, "comparisons": (comparison,)}
+    evaluation = plain.model_copy(update=changes)
+    home.evaluations.save(evaluation)
+    home.runs.update(run_id, evaluation_id=evaluation.evaluation_id)
+    return evaluation
+
+
+def _of_projects(home: Context, made: models_home.Made) -> dict[str, str]:
+    """Keys, members, webhooks, exchanges and uploads: what needs no file of rows."""
+    from luthier.core.traffic import Exchange
+    from luthier.core.webhook import EVENT_TYPES, Webhook
+    from luthier.service import access, checkpoint_permissions, members, review_queue, traffic, uploads
+
+    key, _ = access.create_key(home, "mine", scopes=("read",))
+    member = members.add_member(home, ME, "ada", "correct horse battery staple", "viewer")
+    address = Webhook(
+        webhook_id="webhook-20261125-093000-aaaaaa",
+        project_id="default",
+        url="https://example.com/hook",
+        event_types=EVENT_TYPES,
+    )
+    webhook = home.webhooks.add(address, "a secret of forty-one characters, made up")
+    upload = uploads.create_upload(
+        home, "default", filename="a.jsonl", purpose="fine-tune", mime_type="application/jsonl", num_bytes=10
+    )
+    turns: tuple[dict[str, Any], ...] = ({"role": "user", "content": QUOTED},)
+    exchange = Exchange(
+        exchange_id="chatcmpl-1", project_id="default", at=1e9, model="front-desk", messages=turns, answer=QUOTED
+    )
+    traffic.record(home, exchange)
+    review_queue.queue_sample(home, ME, "front-desk", 1, seed=0)
+    home.access.add_project("proj-friend", "friend")
+    checkpoint = f"{made.tuned}:ckpt-step-5"
+    permission = checkpoint_permissions.permit(home, ME, checkpoint, ["proj-friend"])[0]
+    return {
+        "key_id": key.key_id,
+        "member_id": member.member_id,
+        "webhook_id": webhook.webhook_id,
+        "upload_id": upload.upload_id,
+        "exchange_id": exchange.exchange_id,
+        "permission_id": permission.permission_id,
+    }
