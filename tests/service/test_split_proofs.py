@@ -12,7 +12,7 @@ from luthier.core.access import Caller
 from luthier.core.plan import DataPlan
 from luthier.core.split_provenance import coverage, is_proved
 from luthier.data.formats import load_file
-from luthier.service import file_references, dataset_versions, files
+from luthier.service import dataset_versions, file_references, files
 from luthier.service.context import Context
 from luthier.service.dataset_questions import ANSWERS
 from luthier.service.dataset_splits import SplitWishes, split_dataset

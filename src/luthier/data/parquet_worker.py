@@ -56,7 +56,7 @@ def main(argument: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except Exception as error:  # noqa: BLE001 - whatever a broken file does to its decoder is a fault of the file
-        return _say({"reason": "damaged", "words": f"{error}"[:500]})
+        return _say({"reason": "damaged", "kind": type(error).__name__, "words": f"{error}"[:500]})
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import IO, Any, Final, NoReturn
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
+from luthier.core.library_errors import are_library_words_hidden
 from luthier.data.bounded_gzip import bomb, max_unpacked_bytes
 from luthier.data.parquet_worker import MAX_ROW_BYTES, WRONG_FILE
 from luthier.data.source import Source
@@ -94,8 +95,10 @@ def _refuse(source: Source, num_bytes: int, code: int, said: bytes) -> NoReturn:
     found: dict[str, Any] = json.loads(lines[-1]) if code == WRONG_FILE and lines else {}
     reason = found.get("reason")
     if reason == "damaged":
+        # its words may quote what stands in the file: for callers over the network the kind alone
+        words = found["kind"] if are_library_words_hidden() else found["words"]
         raise DataError(
-            f"{source.name} is damaged: {found['words']}",
+            f"{source.name} is damaged: {words}",
             expected="a whole Parquet file",
             do="copy or write the file again",
         )

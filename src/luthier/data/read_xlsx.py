@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
+from luthier.core.library_errors import library_reason
 from luthier.data.archive_safety import check_archive
 from luthier.data.cell_text import cell_text
 from luthier.data.read_table import header_names
@@ -130,7 +131,7 @@ def _open(source: Source) -> Iterator[Any]:
                 book.close()
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, TypeError, SyntaxError, OSError) as error:
         raise DataError(
-            f"{source.name} cannot be read as a workbook: {error}",
+            f"{source.name} cannot be read as a workbook: {library_reason(error)}",
             expected="a whole .xlsx file",
             do="open it in a spreadsheet program and save it again",
         ) from error
