@@ -108,7 +108,23 @@ class DataError(RequestError):
 
 
 class OverlongError(DataError):
-    """Rows are longer than the context and the recipe does not say what to do with them."""
+    """Rows or prompts are longer than the context, and nothing says what to do with them.
+
+    num_tokens: of a prompt, or the least that it can have. most_tokens: the context. Both 0 where it is not about one.
+    """
+
+    def __init__(
+        self,
+        came: str,
+        *,
+        expected: str,
+        do: str,
+        problems: Sequence[RowProblem] = (),
+        num_tokens: int = 0,
+        most_tokens: int = 0,
+    ) -> None:
+        super().__init__(came, expected=expected, do=do, problems=problems)
+        self.num_tokens, self.most_tokens = num_tokens, most_tokens
 
 
 class LeakageError(DataError):

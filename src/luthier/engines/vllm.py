@@ -219,7 +219,7 @@ class VllmEngine:
                 return
             error = self._process.ended("in the middle")
             self._told += self._stream.poll(0)
-            self._told += [(key, Failed(error=error.as_json())) for key in self._stream.keys]
+            self._told += [(key, Failed.of(error)) for key in self._stream.keys]
             self._disconnect()
             self._failed("in the middle")
         elif self._process.is_running:

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from luthier.api.authentication import Asker, HomeContext
+from luthier.api.authentication import Asker, HomeContext, count_refused
 from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
 from luthier.api.openai.answering import TRACE_HEADER, USER_HEADER, Event, refused, target_header, watch
@@ -94,6 +94,8 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
         cancel()
     if isinstance(event, Failed):
         failure = error_from(event.error)
+        count_refused(request, event.num_contexts)
+        await run_in_threadpool(serving.charge_refused, context, caller, event.num_refused_tokens)
         await run_in_threadpool(exchange.end, routed, error=failure)
         raise refused(failure)
     if not isinstance(event, Embedded):
