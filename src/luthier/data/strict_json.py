@@ -1,9 +1,11 @@
-"""JSON without its silent traps: a key that comes twice, NaN and Infinity, and nesting without end are errors."""
+"""JSON without its silent traps: a key that comes twice, NaN and Infinity, half characters, and nesting too deep."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
+
+from luthier.core.json_limits import fault_of_text
 
 
 class StrictJsonError(ValueError):
@@ -16,6 +18,9 @@ class StrictJsonError(ValueError):
 
 def strict_loads(text: str) -> Any:
     """Parse one JSON document. Raises StrictJsonError with the reason and, for bad syntax, line and column."""
+    if (fault := fault_of_text(text)) is not None:
+        place = f" at {fault.place!r}" if fault.place else ""
+        raise StrictJsonError(f"has {fault.came}{place}; expected: {fault.expected}")
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as error:

@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, OverlongError, RequestError, WorkError
+from luthier.core.json_schema import check_schema
 from luthier.core.ports import Generation, Progress, Prompt, Score, Told
 from luthier.core.stream import Served, Started, TextRequest
 from luthier.engines.llama_adapters import check_adapter, only_gguf
@@ -277,6 +278,7 @@ def _grammar(request: TextRequest, form: ToolForm | None, server: LlamaServer) -
         return _DIALECT + form.grammar(request, lambda text: _token_id(server, text))
     if request.json_schema is None:
         return None
+    check_schema(request.json_schema)
     return f"{_DIALECT}start: %json {json.dumps({**request.json_schema, 'x-guidance': COMPACT})}\n"
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from luthier.core.conversation import Conversation, Message
 from luthier.core.digest import sha256_bytes, sha256_document
 from luthier.core.errors import RequestError, TemplateError
+from luthier.core.json_limits import loads
 from luthier.models.loading import load_tokenizer
 from luthier.models.token_bytes import TokenBytes
 
@@ -255,7 +256,7 @@ def _parsed_call(index: int, call: dict[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
-            function["arguments"] = json.loads(arguments) if arguments.strip() else {}
+            function["arguments"] = loads(arguments) if arguments.strip() else {}
         except ValueError as error:
             raise TemplateError(
                 f"message {index + 1} calls {function.get('name')!r} with arguments {arguments[:80]!r}: {error}",

@@ -7,9 +7,10 @@ RATES_FOLDER: where the home keeps how fast this machine is: the precision of a 
 Over the socket come lines of JSON: {"ask": ID, "owner": KEY, "model": Served, "request": TextRequest}, the same with
 "embed": EmbeddingRequest in the place of "request", and {"cancel": ID}; lines go back: [[ID, StreamEvent], ...]. Asks
 of one model are made ready beside it (`request_preparation`), taken up in turns of their owners, of one owner in the
-order in which they come, and written together whatever adapters they have; several models write in turn, one step each (`serving_writer`). A model is let go, the longest unused first, when another is asked for
-and there is no place or no memory; one that is still writing takes up nothing new and is waited for. The process ends
-when its parent does, or closes the socket.
+order in which they come, and written together whatever adapters they have; several models write in turn, one step each
+(`serving_writer`). A model is let go, the longest unused first, when another is asked for and there is no place or no
+memory; one that is still writing takes up nothing new and is waited for. The process ends when its parent does, or
+closes the socket.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -10,11 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.api.authentication import Asker, HomeContext
 from luthier.api.errors import ApiError
+from luthier.api.middleware.json_body import refusal
 from luthier.api.openai.answering import ANSWERS, respond
 from luthier.api.openai.chat_words import ChatWords
 from luthier.api.openai.sampling import Ignored, SamplingBody, Unsupported
 from luthier.api.openai.tools import MAX_TOOLS, ResponseFormat, Tool, ToolCall, ToolChoice, schema_of, tool_wishes
 from luthier.core.conversation import Conversation, Message
+from luthier.core.json_limits import fault_of_text
+from luthier.core.json_schema import check_schema
 from luthier.core.stream import TextRequest
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
@@ -38,12 +41,12 @@ class ChatMessage(BaseModel):
     model_config = _STRICT
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     name: str | None = None
     refusal: str | None = None
     annotations: Ignored = None
     audio: Unsupported = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_call_id: str | None = None
     function_call: Unsupported = None
 
@@ -57,13 +60,13 @@ class ChatMessage(BaseModel):
 class ChatBody(SamplingBody):
     """What is asked. Parameters that are not built are refused by name, those that change no answer are accepted."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES)]
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    modalities: list[Literal["text"]] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     function_call: Literal["none", "auto"] | None = None
@@ -94,7 +97,7 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         stop=body.stops(),
         num_choices=body.n or 1,
         num_top=_num_top(body),
-        json_schema=schema_of(body.response_format),
+        json_schema=_schema(body),
         calls_in_parallel=body.parallel_tool_calls is not False,
         **tool_wishes(body.tools, body.tool_choice),
     )
@@ -108,6 +111,17 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         is_streamed=bool(body.stream),
         user=body.asked_by(),
     )
+
+
+def _schema(body: ChatBody) -> dict[str, Any] | None:
+    """What the answer has to keep to. Raises UnsupportedError where this, or a tool that must be called, has no end."""
+    schema = schema_of(body.response_format)
+    if schema is not None:
+        check_schema(schema, "response_format")
+    if schema is not None or body.tool_choice not in (None, "none", "auto"):
+        for number, tool in enumerate(body.tools or ()):
+            check_schema(tool.function.parameters, f"tools.{number}.function.parameters")
+    return schema
 
 
 def _conversation(body: ChatBody) -> Conversation:
@@ -135,7 +149,10 @@ def _conversation(body: ChatBody) -> Conversation:
 
 
 def _check_calls(number: int, message: ChatMessage) -> None:
-    """Only an assistant calls, and only a tool answers a call."""
+    """Only an assistant calls, and only a tool answers a call; arguments are JSON within JSON."""
+    for place, call in enumerate(message.tool_calls or ()):
+        if (fault := fault_of_text(call.function.arguments)) is not None:
+            raise refusal(fault, f"messages.{number}.tool_calls.{place}.function.arguments")
     wrong = None
     if message.tool_calls and message.role != "assistant":
         wrong = ("tool_calls", "calls of tools in messages of the assistant only")

@@ -22,9 +22,10 @@ router = APIRouter(prefix="/v1/completions", tags=["completions"])
 
 _DEFAULT_TOKENS: Final = 16
 _MAX_PROMPTS: Final = 16
-Prompts = Annotated[list[str], Field(min_length=1, max_length=_MAX_PROMPTS)]
-Tokens = Annotated[list[int], Field(min_length=1)]
-TokenPrompts = Annotated[list[Tokens], Field(min_length=1, max_length=_MAX_PROMPTS)]
+# At the first wrong element: a million of them would each make an error, on the event loop.
+Prompts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_PROMPTS)]
+Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
+TokenPrompts = Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=_MAX_PROMPTS)]
 
 
 class CompletionBody(SamplingBody):

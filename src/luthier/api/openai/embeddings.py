@@ -32,7 +32,7 @@ from luthier.service.served_models import Routed, route, user_of
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
 
 _MAX_INPUTS: Final = 2048
-Tokens = Annotated[list[int], Field(min_length=1)]
+Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
 
 
 class EmbeddingBody(BaseModel):
@@ -43,9 +43,9 @@ class EmbeddingBody(BaseModel):
     model: str = Field(min_length=1, max_length=1024)
     input: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=_MAX_INPUTS)]
+        | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
         | Tokens
-        | Annotated[list[Tokens], Field(min_length=1, max_length=_MAX_INPUTS)]
+        | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1)

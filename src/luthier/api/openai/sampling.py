@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -20,6 +20,10 @@ Unsupported = Annotated[None, BeforeValidator(_refuse)]
 """A parameter of OpenAI's that would change the answer and is not built: only values that ask for nothing pass."""
 Ignored = Any
 """A parameter that does not change the answer."""
+
+
+Bias = Annotated[float, Field(strict=False, ge=-100, le=100)]
+MAX_BIASES: Final = 1024
 
 
 class StreamOptions(BaseModel):
@@ -41,7 +45,7 @@ class SamplingBody(BaseModel):
     top_p: float | None = Field(default=None, ge=0, le=1)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
@@ -50,7 +54,7 @@ class SamplingBody(BaseModel):
 
     user: Any = None
     metadata: Ignored = None
-    logit_bias: dict[str, Annotated[float, Field(strict=False, ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] | None = None
 
     @property
     def tells_usage(self) -> bool:
