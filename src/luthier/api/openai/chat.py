@@ -13,9 +13,10 @@ from luthier.api.errors import ApiError
 from luthier.api.middleware.json_body import refusal
 from luthier.api.openai.answering import ANSWERS, respond
 from luthier.api.openai.chat_words import ChatWords
-from luthier.api.openai.sampling import Ignored, SamplingBody, Unsupported
+from luthier.api.openai.sampling import Name, OffOnly, OneTier, SamplingBody, Unsupported
 from luthier.api.openai.tools import MAX_TOOLS, ResponseFormat, Tool, ToolCall, ToolChoice, schema_of, tool_wishes
 from luthier.core.conversation import Conversation, Message
+from luthier.core.fine_tuning import Metadata
 from luthier.core.json_limits import fault_of_text
 from luthier.core.json_schema import check_schema
 from luthier.core.stream import TextRequest
@@ -44,7 +45,7 @@ class ChatMessage(BaseModel):
     content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     name: str | None = None
     refusal: str | None = None
-    annotations: Ignored = None
+    annotations: Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     audio: Unsupported = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_call_id: str | None = None
@@ -57,8 +58,26 @@ class ChatMessage(BaseModel):
         return self.content if self.content is not None else self.refusal
 
 
+class PromptCache(BaseModel):
+    """How the hosted service keeps prompts; here their keys and values go with the answer, whatever it says."""
+
+    model_config = _STRICT
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m"] | None = None
+
+
+class Prediction(BaseModel):
+    """What much of the answer is expected to be: it could only make the answer faster."""
+
+    model_config = _STRICT
+
+    type: Literal["content"]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+
+
 class ChatBody(SamplingBody):
-    """What is asked. Parameters that are not built are refused by name, those that change no answer are accepted."""
+    """What is asked. The table in docs/server.md says of each parameter what is done with it; a test holds it."""
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES)]
     max_completion_tokens: int | None = Field(default=None, ge=1)
@@ -71,13 +90,14 @@ class ChatBody(SamplingBody):
     parallel_tool_calls: bool | None = None
     function_call: Literal["none", "auto"] | None = None
 
-    store: Ignored = None
-    service_tier: Ignored = None
-    safety_identifier: Ignored = None
-    prompt_cache_key: Ignored = None
-    prompt_cache_retention: Ignored = None
-    prompt_cache_options: Ignored = None
-    prediction: Ignored = None
+    metadata: Metadata | None = None
+    store: OffOnly = None
+    service_tier: OneTier = None
+    safety_identifier: Name | None = None
+    prompt_cache_key: Name | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_options: PromptCache | None = None
+    prediction: Prediction | None = None
 
     functions: Unsupported = None
     audio: Unsupported = None

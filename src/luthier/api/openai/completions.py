@@ -14,7 +14,7 @@ from pydantic import Field
 from luthier.api.authentication import Asker, HomeContext
 from luthier.api.errors import ApiError
 from luthier.api.openai.answering import ANSWERS, respond, usage_of
-from luthier.api.openai.sampling import SamplingBody, Unsupported
+from luthier.api.openai.sampling import OffOnly, SamplingBody, Unsupported
 from luthier.core.stream import Ended, Piece, TextRequest, WrittenToken
 from luthier.service.serving import Answer
 
@@ -34,7 +34,7 @@ class CompletionBody(SamplingBody):
     prompt: str | Prompts | Tokens | TokenPrompts
     logprobs: int | None = Field(default=None, ge=0, le=5)
     best_of: int | None = Field(default=None, ge=1)
-    echo: Unsupported = None
+    echo: OffOnly = None
     suffix: Unsupported = None
 
 

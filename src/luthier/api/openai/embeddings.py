@@ -23,6 +23,7 @@ from luthier.api.authentication import Asker, HomeContext, count_refused
 from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
 from luthier.api.openai.answering import TRACE_HEADER, USER_HEADER, Event, refused, target_header, watch
+from luthier.api.openai.sampling import Name
 from luthier.core.errors import LuthierError, error_from
 from luthier.core.stream import Embedded, EmbeddingRequest, Failed
 from luthier.service import serving
@@ -49,7 +50,7 @@ class EmbeddingBody(BaseModel):
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
-    user: Any = None
+    user: Name | None = None
 
     def inputs(self) -> tuple[str | tuple[int, ...], ...]:
         """Each text, as text or as tokens."""
@@ -71,7 +72,7 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
             loop.call_soon_threadsafe(inbox.put_nowait, event)
 
     asked = EmbeddingRequest(inputs=body.inputs())
-    named = body.user if isinstance(body.user, str) else request.headers.get(USER_HEADER)
+    named = body.user if body.user is not None else request.headers.get(USER_HEADER)
     # Vectors of two models cannot be compared: without a user, all that a key asks goes to one target.
     user = user_of(caller, (), named)
     exchange = OpenExchange(context, caller, body.model, named or "", f"embd-{uuid.uuid4().hex}")
