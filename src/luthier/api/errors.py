@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from luthier.core.errors import (
     BusyError,
     ConflictError,
+    DefectError,
     LuthierError,
     NotFoundError,
     QuotaError,
@@ -85,7 +86,12 @@ def as_api_error(error: LuthierError) -> ApiError:
         return ApiError(status, message, code="invalid_value")
     if isinstance(error, StorageFullError):
         return ApiError(status, message, type="server_error", code="storage_full", headers={"x-should-retry": "false"})
-    return ApiError(status, message, type="server_error", code="unavailable", headers={"Retry-After": "5"})
+    if isinstance(error, DefectError):
+        return ApiError(
+            status, message, type="server_error", code="internal_error", headers={"x-should-retry": "false"}
+        )
+    headers = {"Retry-After": "5"} if error.retry_helps else {"x-should-retry": "false"}
+    return ApiError(status, message, type="server_error", code="unavailable", headers=headers)
 
 
 def error_response(error: ApiError) -> JSONResponse:

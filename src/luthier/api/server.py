@@ -9,6 +9,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from luthier.api.http_protocol import BoundedHttpProtocol
 from luthier.service.health import Readiness
 
 _STILL_ANSWERS_SECONDS: Final = 1.0
@@ -21,6 +22,8 @@ def make_server(app: FastAPI, readiness: Readiness) -> uvicorn.Server:
     """The HTTP server of the app; it writes no log lines of its own below warnings."""
     config = uvicorn.Config(
         app,
+        http=BoundedHttpProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -15,7 +15,7 @@ from luthier.core.errors import LuthierError
 from luthier.core.ports import Prepared
 from luthier.core.stream import EmbeddingRequest, TextRequest
 from luthier.service.fair_queue import FairQueue
-from luthier.service.serving_ask import Ask, unexpected
+from luthier.service.serving_ask import Ask, defect
 
 # A prompt of so many characters is rendered and tokenised in some hundredths of a second.
 SMALL_CHARACTERS: Final = 32_768
@@ -67,7 +67,7 @@ class Preparation:
             except LuthierError as error:
                 made = error
             except Exception as error:  # noqa: BLE001 - the other requests go on
-                made = unexpected(error)
+                made = defect(error)
             self._tell(ask, made)
 
 

@@ -6,7 +6,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 
-from luthier.core.errors import WorkError
+from luthier.core.errors import DefectError, WorkError
 from luthier.core.stream import EmbeddingRequest, TextRequest
 
 
@@ -24,10 +24,20 @@ class Ask:
 
 
 def unexpected(error: Exception) -> WorkError:
-    """What is told of a failure by our own fault; its trace goes to the log."""
+    """What is told of an engine that failed by our own fault, with all it was writing; its trace goes to the log."""
     sys.stderr.write("".join(traceback.format_exception(error)))
     return WorkError(
         f"the model failed while it wrote: {type(error).__name__}",
         expected="an answer",
         do="ask again; the log of the server says more",
+    )
+
+
+def defect(error: Exception) -> DefectError:
+    """What is told where one ask alone failed by our own fault: it would fail again. Its trace goes to the log."""
+    sys.stderr.write("".join(traceback.format_exception(error)))
+    return DefectError(
+        f"the request could not be made ready: {type(error).__name__}",
+        expected="tokens of the model",
+        do="report it with what the log of the server says; the same request will fail again",
     )

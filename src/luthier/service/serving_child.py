@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import LuthierError
 from luthier.core.parent_death import dying_with_parent
 from luthier.core.stream import EmbeddingRequest, Failed, Served, StreamEvent, TextRequest
-from luthier.service.serving_ask import Ask, unexpected
+from luthier.service.serving_ask import Ask, defect
 from luthier.service.serving_bases import default_memory_bytes, open_engine, split, weight_bytes
 from luthier.service.serving_writer import Around, Turns, Writer, too_large
 
@@ -116,7 +116,7 @@ class Desk:
         except LuthierError as error:
             self._fail(key, error)
         except Exception as error:  # noqa: BLE001 - one ask must not end the answers of all others
-            self._fail(key, unexpected(error))
+            self._fail(key, defect(error))
 
     def _cancel(self, key: str) -> None:
         self._waiting = [one for one in self._waiting if one.ask.key != key]

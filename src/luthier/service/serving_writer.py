@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.errors import LuthierError, UnsupportedError, WorkError
+from luthier.core.errors import LuthierError, MemoryLimitError, UnsupportedError, WorkError
 from luthier.core.ports import EmbeddingEngine, Prepared, PreparingEngine
 from luthier.core.stream import Embedded, EmbeddingRequest, Ended, Failed, Served, StreamEvent, TextRequest
 from luthier.service.fair_queue import FairQueue
@@ -293,14 +293,14 @@ class Writer:
         self._tell([(key, Failed.of(error)) for key in keys])
 
 
-def _too_large(what: str, num_bytes: int) -> WorkError:
-    return WorkError(
+def _too_large(what: str, num_bytes: int) -> MemoryLimitError:
+    return MemoryLimitError(
         f"{what} takes {num_bytes / 1e9:.1f} GB, more than models may take on this server",
         expected="models within LUTHIER_SERVING_MEMORY_BYTES",
         do="ask who runs this server to raise it, or ask a smaller model",
     )
 
 
-def too_large(served: Served, num_bytes: int) -> WorkError:
+def too_large(served: Served, num_bytes: int) -> MemoryLimitError:
     """What is told where a model alone is over the budget."""
     return _too_large(f"the model in {served.path}", num_bytes)
