@@ -130,8 +130,9 @@ class StreamingEngine:
 
     def prepare(self, request: TextRequest | EmbeddingRequest) -> Prepared | PreparedTexts:
         """The request as tokens, from any thread. Raises what `ask` raises of a request."""
-        is_text = isinstance(request, TextRequest)
-        return self._reader.prepare(request) if is_text else self._reader.embedded(request)
+        if isinstance(request, EmbeddingRequest):
+            return self._reader.embedded(request)
+        return self._reader.prepare(request)
 
     def admit(
         self,

@@ -40,9 +40,9 @@ class JsonBody:
             return
         if body is None:  # the client has gone
             return
-        error = await run_in_threadpool(_refusal, body) if len(body) > _SMALL_BYTES else _refusal(body)
-        if error is not None:
-            await error_response(error)(scope, receive, send)
+        refused = await run_in_threadpool(_refusal, body) if len(body) > _SMALL_BYTES else _refusal(body)
+        if refused is not None:
+            await error_response(refused)(scope, receive, send)
             return
         await self._app(scope, _given_on(body, receive), send)
 
