@@ -98,7 +98,7 @@ def test_clients_that_do_not_keep_to_the_rules_hurt_nobody(served: ServedHome, c
 def test_prompts_of_megabytes_of_one_key_do_not_hold_up_a_chat_of_another(
     served: ServedHome, client: openai.OpenAI
 ) -> None:
-    """Each of them took over ten seconds of the thread that writes; the bound is generous, for a machine with others."""
+    """Each took over ten seconds of the thread that writes; the bound is generous, for a machine with others."""
     _, key = create_key(served[0], "megabytes", scopes=("infer",))
     stop, refused = threading.Event(), list[str]()
 
