@@ -17,6 +17,8 @@ from luthier.api.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, BoundedHttpPr
 from luthier.service.context import Context
 
 HOST = b"Host: 127.0.0.1\r\n"
+RELEASES: dict[int, threading.Event] = {}
+"""By port: what ends the slow route."""
 
 
 @pytest.fixture
@@ -26,12 +28,21 @@ def port(home: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(BoundedHttpProtocol, "body_seconds", 1.0)
     app = create_app(home)
 
+    app.state.release = threading.Event()
+
+    @app.get("/slow")
+    def slow() -> str:
+        app.state.release.wait(30)
+        return "whole"
+
     @app.post("/echo")
     async def echo(request: Request) -> dict[str, object]:
         return {"body": (await request.body()).decode(), "path": request.url.path}
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield from _served(app, listening)
+        for number in _served(app, listening):
+            RELEASES[number] = app.state.release
+            yield number
 
 
 def _served(app: FastAPI, listening: socket.socket) -> Iterator[int]:
@@ -215,3 +226,15 @@ def test_nothing_is_unpacked(port: int, home: Context, coding: bytes, path: byte
     answer = said(port, post(*headers, body=b"abc").replace(b"/echo", path))
     assert answer.startswith(b"HTTP/1.1 415 ")
     assert b"unsupported_content_encoding" in answer
+
+
+def test_half_a_head_behind_a_request_does_not_break_its_answer(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\nGET /slow HTTP/1.1\r\nX: a")
+        threading.Timer(3.0, RELEASES[port].set).start()  # after the time that a head has
+        answer = connection.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        while chunk := connection.recv(65_536):
+            answer += chunk
+        assert b"whole" in answer
+        assert answer.rpartition(b"HTTP/1.1 ")[2].startswith(b"408 "), "the half is refused once that is done"

@@ -113,15 +113,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _look(self) -> None:
-        """End a connection that says too little; one whose body is not read by us yet is waited for."""
+        """End a connection that says too little; where it is us who do not read, or still answer, wait on."""
         self._timer = None
         if self.transport.is_closing():
             return
-        is_waited_for = self._is_in_body and (self._num_body_bytes >= BODY_BYTES or self.flow.read_paused)
-        if is_waited_for:
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        is_sound = self._num_body_bytes >= BODY_BYTES if self._is_in_body else is_answering
+        if is_sound or self.flow.read_paused:
             self._num_body_bytes = 0
             self._start_timer(self.body_seconds)
-        elif self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+        elif is_answering and self.cycle.response_started:
             self.transport.close()
         else:
             self._refuse(408, _TOO_SLOW)

@@ -56,3 +56,15 @@ def test_an_ordinary_body_in_many_pieces_comes_through_whole(client: MakeClient,
     again = client().post("/v1/things", content=text, headers={**JSON, "Idempotency-Key": "k1"})
     assert again.json() == {"size": 7, "number": 1}, "the digest of the body was made all the same"
     assert made == [7]
+
+
+@pytest.mark.parametrize("kind", [{}, JSON])
+def test_what_brings_a_file_is_never_held_in_memory(
+    client: MakeClient, monkeypatch: pytest.MonkeyPatch, kind: dict[str, str]
+) -> None:
+    async def hold(_receive: object) -> bytes:
+        raise AssertionError("the body was read into memory")
+
+    monkeypatch.setattr("luthier.api.middleware.json_body._whole", hold)
+    answer = client().post("/v1/files/", content=iter([b"[" * 1000] * 10), headers=kind)
+    assert answer.json() == {"num_bytes": 10_000}

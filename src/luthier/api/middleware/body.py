@@ -35,7 +35,7 @@ class BodyLimit:
         if (coding := headers.get("content-encoding", "identity").strip().lower()) != "identity":
             await error_response(_encoded(coding))(scope, receive, send)
             return
-        takes_files = scope["method"] == "POST" and _TAKES_FILES.fullmatch(scope["path"]) is not None
+        takes_files = is_upload(scope)
         if not takes_files and _told_length(headers) > self._most_bytes:
             await error_response(self._too_large())(scope, receive, send)
             return
@@ -75,6 +75,11 @@ def _encoded(coding: str) -> ApiError:
         code="unsupported_content_encoding",
         headers={"Accept-Encoding": "identity"},
     )
+
+
+def is_upload(scope: Scope) -> bool:
+    """Whether the request brings a file, whose bytes go to the disk as they come."""
+    return scope["method"] == "POST" and _TAKES_FILES.fullmatch(scope["path"]) is not None
 
 
 def _told_length(headers: Headers) -> int:

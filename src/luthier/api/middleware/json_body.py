@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.api.errors import ApiError, error_response, http_error
+from luthier.api.middleware.body import is_upload
 from luthier.core.json_limits import MAX_REQUEST_VALUES, JsonFault, fault_of_text
 
 _METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -30,7 +31,7 @@ class JsonBody:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] != "http" or scope["method"] not in _METHODS or not _is_json(Headers(scope=scope)):
+        if scope["type"] != "http" or not _is_read_here(scope):
             await self._app(scope, receive, send)
             return
         try:
@@ -45,6 +46,11 @@ class JsonBody:
             await error_response(refused)(scope, receive, send)
             return
         await self._app(scope, _given_on(body, receive), send)
+
+
+def _is_read_here(scope: Scope) -> bool:
+    """Not what brings a file, whatever it says of itself: that is never held in memory."""
+    return scope["method"] in _METHODS and not is_upload(scope) and _is_json(Headers(scope=scope))
 
 
 def _is_json(headers: Headers) -> bool:
