@@ -55,7 +55,7 @@ def test_what_no_parser_reads_is_found_with_its_field(bracket: str, count: int) 
             loads('{"model": "[[[", "tools": ' + bracket * count)
         return
     assert fault.place == "tools"
-    with pytest.raises(JsonLimitError, match="nested too deep at tools"):
+    with pytest.raises(JsonLimitError, match="nested too deeply at tools"):
         loads('{"model": "[[[", "tools": ' + bracket * count)
 
 

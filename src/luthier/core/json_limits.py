@@ -41,9 +41,12 @@ class JsonLimitError(ValueError):
         super().__init__(f"{fault.came}{f' at {fault.place}' if fault.place else ''}; expected: {fault.expected}")
 
 
-def loads(text: str) -> Any:
-    """Parse JSON. Raises JsonLimitError for what goes beyond the limits, ValueError for what is no JSON."""
-    if (fault := fault_of_text(text)) is not None:
+def loads(text: str, *, max_values: int = MAX_VALUES) -> Any:
+    """Parse JSON. Raises JsonLimitError for what goes beyond the limits, ValueError for what is no JSON.
+
+    max_values: as `fault_of`.
+    """
+    if (fault := fault_of_text(text, max_values=max_values)) is not None:
         raise JsonLimitError(fault)
     return json.loads(text)
 
@@ -57,8 +60,8 @@ def fault_of_text(text: str, *, max_values: int = MAX_VALUES) -> JsonFault | Non
     half of one.
     """
     num_brackets = text.count("[") + text.count("{")
-    may_be_large = num_brackets + text.count(",") + text.count(":") >= max_values
-    if num_brackets <= MAX_DEPTH and not may_be_large and not _may_hold_half(text):
+    may_be_large = 0 < max_values <= num_brackets + text.count(",") + text.count(":")
+    if not may_be_large and is_plain(text):
         return None
     try:
         return fault_of(json.loads(text), max_values=max_values)
@@ -66,6 +69,11 @@ def fault_of_text(text: str, *, max_values: int = MAX_VALUES) -> JsonFault | Non
         return _too_deep(_first_deep_field(text))
     except ValueError:
         return None
+
+
+def is_plain(text: str) -> bool:
+    """Whether a JSON text is surely neither too deep nor holds half a character, by counting alone."""
+    return text.count("[") + text.count("{") <= MAX_DEPTH and not _may_hold_half(text)
 
 
 def _may_hold_half(text: str) -> bool:
@@ -82,7 +90,10 @@ def _may_hold_half(text: str) -> bool:
 
 
 def fault_of(value: Any, *, max_values: int = MAX_VALUES) -> JsonFault | None:
-    """What goes beyond the limits in a parsed document, as `fault_of_text`; None where nothing does."""
+    """What goes beyond the limits in a parsed document, as `fault_of_text`; None where nothing does.
+
+    max_values: 0 for no limit, also on numbers: of what was held in memory as a file of rows anyway.
+    """
     level: list[tuple[Any, _Place]] = [(value, None)]
     num_values, num_numbers, depth = 1, 0, 0
     while level:
@@ -102,7 +113,7 @@ def fault_of(value: Any, *, max_values: int = MAX_VALUES) -> JsonFault | None:
                 below += others
                 num_values += len(others)
                 num_numbers += len(one) - len(others)
-            if num_values > max_values or num_numbers > MAX_VALUES:
+            if max_values and (num_values > max_values or num_numbers > MAX_VALUES):
                 most = max_values if num_values > max_values else MAX_VALUES
                 return JsonFault(_written(place), f"more than {most:,} values", f"at most {most:,}")
         # A level of plain values is not one more: only what is within lists and objects counts.
@@ -123,7 +134,7 @@ def _half(place: _Place, text: str) -> JsonFault:
 
 
 def _too_deep(place: str) -> JsonFault:
-    return JsonFault(place, "values nested too deep", f"at most {MAX_DEPTH} lists and objects in each other")
+    return JsonFault(place, "values nested too deeply", f"at most {MAX_DEPTH} lists and objects in each other")
 
 
 def _written(place: _Place) -> str:

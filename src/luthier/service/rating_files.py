@@ -173,7 +173,7 @@ def _result(name: str, kind: str, value: dict[str, Any]) -> dict[str, Any]:
 
 def _loaded(content: bytes, name: str) -> list[dict[str, Any]]:
     try:
-        tasks = loads(content.decode("utf-8-sig"))
+        tasks = loads(content.decode("utf-8-sig"), max_values=0)
     except ValueError as error:
         raise DataError(
             f"{name} is no JSON: {error}", expected="an export of Label Studio, JSON", do="export it anew"
