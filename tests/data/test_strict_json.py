@@ -40,3 +40,11 @@ def test_refused(text: str, reason: str, place: tuple[int, int]) -> None:
         strict_loads(text)
     assert caught.value.reason.startswith(reason)
     assert (caught.value.line, caught.value.column) == place
+
+
+def test_deep_values_and_half_characters_are_errors_and_many_rows_are_none():
+    with pytest.raises(StrictJsonError, match="nested too deeply"):
+        strict_loads("[" * 70 + "]" * 70)
+    with pytest.raises(StrictJsonError, match=r"half of a surrogate pair.* at '0\.text'"):
+        strict_loads(r'[{"text": "\ud83d"}]')
+    assert len(strict_loads("[" + "1," * 1_200_000 + "1]")) == 1_200_001

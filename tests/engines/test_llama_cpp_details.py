@@ -19,7 +19,7 @@ from luthier.core.errors import (
     WorkError,
 )
 from luthier.core.ports import SilentProgress
-from luthier.core.stream import Sampling, Served, TextRequest
+from luthier.core.stream import Ended, Failed, Sampling, Served, TextRequest
 from luthier.engines import llama_server
 from luthier.engines.llama_cpp import LlamaCppEngine, open_stream_engine
 from luthier.engines.llama_prompts import FileReader
@@ -349,3 +349,31 @@ def test_rows_of_another_tokenizer_are_refused(engine, examples):
     with pytest.raises(RequestError, match="r:1 has 2 tokens, ids 1 to 5000"):
         engine.score([examples[0], wrong], SilentProgress())
     assert llama_server.__doc__
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(engine, monkeypatch):
+    def tokenise(*_given, **_named):
+        raise AssertionError("it was tokenised")
+
+    from luthier.engines.llama_server import LlamaServer
+    from luthier.models.chat_template import ChatTemplate
+
+    monkeypatch.setattr(ChatTemplate, "ids", tokenise)
+    monkeypatch.setattr(LlamaServer, "tokenize", tokenise)
+    with pytest.raises(OverlongError, match="at least") as caught:
+        engine.prepare(TextRequest(text="wood" * 1_000_000))
+    assert Failed.of(caught.value).num_contexts > 10
+
+
+def test_what_is_made_ready_in_another_thread_is_written_as_asked(engine):
+    from concurrent.futures import ThreadPoolExecutor
+
+    asked = TextRequest(text="The front is made of", max_new_tokens=4, sampling=Sampling(temperature=0))
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(engine.prepare, [asked, asked])
+    assert first.ids == second.ids
+    assert engine.admit("ready", first, None)
+    ends = []
+    while engine.keys:
+        ends += [event for _, event in engine.poll(0.2) if isinstance(event, Ended)]
+    assert len(ends) == 1

@@ -301,3 +301,69 @@ def test_penalties_make_what_was_written_less_likely():
     assert draws(4, temperature=0.0, presence_penalty=2.0) == [0, 1, 2, 0]
     assert draws(5, temperature=0.0, frequency_penalty=0.4) == [0, 0, 1, 0, 1]
     assert draws(3, temperature=0.0, presence_penalty=-2.0) == [0, 0, 0]
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(engine, streaming, monkeypatch):
+    def tokenise(self, text):
+        raise AssertionError(f"{len(text)} characters were tokenised")
+
+    monkeypatch.setattr(ChatTemplate, "ids", tokenise)
+    monkeypatch.setattr(ChatTemplate, "encode", tokenise)
+    talk = Conversation(messages=(Message(role="user", content="wood " * 800_000),))
+    for asked in (request("wood " * 800_000), request(None, conversation=talk)):
+        with pytest.raises(OverlongError, match="at least") as caught:
+            streaming.prepare(asked)
+        assert Failed.of(caught.value).num_contexts > 100
+    with pytest.raises(OverlongError, match="at least"):
+        streaming.prepare(EmbeddingRequest(inputs=("a" * 4_000_000,)))
+
+
+def test_a_prompt_that_fits_is_never_refused_by_its_bytes(engine, streaming):
+    longest = engine.template._token_bytes.longest
+    vocabulary = engine.template.tokenizer.backend_tokenizer.get_vocab()
+    special = max(vocabulary, key=len)
+    assert len(special) == longest
+    prepared = streaming.prepare(request(special * 511))
+    assert len(prepared.request.ids) == 511
+    with pytest.raises(OverlongError, match="at least"):
+        streaming.prepare(request(special * 512))
+
+
+def test_prompts_of_different_owners_take_turns(engine, streaming, monkeypatch):
+    monkeypatch.setattr("luthier.engines.arrivals.PART_TOKENS", 16)
+    long = request("The front of a violin " * 12, max_new_tokens=2)
+    for number in range(3):
+        assert streaming.admit(f"long {number}", streaming.prepare(long), None, owner="one")
+    heard = Heard()
+    heard.hear(streaming.poll(0))
+    assert streaming.admit("short", streaming.prepare(request("Maple", max_new_tokens=2)), None, owner="other")
+    heard.hear(streaming.poll(0))
+    assert list(heard.started) == ["short"], "one part of a long prompt, and then whoever has not had a turn"
+    while streaming.keys:
+        heard.hear(streaming.poll(0))
+    for number in range(3):
+        assert heard.text[f"long {number}", 0] == generated(engine, long).text
+
+
+def test_some_room_is_kept_for_those_who_have_nothing_under_way(engine):
+    streaming = StreamingEngine(engine, max_rows=4)
+    small = streaming.prepare(request("a"))
+    assert [streaming.admit(n, small, None, owner="one") for n in range(5)] == [True] * 4 + [False]
+    assert streaming.admit("new", small, None, owner="other", may_exceed=True)
+    assert not streaming.admit("newer", small, None, owner="third", may_exceed=True)
+
+
+def test_a_long_text_is_made_into_a_vector_in_parts_between_the_steps_of_others(engine, streaming, monkeypatch):
+    long = EmbeddingRequest(inputs=("The front of a violin is made of spruce. " * 9, "Maple."))
+    assert streaming.ask_embeddings("whole", long, None)
+    told = [event for _ in range(3) for _, event in streaming.poll(0)]
+    monkeypatch.setattr("luthier.engines.embedding_queue.PART_TOKENS", 16)
+    assert streaming.ask_embeddings("parts", long, None)
+    assert streaming.admit("answer", streaming.prepare(request("a", max_new_tokens=8)), None, owner="other")
+    heard, vectors = Heard(), []
+    while streaming.keys:
+        polled = streaming.poll(0)
+        vectors += [event for key, event in polled if key == "parts"]
+        heard.hear([one for one in polled if one[0] != "parts"])
+        assert not vectors or heard.ends, "the answer ends while the text goes through the model"
+    torch.testing.assert_close(torch.tensor(vectors[0].vectors), torch.tensor(told[0].vectors), atol=1e-5, rtol=1e-4)

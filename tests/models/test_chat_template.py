@@ -209,3 +209,20 @@ def test_a_beginning_is_added_once_where_the_tokenizer_puts_one(tiny, tiny_base,
     assert writing.encode("plain text")[0].count(0) == 1
     leaving_out = ChatTemplate.load(with_beginning(with_template(tiny, tmp_path / "out", BARE)))
     assert leaving_out.encode(leaving_out.render(chat(("user", "x"))))[0].count(0) == 0
+
+
+def test_where_a_long_conversation_breaks_is_found_in_few_renderings(tiny_model, monkeypatch):
+    template = ChatTemplate.load(tiny_model)
+    real, counts = ChatTemplate._render_chat, []
+
+    def render(self, messages, *given):
+        counts.append(len(messages))
+        if len(messages) > 700:
+            raise ValueError("broken here")
+        return real(self, messages, *given)
+
+    monkeypatch.setattr(ChatTemplate, "_render_chat", render)
+    talk = Conversation(messages=tuple(Message(role="user", content="a") for _ in range(2048)))
+    with pytest.raises(TemplateError, match="message 701 of 2048"):
+        template.render(talk)
+    assert len(counts) < 20

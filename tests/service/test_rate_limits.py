@@ -56,3 +56,17 @@ def test_a_look_takes_nothing() -> None:
     assert [buckets.take("k", 1, cost=0).is_allowed for _ in range(3)] == [True] * 3
     assert buckets.take("k", 1).is_allowed
     assert buckets.take("k", 1, cost=0).wait_seconds == pytest.approx(60)
+
+
+def test_what_is_owed_is_waited_for_and_no_longer_than_a_minute() -> None:
+    now = [0.0]
+    buckets = TokenBuckets(clock=lambda: now[0])
+    buckets.owe("k", 60, 70)
+    refused = buckets.take("k", 60)
+    assert not refused.is_allowed
+    assert (refused.num_remaining, refused.wait_seconds) == (0, 11.0)
+    now[0] = 11.0
+    assert buckets.take("k", 60).is_allowed
+    buckets.owe("k", 60, 1_000_000)
+    assert buckets.take("k", 60).wait_seconds == 61.0
+    assert buckets.take("other", 60).is_allowed

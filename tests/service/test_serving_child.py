@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from luthier.core.errors import LuthierError, WorkError, error_from
-from luthier.core.ports import StreamEngine, Told
+from luthier.core.errors import LuthierError, OverlongError, WorkError, error_from
+from luthier.core.ports import Prepared, StreamEngine, Told
 from luthier.core.stream import EmbeddingRequest, Ended, Failed, Piece, Served, Started, StreamEvent, TextRequest
 from luthier.service.serving_child import Desk
 from luthier.service.serving_writer import Turns
@@ -77,6 +77,28 @@ class FakeEngine:
         self.world.log.append(f"close {self.name}")
 
 
+class PreparingFake(FakeEngine):
+    """Makes requests ready: a text that begins with "slow" as soon as the test lets it."""
+
+    def prepare(self, request: TextRequest | EmbeddingRequest) -> Prepared:
+        assert isinstance(request, TextRequest)
+        if (request.text or "").startswith("slow"):
+            self.world.begun.put(request.text or "")
+            assert self.world.let_prepare.wait(60)
+        if request.text == "long":
+            raise OverlongError("long", expected="short", do="do", num_tokens=1000, most_tokens=300)
+        return request
+
+    def admit(
+        self, key: Hashable, prepared: Prepared, adapter: str | None, *, owner: str | None, may_exceed: bool
+    ) -> bool:
+        self.world.admitted.append((str(owner), may_exceed))
+        if may_exceed and len(self.asks) <= (self.world.num_rows or 0):
+            self.asks[key] = adapter
+            return True
+        return self.ask(key, prepared, adapter)
+
+
 class World:
     """A desk at work, and all that is heard from it."""
 
@@ -89,6 +111,11 @@ class World:
         self.num_rows: int | None = None
         self.num_polls_before = 0
         self.gates: dict[str, threading.Event] = {}
+        self.prepares = False
+        self.let_prepare = threading.Event()
+        self.begun: queue.Queue[str] = queue.Queue()
+        self.admitted: list[tuple[str, bool]] = []
+        self.failures: dict[str, Failed] = {}
         self.told: queue.Queue[tuple[str, StreamEvent]] = queue.Queue()
         self.texts: dict[str, str] = {}
         self.errors: dict[str, LuthierError] = {}
@@ -114,7 +141,7 @@ class World:
         if name in self.gates:
             assert self.gates[name].wait(60)
         self.log.append(f"open {name}")
-        return FakeEngine(served, self)
+        return PreparingFake(served, self) if self.prepares else FakeEngine(served, self)
 
     def model(self, name: str, adapter: str | None = None) -> Served:
         """`fake`: no other engine is asked whether an adapter can share its base."""
@@ -124,11 +151,12 @@ class World:
             (self.folder / adapter).write_bytes(b"0" * 10)
         return Served(engine="fake", path=str(file), sha256="", adapter_path=adapter and str(self.folder / adapter))
 
-    def ask(self, name: str, adapter: str | None = None, *, text: str = "a") -> str:
+    def ask(self, name: str, adapter: str | None = None, *, text: str = "a", owner: str | None = None) -> str:
         self.num_asked += 1
         key = f"{name}{self.num_asked}"
         request = TextRequest(text=text).model_dump(mode="json")
-        self.desk.hear({"ask": key, "model": self.model(name, adapter).model_dump(mode="json"), "request": request})
+        model = self.model(name, adapter).model_dump(mode="json")
+        self.desk.hear({"ask": key, "owner": owner, "model": model, "request": request})
         return key
 
     def until(self, seen: Callable[[], bool]) -> None:
@@ -142,7 +170,7 @@ class World:
             if isinstance(event, Piece):
                 self.texts[key] = event.text
             elif isinstance(event, Failed):
-                self.errors[key] = error_from(event.error)
+                self.errors[key], self.failures[key] = error_from(event.error), event
 
     def answered(self, *keys: str) -> list[str]:
         self.until(lambda: all(key in self.texts for key in keys))
@@ -157,6 +185,7 @@ class World:
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     yield made
+    made.let_prepare.set()
     for gate in made.gates.values():
         gate.set()
 
@@ -315,3 +344,49 @@ def test_an_ask_that_waits_is_asked_again_after_a_poll_though_nothing_is_written
     world.num_polls_before = 2
     world.open_desk()
     assert world.answered(world.ask("a")) == ["a:"]
+
+
+def test_a_prompt_that_takes_long_to_be_made_ready_holds_up_no_answer(world: World) -> None:
+    world.prepares = True
+    world.open_desk()
+    slow = [world.ask("a", text=text, owner="much") for text in ("slow" + "w" * 40_000, "slow" + "w" * 50_000)]
+    world.begun.get(timeout=60)
+    assert world.answered(world.ask("a", owner="little"), world.ask("a", owner="much")) == ["a:", "a:"]
+    assert not set(slow) & set(world.texts)
+    world.let_prepare.set()
+    assert world.answered(*slow) == ["a:", "a:"]
+
+
+def test_one_that_goes_away_while_it_is_made_ready_is_not_written(world: World) -> None:
+    world.prepares = True
+    world.open_desk()
+    gone, stays = world.ask("a", text="slow 1", owner="one"), world.ask("a", text="slow 2", owner="two")
+    world.begun.get(timeout=60)
+    world.desk.hear({"cancel": gone})
+    world.until(lambda: gone not in world.desk._writer_of)
+    world.let_prepare.set()
+    assert world.answered(stays) == ["a:"]
+    world.answered(world.ask("a"))
+    assert gone not in world.texts
+
+
+def test_what_a_refused_prompt_took_is_told_with_the_failure(world: World) -> None:
+    world.prepares = True
+    world.open_desk()
+    long = world.ask("a", text="long")
+    assert isinstance(world.failed(long), OverlongError)
+    assert (world.failures[long].num_refused_tokens, world.failures[long].num_contexts) == (1000, 4)
+
+
+def test_keys_take_turns_and_a_newcomer_may_use_the_reserve(world: World) -> None:
+    world.prepares, world.num_rows = True, 2
+    world.open_desk()
+    world.hold.add("a")
+    many = [world.ask("a", owner="much") for _ in range(5)]
+    world.until(lambda: world.admitted.count(("much", False)) > 3)
+    new = world.ask("a", owner="little")
+    world.until(lambda: ("little", True) in world.admitted)
+    world.hold.clear()
+    world.answered(*many, new)
+    order = list(world.texts)
+    assert order.index(new) < 3, "it is written with the first two of the other, not behind all five"

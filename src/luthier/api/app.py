@@ -18,6 +18,7 @@ from luthier.api.metrics import Metrics
 from luthier.api.middleware.body import BodyLimit
 from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
+from luthier.api.middleware.json_body import JsonBody
 from luthier.api.middleware.key_first import GUARDED, KeyFirst
 from luthier.api.native import deployments, evaluation_orders, feedback, keys, plans, runs, usage, webhooks
 from luthier.api.observe import Observe
@@ -97,6 +98,7 @@ def create_app(context: Context, gate: Gate | None = None, pages: ASGIApp | None
     add_error_handlers(app)
     # The last one is the outermost.
     app.add_middleware(PollCache, context=context, gate=app.state.gate)
+    app.add_middleware(JsonBody)
     app.add_middleware(BodyLimit, most_bytes=context.settings.max_request_bytes)
     app.add_middleware(KeyFirst)
     app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)

@@ -55,8 +55,19 @@ async def let_in(request: Request) -> Caller:
     if given.caller is None:
         raise wrong_key()
     _count(request, gate, given)
-    request.state.caller = given.caller
+    request.state.caller, request.state.given = given.caller, given
     return given.caller
+
+
+def count_refused(request: Request, num_requests: int) -> None:
+    """Count a request that was refused after it had made work, such as a prompt of many contexts, as several.
+
+    num_requests: how many it is worth; the one that it is was counted when it came.
+    """
+    given: Pass | None = getattr(request.state, "given", None)
+    if given is not None and num_requests > 1:
+        gate: Gate = request.app.state.gate
+        gate.count_refused(given, num_requests - 1)
 
 
 def wrong_key() -> ApiError:

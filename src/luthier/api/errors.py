@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from luthier.core.errors import (
     BusyError,
     ConflictError,
+    DefectError,
     LuthierError,
     NotFoundError,
     QuotaError,
@@ -85,7 +86,12 @@ def as_api_error(error: LuthierError) -> ApiError:
         return ApiError(status, message, code="invalid_value")
     if isinstance(error, StorageFullError):
         return ApiError(status, message, type="server_error", code="storage_full", headers={"x-should-retry": "false"})
-    return ApiError(status, message, type="server_error", code="unavailable", headers={"Retry-After": "5"})
+    if isinstance(error, DefectError):
+        return ApiError(
+            status, message, type="server_error", code="internal_error", headers={"x-should-retry": "false"}
+        )
+    headers = {"Retry-After": "5"} if error.retry_helps else {"x-should-retry": "false"}
+    return ApiError(status, message, type="server_error", code="unavailable", headers=headers)
 
 
 def error_response(error: ApiError) -> JSONResponse:
@@ -127,12 +133,17 @@ def _place(location: Sequence[int | str]) -> str | None:
     return ".".join(part for part in parts if not _KIND.match(part)) or None
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    known = {404: f"no such address: {request.method} {request.url.path}", 405: f"{request.method} is not allowed here"}
+def http_error(error: HTTPException, method: str, path: str) -> ApiError:
+    """What the framework refuses, as the client is told it."""
+    known = {404: f"no such address: {method} {path}", 405: f"{method} is not allowed here"}
     message = known.get(error.status_code, str(error.detail))
     code = {413: "request_too_large", 404: "unknown_url", 405: "unknown_url"}.get(error.status_code, "invalid_request")
-    return error_response(ApiError(error.status_code, message, code=code, headers=error.headers))
+    return ApiError(error.status_code, message, code=code, headers=error.headers)
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return error_response(http_error(error, request.method, request.url.path))
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:

@@ -9,6 +9,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from luthier.api.http_protocol import BoundedHttpProtocol
 from luthier.api.middleware.forwarded import TrustedProxies
 from luthier.service.context import Context
 from luthier.service.health import Readiness
@@ -28,6 +29,8 @@ def make_server(app: FastAPI, context: Context, readiness: Readiness) -> uvicorn
     config = uvicorn.Config(
         TrustedProxies(app, context.settings.trusted_proxies.split()),
         proxy_headers=False,  # uvicorn's own way believes each connection from this machine
+        http=BoundedHttpProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -16,6 +16,8 @@
         ├── CheckpointError     no checkpoint that can be trusted
         ├── DivergedError       the loss or a gradient became NaN or infinite
         ├── ParityError         an export is not what it was made from
+        ├── MemoryLimitError    a model is larger than models may be on this server
+        ├── DefectError         our own code failed at what was asked
         ├── StorageFullError    no room left on the disk
         ├── BusyError           too many ask already; carries after how long to ask again
         ├── UnreachableError    a database that does not answer now; a later try may be heard
@@ -43,6 +45,8 @@ class LuthierError(Exception):
     exit_code: ClassVar[int] = 1
     http_status: ClassVar[int] = 503
     """As the API answers it."""
+    retry_helps: ClassVar[bool] = True
+    """Whether the same may go well a moment later; of what is for good, clients are told not to repeat it."""
 
     def __init__(self, came: str, *, expected: str, do: str) -> None:
         self.came, self.expected, self.do = came, expected, do
@@ -108,7 +112,23 @@ class DataError(RequestError):
 
 
 class OverlongError(DataError):
-    """Rows are longer than the context and the recipe does not say what to do with them."""
+    """Rows or prompts are longer than the context, and nothing says what to do with them.
+
+    num_tokens: of a prompt, or the least that it can have. most_tokens: the context. Both 0 where it is not about one.
+    """
+
+    def __init__(
+        self,
+        came: str,
+        *,
+        expected: str,
+        do: str,
+        problems: Sequence[RowProblem] = (),
+        num_tokens: int = 0,
+        most_tokens: int = 0,
+    ) -> None:
+        super().__init__(came, expected=expected, do=do, problems=problems)
+        self.num_tokens, self.most_tokens = num_tokens, most_tokens
 
 
 class LeakageError(DataError):
@@ -154,17 +174,36 @@ class WorkError(LuthierError):
 class ModelSourceError(WorkError):
     """A base model could not be fetched, or what came is damaged."""
 
+    retry_helps = False
+
 
 class CheckpointError(WorkError):
     """There is no checkpoint that can be trusted."""
+
+    retry_helps = False
 
 
 class DivergedError(WorkError):
     """The loss or a gradient became NaN or infinite."""
 
+    retry_helps = False
+
 
 class ParityError(WorkError):
     """An export does not compute what its source computes, or more of its quality was lost than may be."""
+
+
+class MemoryLimitError(WorkError):
+    """A model is larger than models may be on this server."""
+
+    retry_helps = False
+
+
+class DefectError(WorkError):
+    """Our own code failed at what was asked; the same would fail again."""
+
+    http_status = 500
+    retry_helps = False
 
 
 class StorageFullError(WorkError):

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Final
 
+from luthier.core.json_limits import JsonLimitError
+
 _hides_words: Final[ContextVar[bool]] = ContextVar("hides_library_words", default=False)
 
 
@@ -39,7 +41,7 @@ def library_reason(error: BaseException) -> str:
     Returns:
         Its own words; for callers over the network the kind of the error, with the place in the text where it has one.
     """
-    if not _hides_words.get():
+    if not _hides_words.get() or isinstance(error, JsonLimitError):  # whose words are ours
         return str(error) or type(error).__name__
     if isinstance(error, json.JSONDecodeError):
         return f"no JSON at line {error.lineno}, column {error.colno}"

@@ -176,6 +176,32 @@ class StreamEngine(Protocol):
         ...
 
 
+Prepared = Any
+"""A request as one engine has made it ready; of no use to another."""
+
+
+@runtime_checkable
+class PreparingEngine(Protocol):
+    """What a `StreamEngine` may also be able to do: make requests ready in other threads than the one that writes.
+
+    So a prompt that takes seconds to tokenise holds up no answer that is being written.
+    """
+
+    def prepare(self, request: TextRequest | EmbeddingRequest) -> Prepared:
+        """The request, ready to be asked. From any thread, several at once; raises what `ask` raises of a request."""
+        ...
+
+    def admit(
+        self, key: Hashable, prepared: Prepared, adapter: str | None, *, owner: str | None, may_exceed: bool
+    ) -> bool:
+        """As `ask`, of what `prepare` has made.
+
+        owner: whose ask it is; prompts of different owners take turns. may_exceed: a reserve of room may be used, which
+        is kept for those who have nothing under way while others fill all places.
+        """
+        ...
+
+
 @runtime_checkable
 class EmbeddingEngine(Protocol):
     """What a `StreamEngine` may also be able to do: `poll` tells the vectors as `Embedded`."""

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, TypeAdapter
 
 from luthier.core.conversation import Conversation
+from luthier.core.errors import LuthierError, OverlongError
 from luthier.core.frozen import Frozen
 from luthier.core.plan import Quantisation
 
@@ -168,10 +169,24 @@ class Embedded(Frozen):
 
 
 class Failed(Frozen):
-    """Nothing more will come. error: as `LuthierError.as_json` writes it."""
+    """Nothing more will come. error: as `LuthierError.as_json` writes it.
+
+    num_refused_tokens: of a prompt that was refused for its length; num_contexts: how many times the context of the
+    model that is, rounded up. What it took to refuse it is counted by them.
+    """
 
     kind: Literal["failed"] = "failed"
     error: dict[str, Any]
+    num_refused_tokens: int = 0
+    num_contexts: int = 0
+
+    @classmethod
+    def of(cls, error: LuthierError) -> Failed:
+        """The event that tells of an error."""
+        if not isinstance(error, OverlongError) or not error.most_tokens:
+            return cls(error=error.as_json())
+        num_contexts = -(-error.num_tokens // error.most_tokens)
+        return cls(error=error.as_json(), num_refused_tokens=error.num_tokens, num_contexts=num_contexts)
 
 
 StreamEvent = Started | Piece | Ended | Embedded | Failed

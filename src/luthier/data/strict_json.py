@@ -1,9 +1,11 @@
-"""JSON without its silent traps: a key that comes twice, NaN and Infinity, and nesting without end are errors."""
+"""JSON without its silent traps: a key that comes twice, NaN and Infinity, half characters, and nesting too deep."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
+
+from luthier.core.json_limits import MAX_DEPTH, fault_of, is_plain
 
 
 class StrictJsonError(ValueError):
@@ -17,15 +19,20 @@ class StrictJsonError(ValueError):
 def strict_loads(text: str) -> Any:
     """Parse one JSON document. Raises StrictJsonError with the reason and, for bad syntax, line and column."""
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as error:
         raise StrictJsonError(_lower_first(error.msg), error.lineno, error.colno) from error
     except RecursionError as error:
-        raise StrictJsonError("is nested too deeply") from error
+        raise StrictJsonError(f"is nested too deeply; expected: at most {MAX_DEPTH} levels") from error
     except StrictJsonError:
         raise
     except ValueError as error:  # an integer of more digits than Python converts
         raise StrictJsonError(_lower_first(str(error))) from error
+    # A file of rows may hold as many values as it likes.
+    if not is_plain(text) and (fault := fault_of(found, max_values=0)) is not None:
+        place = f" at {fault.place!r}" if fault.place else ""
+        raise StrictJsonError(f"has {fault.came}{place}; expected: {fault.expected}")
+    return found
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
 
 from luthier.engines.asks import Prepared
-from luthier.engines.decode import PREFILL_TOKENS, Prefix, Request
+from luthier.engines.decode import PREFILL_TOKENS, Prefix
 from luthier.engines.length_batches import length_batches
 
 # A longer prompt goes through the model in parts of so many tokens, between the steps of the others.
@@ -16,11 +16,12 @@ PART_TOKENS: Final = 512
 
 @dataclass(slots=True, eq=False)
 class Arrival:
-    """An ask for text. prefix: what of a long prompt has gone through the model already."""
+    """An ask for text. owner: whose it is. prefix: what of a long prompt has gone through the model already."""
 
     key: Hashable
     prepared: Prepared
     adapter: str | None
+    owner: str | None = None
     prefix: Prefix | None = None
 
     @property
@@ -37,27 +38,47 @@ class Arrival:
         return ids[done : done + PART_TOKENS]
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingAsk:
-    """Texts that are made into vectors, a part of like length a poll; `found` by their places."""
+class Owned(Protocol):
+    """What somebody waits for."""
 
-    key: Hashable
-    inputs: list[Request]
-    adapter: str | None
-    parts: list[list[int]]
-    found: dict[int, list[float]] = field(default_factory=dict)
+    owner: str | None
 
 
-def next_arrivals(arrivals: Sequence[Arrival], fits: Callable[[int], bool], max_rows: int) -> list[Arrival]:
-    """Whoever came first, and those of like length whose prompts go through the model with it.
+_Waiting = TypeVar("_Waiting", bound=Owned)
+
+
+class PrefillTurns:
+    """Whose prompt goes through the model next: that of the owner who has waited longest since the last one.
+
+    So a long prompt of one holds up a short one of another for one part at most, and not until its end.
+    """
+
+    def __init__(self) -> None:
+        self._served: dict[str | None, int] = {}
+        self._num_turns = 0
+
+    def first(self, waiting: Sequence[_Waiting]) -> _Waiting:
+        """The one whose turn it is: of one owner whoever came first. waiting: not empty, in the order of arrival."""
+        chosen = min(waiting, key=lambda one: self._served.get(one.owner, 0))
+        self._num_turns += 1
+        owners = {one.owner for one in waiting}  # those who have gone begin anew when they come again
+        self._served = {owner: turn for owner, turn in self._served.items() if owner in owners}
+        self._served[chosen.owner] = self._num_turns
+        return chosen
+
+
+def next_arrivals(
+    first: Arrival, arrivals: Sequence[Arrival], fits: Callable[[int], bool], max_rows: int
+) -> list[Arrival]:
+    """The one whose turn it is, and those of like length whose prompts go through the model with it.
 
     fits: whether rows of so many tokens can be padded.
     """
-    first = arrivals[0]
     if first.prefix is not None or first.next_part():
         return [first]
-    fitting = [one for one in arrivals if not one.next_part() and fits(one.prepared.num_tokens)]
+    fitting = [one for one in arrivals if one.prefix is None and not one.next_part() and fits(one.prepared.num_tokens)]
     if first not in fitting:
         return [first]
     parts = length_batches([one.num_left for one in fitting], max_tokens=PREFILL_TOKENS, max_rows=max_rows)
-    return [fitting[place] for place in next(part for part in parts if 0 in part)]
+    own = fitting.index(first)
+    return [fitting[place] for place in next(part for part in parts if own in part)]

@@ -21,6 +21,13 @@ from luthier.engines.transformers_engine import TransformersEngine
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedTexts:
+    """Texts that are ready to be made into vectors."""
+
+    inputs: list[Request]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A request that is ready to be written. guide: makes the guide of one choice, where there is one."""
 
@@ -41,7 +48,7 @@ class Prepared:
 
 
 class AskReader:
-    """Makes requests ready for one open engine."""
+    """Makes requests ready for one open engine. `prepare` and `embedded` may be called from several threads at once."""
 
     def __init__(self, engine: TransformersEngine, *, device: torch.device, num_logits: int) -> None:
         self._engine, self._device, self._num_logits = engine, device, num_logits
@@ -91,14 +98,16 @@ class AskReader:
             calls=calls,
         )
 
-    def embedded(self, request: EmbeddingRequest) -> list[Request]:
+    def embedded(self, request: EmbeddingRequest) -> PreparedTexts:
         """The inputs as tokens. Raises RequestError and OverlongError, as `prepare`."""
-        return [
-            self._engine.request_within_context(Prompt(text=one, max_new_tokens=1))
-            if isinstance(one, str)
-            else self._engine.request_of_ids(one, 1)
-            for one in request.inputs
-        ]
+        return PreparedTexts(
+            [
+                self._engine.request_within_context(Prompt(text=one, max_new_tokens=1))
+                if isinstance(one, str)
+                else self._engine.request_of_ids(one, 1)
+                for one in request.inputs
+            ]
+        )
 
     def _request(self, asked: TextRequest) -> Request:
         if asked.token_ids is not None:

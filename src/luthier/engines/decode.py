@@ -120,7 +120,7 @@ class Decoder:
         self._pad_id = pad_id
         self._config = model.config.get_text_config()
         self._cache_argument = cache_argument(model)
-        for layer in self._new_cache().layers:
+        for layer in self.new_cache().layers:
             if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
                 raise RequestError(
                     f"{type(model).__name__} keeps a {type(layer).__name__}",
@@ -133,7 +133,7 @@ class Decoder:
 
         before: what stands before them already; it is used up.
         """
-        cache = self._new_cache() if before is None else before.cache
+        cache = self.new_cache() if before is None else before.cache
         first = 0 if before is None else before.num_tokens
         tokens = torch.tensor([list(ids)], device=self._model.device)
         positions = torch.arange(first, first + len(ids), device=self._model.device)[None]
@@ -146,7 +146,7 @@ class Decoder:
 
         Requests must hold any ids in its places, which are never read.
         """
-        cache = self._new_cache()
+        cache = self.new_cache()
         arguments: dict[str, Any] = {self._cache_argument: cache}
         self._model(inputs_embeds=vectors.detach()[None], use_cache=True, logits_to_keep=1, **arguments)
         return Prefix(num_tokens=len(vectors), cache=cache)
@@ -161,7 +161,7 @@ class Decoder:
 
         Only then can prompts share a prefix or be joined: both put padding into places that a window would count.
         """
-        windows = [layer.sliding_window for layer in self._new_cache().layers if layer.is_sliding]
+        windows = [layer.sliding_window for layer in self.new_cache().layers if layer.is_sliding]
         return all(num_total_tokens <= window for window in windows)
 
     def run(
@@ -261,7 +261,7 @@ class Decoder:
             mask[place, skip + width - len(own) :] = 1
         positions = (mask.cumsum(-1) - 1).clamp_(min=0)[:, skip:].to(device)
         mask = mask.to(device)
-        cache = expanded(prefix.cache, len(rows)) if prefix else self._new_cache()
+        cache = expanded(prefix.cache, len(rows)) if prefix else self.new_cache()
         logits = self._forward(tokens.to(device), cache, mask, positions)
         return Batch(list(rows), cache, mask, positions[:, -1] + 1), logits
 
@@ -286,7 +286,8 @@ class Decoder:
             )
         return logits
 
-    def _new_cache(self) -> DynamicCache:
+    def new_cache(self) -> DynamicCache:
+        """An empty one, with the layers of this model."""
         return DynamicCache(config=self._config)
 
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from luthier.engines.decode import cache_argument
+
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import DynamicCache, PreTrainedModel
+
+
+@dataclass(slots=True)
+class PartialStates:
+    """A long text of which a part has gone through the model. total: [width], the sum of its states in float32."""
+
+    cache: DynamicCache
+    total: Tensor
+    num_tokens: int
 
 
 @torch.inference_mode()
@@ -26,3 +38,27 @@ def mean_states(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, ski
     states = model.base_model(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state.float()
     means = [states[row, skip:length].mean(0) for row, length in enumerate(lengths)]
     return torch.nn.functional.normalize(torch.stack(means), dim=-1)
+
+
+@torch.inference_mode()
+def add_states(
+    model: PreTrainedModel, ids: Sequence[int], before: PartialStates | None, *, new_cache: DynamicCache, skip: int = 0
+) -> PartialStates:
+    """Send the next tokens of a long text through the model, and add up their states.
+
+    before: what of it has gone through already; it is used up. new_cache: an empty one, for the first part. skip: as in
+    `mean_states`; the first part must be longer.
+    """
+    first = 0 if before is None else before.num_tokens
+    cache = new_cache if before is None else before.cache
+    tokens = torch.tensor([list(ids)], device=model.device)
+    positions = torch.arange(first, first + len(ids), device=model.device)[None]
+    arguments: dict[str, Any] = {cache_argument(model): cache, "position_ids": positions}
+    states = model.base_model(input_ids=tokens, use_cache=True, **arguments).last_hidden_state[0].float()
+    total = states[max(0, skip - first) :].sum(0)
+    return PartialStates(cache, total if before is None else before.total + total, first + len(ids))
+
+
+def unit(states: PartialStates) -> Tensor:
+    """[1, width]: the mean, scaled to the length 1, which does not depend on how many tokens were added up."""
+    return torch.nn.functional.normalize(states.total[None], dim=-1)

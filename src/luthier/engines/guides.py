@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from luthier.core.errors import RequestError, WorkError
+from luthier.core.errors import RequestError
+from luthier.core.json_schema import check_schema
 from luthier.engines.answer_row import Guide
 from luthier.engines.tool_calls import COMPACT
 
@@ -29,6 +30,7 @@ class Guides:
 
     def of_schema(self, schema: dict[str, Any]) -> Callable[[], Guide]:
         """Of JSON and nothing else. Raises RequestError for a schema that cannot be followed to the letter."""
+        check_schema(schema)
         library = _library()
         try:
             grammar = library.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
@@ -68,7 +70,8 @@ class _Guide:
 
     def take(self, token: int) -> None:
         if not self._matcher.consume_token(token):
-            raise WorkError(
+            # A form that is too complex is so the next time, too: no error that clients repeat a request after.
+            raise RequestError(
                 f"the answer left its form: {self._matcher.get_error()[:200]}",
                 expected="a form that can be followed",
                 do="ask with a simpler schema",

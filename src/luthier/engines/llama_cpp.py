@@ -11,29 +11,41 @@ server is opened again (a third of a second for a small model).
 
 from __future__ import annotations
 
-import json
 import os
+import threading
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import ConflictError, OverlongError, RequestError, WorkError
+from luthier.core.errors import ConflictError, RequestError, WorkError
 from luthier.core.ports import Generation, Progress, Prompt, Score, Told
-from luthier.core.stream import Served, Started, TextRequest
+from luthier.core.stream import EmbeddingRequest, Served, Started, TextRequest
 from luthier.engines.llama_adapters import check_adapter, only_gguf
 from luthier.engines.llama_answers import AnswerReader
+from luthier.engines.llama_grammar import grammar_of, no_grammar
 from luthier.engines.llama_prompts import open_reader
 from luthier.engines.llama_server import CachePrecision, LlamaServer
 from luthier.engines.llama_writing import Choice, Writing
 from luthier.engines.stream_generation import generate_by_streaming
-from luthier.engines.tool_calls import COMPACT, ToolForm
+from luthier.engines.tool_calls import ToolForm
 from luthier.engines.tool_talk import CallsInText
 from luthier.models.gguf_header import GgufHeader, read_gguf_header
 
 DEFAULT_SLOTS: Final = 16
-_DIALECT: Final = "%llguidance {}\n"
 _CACHE_BYTES: Final = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request as token ids. grammar: what the answer is held to; form: how it calls tools."""
+
+    request: TextRequest
+    ids: list[int]
+    max_new_tokens: int
+    form: ToolForm | None
+    grammar: str | None
 
 
 class LlamaCppEngine:
@@ -65,7 +77,9 @@ class LlamaCppEngine:
         self._token_bytes = _bytes_of_a_token(self._header) * (2 if cache == "float32" else 1)
         self._pool_tokens = max(context, min(num_slots * context, cache_bytes // self._token_bytes))
         self._adapters: dict[str, Path] = {}
-        self._read: dict[Hashable, tuple[TextRequest, list[int]]] = {}
+        self._prepared: dict[Hashable, tuple[TextRequest, _Prepared]] = {}
+        self._reading = threading.Lock()  # held while the server is opened again, and to count who reads with it
+        self._num_reading = 0
         self._writing = Writing(num_slots, self._pool_tokens)
         self._server: LlamaServer | None = self._open_server([])
         try:
@@ -119,6 +133,46 @@ class LlamaCppEngine:
         Raises RequestError (an empty prompt, an unknown adapter, a schema that cannot be kept), OverlongError,
         TemplateError. WorkError: the server cannot be opened with the new adapters.
         """
+        self._check_open()
+        known = self._prepared.get(key)
+        prepared = known[1] if known is not None and known[0] is request else self.prepare(request)
+        self._prepared[key] = (request, prepared)  # it is asked again after every poll: read once
+        if not self.admit(key, prepared, adapter):
+            return False
+        del self._prepared[key]
+        return True
+
+    def prepare(self, request: TextRequest | EmbeddingRequest) -> _Prepared:
+        """The request as token ids and what its answer is held to, from any thread. Raises what `ask` raises of it."""
+        assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
+        self._check_wishes(request)
+        with self._reading:
+            self._num_reading += 1
+        try:
+            server = self._check_open()
+            self._check_ids(request.token_ids)
+            ids = self._reader.ids(request)
+            self._check_ids(ids)
+            form = self._reader.tools.form(request)
+            grammar = grammar_of(request, form, server)
+            if grammar is not None and not server.keeps_grammar(grammar):
+                raise no_grammar()
+        finally:
+            with self._reading:
+                self._num_reading -= 1
+        max_new_tokens = min(request.max_new_tokens, server.context_tokens - len(ids))
+        return _Prepared(request, ids, max_new_tokens, form, grammar)
+
+    def admit(
+        self,
+        key: Hashable,
+        prepared: _Prepared,
+        adapter: str | None,
+        *,
+        owner: str | None = None,  # noqa: ARG002 - slots are taken in turn, and each reads its prompt by itself
+        may_exceed: bool = False,  # noqa: ARG002 - there are no more slots than there are
+    ) -> bool:
+        """Begin to write what `prepare` has made; as `ask`."""
         server = self._check_open()
         if adapter is not None and adapter not in self._adapters:
             raise RequestError(
@@ -126,25 +180,20 @@ class LlamaCppEngine:
                 expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
                 do="load the adapter before it is asked",
             )
-        self._check_wishes(request)
         if self._is_stale(server):
-            if not self._writing.is_idle:
-                return False
-            server = self._reopen(server)
-        ids, max_new_tokens = self._within_context(key, request, server)
-        if not self._writing.has_room_for(request.num_choices, len(ids) + max_new_tokens):
-            self._read[key] = (request, ids)  # it is asked again after every poll: read once
+            with self._reading:
+                if self._num_reading or not self._writing.is_idle:
+                    return False
+                server = self._reopen(server)
+        request, ids, form = prepared.request, prepared.ids, prepared.form
+        if not self._writing.has_room_for(request.num_choices, len(ids) + prepared.max_new_tokens):
             return False
-        form = self._reader.tools.form(request)
-        grammar = _grammar(request, form, server)
-        if grammar is not None and not server.keeps_grammar(grammar):
-            raise _no_grammar()
         path = None if adapter is None else self._adapters[adapter]
         mark = form.begin if form is not None and form.has_special_marks else None
         choices = [
             Choice(
-                key, number, request, path, ids, max_new_tokens,
-                AnswerReader(request, number, CallsInText(request, form)), grammar, mark,
+                key, number, request, path, ids, prepared.max_new_tokens,
+                AnswerReader(request, number, CallsInText(request, form)), prepared.grammar, mark,
             )
             for number in range(request.num_choices)
         ]  # fmt: skip
@@ -153,7 +202,7 @@ class LlamaCppEngine:
 
     def cancel(self, key: Hashable) -> None:
         """Write no more of this ask; its slots are free after the token that is being computed."""
-        self._read.pop(key, None)
+        self._prepared.pop(key, None)
         self._writing.cancel(key)
 
     def poll(self, wait_seconds: float) -> list[Told]:
@@ -230,23 +279,13 @@ class LlamaCppEngine:
         self._reader.use(opened)
         return opened
 
-    def _within_context(self, key: Hashable, request: TextRequest, server: LlamaServer) -> tuple[list[int], int]:
-        known = self._read.pop(key, None)
-        ids = self._reader.ids(request) if known is None or known[0] is not request else known[1]
-        if not ids or min(ids) < 0 or max(ids) >= self._vocabulary:
+    def _check_ids(self, ids: Sequence[int] | None) -> None:
+        if ids is not None and (not ids or min(ids) < 0 or max(ids) >= self._vocabulary):
             raise RequestError(
                 f"a prompt of {len(ids)} tokens" + (f", ids {min(ids)} to {max(ids)}" if ids else ""),
                 expected=f"at least one token, each from 0 to {self._vocabulary - 1}",
                 do="correct the prompt",
             )
-        room = server.context_tokens - len(ids)
-        if room < 1:
-            raise OverlongError(
-                f"a prompt of {len(ids):,} tokens",
-                expected=f"fewer than the {server.context_tokens:,} of the context, so that an answer fits",
-                do="shorten the prompt",
-            )
-        return ids, min(request.max_new_tokens, room)
 
 
 def open_stream_engine(served: Served) -> LlamaCppEngine:
@@ -269,25 +308,3 @@ def _bytes_of_a_token(header: GgufHeader) -> int:
     width = header.number("embedding_length", 0) // max(heads, 1)
     sides = header.number("attention.key_length", width) + header.number("attention.value_length", width)
     return max(1, header.number("block_count", 1) * header.number("attention.head_count_kv", heads) * sides * 2)
-
-
-def _grammar(request: TextRequest, form: ToolForm | None, server: LlamaServer) -> str | None:
-    """What the answer is held to, in llguidance's dialect, which this build of llama.cpp takes; None for nothing."""
-    if form is not None and (request.tool_choice == "required" or request.json_schema is not None):
-        return _DIALECT + form.grammar(request, lambda text: _token_id(server, text))
-    if request.json_schema is None:
-        return None
-    return f"{_DIALECT}start: %json {json.dumps({**request.json_schema, 'x-guidance': COMPACT})}\n"
-
-
-def _token_id(server: LlamaServer, text: str) -> int | None:
-    ids = server.tokenize(text, add_special=False)
-    return ids[0] if len(ids) == 1 else None
-
-
-def _no_grammar() -> RequestError:
-    return RequestError(
-        "a JSON schema, of the answer or of a tool's arguments, that llama.cpp does not follow",
-        expected="a schema with the words that its grammars know (type, properties, items, enum, pattern ...)",
-        do="make the schema simpler, or check that it is a valid one",
-    )

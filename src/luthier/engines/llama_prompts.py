@@ -15,17 +15,22 @@ from luthier.core.conversation import Message
 from luthier.core.errors import RequestError, TemplateError
 from luthier.core.stream import TextRequest
 from luthier.engines.llama_server import LlamaServer
+from luthier.engines.prompt_ids import check_bytes, checked, ids_of
 from luthier.engines.tool_talk import ToolTalk
 from luthier.models.gguf_header import GgufHeader
 
 if TYPE_CHECKING:
     from luthier.models.chat_template import ChatTemplate
 
+_NO_LETTERS: Final = bytes(byte for byte in range(256) if not chr(byte).isascii() or not chr(byte).isalnum())
 _PROBE: Final = "The front of a violin (1715, 35.5 cm) isn't made of maple: it's spruce. Grüße, naïve café!\n\n"
 
 
 class PromptReader(Protocol):
-    """Turns what is asked into token ids. Raises RequestError or TemplateError for what cannot be written."""
+    """Turns what is asked into token ids, from any thread.
+
+    Raises RequestError or TemplateError for what cannot be written, OverlongError where no answer would fit.
+    """
 
     tools: ToolTalk
 
@@ -37,7 +42,7 @@ class TemplateReader:
     """Luthier's own template and the model's own tokenizer."""
 
     def __init__(self, template: ChatTemplate, server: LlamaServer) -> None:
-        self._template = template
+        self._template, self._context_tokens = template, server.context_tokens
         self.tools = ToolTalk(json.dumps(template.tokenizer.chat_template or "") if template.kind == "chat" else "")
         ours, theirs = template.encode(_PROBE)[0], server.tokenize(_PROBE, add_special=True)
         if ours != theirs:
@@ -51,13 +56,7 @@ class TemplateReader:
 
     def ids(self, request: TextRequest) -> list[int]:
         """Token ids of the request, up to where the answer begins."""
-        if request.token_ids is not None:
-            return list(request.token_ids)
-        if request.conversation is not None:
-            text = self._template.render(self.tools.conversation(request), add_generation_prompt=True)
-        else:
-            text = request.text or ""
-        return self._template.encode(text)[0]
+        return ids_of(self._template, self.tools, request, self._context_tokens)
 
     def use(self, server: LlamaServer) -> None:
         """Nothing: the tokenizer is here."""
@@ -68,6 +67,7 @@ class FileReader:
 
     def __init__(self, header: GgufHeader, server: LlamaServer) -> None:
         self._server = server
+        self._longest = header.longest_in_list.get("tokenizer.ggml.tokens", 0)
         self._has_template = bool(header.values.get("tokenizer.chat_template"))
         self.tools = ToolTalk(str(header.values.get("tokenizer.chat_template") or ""))
         bos = str(server.ask("props").get("bos_token") or "")
@@ -75,12 +75,21 @@ class FileReader:
 
     def ids(self, request: TextRequest) -> list[int]:
         """Token ids of the request, up to where the answer begins; one beginning-of-text token at most."""
+        context_tokens = self._server.context_tokens
         if request.token_ids is not None:
-            return list(request.token_ids)
+            return checked(list(request.token_ids), context_tokens)
         text = self._render(request) if request.conversation is not None else request.text or ""
+        check_bytes(self._least_tokens(text), context_tokens)
         ids = self._server.tokenize(text, add_special=True)
         is_twice = len(self._bos) == 1 and ids[:2] == self._bos * 2
-        return ids[1:] if is_twice else ids
+        return checked(ids[1:] if is_twice else ids, context_tokens)
+
+    def _least_tokens(self, text: str) -> int:
+        """By the letters of ASCII alone: a file may have no token for other bytes, and tokens that take in blanks."""
+        if not self._longest:
+            return 0
+        num_letters = len(text.encode(errors="replace").translate(None, _NO_LETTERS))
+        return -(-num_letters // self._longest)
 
     def use(self, server: LlamaServer) -> None:
         """The model was opened again."""

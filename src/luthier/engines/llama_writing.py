@@ -157,7 +157,7 @@ class Writing:
     def _fail(self, choice: Choice, error: LuthierError) -> None:
         self.cancel(choice.key)
         choice.stop.set()
-        self._told.append((choice.key, Failed(error=error.as_json())))
+        self._told.append((choice.key, Failed.of(error)))
 
 
 def _write(

@@ -198,7 +198,7 @@ class OpenAIStreamEngine:
         try:
             await self._try(ask, choice)
         except LuthierError as error:
-            self._inbox.put((ask, Failed(error=error.as_json())))
+            self._inbox.put((ask, Failed.of(error)))
         except Exception as error:  # noqa: BLE001 - the others go on
             self._inbox.put((ask, Failed(error=self._lost(f"{type(error).__name__}: {error}", 1).as_json())))
 

@@ -15,11 +15,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from luthier.core.errors import DivergedError, LuthierError, NotFoundError
+from luthier.core.errors import LuthierError, NotFoundError
 from luthier.core.ports import Told
 from luthier.core.stream import (
     MAX_CHOICES,
-    Embedded,
     EmbeddingRequest,
     Failed,
     Served,
@@ -27,18 +26,19 @@ from luthier.core.stream import (
     TextRequest,
 )
 from luthier.engines.answer_row import AnswerRow
-from luthier.engines.arrivals import Arrival, EmbeddingAsk, next_arrivals
-from luthier.engines.asks import AskReader, Prepared
+from luthier.engines.arrivals import Arrival, PrefillTurns, next_arrivals
+from luthier.engines.asks import AskReader, Prepared, PreparedTexts
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS
-from luthier.engines.decode import PREFILL_TOKENS, Batch
-from luthier.engines.embed import mean_states
-from luthier.engines.length_batches import length_batches
+from luthier.engines.decode import Batch
+from luthier.engines.embedding_queue import DIVERGED, EmbeddingQueue
 from luthier.engines.mixed_adapters import MixedAdapters
 from luthier.engines.transformers_engine import TransformersEngine
 
 MAX_STREAM_ROWS: Final = 2 * MAX_CHOICES
 # Room is made for this many tokens at a time: making it costs a copy of the cache, and not all answers get long.
 _ROOM_TOKENS: Final = 64
+# What is kept for those who have nothing under way, while others fill all places: a quarter of rows and tokens more.
+_RESERVE: Final = 1.25
 
 
 def open_stream_engine(served: Served) -> StreamingEngine:
@@ -69,7 +69,7 @@ class _Group:
 
 
 class StreamingEngine:
-    """Writes answers with an open engine: `core.ports.StreamEngine` and `EmbeddingEngine`.
+    """Writes answers with an open engine: `core.ports.StreamEngine`, `EmbeddingEngine` and `PreparingEngine`.
 
     max_rows, batch_tokens: how many answers are written together, and how many tokens' keys and values they may hold.
     """
@@ -89,7 +89,8 @@ class StreamingEngine:
         self._num_base_bytes = sum(int(one.nbytes) for one in [*engine.causal.parameters(), *engine.causal.buffers()])
         self._prepared: dict[Hashable, Prepared] = {}
         self._arrivals: list[Arrival] = []
-        self._embeddings: list[EmbeddingAsk] = []
+        self._embeddings = EmbeddingQueue(engine, self._decoder, self._adapters, max_rows)
+        self._turns = PrefillTurns()
         self._rows: dict[int, AnswerRow] = {}
         self._groups: list[_Group] = []
         self._next_row = 0
@@ -97,7 +98,7 @@ class StreamingEngine:
     @property
     def keys(self) -> set[Hashable]:
         """The asks whose answers are being written."""
-        waiting = {one.key for one in self._arrivals} | {one.key for one in self._embeddings}
+        waiting = {one.key for one in self._arrivals} | self._embeddings.keys
         return {row.key for row in self._rows.values()} | waiting
 
     @property
@@ -122,37 +123,58 @@ class StreamingEngine:
         prepared = self._prepared.get(key)
         if prepared is None:
             prepared = self._prepared[key] = self._reader.prepare(request)
-        if not self._has_room_for(prepared):
+        if not self.admit(key, prepared, adapter):
             return False
         del self._prepared[key]
-        self._arrivals.append(Arrival(key, prepared, adapter))
+        return True
+
+    def prepare(self, request: TextRequest | EmbeddingRequest) -> Prepared | PreparedTexts:
+        """The request as tokens, from any thread. Raises what `ask` raises of a request."""
+        if isinstance(request, EmbeddingRequest):
+            return self._reader.embedded(request)
+        return self._reader.prepare(request)
+
+    def admit(
+        self,
+        key: Hashable,
+        prepared: Prepared | PreparedTexts,
+        adapter: str | None,
+        *,
+        owner: str | None = None,
+        may_exceed: bool = False,
+    ) -> bool:
+        """Begin to write what `prepare` has made, or to make vectors; false where there is no room now."""
+        self._check(adapter)
+        if isinstance(prepared, PreparedTexts):
+            self._embeddings.add(key, prepared.inputs, adapter, owner)
+            return True
+        if not self._has_room_for(prepared, _RESERVE if may_exceed else 1.0):
+            return False
+        self._arrivals.append(Arrival(key, prepared, adapter, owner))
         return True
 
     def ask_embeddings(self, key: Hashable, request: EmbeddingRequest, adapter: str | None) -> bool:
         """Begin to make texts into vectors: the mean of the states of the last layer, scaled to the length 1."""
         self._check(adapter)
-        inputs = self._reader.embedded(request)
-        lengths = [len(one.ids) for one in inputs]
-        parts = length_batches(lengths, max_tokens=PREFILL_TOKENS, max_rows=self._max_rows)
-        self._embeddings.append(EmbeddingAsk(key, inputs, adapter, parts))
-        return True
+        return self.admit(key, self._reader.embedded(request), adapter)
 
     def cancel(self, key: Hashable) -> None:
         """Write no more of this ask; nothing happens where it has ended."""
         self._prepared.pop(key, None)
         self._arrivals = [one for one in self._arrivals if one.key != key]
-        self._embeddings = [one for one in self._embeddings if one.key != key]
+        self._embeddings.cancel(key)
         for number in [number for number, row in self._rows.items() if row.key == key]:
             del self._rows[number]
         self._drop_ended()
 
     def poll(self, wait_seconds: float) -> list[Told]:  # noqa: ARG002 - it computes, and waits for nobody
         """One token of every answer, after the prompts that have come, up to 2,048 tokens of them."""
-        return self._embed() + self._begin() + self._step()
+        return self._embeddings.step() + self._begin() + self._step()
 
     def close(self) -> None:
         """Let go of the weights; nothing can be written afterwards."""
-        self._rows, self._groups, self._arrivals, self._embeddings = {}, [], [], []
+        self._rows, self._groups, self._arrivals = {}, [], []
+        self._embeddings.clear()
         self._engine.close()
 
     def _check(self, adapter: str | None) -> None:
@@ -161,38 +183,25 @@ class StreamingEngine:
         if adapter is not None and adapter not in self._adapters:
             raise NotFoundError(f"the adapter {adapter!r}", expected="one that is loaded", do="load it first")
 
-    def _has_room_for(self, prepared: Prepared) -> bool:
-        """Whether it can be written together with those that are being written; one alone always can."""
+    def _has_room_for(self, prepared: Prepared, share: float) -> bool:
+        """Whether it can be written together with those that are being written; one alone always can.
+
+        share: how much of the ordinary room may be taken.
+        """
         waiting = [one.prepared for one in self._arrivals]
         if not self._rows and not waiting:
             return True
         num_rows = len(self._rows) + prepared.num_rows + sum(one.num_rows for one in waiting)
         known = [*(row.num_tokens for row in self._rows.values()), *(one.num_tokens for one in waiting)]
-        return num_rows <= self._max_rows and num_rows * max(prepared.num_tokens, *known) <= self._batch_tokens
-
-    def _embed(self) -> list[Told]:
-        if not self._embeddings:
-            return []
-        one, num_hidden = self._embeddings.pop(0), self._engine.num_virtual_tokens
-        part = one.parts.pop()
-        self._adapters.use([one.adapter])  # broadcast over the rows: all texts of an ask have one adapter
-        vectors = mean_states(self._engine.causal, [one.inputs[place].ids for place in part], skip=num_hidden)
-        if not vectors.isfinite().all():
-            return [(one.key, _diverged())]
-        one.found.update(zip(part, vectors.tolist(), strict=True))
-        if one.parts:
-            self._embeddings.append(one)
-            return []
-        num_tokens = sum(len(request.ids) - num_hidden for request in one.inputs)
-        found = tuple(tuple(one.found[place]) for place in range(len(one.inputs)))
-        return [(one.key, Embedded(vectors=found, num_prompt_tokens=num_tokens))]
+        num_tokens = num_rows * max(prepared.num_tokens, *known)
+        return num_rows <= share * self._max_rows and num_tokens <= share * self._batch_tokens
 
     def _begin(self) -> list[Told]:
         """Send prompts that have come through the model; their first tokens come with the next step."""
         if not self._arrivals:
             return []
-        begun = next_arrivals(self._arrivals, self._decoder.fits_windows, self._max_rows)
-        first = begun[0]
+        first = self._turns.first(self._arrivals)
+        begun = next_arrivals(first, self._arrivals, self._decoder.fits_windows, self._max_rows)
         self._adapters.use([one.adapter for one in begun])
         if (ids := first.next_part()) and self._decoder.fits_windows(first.prepared.num_tokens):
             first.prefix = self._decoder.prefill(ids, first.prefix)
@@ -246,12 +255,12 @@ class StreamingEngine:
         row = self._rows[number]
         if not is_sound:
             self._fail(row.key)
-            return likeliest, [(row.key, _diverged())]
+            return likeliest, [(row.key, Failed.of(DIVERGED))]
         try:
             token, news = row.write(logits, likeliest)
         except LuthierError as error:
             self._fail(row.key)
-            return likeliest, [(row.key, Failed(error=error.as_json()))]
+            return likeliest, [(row.key, Failed.of(error))]
         if row.has_ended:
             del self._rows[number]
         return token, [(row.key, event) for event in news]
@@ -287,12 +296,3 @@ class StreamingEngine:
         for group in self._groups:
             self._drop_from(group)
         self._groups = [group for group in self._groups if group.batch.rows]
-
-
-def _diverged() -> Failed:
-    error = DivergedError(
-        "the model gives logits that are not numbers for this ask",
-        expected="finite logits",
-        do="its adapter or weights are too large: go back to an earlier checkpoint, or use float32",
-    )
-    return Failed(error=error.as_json())

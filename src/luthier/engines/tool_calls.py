@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from luthier.core.json_schema import check_schema
 from luthier.core.stream import TextRequest
 from luthier.engines.tool_call_reader import ToolCallReader
 
@@ -51,10 +52,16 @@ class ToolForm:
         """What an answer that must call may be, or, with a schema, call or keep to it; llguidance's dialect of Lark.
 
         token_id: of a text that is one token of its own in the vocabulary; None for any other.
+
+        Raises UnsupportedError for a schema that is too large, or that no finite value keeps to.
         """
         functions = [tool.get("function", tool) for tool in asked.tools]
         if asked.tool_name is not None:
             functions = [one for one in functions if one.get("name") == asked.tool_name]
+        for function in functions:
+            check_schema(function.get("parameters"))
+        if asked.json_schema is not None:
+            check_schema(asked.json_schema)
         call = {"anyOf": [self._call_schema(one) for one in functions], "x-guidance": COMPACT}
         may_repeat = asked.calls_in_parallel and asked.tool_name is None
         if self.is_list:

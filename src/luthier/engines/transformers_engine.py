@@ -234,8 +234,20 @@ class TransformersEngine:
             text = self._template.render(prompt.conversation, add_generation_prompt=True)
         else:
             text = prompt.text or ""
-        ids, _ = self._template.encode(text)
-        return self._checked(ids, number + 1, prompt)
+        self._check_bytes(text, number + 1)
+        return self._checked(self._template.ids(text), number + 1, prompt)
+
+    def _check_bytes(self, text: str, number: int) -> None:
+        """Refuse what cannot fit by its bytes, before it is tokenised. Raises OverlongError."""
+        least = self._template.least_tokens(text)
+        if least >= self._room_tokens:
+            raise OverlongError(
+                f"prompt {number} has {len(text):,} characters, at least {least:,} tokens of this model",
+                expected=f"fewer than {self._room_tokens:,} tokens, the context of the model, so that an answer fits",
+                do="shorten the prompt",
+                num_tokens=least,
+                most_tokens=self._room_tokens,
+            )
 
     def _checked(self, ids: list[int], number: int, prompt: Prompt) -> Request:
         """The request, if it is not empty and fits into the context. number: of the prompt, counted from 1."""
@@ -247,6 +259,8 @@ class TransformersEngine:
                 f"{len(ids) + prompt.max_new_tokens} together",
                 expected=f"at most {self._room_tokens}, the context of the model",
                 do="shorten the prompt, use fewer few-shot examples, or lower max_new_tokens",
+                num_tokens=len(ids),
+                most_tokens=self._room_tokens,
             )
         guide = None if prompt.json_schema is None else self._guides.of_schema(prompt.json_schema)
         return Request([*self._trained_prompt, *ids], prompt.max_new_tokens, prompt.temperature, prompt.seed, guide)

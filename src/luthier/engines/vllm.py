@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,10 +18,11 @@ from typing import Any, Final, Literal
 import httpx2
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import NotFoundError, OverlongError, RequestError, WorkError
+from luthier.core.errors import NotFoundError, RequestError, WorkError
 from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgress, Told
-from luthier.core.stream import Failed, Served, TextRequest
+from luthier.core.stream import EmbeddingRequest, Failed, Served, TextRequest
 from luthier.engines.openai_stream import OpenAIStreamEngine
+from luthier.engines.prompt_ids import ids_of
 from luthier.engines.stream_generation import generate_by_streaming
 from luthier.engines.tool_talk import CallsInText, ToolTalk
 from luthier.engines.vllm_process import VllmProcess, vllm_command
@@ -37,6 +39,15 @@ _LOOK_SECONDS: Final = 0.2
 _LONG_SECONDS: Final = 600.0
 # What vLLM would else take from the model's generation_config.json: the request alone says how tokens are drawn.
 _NO_DEFAULTS: Final = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request as token ids. calls: reads calls out of one answer; extra: further fields for vLLM."""
+
+    request: TextRequest
+    calls: Callable[[], CallsInText]
+    extra: dict[str, Any]
 
 
 class VllmEngine:
@@ -130,6 +141,31 @@ class VllmEngine:
 
         Raises RequestError, OverlongError, TemplateError. WorkError: vLLM has ended too often.
         """
+        return self.admit(key, self.prepare(request), adapter)
+
+    def prepare(self, request: TextRequest | EmbeddingRequest) -> _Prepared:
+        """The request as token ids, from any thread. Raises what `ask` raises of a request."""
+        assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
+        if request.tool_choice == "required":
+            raise RequestError(
+                "tool_choice 'required' with the engine vllm",
+                expected="'auto' or 'none': its API for tokens cannot make an answer be a call",
+                do="use 'auto', or the engines transformers and llama_cpp",
+            )
+        form = self._tools.form(request)
+        extra = {"skip_special_tokens": False} if form is not None and form.has_special_marks else {}
+        return _Prepared(self._as_ids(request), partial(CallsInText, request, form), extra)
+
+    def admit(
+        self,
+        key: Hashable,
+        prepared: _Prepared,
+        adapter: str | None,
+        *,
+        owner: str | None = None,  # noqa: ARG002 - vLLM shares its time out itself
+        may_exceed: bool = False,  # noqa: ARG002
+    ) -> bool:
+        """Begin to write what `prepare` has made; as `ask`."""
         self._check_open()
         if adapter is not None and adapter not in self._adapters:
             raise RequestError(
@@ -137,19 +173,10 @@ class VllmEngine:
                 expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
                 do="load the adapter before it is asked",
             )
-        if request.tool_choice == "required":
-            raise RequestError(
-                "tool_choice 'required' with the engine vllm",
-                expected="'auto' or 'none': its API for tokens cannot make an answer be a call",
-                do="use 'auto', or the engines transformers and llama_cpp",
-            )
         self._look_after()
         if self._stream is None:
             return False
-        form = self._tools.form(request)
-        extra = {"skip_special_tokens": False} if form is not None and form.has_special_marks else {}
-        calls = partial(CallsInText, request, form)
-        return self._stream.ask(key, self._as_ids(request), adapter, calls=calls, extra=extra)
+        return self._stream.ask(key, prepared.request, adapter, calls=prepared.calls, extra=prepared.extra)
 
     def cancel(self, key: Hashable) -> None:
         """Write no more of this ask."""
@@ -193,22 +220,8 @@ class VllmEngine:
 
     def _as_ids(self, request: TextRequest) -> TextRequest:
         """The prompt as token ids, and an answer that ends where the context does."""
-        if request.token_ids is not None:
-            ids = list(request.token_ids)
-        elif request.conversation is not None:
-            talk = self._tools.conversation(request)
-            ids = self._template.encode(self._template.render(talk, add_generation_prompt=True))[0]
-        else:
-            ids = self._template.encode(request.text or "")[0]
-        if not ids:
-            raise RequestError("an empty prompt", expected="at least one token", do="write something")
+        ids = ids_of(self._template, self._tools, request, self._context_tokens)
         room = self._context_tokens - len(ids)
-        if room < 1:
-            raise OverlongError(
-                f"a prompt of {len(ids):,} tokens",
-                expected=f"fewer than the {self._context_tokens:,} of the context, so that an answer fits",
-                do="shorten the prompt",
-            )
         given = {"conversation": None, "text": None, "token_ids": tuple(ids)}
         return request.model_copy(update=given | {"max_new_tokens": min(request.max_new_tokens, room)})
 
@@ -219,7 +232,7 @@ class VllmEngine:
                 return
             error = self._process.ended("in the middle")
             self._told += self._stream.poll(0)
-            self._told += [(key, Failed(error=error.as_json())) for key in self._stream.keys]
+            self._told += [(key, Failed.of(error)) for key in self._stream.keys]
             self._disconnect()
             self._failed("in the middle")
         elif self._process.is_running:

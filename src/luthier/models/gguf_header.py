@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -31,12 +31,16 @@ _MAX_STRING_BYTES: Final = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """values: by key, without lists, which stand in `num_in_list` with their length. shapes: as ggml orders them."""
+    """values: by key, without lists, which stand in `num_in_list` with their length. shapes: as ggml orders them.
+
+    longest_in_list: of lists of texts, the bytes of the longest.
+    """
 
     path: Path
     values: dict[str, Any]
     num_in_list: dict[str, int]
     shapes: dict[str, tuple[int, ...]]
+    longest_in_list: dict[str, int] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -76,11 +80,12 @@ def _read(path: Path, file: BinaryIO) -> GgufHeader:
         raise ValueError(f"version {version}")
     values: dict[str, Any] = {}
     num_in_list: dict[str, int] = {}
+    longest_in_list: dict[str, int] = {}
     for _ in range(num_values):
         key = _string(file).decode()
         (kind,) = _unpack(file, "I")
         if kind == _ARRAY:
-            num_in_list[key] = _skip_list(file)
+            num_in_list[key], longest_in_list[key] = _skip_list(file)
         else:
             is_text = kind == _STRING
             values[key] = _string(file).decode(errors="replace") if is_text else _unpack(file, _FORMATS[kind])[0]
@@ -93,7 +98,7 @@ def _read(path: Path, file: BinaryIO) -> GgufHeader:
         kind, begin = _unpack(file, "IQ")
         end = max(end, begin + _num_bytes(kind, shapes[name]))
     _check_whole(path, file.tell(), int(values.get("general.alignment", _DEFAULT_ALIGNMENT)), end)
-    return GgufHeader(path, values, num_in_list, shapes)
+    return GgufHeader(path, values, num_in_list, shapes, longest_in_list)
 
 
 def _num_bytes(kind: int, shape: tuple[int, ...]) -> int:
@@ -108,17 +113,21 @@ def _check_whole(path: Path, header_bytes: int, alignment: int, weight_bytes: in
         raise ValueError(f"{found:,} bytes, where its header speaks of {wanted:,}: it is cut off")
 
 
-def _skip_list(file: BinaryIO) -> int:
+def _skip_list(file: BinaryIO) -> tuple[int, int]:
+    """How many values it has, and the bytes of the longest text among them; 0 where it holds none."""
     kind, length = _unpack(file, "IQ")
+    longest = 0
     if kind == _STRING:
         for _ in range(length):
-            file.seek(_unpack(file, "Q")[0], 1)
+            (num_bytes,) = _unpack(file, "Q")
+            longest = max(longest, num_bytes)
+            file.seek(num_bytes, 1)
     elif kind == _ARRAY:
         for _ in range(length):
             _skip_list(file)
     else:
         file.seek(struct.calcsize("<" + _FORMATS[kind]) * length, 1)
-    return int(length)
+    return int(length), int(longest)
 
 
 def _string(file: BinaryIO) -> bytes:

@@ -1,4 +1,8 @@
-"""The shape of a model without its weights: built on torch's meta device, so that a 70B model costs nothing to ask."""
+"""The shape of a model without its weights: built on torch's meta device, so that a 70B model costs nothing to ask.
+
+torch and transformers are loaded by the functions that build a model, not with this module: the rules of a plan name
+its types in processes that answer HTTP and compute nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
-
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.errors import ModelSourceError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig
 
 FEED_FORWARD_OUTPUTS: Final = ("down_proj", "fc2", "dense_4h_to_h", "wo", "w2")
 """Names that architectures give to the last matrix of an MLP, whose inputs are the activations."""
@@ -105,6 +108,9 @@ def read_structure(path: str) -> Structure:
             expected="a transformers folder: config.json says what the model looks like",
             do="pull the model again, or point to the folder that holds config.json",
         )
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
@@ -121,6 +127,9 @@ def structure_of(config: Mapping[str, Any]) -> Structure:
 
     Raises ModelSourceError for a description that transformers does not know.
     """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
     values = dict(config)
     kind = values.pop("model_type", None)
     try:
@@ -134,6 +143,10 @@ def structure_of(config: Mapping[str, Any]) -> Structure:
 
 
 def _structure(config: PreTrainedConfig) -> Structure:
+    import torch
+    from torch import nn
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     model.tie_weights()

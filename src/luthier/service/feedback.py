@@ -6,7 +6,6 @@ client, playground, file -> give -> feedback (newest word of each author on each
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.feedback import Feedback, Thumb
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
+from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
 from luthier.core.traffic import Exchange
 from luthier.service import review_queue, traffic
@@ -216,8 +216,8 @@ def _said(line: str) -> Said:
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        found = loads(line)
+    except ValueError as error:
         raise RequestError(
             f"no JSON: {library_reason(error)}"[:200], expected="one object a line", do="correct it"
         ) from None

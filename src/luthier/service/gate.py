@@ -120,6 +120,12 @@ class Gate:
             return None
         return self._requests.take(given.caller.key_id, given.requests_per_minute)
 
+    def count_refused(self, given: Pass, num_requests: int) -> None:
+        """Count work that was refused as so many requests more, whether the key has them left or not."""
+        caller = given.caller
+        if caller is not None and caller.key_id is not None and given.requests_per_minute is not None:
+            self._requests.owe(caller.key_id, given.requests_per_minute, num_requests)
+
     def forget_all(self) -> None:
         """Look every key up again: after a key was revoked by way of this process."""
         with self._lock:

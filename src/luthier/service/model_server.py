@@ -58,7 +58,8 @@ class ModelServer:
         """Have a text written, or vectors made; returns what cancels it.
 
         hear: called with each event, from another thread, at the end with the last `Ended`, `Embedded` or `Failed`;
-        never again after that, or after the cancelling. It must not wait. key: of the API, for what one may ask.
+        never again after that, or after the cancelling. It must not wait. key: of the API, for what one may ask: keys
+        take turns.
 
         Raises BusyError where too many ask already.
         """
@@ -67,10 +68,10 @@ class ModelServer:
                 raise WorkError("the server is shutting down", expected="a running server", do="ask again later")
             place = self._line.enter(key)
             try:
-                cancel = None if self._child is None else self._child.ask(model, request, hear, place)
+                cancel = None if self._child is None else self._child.ask(model, request, hear, place, key)
                 if cancel is None:
                     self._child = _Child(self._settings)
-                    cancel = self._child.ask(model, request, hear, place)
+                    cancel = self._child.ask(model, request, hear, place, key)
             except BaseException:
                 place.leave(has_ended=False)
                 raise
@@ -127,7 +128,7 @@ class _Child:
         return None if self._process is None else self._process.pid
 
     def ask(
-        self, model: Served, request: TextRequest | EmbeddingRequest, hear: Hear, place: Place
+        self, model: Served, request: TextRequest | EmbeddingRequest, hear: Hear, place: Place, owner: str | None
     ) -> Callable[[], None] | None:
         """As `ModelServer.ask`; None where the process has ended, or is ending."""
         key = uuid.uuid4().hex
@@ -138,7 +139,7 @@ class _Child:
             self._asks[key] = _Ask(hear, request.num_choices if isinstance(request, TextRequest) else 1, place)
             self._last_asked = time.monotonic()
         wish = {"request" if is_text else "embed": request.model_dump(mode="json")}
-        self._outbox.put({"ask": key, "model": model.model_dump(mode="json")} | wish)
+        self._outbox.put({"ask": key, "owner": owner, "model": model.model_dump(mode="json")} | wish)
 
         def cancel() -> None:
             with self._lock:

@@ -36,6 +36,19 @@ class TokenBuckets:
         self._clock, self._most, self._lock = clock, most, threading.Lock()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # name -> (tokens, when that was so)
 
+    def owe(self, name: str, per_minute: int, cost: int) -> None:
+        """Take so many whether they are there or not; a bucket owes no more than one minute's worth."""
+        with self._lock:
+            now = self._clock()
+            tokens, since = self._buckets.pop(name, (float(per_minute), now))
+            tokens = min(float(per_minute), tokens + (now - since) * per_minute / 60)
+            self._put(name, max(-float(per_minute), tokens - cost), now)
+
+    def _put(self, name: str, tokens: float, now: float) -> None:
+        self._buckets[name] = (tokens, now)
+        if len(self._buckets) > self._most:
+            self._buckets.popitem(last=False)
+
     def take(self, name: str, per_minute: int, *, cost: int = 1) -> Taken:
         """Take one from this bucket where there is one. cost: 0 only looks whether there is one."""
         with self._lock:
@@ -44,14 +57,12 @@ class TokenBuckets:
             tokens = min(float(per_minute), tokens + (now - since) * per_minute / 60)
             is_allowed = tokens >= 1
             tokens -= cost if is_allowed else 0
-            self._buckets[name] = (tokens, now)
-            if len(self._buckets) > self._most:
-                self._buckets.popitem(last=False)
+            self._put(name, tokens, now)
         a_second = per_minute / 60
         return Taken(
             is_allowed=is_allowed,
             limit=per_minute,
-            num_remaining=int(tokens),
+            num_remaining=max(0, int(tokens)),
             wait_seconds=0.0 if is_allowed else (1 - tokens) / a_second,
             reset_seconds=(per_minute - tokens) / a_second,
         )

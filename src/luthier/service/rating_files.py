@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from luthier.core.access import Caller
 from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.core.ids import new_id
+from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
 from luthier.core.rating import (
     MOST_COMMENT_CHARACTERS,
@@ -173,8 +174,8 @@ def _result(name: str, kind: str, value: dict[str, Any]) -> dict[str, Any]:
 
 def _loaded(content: bytes, name: str) -> list[dict[str, Any]]:
     try:
-        tasks = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        tasks = loads(content.decode("utf-8-sig"), max_values=0)
+    except ValueError as error:
         raise DataError(
             f"{name} is no JSON: {library_reason(error)}",
             expected="an export of Label Studio, JSON",

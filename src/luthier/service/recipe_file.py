@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
+from luthier.core.json_limits import JsonLimitError, fault_of_text
 from luthier.core.plain_yaml import parse_yaml
 from luthier.store.nearest import nearest_ids
 
@@ -96,8 +97,10 @@ def _parse_json(path: Path, text: str, kind: FileKind) -> tuple[Any, dict[str, i
         raise ValueError(f"{constant} is no JSON number")
 
     try:
+        if (fault := fault_of_text(text)) is not None:
+            raise JsonLimitError(fault)
         return json.loads(text, object_pairs_hook=once, parse_constant=refuse), {}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise kind.refuse(
             f"{kind.word} {path} is not right JSON: {error}", expected="one JSON object", do="correct this place"
         ) from error

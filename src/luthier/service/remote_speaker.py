@@ -42,7 +42,7 @@ class RemoteSpeaker:
                 for event in self._events(request, has_gone):
                     hear(event)
             except LuthierError as error:
-                hear(Failed(error=error.as_json()))
+                hear(Failed.of(error))
             except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
                 hear(Failed(error=_no_answer(self.url, f"{type(error).__name__}: {error}", self.key).as_json()))
 

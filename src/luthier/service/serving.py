@@ -63,7 +63,8 @@ class Answer:
     """What asks have come to so far: `hear` is given their events, from one thread at a time.
 
     num_prompts: how many prompts were asked. error: what has ended it all. routed: who answers, where that is known:
-    its usage is counted by it.
+    its usage is counted by it. num_refused_tokens, num_contexts: of prompts that were refused for their length, as
+    `Failed` tells them.
     """
 
     choices: list[Choice]
@@ -72,6 +73,8 @@ class Answer:
     num_prompt_tokens: int = 0
     error: LuthierError | None = None
     routed: Routed | None = None
+    num_refused_tokens: int = 0
+    num_contexts: int = 0
 
     def hear(self, event: Event) -> None:
         """Take one event in."""
@@ -80,6 +83,8 @@ class Answer:
             self.num_prompt_tokens += event.num_prompt_tokens
         elif isinstance(event, Failed):
             self.error = self.error or error_from(event.error)
+            self.num_refused_tokens += event.num_refused_tokens
+            self.num_contexts += event.num_contexts
         elif isinstance(event, Piece):
             choice = self.choices[event.choice]
             choice.pieces.append(event.text)
@@ -191,11 +196,21 @@ def answer(
 
 
 def charge(context: Context, caller: Caller, heard: Answer) -> None:
-    """Count the tokens of an answer, whole or not, on the caller's budget."""
+    """Count the tokens of an answer, whole or not, on the caller's budget, and those of prompts that were refused.
+
+    What was refused is no usage of a model, and is not in what a deployment costs.
+    """
     if num_tokens := heard.num_prompt_tokens + heard.num_new_tokens:
         routed = heard.routed
         use = None if routed is None else use_of(context, caller, routed, heard.num_prompt_tokens, heard.num_new_tokens)
         charge_tokens(context, caller, num_tokens, may_refuse=False, use=use)
+    charge_refused(context, caller, heard.num_refused_tokens)
+
+
+def charge_refused(context: Context, caller: Caller, num_tokens: int) -> None:
+    """Count the tokens of a prompt that was refused for its length on the caller's budget."""
+    if num_tokens:
+        charge_tokens(context, caller, num_tokens, may_refuse=False)
 
 
 def _place_of(caller: Caller) -> str | None:

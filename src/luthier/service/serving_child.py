@@ -4,12 +4,13 @@
 
 RATES_FOLDER: where the home keeps how fast this machine is: the precision of a base without one of its own follows.
 
-Over the socket come lines of JSON: {"ask": ID, "model": Served, "request": TextRequest}, the same with "embed":
-EmbeddingRequest in the place of "request", and {"cancel": ID}; lines go back: [[ID, StreamEvent], ...]. Asks of one
-model are taken up in the order in which they come, and written together whatever adapters they have; several models
-write in turn, one step each (`serving_writer`). A model is let go, the longest unused first, when another is asked for
-and there is no place or no memory; one that is still writing takes up nothing new and is waited for. The process ends
-when its parent does, or closes the socket.
+Over the socket come lines of JSON: {"ask": ID, "owner": KEY, "model": Served, "request": TextRequest}, the same with
+"embed": EmbeddingRequest in the place of "request", and {"cancel": ID}; lines go back: [[ID, StreamEvent], ...]. Asks
+of one model are made ready beside it (`request_preparation`), taken up in turns of their owners, of one owner in the
+order in which they come, and written together whatever adapters they have; several models write in turn, one step each
+(`serving_writer`). A model is let go, the longest unused first, when another is asked for and there is no place or no
+memory; one that is still writing takes up nothing new and is waited for. The process ends when its parent does, or
+closes the socket.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import LuthierError
 from luthier.core.parent_death import dying_with_parent
 from luthier.core.stream import EmbeddingRequest, Failed, Served, StreamEvent, TextRequest
+from luthier.service.serving_ask import Ask, defect
 from luthier.service.serving_bases import default_memory_bytes, open_engine, split, weight_bytes
-from luthier.service.serving_writer import Around, Ask, Turns, Writer, too_large, unexpected
+from luthier.service.serving_writer import Around, Turns, Writer, too_large
 
 if TYPE_CHECKING:
     from luthier.core.ports import StreamEngine
@@ -110,11 +112,11 @@ class Desk:
                 else TextRequest.model_validate(said["request"])
             )
             model, adapter = split(Served.model_validate(said["model"]), self._precision)
-            self._waiting.append(_Waiting(model, Ask(key, request, adapter)))
+            self._waiting.append(_Waiting(model, Ask(key, request, adapter, said.get("owner"))))
         except LuthierError as error:
             self._fail(key, error)
         except Exception as error:  # noqa: BLE001 - one ask must not end the answers of all others
-            self._fail(key, unexpected(error))
+            self._fail(key, defect(error))
 
     def _cancel(self, key: str) -> None:
         self._waiting = [one for one in self._waiting if one.ask.key != key]
@@ -201,7 +203,7 @@ class Desk:
         return False
 
     def _fail(self, key: str, error: LuthierError) -> None:
-        self._tell([(key, Failed(error=error.as_json()))])
+        self._tell([(key, Failed.of(error))])
 
 
 def main(

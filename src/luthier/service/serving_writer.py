@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import sys
 import threading
-import traceback
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.errors import LuthierError, UnsupportedError, WorkError
+from luthier.core.errors import LuthierError, MemoryLimitError, UnsupportedError, WorkError
+from luthier.core.ports import EmbeddingEngine, Prepared, PreparingEngine
 from luthier.core.stream import Embedded, EmbeddingRequest, Ended, Failed, Served, StreamEvent, TextRequest
+from luthier.service.fair_queue import FairQueue
+from luthier.service.request_preparation import Preparation
+from luthier.service.serving_ask import Ask, unexpected
 
 if TYPE_CHECKING:
     from luthier.core.ports import StreamEngine
@@ -29,12 +31,11 @@ _COMPUTING: Final = frozenset({"transformers"})
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What somebody wants. adapter: the folder of one that shares the engine's base; None for the engine's own."""
+class _Ready:
+    """An ask that may be taken up. prepared: what the engine has made of it; None where it makes nothing ready."""
 
-    key: str
-    request: TextRequest | EmbeddingRequest
-    adapter: str | None
+    ask: Ask
+    prepared: Prepared | LuthierError | None = None
 
 
 class Turns:
@@ -86,8 +87,10 @@ class Writer:
         self.has_closed = self.is_closing = False
         self._lock = threading.Lock()
         self._open: dict[str, int] = {}  # by ask: how many of its choices are still to end
-        self._inbox: queue.SimpleQueue[Ask | str | None] = queue.SimpleQueue()
-        self._waiting: deque[Ask] = deque()
+        self._inbox: queue.SimpleQueue[Ask | _Ready | str | None] = queue.SimpleQueue()
+        self._waiting: FairQueue[_Ready] = FairQueue()
+        self._preparation: Preparation | None = None
+        self._owner_of: dict[str, str | None] = {}  # of those that the engine has taken up
         self._adapters: OrderedDict[str, None] = OrderedDict()  # loaded ones, the longest unused first
         self._adapter_of: dict[str, str] = {}
         self._thread = threading.Thread(target=self._live, name=f"engine {served.path}", daemon=True)
@@ -137,10 +140,11 @@ class Writer:
         engine = self._around.open_engine(self._served)
         try:
             self.num_bytes = engine.num_bytes
+            if isinstance(engine, PreparingEngine):
+                self._preparation = Preparation(engine.prepare, self._made_ready, str(self._served.path))
             self._around.wake()
             while self._read_inbox(engine):
-                while self._waiting and self._take_up(engine, self._waiting[0]):
-                    self._waiting.popleft()
+                self._take_up_all(engine)
                 # One that waits is asked again after a poll, also where no key is left: what has ended may not be
                 # cleared away yet.
                 if engine.keys or self._waiting:
@@ -149,7 +153,12 @@ class Writer:
                         told = engine.poll(_WAIT_SECONDS)
                     self._tell([(str(key), event) for key, event in told])
         finally:
+            if self._preparation is not None:
+                self._preparation.close()
             engine.close()
+
+    def _made_ready(self, ask: Ask, prepared: Prepared | LuthierError) -> None:
+        self._inbox.put(_Ready(ask, prepared))
 
     def _read_inbox(self, engine: StreamEngine) -> bool:
         """Take in what was said, waiting where there is nothing to do; false where the engine shall be closed."""
@@ -165,38 +174,82 @@ class Writer:
             wait_seconds = 0.0
             if said is None:
                 return False
-            if isinstance(said, Ask):
-                self._waiting.append(said)
+            if isinstance(said, str):
+                self._cancel(engine, said)
             else:
-                self._waiting = deque(one for one in self._waiting if one.key != said)
-                engine.cancel(said)
-                self._forget(said)
+                self._take_in(engine, said)
 
-    def _take_up(self, engine: StreamEngine, ask: Ask) -> bool:
+    def _cancel(self, engine: StreamEngine, key: str) -> None:
+        if self._preparation is not None:
+            self._preparation.cancel(key)
+        self._waiting.remove(lambda ready: ready.ask.key == key)
+        engine.cancel(key)
+        self._forget(key)
+
+    def _take_in(self, engine: StreamEngine, said: Ask | _Ready) -> None:
+        """Have an ask made ready, or have one that is wait for its turn."""
+        ask = said if isinstance(said, Ask) else said.ask
+        if isinstance(said, Ask):
+            if isinstance(ask.request, EmbeddingRequest) and not isinstance(engine, EmbeddingEngine):
+                self._fail([ask.key], self._no_vectors())
+            elif self._preparation is not None:
+                self._preparation.add(ask)
+            else:
+                self._waiting.push(ask.owner, _Ready(ask))
+        elif isinstance(said.prepared, LuthierError):
+            self._fail([ask.key], said.prepared)
+        elif ask.key in self._open:  # else it was cancelled while it was made ready
+            self._waiting.push(ask.owner, said)
+
+    def _take_up_all(self, engine: StreamEngine) -> None:
+        """Begin to write what there is room for, the keys in turn.
+
+        Where whoever's turn it is has to wait for room, those who have nothing under way may take of the reserve; the
+        others wait behind: else small asks would overtake a large one for ever.
+        """
+        is_blocked = False
+        while heads := self._waiting.heads():
+            busy = set(self._owner_of.values())
+            for owner, ready in heads:
+                is_new = bool(busy) and owner not in busy
+                if (not is_blocked or is_new) and self._take_up(engine, ready, may_exceed=is_new):
+                    self._waiting.pop(owner)
+                    break
+                is_blocked = True
+            else:
+                return
+
+    def _take_up(self, engine: StreamEngine, ready: _Ready, *, may_exceed: bool) -> bool:
         """Begin to write; false where it has to wait. One that cannot be written is told so, and is done with."""
+        ask = ready.ask
         try:
             if ask.adapter is not None:
                 if not self._has_adapter(engine, ask.adapter):
                     return False
                 self._adapter_of[ask.key] = ask.adapter
-            if isinstance(ask.request, TextRequest):
-                return engine.ask(ask.key, ask.request, ask.adapter)
-            return self._embed(engine, ask.key, ask.request, ask.adapter)
+            if not self._begin(engine, ready, may_exceed=may_exceed):
+                return False
+            self._owner_of[ask.key] = ask.owner
         except LuthierError as error:
             self._fail([ask.key], error)
         return True
 
-    def _embed(self, engine: StreamEngine, key: str, request: EmbeddingRequest, adapter: str | None) -> bool:
-        from luthier.core.ports import EmbeddingEngine
+    def _begin(self, engine: StreamEngine, ready: _Ready, *, may_exceed: bool) -> bool:
+        ask = ready.ask
+        if isinstance(engine, PreparingEngine):
+            return engine.admit(ask.key, ready.prepared, ask.adapter, owner=ask.owner, may_exceed=may_exceed)
+        if isinstance(ask.request, TextRequest):
+            return engine.ask(ask.key, ask.request, ask.adapter)
+        assert isinstance(engine, EmbeddingEngine)  # `_take_in` has refused it else
+        return engine.ask_embeddings(ask.key, ask.request, ask.adapter)
 
-        if not isinstance(engine, EmbeddingEngine):
-            raise UnsupportedError(
-                f"embeddings of a model that runs with the engine {self._served.engine}",
-                expected="a model that runs with transformers",
-                do="ask another model for embeddings: a base model of this server, or a model tuned here",
-                param="model",
-            )
-        return engine.ask_embeddings(key, request, adapter)
+    def _no_vectors(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"embeddings of a model that runs with the engine {self._served.engine}",
+            expected="a model that runs with transformers",
+            do="ask another model for embeddings: a base model of this server, or a model tuned here",
+            param="model",
+        )
 
     def _has_adapter(self, engine: StreamEngine, adapter: str) -> bool:
         """Whether the adapter is loaded, or can be: adapters that nobody asks are let go for it, the oldest first."""
@@ -232,31 +285,22 @@ class Writer:
 
     def _forget(self, key: str) -> None:
         self._adapter_of.pop(key, None)
+        self._owner_of.pop(key, None)
         if self._open.pop(key, None) is not None and not self._open:
             self._around.wake()
 
     def _fail(self, keys: list[str], error: LuthierError) -> None:
-        self._tell([(key, Failed(error=error.as_json())) for key in keys])
+        self._tell([(key, Failed.of(error)) for key in keys])
 
 
-def _too_large(what: str, num_bytes: int) -> WorkError:
-    return WorkError(
+def _too_large(what: str, num_bytes: int) -> MemoryLimitError:
+    return MemoryLimitError(
         f"{what} takes {num_bytes / 1e9:.1f} GB, more than models may take on this server",
         expected="models within LUTHIER_SERVING_MEMORY_BYTES",
         do="ask who runs this server to raise it, or ask a smaller model",
     )
 
 
-def too_large(served: Served, num_bytes: int) -> WorkError:
+def too_large(served: Served, num_bytes: int) -> MemoryLimitError:
     """What is told where a model alone is over the budget."""
     return _too_large(f"the model in {served.path}", num_bytes)
-
-
-def unexpected(error: Exception) -> WorkError:
-    """What is told of a failure by our own fault; its trace goes to the log."""
-    sys.stderr.write("".join(traceback.format_exception(error)))
-    return WorkError(
-        f"the model failed while it wrote: {type(error).__name__}",
-        expected="an answer",
-        do="ask again; the log of the server says more",
-    )

@@ -18,7 +18,7 @@ _TAKES_FILES = re.compile(r"/v1/files/?|/v1/uploads/[^/]+/parts/?|/datasets/new"
 
 
 class BodyLimit:
-    """Refuses (413) requests with larger bodies than `most_bytes`.
+    """Refuses requests with larger bodies than `most_bytes` (413), and compressed ones (415).
 
     Of a request with an idempotency key it leaves the SHA-256 so far in `scope["state"]["body_digest"]`.
     """
@@ -32,7 +32,10 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        takes_files = scope["method"] == "POST" and _TAKES_FILES.fullmatch(scope["path"]) is not None
+        if (coding := headers.get("content-encoding", "identity").strip().lower()) != "identity":
+            await error_response(_encoded(coding))(scope, receive, send)
+            return
+        takes_files = is_upload(scope)
         if not takes_files and _told_length(headers) > self._most_bytes:
             await error_response(self._too_large())(scope, receive, send)
             return
@@ -62,6 +65,21 @@ class BodyLimit:
             code="request_too_large",
             headers={"x-should-retry": "false"},
         )
+
+
+def _encoded(coding: str) -> ApiError:
+    """What is small on the wire may be vast unpacked: nothing is unpacked here."""
+    return ApiError(
+        415,
+        f"Content-Encoding: {coding[:100]}; expected: a body as it is; what to do: send it without compression",
+        code="unsupported_content_encoding",
+        headers={"Accept-Encoding": "identity"},
+    )
+
+
+def is_upload(scope: Scope) -> bool:
+    """Whether the request brings a file, whose bytes go to the disk as they come."""
+    return scope["method"] == "POST" and _TAKES_FILES.fullmatch(scope["path"]) is not None
 
 
 def _told_length(headers: Headers) -> int:

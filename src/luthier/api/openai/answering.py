@@ -15,6 +15,7 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from luthier.api.authentication import count_refused
 from luthier.api.errors import ApiError, ErrorBody, as_api_error
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError, error_from
@@ -109,6 +110,7 @@ async def respond(
                 return Response(status_code=CLIENT_GONE)
             early.append(event)
         if talk.answer.error is not None:
+            count_refused(request, talk.answer.num_contexts)
             raise refused(talk.answer.error)
         is_going_on = is_streamed
     finally:

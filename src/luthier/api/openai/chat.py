@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -10,11 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.api.authentication import Asker, HomeContext
 from luthier.api.errors import ApiError
+from luthier.api.middleware.json_body import refusal
 from luthier.api.openai.answering import ANSWERS, respond
 from luthier.api.openai.chat_words import ChatWords
-from luthier.api.openai.sampling import Ignored, SamplingBody, Unsupported
+from luthier.api.openai.sampling import Name, OffOnly, OneTier, SamplingBody, Unsupported
 from luthier.api.openai.tools import MAX_TOOLS, ResponseFormat, Tool, ToolCall, ToolChoice, schema_of, tool_wishes
 from luthier.core.conversation import Conversation, Message
+from luthier.core.fine_tuning import Metadata
+from luthier.core.json_limits import fault_of_text
+from luthier.core.json_schema import check_schema
 from luthier.core.stream import TextRequest
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
@@ -38,12 +42,12 @@ class ChatMessage(BaseModel):
     model_config = _STRICT
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     name: str | None = None
     refusal: str | None = None
-    annotations: Ignored = None
+    annotations: Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     audio: Unsupported = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_call_id: str | None = None
     function_call: Unsupported = None
 
@@ -54,27 +58,46 @@ class ChatMessage(BaseModel):
         return self.content if self.content is not None else self.refusal
 
 
-class ChatBody(SamplingBody):
-    """What is asked. Parameters that are not built are refused by name, those that change no answer are accepted."""
+class PromptCache(BaseModel):
+    """How the hosted service keeps prompts; here their keys and values go with the answer, whatever it says."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES)]
+    model_config = _STRICT
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m"] | None = None
+
+
+class Prediction(BaseModel):
+    """What much of the answer is expected to be: it could only make the answer faster."""
+
+    model_config = _STRICT
+
+    type: Literal["content"]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+
+
+class ChatBody(SamplingBody):
+    """What is asked. The table in docs/server.md says of each parameter what is done with it; a test holds it."""
+
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES)]
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    modalities: list[Literal["text"]] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     function_call: Literal["none", "auto"] | None = None
 
-    store: Ignored = None
-    service_tier: Ignored = None
-    safety_identifier: Ignored = None
-    prompt_cache_key: Ignored = None
-    prompt_cache_retention: Ignored = None
-    prompt_cache_options: Ignored = None
-    prediction: Ignored = None
+    metadata: Metadata | None = None
+    store: OffOnly = None
+    service_tier: OneTier = None
+    safety_identifier: Name | None = None
+    prompt_cache_key: Name | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_options: PromptCache | None = None
+    prediction: Prediction | None = None
 
     functions: Unsupported = None
     audio: Unsupported = None
@@ -94,7 +117,7 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         stop=body.stops(),
         num_choices=body.n or 1,
         num_top=_num_top(body),
-        json_schema=schema_of(body.response_format),
+        json_schema=_schema(body),
         calls_in_parallel=body.parallel_tool_calls is not False,
         **tool_wishes(body.tools, body.tool_choice),
     )
@@ -108,6 +131,17 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         is_streamed=bool(body.stream),
         user=body.asked_by(),
     )
+
+
+def _schema(body: ChatBody) -> dict[str, Any] | None:
+    """What the answer has to keep to. Raises UnsupportedError where this, or a tool that must be called, has no end."""
+    schema = schema_of(body.response_format)
+    if schema is not None:
+        check_schema(schema, "response_format")
+    if schema is not None or body.tool_choice not in (None, "none", "auto"):
+        for number, tool in enumerate(body.tools or ()):
+            check_schema(tool.function.parameters, f"tools.{number}.function.parameters")
+    return schema
 
 
 def _conversation(body: ChatBody) -> Conversation:
@@ -135,7 +169,10 @@ def _conversation(body: ChatBody) -> Conversation:
 
 
 def _check_calls(number: int, message: ChatMessage) -> None:
-    """Only an assistant calls, and only a tool answers a call."""
+    """Only an assistant calls, and only a tool answers a call; arguments are JSON within JSON."""
+    for place, call in enumerate(message.tool_calls or ()):
+        if (fault := fault_of_text(call.function.arguments)) is not None:
+            raise refusal(fault, f"messages.{number}.tool_calls.{place}.function.arguments")
     wrong = None
     if message.tool_calls and message.role != "assistant":
         wrong = ("tool_calls", "calls of tools in messages of the assistant only")

@@ -14,7 +14,7 @@ from pydantic import Field
 from luthier.api.authentication import Asker, HomeContext
 from luthier.api.errors import ApiError
 from luthier.api.openai.answering import ANSWERS, respond, usage_of
-from luthier.api.openai.sampling import SamplingBody, Unsupported
+from luthier.api.openai.sampling import OffOnly, SamplingBody, Unsupported
 from luthier.core.stream import Ended, Piece, TextRequest, WrittenToken
 from luthier.service.serving import Answer
 
@@ -22,9 +22,10 @@ router = APIRouter(prefix="/v1/completions", tags=["completions"])
 
 _DEFAULT_TOKENS: Final = 16
 _MAX_PROMPTS: Final = 16
-Prompts = Annotated[list[str], Field(min_length=1, max_length=_MAX_PROMPTS)]
-Tokens = Annotated[list[int], Field(min_length=1)]
-TokenPrompts = Annotated[list[Tokens], Field(min_length=1, max_length=_MAX_PROMPTS)]
+# At the first wrong element: a million of them would each make an error, on the event loop.
+Prompts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_PROMPTS)]
+Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
+TokenPrompts = Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=_MAX_PROMPTS)]
 
 
 class CompletionBody(SamplingBody):
@@ -33,7 +34,7 @@ class CompletionBody(SamplingBody):
     prompt: str | Prompts | Tokens | TokenPrompts
     logprobs: int | None = Field(default=None, ge=0, le=5)
     best_of: int | None = Field(default=None, ge=1)
-    echo: Unsupported = None
+    echo: OffOnly = None
     suffix: Unsupported = None
 
 

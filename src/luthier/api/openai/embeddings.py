@@ -19,10 +19,11 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from luthier.api.authentication import Asker, HomeContext
+from luthier.api.authentication import Asker, HomeContext, count_refused
 from luthier.api.error_documents import documented
 from luthier.api.errors import ApiError
 from luthier.api.openai.answering import TRACE_HEADER, USER_HEADER, Event, refused, target_header, watch
+from luthier.api.openai.sampling import Name
 from luthier.core.errors import LuthierError, error_from
 from luthier.core.stream import Embedded, EmbeddingRequest, Failed
 from luthier.service import serving
@@ -32,7 +33,7 @@ from luthier.service.served_models import Routed, route, user_of
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
 
 _MAX_INPUTS: Final = 2048
-Tokens = Annotated[list[int], Field(min_length=1)]
+Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
 
 
 class EmbeddingBody(BaseModel):
@@ -43,13 +44,13 @@ class EmbeddingBody(BaseModel):
     model: str = Field(min_length=1, max_length=1024)
     input: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=_MAX_INPUTS)]
+        | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
         | Tokens
-        | Annotated[list[Tokens], Field(min_length=1, max_length=_MAX_INPUTS)]
+        | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
-    user: Any = None
+    user: Name | None = None
 
     def inputs(self) -> tuple[str | tuple[int, ...], ...]:
         """Each text, as text or as tokens."""
@@ -71,7 +72,7 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
             loop.call_soon_threadsafe(inbox.put_nowait, event)
 
     asked = EmbeddingRequest(inputs=body.inputs())
-    named = body.user if isinstance(body.user, str) else request.headers.get(USER_HEADER)
+    named = body.user if body.user is not None else request.headers.get(USER_HEADER)
     # Vectors of two models cannot be compared: without a user, all that a key asks goes to one target.
     user = user_of(caller, (), named)
     exchange = OpenExchange(context, caller, body.model, named or "", f"embd-{uuid.uuid4().hex}")
@@ -94,6 +95,8 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
         cancel()
     if isinstance(event, Failed):
         failure = error_from(event.error)
+        count_refused(request, event.num_contexts)
+        await run_in_threadpool(serving.charge_refused, context, caller, event.num_refused_tokens)
         await run_in_threadpool(exchange.end, routed, error=failure)
         raise refused(failure)
     if not isinstance(event, Embedded):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -12,14 +12,33 @@ from luthier.service.serving import new_seed
 
 
 def _refuse(value: Any) -> None:
-    if value not in (None, False, "", [], {}):
+    if value is not None:
         raise ValueError("this server does not support this parameter: leave it out")
 
 
+def _refuse_unless_off(value: Any) -> None:
+    if value is not None and value is not False:
+        raise ValueError("this server does not do this: leave it out, or send false")
+
+
+def _refuse_tier(value: Any) -> Any:
+    if value not in (None, "auto", "default"):
+        raise ValueError("this server has one tier, auto or default: leave it out")
+    return value
+
+
 Unsupported = Annotated[None, BeforeValidator(_refuse)]
-"""A parameter of OpenAI's that would change the answer and is not built: only values that ask for nothing pass."""
-Ignored = Any
-"""A parameter that does not change the answer."""
+"""A parameter of OpenAI's that is not built. Also an empty value asks for it: `web_search_options: {}` for a search."""
+OffOnly = Annotated[None, BeforeValidator(_refuse_unless_off)]
+"""A switch of OpenAI's that is not built: only `false` passes."""
+OneTier = Annotated[str | None, BeforeValidator(_refuse_tier)]
+"""Who asks for another tier than there is has to know that there is none."""
+Name = Annotated[str, Field(max_length=1024)]
+"""Of a user, or of a cache: it changes no answer."""
+
+
+Bias = Annotated[float, Field(strict=False, ge=-100, le=100)]
+MAX_BIASES: Final = 1024
 
 
 class StreamOptions(BaseModel):
@@ -28,7 +47,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None
+    include_obfuscation: OffOnly = None
 
 
 class SamplingBody(BaseModel):
@@ -41,16 +60,15 @@ class SamplingBody(BaseModel):
     top_p: float | None = Field(default=None, ge=0, le=1)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    user: Any = None
-    metadata: Ignored = None
-    logit_bias: dict[str, Annotated[float, Field(strict=False, ge=-100, le=100)]] | None = None
+    user: Name | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] | None = None
 
     @property
     def tells_usage(self) -> bool:
@@ -59,8 +77,8 @@ class SamplingBody(BaseModel):
 
     def asked_by(self) -> str | None:
         """Whose ask it is, where the request says so: it decides which target of a deployment answers."""
-        named = self.user or getattr(self, "safety_identifier", None)
-        return named if isinstance(named, str) else None
+        named: str | None = self.user or getattr(self, "safety_identifier", None)
+        return named
 
     def sampling(self) -> Sampling:
         """How tokens are drawn."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
+from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
 
 
@@ -35,7 +35,7 @@ def _call(call: dict[str, Any], parsed_arguments: bool) -> dict[str, Any]:
     arguments = function.get("arguments") or "{}"
     if parsed_arguments and isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = loads(arguments)
         except ValueError as error:
             raise TemplateError(
                 f"a call of {function.get('name')!r} with arguments {arguments[:80]!r}: {library_reason(error)}",

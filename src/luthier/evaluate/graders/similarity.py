@@ -6,9 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
-
 from luthier.core.graders import Similarity
 
 _ROUGE: Final = {
@@ -25,6 +22,8 @@ _GLEU_ORDERS: Final = 4
 def similarity(kind: Similarity) -> Callable[[str, str], float]:
     """The function (output, reference) -> 0 to 1 of that name."""
     if kind in _ROUGE:
+        from rouge_score.rouge_scorer import RougeScorer  # takes seconds, and few graders need it
+
         name = _ROUGE[kind]
         scorer = RougeScorer([name], use_stemmer=True)
         return lambda output, reference: float(scorer.score(reference, output)[name].fmeasure)
@@ -37,6 +36,8 @@ def sentence_bleu(output: str, reference: str) -> float:
 
     Source: Post, 2018, arXiv:1804.08771 (sacrebleu's sentence_bleu).
     """
+    import sacrebleu
+
     return min(1.0, max(0.0, float(sacrebleu.sentence_bleu(output, [reference]).score) / 100.0))
 
 

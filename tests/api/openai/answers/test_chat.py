@@ -99,7 +99,7 @@ def test_wishes_that_change_no_answer_are_accepted(ask: Callable[..., Any]) -> N
     wishes = {
         "user": "u",
         "metadata": {"a": "b"},
-        "store": True,
+        "store": False,
         "service_tier": "auto",
         "safety_identifier": "s",
         "prompt_cache_key": "k",

@@ -6,6 +6,7 @@ import asyncio
 import json
 import resource
 import socket
+import threading
 import time
 from collections import Counter
 from typing import Any
@@ -92,3 +93,37 @@ def test_clients_that_do_not_keep_to_the_rules_hurt_nobody(served: ServedHome, c
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert client.chat.completions.create(**BODY).object == "chat.completion"
+
+
+def test_prompts_of_megabytes_of_one_key_do_not_hold_up_a_chat_of_another(
+    served: ServedHome, client: openai.OpenAI
+) -> None:
+    """Each took over ten seconds of the thread that writes; the bound is generous, for a machine with others."""
+    _, key = create_key(served[0], "megabytes", scopes=("infer",))
+    stop, refused = threading.Event(), list[str]()
+
+    def send() -> None:
+        with openai.OpenAI(base_url=f"{served[1]}/v1", api_key=key, max_retries=0, timeout=300) as other:
+            while not stop.is_set():
+                try:
+                    other.completions.create(model="tiny", prompt="wood and more " * 285_000, max_tokens=2)
+                except openai.BadRequestError as error:
+                    refused.append(error.code or "")
+
+    assert client.chat.completions.create(**BODY).object == "chat.completion"  # the model is loaded
+    senders = [threading.Thread(target=send, daemon=True) for _ in range(2)]
+    for sender in senders:
+        sender.start()
+    deadline = time.monotonic() + 120
+    while len(refused) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    began = time.monotonic()
+    for _ in range(3):
+        assert client.chat.completions.create(**BODY).object == "chat.completion"
+    took = time.monotonic() - began
+    stop.set()
+    for sender in senders:
+        sender.join(300)
+    assert set(refused) == {"context_length_exceeded"}
+    assert took < 30, f"three chats took {took:.1f} s"
