@@ -22,6 +22,7 @@ from luthier.core.plan import Plan
 from luthier.models.loading import load_model
 from luthier.models.quantised import num_parameters
 from luthier.train import attention, kernels
+from luthier.train.head_proof import refuse_other_heads
 from luthier.train.methods.protocol import Method
 from luthier.train.methods.registry import load_method
 from luthier.train.neftune import EmbeddingNoise
@@ -146,7 +147,7 @@ class TrainableModel:
         neftune_alpha: float = 0.0,
         with_liger: bool = True,
     ) -> None:
-        _refuse_unknown_heads(base)
+        refuse_other_heads(base)
         base.config._attn_implementation = attention.install()
         base.config.use_cache = False
         self.base, self.method, self.device = base, method, device
@@ -314,17 +315,3 @@ def _recompute_layers(base: PreTrainedModel) -> None:
     # older transformers know only the second name, newer ones warn of it
     enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
     enable({"use_reentrant": False})
-
-
-def _refuse_unknown_heads(base: PreTrainedModel) -> None:
-    """The loss is computed from the body's last hidden state and the head's matrix: refuse models that do more."""
-    head = base.get_output_embeddings()
-    capping = getattr(base.config, "final_logit_softcapping", None)
-    scale = getattr(base.config, "logit_scale", None) or getattr(base.config, "logits_scaling", None)
-    if getattr(head, "bias", None) is not None or capping is not None or scale not in (None, 1, 1.0):
-        raise RequestError(
-            f"{type(base).__name__} with head bias={getattr(head, 'bias', None) is not None}, logit capping={capping}, "
-            f"logit scale={scale}",
-            expected="a model whose logits are its last hidden state times one matrix",
-            do="choose another base model: a loss computed without these would be wrong",
-        )
