@@ -1,8 +1,8 @@
 """Proof that a model's logits are its last hidden state times the matrix of its head: what the loss is computed from.
 
 Models scale, cap or shift what their head gives, each under another name in its config (`logit_scale`,
-`logits_scaling`, `final_logit_softcapping`, `lm_head_multiplier`). A list of these names would miss the next one, and the
-loss would be wrong without a word. So a few tokens go through the model both ways instead.
+`logits_scaling`, `final_logit_softcapping`, `lm_head_multiplier`). A list of these names would miss the next one, and
+the loss would be wrong without a word. So a few tokens go through the model both ways instead.
 """
 
 from __future__ import annotations
