@@ -24,6 +24,7 @@ import numpy as np
 from make_story import SALES, THINGS, chances
 from matplotlib import pyplot as plt
 
+from luthier.core.bounds import UNIT
 from luthier.evaluate.metrics.protocol import mean_statistics
 from luthier.evaluate.metrics.ranking import Ranked, hit_at, ndcg_at
 from luthier.evaluate.statistics import bootstrap_interval, paired_bootstrap
@@ -92,7 +93,8 @@ def table(found: dict[str, Values]) -> tuple[list[list[str]], dict[str, list[tup
         for name, rows in found.items()
     }
     intervals = {
-        name: [tuple(bootstrap_interval(one[key], mean, seed=0)) for key in FIGURES] for name, one in statistics.items()
+        name: [tuple(bootstrap_interval(one[key], mean, bounds=UNIT, seed=0)) for key in FIGURES]
+        for name, one in statistics.items()
     }
     lines = [["", *FIGURES.values(), f"{first} better by (NDCG@5)"]]
     for name in found:
@@ -100,7 +102,7 @@ def table(found: dict[str, Values]) -> tuple[list[list[str]], dict[str, list[tup
         gain = ""
         if name in others:
             both = statistics[first]["ndcg_at_5"], statistics[name]["ndcg_at_5"]
-            difference = paired_bootstrap(*both, mean, seed=0)
+            difference = paired_bootstrap(*both, mean, bounds=UNIT, seed=0)
             gain = f"{difference.difference:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
         lines.append([name, *cells, gain])
     return lines, intervals

@@ -40,13 +40,13 @@ def port(home: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         return {"body": (await request.body()).decode(), "path": request.url.path}
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        for number in _served(app, listening):
+        for number in _served(app, home, listening):
             RELEASES[number] = app.state.release
             yield number
 
 
-def _served(app: FastAPI, listening: socket.socket) -> Iterator[int]:
-    made = server.make_server(app, app.state.readiness)
+def _served(app: FastAPI, home: Context, listening: socket.socket) -> Iterator[int]:
+    made = server.make_server(app, home, app.state.readiness)
     made.capture_signals = _no_signals  # type: ignore[method-assign]
     thread = threading.Thread(target=lambda: asyncio.run(made.serve(sockets=[listening])), daemon=True)
     thread.start()

@@ -28,7 +28,7 @@ def test_plan_then_train_then_look(luthier, recipe: Path) -> None:  # type: igno
     assert plan.code == 0, plan.err
     values = {row["name"]: row for row in plan.document["values"]}
     assert values["training.seed"] | {"why": ""} == {"name": "training.seed", "value": 7, "source": "asked", "why": ""}
-    assert "training.seed" in luthier("plan", recipe).out
+    assert "training.seed" in luthier("plan", recipe, "--all").out
 
     done = luthier("train", recipe, "--json")
     assert done.code == 0, done.err

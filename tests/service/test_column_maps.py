@@ -88,8 +88,12 @@ def test_what_is_asked_for_goes_before_the_map_of_the_run(judged: tuple[Context,
 def test_a_task_of_a_suite_without_a_map_is_read_by_that_of_the_run(judged: tuple[Context, str, Path]) -> None:
     context, run_id, folder = judged
     task = GenerateTask(name="next", kind="generate", data="more.csv")
+
+    def find_file(_field: str, name: str) -> Path:
+        return folder / name
+
     with pytest.raises(DataError):
-        load_task(task, folder, seen=Seen(), seed=0)
-    rows = load_task(task, folder, seen=Seen(columns=map_of_runs(context, [run_id])), seed=0)
+        load_task(task, find_file, seen=Seen(), seed=0)
+    rows = load_task(task, find_file, seen=Seen(columns=map_of_runs(context, [run_id])), seed=0)
     assert len(rows.rows) == 6
     assert any("column map of the run" in caution for caution in rows.cautions)

@@ -14,13 +14,13 @@ from luthier.service.context import Context
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    rows = [{"question": f"Which {n}?", "answer": f"This 日本 {n}."} for n in range(5)]
+    rows = [{"asked": f"Which {n}?", "said": f"This 日本 {n}."} for n in range(5)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
-MAPPING = {"prompt": "question", "completion": "answer"}
+MAPPING = {"prompt": "asked", "completion": "said"}
 
 
 def test_the_texts_of_the_tokens_joined_are_the_text(context: Context, tiny_model: Path, file: Path) -> None:

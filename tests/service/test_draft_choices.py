@@ -33,9 +33,9 @@ def test_versions_come_with_their_dataset_and_other_files_by_their_name(context:
     found = {choice.file_id: choice.comment for choice in draft_choices.file_choices(context, OWN)}
     assert found == {second: "Mine, version 2, 2 rows", first: "Mine, version 1, 1 rows", lone: "rows.jsonl"}
     assert draft_choices.file_choices(context, OTHER) == []
-    assert draft_choices.dataset_file(context, OWN, dataset.dataset_id, None) == second
+    assert draft_choices.rows_of(context, OWN, dataset.dataset_id, None).data["train"] == second
     with pytest.raises(NotFoundError):
-        draft_choices.dataset_file(context, OTHER, dataset.dataset_id, 1)
+        draft_choices.rows_of(context, OTHER, dataset.dataset_id, 1)
 
 
 def test_the_shape_of_rows_is_told_where_it_can_be(context: Context) -> None:

@@ -44,6 +44,7 @@ OWN: Final = {
     "engines/vllm.py": "a child process on loopback",
     "engines/vllm_process.py": "a child process on loopback",
     "home_server.py": "the listening socket",
+    "jobs/health_probe.py": "its own server on loopback",
     "service/egress_addresses.py": "a datagram socket that sends nothing",
     "service/listening.py": "the listening socket",
     "models/structure.py": "an error class of huggingface_hub, to catch it",

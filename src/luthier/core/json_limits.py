@@ -71,9 +71,14 @@ def fault_of_text(text: str, *, max_values: int = MAX_VALUES) -> JsonFault | Non
         return None
 
 
+def is_shallow(text: str) -> bool:
+    """Whether a JSON text is surely not too deep, by counting alone."""
+    return text.count("[") + text.count("{") <= MAX_DEPTH
+
+
 def is_plain(text: str) -> bool:
     """Whether a JSON text is surely neither too deep nor holds half a character, by counting alone."""
-    return text.count("[") + text.count("{") <= MAX_DEPTH and not _may_hold_half(text)
+    return is_shallow(text) and not _may_hold_half(text)
 
 
 def _may_hold_half(text: str) -> bool:
@@ -89,10 +94,11 @@ def _may_hold_half(text: str) -> bool:
     return False
 
 
-def fault_of(value: Any, *, max_values: int = MAX_VALUES) -> JsonFault | None:
+def fault_of(value: Any, *, max_values: int = MAX_VALUES, allows_half: bool = False) -> JsonFault | None:
     """What goes beyond the limits in a parsed document, as `fault_of_text`; None where nothing does.
 
-    max_values: 0 for no limit, also on numbers: of what was held in memory as a file of rows anyway.
+    max_values: 0 for no limit, also on numbers: of what was held in memory as a file of rows anyway. allows_half: leave
+    halves of surrogate pairs to whoever reads the texts, who may not need the one that holds it.
     """
     level: list[tuple[Any, _Place]] = [(value, None)]
     num_values, num_numbers, depth = 1, 0, 0
@@ -100,11 +106,11 @@ def fault_of(value: Any, *, max_values: int = MAX_VALUES) -> JsonFault | None:
         below: list[tuple[Any, _Place]] = []
         for one, place in level:
             if isinstance(one, str):
-                if _HALF.search(one):
+                if not allows_half and _HALF.search(one):
                     return _half(place, one)
             elif isinstance(one, dict):
                 for key in one:
-                    if _HALF.search(key):
+                    if not allows_half and _HALF.search(key):
                         return _half((place, key), key)
                 below += [(within, (place, key)) for key, within in one.items()]
                 num_values += 2 * len(one)

@@ -1,11 +1,15 @@
-"""JSON without its silent traps: a key that comes twice, NaN and Infinity, half characters, and nesting too deep."""
+"""JSON without its silent traps: a key that comes twice, NaN and Infinity, and nesting too deep.
+
+Half of a surrogate pair is no fault here: the texts that are learned are checked for it, with their field; one in a field
+that nobody reads keeps no row out.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from luthier.core.json_limits import MAX_DEPTH, fault_of, is_plain
+from luthier.core.json_limits import MAX_DEPTH, fault_of, is_shallow
 
 
 class StrictJsonError(ValueError):
@@ -29,7 +33,7 @@ def strict_loads(text: str) -> Any:
     except ValueError as error:  # an integer of more digits than Python converts
         raise StrictJsonError(_lower_first(str(error))) from error
     # A file of rows may hold as many values as it likes.
-    if not is_plain(text) and (fault := fault_of(found, max_values=0)) is not None:
+    if not is_shallow(text) and (fault := fault_of(found, max_values=0, allows_half=True)) is not None:
         place = f" at {fault.place!r}" if fault.place else ""
         raise StrictJsonError(f"has {fault.came}{place}; expected: {fault.expected}")
     return found

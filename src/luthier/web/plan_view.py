@@ -196,7 +196,7 @@ def _time_note(predicted: dict[str, Any]) -> str:
     judged = (
         f"judging {figures.duration(predicted['judging_hours'] * 3600)} of it" if "judging_hours" in predicted else ""
     )
-    load = predicted["load"]
+    load = predicted.get("load")  # answers that were kept from before have none
     busy = ""
     if load is not None and load["slowdown"] > 1:
         busy = f"other processes use {load['busy_cores']:.1f} of {load['num_cores']} cores now"

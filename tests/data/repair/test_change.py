@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError
+from luthier.data.formats import load_file
 
 Write = Callable[..., Path]
 KEY = "AKIA" + "Q3WZVTGH7XZ4KLMN"  # put together here, so that no key stands in the repository
@@ -174,10 +175,16 @@ def test_labels_that_are_numbers_become_text(jsonl: Write, make: Any) -> None:
     assert made.reasons[1] == ["schema: a number where text is expected, such as a label: written as text"]
 
 
-def test_mapped_labels_become_text_and_other_numbers_stay(jsonl: Write, make: Any) -> None:
+def test_mapped_labels_that_are_numbers_are_nothing_to_repair(jsonl: Write, make: Any) -> None:
     rows = [{"review": f"Review {n} is good.", "stars": n, "id": n} for n in range(3)]
-    made = make(jsonl(*rows), mapping={"prompt": "review", "completion": "stars"})
-    assert made.rows == [{"review": f"Review {n} is good.", "stars": str(n), "id": n} for n in range(3)]
+    mapping = {"prompt": "review", "completion": "stars"}
+    file = jsonl(*rows)
+    made = make(file, mapping=mapping)
+    assert made.rows == rows
+    assert set(made.fate.values()) == {"kept"}
+    # what is learned of them is text, before and after
+    for one in (file, made.repaired.output):
+        assert [example.reference for example in load_file(one, mapping=mapping).examples] == ["0", "1", "2"]
 
 
 def test_a_label_of_digits_is_no_personal_data(tmp_path: Path, make: Any) -> None:
