@@ -1,7 +1,7 @@
 """JSON without its silent traps: a key that comes twice, NaN and Infinity, and nesting too deep.
 
-Half of a surrogate pair is no fault here: the texts that are learned are checked for it, with their field; one in a field
-that nobody reads keeps no row out.
+Half of a surrogate pair is no fault here: the texts that are learned are checked for it, with their field; one in a
+field that nobody reads keeps no row out.
 """
 
 from __future__ import annotations
