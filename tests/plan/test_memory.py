@@ -149,15 +149,15 @@ def test_answering_many_long_rows_can_be_the_peak(llama: Structure, make_workloa
     work = make_workload(llama, rows=1, length=8)
     judged = replace(work, judging=judging(longest_tokens=10_000_000))
     # one row at a time; keys and values of 3 layers, 2 heads of 16, bf16
-    cache = 10_000_000 * 2 * 3 * 2 * 16 * 2
+    cache = 2 * 10_000_000 * 2 * 3 * 2 * 16 * 2
     assert predict_memory(judged, device).generation_bytes > 0
     assert total(judged, device) == pytest.approx(cache + total(work, device), rel=0.1)
 
 
 def test_judging_holds_one_model_and_a_block_of_logits(llama: Structure, make_workload: Make, device: Device) -> None:
     work = make_workload(llama, rows=1, length=8, judging=judging(longest_tokens=100))
-    # keys and values of 32 rows of 100 tokens are less than the logits of 256 positions, thrice, in fp32
-    cache, logits = 32 * 100 * 2 * 3 * 2 * 16 * 2, 256 * 256 * 4 * 3
+    # keys and values of 32 rows of 100 tokens, twice, and the logits of 256 positions, thrice, in fp32
+    cache, logits = 2 * 32 * 100 * 2 * 3 * 2 * 16 * 2, 256 * 256 * 4 * 3
     prefill = 2048 * 160 * 2 * 4
     assert judging_bytes(work) == max(cache, logits) + prefill
     assert judging_bytes(replace(work, judging=judging(longest_tokens=100, writes=False))) == logits + prefill

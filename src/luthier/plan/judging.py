@@ -26,6 +26,8 @@ LOGIT_ROWS: Final = 256
 """Positions whose logits are held at one time while scoring (engines/likelihood.py; a test holds them equal)."""
 _LOGIT_COPIES: Final = 3.0
 """Of such a block: as the head gives it, in fp32, and its log-softmax."""
+_CACHE_COPIES: Final = 2.0
+"""Prompts go in by parts, each with a cache of its own, before all are laid into one (engines/roomy_cache.py)."""
 _SCORE_TOKENS: Final = 2048
 _ADAPTER_CALLS: Final = 2.0
 """An adapter that is not merged adds its own small products to each layer's call while answers are written."""
@@ -123,11 +125,12 @@ def judging_seconds(
 
 
 def judging_bytes(workload: Workload) -> float:
-    """Bytes beside the weights while judging: keys and values of a batch, or logits of a block of positions."""
+    """Bytes beside the weights while judging: keys and values of a batch twice, or logits of a block of positions."""
     judged = workload.judging
     if judged is None:
         return 0.0
     cache = judged.rows_at_once * judged.longest_tokens * key_value_bytes(workload) if judged.writes else 0.0
+    cache *= _CACHE_COPIES
     logits = LOGIT_ROWS * workload.structure.vocabulary_size * 4.0 * _LOGIT_COPIES if judged.scores else 0.0
     prefill = _SCORE_TOKENS * workload.structure.intermediate_size * workload.element_bytes * 4.0
     return max(cache, logits) + prefill
