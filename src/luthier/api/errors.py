@@ -67,7 +67,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def as_api_error(error: LuthierError) -> ApiError:
-    """Ours as the client is told it: what came, what was expected, what to do."""
+    """Ours as the client sees it: what came, what was expected, what to do."""
     message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
     status = error.http_status
     if isinstance(error, NotFoundError):
@@ -134,7 +134,7 @@ def _place(location: Sequence[int | str]) -> str | None:
 
 
 def http_error(error: HTTPException, method: str, path: str) -> ApiError:
-    """What the framework refuses, as the client is told it."""
+    """What the framework refuses, as the client sees it."""
     known = {404: f"no such address: {method} {path}", 405: f"{method} is not allowed here"}
     message = known.get(error.status_code, str(error.detail))
     code = {413: "request_too_large", 404: "unknown_url", 405: "unknown_url"}.get(error.status_code, "invalid_request")

@@ -46,7 +46,7 @@ class LuthierError(Exception):
     http_status: ClassVar[int] = 503
     """As the API answers it."""
     retry_helps: ClassVar[bool] = True
-    """Whether the same may go well a moment later; of what is for good, clients are told not to repeat it."""
+    """Whether the same may go well a moment later; of what is for good, clients learn not to repeat it."""
 
     def __init__(self, came: str, *, expected: str, do: str) -> None:
         self.came, self.expected, self.do = came, expected, do

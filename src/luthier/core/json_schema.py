@@ -57,7 +57,7 @@ def _ending(root: Schema, nodes: Mapping[int, Schema]) -> set[int]:
     """The nodes of which some finite value exists: the least fixed point, by way of what waits for what.
 
     A schema is a Horn formula in this (an object ends when all its required properties do, `anyOf` when one of them
-    does), so each node is looked at again only when something that it waits for has been found to end.
+    does), so each node is checked again only when something that it waits for has been found to end.
     """
     waits = _Waits(root)
     ending: set[int] = set()

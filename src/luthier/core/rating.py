@@ -240,7 +240,7 @@ class RatingsTable:
             raise DataError(
                 f"{len(problems)} of {len(raw)} rows of {path} are no ratings of one kind",
                 expected="the columns that `luthier rate export` writes",
-                do="export the panel anew, or correct the rows",
+                do="export the panel again, or correct the rows",
                 problems=problems,
             )
         return cls(tuple(rows))
@@ -262,7 +262,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
         raise DataError(
             f"{path} cannot be read as CSV: {library_reason(error)}",
             expected="UTF-8 text with commas",
-            do="export the panel anew",
+            do="export the panel again",
         ) from error
     found = []
     for line in lines:
@@ -282,6 +282,6 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         raise DataError(
             f"{path} cannot be read as Parquet: {library_reason(error)}",
             expected="a Parquet file",
-            do="export the panel anew",
+            do="export the panel again",
         ) from error
     return rows

@@ -55,7 +55,7 @@ def provenance_from(document: dict[str, Any], train_sha256: str, judging: dict[J
     """The provenance of files by the document of a split (`split.json`); None where the split did not make them.
 
     Args:
-        document: What stands in split.json.
+        document: The contents of split.json.
         train_sha256: Digest of the training file.
         judging: Digest of each file that judges.
 

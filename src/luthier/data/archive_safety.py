@@ -27,7 +27,7 @@ _BEFORE_MARKUP = b"\xef\xbb\xbf\xff\xfe \t\r\n"
 _DRIVE = re.compile(r"^[A-Za-z]:")
 # Without NULs, so that UTF-16 and UTF-32 hide nothing.
 _ENTITY = re.compile(rb"<!\s*ENTITY", re.IGNORECASE)
-_DO: Final = "do not open it; get it anew from where it came"
+_DO: Final = "do not open it; get it again from its source"
 
 
 def check_archive(path: Path) -> frozenset[str]:
@@ -45,7 +45,7 @@ def check_archive(path: Path) -> frozenset[str]:
             return frozenset(entry.filename for entry in entries)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError) as error:
         raise DataError(
-            f"its ZIP archive is broken: {library_reason(error)}", expected="a whole file", do="get or save it anew"
+            f"its ZIP archive is broken: {library_reason(error)}", expected="a whole file", do="get or save it again"
         ) from error
 
 

@@ -95,7 +95,7 @@ def _refuse(source: Source, num_bytes: int, code: int, said: bytes) -> NoReturn:
     found: dict[str, Any] = json.loads(lines[-1]) if code == WRONG_FILE and lines else {}
     reason = found.get("reason")
     if reason == "damaged":
-        # its words may quote what stands in the file: for callers over the network the kind alone
+        # its words may quote the file: for callers over the network the kind alone
         words = found["kind"] if are_library_words_hidden() else found["words"]
         raise DataError(
             f"{source.name} is damaged: {words}",

@@ -1,4 +1,4 @@
-"""What stands in split.json: the options, the sides in figures, the proof, and what a person should know."""
+"""The contents of split.json: the options, the sides in figures, the proof, and what a person should know."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class PrefillTurns:
         """The one whose turn it is: of one owner whoever came first. waiting: not empty, in the order of arrival."""
         chosen = min(waiting, key=lambda one: self._served.get(one.owner, 0))
         self._num_turns += 1
-        owners = {one.owner for one in waiting}  # those who have gone begin anew when they come again
+        owners = {one.owner for one in waiting}  # those who have gone start over when they come again
         self._served = {owner: turn for owner, turn in self._served.items() if owner in owners}
         self._served[chosen.owner] = self._num_turns
         return chosen

@@ -30,7 +30,7 @@ def _token_id(server: LlamaServer, text: str) -> int | None:
 
 
 def no_grammar() -> RequestError:
-    """What is told where llama.cpp does not follow a grammar."""
+    """What is said where llama.cpp does not follow a grammar."""
     return RequestError(
         "a JSON schema, of the answer or of a tool's arguments, that llama.cpp does not follow",
         expected="a schema with the words that its grammars know (type, properties, items, enum, pattern ...)",

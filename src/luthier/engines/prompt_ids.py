@@ -43,7 +43,7 @@ def checked(ids: list[int], context_tokens: int) -> list[int]:
 
 
 def overlong(num_tokens: int, context_tokens: int, about: str = "") -> OverlongError:
-    """What is told of a prompt that is too long."""
+    """What is said of a prompt that is too long."""
     return OverlongError(
         f"a prompt of {about}{num_tokens:,} tokens",
         expected=f"fewer than the {context_tokens:,} of the context, so that an answer fits",

@@ -5,7 +5,7 @@
 It is asked when a model is pulled, before this process compiles the template: jinja computes constants while it
 compiles. The process renders conversations as they are common (one turn, many, a long one, tools), each of them in the
 environment of `bounded_jinja`, and ends by itself or by its bounds: 5 s of CPU time and 512 MiB. That a template fails
-on a conversation, as many do on a system message, is not looked at here.
+on a conversation, as many do on a system message, is not checked here.
 
 Later renderings, in training and serving, are bounded by that environment alone.
 """

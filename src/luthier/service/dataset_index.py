@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SMALL_BYTES: Final = 4 << 20
 """Files of text up to this size are read by the process that was asked."""
 RETRY_SECONDS: Final = 20.0
-"""After so long a file is looked at again, where the machine could not the last time."""
+"""After so long a file is read again, where the machine could not the last time."""
 _TEXT_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab")
 _LOOKED_AT: Final = 100
 """Rows from the start of a file that tell its columns."""
@@ -50,7 +50,7 @@ def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowI
 
 
 def index_state(context: Context, caller: Caller, version: DatasetVersion) -> Kept:
-    """Whether the rows of a version can be read by their place; of a large file that is begun by the first who asks.
+    """Whether the rows of a version can be read by their place; of a large file that begins with the first request.
 
     Small files are indexed at once. Raises NotFoundError, DataError (a small file that cannot be read), WorkError.
     """

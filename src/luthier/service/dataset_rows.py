@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from luthier.data.row_index import RowIndex
 
 _READING: Final = 2
-"""Counts up where files are read otherwise than before, so that what was kept of them is found out again."""
+"""Counts up where files are read otherwise than before, so that what was kept of them is computed again."""
 _MOST_CELL_CHARACTERS: Final = 20_000
 _MOST_COLUMNS: Final = 40
 _MOST_PROBLEMS: Final = 20

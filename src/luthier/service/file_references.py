@@ -58,7 +58,7 @@ def stored_file(context: Context, project_id: str, place: str, file_id: Any) -> 
         context: The home.
         project_id: The project of the caller.
         place: The field that names it, for the error.
-        file_id: What stands in that field.
+        file_id: The value of that field.
 
     Raises:
         RequestError: it is no id of a file of this project.
@@ -123,7 +123,7 @@ class FileReferences:
 def job_file(context: Context, job: Job) -> Callable[[str, str], Path]:
     """The function that resolves what a job's suite and its rows name: to copies of the job's own, which stay.
 
-    It takes the field and what stands in it. It raises RequestError for all but ids of files of the job's project.
+    It takes the field and its value. It raises RequestError for all but ids of files of the job's project.
     """
     from luthier.service.job_files import own_copy
 

@@ -179,13 +179,13 @@ def _loaded(content: bytes, name: str) -> list[dict[str, Any]]:
         raise DataError(
             f"{name} is no JSON: {library_reason(error)}",
             expected="an export of Label Studio, JSON",
-            do="export it anew",
+            do="export it again",
         ) from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise DataError(
             f"{name} is no list of tasks",
             expected="an export of Label Studio, JSON (not JSON-MIN)",
-            do="export it anew",
+            do="export it again",
         )
     return tasks
 

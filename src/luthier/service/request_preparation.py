@@ -43,7 +43,7 @@ class Preparation:
             self._changed.notify_all()
 
     def cancel(self, key: str) -> None:
-        """Nobody waits for it any more; one that is being made ready is told of all the same."""
+        """Nobody waits for it any more; one that is being prepared is reported all the same."""
         with self._changed:
             for queue in self._waiting.values():
                 queue.remove(lambda ask: ask.key == key)

@@ -1,4 +1,4 @@
-"""One ask, as the process that answers hands it around, and what is told where its own code fails."""
+"""One ask, as the process that answers hands it around, and what is reported where its own code fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Ask:
 
 
 def unexpected(error: Exception) -> WorkError:
-    """What is told of an engine that failed by our own fault, with all it was writing; its trace goes to the log."""
+    """What is reported of an engine that failed by our own fault, with all it was writing; its trace goes to the log."""
     sys.stderr.write("".join(traceback.format_exception(error)))
     return WorkError(
         f"the model failed while it wrote: {type(error).__name__}",
@@ -34,7 +34,7 @@ def unexpected(error: Exception) -> WorkError:
 
 
 def defect(error: Exception) -> DefectError:
-    """What is told where one ask alone failed by our own fault: it would fail again. Its trace goes to the log."""
+    """What is reported where one ask alone failed by our own fault: it would fail again. Its trace goes to the log."""
     sys.stderr.write("".join(traceback.format_exception(error)))
     return DefectError(
         f"the request could not be made ready: {type(error).__name__}",

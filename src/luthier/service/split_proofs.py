@@ -39,7 +39,7 @@ def with_provenance(context: Context, data: DataPlan) -> DataPlan:
 
 
 def _documents(context: Context, data: DataPlan) -> Iterator[dict[str, Any]]:
-    """What stands in the split.json files that may be about the training file."""
+    """The contents of the split.json files that may be about the training file."""
     train = Path(data.train.file)
     beside = train.parent / _SUMMARY
     try:

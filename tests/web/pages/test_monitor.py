@@ -99,7 +99,7 @@ def test_a_look_by_hand_holds_nobody_up(browser, home, sick: None, monkeypatch: 
     led = [client.post("/monitor/look", data={"name": "shop-bot"}).headers["location"] for _ in range(2)]
     assert led == [page, page], "answered while the look goes on"
     shown = client.get(page).text
-    assert "The exchanges are being looked at" in shown
+    assert "The exchanges are being checked" in shown
     assert re.search(r"<button[^>]* disabled>Look now", shown)
     go_on.set()
     wait_for(lambda: watching.look_progress(home, DEFAULT_PROJECT, "shop-bot").state == "answered")
@@ -107,7 +107,7 @@ def test_a_look_by_hand_holds_nobody_up(browser, home, sick: None, monkeypatch: 
         "one look, however often asked for"
     )
     shown = client.get(page).text
-    assert "Looked at by hand" in shown
+    assert "Checked by hand" in shown
     assert "7 exchanges" in shown
 
 

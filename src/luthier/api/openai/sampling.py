@@ -32,7 +32,7 @@ Unsupported = Annotated[None, BeforeValidator(_refuse)]
 OffOnly = Annotated[None, BeforeValidator(_refuse_unless_off)]
 """A switch of OpenAI's that is not built: only `false` passes."""
 OneTier = Annotated[str | None, BeforeValidator(_refuse_tier)]
-"""Who asks for another tier than there is has to know that there is none."""
+"""A request for another tier has to learn that there is none."""
 Name = Annotated[str, Field(max_length=1024)]
 """Of a user, or of a cache: it changes no answer."""
 

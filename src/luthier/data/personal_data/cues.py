@@ -62,5 +62,5 @@ def is_phone_after(text: str, end: int) -> bool:
 
 
 def is_card_just_before(text: str, start: int) -> bool:
-    """Whether a word for cards stands in the 40 characters before `start`, and no other number between them."""
+    """Whether a word for cards is in the 40 characters before `start`, and no other number between them."""
     return _CARD_JUST_BEFORE.search(text[max(0, start - 40) : start]) is not None

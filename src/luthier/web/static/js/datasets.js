@@ -4,7 +4,7 @@ for (const choice of document.querySelectorAll("[data-send-on-change]")) {
   choice.addEventListener("change", () => choice.form.requestSubmit());
 }
 
-// While an answer is being found out, the page is fetched again and `#answer` and `#what` are put in place of what stands here.
+// While an answer is being computed, the page is fetched again and `#answer` and `#what` replace what is here.
 function lookAgain() {
   const note = document.querySelector("[data-look-again]");
   if (!note) return;
