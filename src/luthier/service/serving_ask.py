@@ -24,7 +24,7 @@ class Ask:
 
 
 def unexpected(error: Exception) -> WorkError:
-    """What is reported of an engine that failed by our own fault, with all it was writing; its trace goes to the log."""
+    """What is reported of an engine that failed by our own fault, with all it wrote; its trace goes to the log."""
     sys.stderr.write("".join(traceback.format_exception(error)))
     return WorkError(
         f"the model failed while it wrote: {type(error).__name__}",
