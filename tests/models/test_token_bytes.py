@@ -50,6 +50,12 @@ def as_pieces(piece: str) -> st.SearchStrategy[str]:
     return st.lists(st.sampled_from([piece, " ", "a", "aaaa", "é", "\x00", "日", "<end>"]), max_size=60).map("".join)
 
 
+@pytest.mark.parametrize("text", [" <end>", "<end> ", "  <end>\n\n<end>", "\u3000<end>\u2003"])
+def test_a_token_that_takes_in_the_blanks_beside_it_is_that_much_longer(text: str) -> None:
+    backend = swallowing_blanks()
+    assert TokenBytes(backend).least_tokens(text) <= len(backend.encode(text, add_special_tokens=False).ids)
+
+
 @pytest.mark.parametrize("make", [byte_level, falling_back, composing, without_controls, swallowing_blanks])
 @settings(deadline=None, max_examples=60)
 @given(text=st.one_of(st.text(max_size=80), as_pieces("aaaa"), as_pieces("e\u0301"), as_pieces("\u212a")))

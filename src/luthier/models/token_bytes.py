@@ -58,9 +58,13 @@ def _longest_token_bytes(backend: Tokenizer) -> int | None:
     if not is_byte_level and not _falls_back(backend.model, vocabulary):
         return None
     # In a byte-level vocabulary a character stands for a byte; added tokens are written as they are.
-    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    # One that takes in the blanks beside it stands for one more on that side: `least_tokens` counts a run of them as one.
+    added = {
+        token.content: len(token.content.encode()) + token.lstrip + token.rstrip
+        for token in backend.get_added_tokens_decoder().values()
+    }
     own = (len(token) if is_byte_level else len(token.encode()) for token in vocabulary if token not in added)
-    return max(max(own, default=0), max((len(token.encode()) for token in added), default=0), 1)
+    return max(max(own, default=0), max(added.values(), default=0), 1)
 
 
 def _is_byte_level(backend: Tokenizer) -> bool:
