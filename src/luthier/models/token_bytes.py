@@ -58,7 +58,7 @@ def _longest_token_bytes(backend: Tokenizer) -> int | None:
     if not is_byte_level and not _falls_back(backend.model, vocabulary):
         return None
     # In a byte-level vocabulary a character stands for a byte; added tokens are written as they are.
-    # One that takes in the blanks beside it stands for one more on that side: `least_tokens` counts a run of them as one.
+    # One that takes in the blanks beside it stands for one more on that side: a run of them counts as one.
     added = {
         token.content: len(token.content.encode()) + token.lstrip + token.rstrip
         for token in backend.get_added_tokens_decoder().values()
