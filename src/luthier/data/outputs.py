@@ -13,6 +13,7 @@ from luthier.core.disk_full import disk_full_explained
 from luthier.core.durable import sync
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.scratch_folders import scratch_folder
+from luthier.reporting.page import replace_bytes
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
@@ -78,19 +79,12 @@ def write_output(path: Path, content: bytes, *, force: bool) -> None:
     """Write a small file, whole or not at all. Raises ConflictError where it is there, RequestError where it cannot."""
     check_outputs([path], [])
     check_free([path], force=force)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with disk_full_explained(path), temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_bytes(path, content)
     except OSError as error:
         raise RequestError(
             f"{path} cannot be written: {error.strerror}", expected="a folder that is there", do="choose another file"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
