@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+_AXE = "{resultTypes: ['violations']}"
 _ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 
 
@@ -58,7 +59,20 @@ def sign_in(page: Page, address: str, key: str | None, then: str = "/") -> None:
 
 
 def violations(page: Page) -> list[str]:
-    """What axe-core finds on a page, one line each; it is run beside the page's own policy, which lets no script in."""
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations")
+    """What axe-core finds on a page, one line each; it is run beside the page's own policy, which lets no script in.
+
+    A click returns before the page that it leads to has replaced this one. A run that a navigation interrupts
+    says nothing about either page: it is repeated on the new one.
+    """
+    run = f"async () => {{ {AXE.read_text(encoding='utf-8')}\n return (await axe.run(document, {_AXE})).violations; }}"
+    while True:
+        page.wait_for_load_state()
+        document = page.evaluate("performance.timeOrigin")
+        try:
+            found = page.evaluate(run)
+            break
+        except Error:
+            page.wait_for_load_state()
+            if page.evaluate("performance.timeOrigin") == document:
+                raise
     return [f"{one['id']}: {one['help']}: {json.dumps([n['target'] for n in one['nodes']][:5])}" for one in found]

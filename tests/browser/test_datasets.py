@@ -69,6 +69,7 @@ def test_from_a_dropped_file_to_a_repaired_version_and_its_tokens(server: Runnin
     page.goto(f"{server.url}/datasets")
     check(page)
     page.get_by_role("link", name="Bring a dataset").click()
+    page.wait_for_url("**/datasets/new")
     check(page)
     bad = GOOD + chat("What comes after 3?", "After 3 comes 4.") + chat(HOSTILE, HOSTILE) + chat("Say it", "")
     page.evaluate(_DROP, ["First questions.jsonl", bad])
