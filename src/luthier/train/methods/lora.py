@@ -193,7 +193,8 @@ class Lora(PlainMethod):
         with quiet_peft():
             adapted = get_peft_model(model, self.config(), autocast_adapter_dtype=False)
         for name, layer in adapted.named_modules():
-            if isinstance(layer, PeftLoraLinear):
+            # a matrix that lies the other way round, as GPT-2's, is left to PEFT
+            if isinstance(layer, PeftLoraLinear) and not layer.fan_in_fan_out:
                 layer.forward = self.forward_of(name, layer)
                 if layer is model.get_output_embeddings():
                     self.head_forward = layer.forward
