@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FEED_FORWARD_OUTPUTS: Final = ("down_proj", "fc2", "dense_4h_to_h", "wo", "w2")
 """Names that architectures give to the last matrix of an MLP, whose inputs are the activations."""
+UNBOUNDED_TOKENS: Final = 32_768
+"""The context of a model whose positions have no end of their own (state spaces, ALiBi)."""
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 _ACTIVE_EXPERTS: Final = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 
@@ -126,8 +128,8 @@ class Structure:
         return self.vocabulary_size * self.hidden_size
 
     def active_of(self, layer: LinearLayer) -> float:
-        """How many parameters of a matrix one token meets: of experts, those of the chosen ones."""
-        if layer.role != "expert" or not self.num_active_experts:
+        """How many parameters of a matrix one token meets: of experts that a router chooses from, those of the chosen."""
+        if layer.role != "expert" or layer.num_matrices != self.num_experts:
             return float(layer.num_parameters)
         return layer.num_parameters * min(1.0, self.num_active_experts / layer.num_matrices)
 
@@ -152,13 +154,13 @@ def structure_of(config: Mapping[str, Any]) -> Structure:
 
 
 def _structure(config: PreTrainedConfig) -> Structure:
-    from luthier.models.module_roles import expert_layers, linear_layers, num_experts_of
+    from luthier.models.module_roles import expert_layers, linear_layers
 
     model, text = empty_model(config), text_config(config)
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     experts = expert_layers(model)
     layers = linear_layers(model, experts)
-    num_experts = num_experts_of(experts) or _number(text, *_EXPERTS)
+    num_experts = _num_experts(experts, text)
     num_active = _num_active(model, text) if num_experts else 0
     outside = {layer.name for layer in layers if layer.role == "outside"}
     outer = {id(embedding.weight), id(head.weight)} if head is not None else {id(embedding.weight)}
@@ -200,13 +202,13 @@ def _outer(model: PreTrainedModel, head: nn.Module | None, embedding: nn.Module)
 
 def _heads(text: PreTrainedConfig, hidden: int) -> dict[str, int]:
     """Of attention; zero for a model without. Where layers differ, those of the widest one."""
-    num_heads = _number(text, "num_attention_heads", "num_heads")
+    num_heads = _number(text, "num_attention_heads")
     if not num_heads:
         return {"num_heads": 0, "num_kv_heads": 0, "head_size": 0}
     return {
         "num_heads": num_heads,
         "num_kv_heads": _number(text, "num_key_value_heads") or num_heads,
-        "head_size": _number(text, "head_dim", "qk_head_dim") or max(1, hidden // num_heads),
+        "head_size": _number(text, "qk_head_dim", "head_dim") or max(1, hidden // num_heads),
     }
 
 
@@ -215,6 +217,13 @@ def _num_blocks(body: nn.Module) -> int:
     from torch.nn import ModuleList
 
     return max((len(module) for module in body.modules() if isinstance(module, ModuleList)), default=1)
+
+
+def _num_experts(experts: Sequence[LinearLayer], text: PreTrainedConfig) -> int:
+    """How many a router chooses from; tensors with fewer are of experts that every token meets."""
+    named = _number(text, *_EXPERTS)
+    sizes = {layer.num_matrices for layer in experts}
+    return named if named in sizes or not sizes else max(sizes)
 
 
 def _num_active(model: PreTrainedModel, text: PreTrainedConfig) -> int:
@@ -283,6 +292,15 @@ def _window(text: PreTrainedConfig, num_layers: int) -> dict[str, Any]:
     kinds = _values(text, "layer_types")
     count = sum(kind == "sliding_attention" for kind in kinds) if any(kinds) else num_layers
     return {"sliding_window": int(window) if count else None, "num_windowed_layers": count}
+
+
+def context_length(path: str) -> int:
+    """The longest row that the positions of a model are made for, in tokens; `UNBOUNDED_TOKENS` where nothing ends it.
+
+    Raises what `load_config` raises.
+    """
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+    return _number(text_config(load_config(path)), *names, "context_length") or UNBOUNDED_TOKENS
 
 
 def _first(config: PreTrainedConfig, *names: str) -> Any:
