@@ -84,6 +84,7 @@ class Structure:
     num_matrix_parameters: all matrices that hidden states are multiplied with, head and embeddings excluded;
     num_active_parameters: those of them that one token meets (fewer where there are experts).
     num_packed_parameters: those that quantisation packs, which experts in one tensor are not among.
+    fuses_experts: whether the low-rank products of all experts can be computed beside theirs (train/expert_product.py).
     num_windowed_layers: layers whose attention looks back `sliding_window` tokens only. num_norms: normalisations of
     the hidden state a layer; has_head_norms: whether queries and keys are normalised, too. is_silu_gated: whether the
     MLP is silu(gate) * up; is_gated: whether it has a gate at all. has_plain_rms_norm: normalisations are w * x / rms.
@@ -116,6 +117,7 @@ class Structure:
     experts: tuple[LinearLayer, ...] = ()
     outside_layers: tuple[LinearLayer, ...] = ()
     num_packed_parameters: int = 0
+    fuses_experts: bool = False
 
     @property
     def adaptable(self) -> tuple[LinearLayer, ...]:
@@ -128,7 +130,7 @@ class Structure:
         return self.vocabulary_size * self.hidden_size
 
     def active_of(self, layer: LinearLayer) -> float:
-        """How many parameters of a matrix one token meets: of experts that a router chooses from, those of the chosen."""
+        """How many parameters of a matrix one token meets: of experts that a router chooses from, the chosen ones."""
         if layer.role != "expert" or layer.num_matrices != self.num_experts:
             return float(layer.num_parameters)
         return layer.num_parameters * min(1.0, self.num_active_experts / layer.num_matrices)
@@ -185,7 +187,8 @@ def _structure(config: PreTrainedConfig) -> Structure:
         num_active_experts=num_active,
         experts=experts,
         outside_layers=tuple(layer for layer in layers if layer.name in outside),
-        num_packed_parameters=sum(layer.num_parameters for layer in layers),
+        num_packed_parameters=_packed_parameters(model),
+        fuses_experts=bool(experts) and all(_is_plain(model, layer) for layer in experts),
         **_window(text, num_layers),
     )
 
@@ -198,6 +201,22 @@ def _outer(model: PreTrainedModel, head: nn.Module | None, embedding: nn.Module)
             rows, columns = module.weight.shape
             found.append(LinearLayer(name, columns, rows) if module is head else LinearLayer(name, rows, columns))
     return tuple(found)
+
+
+def _packed_parameters(model: PreTrainedModel) -> int:
+    """Weights of what `quantised.quantise` packs: every linear layer but the head."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
+
+
+def _is_plain(model: PreTrainedModel, layer: LinearLayer) -> bool:
+    """Whether the owner of the tensor says how it multiplies, as all do that transformers can compute in several ways.
+
+    See `transformers.integrations.moe.use_experts_implementation`.
+    """
+    return hasattr(model.get_submodule(layer.name.rpartition(".")[0]), "is_transposed")
 
 
 def _heads(text: PreTrainedConfig, hidden: int) -> dict[str, int]:
