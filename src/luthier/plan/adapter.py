@@ -108,10 +108,15 @@ def place_adapters(
 
 
 def resolve_targets(
-    structure: Structure, asked: str | Sequence[str], layers: LayersRecipe | None = None
+    structure: Structure, asked: str | Sequence[str], layers: LayersRecipe | None = None, *, rank: int = 0
 ) -> tuple[str, ...]:
     """The names of the modules of `place_adapters`, sorted; experts in one tensor are not among them."""
-    return place_adapters(structure, asked, layers, experts=False).targets
+    return place_adapters(structure, asked, layers, rank=rank, experts=False).targets
+
+
+def expert_rank(structure: Structure, rank: int) -> int:
+    """The rank divided by the experts that a token meets, at least 1: as much for each token as in a dense model."""
+    return max(1, rank // max(1, structure.num_active_experts))
 
 
 def targeted(

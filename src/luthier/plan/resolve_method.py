@@ -10,16 +10,14 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan, Source
 from luthier.core.recipe import MethodRecipe
 from luthier.models.structure import FEED_FORWARD_OUTPUTS, LinearLayer, Structure
-from luthier.plan.adapter import Placement, outer_targets, place_adapters, reach, refuse_rank, targeted
+from luthier.plan.adapter import Placement, expert_rank, outer_targets, place_adapters, reach, refuse_rank, targeted
 from luthier.plan.methods import RULES, MethodRules, rules_of
 from luthier.plan.quantisation import choose_quantisation
 from luthier.plan.sources import Sources
 
 _KEYS_AND_VALUES: Final = ("k_proj", "v_proj", "key", "value", "query_key_value", "qkv_proj", "c_attn", "Wqkv")
 _WITH_EXPERTS: Final = tuple(name for name, rules in RULES.items() if rules.takes_experts)
-_EXPERTS_HOW: Final = (
-    "the matrices of all experts of a block lie in one tensor, each gets a product of its own; no dropout"
-)
+_EXPERTS_HOW: Final = "experts of a block lie in one tensor, each matrix gets a product of its own, without dropout"
 _WITH_OUTER: Final = ("lora", "rslora", "qlora")
 _PLAIN: Final = ("learning_rate_ratio", "num_svd_iterations", "num_virtual_tokens")
 _IMPORTANCE: Final = ("orthogonality_weight", "sensitivity_smoothing", "uncertainty_smoothing")
@@ -209,11 +207,8 @@ def _placement(pick: _Picker, structure: Structure, why_no_experts: str) -> Plac
 
 
 def _expert_rank(rank: int, layers: Sequence[LinearLayer], structure: Structure) -> int:
-    """The rank divided by the experts that a token meets, at least 1: as many ranks a token as in a dense model.
-
-    Raises RecipeError as `refuse_rank`.
-    """
-    found = max(1, rank // max(1, structure.num_active_experts))
+    """The rank of experts. Raises RecipeError as `refuse_rank`."""
+    found = expert_rank(structure, rank)
     refuse_rank([layer for layer in layers if layer.role == "expert"], found, "rank")
     return found
 

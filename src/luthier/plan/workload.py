@@ -13,7 +13,7 @@ from luthier.core.plan import Plan
 from luthier.core.recipe import OptimizerName
 from luthier.models.structure import LinearLayer, Structure
 from luthier.plan import defaults
-from luthier.plan.adapter import resolve_targets
+from luthier.plan.adapter import Placement, expert_rank, place_adapters
 from luthier.plan.batch_shapes import Batches
 from luthier.plan.drawing import Drawing
 from luthier.plan.judging import Judging, judging_of
@@ -234,19 +234,22 @@ def with_method(workload: Workload, method: WorkMethod, *, rank: int = defaults.
     if method == "full":
         plain = replace(workload, expert_targets=(), expert_rank=0)
         return replace(plain, method="full", rank=0, targets=(), dropout=0.0, base=workload.compute, trainable=None)
-    targets = workload.targets or resolve_targets(workload.structure, "all-linear")
+    place = Placement(workload.targets, workload.expert_targets)
+    if not workload.targets and not workload.expert_targets:
+        place = place_adapters(workload.structure, "all-linear", rank=rank, experts=method != "adalora")
     return replace(
         workload,
         method=method,
         rank=workload.rank or rank,
-        targets=targets,
+        targets=place.targets,
         dropout=workload.dropout if workload.rank else defaults.LORA_DROPOUT[0],
         base="nf4" if method == "qlora" else workload.compute,
         # Muon is for full tuning alone
         optimizer="master_adamw" if workload.optimizer == "master_muon" else workload.optimizer,
         initial_rank=0,
         trainable=None,
-        expert_targets=() if method == "adalora" else workload.expert_targets,
+        expert_targets=() if method == "adalora" else place.expert_targets,
+        expert_rank=workload.expert_rank or expert_rank(workload.structure, workload.rank or rank),
     )
 
 
