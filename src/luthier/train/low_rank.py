@@ -47,7 +47,7 @@ class LoraProduct(torch.autograd.Function):
         save_input(ctx, x, base if isinstance(base, Tensor) else None, a, b, thin)
         ctx.scale, ctx.shape, ctx.dropout = scale, x.shape, dropout
         ctx.packed = None if isinstance(base, Tensor) else base
-        return _shaped_like(x, out)
+        return _shaped(out, x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -93,7 +93,7 @@ class LoraProducts(torch.autograd.Function):
         thins, outs = _read(rows, masks, factors[::2]), []
         for base, bias, thin, b, scale in zip(bases, biases, thins, factors[1::2], scales, strict=True):
             out = rows @ base.t() if bias is None else torch.addmm(bias, rows, base.t())
-            outs.append(_shaped_like(x, out.addmm_(thin, b.t(), alpha=scale)))
+            outs.append(_shaped(out.addmm_(thin, b.t(), alpha=scale), x))
         save_input(ctx, x, *bases, *thins, *factors)
         ctx.scales, ctx.shape, ctx.dropouts = scales, x.shape, dropouts
         return tuple(outs)
@@ -127,9 +127,9 @@ class LoraProducts(torch.autograd.Function):
         return grad_x, None, None, None, None, *(g for pair in zip(grad_as, grad_bs, strict=True) for g in pair)
 
 
-def _shaped_like(x: Tensor, out: Tensor) -> Tensor:
-    """out [rows, width] as [*of x, width]: no view, since models that add to an output in place may not change one."""
-    shaped: Tensor = torch.ops.aten._unsafe_view(out, [*x.shape[:-1], out.shape[-1]])
+def _shaped(rows: Tensor, x: Tensor) -> Tensor:
+    """Rows [N, out] as [..., out] for x [..., in]: not a view to autograd, so that a model may add to it in place."""
+    shaped: Tensor = torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], rows.shape[-1]])
     return shaped
 
 
