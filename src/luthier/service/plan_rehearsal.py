@@ -73,11 +73,7 @@ def rehearsed(context: Context, plan: Plan) -> Plan:
 
 def _key(plan: Plan) -> str:
     """Whatever decides how a rehearsal ends."""
-    objective = {
-        "name": plan.objective.name,
-        "draws": plan.objective.draws,
-        "is_judged": plan.data.held_out is not None,
-    }
+    answers = plan.objective.draws or plan.data.held_out is not None
     training = plan.training.model_dump(
         mode="json", include={"optimizer", "gradient_checkpointing", "precision", "neftune_alpha"}
     )
