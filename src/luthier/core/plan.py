@@ -335,8 +335,7 @@ class Plan(Frozen):
             "budget": True,
             "base_model": {"path", "name"},
             "data": splits,
-            # how weights lie on devices: a run may go on with another number of them; and by which path the same loss is
-            # computed
+            # how weights lie on devices: a run may go on with another number of them; the path computes the same loss
             "training": {"sharding", "forward"},
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
