@@ -19,6 +19,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ from luthier.engines.decoding_proof import (
     long_probe,
     prove,
     short_probe,
+    text_part,
 )
 from luthier.engines.length_batches import length_batches
 from luthier.engines.roomy_cache import expanded, holds_keys, joined
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
 
 PREFILL_TOKENS = 2048
+_WINDOWS = ("window", "window_size")
 _HELD_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
 
 
@@ -133,14 +136,17 @@ class Decoder:
     def __init__(
         self, model: PreTrainedModel, *, end_ids: Sequence[int], pad_id: int, may_diverge: bool = False
     ) -> None:
+        model = text_part(model)
         self._model, self._may_diverge = model, may_diverge
         self._end_ids = frozenset(end_ids)
         self._pad_id = pad_id
         self._config = model.config.get_text_config(decoder=True)
         self._cache_argument = cache_argument(model)
-        self._window = _smallest_window(self._config)
+        self._window = smallest_window(self._config)
+        takes_cache = self._cache_argument in inspect.signature(model.forward).parameters
         self._long_path: DecodingPath | None = None
-        self._path = self._proved(short_probe(model, self._window))
+        self._why_not_held = why_not_held(self._config) if takes_cache else "it takes no cache of keys and values"
+        self._path = self._proved(short_probe(model, self._window, is_recurrent=bool(self._why_not_held)))
 
     @property
     def path(self) -> DecodingPath:
@@ -347,7 +353,7 @@ class Decoder:
         """The fastest way that gives the model's own logits on this probe."""
         by_row: Trial = partial(self._by_row, kind="by_row")
         trials: list[tuple[Kind, Trial]] = [("by_row", by_row)]
-        why = _why_not_held(self._config)
+        why = self._why_not_held
         if not why:
             trials.insert(0, ("batched", self._batched))
         may_diverge, self._may_diverge = self._may_diverge, True
@@ -402,16 +408,23 @@ def cache_argument(model: nn.Module) -> str:
     return "cache" if "cache" in parameters else "past_key_values"
 
 
-def _smallest_window(config: Any) -> int | None:
-    """The tokens that the narrowest window or chunk of the model holds; None where all of its layers see everything."""
-    try:
+def smallest_window(config: Any) -> int | None:
+    """The tokens that the narrowest window or chunk of the model holds; None where all of its layers see everything.
+
+    Some models have windows that their cache knows nothing of; the config names them.
+    """
+    windows = [value for name in vars(config) if name.endswith(_WINDOWS) and _is_size(value := getattr(config, name))]
+    with suppress(Exception):  # a config of a kind that this cache does not know: `why_not_held` says so
         layers = DynamicCache(config=config).layers
-    except Exception:  # noqa: BLE001 - a config of a kind that this cache does not know, `_why_not_held` says so
-        return None
-    return min((int(layer.sliding_window) for layer in layers if getattr(layer, "is_sliding", False)), default=None)
+        windows += [int(layer.sliding_window) for layer in layers if getattr(layer, "is_sliding", False)]
+    return min(windows, default=None)
 
 
-def _why_not_held(config: Any) -> str:
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def why_not_held(config: Any) -> str:
     """Why our own cache cannot hold what the model keeps; empty where it can."""
     try:
         layers = DynamicCache(config=config).layers

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from luthier.core.errors import RequestError
 
@@ -86,14 +86,15 @@ Trial = Callable[[Probe], list[Tensor]]
 """Makes the logits [NUM_STEPS + 1, vocabulary] of each row: after its prompt, and after each token given then."""
 
 
-def short_probe(model: PreTrainedModel, window: int | None) -> Probe:
+def short_probe(model: PreTrainedModel, window: int | None, *, is_recurrent: bool) -> Probe:
     """Rows of unlike length that begin alike, inside the window; one is longer than a chunk of a recurrent state."""
     longest, short = _LENGTHS
     if window is not None and window < longest:
         longest, short = window, max(window - 1, NUM_STEPS + 1)
         return _probe(model, (longest, short), 0)
-    chunk = min(_chunk(model.config.get_text_config()), _MOST_CHUNK, window or _MOST_CHUNK)
-    return _probe(model, (max(longest, chunk + longest), short), _NUM_SHARED)
+    if is_recurrent:
+        longest += min(_chunk(model.config.get_text_config(decoder=True)), _MOST_CHUNK)
+    return _probe(model, (longest, short), _NUM_SHARED)
 
 
 def long_probe(model: PreTrainedModel, window: int) -> Probe:
@@ -113,7 +114,12 @@ def proof_key(model: PreTrainedModel, *more: object) -> tuple[object, ...]:
     """What a proof counts for: equal keys run the same code over the same shapes."""
     config: Any = model.config
     attention = getattr(config.get_text_config(), "_attn_implementation", None)
-    return (type(model), config.to_json_string(use_diff=False), model.dtype, model.device.type, attention, *more)
+    return (type(model), config.to_json_string(use_diff=False), precision(model), model.device.type, attention, *more)
+
+
+def precision(model: nn.Module) -> torch.dtype:
+    """What the model computes in: the type of its first parameter of floating-point numbers."""
+    return next(one.dtype for one in model.parameters() if one.is_floating_point())
 
 
 def prove(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Trial]]) -> DecodingPath | None:
@@ -139,7 +145,7 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
     if not all(logits.isfinite().all() for logits in expected):
         return None
     _refuse_later_tokens(model, probe, expected)
-    noise = 0.0 if model.dtype == torch.float32 else _noise(model, probe, expected)
+    noise = 0.0 if precision(model) == torch.float32 else padding_noise(model, probe, expected)
     reasons = []
     for kind, trial in trials:
         try:
@@ -150,7 +156,7 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
             reasons.append(f"{_TITLES[kind]}: {type(error).__name__}: {_first_line(error)}")
             continue
         far = max(apart(ours, own) for ours, own in zip(found, expected, strict=True))
-        if far <= tolerance(model.dtype, noise):
+        if far <= tolerance(precision(model), noise):
             return DecodingPath(kind, "; ".join(reasons))
         reasons.append(f"{_TITLES[kind]}: logits differ by {far:.2g} of the largest")
     return DecodingPath("uncached", "; ".join(reasons))
@@ -159,6 +165,20 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
 _TITLES: Final[Mapping[Kind, str]] = {"batched": "batches", "by_row": "the model's own cache", "uncached": "no cache"}
 
 
+def text_part(model: PreTrainedModel) -> PreTrainedModel:
+    """What gives logits for text: the model itself, or the causal model inside where the whole fails on text alone."""
+    inner: Any = model.get_decoder()
+    if inner is model or getattr(inner, "get_output_embeddings", lambda: None)() is None:
+        return model
+    try:
+        own_logits(model, _probe(model, (2,), 0).rows[0])
+    except RequestError:
+        found: PreTrainedModel = inner
+        return found
+    return model
+
+
+@torch.inference_mode()
 def own_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """[tokens, vocabulary] in float32: the model's own forward pass over one text, without a cache.
 
@@ -191,8 +211,11 @@ def tolerance(dtype: torch.dtype, noise: float) -> float:
     return _FINE if dtype == torch.float32 else min(_MOST, max(_COARSE, _NOISES * noise))
 
 
-def _noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor]) -> float:
-    """How far apart the same logits are when rows go through the model together, padded on the right."""
+def padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor]) -> float:
+    """How far apart the same logits are when rows go through the model together, padded on the right.
+
+    expected: the model's own logits of each row: of all its tokens, or of the last ones.
+    """
     width = max(map(len, probe.rows))
     tokens = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in probe.rows], device=model.device)
     logits = model(input_ids=tokens, **accepted(model.forward, {"use_cache": False})).logits.float()
@@ -206,7 +229,7 @@ def _refuse_later_tokens(model: PreTrainedModel, probe: Probe, expected: Sequenc
     row = min(range(len(probe.rows)), key=lambda one: len(probe.rows[one]))
     before = own_logits(model, probe.prompts[row])[-1]
     far = apart(before, expected[row][0])
-    if far > tolerance(model.dtype, _MOST / _NOISES):
+    if far > tolerance(precision(model), _MOST / _NOISES):
         raise RequestError(
             f"{type(model).__name__}: later tokens change its earlier logits, by {far:.2g} of the largest",
             expected="a causal language model, which never looks ahead",
@@ -216,8 +239,8 @@ def _refuse_later_tokens(model: PreTrainedModel, probe: Probe, expected: Sequenc
 
 def _probe(model: PreTrainedModel, lengths: Sequence[int], num_shared: int) -> Probe:
     """Rows of these lengths, `NUM_STEPS` more than their prompts, of ids that mean nothing special to the model."""
-    embeddings: Any = model.get_input_embeddings()
-    vocabulary = int(embeddings.weight.shape[0]) if isinstance(getattr(embeddings, "weight", None), Tensor) else 32
+    config: Any = model.config.get_text_config(decoder=True)
+    vocabulary = int(config.vocab_size)
     special = _special_ids(model.config)
     plain = [token for token in range(min(vocabulary, 512)) if token not in special] or [0]
     rows = []
@@ -231,7 +254,7 @@ def _probe(model: PreTrainedModel, lengths: Sequence[int], num_shared: int) -> P
 
 def _chunk(config: Any) -> int:
     """The tokens of a chunk that a recurrent state is computed by; 0 where the config names none."""
-    names = [name for name in config.to_dict() if name.endswith("chunk_size") and "attention" not in name]
+    names = [name for name in vars(config) if name.endswith(("chunk_size", "block_size")) and "attention" not in name]
     return max((value for name in names if isinstance(value := getattr(config, name), int)), default=0)
 
 

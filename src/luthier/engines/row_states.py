@@ -63,6 +63,8 @@ class RowStepper:
         arguments: dict[str, Any] = {"use_cache": self._keeps_cache, "logits_to_keep": 1}
         if self._keeps_cache:
             # The model's own preparation: some drop their cache where positions change their meaning (long rope).
+            if "position_ids" in self._parameters:  # not all models count on from what their cache holds
+                arguments["position_ids"] = torch.arange(len(state.ids), device=tokens.device)[None]
             arguments = self._model.prepare_inputs_for_generation(
                 tokens,
                 attention_mask=torch.ones_like(tokens),

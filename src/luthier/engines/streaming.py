@@ -3,7 +3,7 @@
 All answers share one batch, because one step costs nearly the same for 16 rows as for one, whatever adapters they have
 (`mixed_adapters`). Asks come and go between two steps: prompts that have come go through the model together and join
 with their first token; an answer that ends leaves at once. An answer that does not fit into the sliding windows of the
-model is written beside the others.
+model is written beside the others. So is every answer of a model that cannot hold rows together (`decoding_proof`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS
 from luthier.engines.decode import Batch
 from luthier.engines.embedding_queue import DIVERGED, EmbeddingQueue
 from luthier.engines.mixed_adapters import MixedAdapters
+from luthier.engines.row_states import RowBatch
 from luthier.engines.transformers_engine import TransformersEngine
 
 MAX_STREAM_ROWS: Final = 2 * MAX_CHOICES
@@ -63,7 +64,7 @@ def open_stream_engine(served: Served) -> StreamingEngine:
 class _Group:
     """Rows that go through the model together. num_room: tokens that still fit; None for an ordinary cache."""
 
-    batch: Batch
+    batch: Batch | RowBatch
     logits: Tensor
     num_room: int | None
 
@@ -242,7 +243,9 @@ class StreamingEngine:
             going = [token for token, number in zip(tokens, group.batch.rows, strict=True) if number in self._rows]
             self._drop_from(group)
             if going:
-                self._adapters.use([self._rows[number].adapter for number in group.batch.rows])
+                adapters = [self._rows[number].adapter for number in group.batch.rows]
+                # rows that go through the model each by itself are choices of one ask, with one adapter
+                self._adapters.use(adapters[:1] if isinstance(group.batch, RowBatch) else adapters)
                 given = torch.tensor(going, device=group.logits.device)[:, None]
                 group.logits = self._decoder.step(group.batch, given)
                 if group.num_room is not None:
@@ -276,7 +279,7 @@ class StreamingEngine:
             return
         for group in fitting:
             group.batch.trim()
-        batch = self._decoder.join([group.batch for group in fitting], _ROOM_TOKENS)
+        batch = self._decoder.join([one.batch for one in fitting if isinstance(one.batch, Batch)], _ROOM_TOKENS)
         group = _Group(batch, torch.cat([group.logits for group in fitting]), _ROOM_TOKENS)
         self._groups = [group, *(other for other in self._groups if other not in fitting)]
 
