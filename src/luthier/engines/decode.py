@@ -370,12 +370,9 @@ class Decoder:
         num, requests = NUM_STEPS, [Request(ids, NUM_STEPS) for ids in probe.prompts]
         rows = range(len(requests))
         prefix = self.prefill(requests[0].ids[: probe.num_shared]) if probe.num_shared else None
-        if prefix is None:
-            batch, logits = self._start_together(requests, list(rows), None)
-        else:
-            started = [self._start_together(requests, [row], prefix) for row in rows]
-            batch = self.join([one for one, _ in started], num, probe.num_shared)
-            logits = torch.cat([one for _, one in started])
+        batch, logits = self._start_together(requests, list(rows), prefix)
+        if prefix is not None:
+            batch = self.join([batch], num, probe.num_shared)
         found = {row: [logits[row].float()] for row in rows}
         batch.keep(list(reversed(rows)))
         for step in range(num):

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["batched", "by_row", "uncached"]
 
-NUM_STEPS: Final = 3
-_LENGTHS: Final = (11, 7)
+NUM_STEPS: Final = 2
+_LENGTHS: Final = (10, 6)
 _MOST_CHUNK: Final = 256
 _NUM_SHARED: Final = 3
 _FINE: Final = 1e-4
@@ -144,8 +144,6 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
     expected = [own_logits(model, row)[-NUM_STEPS - 1 :] for row in probe.rows]
     if not all(logits.isfinite().all() for logits in expected):
         return None
-    _refuse_later_tokens(model, probe, expected)
-    noise = 0.0 if precision(model) == torch.float32 else padding_noise(model, probe, expected)
     reasons = []
     for kind, trial in trials:
         try:
@@ -156,9 +154,10 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
             reasons.append(f"{_TITLES[kind]}: {type(error).__name__}: {_first_line(error)}")
             continue
         far = max(apart(ours, own) for ours, own in zip(found, expected, strict=True))
-        if far <= tolerance(precision(model), noise):
+        if far <= _FINE or far <= tolerance(model, probe, expected, far):
             return DecodingPath(kind, "; ".join(reasons))
         reasons.append(f"{_TITLES[kind]}: logits differ by {far:.2g} of the largest")
+    _refuse_later_tokens(model, probe, expected)
     return DecodingPath("uncached", "; ".join(reasons))
 
 
@@ -206,12 +205,17 @@ def apart(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected).abs().max()) / max(float(expected.abs().max()), 1e-6)
 
 
-def tolerance(dtype: torch.dtype, noise: float) -> float:
-    """How far apart logits may be that are computed in another order. noise: what was measured of it."""
-    return _FINE if dtype == torch.float32 else min(_MOST, max(_COARSE, _NOISES * noise))
+def tolerance(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor], far: float) -> float:
+    """How far apart logits may be that are computed in another order, as a share of the largest.
+
+    In bfloat16 and float16 the noise of this very model is measured where `far`, what was found, would be too much.
+    """
+    if precision(model) == torch.float32:
+        return _FINE
+    return _COARSE if far <= _COARSE else min(_MOST, max(_COARSE, _NOISES * _padding_noise(model, probe, expected)))
 
 
-def padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor]) -> float:
+def _padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor]) -> float:
     """How far apart the same logits are when rows go through the model together, padded on the right.
 
     expected: the model's own logits of each row: of all its tokens, or of the last ones.
@@ -229,7 +233,7 @@ def _refuse_later_tokens(model: PreTrainedModel, probe: Probe, expected: Sequenc
     row = min(range(len(probe.rows)), key=lambda one: len(probe.rows[one]))
     before = own_logits(model, probe.prompts[row])[-1]
     far = apart(before, expected[row][0])
-    if far > tolerance(precision(model), _MOST / _NOISES):
+    if far > (_FINE if precision(model) == torch.float32 else _MOST):
         raise RequestError(
             f"{type(model).__name__}: later tokens change its earlier logits, by {far:.2g} of the largest",
             expected="a causal language model, which never looks ahead",

@@ -11,7 +11,6 @@ pass, a row at a time.
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ from luthier.engines.decoding_proof import (
     accepted,
     apart,
     own_logits,
-    padding_noise,
     precision,
     proof_key,
     short_probe,
@@ -39,6 +37,7 @@ from luthier.engines.decoding_proof import (
     tolerance,
 )
 from luthier.engines.roomy_cache import expanded
+from luthier.models.architecture import context_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -110,8 +109,8 @@ class Scorer:
         if not self._path.shares or why_not_held(self._config):
             return 0
         window = smallest_window(self._config)
-        longest = getattr(self._config, "max_position_embeddings", None) or sys.maxsize
-        return int(longest) if window is None else min(int(longest), window)
+        longest = context_tokens(self._config)
+        return longest if window is None else min(longest, window)
 
     @torch.inference_mode()
     def begin(self, ids: Sequence[int]) -> Prefix:
@@ -275,23 +274,29 @@ class Scorer:
     def _prove(self, probe: Probe, why: str) -> ScoringPath:
         """Whether rows may be padded together, and go on from a shared beginning. why: why they cannot, if known."""
         expected = [own_logits(self._model, row) for row in probe.rows]
-        is_fine, loose = precision(self._model) == torch.float32, _EXACT
-        if not is_fine:
-            loose = tolerance(precision(self._model), padding_noise(self._model, probe, expected))
-        if reason := self._wrong(probe, expected, "rows padded together", loose, num_shared=0):
-            return ScoringPath(by_head=False, shares=False, reason=reason)
         if not why and probe.num_shared:
-            why = self._wrong(probe, expected, "a shared beginning", loose, num_shared=probe.num_shared)
-        return ScoringPath(by_head=True, shares=not why, reason=why)
+            why = self._wrong(probe, expected, "a shared beginning", None, num_shared=probe.num_shared)
+            if not why:  # which were padded, too
+                return ScoringPath(by_head=True, shares=True)
+        if reason := self._wrong(probe, expected, "rows padded together", None, num_shared=0):
+            return ScoringPath(by_head=False, shares=False, reason=reason)
+        return ScoringPath(by_head=True, shares=False, reason=why)
 
-    def _wrong(self, probe: Probe, expected: Sequence[Tensor], what: str, most: float, *, num_shared: int) -> str:
-        """Why a way of scoring is not taken: it fails, or its logits differ from the model's own; empty where not."""
+    def _wrong(
+        self, probe: Probe, expected: Sequence[Tensor], what: str, most: float | None, *, num_shared: int
+    ) -> str:
+        """Why a way of scoring is not taken: it fails, or its logits differ from the model's own; empty where not.
+
+        most: how far they may differ, as a share of the largest; None is what another order of sums comes to.
+        """
         try:
             far = self._distance(probe, expected, num_shared)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - what a model's code raises is of many kinds
             return f"{what}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        if most is None:
+            most = tolerance(self._model, probe, expected, far)
         return "" if far <= most else f"{what}: logits differ by {far:.2g} of the largest"
 
     def _distance(self, probe: Probe, expected: Sequence[Tensor], num_shared: int) -> float:

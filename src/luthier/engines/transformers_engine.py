@@ -17,6 +17,7 @@ from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
 from luthier.engines.decode import Continuation, Decoder, Prefix, Request
 from luthier.engines.guides import Guides
 from luthier.engines.likelihood import Scorer
+from luthier.models.architecture import context_tokens
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
 from luthier.models.soft_prompt import virtual_tokens
@@ -50,7 +51,7 @@ class TransformersEngine:
         self._batch_tokens = batch_tokens
         tokenizer = template.tokenizer
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self._context_tokens = int(model.config.get_text_config().max_position_embeddings)
+        self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
 
     @classmethod
