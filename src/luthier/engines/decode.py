@@ -153,6 +153,11 @@ class Decoder:
         """How texts are written that fit into the model's windows."""
         return self._path
 
+    @property
+    def paths(self) -> tuple[DecodingPath, ...]:
+        """What was proved so far: `path`, and how longer texts are written where such a one has come."""
+        return (self._path, *(() if self._long_path is None else (self._long_path,)))
+
     def path_of(self, num_total_tokens: int) -> DecodingPath:
         """How texts of this many tokens (new ones included) are written; over a window it is proved at first need."""
         if self._window is None or num_total_tokens <= self._window:

@@ -53,6 +53,7 @@ class TransformersEngine:
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
+        self._notes: dict[str, None] = {}
 
     @classmethod
     def open(
@@ -83,6 +84,11 @@ class TransformersEngine:
         return "transformers"
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how it has worked so far: where the fast way was not proved, and why."""
+        return tuple(self._notes)
+
+    @property
     def template(self) -> ChatTemplate:
         """The template that prompts are rendered with."""
         return self._template
@@ -104,6 +110,8 @@ class TransformersEngine:
             found = continue_all(
                 decoder, requests, task.advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
             )
+        for path in decoder.paths:
+            self._note(path.kind == "batched", f"writes {path.describe()}")
         return [self._generation(request, found[number]) for number, request in enumerate(requests)]
 
     def open_decoder(self, *, may_diverge: bool = False) -> Decoder:
@@ -159,6 +167,7 @@ class TransformersEngine:
         if not examples:
             return []
         scorer = Scorer(self._causal, pad_id=self._pad_id)
+        self._note(scorer.path.by_head, f"is scored by {scorer.path.describe()}")
         with progress.task("Scoring", len(examples), "rows") as task:
             return self._in_batches(examples, scorer, scorer.score, task)
 
@@ -205,6 +214,10 @@ class TransformersEngine:
             found.update(zip(batch.rows, look([whole[row] for row in batch.rows], beginning), strict=True))
             task.advance(len(batch.rows))
         return [found[number] for number in range(len(examples))]
+
+    def _note(self, is_fast: bool, what: str) -> None:
+        if not is_fast:
+            self._notes[f"{type(self._causal).__name__} {what}"] = None
 
     def close(self) -> None:
         """Let go of the weights. The engine cannot be used afterwards."""
