@@ -124,6 +124,8 @@ class ThoughtReader:
         self._form = form
         self._held = ""
         self._state = "thought" if is_open else "before"
+        self.has_thought = is_open
+        """Whether a thought has begun."""
         self._has_reasoning = self._is_framed = False
 
     @property
@@ -135,6 +137,21 @@ class ThoughtReader:
     def is_closed(self) -> bool:
         """Whether no thought is open."""
         return not self.is_thinking
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether the text so far may yet turn out to begin a thought."""
+        return self._state == "before"
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether all that follows is answer."""
+        return self._state == "answer"
+
+    @property
+    def num_held(self) -> int:
+        """Characters that are held back."""
+        return len(self._held)
 
     def add(self, text: str) -> SplitPiece:
         """What is certain with this text."""
@@ -172,7 +189,7 @@ class ThoughtReader:
         for delimiter, state in ((form.start, "thought"), (form.answer_start, "answer")):
             if delimiter and text.startswith(delimiter):
                 self._held, self._state = text[len(delimiter) :], state
-                self._is_framed = state == "answer"
+                self._is_framed, self.has_thought = state == "answer", state == "thought"
                 return
         if text and not any(one.startswith(text) for one in (form.start, form.answer_start)):
             self._state = "answer"
