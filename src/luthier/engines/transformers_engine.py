@@ -125,12 +125,12 @@ class TransformersEngine:
         head = causal.get_output_embeddings()
         return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
 
-    def request_within_context(self, prompt: Prompt) -> Request:
-        """The prompt as a decoder takes it; its new tokens end where the context does.
+    def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None) -> Request:
+        """The prompt as a decoder takes it; its new tokens end where the context does. template: in place of its own.
 
         Raises RequestError where it is empty, OverlongError where not one token more fits into the context.
         """
-        request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0)
+        request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0, template)
         return self._within_room(request, prompt.max_new_tokens)
 
     def request_of_ids(self, ids: Sequence[int], max_new_tokens: int) -> Request:
@@ -144,8 +144,12 @@ class TransformersEngine:
             )
         return self._within_room(self._checked(list(ids), 1, Prompt(text="", max_new_tokens=1)), max_new_tokens)
 
+    def room_behind(self, request: Request) -> int:
+        """How many tokens fit into the context behind the prompt of a request."""
+        return self._context_tokens - len(request.ids)
+
     def _within_room(self, request: Request, max_new_tokens: int) -> Request:
-        return replace(request, max_new_tokens=min(max_new_tokens, self._context_tokens - len(request.ids)))
+        return replace(request, max_new_tokens=min(max_new_tokens, self.room_behind(request)))
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -220,7 +224,7 @@ class TransformersEngine:
         unwrap = getattr(self._model, "get_base_model", None)
         return unwrap() if unwrap is not None else self._model
 
-    def _request(self, prompt: Prompt, number: int) -> Request:
+    def _request(self, prompt: Prompt, number: int, template: ChatTemplate | None = None) -> Request:
         if (prompt.conversation is None) == (prompt.text is None):
             raise RequestError(
                 f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
@@ -234,7 +238,7 @@ class TransformersEngine:
                 do="correct the prompt",
             )
         if prompt.conversation is not None:
-            text = self._template.render(prompt.conversation, add_generation_prompt=True)
+            text = (template or self._template).render(prompt.conversation, add_generation_prompt=True)
         else:
             text = prompt.text or ""
         self._check_bytes(text, number + 1)
@@ -271,7 +275,7 @@ class TransformersEngine:
             is_open = self._thoughts.is_open(ids)
             if guide is not None:
                 guide = self._thoughts.guided(guide, is_open=is_open)
-            if thinking := self._thoughts.budget(prompt, self._room_tokens - len(ids) - most):
+            if thinking := self._thoughts.budget(prompt.max_thinking_tokens, self._room_tokens - len(ids) - most):
                 limit = self._thoughts.limit(most, thinking, is_open=is_open)
                 most += thinking
         return Request([*self._trained_prompt, *ids], most, prompt.temperature, prompt.seed, guide, limit)
