@@ -17,10 +17,12 @@ from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
 from luthier.engines.decode import Continuation, Decoder, Prefix, Request
 from luthier.engines.guides import Guides
 from luthier.engines.likelihood import Scorer
+from luthier.engines.thoughts import Thoughts
 from luthier.models.architecture import context_tokens
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
 from luthier.models.soft_prompt import virtual_tokens
+from luthier.models.thinking import ThoughtAndAnswer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -97,7 +99,8 @@ class TransformersEngine:
         """One generation a prompt, in the order of the prompts.
 
         Prompts run in batches of like length. What all prompts of the call begin with is computed once where it is
-        at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums.
+        at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums. Answers
+        come without their thoughts, which may take `max_thinking_tokens` beside them.
 
         Raises:
             RequestError: a prompt is empty. OverlongError: with its new tokens it is longer than the model's context.
@@ -112,7 +115,7 @@ class TransformersEngine:
             )
         for path in decoder.paths:
             self._note(path.kind == "batched", f"writes {path.describe()}")
-        return [self._generation(request, found[number]) for number, request in enumerate(requests)]
+        return [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
 
     def open_decoder(self, *, may_diverge: bool = False) -> Decoder:
         """A decoder over this model, for those who write token by token."""
@@ -131,12 +134,12 @@ class TransformersEngine:
         head = causal.get_output_embeddings()
         return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
 
-    def request_within_context(self, prompt: Prompt) -> Request:
-        """The prompt as a decoder takes it; its new tokens end where the context does.
+    def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None) -> Request:
+        """The prompt as a decoder takes it; its new tokens end where the context does. template: in place of its own.
 
         Raises RequestError where it is empty, OverlongError where not one token more fits into the context.
         """
-        request = self._request(prompt.model_copy(update={"max_new_tokens": 1}), 0)
+        request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0, template)
         return self._within_room(request, prompt.max_new_tokens)
 
     def request_of_ids(self, ids: Sequence[int], max_new_tokens: int) -> Request:
@@ -150,8 +153,12 @@ class TransformersEngine:
             )
         return self._within_room(self._checked(list(ids), 1, Prompt(text="", max_new_tokens=1)), max_new_tokens)
 
+    def room_behind(self, request: Request) -> int:
+        """How many tokens fit into the context behind the prompt of a request."""
+        return self._context_tokens - len(request.ids)
+
     def _within_room(self, request: Request, max_new_tokens: int) -> Request:
-        return replace(request, max_new_tokens=min(max_new_tokens, self._context_tokens - len(request.ids)))
+        return replace(request, max_new_tokens=min(max_new_tokens, self.room_behind(request)))
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -231,7 +238,7 @@ class TransformersEngine:
         unwrap = getattr(self._model, "get_base_model", None)
         return unwrap() if unwrap is not None else self._model
 
-    def _request(self, prompt: Prompt, number: int) -> Request:
+    def _request(self, prompt: Prompt, number: int, template: ChatTemplate | None = None) -> Request:
         if (prompt.conversation is None) == (prompt.text is None):
             raise RequestError(
                 f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
@@ -245,7 +252,7 @@ class TransformersEngine:
                 do="correct the prompt",
             )
         if prompt.conversation is not None:
-            text = self._template.render(prompt.conversation, add_generation_prompt=True)
+            text = (template or self._template).render(prompt.conversation, add_generation_prompt=True)
         else:
             text = prompt.text or ""
         self._check_bytes(text, number + 1)
@@ -277,7 +284,20 @@ class TransformersEngine:
                 most_tokens=self._room_tokens,
             )
         guide = None if prompt.json_schema is None else self._guides.of_schema(prompt.json_schema)
-        return Request([*self._trained_prompt, *ids], prompt.max_new_tokens, prompt.temperature, prompt.seed, guide)
+        limit, most = None, prompt.max_new_tokens
+        if prompt.conversation is not None:
+            is_open = self._thoughts.is_open(ids)
+            if guide is not None:
+                guide = self._thoughts.guided(guide, is_open=is_open)
+            if thinking := self._thoughts.budget(prompt.max_thinking_tokens, self._room_tokens - len(ids) - most):
+                limit = self._thoughts.limit(most, thinking, is_open=is_open)
+                most += thinking
+        return Request([*self._trained_prompt, *ids], most, prompt.temperature, prompt.seed, guide, limit)
+
+    @cached_property
+    def _thoughts(self) -> Thoughts:
+        """Measured once a template."""
+        return Thoughts(self._template)
 
     @cached_property
     def _guides(self) -> Guides:
@@ -312,13 +332,21 @@ class TransformersEngine:
                 do="tokenise the rows with the tokenizer of this model",
             )
 
-    def _generation(self, request: Request, continuation: Continuation) -> Generation:
-        text = self._template.tokenizer.decode(
-            continuation.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+    def _generation(self, prompt: Prompt, request: Request, continuation: Continuation) -> Generation:
+        if prompt.conversation is None:
+            text = self._template.tokenizer.decode(
+                continuation.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            found, num_thinking = ThoughtAndAnswer(None, str(text), is_closed=True), 0
+        else:
+            is_open = self._thoughts.is_open(request.ids)
+            found, num_thinking = self._thoughts.split(continuation.ids, is_open=is_open)
         return Generation(
-            text=text,
+            text=found.content,
             num_prompt_tokens=len(request.ids) - len(self._trained_prompt),
             num_new_tokens=len(continuation.ids),
             finish_reason="stop" if continuation.stopped else "length",
+            reasoning=found.reasoning,
+            num_thinking_tokens=num_thinking,
+            ends_in_thought=not found.is_closed,
         )
