@@ -215,6 +215,7 @@ def tolerance(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor], 
     return _COARSE if far <= _COARSE else min(_MOST, max(_COARSE, _NOISES * _padding_noise(model, probe, expected)))
 
 
+@torch.inference_mode()
 def _padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor]) -> float:
     """How far apart the same logits are when rows go through the model together, padded on the right.
 
