@@ -28,8 +28,8 @@ _GIB: Final = float(1 << 30)
 TABLE: Final = Path(__file__).with_name("catalog_memory.yaml")
 _HEADER: Final = f"""\
 # Made by the planner (`make models`), not by hand: peak memory of one accelerator in GiB, by method.
-# One row of {ROW_TOKENS:,} tokens at a time, activations computed again on the way back, bfloat16, AdamW, adapters of rank
-# 16 on every matrix that the planner takes for them, QLoRA over NF4. What one device does not have is spread over
+# One row of {ROW_TOKENS:,} tokens at a time, activations computed again on the way back, bfloat16, AdamW, adapters of
+# rank 16 on every matrix that the planner takes for them, QLoRA over NF4. What one device does not have is spread over
 # several. config: digest of the description that a row was made of.
 """
 _RUN: Final = Described(
