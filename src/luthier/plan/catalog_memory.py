@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -97,6 +97,6 @@ def _read(gibibytes: float | None) -> float | None:
 
 
 @lru_cache(maxsize=1)
-def _table() -> dict[str, dict[str, float | str | None]]:
-    found: dict[str, dict[str, float | str | None]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+def _table() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     return found
