@@ -10,7 +10,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption, MappingOption, parse_mapping
+from luthier.cli.options import HomeOption, JsonOption, MappingOption, parse_mapping, parse_template_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +37,21 @@ def preview(
     template: Annotated[
         TemplateChoice, typer.Option("--template", help="auto: the model's chat template where it has one.")
     ] = TemplateChoice.AUTO,
+    template_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template-option",
+            metavar="NAME=VALUE",
+            help="What the chat template is given, as enable_thinking=false. Repeatable.",
+        ),
+    ] = None,
+    learn_reasoning: Annotated[
+        bool | None,
+        typer.Option(
+            "--learn-reasoning/--no-learn-reasoning",
+            help="Whether thoughts are learned; left out: those of the rows.",
+        ),
+    ] = None,
     block_tokens: Annotated[
         int | None,
         typer.Option(
@@ -72,6 +87,8 @@ def preview(
             num_rows=None if shows_all else num_rows,
             mapping=fields or None,
             template=template.value,
+            template_options=parse_template_options(template_options or ()),
+            learn_reasoning=learn_reasoning,
         )
     return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
 
