@@ -294,7 +294,7 @@ def _matrix_parameters(model: PreTrainedModel, outer: set[int], num_experts: int
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     total = active = 0
     for name, parameter in model.named_parameters():
-        if parameter.dim() < 2 or id(parameter) in outer or id(parameter) in tables or name.startswith(outside):
+        if parameter.dim() < 2 or id(parameter) in outer | tables or name.startswith(outside) or name.endswith("bias"):
             continue
         count = parameter.numel()
         is_routed = num_experts and parameter.dim() == 3 and parameter.shape[0] == num_experts
