@@ -198,7 +198,7 @@ def _outer(model: PreTrainedModel, head: nn.Module | None, embedding: nn.Module)
     found = []
     for name, module in model.named_modules():
         if id(module) in (id(head), id(embedding)):
-            weight: Tensor = module.weight  # type: ignore[assignment]
+            weight: Tensor = module.weight
             first, second = weight.shape
             found.append(LinearLayer(name, second, first) if module is head else LinearLayer(name, first, second))
     return tuple(found)
