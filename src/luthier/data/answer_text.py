@@ -112,7 +112,7 @@ class _Found:
         self._check_answer(piece)
         self._check_begins(piece)
         writing = self.template.thoughts
-        state = "none" if writing is None else writing.state_of(self.prompt)[0]
+        state: PromptState = "none" if writing is None else writing.state_of(self.prompt)[0]
         empty = 0 if writing is None or self.thought is not None else writing.length_of_empty(piece, state)
         start = self._learned_from(empty)
         if self.thought is not None and self.learns is False:
