@@ -127,6 +127,7 @@ class _Found:
     def _put_together(self) -> AnswerText:
         """The prompt, and the part of the template's own text that belongs to the answer."""
         writing = self.template.thoughts
+        state: PromptState
         state, bare = ("none", len(self.prompt)) if writing is None else writing.state_of(self.prompt)
         if self.thought is not None and state == "closed":
             raise self.turn.error(
