@@ -29,25 +29,6 @@ WORDS = (
     "spruce", "maple", "light", "stiff", "front", "back", "glue", "hide", "string", "gut", "steel", "sound", "warm",
     "bright", "tone", "joint", "repair", "price",
 )  # fmt: skip
-    "spruce",
-    "maple",
-    "light",
-    "stiff",
-    "front",
-    "back",
-    "glue",
-    "hide",
-    "string",
-    "gut",
-    "steel",
-    "sound",
-    "warm",
-    "bright",
-    "tone",
-    "joint",
-    "repair",
-    "price",
-]
 # words of: system, question, thought, first answer, second question, second answer
 KINDS = {
     "thoughts of 200 words, answers of 60": (0, 20, 200, 60, 20, 60),
