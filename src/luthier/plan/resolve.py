@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
 
 from luthier.core.base_model import LocalModel
@@ -84,15 +85,35 @@ def resolve(
     are_pairs: bool = False,
     num_shots: int | None = None,
     teacher: TeacherPlan | None = None,
-    why_no_experts: str = "",
 ) -> Plan:
     """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together.
 
     has_text_answers: whether the rows that are judged have prompts and answers in words. are_pairs: whether they are
     preference pairs. num_shots: training rows that could be few-shot examples; None where that is not known. teacher:
-    who the objective learns from, where it does. why_no_experts: why adapters that nobody asked for by name are not
-    put on experts; empty, it is tried whether they fit.
+    who the objective learns from, where it does.
     """
+    judged = (has_text_answers, are_pairs, num_shots)
+    made = partial(_resolved, recipe, model, template, template_sha256, data, structure, hardware, judged, teacher)
+    plan = made(why_no_experts="")
+    if why := experts_do_not_fit(plan, structure, hardware):
+        plan = made(why_no_experts=why)
+    return compiled_for(plan, structure, hardware)
+
+
+def _resolved(
+    recipe: Recipe,
+    model: LocalModel,
+    template: Literal["chat", "plain"],
+    template_sha256: str,
+    data: DataPlan,
+    structure: Structure,
+    hardware: Hardware,
+    judged: tuple[bool, bool, int | None],
+    teacher: TeacherPlan | None,
+    *,
+    why_no_experts: str,
+) -> Plan:
+    """The plan but for compiling. why_no_experts: why groups leave experts out; empty where they do not."""
     sources = _Sources()
     sources.note("base_model.name", "asked", "in the recipe")
     sources.note("base_model.sha256", "measured", "digest of the weight files")
@@ -101,12 +122,7 @@ def resolve(
         "in the recipe" if asked_template else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
     )
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
-    if data.template_options:
-        sources.note("data.template_options", "asked", "in the recipe")
-    if data.canaries is not None:
-        sources.note(
-            "data.canaries", "asked", "made-up secrets planted among the training rows, to measure memorisation"
-        )
+    _note_rows(data, sources)
     asked_method = objectives.fitted_method(recipe.method, recipe.objective)
     method = resolve_method(asked_method, structure, hardware.device, sources, why_no_experts=why_no_experts)
     if asked_method is not recipe.method:
@@ -134,28 +150,23 @@ def resolve(
         method=method,
         objective=objective,
         training=training,
-        evaluation=_evaluation(
-            recipe.evaluation or EvaluationRecipe(), data, has_text_answers, are_pairs, num_shots, sources
-        ),
+        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, *judged, sources),
         sources=sources.in_order(_SECTIONS),
     )
-    decided = checkpointing.decided_for(plan, structure, hardware)
-    if not why_no_experts and (why := experts_do_not_fit(decided, structure, hardware)):
-        return resolve(
-            recipe,
-            model=model,
-            template=template,
-            template_sha256=template_sha256,
-            data=data,
-            structure=structure,
-            hardware=hardware,
-            has_text_answers=has_text_answers,
-            are_pairs=are_pairs,
-            num_shots=num_shots,
-            teacher=teacher,
-            why_no_experts=why,
+    return checkpointing.decided_for(plan, structure, hardware)
+
+
+def _note_rows(data: DataPlan, sources: _Sources) -> None:
+    """Where what is done with the rows comes from, as far as it is not the usual."""
+    if data.template_options:
+        sources.note("data.template_options", "asked", "the chat template is given these, in training and in judging")
+    for name in ("learn_reasoning", "reasoning", "system", "tools"):
+        if getattr(data, name) is not None:
+            sources.note(f"data.{name}", "asked", "in the recipe")
+    if data.canaries is not None:
+        sources.note(
+            "data.canaries", "asked", "made-up secrets planted among the training rows, to measure memorisation"
         )
-    return compiled_for(decided, structure, hardware)
 
 
 def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:
