@@ -263,3 +263,12 @@ def test_options_reach_the_template_and_make_another_one(tiny, tmp_path):
     high = low.with_options({"voice": "high"})
     assert high.render(asked, add_generation_prompt=True).endswith("[high]")
     assert low.with_options({"voice": "low"}) is low
+
+
+def test_the_end_of_a_turn_is_what_stops_a_generation_after_every_answer(tiny, tmp_path):
+    closes = BARE.replace("{{ m.content }}", "{{ m.content }}<|endoftext|>")
+    template = ChatTemplate.load(with_template(tiny, tmp_path / "m", closes))
+    assert template.end_of_turn == "<|im_end|>"
+    once = "{% for m in messages %}{{ m.content }}<|im_start|>{% endfor %}"
+    once += "{% if not add_generation_prompt %}<|im_end|>{% endif %}"
+    assert ChatTemplate.load(with_template(tiny, tmp_path / "n", once)).end_of_turn == "<|im_start|>"

@@ -87,6 +87,15 @@ def split_thought(content: str, writing: ThoughtWriting) -> tuple[str | None, st
     return None, content
 
 
+def length_of_tagged(text: str) -> int:
+    """How many characters at the beginning of a text are a tagged thought and the white space behind it."""
+    bare = text.lstrip()
+    for start, end in TAGS:
+        if bare.startswith(start) and (at := bare.find(end)) >= 0:
+            return len(text) - len(bare[at + len(end) :].lstrip())
+    return 0
+
+
 def measure_writing(render: Render, fields: Iterable[str], calls: list[dict[str, Any]]) -> ThoughtWriting | None:
     """How a template takes a thought; None where nothing that was tried reaches its text.
 
