@@ -111,6 +111,20 @@ def measure_writing(render: Render, fields: Iterable[str], calls: list[dict[str,
     return _tagged(render, headers)
 
 
+def tags_of_prompts(prompts: Iterable[str]) -> ThoughtWriting | None:
+    """A thought as tagged text of the content, where one of these generation prompts opens or closes one."""
+    for prompt in prompts:
+        for start, end in TAGS:
+            writing = _tagged_text(start, end)
+            if writing.state_of(prompt)[0] != "none":
+                return writing
+    return None
+
+
+def _tagged_text(start: str, end: str) -> ThoughtWriting:
+    return ThoughtWriting("content", f"{start}\n", f"\n{end}\n\n")
+
+
 def _candidates(names: frozenset[str], calls: list[dict[str, Any]]) -> Iterator[tuple[Way, str, dict[str, Any]]]:
     others = sorted(name for name in names if _OTHER_FIELD.match(name) and name not in FIELDS)
     turn = {"role": "assistant", "content": _ANSWER}
@@ -164,7 +178,7 @@ def _tagged(render: Render, headers: list[str]) -> ThoughtWriting | None:
     """A thought as text of the content: where a prompt opens one, or earlier turns lose theirs."""
     question, following = {"role": "user", "content": _QUESTION}, {"role": "user", "content": _NEXT}
     for start, end in TAGS:
-        writing = ThoughtWriting("content", f"{start}\n", f"\n{end}\n\n")
+        writing = _tagged_text(start, end)
         if writing.state_of(headers[0])[0] != "none":
             return writing
         content = f"{writing.before}{_THOUGHT}{writing.between}{_ANSWER}"
