@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -284,3 +285,11 @@ def test_tags_that_a_prompt_has_under_an_option_alone_are_known(tiny, tmp_path):
         "<|im_start|>assistant\n<think>\nIt is light.\n</think>\n\nspruce<|im_end|>\n"
     )
     assert ChatTemplate.load(tiny).thoughts is None
+
+
+def test_a_template_goes_to_other_processes_with_its_options(tiny):
+    template = ChatTemplate.load(tiny, options={"voice": "low"})
+    assert template.thoughts is None
+    again = pickle.loads(pickle.dumps(template))
+    assert again.options == {"voice": "low"}
+    assert again.render(chat(("user", "hi"))) == template.render(chat(("user", "hi")))
