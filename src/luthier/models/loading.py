@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -13,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.core.plan import Quantisation
-from luthier.models.architecture import auto_class, load_config
+from luthier.models.architecture import auto_class, load_config, model_class
 from luthier.models.expert_product import install_products
 from luthier.models.quantised import PackedLinear, quantise
 from luthier.models.quiet import quiet_peft, quiet_transformers
@@ -43,7 +44,10 @@ def load_model(
             (transformers would only warn, and train on random numbers).
     """
     folder = _folder(path)
-    kind = auto_class(load_config(folder))
+    config = load_config(folder)
+    kind = auto_class(config)
+    if not model_class(config)._supports_sdpa:  # sinks and caps that torch's own attention does not know
+        attention = "eager"
     straight = device != "cpu" and quantisation is None
     try:
         with _loading, quiet_transformers():
@@ -61,6 +65,40 @@ def load_model(
             )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise _unloadable(folder, "model", error) from error
+    _refuse_unfit(folder, report)
+    if quantisation is not None:
+        quantise(model, quantisation, device)
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
+
+
+def check_weights(path: str | Path) -> None:
+    """Hold the names and shapes of a folder's tensors against its architecture; no weight is read.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: as `load_model`, for what can be seen without the weights.
+    """
+    folder = _folder(path)
+    kind = auto_class(load_config(folder))
+    try:
+        with _loading, quiet_transformers():
+            _, report = kind.from_pretrained(
+                folder,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                device_map="meta",
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError) as error:
+        raise _unloadable(folder, "model", error) from error
+    _refuse_unfit(folder, report)
+
+
+def _refuse_unfit(folder: Path, report: Mapping[str, Any]) -> None:
+    """Raise ModelSourceError where weights are missing, superfluous or of the wrong shape, by transformers' report."""
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
         if found := report.get(kind):
             names = sorted(str(item) for item in found)
@@ -69,10 +107,6 @@ def load_model(
                 expected="weights that fit the architecture in config.json exactly",
                 do="pull the model again; if it stays, this model needs another version of transformers",
             )
-    if quantisation is not None:
-        quantise(model, quantisation, device)
-    loaded: PreTrainedModel = model.to(device).eval()
-    return loaded
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
