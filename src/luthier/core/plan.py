@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ from luthier.core.recipe import (
     Recipe,
     ScheduleName,
     ShardingName,
+    TemplateOption,
 )
 from luthier.core.split_provenance import SplitProvenance
 
@@ -82,7 +83,9 @@ class DataPlan(Frozen):
     num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
     prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
     training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
-    split: the proved split whose sides the files are; None where no proof covers a file that judges.
+    split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
+    what the chat template is given beside each conversation. learn_reasoning, reasoning, system, tools: as the recipe
+    has them.
     """
 
     train: DatasetProfile
@@ -95,6 +98,11 @@ class DataPlan(Frozen):
     replay: ReplayPlan | None = None
     canaries: CanariesPlan | None = None
     split: SplitProvenance | None = None
+    template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    learn_reasoning: bool | None = None
+    reasoning: Literal["as_text", "drop"] | None = None
+    system: Literal["fold"] | None = None
+    tools: Literal["as_text"] | None = None
 
 
 class MethodPlan(Frozen):
@@ -301,6 +309,9 @@ class EvaluationPlan(Frozen):
     max_samples: int
 
 
+_ROW_SETTINGS: Final = ("template_options", "learn_reasoning", "reasoning", "system", "tools")
+
+
 class Plan(Frozen):
     """One complete, reproducible intention. Two plans with the same hash train the same thing."""
 
@@ -324,19 +335,23 @@ class Plan(Frozen):
         """
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
         for name in ("train", "validation", "held_out"):
-            if (profile := getattr(self.data, name)) is not None and profile.packed is None:
-                splits[name] = {"file", "packed"}
+            if (profile := getattr(self.data, name)) is not None:
+                splits[name] = {"file"} | profile.unused_fields
         # plans of before there were parts and canaries keep their hash; a proof changes nothing that is trained
         splits |= {name: True for name in ("part", "canaries") if getattr(self.data, name) is None} | {"split": True}
+        splits |= {name: True for name in _ROW_SETTINGS if getattr(self.data, name) in (None, {})}
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
+        if self.data.replay is not None:
+            for name in ("rows", "held_out"):
+                if (profile := getattr(self.data.replay, name)) is not None:
+                    splits["replay"][name] = {"file"} | (profile.unused_fields - {"packed"})
         excluded: Any = {
             "sources": True,
             "recipe": True,
             "budget": True,
             "base_model": {"path", "name"},
             "data": splits,
-            # how weights lie on devices: a run may go on with another number of them; and by which path the same loss is
-            # computed
+            # how weights lie on devices: a run may go on with another number of them; the path computes the same loss
             "training": {"sharding", "forward"},
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
@@ -349,6 +364,8 @@ class Plan(Frozen):
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"]["label_smoothing"] = True
+        if self.objective.name == "sft" and self.objective.loss_weighting == "token":
+            excluded["objective"]["loss_weighting"] = True
         excluded.setdefault("training", set()).update(
             name for name in ("neftune_alpha", "average", "packing", "compile") if not getattr(self.training, name)
         )
