@@ -1,4 +1,4 @@
-"""Activations computed again on the way back: the same gradients, to the bit, and fewer tensors kept. Mixed precision."""
+"""Activations computed again on the way back keep every bit of the gradients; precisions that meet at the head."""
 
 from __future__ import annotations
 
