@@ -12,14 +12,17 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
-from luthier.engines.beginnings import shared_batches
+from luthier.engines.beginnings import Shared, shared_batches
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
 from luthier.engines.decode import Continuation, Decoder, Prefix, Request
 from luthier.engines.guides import Guides
 from luthier.engines.likelihood import Scorer
+from luthier.engines.thoughts import Thoughts
+from luthier.models.architecture import context_tokens
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
 from luthier.models.soft_prompt import virtual_tokens
+from luthier.models.thinking import ThoughtAndAnswer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -50,8 +53,9 @@ class TransformersEngine:
         self._batch_tokens = batch_tokens
         tokenizer = template.tokenizer
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self._context_tokens = int(model.config.get_text_config().max_position_embeddings)
+        self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
+        self._notes: dict[str, None] = {}
 
     @classmethod
     def open(
@@ -86,6 +90,11 @@ class TransformersEngine:
         return "transformers"
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how it has worked so far: where the fast way was not proved, and why."""
+        return tuple(self._notes)
+
+    @property
     def template(self) -> ChatTemplate:
         """The template that prompts are rendered with."""
         return self._template
@@ -94,7 +103,8 @@ class TransformersEngine:
         """One generation a prompt, in the order of the prompts.
 
         Prompts run in batches of like length. What all prompts of the call begin with is computed once where it is
-        at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums.
+        at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums. Answers
+        come without their thoughts, which may take `max_thinking_tokens` beside them.
 
         Raises:
             RequestError: a prompt is empty. OverlongError: with its new tokens it is longer than the model's context.
@@ -107,7 +117,9 @@ class TransformersEngine:
             found = continue_all(
                 decoder, requests, task.advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
             )
-        return [self._generation(request, found[number]) for number, request in enumerate(requests)]
+        for path in decoder.paths:
+            self._note(path.kind == "batched", f"writes {path.describe()}")
+        return [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
 
     def open_decoder(self, *, may_diverge: bool = False) -> Decoder:
         """A decoder over this model, for those who write token by token."""
@@ -126,12 +138,12 @@ class TransformersEngine:
         head = causal.get_output_embeddings()
         return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
 
-    def request_within_context(self, prompt: Prompt) -> Request:
-        """The prompt as a decoder takes it; its new tokens end where the context does.
+    def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None) -> Request:
+        """The prompt as a decoder takes it; its new tokens end where the context does. template: in place of its own.
 
         Raises RequestError where it is empty, OverlongError where not one token more fits into the context.
         """
-        request = self._request(prompt.model_copy(update={"max_new_tokens": 1}), 0)
+        request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0, template)
         return self._within_room(request, prompt.max_new_tokens)
 
     def request_of_ids(self, ids: Sequence[int], max_new_tokens: int) -> Request:
@@ -145,8 +157,12 @@ class TransformersEngine:
             )
         return self._within_room(self._checked(list(ids), 1, Prompt(text="", max_new_tokens=1)), max_new_tokens)
 
+    def room_behind(self, request: Request) -> int:
+        """How many tokens fit into the context behind the prompt of a request."""
+        return self._context_tokens - len(request.ids)
+
     def _within_room(self, request: Request, max_new_tokens: int) -> Request:
-        return replace(request, max_new_tokens=min(max_new_tokens, self._context_tokens - len(request.ids)))
+        return replace(request, max_new_tokens=min(max_new_tokens, self.room_behind(request)))
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -162,6 +178,7 @@ class TransformersEngine:
         if not examples:
             return []
         scorer = Scorer(self._causal, pad_id=self._pad_id)
+        self._note(scorer.path.by_head, f"is scored by {scorer.path.describe()}")
         with progress.task("Scoring", len(examples), "rows") as task:
             return self._in_batches(examples, scorer, scorer.score, task)
 
@@ -193,12 +210,7 @@ class TransformersEngine:
         for example in examples:
             self._check_example(example)
         whole = [self._behind_prompt(example) for example in examples]
-        batches = shared_batches(
-            whole,
-            max_tokens=min(self._batch_tokens, MAX_SCORE_TOKENS),
-            max_kept_tokens=self._batch_tokens,
-            longest_shared=scorer.longest_shared if self.share_prefix else 0,
-        )
+        batches = self._score_batches(whole, scorer)
         found: dict[int, _Found] = {}
         beginning: Prefix | None = None
         for batch in batches:
@@ -208,6 +220,29 @@ class TransformersEngine:
             found.update(zip(batch.rows, look([whole[row] for row in batch.rows], beginning), strict=True))
             task.advance(len(batch.rows))
         return [found[number] for number in range(len(examples))]
+
+    def _score_batches(self, whole: Sequence[TokenisedExample], scorer: Scorer) -> list[Shared]:
+        """All rows in batches; none holds rows on both sides of a length over which positions mean something else."""
+        border = scorer.border
+        sides = [list(range(len(whole)))]
+        if border is not None:
+            sides = [
+                [row for row in sides[0] if (whole[row].num_tokens > border) is is_over] for is_over in (False, True)
+            ]
+        batches: list[Shared] = []
+        for side in filter(None, sides):
+            found = shared_batches(
+                [whole[row] for row in side],
+                max_tokens=min(self._batch_tokens, MAX_SCORE_TOKENS),
+                max_kept_tokens=self._batch_tokens,
+                longest_shared=scorer.longest_shared if self.share_prefix else 0,
+            )
+            batches += [replace(batch, rows=[side[place] for place in batch.rows]) for batch in found]
+        return batches
+
+    def _note(self, is_fast: bool, what: str) -> None:
+        if not is_fast:
+            self._notes[f"{type(self._causal).__name__} {what}"] = None
 
     def close(self) -> None:
         """Let go of the weights. The engine cannot be used afterwards."""
@@ -221,7 +256,7 @@ class TransformersEngine:
         unwrap = getattr(self._model, "get_base_model", None)
         return unwrap() if unwrap is not None else self._model
 
-    def _request(self, prompt: Prompt, number: int) -> Request:
+    def _request(self, prompt: Prompt, number: int, template: ChatTemplate | None = None) -> Request:
         if (prompt.conversation is None) == (prompt.text is None):
             raise RequestError(
                 f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
@@ -235,7 +270,7 @@ class TransformersEngine:
                 do="correct the prompt",
             )
         if prompt.conversation is not None:
-            text = self._template.render(prompt.conversation, add_generation_prompt=True)
+            text = (template or self._template).render(prompt.conversation, add_generation_prompt=True)
         else:
             text = prompt.text or ""
         self._check_bytes(text, number + 1)
@@ -267,7 +302,20 @@ class TransformersEngine:
                 most_tokens=self._room_tokens,
             )
         guide = None if prompt.json_schema is None else self._guides.of_schema(prompt.json_schema)
-        return Request([*self._trained_prompt, *ids], prompt.max_new_tokens, prompt.temperature, prompt.seed, guide)
+        limit, most = None, prompt.max_new_tokens
+        if prompt.conversation is not None:
+            is_open = self._thoughts.is_open(ids)
+            if guide is not None:
+                guide = self._thoughts.guided(guide, is_open=is_open)
+            if thinking := self._thoughts.budget(prompt.max_thinking_tokens, self._room_tokens - len(ids) - most):
+                limit = self._thoughts.limit(most, thinking, is_open=is_open)
+                most += thinking
+        return Request([*self._trained_prompt, *ids], most, prompt.temperature, prompt.seed, guide, limit)
+
+    @cached_property
+    def _thoughts(self) -> Thoughts:
+        """Measured once a template."""
+        return Thoughts(self._template)
 
     @cached_property
     def _guides(self) -> Guides:
@@ -302,13 +350,21 @@ class TransformersEngine:
                 do="tokenise the rows with the tokenizer of this model",
             )
 
-    def _generation(self, request: Request, continuation: Continuation) -> Generation:
-        text = self._template.tokenizer.decode(
-            continuation.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+    def _generation(self, prompt: Prompt, request: Request, continuation: Continuation) -> Generation:
+        if prompt.conversation is None:
+            text = self._template.tokenizer.decode(
+                continuation.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            found, num_thinking = ThoughtAndAnswer(None, str(text), is_closed=True), 0
+        else:
+            is_open = self._thoughts.is_open(request.ids)
+            found, num_thinking = self._thoughts.split(continuation.ids, is_open=is_open)
         return Generation(
-            text=text,
+            text=found.content,
             num_prompt_tokens=len(request.ids) - len(self._trained_prompt),
             num_new_tokens=len(continuation.ids),
             finish_reason="stop" if continuation.stopped else "length",
+            reasoning=found.reasoning,
+            num_thinking_tokens=num_thinking,
+            ends_in_thought=not found.is_closed,
         )
