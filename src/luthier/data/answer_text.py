@@ -16,7 +16,7 @@ from typing import Any
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
 from luthier.data.template import Template
-from luthier.models.thought_writing import PromptState, ThoughtWriting
+from luthier.models.thought_writing import PromptState, ThoughtWriting, length_of_tagged
 
 EXCERPT_CHARACTERS = 50
 
@@ -112,11 +112,13 @@ class _Found:
         self._check_answer(piece)
         self._check_begins(piece)
         writing = self.template.thoughts
-        state = "none" if writing is None else writing.state_of(self.prompt)[0]
+        state: PromptState = "none" if writing is None else writing.state_of(self.prompt)[0]
         empty = 0 if writing is None or self.thought is not None else writing.length_of_empty(piece, state)
         start = self._learned_from(empty)
-        if self.thought is not None and self.learns is False:
-            start = self._after_thought(piece)
+        if self.learns is False:
+            # a template that knows of no thoughts may have them in its text all the same
+            start = length_of_tagged(piece) if self.thought is None else self._after_thought(piece)
+            start = max(start, empty)
         skips = self.thought is None and writing is not None and _lets_think(writing, state)
         ended = piece + self._end_of(piece)
         at = len(self.prompt)
@@ -127,6 +129,7 @@ class _Found:
     def _put_together(self) -> AnswerText:
         """The prompt, and the part of the template's own text that belongs to the answer."""
         writing = self.template.thoughts
+        state: PromptState
         state, bare = ("none", len(self.prompt)) if writing is None else writing.state_of(self.prompt)
         if self.thought is not None and state == "closed":
             raise self.turn.error(
