@@ -208,6 +208,7 @@ def _training(
     )
     packing = packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
+    sources.note("training.forward", "default", "the fast path: each piece of it is proved when the model is loaded")
     return TrainingPlan(
         num_steps=steps,
         num_steps_per_epoch=per_epoch,

@@ -4,7 +4,8 @@
     saved, loaded, answers generated -> by which path the loss is computed, or the reason why not
 
 The weights of the copy are random; what it costs is a second or so, once for an architecture and a method: the answer
-is kept in the home. The names and shapes of the base's own tensors are held against its architecture as well.
+is kept in the home, a refusal is not: a full disk may have caused it. The names and shapes of the base's own tensors
+are held against its architecture as well.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.digest import sha256_document, sha256_file
-from luthier.core.errors import LuthierError, RequestError, error_from
+from luthier.core.errors import LuthierError, RequestError
 from luthier.core.plan import ForwardPath, Plan, ValueSource
 from luthier.core.scratch_folders import scratch_folder
 from luthier.reporting.page import replace_text
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _FORMAT: Final = 1
 _RANK: Final = 2
 _VIRTUAL_TOKENS: Final = 2
-_LIBRARIES: Final = ("torch", "transformers", "peft")
+_LIBRARIES: Final = ("luthier", "torch", "transformers", "peft")
 _FAILURES: Final = (
     LuthierError,
     RuntimeError,
@@ -62,8 +63,6 @@ def rehearsed(context: Context, plan: Plan) -> Plan:
         answer = _answer(plan)
         _keep(context, key, answer)
     _known[key] = answer
-    if "error" in answer:
-        raise error_from(answer["error"])
     if answer["path"] is None:
         return plan
     path = ForwardPath.model_validate(answer["path"])
@@ -101,7 +100,7 @@ def _read(context: Context, key: str) -> dict[str, Any] | None:
         found = json.loads(_file(context, key).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and ("error" in found or "path" in found) else None
+    return found if isinstance(found, dict) and "path" in found else None
 
 
 def _keep(context: Context, key: str, answer: dict[str, Any]) -> None:
@@ -113,11 +112,8 @@ def _keep(context: Context, key: str, answer: dict[str, Any]) -> None:
 def _answer(plan: Plan) -> dict[str, Any]:
     from luthier.models.loading import check_weights
 
-    try:
-        check_weights(plan.base_model.path)
-        path = rehearse(plan)
-    except LuthierError as error:
-        return {"error": error.as_json()}
+    check_weights(plan.base_model.path)
+    path = rehearse(plan)
     return {"path": None if path is None or path.is_fast else path.model_dump(mode="json")}
 
 
@@ -139,14 +135,14 @@ def rehearse(plan: Plan) -> ForwardPath | None:
                 return None
             small.save_pretrained(str(folder / "base"))
             del small
-            with _reasons_told(plan):
+            with _failures_explained(plan):
                 return _one_step(_small_plan(plan, folder / "base"), folder)
     finally:
         torch.set_rng_state(generator)
 
 
 @contextmanager
-def _reasons_told(plan: Plan) -> Iterator[None]:
+def _failures_explained(plan: Plan) -> Iterator[None]:
     try:
         yield
     except LuthierError:
