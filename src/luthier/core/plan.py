@@ -254,12 +254,13 @@ class TrainingPlan(Frozen):
 
 
 class EvaluationPlan(Frozen):
-    """How the result is judged."""
+    """How the result is judged. max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`."""
 
     metrics: tuple[MetricName, ...]
     few_shot: int
     max_new_tokens: int
     max_samples: int
+    max_thinking_tokens: int = 0
 
 
 class Plan(Frozen):
@@ -308,6 +309,8 @@ class Plan(Frozen):
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"]["label_smoothing"] = True
+        if not self.evaluation.max_thinking_tokens:
+            excluded["evaluation"] = {"max_thinking_tokens"}
         excluded.setdefault("training", set()).update(
             name for name in ("neftune_alpha", "average", "packing", "compile") if not getattr(self.training, name)
         )
