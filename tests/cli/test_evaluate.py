@@ -43,6 +43,7 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
         "metrics": ["bleu", "rouge"],
         "mapping": {"prompt": "question"},
         "max_new_tokens": 9,
+        "max_thinking_tokens": 0,
         "max_samples": 7,
         "allow_leakage": True,
     }

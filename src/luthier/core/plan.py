@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -84,7 +84,8 @@ class DataPlan(Frozen):
     prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
     training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
     split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
-    what the chat template is given beside each conversation.
+    what the chat template is given beside each conversation. learn_reasoning, reasoning, system, tools: as the recipe
+    has them.
     """
 
     train: DatasetProfile
@@ -98,6 +99,10 @@ class DataPlan(Frozen):
     canaries: CanariesPlan | None = None
     split: SplitProvenance | None = None
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    learn_reasoning: bool | None = None
+    reasoning: Literal["as_text", "drop"] | None = None
+    system: Literal["fold"] | None = None
+    tools: Literal["as_text"] | None = None
 
 
 class MethodPlan(Frozen):
@@ -263,6 +268,9 @@ class EvaluationPlan(Frozen):
     max_thinking_tokens: int = 0
 
 
+_ROW_SETTINGS: Final = ("template_options", "learn_reasoning", "reasoning", "system", "tools")
+
+
 class Plan(Frozen):
     """One complete, reproducible intention. Two plans with the same hash train the same thing."""
 
@@ -286,12 +294,16 @@ class Plan(Frozen):
         """
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
         for name in ("train", "validation", "held_out"):
-            if (profile := getattr(self.data, name)) is not None and profile.packed is None:
-                splits[name] = {"file", "packed"}
+            if (profile := getattr(self.data, name)) is not None:
+                splits[name] = {"file"} | profile.unused_fields
         # plans of before there were parts and canaries keep their hash; a proof changes nothing that is trained
         splits |= {name: True for name in ("part", "canaries") if getattr(self.data, name) is None} | {"split": True}
-        splits |= {name: True for name in ("template_options",) if not getattr(self.data, name)}
+        splits |= {name: True for name in _ROW_SETTINGS if getattr(self.data, name) in (None, {})}
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
+        if self.data.replay is not None:
+            for name in ("rows", "held_out"):
+                if (profile := getattr(self.data.replay, name)) is not None:
+                    splits["replay"][name] = {"file"} | (profile.unused_fields - {"packed"})
         excluded: Any = {
             "sources": True,
             "recipe": True,
@@ -311,6 +323,8 @@ class Plan(Frozen):
             excluded["objective"]["label_smoothing"] = True
         if not self.evaluation.max_thinking_tokens:
             excluded["evaluation"] = {"max_thinking_tokens"}
+        if self.objective.name == "sft" and self.objective.loss_weighting == "token":
+            excluded["objective"]["loss_weighting"] = True
         excluded.setdefault("training", set()).update(
             name for name in ("neftune_alpha", "average", "packing", "compile") if not getattr(self.training, name)
         )

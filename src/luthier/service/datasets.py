@@ -156,6 +156,7 @@ def _row_json(row: Preview) -> dict[str, Any]:
     return {
         "id": row.id,
         "side": row.side,
+        "part": row.part,
         "num_tokens": row.num_tokens,
         "num_trained_tokens": row.num_trained_tokens,
         "tokens": tokens,

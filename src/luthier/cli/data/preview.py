@@ -101,6 +101,7 @@ def show_preview(console: Console, found: DataPreview) -> None:
 
     from luthier.cli.console import visible
     from luthier.cli.token_text import legend, token_text
+    from luthier.core.dataset import CUT_REASON
 
     console.print(
         visible(f"{found.file}: {found.num_rows:,} rows, {found.shape}: {found.shape_reason}"), soft_wrap=True
@@ -110,8 +111,12 @@ def show_preview(console: Console, found: DataPreview) -> None:
     for row in found.rows:
         share = row.num_trained_tokens / row.num_tokens if row.num_tokens else 0.0
         side = f", {row.side}" if row.side is not None else ""
+        side += ", answer {} of {}".format(*row.part) if row.part is not None else ""
         title = f"{visible(row.id)}{side}: {row.num_tokens:,} tokens, {row.num_trained_tokens:,} learned ({share:.0%})"
         console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
         console.print(token_text(console, row.spans), soft_wrap=True)
+    if cut := {row.id for row in found.rows if row.part is not None}:
+        num = sum(row.part is not None for row in found.rows)
+        console.print(f"\n{num:,} sequences of {len(cut):,} rows: {CUT_REASON}", soft_wrap=True)
     if (left := found.num_rows - len({row.id for row in found.rows})) > 0:
         console.print(f"\n... and {left:,} more {'row' if left == 1 else 'rows'}", soft_wrap=True)
