@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from luthier.core.errors import DataError, NotFoundError, RequestError
+from luthier.core.errors import DataError, NotFoundError, RecipeError, RequestError
+from luthier.core.ports import SilentProgress
+from luthier.data.formats import load_file
+from luthier.data.loss_mask import tokenise_all
+from luthier.models.chat_template import ChatTemplate
 from luthier.service import datasets
 from luthier.service.context import Context
 
@@ -36,6 +41,62 @@ def test_the_texts_of_the_tokens_joined_are_the_text(context: Context, tiny_mode
         assert len(row["tokens"]) == row["num_tokens"]
         assert sum(token["learned"] for token in row["tokens"]) == row["num_trained_tokens"]
         assert all(isinstance(token["id"], int) for token in row["tokens"])
+
+
+def test_ids_and_marks_of_every_row_are_those_that_training_takes(
+    context: Context, tiny_model: Path, file: Path
+) -> None:
+    rows = datasets.preview(context, file, str(tiny_model), num_rows=None, mapping=MAPPING).as_json()["rows"]
+    chat = ChatTemplate.load(tiny_model)
+    examples = load_file(file, mapping=MAPPING).examples
+    trained = tokenise_all(examples, chat, max_length_tokens=512, overlong="error", progress=SilentProgress()).examples
+    assert len(rows) == len(trained) == 5
+    for row, example in zip(rows, trained, strict=True):
+        assert row["id"] == example.id
+        assert row["input_ids"] == list(example.input_ids) == [token["id"] for token in row["tokens"]]
+        assert row["learned"] == list(example.loss_mask)
+        assert set(row["learned"]) == {0, 1}
+        assert sum(row["learned"]) == row["num_trained_tokens"]
+
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and m.reasoning_content %}"
+    "<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is false %}<think></think>{% endif %}"
+    "{% endif %}"
+)
+
+
+@pytest.fixture
+def thinker(tiny_model: Path, tmp_path: Path) -> Path:
+    """A tiny model whose chat template knows thoughts, and an option that switches them off."""
+    folder = tmp_path / "thinker"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"chat_template": THINKING}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text(THINKING)
+    return folder
+
+
+def test_thoughts_and_options_are_shown_as_a_recipe_would_have_them(
+    context: Context, thinker: Path, tmp_path: Path
+) -> None:
+    row = {"role": "assistant", "reasoning_content": "easy", "content": "Four."}
+    path = tmp_path / "thoughts.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "2+2?"}, row]}) + "\n")
+    learned = {
+        wanted: datasets.preview(context, path, str(thinker), learn_reasoning=wanted).rows[0].learned_text
+        for wanted in (True, False)
+    }
+    assert learned == {True: "<think>easy</think>Four.<|im_end|>\n", False: "Four.<|im_end|>\n"}
+    with pytest.raises(RecipeError, match="enable_thinkin, which the chat template"):
+        datasets.preview(context, path, str(thinker), template_options={"enable_thinkin": False})
+    plain = tmp_path / "plain.jsonl"
+    del row["reasoning_content"]
+    plain.write_text(json.dumps({"messages": [{"role": "user", "content": "2+2?"}, row]}) + "\n")
+    shown = datasets.preview(context, plain, str(thinker), template_options={"enable_thinking": False}).rows[0]
+    assert "assistant\n<think></think>Four." in shown.text
+    assert shown.learned_text == "Four.<|im_end|>\n"
 
 
 def test_more_rows_than_there_are_is_all_of_them(context: Context, tiny_model: Path, file: Path) -> None:

@@ -87,7 +87,7 @@ def _rows(name: str, found: DatasetProfile | None) -> str:
 def _what_is_trained(method: MethodPlan) -> str:
     if method.num_virtual_tokens:
         return f"{method.num_virtual_tokens} virtual tokens"
-    if not method.targets:
+    if not method.is_adapter:
         return "every weight"
     rank = f"rank {method.rank} " if method.rank else ""
     if method.target_rank:

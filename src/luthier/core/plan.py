@@ -110,6 +110,7 @@ class MethodPlan(Frozen):
 
     rank: of what is held and trained; AdaLoRA's falls from there to `target_rank` on average. targets: module names, or
     the last parts of them where every layer is meant. last_reallocation_step: from this step on AdaLoRA's ranks stay.
+    expert_targets: tensors that hold the matrices of experts, named in the same way; expert_rank: of each of these.
     """
 
     name: str
@@ -130,11 +131,21 @@ class MethodPlan(Frozen):
     quantisation: Quantisation | None = None
     num_virtual_tokens: int | None = None
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    expert_targets: tuple[str, ...] = ()
+    expert_rank: int | None = None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it trains something at matrices of a base that stays as it is."""
+        return bool(self.targets or self.expert_targets)
 
     @property
     def places(self) -> str:
         """The targets in words: `q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
-        return places_in_words(self.targets)
+        parts = [places_in_words(self.targets)] if self.targets else []
+        if self.expert_targets:
+            parts.append(f"{places_in_words(self.expert_targets)} (rank {self.expert_rank} each)")
+        return "; ".join(parts)
 
 
 class TeacherPlan(Frozen):
@@ -318,6 +329,7 @@ class Plan(Frozen):
         excluded["objective"] = {"teacher": {"name", "path", "adapter_path"}} | unused
         if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
             excluded.setdefault("training", set()).add("optimizer")
+        excluded["method"] = {name for name in ("expert_targets", "expert_rank") if not getattr(self.method, name)}
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"]["label_smoothing"] = True

@@ -29,7 +29,8 @@ class Preview:
     """One example as the model gets it. The texts of the spans joined are the whole text (cut if truncated).
 
     side: which side of a preference it is. part: which one of how many sequences of its row, where the template needs
-    one for each answer.
+    one for each answer. input_ids, loss_mask: the sequence as it is trained, one mark (0 or 1) a token: spans put
+    tokens that share a character together, these do not.
     """
 
     id: str
@@ -39,6 +40,8 @@ class Preview:
     num_truncated_tokens: int
     side: Side | None = None
     part: tuple[int, int] | None = None
+    input_ids: tuple[int, ...] = ()
+    loss_mask: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:
@@ -81,7 +84,13 @@ def preview(example: Example, tokenised: TokenisedExample, template: Template) -
         spans.append(Span(piece, learned, tuple(ids[position : position + count])))
         position += count
     return Preview(
-        example.id, tuple(spans), tokenised.num_tokens, tokenised.num_trained_tokens, tokenised.num_truncated_tokens
+        example.id,
+        tuple(spans),
+        tokenised.num_tokens,
+        tokenised.num_trained_tokens,
+        tokenised.num_truncated_tokens,
+        input_ids=tuple(ids),
+        loss_mask=tuple(tokenised.loss_mask),
     )
 
 

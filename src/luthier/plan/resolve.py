@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
 
 from luthier.core.base_model import LocalModel
@@ -25,6 +26,7 @@ from luthier.plan import checkpointing, defaults, objectives
 from luthier.plan.acceleration import attention_on, compiled_for, packs, usual_order
 from luthier.plan.adapter import refuse_adapted_head
 from luthier.plan.averaging import resolve_average
+from luthier.plan.experts import experts_do_not_fit
 from luthier.plan.hardware import Hardware
 from luthier.plan.objectives import resolve_objective
 from luthier.plan.optimizers import resolve_optimizer
@@ -93,6 +95,31 @@ def resolve(
     who the objective learns from, where it does. answers: how long the answers and thoughts of the rows are that are
     judged; None where that is not known.
     """
+    judged = (has_text_answers, are_pairs, num_shots)
+    made = partial(
+        _resolved, recipe, model, template, template_sha256, data, structure, hardware, judged, teacher, answers
+    )
+    plan = made(why_no_experts="")
+    if why := experts_do_not_fit(plan, structure, hardware):
+        plan = made(why_no_experts=why)
+    return compiled_for(plan, structure, hardware)
+
+
+def _resolved(
+    recipe: Recipe,
+    model: LocalModel,
+    template: Literal["chat", "plain"],
+    template_sha256: str,
+    data: DataPlan,
+    structure: Structure,
+    hardware: Hardware,
+    judged: tuple[bool, bool, int | None],
+    teacher: TeacherPlan | None,
+    answers: AnswerLengths | None,
+    *,
+    why_no_experts: str,
+) -> Plan:
+    """The plan but for compiling. why_no_experts: why groups leave experts out; empty where they do not."""
     sources = _Sources()
     sources.note("base_model.name", "asked", "in the recipe")
     sources.note("base_model.sha256", "measured", "digest of the weight files")
@@ -103,7 +130,7 @@ def resolve(
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
     _note_rows(data, sources)
     asked_method = objectives.fitted_method(recipe.method, recipe.objective)
-    method = resolve_method(asked_method, structure, hardware.device, sources)
+    method = resolve_method(asked_method, structure, hardware.device, sources, why_no_experts=why_no_experts)
     if asked_method is not recipe.method:
         sources.note("method.dropout", "derived", "answers are drawn without dropout, and learned as they were drawn")
         if recipe.method is None:
@@ -129,12 +156,12 @@ def resolve(
         method=method,
         objective=objective,
         training=training,
-        evaluation=_evaluation(
-            recipe.evaluation or EvaluationRecipe(), data, has_text_answers, are_pairs, num_shots, sources
-        ).model_copy(update=_budgets(recipe.evaluation or EvaluationRecipe(), data, answers, model, sources)),
+        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, *judged, sources).model_copy(
+            update=_budgets(recipe.evaluation or EvaluationRecipe(), data, answers, model, sources)
+        ),
         sources=sources.in_order(_SECTIONS),
     )
-    return compiled_for(checkpointing.decided_for(plan, structure, hardware), structure, hardware)
+    return checkpointing.decided_for(plan, structure, hardware)
 
 
 def _note_rows(data: DataPlan, sources: _Sources) -> None:

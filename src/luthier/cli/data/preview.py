@@ -10,7 +10,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption, MappingOption, parse_mapping
+from luthier.cli.options import HomeOption, JsonOption, MappingOption, parse_mapping, parse_template_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,10 +30,28 @@ def preview(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The base model whose tokens to show.")],
     num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="How many rows, or blocks, to show.")] = 3,
+    shows_all: Annotated[
+        bool, typer.Option("--all", help="Show every row, or block: with --json the ids and masks of a whole file.")
+    ] = False,
     mapping: MappingOption = None,
     template: Annotated[
         TemplateChoice, typer.Option("--template", help="auto: the model's chat template where it has one.")
     ] = TemplateChoice.AUTO,
+    template_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template-option",
+            metavar="NAME=VALUE",
+            help="What the chat template is given, as enable_thinking=false. Repeatable.",
+        ),
+    ] = None,
+    learn_reasoning: Annotated[
+        bool | None,
+        typer.Option(
+            "--learn-reasoning/--no-learn-reasoning",
+            help="Whether thoughts are learned; left out: those of the rows.",
+        ),
+    ] = None,
     block_tokens: Annotated[
         int | None,
         typer.Option(
@@ -57,13 +75,20 @@ def preview(
                 file,
                 model,
                 block_tokens,
-                num_blocks=num_rows,
+                num_blocks=None if shows_all else num_rows,
                 mapping=fields or None,
                 template=template.value,
             )
             return Answer(as_json, blocks.as_json(), lambda console: show_blocks(console, blocks))
         found = datasets.preview(
-            context, file, model, num_rows=num_rows, mapping=fields or None, template=template.value
+            context,
+            file,
+            model,
+            num_rows=None if shows_all else num_rows,
+            mapping=fields or None,
+            template=template.value,
+            template_options=parse_template_options(template_options or ()),
+            learn_reasoning=learn_reasoning,
         )
     return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
 

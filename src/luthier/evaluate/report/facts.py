@@ -169,7 +169,7 @@ def _method_note(method: MethodPlan) -> str:
         parts.append(f"{method.num_virtual_tokens} virtual tokens before each text")
     if method.quantisation:
         parts.append(f"over a base held in {method.quantisation}")
-    if method.targets:
+    if method.is_adapter:
         parts.append(f"on {method.places}")
     return ", ".join(parts) or ("every weight moves" if method.name == "full" else "")
 
