@@ -11,6 +11,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.engines.decode import Decoder
+from luthier.engines.likelihood import Scorer
 from luthier.engines.transformers_engine import TransformersEngine
 from luthier.models.loading import load_model
 from luthier.testing.engine_contract import QUESTIONS, EngineContract, ask
@@ -213,3 +214,49 @@ def test_a_schema_that_cannot_be_kept_is_refused(engine):
     prompt = ask("Why?").model_copy(update={"json_schema": {"type": "rabbit"}})
     with pytest.raises(RequestError, match="cannot be followed"):
         engine.generate([prompt], SilentProgress())
+
+
+def test_an_engine_says_where_its_model_has_no_fast_way_and_keeps_a_schema_there(tmp_path):
+    from tests.zoo.families import make_family
+
+    folder = make_family("falcon_h1", tmp_path / "falcon_h1")
+    hybrid = TransformersEngine.open(str(folder), dtype="float32")
+    assert hybrid.notes == ()
+    schema = {"type": "object", "properties": {"wood": {"enum": ["spruce", "maple"]}}, "required": ["wood"]}
+    schema["additionalProperties"] = False
+    prompts = [Prompt(text="Which wood?", max_new_tokens=40, json_schema=schema), Prompt(text="Why?", max_new_tokens=2)]
+    found = hybrid.generate(prompts, SilentProgress())
+    assert json.loads(found[0].text)["wood"] in ("spruce", "maple")
+    (note,) = hybrid.notes
+    assert note.startswith(
+        "FalconH1ForCausalLM writes rows of one length together over the model's own cache (it keeps"
+    )
+
+
+def test_a_model_without_a_bound_on_its_context_takes_texts_of_any_length(tmp_path):
+    from tests.zoo.families import make_family
+
+    engine = TransformersEngine.open(str(make_family("mamba2", tmp_path / "mamba2")), dtype="float32")
+    request = engine.request_within_context(Prompt(text="Maple. " * 50, max_new_tokens=10**6))
+    assert request.max_new_tokens == 10**6
+
+
+def test_rows_on_both_sides_of_a_border_of_positions_are_scored_apart(tiny, engine, examples, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Scorer, "border", property(lambda _: 12))
+    score = Scorer.score
+    monkeypatch.setattr(Scorer, "score", lambda *given: asked.append([e.num_tokens for e in given[1]]) or score(*given))
+    expected = [plain_score(engine, example) for example in examples]
+    assert min(e.num_tokens for e in examples) <= 12 < max(e.num_tokens for e in examples)
+    found = engine.score(examples, SilentProgress())
+    assert asked
+    assert all(len({length > 12 for length in batch}) == 1 for batch in asked)
+    assert [one.nll_nats for one in found] == pytest.approx(expected, rel=1e-5)
+
+
+def plain_score(engine, example):
+    ids = torch.tensor([list(example.input_ids)])
+    with torch.inference_mode():
+        logits = engine.causal(input_ids=ids).logits[0, :-1]
+    nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+    return float(nll[torch.tensor(list(example.loss_mask[1:])).bool()].sum())

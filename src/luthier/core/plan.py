@@ -234,8 +234,38 @@ class AveragePlan(Frozen):
     every_steps: int | None = None
 
 
+class ForwardPath(Frozen):
+    """By which path hidden states and logits are computed: found by proof, never by the name of a family.
+
+    attention: `fast` is Luthier's own; `model` what transformers chooses for this model; `eager` its plain form.
+    logits: `product` is hidden states times the head's matrix in fused chunks; `head` the model's own head, chunk by
+    chunk; `model` the whole forward. All three compute the same loss. reasons: why a fast piece was left out.
+    """
+
+    attention: Literal["fast", "model", "eager"]
+    logits: Literal["product", "head", "model"]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether every fast piece was proved."""
+        return self.attention == "fast" and self.logits == "product"
+
+    @property
+    def words(self) -> str:
+        """What computes it where Luthier's own pieces do not, such as `transformers' eager attention`."""
+        attention = {"model": "transformers' attention for this model", "eager": "transformers' eager attention"}
+        logits = {"head": "its own head in chunks", "model": "its whole forward, all logits at a time"}
+        return " and ".join(
+            part for part in (attention.get(self.attention), logits.get(self.logits)) if part is not None
+        )
+
+
 class TrainingPlan(Frozen):
-    """Everything the loop needs to know. Field meanings as in the recipe; all units in the names."""
+    """Everything the loop needs to know. Field meanings as in the recipe; all units in the names.
+
+    forward: where not every fast piece of computing was proved, what is used instead; None where all are.
+    """
 
     num_steps: int
     num_steps_per_epoch: int
@@ -260,6 +290,7 @@ class TrainingPlan(Frozen):
     sharding: ShardingName = "auto"
     packing: bool = False
     compile: bool = False
+    forward: ForwardPath | None = None
     device: str
     validate_every_steps: int
     checkpoint_every_steps: int
@@ -321,7 +352,8 @@ class Plan(Frozen):
             "budget": True,
             "base_model": {"path", "name"},
             "data": splits,
-            "training": {"sharding"},  # how weights lie on devices: a run may go on with another number of them
+            # how weights lie on devices: a run may go on with another number of them; the path computes the same loss
+            "training": {"sharding", "forward"},
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")

@@ -12,12 +12,13 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
-from luthier.engines.beginnings import shared_batches
+from luthier.engines.beginnings import Shared, shared_batches
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
 from luthier.engines.decode import Continuation, Decoder, Prefix, Request
 from luthier.engines.guides import Guides
 from luthier.engines.likelihood import Scorer
 from luthier.engines.thoughts import Thoughts
+from luthier.models.architecture import context_tokens
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
 from luthier.models.soft_prompt import virtual_tokens
@@ -52,8 +53,9 @@ class TransformersEngine:
         self._batch_tokens = batch_tokens
         tokenizer = template.tokenizer
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self._context_tokens = int(model.config.get_text_config().max_position_embeddings)
+        self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
+        self._notes: dict[str, None] = {}
 
     @classmethod
     def open(
@@ -88,6 +90,11 @@ class TransformersEngine:
         return "transformers"
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how it has worked so far: where the fast way was not proved, and why."""
+        return tuple(self._notes)
+
+    @property
     def template(self) -> ChatTemplate:
         """The template that prompts are rendered with."""
         return self._template
@@ -110,6 +117,8 @@ class TransformersEngine:
             found = continue_all(
                 decoder, requests, task.advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
             )
+        for path in decoder.paths:
+            self._note(path.kind == "batched", f"writes {path.describe()}")
         return [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
 
     def open_decoder(self, *, may_diverge: bool = False) -> Decoder:
@@ -169,6 +178,7 @@ class TransformersEngine:
         if not examples:
             return []
         scorer = Scorer(self._causal, pad_id=self._pad_id)
+        self._note(scorer.path.by_head, f"is scored by {scorer.path.describe()}")
         with progress.task("Scoring", len(examples), "rows") as task:
             return self._in_batches(examples, scorer, scorer.score, task)
 
@@ -200,12 +210,7 @@ class TransformersEngine:
         for example in examples:
             self._check_example(example)
         whole = [self._behind_prompt(example) for example in examples]
-        batches = shared_batches(
-            whole,
-            max_tokens=min(self._batch_tokens, MAX_SCORE_TOKENS),
-            max_kept_tokens=self._batch_tokens,
-            longest_shared=scorer.longest_shared if self.share_prefix else 0,
-        )
+        batches = self._score_batches(whole, scorer)
         found: dict[int, _Found] = {}
         beginning: Prefix | None = None
         for batch in batches:
@@ -215,6 +220,29 @@ class TransformersEngine:
             found.update(zip(batch.rows, look([whole[row] for row in batch.rows], beginning), strict=True))
             task.advance(len(batch.rows))
         return [found[number] for number in range(len(examples))]
+
+    def _score_batches(self, whole: Sequence[TokenisedExample], scorer: Scorer) -> list[Shared]:
+        """All rows in batches; none holds rows on both sides of a length over which positions mean something else."""
+        border = scorer.border
+        sides = [list(range(len(whole)))]
+        if border is not None:
+            sides = [
+                [row for row in sides[0] if (whole[row].num_tokens > border) is is_over] for is_over in (False, True)
+            ]
+        batches: list[Shared] = []
+        for side in filter(None, sides):
+            found = shared_batches(
+                [whole[row] for row in side],
+                max_tokens=min(self._batch_tokens, MAX_SCORE_TOKENS),
+                max_kept_tokens=self._batch_tokens,
+                longest_shared=scorer.longest_shared if self.share_prefix else 0,
+            )
+            batches += [replace(batch, rows=[side[place] for place in batch.rows]) for batch in found]
+        return batches
+
+    def _note(self, is_fast: bool, what: str) -> None:
+        if not is_fast:
+            self._notes[f"{type(self._causal).__name__} {what}"] = None
 
     def close(self) -> None:
         """Let go of the weights. The engine cannot be used afterwards."""

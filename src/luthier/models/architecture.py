@@ -11,6 +11,7 @@ torch and transformers are loaded by the functions, not with this module.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,15 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.errors import ModelSourceError
 
 _TOWERS: Final = ("vision_config", "audio_config")
+# The positions of a model go by several names where transformers has not mapped them to the first.
+_CONTEXTS: Final = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+    "context_length",
+)
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +88,19 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
         return config.get_text_config(decoder=True)
     except ValueError as error:
         raise _unknown(f"config of model_type {config.model_type!r}", error) from error
+
+
+def context_tokens(config: PreTrainedConfig) -> int:
+    """The longest text that the positions of a model are made for; `sys.maxsize` where nothing ends it.
+
+    State-space models and those whose attention only fades with distance have no such number in their config.
+    """
+    text = text_config(config)
+    for name in _CONTEXTS:
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return sys.maxsize
 
 
 def is_composite(config: PreTrainedConfig) -> bool:
@@ -145,16 +168,27 @@ def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.
     return model
 
 
+def causal_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The innermost part that makes logits of text: the model itself, but for those with a causal model inside.
+
+    Llama 4 as published holds a whole causal model with its head beside its tower.
+    """
+    inner = model.get_decoder()
+    if inner is model or not _has_head(inner):
+        return model
+    found: PreTrainedModel = inner
+    return found
+
+
 def language_model(model: PreTrainedModel) -> nn.Module:
     """The module that makes hidden states of text: what lies between the ids and the output head."""
     from transformers import PreTrainedModel
 
-    body: Any = model.get_decoder()
-    # of a model with a whole causal model inside (Llama 4) that one comes first, with its head
-    while isinstance(body, PreTrainedModel) and body is not model and _has_head(body):
-        body = next(child for child in body.children() if isinstance(child, PreTrainedModel))
-    found: nn.Module = body
-    return found
+    outer = causal_model(model)
+    body: nn.Module = outer.get_decoder()
+    if body is outer and _has_head(outer):
+        body = next((child for child in outer.children() if isinstance(child, PreTrainedModel)), body)
+    return body
 
 
 def outside_modules(model: PreTrainedModel) -> tuple[str, ...]:
@@ -181,8 +215,8 @@ def outside_modules(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _has_head(model: PreTrainedModel) -> bool:
-    return model.get_output_embeddings() is not None
+def _has_head(module: Any) -> bool:
+    return hasattr(module, "get_output_embeddings") and module.get_output_embeddings() is not None
 
 
 def _classes(kind: Any, config: PreTrainedConfig) -> tuple[type[PreTrainedModel], ...]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.dataset import TokenisedExample
+from luthier.models.architecture import text_config
 from luthier.train import compilation, kernels
 from luthier.train.methods.lora import open_to_a_compiler
 from luthier.train.model import TrainableModel, collate
@@ -33,13 +34,15 @@ def why_not_packed(model: TrainableModel) -> str | None:
     """
     if not model.method.can_share_prefix:
         return f"{type(model.method).__name__} puts a prompt of its own before each row"
+    if model.path.attention != "fast":
+        return "its attention is computed by transformers, which knows of no rows that lie end to end"
     rows, why_not = _short_rows(model), None
     plain = states_and_gradients(model, rows)
     model.uses_flex_attention = model.device.startswith("cuda")
     try:
         for beginnings in ((0,), _BEGINNINGS):
             why_not = why_not or _difference(plain, states_and_gradients(model, rows, beginnings), "of packed rows")
-    except (RuntimeError, ValueError) as error:  # what a compiler or a kernel says that cannot do it on this device
+    except (RuntimeError, ValueError, TypeError) as error:  # of a compiler, a kernel, or a body that takes no layout
         why_not = _in_short(error)
     model.uses_flex_attention = model.uses_flex_attention and why_not is None
     return why_not
@@ -58,7 +61,7 @@ def why_not_compiled(model: TrainableModel, compiler: compilation.Compiler = "in
     plain = states_and_gradients(model, rows, beginnings)
     kernels.uninstall(model.module)
     closed = open_to_a_compiler(model.module)
-    window = getattr(model.base.config.get_text_config(), "sliding_window", None)
+    window = getattr(text_config(model.base.config), "sliding_window", None)
     model.windows = (None,) if window is None else (None, window)
     compilation.compile_layers(layers, compiler)
     try:
@@ -110,7 +113,7 @@ def states_and_gradients(
 
 def _short_rows(model: TrainableModel) -> list[TokenisedExample]:
     """Four rows, of which the first two and the last two begin alike; all tokens but the first are learned."""
-    draw, vocabulary = torch.Generator().manual_seed(0), int(model.base.config.vocab_size)
+    draw, vocabulary = torch.Generator().manual_seed(0), model.vocabulary_size
     ids = torch.randint(vocabulary, (len(_LENGTHS), max(_LENGTHS)), generator=draw)
     for group, cut in enumerate(_BEGINNINGS):
         ids[2 * group + 1, :cut] = ids[2 * group, :cut]
