@@ -226,3 +226,19 @@ def test_where_a_long_conversation_breaks_is_found_in_few_renderings(tiny_model,
     with pytest.raises(TemplateError, match="message 701 of 2048"):
         template.render(talk)
     assert len(counts) < 20
+
+
+_OPTION = BARE + "{% if add_generation_prompt and voice is defined %}[{{ voice }}]{% endif %}"
+
+
+def test_options_reach_the_template_and_make_another_one(tiny, tmp_path):
+    folder = with_template(tiny, tmp_path / "m", _OPTION)
+    asked = chat(("user", "hi"))
+    plain = ChatTemplate.load(folder)
+    low = ChatTemplate.load(folder, options={"voice": "low"})
+    assert plain.options == {}
+    assert low.options == {"voice": "low"}
+    assert low.render(asked, add_generation_prompt=True) == plain.render(asked, add_generation_prompt=True) + "[low]"
+    high = low.with_options({"voice": "high"})
+    assert high.render(asked, add_generation_prompt=True).endswith("[high]")
+    assert low.with_options({"voice": "low"}) is low

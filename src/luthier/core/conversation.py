@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from luthier.core.frozen import Frozen
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -14,7 +16,8 @@ class Message(Frozen):
 
     `weight` is meaningful on assistant turns only: 0 means "context, do not learn", 1 or None "learn".
     `tool_calls` are OpenAI's objects as they came: `{"id", "type": "function", "function": {"name", "arguments"}}`,
-    with `arguments` a JSON string.
+    with `arguments` a JSON string. `reasoning` is what the assistant thought before its answer, apart from the answer;
+    `learn_reasoning` says whether this turn's thought is learned, None leaves it to the recipe.
     """
 
     role: Role
@@ -23,6 +26,17 @@ class Message(Frozen):
     tool_calls: tuple[dict[str, Any], ...] = ()
     tool_call_id: str | None = None
     weight: Literal[0, 1] | None = None
+    reasoning: str | None = None
+    learn_reasoning: bool | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the fields of reasoning where they are not used: digests of turns that have none stay as they are."""
+        document: dict[str, Any] = write(self)
+        for name in ("reasoning", "learn_reasoning"):
+            if document.get(name, ...) is None:
+                del document[name]
+        return document
 
     @property
     def is_learned(self) -> bool:

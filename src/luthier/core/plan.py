@@ -25,6 +25,7 @@ from luthier.core.recipe import (
     Recipe,
     ScheduleName,
     ShardingName,
+    TemplateOption,
 )
 from luthier.core.split_provenance import SplitProvenance
 
@@ -82,7 +83,8 @@ class DataPlan(Frozen):
     num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
     prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
     training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
-    split: the proved split whose sides the files are; None where no proof covers a file that judges.
+    split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
+    what the chat template is given beside each conversation.
     """
 
     train: DatasetProfile
@@ -95,6 +97,7 @@ class DataPlan(Frozen):
     replay: ReplayPlan | None = None
     canaries: CanariesPlan | None = None
     split: SplitProvenance | None = None
+    template_options: dict[str, TemplateOption] = Field(default_factory=dict)
 
 
 class MethodPlan(Frozen):
@@ -286,6 +289,7 @@ class Plan(Frozen):
                 splits[name] = {"file", "packed"}
         # plans of before there were parts and canaries keep their hash; a proof changes nothing that is trained
         splits |= {name: True for name in ("part", "canaries") if getattr(self.data, name) is None} | {"split": True}
+        splits |= {name: True for name in ("template_options",) if not getattr(self.data, name)}
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
         excluded: Any = {
             "sources": True,

@@ -76,6 +76,8 @@ ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
 LossWeighting = Literal["token", "sample", "fixed"]
 TemplateName = Literal["auto", "chat", "plain"]
+TemplateOption = bool | int | float | str
+"""A value that a chat template is given beside the conversation."""
 AverageKind = Literal["ema", "uniform"]
 Switch = Literal["auto"] | bool
 PrecisionName = Literal["auto", "float32", "bfloat16"]
@@ -118,7 +120,8 @@ class DataRecipe(Frozen):
 
     part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
     begin at the same place hold one another, parts that do not overlap share no row. canaries: made-up secrets planted
-    among the training rows. split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another
+    among the training rows. template_options: what the chat template is given beside each conversation, such as
+    `enable_thinking`. split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another
     seed is another split, too.
     """
 
@@ -130,6 +133,7 @@ class DataRecipe(Frozen):
     part: tuple[Fraction, Annotated[float, Field(gt=0.0, le=1.0)]] | None = None
     split_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     template: TemplateName | None = None
+    template_options: dict[str, TemplateOption] | None = None
     allow_leakage: bool | None = None
     replay: ReplayRecipe | None = None
     canaries: CanariesRecipe | None = None

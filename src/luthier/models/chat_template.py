@@ -14,7 +14,9 @@ from __future__ import annotations
 import datetime
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jinja2
@@ -55,14 +57,22 @@ class ChatTemplate:
 
     Made by `load`. Attributes: kind; sha256 of the template text (or of the name "plain"); tokenizer; end_of_turn,
     the text of the token that ends an assistant's turn; end_of_turn_ids, the token ids that end a generation: the
-    template's own first, then the tokenizer's and the generation config's.
+    template's own first, then the tokenizer's and the generation config's; options, what the template is given beside
+    the conversation, such as `enable_thinking`.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, kind: Literal["chat", "plain"], *, stop_ids: tuple[int, ...] = ()
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        kind: Literal["chat", "plain"],
+        *,
+        stop_ids: tuple[int, ...] = (),
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.kind: Literal["chat", "plain"] = kind
+        self.options: Mapping[str, Any] = MappingProxyType(dict(options or {}))
+        self._stop_ids = stop_ids
         self.sha256 = template_digest(tokenizer.chat_template if kind == "chat" else None)
         self._backend = tokenizer.backend_tokenizer
         # A tokenizer file may ask for truncation or padding: both would change the data without a word.
@@ -77,11 +87,17 @@ class ChatTemplate:
 
     @classmethod
     def load(
-        cls, path: str | Path, kind: Literal["auto", "chat", "plain"] = "auto", *, is_new: bool = False
+        cls,
+        path: str | Path,
+        kind: Literal["auto", "chat", "plain"] = "auto",
+        *,
+        is_new: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> ChatTemplate:
         """The template of a transformers folder; `auto` takes the model's own if it has one, else the plain layout.
 
-        is_new: the model comes from elsewhere: its template is tried first in a process with bounds.
+        is_new: the model comes from elsewhere: its template is tried first in a process with bounds. options: what the
+        template is given beside each conversation.
 
         Raises:
             RequestError: `chat` was asked for and the model has no template, or `plain` and it has no end token.
@@ -98,7 +114,13 @@ class ChatTemplate:
                 do="set `template: plain`, or choose the instruction-tuned variant of the model",
             )
         chosen: Literal["chat", "plain"] = "plain" if kind == "plain" or not tokenizer.chat_template else "chat"
-        return cls(tokenizer, chosen, stop_ids=_generation_stop_ids(Path(path)))
+        return cls(tokenizer, chosen, stop_ids=_generation_stop_ids(Path(path)), options=options)
+
+    def with_options(self, options: Mapping[str, Any]) -> ChatTemplate:
+        """The same template with these options in place of its own; itself where they are the same."""
+        if dict(options) == dict(self.options):
+            return self
+        return ChatTemplate(self.tokenizer, self.kind, stop_ids=self._stop_ids, options=options)
 
     def render(
         self, conversation: Conversation, *, add_generation_prompt: bool = False, writes_today: bool = False
@@ -177,6 +199,7 @@ class ChatTemplate:
             chat_template=template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            **self.options,
         )
         return str(rendered)
 

@@ -98,6 +98,8 @@ def resolve(
         "in the recipe" if asked_template else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
     )
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
+    if data.template_options:
+        sources.note("data.template_options", "asked", "in the recipe")
     if data.canaries is not None:
         sources.note(
             "data.canaries", "asked", "made-up secrets planted among the training rows, to measure memorisation"

@@ -44,4 +44,5 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
         part=recipe.data.part,
         replay=replay_plan(recipe, splits),
         canaries=canaries_plan(recipe),
+        template_options=recipe.data.template_options or {},
     )

@@ -112,7 +112,7 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> Material:
     model = sources.pull(recipe.base_model, context.home, context.progress)
     if recipe.method is not None and recipe.method.targets is not None:
         check_modules(recipe, read_structure(model.path))
-    template = ChatTemplate.load(model.path, recipe.data.template or "auto")
+    template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
     splits = {

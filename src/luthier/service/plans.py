@@ -135,7 +135,7 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
 
     recipe = plan.recipe
     model = sources.pull(recipe.base_model, context.home, context.progress)
-    template = ChatTemplate.load(model.path, recipe.data.template or "auto")
+    template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     splits = {
         split: tokenise(context, split, part, template, recipe, max_length, max_length)
