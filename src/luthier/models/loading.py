@@ -9,10 +9,11 @@ from typing import Literal
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.core.plan import Quantisation
+from luthier.models.architecture import auto_class, load_config
 from luthier.models.quantised import PackedLinear, quantise
 from luthier.models.quiet import quiet_peft, quiet_transformers
 
@@ -30,7 +31,7 @@ def load_model(
     device: str = "cpu",
     quantisation: Quantisation | None = None,
 ) -> PreTrainedModel:
-    """A causal language model in eval mode on `device`, from a transformers folder.
+    """A causal or image-text model in eval mode on `device`, from a transformers folder (`models/architecture.py`).
 
     Weights are read straight onto the device. quantisation: how its matrices are packed (`models/quantised.py`), one
     after the other on the device, so that it never holds the whole model unpacked; None leaves them as they are.
@@ -41,10 +42,11 @@ def load_model(
             (transformers would only warn, and train on random numbers).
     """
     folder = _folder(path)
+    kind = auto_class(load_config(folder))
     straight = device != "cpu" and quantisation is None
     try:
         with _loading, quiet_transformers():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = kind.from_pretrained(
                 folder,
                 dtype=_DTYPES[dtype],
                 attn_implementation=attention,
