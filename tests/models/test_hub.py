@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from luthier.core.errors import LuthierError, ModelSourceError, NotFoundError
+from luthier.core.errors import LuthierError, ModelSourceError, NotFoundError, StorageFullError
 from luthier.core.ports import SilentProgress
 from luthier.models import hub as hub_source
-from luthier.models import sources
+from luthier.models import hub_access, sources
 from luthier.testing.hub_server import COMMIT, Hub, read_files, serving
 
 NAME, QUIET = "hub:org/tiny@main", SilentProgress()
@@ -215,6 +215,71 @@ def test_a_repository_with_code_of_its_own_is_refused(hub, tmp_path):
     with pytest.raises(ModelSourceError, match="Python code of its own"):
         sources.pull(NAME, tmp_path, QUIET)
     assert sources.local_models(tmp_path) == []
+    assert ranges(hub) == [], "weights were fetched before the config was read"
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_code_and_pickles_that_lie_beside_a_model_stay_there_and_are_named(hub, tmp_path):
+    hub.files |= {"modeling_evil.py": b"raise SystemExit", "pytorch_model.bin": b"x", "lib/kernel.so": b"x"}
+    model = sources.pull(NAME, tmp_path, QUIET)
+    origin = json.loads((Path(model.path) / "manifest.json").read_text())["origin"]
+    assert origin["never_fetched"] == "lib/kernel.so modeling_evil.py pytorch_model.bin"
+
+
+@pytest.fixture
+def no_token(monkeypatch, tmp_path) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-such-token"))
+
+
+def test_a_gated_model_says_where_to_accept_what_and_comes_with_the_right_token(hub, no_token, tmp_path, monkeypatch):
+    hub.gated_for, hub.valid = {"hf_let_in"}, {"hf_let_in", "hf_outside"}
+    with pytest.raises(ModelSourceError, match="org/tiny on .* is gated") as caught:
+        sources.pull(NAME, tmp_path, QUIET)
+    address = hub_access.endpoint()
+    assert "no token is set" in caught.value.came
+    assert f"accept the terms on {address}/org/tiny" in caught.value.do
+    assert f"{address}/settings/tokens, set HF_TOKEN" in caught.value.do
+    assert ranges(hub) == []
+    monkeypatch.setenv("HF_TOKEN", "hf_outside")
+    with pytest.raises(ModelSourceError, match="the account of the token in HF_TOKEN may not read it") as caught:
+        sources.pull(NAME, tmp_path, QUIET)
+    assert f"open {address}/org/tiny with that account" in caught.value.do
+    assert "hf_outside" not in str(caught.value)
+    monkeypatch.setenv("HF_TOKEN", "hf_let_in")
+    sources.verify(sources.pull(NAME, tmp_path, QUIET))
+
+
+def test_a_token_that_the_hub_does_not_know_is_explained(hub, no_token, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_stale")
+    with pytest.raises(ModelSourceError, match=r"refuses the token in HF_TOKEN for config\.json.*HTTP 401") as caught:
+        sources.pull(NAME, tmp_path, QUIET)
+    assert "for a public model leave the token out" in caught.value.do
+    assert "hf_stale" not in str(caught.value)
+
+
+def test_a_file_without_a_digest_is_refused(hub, tmp_path):
+    hub.no_digest = {"tokenizer.json"}
+    with pytest.raises(ModelSourceError, match=r"states no digest for tokenizer\.json of org/tiny"):
+        sources.pull(NAME, tmp_path, QUIET)
+    assert not any("/resolve/" in path for path, _ in hub.requests)
+
+
+def test_a_commit_that_was_asked_for_is_the_one_that_comes(hub, tmp_path):
+    sources.pull(f"hub:org/tiny@{COMMIT}", tmp_path, QUIET)
+    hub.commit = "f" * 40
+    with pytest.raises(ModelSourceError, match=f"states {'f' * 40} as the commit of org/tiny@{COMMIT}"):
+        sources.pull(f"hub:org/tiny@{COMMIT}", tmp_path / "other", QUIET)
+
+
+def test_a_model_larger_than_the_disk_is_refused_before_its_weights(hub, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    room = len(hub.files["config.json"]) + 10
+    monkeypatch.setattr(hub_source.shutil, "disk_usage", lambda _: usage._replace(free=room))
+    with pytest.raises(StorageFullError, match=f"has {room} bytes left"):
+        sources.pull(NAME, tmp_path, QUIET)
+    assert ranges(hub) == []
 
 
 @pytest.mark.parametrize("status", [403, 503])

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
+from luthier.core.ports import SilentProgress
+from luthier.data.formats import load_file
+from luthier.data.loss_mask import tokenise_all
+from luthier.models.chat_template import ChatTemplate
 from luthier.service import datasets
 from luthier.service.context import Context
 
@@ -36,6 +40,22 @@ def test_the_texts_of_the_tokens_joined_are_the_text(context: Context, tiny_mode
         assert len(row["tokens"]) == row["num_tokens"]
         assert sum(token["learned"] for token in row["tokens"]) == row["num_trained_tokens"]
         assert all(isinstance(token["id"], int) for token in row["tokens"])
+
+
+def test_ids_and_marks_of_every_row_are_those_that_training_takes(
+    context: Context, tiny_model: Path, file: Path
+) -> None:
+    rows = datasets.preview(context, file, str(tiny_model), num_rows=None, mapping=MAPPING).as_json()["rows"]
+    chat = ChatTemplate.load(tiny_model)
+    examples = load_file(file, mapping=MAPPING).examples
+    trained = tokenise_all(examples, chat, max_length_tokens=512, overlong="error", progress=SilentProgress()).examples
+    assert len(rows) == len(trained) == 5
+    for row, example in zip(rows, trained, strict=True):
+        assert row["id"] == example.id
+        assert row["input_ids"] == list(example.input_ids) == [token["id"] for token in row["tokens"]]
+        assert row["learned"] == list(example.loss_mask)
+        assert set(row["learned"]) == {0, 1}
+        assert sum(row["learned"]) == row["num_trained_tokens"]
 
 
 def test_more_rows_than_there_are_is_all_of_them(context: Context, tiny_model: Path, file: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field
 
 from luthier.core.frozen import Frozen
 
@@ -22,8 +24,15 @@ class Wheel(Frozen):
 class CatalogEntry(Frozen):
     """A base model that Luthier knows by a short name.
 
-    Exactly one source: `wheels` (members joined in order make one GGUF file with `gguf_sha256`) or `hub`
-    (`org/name@revision`). `terms` are wheel members with licence texts and notices that must stay beside the model.
+    Exactly one source: `wheels` (members joined in order make one GGUF file with `gguf_sha256`) or `hub` (`org/name`,
+    with `@` and a commit where one is pinned). `terms` are wheel members with licence texts and notices that must stay
+    beside the model.
+
+    num_parameters: of a model that also takes images, those of its language model. num_active_parameters: those that
+    one token meets; None where it meets all. template_options: what its chat template can be given, and which values
+    it tells apart. is_gated: whether the hub asks for an account that has accepted its terms. config: the entries of
+    config.json that say how large what is, for the planner. sources: where the figures were read. unchecked: fields
+    (and `revision`) that no public file has confirmed.
     """
 
     name: str
@@ -38,6 +47,17 @@ class CatalogEntry(Frozen):
     hub: str | None = None
     terms: tuple[Wheel, ...] = ()
     note: str = ""
+    num_active_parameters: int | None = None
+    template_options: dict[str, tuple[bool | str, ...]] = Field(default_factory=dict)
+    is_gated: bool = False
+    config: dict[str, Any] = Field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the very bytes are fixed: by digests, or by a commit."""
+        return self.hub is None or "@" in self.hub
 
 
 class LocalModel(Frozen):

@@ -13,6 +13,23 @@ from luthier.core.frozen import Frozen
 RunStatus = Literal["planned", "running", "paused", "succeeded", "failed"]
 
 
+class FirstStep(Frozen):
+    """The loss of a run's first step, computed before any weight was changed, and what it was computed on.
+
+    loss: without label smoothing, of the task's own rows where others are replayed; as the objective defines it. unit:
+    of the loss, empty where it has none. num_trained_tokens: learned tokens of all rows of the step. example_ids: as
+    `luthier data preview` names them, in the order of the rows. noise: settings that draw random numbers for this loss
+    (`training.neftune_alpha`, dropouts of the model's own config): where there are any, the loss is of one draw.
+    """
+
+    loss: float
+    unit: str
+    num_trained_tokens: int
+    precision: str
+    example_ids: tuple[str, ...]
+    noise: tuple[str, ...] = ()
+
+
 class TrainResult(Frozen):
     """What the loop returns. Losses as the objective defines them; speeds over training steps only (no validation).
 
@@ -23,7 +40,8 @@ class TrainResult(Frozen):
     method has found them. fit: what the losses say of learning by heart or too little; None while the run is not done.
     peak_memory_bytes: of the device that is trained on, while training; host_peak_memory_bytes: of the process beside
     it, None where the device is the CPU. judging_seconds: of judging the held-out rows, models loaded; None while that
-    is not done. judging_peak_memory_bytes: the same of the device while judging.
+    is not done. judging_peak_memory_bytes: the same of the device while judging. first_step: None for a run without a
+    step, and for runs of before it was kept.
     """
 
     status: RunStatus
@@ -51,6 +69,7 @@ class TrainResult(Frozen):
     ranks: dict[str, int] = Field(default_factory=dict)
     bill: Bill | None = None
     fit: Fit | None = None
+    first_step: FirstStep | None = None
 
 
 class RunRecord(Frozen):

@@ -28,7 +28,8 @@ class Span:
 class Preview:
     """One example as the model gets it. The texts of the spans joined are the whole text (cut if truncated).
 
-    side: which side of a preference it is.
+    side: which side of a preference it is. input_ids, loss_mask: the example as it is trained, one mark (0 or 1) a
+    token: spans put tokens that share a character together, these do not.
     """
 
     id: str
@@ -37,6 +38,8 @@ class Preview:
     num_trained_tokens: int
     num_truncated_tokens: int
     side: Side | None = None
+    input_ids: tuple[int, ...] = ()
+    loss_mask: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:
@@ -75,7 +78,13 @@ def preview(example: Example, tokenised: TokenisedExample, template: Template) -
         spans.append(Span(piece, learned, tuple(ids[position : position + count])))
         position += count
     return Preview(
-        example.id, tuple(spans), tokenised.num_tokens, tokenised.num_trained_tokens, tokenised.num_truncated_tokens
+        example.id,
+        tuple(spans),
+        tokenised.num_tokens,
+        tokenised.num_trained_tokens,
+        tokenised.num_truncated_tokens,
+        input_ids=tuple(ids),
+        loss_mask=tuple(tokenised.loss_mask),
     )
 
 

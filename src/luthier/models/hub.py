@@ -1,7 +1,8 @@
 """Models from a hub that speaks the Hugging Face API; HF_ENDPOINT is read at every call.
 
 Only safetensors, JSON, jinja, the tokenizer and the licence texts are fetched, never a pickle and never code. Every
-file is compared with the digest that the hub states (SHA-256 of large files, git's object id of small ones). Files are
+file is compared with the digest that the hub states (SHA-256 of large files, git's object id of small ones); a file
+without one is refused. Small files come first, so that a config that asks for code is seen before any weights. Files are
 written as `NAME.part` first; an interrupted download goes on where it stopped, in the next process too.
 """
 
@@ -9,29 +10,25 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import os
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from luthier.core.digest import sha256_file
-from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.core.errors import ModelSourceError, StorageFullError
 from luthier.core.ports import Progress, ProgressTask
+from luthier.models.hub_access import endpoint, explained
 from luthier.models.weights import no_safetensors
 
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "LICENCE*", "NOTICE*", "README.md")
+_CODE = ("*.py", "*.so", "*.dll")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. ()+=-]{0,199}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -51,17 +48,16 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A repository at one commit, and the files of it that are wanted."""
+    """A repository at one commit, and the files of it that are wanted, smallest first.
+
+    never_fetched: code and pickles that lie in it.
+    """
 
     repo: str
     commit: str
     licence: str
     files: tuple[RemoteFile, ...]
-
-
-def endpoint() -> str:
-    """The hub's address: HF_ENDPOINT as it is now, or the public hub."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    never_fetched: tuple[str, ...] = ()
 
 
 def look_up(repo: str, revision: str) -> RemoteModel:
@@ -76,12 +72,18 @@ def look_up(repo: str, revision: str) -> RemoteModel:
             repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS
         )
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        raise _explained(repo, revision, error) from error
+        raise explained(repo, revision, error) from error
     if info.sha is None or not _COMMIT.fullmatch(info.sha):  # it becomes the name of a folder
         raise ModelSourceError(
             f"{endpoint()} states {str(info.sha)[:100]!r} as the commit of {repo}",
             expected="the id of a commit: 40 or 64 hexadecimal digits",
             do="use a hub or mirror that speaks the whole API (HF_ENDPOINT)",
+        )
+    if _COMMIT.fullmatch(revision) and info.sha != revision:
+        raise ModelSourceError(
+            f"{endpoint()} states {info.sha} as the commit of {repo}@{revision}",
+            expected="the very commit that was asked for",
+            do="use a hub or mirror that keeps commits (HF_ENDPOINT)",
         )
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
     weights = _weight_names(repo, list(siblings))
@@ -90,16 +92,18 @@ def look_up(repo: str, revision: str) -> RemoteModel:
         wanted = _NAME.fullmatch(name) is not None and any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED)
         if not wanted or (name.endswith(".safetensors") and name not in weights):
             continue
-        if sibling.size is None:
+        sha256 = sibling.lfs.sha256 if sibling.lfs else None
+        if sibling.size is None or not (sha256 or sibling.blob_id):
             raise ModelSourceError(
-                f"{endpoint()} states no size for {name} of {repo}",
+                f"{endpoint()} states no {'size' if sibling.size is None else 'digest'} for {name} of {repo}",
                 expected="size and digest of every file",
                 do="use a hub or mirror that speaks the whole API (HF_ENDPOINT)",
             )
-        sha256 = sibling.lfs.sha256 if sibling.lfs else None
         files.append(RemoteFile(name, sibling.size, sha256, None if sha256 else sibling.blob_id))
     licence = (info.card_data.get("license") if info.card_data else None) or "not stated"
-    return RemoteModel(repo, info.sha, str(licence), tuple(sorted(files, key=lambda file: file.num_bytes)))
+    never = sorted(name for name in siblings if any(fnmatch.fnmatch(name, pattern) for pattern in (*_CODE, *_PICKLES)))
+    by_size = tuple(sorted(files, key=lambda file: file.num_bytes))
+    return RemoteModel(repo, info.sha, str(licence), by_size, tuple(never))
 
 
 def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
@@ -107,11 +111,17 @@ def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
 
     Raises:
         ModelSourceError: the connection failed for good (what came is kept), or a file has the wrong digest (it is
-            deleted).
+            deleted). StorageFullError: the disk has no room for what is to come; nothing is fetched then.
     """
     folder.mkdir(parents=True, exist_ok=True)
     total = sum(file.num_bytes for file in model.files)
     present = sum(_present_bytes(folder, file) for file in model.files)
+    if total - present > (free := shutil.disk_usage(folder).free):
+        raise StorageFullError(
+            f"{model.repo} has {total - present:,} bytes still to come, and the disk of {folder} has {free:,} bytes left",
+            expected="room for the whole model",
+            do="free some space, pass --home on a larger disk, or choose a smaller model",
+        )
     with progress.task(f"Downloading {model.repo}", total, "bytes", done=present) as task:
         for file in model.files:
             if not (folder / file.name).is_file():
@@ -152,7 +162,8 @@ def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTas
         failures = 0 if best < after <= file.num_bytes else failures + 1
         best = max(best, min(after, file.num_bytes))
         if failures >= _NUM_ATTEMPTS or (error is not None and not _is_passing(error)):
-            raise _explained(model.repo, model.commit, error or _WrongSizeError(after), file, after) from error
+            what = f"{file.name} of {model.repo} ({after} of {file.num_bytes} bytes are kept)"
+            raise explained(model.repo, model.commit, error or _WrongSizeError(after), what) from error
         if failures or error is not None:
             time.sleep(min(2.0**failures, 30.0) / 2)
     _check(model, file, part, task)
@@ -184,10 +195,8 @@ def _stream(url: str, part: Path, start: int, task: ProgressTask) -> None:
 def _check(model: RemoteModel, file: RemoteFile, part: Path, task: ProgressTask) -> None:
     if file.sha256:
         expected, digest = file.sha256, sha256_file(part)
-    elif file.git_id:
-        expected, digest = file.git_id, _git_id(part)
     else:
-        return
+        expected, digest = str(file.git_id), _git_id(part)
     if digest != expected:
         part.unlink()
         task.advance(-file.num_bytes)
@@ -216,34 +225,3 @@ def _is_passing(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429, 500, 502, 503, 504)
     return isinstance(error, httpx2.TransportError)
-
-
-def _explained(
-    repo: str, revision: str, error: Exception, file: RemoteFile | None = None, num_bytes: int = 0
-) -> ModelSourceError | NotFoundError:
-    """The error in Luthier's words."""
-    hub = endpoint()
-    if isinstance(error, GatedRepoError):
-        return ModelSourceError(
-            f"{repo} on {hub} is gated",
-            expected="a repository that this machine may read",
-            do="accept its terms on its page, then set HF_TOKEN to a token of that account",
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return NotFoundError(
-            f"{repo} on {hub} has no revision {revision!r}",
-            expected="a branch, tag or commit of that repository",
-            do=f"try hub:{repo}@main",
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return NotFoundError(
-            f"there is no model {repo!r} on {hub}, or it is private",
-            expected="org/name as on the model's page",
-            do="check the spelling; for a private model set HF_TOKEN",
-        )
-    what = f"{file.name} of {repo} ({num_bytes} of {file.num_bytes} bytes are kept)" if file else repo
-    return ModelSourceError(
-        f"{what} could not be fetched from {hub}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
-        expected="an answer from the hub",
-        do="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE, proxies), then pull again: it goes on where it stopped",
-    )

@@ -13,16 +13,17 @@ cache.publish                   rename to home/models/<safe name>/
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from luthier.core.base_model import CatalogEntry, LocalModel
 from luthier.core.digest import sha256_file
-from luthier.core.errors import NotFoundError
+from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.core.ids import is_id
 from luthier.core.ports import Progress
 from luthier.models import cache, catalog, gguf_convert, hub, names
 from luthier.models.cache import Manifest
+from luthier.models.hub_access import endpoint
 from luthier.models.names import ModelName
 from luthier.models.weights import check_config, describe, inventory, refuse_links_out
 from luthier.models.wheel import FetchWheel, pip_download, unpack_entry
@@ -219,12 +220,22 @@ def _from_hub(
     # Kept outside the workspace, by commit: what an interrupted pull has fetched is used by the next.
     downloads = _download_folder(home, asked)
     current = downloads / remote.commit
+    # Before any weights: a config that asks for code of its own, or for weights that are quantised, is refused.
+    config = tuple(file for file in remote.files if file.name == "config.json")
+    hub.download(replace(remote, files=config), current, progress)
+    try:
+        check_config(current)
+    except ModelSourceError:
+        shutil.rmtree(downloads, ignore_errors=True)
+        raise
     hub.download(remote, current, progress)
-    check_config(current)
     for file in remote.files:
         (current / file.name).rename(made / file.name)
     shutil.rmtree(downloads, ignore_errors=True)
-    return remote.licence, {"hub": hub.endpoint(), "repo": repo, "revision": revision, "commit": remote.commit}
+    origin = {"hub": endpoint(), "repo": repo, "revision": revision, "commit": remote.commit}
+    if remote.never_fetched:
+        origin["never_fetched"] = " ".join(remote.never_fetched)
+    return remote.licence, origin
 
 
 def _register_folder(home: Path, asked: ModelName) -> LocalModel:

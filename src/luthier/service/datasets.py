@@ -34,7 +34,8 @@ class DataPreview:
         """The document of `luthier data preview --json`.
 
         Where several tokens share one character, its text stands at the first of them; the texts of a row joined are
-        the whole text.
+        the whole text. `input_ids` and `learned` (0 or 1) are those that training takes: the loss of a row is the
+        cross-entropy of each token with `learned` 1, predicted from all tokens before it.
         """
         return {
             "file": self.file,
@@ -52,16 +53,18 @@ def preview(
     file: Path,
     model: str,
     *,
-    num_rows: int = 3,
+    num_rows: int | None = 3,
     mapping: Mapping[str, str] | None = None,
     template: Literal["auto", "chat", "plain"] = "auto",
 ) -> DataPreview:
     """What a model will see and learn of the first rows of a file. Pulls the model where it is not there yet.
 
+    num_rows: None takes all of them.
+
     Reads and checks the whole file. Raises NotFoundError (file, model), DataError (rows), TemplateError (no mask can
     be proved), ModelSourceError (no model), RequestError (fewer rows asked for than one).
     """
-    if num_rows < 1:
+    if num_rows is not None and num_rows < 1:
         raise RequestError(f"num_rows={num_rows}", expected="at least 1", do="ask for one row or more")
     from luthier.data.formats import load_file
     from luthier.data.loss_mask import tokenise_sides
@@ -116,15 +119,17 @@ def preview_blocks(
     model: str,
     block_tokens: int,
     *,
-    num_blocks: int = 3,
+    num_blocks: int | None = 3,
     mapping: Mapping[str, str] | None = None,
     template: Literal["auto", "chat", "plain"] = "auto",
 ) -> BlocksPreview:
     """The blocks that objective pretraining makes of a file of plain texts, those of the longest pieces first.
 
+    num_blocks: None takes all of them.
+
     Raises what `preview` raises, and RecipeError for rows that are no plain texts and for blocks too small.
     """
-    if num_blocks < 1:
+    if num_blocks is not None and num_blocks < 1:
         raise RequestError(f"num_blocks={num_blocks}", expected="at least 1", do="ask for one block or more")
     from luthier.core.recipe import ObjectiveRecipe
     from luthier.data.formats import load_file
@@ -158,5 +163,7 @@ def _row_json(row: Preview) -> dict[str, Any]:
         "side": row.side,
         "num_tokens": row.num_tokens,
         "num_trained_tokens": row.num_trained_tokens,
+        "input_ids": list(row.input_ids),
+        "learned": list(row.loss_mask),
         "tokens": tokens,
     }

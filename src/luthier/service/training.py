@@ -20,6 +20,7 @@ from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult
 from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_spent, with_budget, with_larger_budget
 from luthier.service.context import Context
+from luthier.service.first_steps import first_step_of
 from luthier.service.fleet import Fleet, ThisProcess
 from luthier.service.plans import Prepared, prepare, prepare_again
 from luthier.service.quotes import forecast_of_run, keep_quote
@@ -61,6 +62,7 @@ class TrainOutcome:
         }
         if result is not None:
             document |= result.model_dump(mode="json")
+            document["first_step_loss"] = None if result.first_step is None else result.first_step.loss
         document["warnings"] = list(self.warnings)
         document["go_on"] = self.go_on
         document["forecast"] = None if self.forecast is None else self.forecast.as_json()
@@ -228,6 +230,8 @@ def _carry_out(
         # the loss of drawn answers lies near 0 whatever is learned: it says nothing of how they fit
         if result.status == "succeeded" and not prepared.plan.objective.draws:
             result = result.model_copy(update={"fit": diagnose(prepared.plan, context.runs.events(run_id))})
+        first = first_step_of(prepared, context.runs.at_steps(run_id, [1]))
+        result = result.model_copy(update={"first_step": first})
         _keep_files(context, run_id, result)
         evaluation = None
         if result.status == "succeeded" and prepared.held_out is not None:

@@ -24,7 +24,9 @@ class Hub:
     stall: hang instead of dropping, until `released`; `stalled` is set then. served: content to send instead of what
     the listing is made from. corrupt: files sent with a wrong bit.
     status: files answered with that HTTP status. ignores_ranges: send every file from its beginning. commit: as the
-    listing says. requests: path and Range header of every request that came.
+    listing says. requests: path and Range header of every request that came. gated_for: tokens that may read the files
+    of a gated model; None is an open one. valid: tokens that the hub knows at all. no_digest: files that the listing
+    has no digest of.
     """
 
     files: dict[str, bytes]
@@ -40,6 +42,9 @@ class Hub:
     status: dict[str, int] = field(default_factory=dict)
     ignores_ranges: bool = False
     commit: str | None = COMMIT
+    gated_for: set[str] | None = None
+    valid: set[str] = field(default_factory=set)
+    no_digest: set[str] = field(default_factory=set)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
 
     def info(self) -> dict[str, Any]:
@@ -51,6 +56,8 @@ class Hub:
             if name.endswith((".safetensors", ".bin")):
                 digest = hashlib.sha256(content).hexdigest()
                 sibling["lfs"] = {"size": len(content), "sha256": digest, "pointerSize": 134}
+            if name in self.no_digest:
+                sibling = {"rfilename": name, "size": len(content)}
             siblings.append(sibling)
         return {
             "id": self.repo,
@@ -60,6 +67,7 @@ class Hub:
             "cardData": {"license": self.licence},
             "tags": [],
             "private": False,
+            "gated": False if self.gated_for is None else "manual",
             "downloads": 0,
         }
 
@@ -104,7 +112,20 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             else:
                 self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
 
+        def refused(self) -> bool:
+            """Answer as the public hub does where the token is wrong, or a gate is closed for it."""
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            if token and token not in hub.valid:
+                self.answer(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
+            elif hub.gated_for is not None and token not in hub.gated_for:
+                self.answer(403 if token else 401, b"", {"X-Error-Code": "GatedRepo"})
+            else:
+                return False
+            return True
+
         def file(self, name: str) -> None:
+            if self.refused():
+                return
             if status := hub.status.get(name):
                 self.answer(status, b"", {})
                 return

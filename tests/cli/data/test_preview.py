@@ -39,6 +39,9 @@ def test_preview_marks_what_is_learned(luthier, file: Path, tiny_model: Path) ->
     assert len(document["rows"]) == 3
     assert set(document) == {"file", "model", "template", "shape", "shape_reason", "num_rows", "rows"}
     assert set(document["rows"][0]["tokens"][0]) == {"id", "text", "learned"}
+    every = luthier(*arguments, "--all", "--json").document["rows"]
+    assert [row["id"] for row in every] == [f"rows.jsonl:{line}" for line in range(1, 5)]
+    assert all(len(row["input_ids"]) == len(row["learned"]) == row["num_tokens"] for row in every)
 
 
 def test_bad_rows_are_told_with_their_places(luthier, file: Path, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]

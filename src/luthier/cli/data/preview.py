@@ -30,6 +30,9 @@ def preview(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The base model whose tokens to show.")],
     num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="How many rows, or blocks, to show.")] = 3,
+    shows_all: Annotated[
+        bool, typer.Option("--all", help="Show every row, or block: with --json the ids and masks of a whole file.")
+    ] = False,
     mapping: MappingOption = None,
     template: Annotated[
         TemplateChoice, typer.Option("--template", help="auto: the model's chat template where it has one.")
@@ -57,13 +60,18 @@ def preview(
                 file,
                 model,
                 block_tokens,
-                num_blocks=num_rows,
+                num_blocks=None if shows_all else num_rows,
                 mapping=fields or None,
                 template=template.value,
             )
             return Answer(as_json, blocks.as_json(), lambda console: show_blocks(console, blocks))
         found = datasets.preview(
-            context, file, model, num_rows=num_rows, mapping=fields or None, template=template.value
+            context,
+            file,
+            model,
+            num_rows=None if shows_all else num_rows,
+            mapping=fields or None,
+            template=template.value,
         )
     return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
 

@@ -22,7 +22,7 @@ from luthier.core.errors import RequestError, WorkError
 from luthier.core.ports import Progress
 from luthier.deploy.bundle.manifest import MANIFEST, SIGNATURE, BundleFile
 from luthier.deploy.bundle.target import Cargo, Pushed, another_bundle, check_strangers, not_proved
-from luthier.models.hub import endpoint
+from luthier.models.hub_access import endpoint
 
 SCHEME: Final = "hf://"
 _ADDRESS: Final = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
