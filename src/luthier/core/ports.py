@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
 
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
@@ -57,8 +57,15 @@ class SilentProgress:
         return _SilentTask()
 
 
+THINKING_TOKENS: Final = 2048
+"""The budget of a thought where nobody sets one."""
+
+
 class Prompt(Frozen):
     """One request for text. Exactly one of `conversation` and `text` is set. temperature 0 is greedy.
+
+    max_thinking_tokens: of a thought before the answer, beside `max_new_tokens` of the answer; 0: both share
+    `max_new_tokens`; None: `THINKING_TOKENS` for a model that thinks, 0 for others. Never more than fits the context.
 
     json_schema: the answer is to be JSON of this schema. Engines that can keep a model to it do; a server that refuses
     such a wish is asked without it, so that whoever asks reads the answer as if nobody had promised anything.
@@ -70,15 +77,23 @@ class Prompt(Frozen):
     temperature: float = 0.0
     seed: int = 0
     json_schema: dict[str, Any] | None = None
+    max_thinking_tokens: int | None = None
 
 
 class Generation(Frozen):
-    """What an engine wrote: without the end-of-turn token. `length`: cut off at max_new_tokens."""
+    """What an engine wrote: the answer without its thought, and without the end-of-turn token.
+
+    num_new_tokens: of thought and answer. `length`: cut off at a limit. reasoning: the thought; None where there is
+    none. num_thinking_tokens: of the thought, its delimiters included. ends_in_thought: the answer never began.
+    """
 
     text: str
     num_prompt_tokens: int
     num_new_tokens: int
     finish_reason: Literal["stop", "length"]
+    reasoning: str | None = None
+    num_thinking_tokens: int = 0
+    ends_in_thought: bool = False
 
 
 class Score(Frozen):

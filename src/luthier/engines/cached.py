@@ -66,8 +66,8 @@ class CachedEngine:
 
     def key(self, prompt: Prompt) -> str:
         """The digest under which the answer to a prompt is kept."""
-        # Answers that were kept before there were schemas stay known: no schema is no part of the key.
-        unset = {"json_schema"} if prompt.json_schema is None else None
+        # Answers that were kept before there were schemas and budgets of thoughts stay known.
+        unset = {name for name in ("json_schema", "max_thinking_tokens") if getattr(prompt, name) is None}
         return sha256_document({"engine": self._identity, "prompt": prompt.model_dump(mode="json", exclude=unset)})
 
     def generate_each(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation | OverlongError]:

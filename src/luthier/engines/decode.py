@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from luthier.engines.answer_row import Guide
+    from luthier.engines.thoughts import ThoughtLimit
 
 
 PREFILL_TOKENS = 2048
@@ -41,7 +42,8 @@ PREFILL_TOKENS = 2048
 class Request:
     """What to continue: the ids of one prompt. temperature 0 is greedy; `seed` rules this prompt's draws alone.
 
-    guide: makes what keeps its answer to a form.
+    guide: makes what keeps its answer to a form. limit: makes what ends it before `max_new_tokens`, where thought and
+    answer have limits of their own.
     """
 
     ids: Sequence[int]
@@ -49,6 +51,7 @@ class Request:
     temperature: float = 0.0
     seed: int = 0
     guide: Callable[[], Guide] | None = None
+    limit: Callable[[], ThoughtLimit] | None = None
 
 
 @dataclass(slots=True)
@@ -178,6 +181,7 @@ class Decoder:
         out = [Continuation() for _ in requests]
         generators = [_generator(request, self._model.device) for request in requests]
         guides = [None if request.guide is None else request.guide() for request in requests]
+        limits = [None if request.limit is None else request.limit() for request in requests]
         batch, logits = self._start(requests, prefix)
         while True:
             logits = _guided(logits, [guides[row] for row in batch.rows])
@@ -192,7 +196,8 @@ class Decoder:
                     out[row].end_id = token
                 else:
                     out[row].ids.append(token)
-                    if len(out[row].ids) < requests[row].max_new_tokens:
+                    goes_on = (limit := limits[row]) is None or limit.goes_on(token)
+                    if goes_on and len(out[row].ids) < requests[row].max_new_tokens:
                         going.append(place)
                         continue
                 done(row)

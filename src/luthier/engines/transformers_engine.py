@@ -17,9 +17,11 @@ from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
 from luthier.engines.decode import Continuation, Decoder, Prefix, Request
 from luthier.engines.guides import Guides
 from luthier.engines.likelihood import Scorer
+from luthier.engines.thoughts import Thoughts
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
 from luthier.models.soft_prompt import virtual_tokens
+from luthier.models.thinking import ThoughtAndAnswer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -90,7 +92,8 @@ class TransformersEngine:
         """One generation a prompt, in the order of the prompts.
 
         Prompts run in batches of like length. What all prompts of the call begin with is computed once where it is
-        at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums.
+        at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums. Answers
+        come without their thoughts, which may take `max_thinking_tokens` beside them.
 
         Raises:
             RequestError: a prompt is empty. OverlongError: with its new tokens it is longer than the model's context.
@@ -103,7 +106,7 @@ class TransformersEngine:
             found = continue_all(
                 decoder, requests, task.advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
             )
-        return [self._generation(request, found[number]) for number, request in enumerate(requests)]
+        return [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
 
     def open_decoder(self, *, may_diverge: bool = False) -> Decoder:
         """A decoder over this model, for those who write token by token."""
@@ -127,7 +130,7 @@ class TransformersEngine:
 
         Raises RequestError where it is empty, OverlongError where not one token more fits into the context.
         """
-        request = self._request(prompt.model_copy(update={"max_new_tokens": 1}), 0)
+        request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0)
         return self._within_room(request, prompt.max_new_tokens)
 
     def request_of_ids(self, ids: Sequence[int], max_new_tokens: int) -> Request:
@@ -263,7 +266,20 @@ class TransformersEngine:
                 most_tokens=self._room_tokens,
             )
         guide = None if prompt.json_schema is None else self._guides.of_schema(prompt.json_schema)
-        return Request([*self._trained_prompt, *ids], prompt.max_new_tokens, prompt.temperature, prompt.seed, guide)
+        limit, most = None, prompt.max_new_tokens
+        if prompt.conversation is not None:
+            is_open = self._thoughts.is_open(ids)
+            if guide is not None:
+                guide = self._thoughts.guided(guide, is_open=is_open)
+            if thinking := self._thoughts.budget(prompt, self._room_tokens - len(ids) - most):
+                limit = self._thoughts.limit(most, thinking, is_open=is_open)
+                most += thinking
+        return Request([*self._trained_prompt, *ids], most, prompt.temperature, prompt.seed, guide, limit)
+
+    @cached_property
+    def _thoughts(self) -> Thoughts:
+        """Measured once a template."""
+        return Thoughts(self._template)
 
     @cached_property
     def _guides(self) -> Guides:
@@ -298,13 +314,21 @@ class TransformersEngine:
                 do="tokenise the rows with the tokenizer of this model",
             )
 
-    def _generation(self, request: Request, continuation: Continuation) -> Generation:
-        text = self._template.tokenizer.decode(
-            continuation.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+    def _generation(self, prompt: Prompt, request: Request, continuation: Continuation) -> Generation:
+        if prompt.conversation is None:
+            text = self._template.tokenizer.decode(
+                continuation.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            found, num_thinking = ThoughtAndAnswer(None, str(text), is_closed=True), 0
+        else:
+            is_open = self._thoughts.is_open(request.ids)
+            found, num_thinking = self._thoughts.split(continuation.ids, is_open=is_open)
         return Generation(
-            text=text,
+            text=found.content,
             num_prompt_tokens=len(request.ids) - len(self._trained_prompt),
             num_new_tokens=len(continuation.ids),
             finish_reason="stop" if continuation.stopped else "length",
+            reasoning=found.reasoning,
+            num_thinking_tokens=num_thinking,
+            ends_in_thought=not found.is_closed,
         )
