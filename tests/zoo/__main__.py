@@ -43,10 +43,12 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         parser.error(f"no such family: {', '.join(unknown)}; known: {', '.join(FAMILIES)}")
     with ThreadPoolExecutor(asked.jobs) as pool:
-        found = dict(zip(names, pool.map(lambda name: _walked(name, stages), names), strict=True))
-    if asked.json is not None:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        found: dict[str, list[dict[str, Any]]] = {}
+        for name, outcomes in zip(names, pool.map(lambda name: _walked(name, stages), names), strict=True):
+            found[name] = outcomes
+            if asked.json is not None:  # after each, so that a long walk shows how far it is
+                asked.json.parent.mkdir(parents=True, exist_ok=True)
+                asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if asked.docs is not None:
         write_table(asked.docs, found)
     show(found)

@@ -7,6 +7,7 @@ prompt that inference would see.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +42,8 @@ def _user(text: str) -> dict[str, Any]:
 def _answer(text: str, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": text, **more}
 
+
+_DAY: Final = re.compile(r"\d{1,2}[A-Z][a-z]{2,8}\d{4}|\d{4}-\d{2}-\d{2}|[A-Z][a-z]{2,8}\d{1,2},\d{4}")
 
 ROWS: Final[dict[str, dict[str, Any]]] = {
     "one_turn": {"messages": [_user("Which wood is the front of?"), _answer("Spruce.")]},
@@ -143,5 +146,5 @@ def _text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
 
 
 def _bare(text: str) -> str:
-    """Without white space, which SentencePiece moves, and without dates, which templates write."""
-    return "".join(text.split())
+    """Without white space, which SentencePiece moves, and without the day: here templates get one that never changes."""
+    return _DAY.sub("DAY", "".join(text.split()))
