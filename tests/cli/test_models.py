@@ -31,3 +31,17 @@ def test_an_unknown_name(luthier) -> None:  # type: ignore[no-untyped-def]
 def test_a_table_in_a_pipe_is_not_cut(luthier) -> None:  # type: ignore[no-untyped-def]
     for view in luthier("models", "list", "--json").document:
         assert view["name"] in luthier("models", "list").out
+
+
+def test_a_check_prints_one_table_and_its_end_says_whether_all_works(luthier, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("models", "check", tiny_model, "--json")
+    document = done.document
+    assert set(document) == {
+        "model", "path", "architecture", "num_parameters", "context_length_tokens", "layers", "checks", "works",
+    }  # fmt: skip
+    keys = {"name", "status", "path", "reason", "remedy", "seconds", "measures"}
+    assert document["checks"]
+    assert all(set(check) == keys for check in document["checks"])
+    assert document["works"] == all(check["status"] == "works" for check in document["checks"])
+    assert done.code == (0 if document["works"] else 1)
+    assert luthier("models", "check", tiny_model, "--rows", "none.jsonl").code == 2

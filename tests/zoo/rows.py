@@ -146,5 +146,5 @@ def _text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
 
 
 def _bare(text: str) -> str:
-    """Without white space, which SentencePiece moves, and without the day: here templates get one that never changes."""
+    """Without white space, which SentencePiece moves, and without the day, of which templates get one for good."""
     return _DAY.sub("DAY", "".join(text.split()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,7 @@ from luthier.cli.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from luthier.core.model_check import ModelCheck
     from luthier.service.models import ModelView
 
 NameArgument = Annotated[
@@ -65,7 +67,36 @@ def rm(name: NameArgument, as_json: JsonOption = False, home: HomeOption = None)
     return Answer(as_json, {"removed": view.name, "source": view.source, "num_bytes": view.num_bytes}, tell)
 
 
-COMMANDS: dict[str, Callable[..., Answer]] = {"list": list_models, "pull": pull, "show": show, "rm": rm}
+def check(
+    name: NameArgument,
+    rows: Annotated[
+        Path | None, typer.Option("--rows", metavar="FILE", help="Rows to try in place of one of each kind.")
+    ] = None,
+    max_seconds: Annotated[
+        float, typer.Option("--max-seconds", metavar="SECONDS", help="Of all parts together; the rest is left out.")
+    ] = 600.0,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Try a base model: rows, plan, loss, a step, text and scores, against transformers. Exit code 1: not all work.
+
+    The model is pulled where it is not on this machine; all else that is made is thrown away.
+    """
+    from luthier.service.model_check import check_model
+
+    with open_context(home) as context:
+        found = check_model(context, name, rows=rows, max_seconds=max_seconds)
+    document = found.model_dump(mode="json") | {"works": found.works}
+    return Answer(as_json, document, lambda console: _show_check(console, found), exit_code=0 if found.works else 1)
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "list": list_models,
+    "pull": pull,
+    "show": show,
+    "check": check,
+    "rm": rm,
+}
 
 
 def _show_all(console: Console, views: list[ModelView]) -> None:
@@ -83,6 +114,29 @@ def _show_all(console: Console, views: list[ModelView]) -> None:
             figures.count(view.context_length_tokens),
         )
     console.print(table)
+
+
+def _show_check(console: Console, found: ModelCheck) -> None:
+    from luthier.cli import figures
+    from luthier.cli.console import facts, make_table, visible
+
+    rows = [
+        ("model", found.model),
+        ("architecture", found.architecture or "-"),
+        ("parameters", figures.count(found.num_parameters)),
+        ("context", f"{found.context_length_tokens:,} tokens"),
+        ("layers", found.layers),
+    ]
+    facts(console, rows)
+    table = make_table(["part", "ends", "by which path, or why not", "figures", "s"], num_text_columns=4)
+    for one in found.checks:
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in one.measures.items())
+        ending = one.status.replace("_", " ")
+        table.add_row(visible(one.name), ending, visible(one.path or one.reason), shown, f"{one.seconds:.1f}")
+    console.print(table)
+    for one in found.checks:
+        if one.remedy:
+            console.print(f"{visible(one.name)}: {visible(one.remedy)}", soft_wrap=True)
 
 
 def _show_one(console: Console, view: ModelView) -> None:
