@@ -8,6 +8,7 @@
 # make story-shop   the shop's tutorial, every command of it: from rows to recommendations held against popularity
 # make story-law    the law firm's: from documents to invented citations, before and after, and a file for a laptop
 # make notebooks    the tutorials as notebooks, anew
+# make models       the memory figures and the table of the catalogue of base models, by the planner
 # make screenshots  draw docs/screenshots anew: each page in light and dark, at two sizes
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RESULTS := build/tests.xml
 
 .DELETE_ON_ERROR:
-.PHONY: quickstart test drill zoo lint format docs story-shop story-law notebooks screenshots clean
+.PHONY: quickstart test drill zoo lint format docs story-shop story-law notebooks models screenshots clean
 
 quickstart: $(VENV)/installed $(VENV)/assets
 	$(BIN)/luthier quickstart
@@ -44,6 +45,9 @@ lint: $(VENV)/installed-test
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+models: $(VENV)/installed
+	$(BIN)/python benchmarks/model_catalog.py
 
 docs: $(VENV)/installed-docs
 	$(BIN)/python docsite/build_docs.py

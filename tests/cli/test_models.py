@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from luthier.cli import figures
+
 
 def test_a_model_comes_and_goes(luthier, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
     assert luthier("models", "pull", tiny_model).code == 0
@@ -22,6 +24,20 @@ def test_what_is_not_pulled_has_no_path(luthier) -> None:  # type: ignore[no-unt
     assert "luthier models pull smollm2-135m-instruct" in luthier("models", "show", "smollm2-135m-instruct").out
 
 
+def test_the_list_shows_licence_gate_and_what_it_takes_to_train(luthier) -> None:  # type: ignore[no-untyped-def]
+    text = luthier("models", "list").out
+    line = next(line for line in text.splitlines() if "llama-3.1-8b-instruct " in line)
+    assert "Llama 3.1 Community License (gated)" in line
+    view = next(v for v in luthier("models", "list", "--json").document if v["name"] == "llama-3.1-8b-instruct")
+    for method in ("lora", "qlora", "full"):
+        assert figures.size(round(view["training_memory"][f"{method}_bytes"])) in line
+    assert "peak memory of one accelerator as the planner predicts it" in text
+    shown = luthier("models", "show", "gpt-oss-20b").out
+    assert 'reasoning_effort: "low" | "medium" | "high"' in shown
+    assert "no commit is pinned" in shown
+    assert "no public file that was read confirms it" in shown
+
+
 def test_an_unknown_name(luthier) -> None:  # type: ignore[no-untyped-def]
     done = luthier("models", "pull", "no-such-model", "--json")
     assert done.code == 2
@@ -29,19 +45,6 @@ def test_an_unknown_name(luthier) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_a_table_in_a_pipe_is_not_cut(luthier) -> None:  # type: ignore[no-untyped-def]
-    for view in luthier("models", "list", "--json").document:
-        assert view["name"] in luthier("models", "list").out
-
-
-def test_a_check_prints_one_table_and_its_end_says_whether_all_works(luthier, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
-    done = luthier("models", "check", tiny_model, "--json")
-    document = done.document
-    assert set(document) == {
-        "model", "path", "architecture", "num_parameters", "context_length_tokens", "layers", "checks", "works",
-    }  # fmt: skip
-    keys = {"name", "status", "path", "reason", "remedy", "seconds", "measures"}
-    assert document["checks"]
-    assert all(set(check) == keys for check in document["checks"])
-    assert document["works"] == all(check["status"] == "works" for check in document["checks"])
-    assert done.code == (0 if document["works"] else 1)
-    assert luthier("models", "check", tiny_model, "--rows", "none.jsonl").code == 2
+    text, views = luthier("models", "list").out, luthier("models", "list", "--json").document
+    assert len(views) >= 42
+    assert all(view["name"] in text for view in views)

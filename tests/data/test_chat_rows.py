@@ -102,7 +102,12 @@ def test_arguments_given_as_an_object_become_json_text() -> None:
         ),
         ([{"role": "user", "content": ["x"]}, _ANSWER], "messages[0].content[0]", "is no text part"),
         ([{"role": "user", "content": [{"type": "text"}]}, _ANSWER], "messages[0].content[0].text", "is null"),
-        ([_USER, {**_ANSWER, "reasoning_content": "hm"}], "messages[1].reasoning_content", "lost in silence"),
+        ([_USER, {**_ANSWER, "refusal": "hm"}], "messages[1].refusal", "lost in silence"),
+        ([{**_USER, "reasoning": "hm"}, _ANSWER], "messages[0].reasoning", "only the assistant thinks"),
+        ([_USER, {**_ANSWER, "thinking": 3}], "messages[1].thinking", "is a number where text is expected"),
+        ([_USER, {**_ANSWER, "thinking": "a", "reasoning": "b"}], "messages[1].thinking", "says another thought"),
+        ([_USER, {**_ANSWER, "learn_reasoning": 1}], "messages[1].learn_reasoning", "is not true or false"),
+        ([{**_USER, "learn_reasoning": True}, _ANSWER], "messages[0].learn_reasoning", "for assistant turns only"),
         ([{**_USER, "tool_calls": [_CALL]}, _ANSWER], "messages[0].tool_calls", "only the assistant calls tools"),
         (
             [_USER, {"role": "tool", "content": "x", "tool_call_id": "c9"}, _ANSWER],
@@ -160,3 +165,25 @@ def test_wrong_tools_are_named(extra: dict[str, Any], field: str) -> None:
 def test_tools_may_be_json_text() -> None:
     conversation = chat_conversation({"messages": [_USER, _ANSWER], "tools": json.dumps([{"name": "find"}])})
     assert conversation.tools == ({"type": "function", "function": {"name": "find"}},)
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        {"reasoning_content": "It is light."},
+        {"reasoning": "It is light."},
+        {"thinking": "It is light.", "reasoning_content": "It is light."},
+        {"content": [{"type": "thinking", "thinking": "It is light."}, {"type": "text", "text": "spruce"}]},
+    ],
+)
+def test_a_thought_is_read_by_whichever_of_its_names(thought) -> None:
+    answer = {"role": "assistant", "content": "spruce", "learn_reasoning": False} | thought
+    message = chat_conversation({"messages": [_USER, answer]}).messages[1]
+    assert message.reasoning == "It is light."
+    assert message.content == "spruce"
+    assert message.learn_reasoning is False
+
+
+def test_an_empty_thought_is_none() -> None:
+    answer = {"role": "assistant", "content": "spruce", "reasoning_content": " "}
+    assert chat_conversation({"messages": [_USER, answer]}).messages[1].reasoning is None

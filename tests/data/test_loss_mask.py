@@ -14,7 +14,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import DataError, OverlongError, TemplateError
 from luthier.core.ports import SilentProgress
-from luthier.data.loss_mask import tokenise, tokenise_all
+from luthier.data.loss_mask import Learning, tokenise, tokenise_all, tokenise_sides
 from luthier.data.template import Template, decode
 from luthier.models.chat_template import ChatTemplate
 
@@ -190,7 +190,7 @@ def test_template_that_drops_the_tools_is_refused(chat: ChatTemplate) -> None:
         tokenise(_example(("user", "x"), ("assistant", "y"), tools=(_TOOL,)), template)
 
 
-def test_template_that_strips_reasoning_from_earlier_turns_is_refused(chat: ChatTemplate) -> None:
+def test_a_row_whose_reasoning_is_stripped_from_earlier_turns_is_cut_into_its_answers(chat: ChatTemplate) -> None:
     strip = (
         "{% for m in messages %}{% if m.role == 'assistant' and not loop.last %}"
         "{{ '<|im_start|>assistant\\n' + m.content.split('</think>')[-1] + '<|im_end|>\\n' }}"
@@ -198,23 +198,30 @@ def test_template_that_strips_reasoning_from_earlier_turns_is_refused(chat: Chat
     )
     template = _with_template(chat, strip)
     turns = [("user", "a"), ("assistant", "<think>hm</think>one"), ("user", "b"), ("assistant", "<think>hm</think>two")]
-    with pytest.raises(TemplateError, match=r"turn 2 of 4 .*differently once other turns follow") as caught:
-        tokenise(_example(*turns), template)
-    assert "weight 0 on all assistant turns but the last" in caught.value.do
+    first, second = tokenise_sides(_example(*turns), template)
+    assert _learned(first, template) == "<think>hm</think>one<|im_end|>\n"
+    assert _learned(second, template) == "<think>hm</think>two<|im_end|>\n"
+    assert decode(template, list(second.input_ids)).startswith(
+        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\none<|im_end|>\n<|im_start|>user\nb<|im_end|>\n"
+    )
     unlearned = Message(role="assistant", content="<think>hm</think>one", weight=0)
     made = tokenise(_example(turns[0], unlearned, turns[2], turns[3]), template)
     assert _learned(made, template) == "<think>hm</think>two<|im_end|>\n"
 
 
-def test_template_that_changes_the_system_prompt_later_is_refused(chat: ChatTemplate) -> None:
+def test_an_answer_is_learned_after_the_system_prompt_that_inference_shows(chat: ChatTemplate) -> None:
     late = (
         "{% if messages|length > 2 %}{{ '<|im_start|>system\\nMany turns.<|im_end|>\\n' }}{% endif %}"
         "{% for m in messages %}" + _CHATML_TURN + "{% endfor %}" + _PROMPT
     )
-    with pytest.raises(TemplateError, match="turn 2 of 3"):
-        tokenise(_example(("user", "a"), ("assistant", "b"), ("user", "c")), _with_template(chat, late))
-    with pytest.raises(TemplateError, match="no beginning of the text through the turn"):
-        tokenise(_example(("user", "a"), ("user", "b"), ("assistant", "c")), _with_template(chat, late))
+    template = _with_template(chat, late)
+    opening = "<|im_start|>user\na<|im_end|>\n"
+    (made,) = tokenise_sides(_example(("user", "a"), ("assistant", "b"), ("user", "c")), template)
+    assert decode(template, list(made.input_ids)) == opening + "<|im_start|>assistant\nb<|im_end|>\n"
+    (made,) = tokenise_sides(_example(("user", "a"), ("user", "b"), ("assistant", "c")), template)
+    rest = "<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\nc<|im_end|>\n"
+    assert decode(template, list(made.input_ids)) == opening + rest
+    assert _learned(made, template) == "c<|im_end|>\n"
 
 
 def test_template_that_drops_a_role_is_refused(chat: ChatTemplate) -> None:
@@ -257,11 +264,16 @@ def test_a_generation_prompt_that_merges_with_the_answer_is_met_as_in_use(chat: 
     )
     template = _with_template(chat, thinking)
     example = _example(("user", "q"), ("assistant", "a"))
-    made = tokenise(example, template)
+    made = tokenise(example, template, Learning(reasoning=True))
     assert example.conversation is not None
     prompt, _ = template.encode(template.render(example.conversation.up_to(1), add_generation_prompt=True))
     assert list(made.input_ids[: made.loss_mask.index(1)]) == prompt
     assert _learned(made, template) == "\n</think>\n\na<|im_end|>\n"
+    unasked = tokenise(example, template)
+    assert list(unasked.input_ids[: len(prompt)]) == prompt
+    assert decode(template, list(unasked.input_ids)) == decode(template, list(made.input_ids))
+    assert _learned(unasked, template) == "a<|im_end|>\n"
+    assert unasked.skips_thought
 
 
 def test_content_that_holds_the_end_of_turn_is_refused(chat: ChatTemplate) -> None:

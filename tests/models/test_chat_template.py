@@ -125,9 +125,30 @@ def test_a_template_that_reaches_for_the_system_is_stopped_by_the_sandbox(tiny, 
         ChatTemplate.load(with_template(tiny, tmp_path / "m", evil))
 
 
-def test_a_template_that_never_ends_a_turn_is_refused(tiny, tmp_path):
+def test_a_template_that_never_ends_a_turn_ends_it_with_what_stops_a_generation(tiny, tmp_path):
+    folder = with_template(tiny, tmp_path / "m", BARE.replace("<|im_end|>", ""))
+    template = ChatTemplate.load(folder)
+    assert template.end_of_turn == "<|im_end|>"
+    assert template.closing(Message(role="assistant", content="a")) == "<|im_end|>"
+    assert ChatTemplate.load(tiny).closing(Message(role="assistant", content="a")) == ""
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token": None}))
+    (folder / "generation_config.json").write_text("{}")
     with pytest.raises(TemplateError, match="no token that ends the turn"):
-        ChatTemplate.load(with_template(tiny, tmp_path / "m", BARE.replace("<|im_end|>", "")))
+        ChatTemplate.load(folder)
+
+
+def test_the_token_of_the_next_role_ends_a_turn_where_it_stops_a_generation(tiny, tmp_path):
+    roles = (
+        "{% for m in messages %}{{ '<|im_start|>' if m.role == 'assistant' else '<|endoftext|>' }}{{ m.content }}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    folder = with_template(tiny, tmp_path / "m", roles)
+    assert ChatTemplate.load(folder).end_of_turn == "<|im_end|>"
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0]}))
+    template = ChatTemplate.load(folder)
+    assert template.end_of_turn == "<|endoftext|>"
+    assert template.end_of_turn_ids == (0, 2)
 
 
 def test_bad_tool_arguments_are_a_template_error_with_the_value(tiny):

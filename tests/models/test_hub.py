@@ -235,7 +235,7 @@ def no_token(monkeypatch, tmp_path) -> None:
 
 def test_a_gated_model_says_where_to_accept_what_and_comes_with_the_right_token(hub, no_token, tmp_path, monkeypatch):
     hub.gated_for, hub.valid = {"hf_let_in"}, {"hf_let_in", "hf_outside"}
-    with pytest.raises(ModelSourceError, match="org/tiny on .* is gated") as caught:
+    with pytest.raises(ModelSourceError, match=r"org/tiny on .* is gated") as caught:
         sources.pull(NAME, tmp_path, QUIET)
     address = hub_access.endpoint()
     assert "no token is set" in caught.value.came

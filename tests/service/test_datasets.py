@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from luthier.core.errors import DataError, NotFoundError, RequestError
+from luthier.core.errors import DataError, NotFoundError, RecipeError, RequestError
 from luthier.core.ports import SilentProgress
 from luthier.data.formats import load_file
 from luthier.data.loss_mask import tokenise_all
@@ -56,6 +57,46 @@ def test_ids_and_marks_of_every_row_are_those_that_training_takes(
         assert row["learned"] == list(example.loss_mask)
         assert set(row["learned"]) == {0, 1}
         assert sum(row["learned"]) == row["num_trained_tokens"]
+
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and m.reasoning_content %}"
+    "<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is false %}<think></think>{% endif %}"
+    "{% endif %}"
+)
+
+
+@pytest.fixture
+def thinker(tiny_model: Path, tmp_path: Path) -> Path:
+    """A tiny model whose chat template knows thoughts, and an option that switches them off."""
+    folder = tmp_path / "thinker"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"chat_template": THINKING}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text(THINKING)
+    return folder
+
+
+def test_thoughts_and_options_are_shown_as_a_recipe_would_have_them(
+    context: Context, thinker: Path, tmp_path: Path
+) -> None:
+    row = {"role": "assistant", "reasoning_content": "easy", "content": "Four."}
+    path = tmp_path / "thoughts.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "2+2?"}, row]}) + "\n")
+    learned = {
+        wanted: datasets.preview(context, path, str(thinker), learn_reasoning=wanted).rows[0].learned_text
+        for wanted in (True, False)
+    }
+    assert learned == {True: "<think>easy</think>Four.<|im_end|>\n", False: "Four.<|im_end|>\n"}
+    with pytest.raises(RecipeError, match="enable_thinkin, which the chat template"):
+        datasets.preview(context, path, str(thinker), template_options={"enable_thinkin": False})
+    plain = tmp_path / "plain.jsonl"
+    del row["reasoning_content"]
+    plain.write_text(json.dumps({"messages": [{"role": "user", "content": "2+2?"}, row]}) + "\n")
+    shown = datasets.preview(context, plain, str(thinker), template_options={"enable_thinking": False}).rows[0]
+    assert "assistant\n<think></think>Four." in shown.text
+    assert shown.learned_text == "Four.<|im_end|>\n"
 
 
 def test_more_rows_than_there_are_is_all_of_them(context: Context, tiny_model: Path, file: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from luthier.service import datasets
 from luthier.service.context import Context
 from luthier.service.recipes import load_recipe
 from luthier.service.training import TrainOutcome, resume, train
+
+from .conftest import write_rows
 
 MakeRecipe = Callable[..., Path]
 
@@ -59,12 +63,60 @@ def test_the_first_loss_is_that_of_transformers(
     document = outcome.as_json()
     first = document["first_step"]
     assert document["first_step_loss"] == first["loss"]
+    assert first["weighting"] == "token"
     assert (first["unit"], first["precision"], first["noise"]) == ("nats a learned token", "float32", [])
     shown = datasets.preview(context, recipe.parent / "train.jsonl", str(tiny_model), num_rows=None).as_json()["rows"]
     rows = [row for row in shown if row["id"] in first["example_ids"]]
     assert len(rows) == len(first["example_ids"]) == (6 if "replay" in str(changed) else 8)
     assert sum(sum(row["learned"]) for row in rows) == first["num_trained_tokens"]
     assert first["loss"] == pytest.approx(by_transformers(tiny_model, rows), rel=1e-6)
+
+
+FORGETFUL = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content and loop.last %}"
+    "<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("weighting", ["token", "sample"])
+def test_it_is_so_where_a_row_is_cut_into_one_sequence_an_answer(
+    context: Context, make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, weighting: str
+) -> None:
+    folder = tmp_path / "forgetful"
+    shutil.copytree(tiny_model, folder)
+    (folder / "chat_template.jinja").write_text(FORGETFUL)
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"chat_template": FORGETFUL}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    recipe = make_recipe(
+        base_model=str(folder),
+        data={"train": "thoughts.jsonl"},
+        objective={"name": "sft", "loss_weighting": weighting},
+        training={"max_steps": 1, "global_batch_size": 4, "precision": "float32"},
+    )
+    file = write_rows(recipe.parent / "thoughts.jsonl", [two_thoughts(n) for n in range(12)])
+    first = run(context, recipe).as_json()["first_step"]
+    shown = datasets.preview(context, file, str(folder), num_rows=None).as_json()["rows"]
+    rows = [row for row in shown if row["id"] in first["example_ids"]]
+    assert len(rows) == 2 * len(first["example_ids"]) == 8
+    assert sum(sum(row["learned"]) for row in rows) == first["num_trained_tokens"]
+    by_row = [[row for row in rows if row["id"] == name] for name in first["example_ids"]]
+    wanted = {
+        "token": by_transformers(folder, rows),
+        "sample": sum(by_transformers(folder, cut) for cut in by_row) / len(by_row),
+    }
+    assert first["weighting"] == weighting
+    assert wanted["token"] != pytest.approx(wanted["sample"], rel=1e-5)
+    assert first["loss"] == pytest.approx(wanted[weighting], rel=1e-6)
+
+
+def two_thoughts(number: int) -> dict[str, Any]:
+    def turn(said: str) -> dict[str, str]:
+        return {"role": "assistant", "reasoning_content": f"{said} follows", "content": said}
+
+    asked = {"role": "user", "content": f"What comes after {number}?"}
+    more = {"role": "user", "content": "And then?"}
+    return {"messages": [asked, turn(str(number + 1)), more, turn(f"{number + 2}, of course")]}
 
 
 def test_the_record_keeps_it_and_a_run_that_goes_on_has_the_same(context: Context, make_recipe: MakeRecipe) -> None:

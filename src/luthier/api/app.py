@@ -20,7 +20,7 @@ from luthier.api.middleware.frame import Frame
 from luthier.api.middleware.hosts import HostCheck
 from luthier.api.middleware.json_body import JsonBody
 from luthier.api.middleware.key_first import GUARDED, KeyFirst
-from luthier.api.native import deployments, evaluation_orders, feedback, keys, plans, runs, usage, webhooks
+from luthier.api.native import base_models, deployments, evaluation_orders, feedback, keys, plans, runs, usage, webhooks
 from luthier.api.observe import Observe
 from luthier.api.openai import chat, checkpoints, completions, embeddings, files, fine_tuning, graders, models, uploads
 from luthier.api.poll_cache import PollCache
@@ -40,6 +40,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     deployments.router,
     evaluation_orders.router,
     usage.router,
+    base_models.router,
     feedback.router,
     files.router,
     uploads.router,
@@ -59,6 +60,7 @@ _OF_A_HOME = (
     deployments.router,
     evaluation_orders.router,
     usage.router,
+    base_models.router,
     feedback.router,
     files.router,
     uploads.router,

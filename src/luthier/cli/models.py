@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from luthier.cli.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.model_check import ModelCheck
+    from luthier.core.base_model import TrainingMemory
     from luthier.service.models import ModelView
 
 NameArgument = Annotated[
@@ -82,12 +83,13 @@ def check(
 
     The model is pulled where it is not on this machine; all else that is made is thrown away.
     """
+    from luthier.cli.model_check_text import show_check
     from luthier.service.model_check import check_model
 
     with open_context(home) as context:
         found = check_model(context, name, rows=rows, max_seconds=max_seconds)
     document = found.model_dump(mode="json") | {"works": found.works}
-    return Answer(as_json, document, lambda console: _show_check(console, found), exit_code=0 if found.works else 1)
+    return Answer(as_json, document, lambda console: show_check(console, found), exit_code=0 if found.works else 1)
 
 
 COMMANDS: dict[str, Callable[..., Answer]] = {
@@ -100,54 +102,55 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
 
 
 def _show_all(console: Console, views: list[ModelView]) -> None:
+    """One line a model, then what the columns mean."""
     from luthier.cli import figures
     from luthier.cli.console import make_table, visible
 
-    table = make_table(["name", "licence", "chat", "on this machine", "parameters", "context"], num_text_columns=4)
+    columns = ["name", "licence", "chat", "on this machine", "parameters", "active", "context"]
+    table = make_table([*columns, "LoRA", "QLoRA", "full"], num_text_columns=4)
     for view in views:
+        memory = view.training_memory
         table.add_row(
             visible(view.name),
-            visible(view.licence),
+            visible(view.licence) + (" (gated)" if view.is_gated else ""),
             "yes" if view.has_chat_template else "no",
             figures.size(view.num_bytes) if view.num_bytes is not None else "no",
             figures.count(view.num_parameters),
+            figures.count(view.num_active_parameters) if view.num_active_parameters else "",
             figures.count(view.context_length_tokens),
+            *map(_memory, _figures(memory)),
         )
     console.print(table)
+    console.print(f"LoRA, QLoRA, full: {_WHAT_MEMORY}", soft_wrap=True)
+    console.print("gated: the hub asks for an account that has accepted the model's terms (HF_TOKEN)", soft_wrap=True)
 
 
-def _show_check(console: Console, found: ModelCheck) -> None:
+_WHAT_MEMORY = (
+    "peak memory of one accelerator as the planner predicts it, rows of 2,048 tokens one at a time; what one device "
+    "does not have is spread over several. `luthier plan` predicts your own run"
+)
+
+
+def _figures(memory: TrainingMemory | None) -> tuple[float | None, ...]:
+    return (memory.lora_bytes, memory.qlora_bytes, memory.full_bytes) if memory else (None, None, None)
+
+
+def _memory(num_bytes: float | None) -> str:
     from luthier.cli import figures
-    from luthier.cli.console import facts, make_table, visible
 
-    rows = [
-        ("model", found.model),
-        ("architecture", found.architecture or "-"),
-        ("parameters", figures.count(found.num_parameters)),
-        ("context", f"{found.context_length_tokens:,} tokens"),
-        ("layers", found.layers),
-    ]
-    facts(console, rows)
-    table = make_table(["part", "ends", "by which path, or why not", "figures", "s"], num_text_columns=4)
-    for one in found.checks:
-        shown = ", ".join(f"{name} {value:.3g}" for name, value in one.measures.items())
-        ending = one.status.replace("_", " ")
-        table.add_row(visible(one.name), ending, visible(one.path or one.reason), shown, f"{one.seconds:.1f}")
-    console.print(table)
-    for one in found.checks:
-        if one.remedy:
-            console.print(f"{visible(one.name)}: {visible(one.remedy)}", soft_wrap=True)
+    return "-" if num_bytes is None else figures.size(round(num_bytes))
 
 
 def _show_one(console: Console, view: ModelView) -> None:
     from luthier.cli import figures
     from luthier.cli.console import facts
 
+    active = f", {figures.count(view.num_active_parameters)} of them for a token" if view.num_active_parameters else ""
     rows = [
         ("name", view.name),
         ("title", view.title),
         ("licence", view.licence + (f"  {view.licence_url}" if view.licence_url else "")),
-        ("parameters", figures.count(view.num_parameters)),
+        ("parameters", figures.count(view.num_parameters) + active),
         ("context", f"{view.context_length_tokens:,} tokens"),
         ("chat template", "yes" if view.has_chat_template else "no: a base model, trained with plain text prompts"),
         ("architecture", view.architecture or "-"),
@@ -155,4 +158,27 @@ def _show_one(console: Console, view: ModelView) -> None:
         ("sha256", view.sha256 or "-"),
         ("path", view.path or f"not on this machine: luthier models pull {view.name}"),
     ]
-    facts(console, rows + ([("note", view.note)] if view.note else []))
+    facts(console, rows + _of_catalogue(view) + ([("note", view.note)] if view.note else []))
+
+
+def _of_catalogue(view: ModelView) -> list[tuple[str, str]]:
+    """What is known of a model from the catalogue and from its hub."""
+    rows = []
+    if view.training_memory is not None:
+        lora, qlora, full = map(_memory, _figures(view.training_memory))
+        rows.append(("to train it", f"LoRA {lora}, QLoRA {qlora}, full {full}: {_WHAT_MEMORY}"))
+    for name, values in view.template_options.items():
+        rows.append(("template option", f"{name}: {' | '.join(json.dumps(value) for value in values)}"))
+    if view.hub is not None:
+        rows.append(("hub", view.hub + ("" if view.is_pinned else ": no commit is pinned, a pull takes the newest")))
+    if view.is_gated:
+        rows.append(("gated", "accept the terms on the model's page, and set HF_TOKEN to a token of that account"))
+    if view.commit is not None:
+        rows.append(("commit", view.commit))
+    if view.never_fetched:
+        rows.append(("never fetched", f"{', '.join(view.never_fetched)}: code and pickles stay where they are"))
+    if view.sources:
+        rows.append(("figures from", "; ".join(view.sources)))
+    if view.unchecked:
+        rows.append(("unchecked", f"{', '.join(view.unchecked)}: no public file that was read confirms it"))
+    return rows

@@ -85,6 +85,29 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def parse_template_options(pairs: Sequence[str]) -> dict[str, bool | int | float | str]:
+    """`enable_thinking=false` -> {"enable_thinking": False}; values as YAML reads them. Raises RequestError."""
+    import yaml
+
+    from luthier.core.errors import RequestError
+
+    options: dict[str, bool | int | float | str] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = None
+        if not separator or not name or name in options or not isinstance(value, bool | int | float | str):
+            raise RequestError(
+                f"--template-option {pair!r}" + (f" gives {name!r} a second time" if name in options else ""),
+                expected="the name of an option, an equals sign and a value: true, false, a number or a word",
+                do="write for example: --template-option enable_thinking=false",
+            )
+        options[name] = value
+    return options
+
+
 def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
     """`prompt=question` -> {"prompt": "question"}. Raises RequestError."""
     from luthier.core.errors import RequestError

@@ -6,7 +6,7 @@ from luthier.cli import figures
 from luthier.cli.bill_text import budget_lines
 from luthier.cli.quote_text import quote_lines
 from luthier.core.cost import Quote
-from luthier.core.dataset import DatasetProfile, reading_notes
+from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 
 
@@ -55,7 +55,9 @@ def data_notes(data: DataPlan) -> list[str]:
     """How the files of a plan were read, where that is more than every row with the fields of its shape."""
     replay = (data.replay.rows, data.replay.held_out) if data.replay else ()
     profiles = (data.train, data.validation, data.held_out, *replay)
-    return reading_notes((one.file, one.shape_reason) for one in profiles if one is not None)
+    there = [one for one in profiles if one is not None]
+    written = [note for one in there for _, note in sequence_notes(one)]
+    return [*reading_notes((one.file, one.shape_reason) for one in there), *written]
 
 
 def _replay_line(data: DataPlan) -> list[str]:
@@ -85,7 +87,7 @@ def _rows(name: str, found: DatasetProfile | None) -> str:
 def _what_is_trained(method: MethodPlan) -> str:
     if method.num_virtual_tokens:
         return f"{method.num_virtual_tokens} virtual tokens"
-    if not method.targets:
+    if not method.is_adapter:
         return "every weight"
     rank = f"rank {method.rank} " if method.rank else ""
     if method.target_rank:

@@ -60,6 +60,14 @@ class CatalogEntry(Frozen):
         return self.hub is None or "@" in self.hub
 
 
+class TrainingMemory(Frozen):
+    """Peak memory of one accelerator that a model is trained on, in bytes, by method; None where it has no figure."""
+
+    lora_bytes: float | None
+    qlora_bytes: float | None
+    full_bytes: float | None
+
+
 class LocalModel(Frozen):
     """A base model on this machine, as a transformers folder (config, tokenizer, safetensors) ready to load.
 

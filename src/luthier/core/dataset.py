@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.frozen import Frozen
@@ -17,6 +17,9 @@ from luthier.core.frozen import Frozen
 Shape = Literal["chat", "prompt_completion", "alpaca", "sharegpt", "text", "preference", "unpaired"]
 Split = Literal["train", "validation", "held_out", "replay", "replay_held_out"]
 Overlong = Literal["error", "drop", "truncate"]
+CUT_REASON: Final = (
+    "the chat template rewrites earlier turns once others follow, so each answer has a sequence of its own"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,17 @@ class Example(Frozen):
         return self.conversation.messages[last].content
 
     @property
+    def last_answer_only(self) -> Example:
+        """The same with all answers but the last as context."""
+        if self.conversation is None or (last := self.conversation.last_answer) is None:
+            return self
+        messages = tuple(
+            message.model_copy(update={"weight": 0}) if message.is_learned and place != last else message
+            for place, message in enumerate(self.conversation.messages)
+        )
+        return self.model_copy(update={"conversation": self.conversation.model_copy(update={"messages": messages})})
+
+    @property
     def learned_bytes(self) -> int:
         """UTF-8 bytes of all text that is learned: the denominator of bits per byte."""
         if self.conversation is None:
@@ -82,7 +96,8 @@ class Example(Frozen):
 
 def _learned_text(message: Message) -> str:
     calls = "".join(str(call.get("function", {}).get("arguments", "")) for call in message.tool_calls)
-    return (message.content or "") + calls
+    thought = message.reasoning if message.reasoning and message.learn_reasoning is not False else ""
+    return thought + (message.content or "") + calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +107,8 @@ class TokenisedExample:
     input_ids: int32 array of length T. loss_mask: T bytes; 1 at position t means that token t is learned, i.e.
     predicted from the tokens before t. Position 0 is never 1. num_truncated_tokens: tokens cut off the end. is_wanted:
     whether what is learned is to become more likely or less; None where nothing says so. is_replayed: whether it is a
-    general row, trained against forgetting.
+    general row, trained against forgetting. has_thought: whether an answer holds a thought. skips_thought: whether one
+    goes on without a thought where the prompt lets the model think.
     """
 
     id: str
@@ -101,6 +117,8 @@ class TokenisedExample:
     num_truncated_tokens: int = 0
     is_wanted: bool | None = None
     is_replayed: bool = False
+    has_thought: bool = False
+    skips_thought: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -159,7 +177,10 @@ class PackedProfile(Frozen):
 class DatasetProfile(Frozen):
     """What a split holds, in numbers; the plan is made from this and the report shows it.
 
-    packed: where the examples that a step counts are blocks of documents; None where they are rows.
+    packed: where the examples that a step counts are blocks of documents; None where they are rows. num_cut: rows of
+    which the template needs a sequence for each answer, and num_sequences: of how many sequences all rows then are; 0
+    where none is cut. num_with_thought, num_skipping_thought: sequences whose answer holds a thought, and those that go
+    on without one where the prompt lets the model think.
     """
 
     split: Split
@@ -178,6 +199,21 @@ class DatasetProfile(Frozen):
     max_tokens: int
     mean_tokens: float
     packed: PackedProfile | None = None
+    num_cut: int = 0
+    num_sequences: int = 0
+    num_with_thought: int = 0
+    num_skipping_thought: int = 0
+
+    @property
+    def unused_fields(self) -> set[str]:
+        """Fields that say nothing of this split: plans of before there were these keep their hash."""
+        names = ("packed", "num_cut", "num_sequences", "num_with_thought", "num_skipping_thought")
+        return {name for name in names if not getattr(self, name)}
+
+    @property
+    def sequences_per_example(self) -> float:
+        """How many sequences an example is on average, of rows that are not pairs."""
+        return self.num_sequences / self.num_examples if self.num_sequences and self.num_examples else 1.0
 
 
 def reading_notes(splits: Iterable[tuple[str, str]]) -> list[str]:
@@ -189,13 +225,42 @@ def reading_notes(splits: Iterable[tuple[str, str]]) -> list[str]:
     return list(dict.fromkeys(noted))
 
 
-def profile_tokens(rows: Sequence[TokenisedExample], *, rows_per_example: int = 1) -> dict[str, Any]:
-    """The token counts of a profile: totals, longest, mean (tokens a row, of which an example may have several)."""
+def sequence_notes(profile: DatasetProfile) -> list[tuple[str, str]]:
+    """What a person should know of how the template wrote a split, each with a short name for it."""
+    found, name = [], profile.split.replace("_", "-")
+    if profile.num_cut:
+        what = f"{profile.num_examples:,} {name} rows are {profile.num_sequences:,} sequences"
+        found.append(("cut_rows", f"{what}; {profile.num_cut:,} of them have one for each answer: {CUT_REASON}"))
+    if profile.num_skipping_thought:
+        of = profile.num_sequences or profile.num_examples
+        found.append(
+            (
+                "answers_without_thought",
+                f"{profile.num_skipping_thought:,} of {of:,} {name} sequences answer at once where the prompt lets the "
+                "model think: trained on many of these it may stop thinking. Give the rows thoughts "
+                "(reasoning_content); or, for answers without, turn thinking off in training and in use by an option "
+                "of the template (data.template_options, such as enable_thinking: false) where it has one",
+            )
+        )
+    return found
+
+
+def profile_tokens(
+    rows: Sequence[TokenisedExample], *, rows_per_example: int = 1, row_counts: Sequence[int] = ()
+) -> dict[str, Any]:
+    """The counts of a profile: totals, longest, mean (tokens a row, of which an example may have several).
+
+    row_counts: how many rows each example is, where that differs, because the template needs a row for each answer.
+    """
     lengths = [e.num_tokens for e in rows]
     return {
-        "num_examples": len(rows) // rows_per_example,
+        "num_examples": len(row_counts) or len(rows) // rows_per_example,
         "num_tokens": sum(lengths),
         "num_trained_tokens": sum(e.num_trained_tokens for e in rows),
         "max_tokens": max(lengths, default=0),
         "mean_tokens": sum(lengths) / len(lengths) if lengths else 0.0,
+        "num_cut": sum(num > 1 for num in row_counts),
+        "num_sequences": len(rows) if row_counts else 0,
+        "num_with_thought": sum(row.has_thought for row in rows),
+        "num_skipping_thought": sum(row.skips_thought for row in rows),
     }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def places_in_words(targets: Sequence[str]) -> str:
-    """`q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
+    """`q_proj, v_proj`, `experts.down_proj`, or `q_proj, v_proj of layers 0 to 3`."""
     whole = [name for name in targets if "." not in name]
     single: dict[tuple[int, ...], list[str]] = {}
     kinds: dict[str, list[int]] = {}

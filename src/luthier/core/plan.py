@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -84,7 +84,8 @@ class DataPlan(Frozen):
     prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
     training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
     split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
-    what the chat template is given beside each conversation.
+    what the chat template is given beside each conversation. learn_reasoning, reasoning, system, tools: as the recipe
+    has them.
     """
 
     train: DatasetProfile
@@ -98,6 +99,10 @@ class DataPlan(Frozen):
     canaries: CanariesPlan | None = None
     split: SplitProvenance | None = None
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    learn_reasoning: bool | None = None
+    reasoning: Literal["as_text", "drop"] | None = None
+    system: Literal["fold"] | None = None
+    tools: Literal["as_text"] | None = None
 
 
 class MethodPlan(Frozen):
@@ -105,6 +110,7 @@ class MethodPlan(Frozen):
 
     rank: of what is held and trained; AdaLoRA's falls from there to `target_rank` on average. targets: module names, or
     the last parts of them where every layer is meant. last_reallocation_step: from this step on AdaLoRA's ranks stay.
+    expert_targets: tensors that hold the matrices of experts, named in the same way; expert_rank: of each of these.
     """
 
     name: str
@@ -125,11 +131,21 @@ class MethodPlan(Frozen):
     quantisation: Quantisation | None = None
     num_virtual_tokens: int | None = None
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    expert_targets: tuple[str, ...] = ()
+    expert_rank: int | None = None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it trains something at matrices of a base that stays as it is."""
+        return bool(self.targets or self.expert_targets)
 
     @property
     def places(self) -> str:
         """The targets in words: `q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
-        return places_in_words(self.targets)
+        parts = [places_in_words(self.targets)] if self.targets else []
+        if self.expert_targets:
+            parts.append(f"{places_in_words(self.expert_targets)} (rank {self.expert_rank} each)")
+        return "; ".join(parts)
 
 
 class TeacherPlan(Frozen):
@@ -262,6 +278,9 @@ class EvaluationPlan(Frozen):
     max_samples: int
 
 
+_ROW_SETTINGS: Final = ("template_options", "learn_reasoning", "reasoning", "system", "tools")
+
+
 class Plan(Frozen):
     """One complete, reproducible intention. Two plans with the same hash train the same thing."""
 
@@ -285,12 +304,16 @@ class Plan(Frozen):
         """
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
         for name in ("train", "validation", "held_out"):
-            if (profile := getattr(self.data, name)) is not None and profile.packed is None:
-                splits[name] = {"file", "packed"}
+            if (profile := getattr(self.data, name)) is not None:
+                splits[name] = {"file"} | profile.unused_fields
         # plans of before there were parts and canaries keep their hash; a proof changes nothing that is trained
         splits |= {name: True for name in ("part", "canaries") if getattr(self.data, name) is None} | {"split": True}
-        splits |= {name: True for name in ("template_options",) if not getattr(self.data, name)}
+        splits |= {name: True for name in _ROW_SETTINGS if getattr(self.data, name) in (None, {})}
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
+        if self.data.replay is not None:
+            for name in ("rows", "held_out"):
+                if (profile := getattr(self.data.replay, name)) is not None:
+                    splits["replay"][name] = {"file"} | (profile.unused_fields - {"packed"})
         excluded: Any = {
             "sources": True,
             "recipe": True,
@@ -305,9 +328,12 @@ class Plan(Frozen):
         excluded["objective"] = {"teacher": {"name", "path", "adapter_path"}} | unused
         if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
             excluded.setdefault("training", set()).add("optimizer")
+        excluded["method"] = {name for name in ("expert_targets", "expert_rank") if not getattr(self.method, name)}
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"]["label_smoothing"] = True
+        if self.objective.name == "sft" and self.objective.loss_weighting == "token":
+            excluded["objective"]["loss_weighting"] = True
         excluded.setdefault("training", set()).update(
             name for name in ("neftune_alpha", "average", "packing", "compile") if not getattr(self.training, name)
         )

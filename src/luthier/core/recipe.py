@@ -121,7 +121,9 @@ class DataRecipe(Frozen):
     part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
     begin at the same place hold one another, parts that do not overlap share no row. canaries: made-up secrets planted
     among the training rows. template_options: what the chat template is given beside each conversation, such as
-    `enable_thinking`. split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another
+    `enable_thinking`. learn_reasoning: whether thoughts are learned; None learns those of the rows, and no empty one
+    that the template inserts. reasoning, system, tools: what is written as text, for templates that have no place for
+    it. split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another
     seed is another split, too.
     """
 
@@ -134,6 +136,10 @@ class DataRecipe(Frozen):
     split_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     template: TemplateName | None = None
     template_options: dict[str, TemplateOption] | None = None
+    learn_reasoning: bool | None = None
+    reasoning: Literal["as_text", "drop"] | None = None
+    system: Literal["fold"] | None = None
+    tools: Literal["as_text"] | None = None
     allow_leakage: bool | None = None
     replay: ReplayRecipe | None = None
     canaries: CanariesRecipe | None = None

@@ -17,13 +17,16 @@ class FirstStep(Frozen):
     """The loss of a run's first step, computed before any weight was changed, and what it was computed on.
 
     loss: without label smoothing, of the task's own rows where others are replayed; as the objective defines it. unit:
-    of the loss, empty where it has none. num_trained_tokens: learned tokens of all rows of the step. example_ids: as
-    `luthier data preview` names them, in the order of the rows. noise: settings that draw random numbers for this loss
-    (`training.neftune_alpha`, dropouts of the model's own config): where there are any, the loss is of one draw.
+    of the loss, empty where it has none. weighting: whether every learned token counts the same, or every row does, its
+    loss then the mean of its own tokens; None for objectives that weigh otherwise. num_trained_tokens: learned tokens
+    of all rows of the step. example_ids: as `luthier data preview` names them, in the order of the rows. noise:
+    settings that draw random numbers for this loss (`training.neftune_alpha`, dropouts of the model's own config):
+    where there are any, the loss is of one draw.
     """
 
     loss: float
     unit: str
+    weighting: str | None
     num_trained_tokens: int
     precision: str
     example_ids: tuple[str, ...]

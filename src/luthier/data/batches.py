@@ -37,7 +37,7 @@ class StepSchedule:
         families: which examples begin alike (`shared_prefix.find_families`); those of a step go into micro-batches of
             their own, in which the common beginning counts once. The examples of a step stay the same.
         own: what the rows of each unit begin with (`shared_prefix.own_beginnings`), which then counts once a unit; in
-            place of families.
+            place of families, but for units of one row. The units of a micro-batch are of equally many rows then.
         packed: tokens of each example, all of its rows together, where the rows of a micro-batch lie end to end so that
             none is padded; any examples of a family may then stand together. None where rows lie side by side.
 
@@ -77,6 +77,7 @@ class StepSchedule:
         self._families = none - 1 if families is None else families.families
         self._prefix_tokens = none if families is None else families.prefix_tokens
         self._own = own
+        self._kinds = none if own is None else self._num_rows
         self._packed = None if packed is None else np.asarray(packed, dtype=np.int64)
         self._cached: tuple[int, list[NDArray[np.int64]]] | None = None
 
@@ -119,7 +120,8 @@ class StepSchedule:
 
         Rows that lie end to end have one in any case, of no tokens where they begin with nothing in common.
         """
-        if self._own is not None:
+        if self._shares_own(micro_batch):
+            assert self._own is not None
             own = self._own.prefix_tokens[list(micro_batch)].tolist()
             return tuple(own) if any(own) or self._packed is not None else ()
         prefix = int(self._prefix_tokens[micro_batch[0]]) if len(micro_batch) > 1 else 0
@@ -173,13 +175,13 @@ class StepSchedule:
         return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
 
     def _micro_batches(self, batch: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
-        longest_first = batch[np.lexsort((-self._lengths[batch], self._families[batch]))]
+        longest_first = batch[np.lexsort((-self._lengths[batch], self._families[batch], self._kinds[batch]))]
         if self._packed is not None:
             return self._first_fit(longest_first.tolist(), self._packed)
         made: list[tuple[int, ...]] = []
         current: list[int] = []
         for index in longest_first.tolist():
-            goes_on = current and self._families[index] == self._families[current[0]]
+            goes_on = current and self._kind(index) == self._kind(current[0])
             if current and not (goes_on and self._size((*current, index)) <= self._micro_batch_tokens):
                 made.append(tuple(current))
                 current = []
@@ -195,10 +197,10 @@ class StepSchedule:
         made: list[list[int]] = []
         room: list[int] = []
         for index in longest_first:
-            family, prefix = self._families[index], int(self._prefix_tokens[index])
+            kind, prefix = self._kind(index), int(self._prefix_tokens[index])
             own = int(packed[index] if self._own is None else self._own.computed_tokens[index]) - prefix
             for number, micro_batch in enumerate(made):
-                if room[number] >= own and self._families[micro_batch[0]] == family:
+                if room[number] >= own and self._kind(micro_batch[0]) == kind:
                     micro_batch.append(index)
                     room[number] -= own
                     break
@@ -207,10 +209,18 @@ class StepSchedule:
                 room.append(self._micro_batch_tokens - prefix - own)
         return tuple(map(tuple, made))
 
+    def _kind(self, index: int) -> tuple[int, int]:
+        """What units of one micro-batch have in common: their family, and of how many rows they are."""
+        return int(self._families[index]), int(self._kinds[index])
+
+    def _shares_own(self, micro_batch: Sequence[int]) -> bool:
+        """Whether the rows of each unit share its own beginning; units of one row share that of their family."""
+        return self._own is not None and self._num_rows[micro_batch[0]] > 1
+
     def _size(self, micro_batch: Sequence[int]) -> int:
         """Tokens that are computed, padding included; the first example is the longest."""
         shared = self.shared_tokens(micro_batch)
-        if self._own is not None and shared:
+        if self._own is not None and shared and self._shares_own(micro_batch):
             return int(self._own.computed_tokens[list(micro_batch)].sum())
         if self._packed is not None:
             return int(self._packed[list(micro_batch)].sum()) - shared[0] * (len(micro_batch) - 1)

@@ -2,6 +2,7 @@
 
 Source: OpenAI, "Fine-tuning" guide and "Chat completions" reference (messages, tools, tool_calls, weight). The older
 `functions`, `function_call` and role `function` are read as the tools, tool calls and role `tool` that replaced them.
+What an assistant thought is read as `reasoning_content`, `reasoning` or `thinking`, or as a block of its content.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any, cast
 from luthier.core.conversation import Conversation, Message, Role
 from luthier.data.bad_field import ABSENT, BadFieldError, EmptyAnswerError, check_text, name_of_type
 from luthier.data.strict_json import StrictJsonError, strict_loads
+from luthier.models.thought_writing import FIELDS
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # Fields that change what a turn means. Reading on without them would train something else than the file says.
-_MEANINGFUL = ("reasoning_content", "reasoning", "thinking", "refusal", "audio", "images", "image", "train", "loss")
+_MEANINGFUL = ("refusal", "audio", "images", "image", "train", "loss")
 
 
 def chat_conversation(fields: dict[str, Any]) -> Conversation:
@@ -60,6 +62,7 @@ def _message(where: str, raw: dict[str, Any], before: Sequence[Message]) -> Mess
     calls = _tool_calls(where, raw, role, len(before))
     weight = _weight(f"{where}.weight", raw.get("weight"), role)
     content = _content(f"{where}.content", raw.get("content", ABSENT), role, has_calls=bool(calls))
+    reasoning = _reasoning(where, raw, role)
     if role == "assistant" and weight != 0 and not calls and not (content or "").strip():
         raise EmptyAnswerError(f"{where}.content", content)
     return Message(
@@ -69,7 +72,42 @@ def _message(where: str, raw: dict[str, Any], before: Sequence[Message]) -> Mess
         tool_calls=calls,
         tool_call_id=_call_id(where, raw, role, before),
         weight=weight,
+        reasoning=reasoning,
+        learn_reasoning=_learn_reasoning(f"{where}.learn_reasoning", raw.get("learn_reasoning"), role),
     )
+
+
+def _reasoning(where: str, raw: dict[str, Any], role: str) -> str | None:
+    """What the assistant thought, by whichever of its names; blocks of type thinking in the content are one, too."""
+    content = raw.get("content")
+    blocks = [part for part in content if _is_thought(part)] if isinstance(content, list) else []
+    found = {f"{where}.{name}": raw[name] for name in FIELDS if raw.get(name) is not None}
+    if blocks:
+        texts = [check_text(f"{where}.content", part.get("thinking")) for part in blocks]
+        found[f"{where}.content"] = "\n\n".join(texts)
+    thought = None
+    for field, value in found.items():
+        if role != "assistant":
+            raise BadFieldError(field, value, f"stands on a turn of role {role}; only the assistant thinks")
+        text = check_text(field, value)
+        if thought is not None and text.strip() != thought.strip():
+            raise BadFieldError(field, text, "says another thought than the same turn's other field of the kind")
+        thought = text
+    return thought if thought and thought.strip() else None
+
+
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "thinking"
+
+
+def _learn_reasoning(field: str, value: Any, role: str) -> bool | None:
+    if value is None:
+        return None
+    if role != "assistant":
+        raise BadFieldError(field, value, f"stands on a turn of role {role}; it is for assistant turns only")
+    if not isinstance(value, bool):
+        raise BadFieldError(field, value, "is not true or false")
+    return value
 
 
 def _content(field: str, value: Any, role: str, *, has_calls: bool) -> str | None:
@@ -81,6 +119,8 @@ def _content(field: str, value: Any, role: str, *, has_calls: bool) -> str | Non
         return check_text(field, value)
     parts = []
     for index, part in enumerate(value):
+        if _is_thought(part):
+            continue
         where = f"{field}[{index}]"
         kind = part.get("type", ABSENT) if isinstance(part, dict) else ABSENT
         if not isinstance(part, dict) or kind != "text":

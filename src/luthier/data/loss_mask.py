@@ -3,6 +3,9 @@
 Learned is everything the template writes for an assistant turn after the generation prompt: the answer, the end-of-turn
 token, and the white space that closes the turn. Turns of weight 0 and all other turns are context. Of plain text every
 token but the first is learned. How a mask is proved stands in `proof.py`, how ids are made in `cut_encoding.py`.
+
+An example is one sequence of tokens. A conversation whose earlier turns the template rewrites becomes several, one for
+each answer; they stay together as one example.
 """
 
 from __future__ import annotations
@@ -10,13 +13,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.errors import DataError, OverlongError, RowProblem, TemplateError
 from luthier.core.ports import Progress
 from luthier.data.bad_field import shorten
 from luthier.data.cut_encoding import encode_with_cuts
-from luthier.data.proof import prove
+from luthier.data.proof import ProvedText, prove
 from luthier.data.row_problem import problem_of
 from luthier.data.template import Template
 
@@ -26,7 +30,8 @@ class Tokenised:
     """Rows ready to train on, in the order they came, and the ids of examples that were left out or cut.
 
     kept: the places of the examples that the rows are of. rows_per_example: 2 for preference pairs, whose chosen and
-    rejected side follow one another.
+    rejected side follow one another. row_counts: how many rows each example is, where conversations are cut; else
+    empty.
     """
 
     examples: tuple[TokenisedExample, ...]
@@ -34,17 +39,36 @@ class Tokenised:
     truncated_ids: tuple[str, ...]
     kept: tuple[int, ...]
     rows_per_example: int = 1
+    row_counts: tuple[int, ...] = ()
 
 
 Unit = tuple[TokenisedExample, ...]
 
 
-def tokenise_sides(example: Example, template: Template) -> Unit:
-    """The rows of one example, of whatever length: one, or chosen and rejected of a preference pair.
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What is learned of a row beside its answers.
+
+    reasoning: whether thoughts are; None learns those that the rows hold, and none that the template inserts.
+    only_last: of a conversation that must be cut only the last answer, for objectives that have no use for the others.
+    """
+
+    reasoning: bool | None = None
+    only_last: bool = False
+
+
+PLAIN: Final = Learning()
+
+
+def tokenise_sides(example: Example, template: Template, learning: Learning = PLAIN) -> Unit:
+    """The rows of one example, of whatever length: one, those of its answers where the template makes that necessary,
+    or chosen and rejected of a preference pair.
 
     Raises what `tokenise` raises, and DataError for sides of which the template makes the same tokens.
     """
-    rows = tuple(tokenise(side, template) for side in example.sides)
+    if example.rejected is None and example.is_wanted is None:
+        return _tokenise_rows(example, template, learning)
+    rows = tuple(_tokenise_side(side, template, learning) for side in example.sides)
     if len(rows) > 1 and rows[0].input_ids == rows[1].input_ids:
         reason = "becomes the same tokens as chosen: there is nothing to prefer"
         raise DataError(
@@ -56,21 +80,50 @@ def tokenise_sides(example: Example, template: Template) -> Unit:
     return rows
 
 
-def tokenise(example: Example, template: Template) -> TokenisedExample:
-    """Token ids and loss mask of one example, of whatever length.
+def tokenise(example: Example, template: Template, learning: Learning = PLAIN) -> TokenisedExample:
+    """Token ids and loss mask of one example, of whatever length; of one that must be cut, those of its last answer.
 
     Raises:
         TemplateError: the template renders the conversation in a way on which no mask can be proved.
         DataError: nothing would be learned, or a turn holds the template's own end-of-turn text.
     """
+    return _tokenise_rows(example, template, replace(learning, only_last=True))[-1]
+
+
+def _tokenise_side(side: Example, template: Template, learning: Learning) -> TokenisedExample:
+    """The one row of a completion that is wanted or not. Raises TemplateError where it would have to be cut."""
+    rows = _tokenise_rows(side, template, learning)
+    if len(rows) > 1:
+        raise TemplateError(
+            f"{side.id}: a completion of {len(rows)} answers, and the template rewrites earlier turns once others "
+            "follow",
+            expected="one answer to prefer, or a template that leaves earlier turns as they were",
+            do="move all turns of the completion but the last answer into the prompt",
+        )
+    return rows[0]
+
+
+def _tokenise_rows(example: Example, template: Template, learning: Learning) -> Unit:
     if example.conversation is None:
-        return _tokenise_text(example, template)
+        return (_tokenise_text(example, template),)
     _check_no_control_text(example, template)
-    proved = prove(example.id, example.conversation, template)
-    borders = [border for span in proved.spans for border in span]
+    proved = prove(
+        example.id,
+        example.conversation,
+        template,
+        learn_reasoning=learning.reasoning,
+        only_last=learning.only_last,
+    )
+    return tuple(_with_mask(example, text, template) for text in proved)
+
+
+def _with_mask(example: Example, proved: ProvedText, template: Template) -> TokenisedExample:
+    borders = sorted({border for span in proved.spans for border in (span.prompt, span.start, span.end)})
     ids, marks = encode_with_cuts(proved.text, borders, template)
     mask = bytearray(len(ids))
-    for start, end in zip(marks[0::2], marks[1::2], strict=True):
+    places = dict(zip(borders, marks, strict=True))
+    for span in proved.spans:
+        start, end = places[span.start], places[span.end]
         if end <= start:
             raise TemplateError(
                 f"{example.id}: the tokenizer writes no token for an answer",
@@ -78,7 +131,10 @@ def tokenise(example: Example, template: Template) -> TokenisedExample:
                 do="look at the row with `luthier data preview`",
             )
         mask[start:end] = b"\1" * (end - start)
-    return _checked(example, ids, mask)
+    row = _checked(example, ids, mask)
+    if not (proved.has_thought or proved.skips_thought):
+        return row
+    return replace(row, has_thought=proved.has_thought, skips_thought=proved.skips_thought)
 
 
 def _tokenise_text(example: Example, template: Template) -> TokenisedExample:
@@ -104,11 +160,13 @@ def _check_no_control_text(example: Example, template: Template) -> None:
     """A turn that holds the end-of-turn text would end there for the model, whatever the template says."""
     messages = example.conversation.messages if example.conversation is not None else ()
     for index, message in enumerate(messages):
-        if message.content is not None and template.end_of_turn in message.content:
-            at = message.content.index(template.end_of_turn)
+        for name, text in (("content", message.content), ("reasoning_content", message.reasoning)):
+            if text is None or template.end_of_turn not in text:
+                continue
+            at = text.index(template.end_of_turn)
             reason = f"holds the end-of-turn text {template.end_of_turn!r} of the template, which would end the turn"
-            value = shorten(message.content[max(0, at - 20) : at + 30])
-            problem = problem_of(example.id, value=value, reason=reason, field=f"messages[{index}].content")
+            value = shorten(text[max(0, at - 20) : at + 30])
+            problem = problem_of(example.id, value=value, reason=reason, field=f"messages[{index}].{name}")
             raise DataError(
                 f"{example.id} holds control text of the template",
                 expected="content without control text",
@@ -124,12 +182,14 @@ def tokenise_all(
     max_length_tokens: int,
     overlong: Overlong,
     progress: Progress,
+    learning: Learning = PLAIN,
 ) -> Tokenised:
     """Tokenise examples and do with those over `max_length_tokens` what `overlong` says.
 
     "error" refuses, "drop" leaves them out, "truncate" cuts tokens off the end; a row that would lose every learned
     token is dropped instead, since nothing could be learned from it. The two sides of a preference stay or go together,
-    and go where what is left of them is the same.
+    and go where what is left of them is the same. Of a conversation that was cut, answers that are wholly cut off go,
+    and the others stay.
 
     Raises:
         OverlongError: rows are too long and `overlong` is "error"; all of them are in `problems`.
@@ -140,7 +200,7 @@ def tokenise_all(
     with progress.task("Tokenising", total=len(examples), unit="rows") as task:
         for example in examples:
             try:
-                made.append(tokenise_sides(example, template))
+                made.append(tokenise_sides(example, template, learning))
             except DataError as error:
                 problems.extend(error.problems)
             task.advance()
@@ -179,22 +239,20 @@ def _longest(unit: Unit) -> int:
 
 def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong) -> Tokenised:
     rows: list[TokenisedExample] = []
+    counts: list[int] = []
     kept: list[int] = []
     dropped: list[str] = []
     truncated: list[str] = []
     for place, unit in enumerate(units):
-        if _longest(unit) <= max_length_tokens:
-            rows.extend(unit)
-            kept.append(place)
-            continue
-        cut = [_cut(row, max_length_tokens) for row in unit]
-        is_same = len(cut) > 1 and cut[0].input_ids == cut[1].input_ids
-        if overlong == "drop" or is_same or any(1 not in row.loss_mask for row in cut):
+        left = unit if _longest(unit) <= max_length_tokens else _what_is_left(unit, max_length_tokens, overlong)
+        if not left:
             dropped.append(unit[0].id)
             continue
-        rows.extend(cut)
+        rows.extend(left)
+        counts.append(len(left))
         kept.append(place)
-        truncated.append(unit[0].id)
+        if left is not unit:
+            truncated.append(unit[0].id)
     if not kept:
         raise DataError(
             f"no row is left: {len(dropped):,} of {len(units):,} rows were dropped as longer than "
@@ -203,7 +261,26 @@ def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong
             do="raise training.max_length_tokens, or shorten the rows",
             problems=[problem_of(row_id, value="", reason="was dropped") for row_id in dropped],
         )
-    return Tokenised(tuple(rows), tuple(dropped), tuple(truncated), tuple(kept), len(units[0]))
+    is_pair = units[0][0].is_wanted is not None
+    return Tokenised(
+        tuple(rows),
+        tuple(dropped),
+        tuple(truncated),
+        tuple(kept),
+        counts[0] if is_pair else 1,
+        () if is_pair or set(counts) == {1} else tuple(counts),
+    )
+
+
+def _what_is_left(unit: Unit, max_length_tokens: int, overlong: Overlong) -> Unit:
+    """The rows of an example that is too long, cut; none where it is dropped."""
+    if overlong == "drop":
+        return ()
+    cut = tuple(_cut(row, max_length_tokens) for row in unit)
+    if unit[0].is_wanted is None:
+        return tuple(row for row in cut if 1 in row.loss_mask)
+    is_same = len(cut) > 1 and cut[0].input_ids == cut[1].input_ids
+    return () if is_same or any(1 not in row.loss_mask for row in cut) else cut
 
 
 def _cut(row: TokenisedExample, num_tokens: int) -> TokenisedExample:

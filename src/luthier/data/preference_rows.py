@@ -17,6 +17,7 @@ from luthier.data.bad_field import ABSENT, BadFieldError, EmptyAnswerError, chec
 from luthier.data.chat_rows import check_learnable, parse_messages, parse_tools
 from luthier.data.pair_rows import as_context, completion_of, prompt_of, with_system
 from luthier.data.strict_json import StrictJsonError, strict_loads
+from luthier.models.thought_writing import FIELDS
 
 CHOSEN: Final = ("chosen", "preferred_output", "preferred_completion")
 REJECTED: Final = ("rejected", "non_preferred_output", "non_preferred_completion")
@@ -167,8 +168,9 @@ def _plain(turn: Any) -> tuple[Any, ...]:
         return ("no turn", turn)
     content = turn.get("content")
     text = content.strip() if isinstance(content, str) else content
-    return (turn.get("role"), text, turn.get("tool_calls"), turn.get("tool_call_id"))
+    thoughts = tuple(turn.get(name) for name in FIELDS)
+    return (turn.get("role"), text, turn.get("tool_calls"), turn.get("tool_call_id"), *thoughts)
 
 
 def _said(messages: Sequence[Message]) -> list[Any]:
-    return [(message.role, (message.content or "").strip(), message.tool_calls) for message in messages]
+    return [(m.role, (m.content or "").strip(), m.tool_calls, (m.reasoning or "").strip()) for m in messages]

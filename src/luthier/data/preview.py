@@ -28,8 +28,9 @@ class Span:
 class Preview:
     """One example as the model gets it. The texts of the spans joined are the whole text (cut if truncated).
 
-    side: which side of a preference it is. input_ids, loss_mask: the example as it is trained, one mark (0 or 1) a
-    token: spans put tokens that share a character together, these do not.
+    side: which side of a preference it is. part: which one of how many sequences of its row, where the template needs
+    one for each answer. input_ids, loss_mask: the sequence as it is trained, one mark (0 or 1) a token: spans put
+    tokens that share a character together, these do not.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Preview:
     num_trained_tokens: int
     num_truncated_tokens: int
     side: Side | None = None
+    part: tuple[int, int] | None = None
     input_ids: tuple[int, ...] = ()
     loss_mask: tuple[int, ...] = ()
 
@@ -53,7 +55,11 @@ class Preview:
 
 
 def preview_sides(example: Example, unit: Sequence[TokenisedExample], template: Template) -> tuple[Preview, ...]:
-    """An example as `preview` shows it; of a preference first the chosen side, then the rejected one."""
+    """An example as `preview` shows it; of a preference first the chosen side, then the rejected one; of a conversation
+    that is cut, each of its sequences."""
+    if example.rejected is None and len(unit) > 1:
+        num = len(unit)
+        return tuple(replace(preview(example, row, template), part=(number, num)) for number, row in enumerate(unit, 1))
     names: Sequence[Side | None] = (None,)
     if example.rejected is not None:
         names = ("chosen", "rejected")

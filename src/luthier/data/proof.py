@@ -2,200 +2,157 @@
 
 A template is a program that nobody checked. Some strip reasoning from earlier turns, some drop tool calls or tools,
 some move the system prompt when a turn is added. A mask that is laid over such a text marks the wrong tokens, and
-training goes on as if nothing were wrong. So nothing is assumed here. For each learned turn the conversation is
-rendered three times: up to the turn with the generation prompt (what the model sees when it must answer), through the
-turn, and whole. Only where each is the beginning of the next, and what lies between the first two holds the answer, is
-that stretch taken as learned.
+training goes on as if nothing were wrong. So nothing is assumed here. Of each learned turn the conversation is rendered
+up to it with the generation prompt (what the model sees when it must answer), and through it (`answer_text.py`). Where
+the whole conversation begins with all of these texts, it is one sequence in which all answers are learned. Where the
+template writes a turn in another way once others follow it, the conversation is cut: each answer is learned in a
+sequence of its own, which ends with it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Conversation
 from luthier.core.errors import TemplateError
+from luthier.data.answer_text import EXCERPT_CHARACTERS, AnswerText, Turn, answer_text, missing_calls, stands_in
 from luthier.data.template import Template
 
-_EXCERPT_CHARACTERS = 50
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What is learned of an answer: [start, end) in characters. prompt: where the prompt that inference sees ends."""
+
+    prompt: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class ProvedText:
-    """A rendered conversation and its learned spans: [start, end) in characters, ascending, never overlapping.
+    """A rendered conversation and its learned spans, ascending, never overlapping.
 
-    A span holds all that the template writes for the turn after the generation prompt: the answer, the end-of-turn
-    text, and the white space that closes the turn.
+    A span ends with the end-of-turn text and the white space that closes the turn. skips_thought: an answer goes on
+    without a thought where the prompt lets the model think. has_thought: an answer holds one.
     """
 
     text: str
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[Span, ...]
+    has_thought: bool = False
+    skips_thought: bool = False
 
 
-def prove(row_id: str, conversation: Conversation, template: Template) -> ProvedText:
-    """Render a conversation and prove where its learned turns stand. Raises TemplateError where it cannot be proved."""
-    text = template.render(conversation)
-    _check_context(row_id, conversation, text, template)
-    spans: list[tuple[int, int]] = []
+def prove(
+    row_id: str,
+    conversation: Conversation,
+    template: Template,
+    *,
+    learn_reasoning: bool | None = None,
+    only_last: bool = False,
+) -> tuple[ProvedText, ...]:
+    """Render a conversation and prove where its learned turns stand: one text, or one for each learned turn.
+
+    learn_reasoning: whether thoughts are learned, where a turn says nothing of its own; None learns those of the row,
+    and none that the template inserts. only_last: the last answer alone, where answers cannot stand in one text.
+
+    Raises TemplateError where it cannot be proved.
+    """
+    num = len(conversation.messages)
+    answers: list[AnswerText] = []
+    turns: list[Turn] = []
     for index, message in enumerate(conversation.messages):
         if message.is_learned:
-            turn = _Turn(row_id, index, message, len(conversation.messages))
-            start, end = _span(turn, conversation, text, template)
-            if spans and start < spans[-1][1]:
-                raise turn.error(
-                    "the template joins this answer with the one before it",
-                    text[max(0, start - _EXCERPT_CHARACTERS) : end],
-                    "put a user turn between the two, or join them in the row",
-                )
-            spans.append((start, end))
-    return ProvedText(text, tuple(spans))
+            turn = Turn(row_id, index, message, num)
+            learns = learn_reasoning if message.learn_reasoning is None else message.learn_reasoning
+            answers.append(answer_text(turn, conversation, template, learns))
+            turns.append(turn)
+    whole = _in_one(conversation, turns, answers, template)
+    if whole is not None:
+        _check_joined(turns, whole)
+        _check_context(row_id, conversation, whole.text, template)
+        return (whole,)
+    made = []
+    for turn, answer in list(zip(turns, answers, strict=True))[-1 if only_last else 0 :]:
+        _check_context(row_id, conversation.up_to(turn.index + 1), answer.text, template)
+        made.append(_proved(answer.text, [answer]))
+    return tuple(made)
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    row_id: str
-    index: int
-    message: Message
-    num_messages: int
-
-    def error(self, what: str, rendered: str, do: str) -> TemplateError:
-        if len(rendered) > 4 * _EXCERPT_CHARACTERS:
-            rendered = f"{rendered[: 2 * _EXCERPT_CHARACTERS]} ... {rendered[-2 * _EXCERPT_CHARACTERS :]}"
-        return TemplateError(
-            f"{self.row_id}, turn {self.index + 1} of {self.num_messages} ({self.message.role}): {what}; "
-            f"it rendered {rendered!r}",
-            expected="a template that writes each turn once, whole, and never changes it when turns are added: "
-            "only then can a loss mask be trusted",
-            do=do,
-        )
+def _in_one(
+    conversation: Conversation, turns: Sequence[Turn], answers: Sequence[AnswerText], template: Template
+) -> ProvedText | None:
+    """The whole conversation with all answers in it; None where it does not begin with the text of each of them."""
+    if turns and turns[-1].index == len(conversation.messages) - 1:
+        text = answers[-1].text
+        answers_rendered = answers[-1].is_rendered or len(answers) == 1
+    else:
+        text, answers_rendered = template.render(conversation), True
+    if not answers_rendered or not all(text.startswith(answer.text) for answer in answers):
+        return None
+    return _proved(text, answers)
 
 
-def _span(turn: _Turn, conversation: Conversation, text: str, template: Template) -> tuple[int, int]:
-    is_last = turn.index == turn.num_messages - 1
-    if turn.index == 0 and template.kind == "chat":
-        raise turn.error(
-            "the conversation begins with an answer, and a chat template has no prompt for that",
-            text,
-            "put a user turn before it, or set weight 0 on it",
-        )
-    before = template.render(conversation.up_to(turn.index), add_generation_prompt=True)
-    through = text if is_last else template.render(conversation.up_to(turn.index + 1))
-    if not text.startswith(through):
-        raise turn.error(
-            "the template writes this turn differently once other turns follow it (some strip reasoning, trim white "
-            "space, or move the system prompt)",
-            _difference(through, text),
-            "make one row for each answer, or set weight 0 on all assistant turns but the last",
-        )
-    if not through.startswith(before):
-        raise turn.error(
-            "what the template writes before the answer is not what the model sees when it must answer (the text up "
-            "to the turn with the generation prompt is no beginning of the text through the turn)",
-            _difference(before, through),
-            "check the template's generation prompt, and whether it adds or moves a system prompt; give the row a "
-            "system turn of its own, or use another template (data.template: plain)",
-        )
-    _check_answer(turn, through[len(before) :], template.end_of_turn)
-    return len(before), len(through)
+def _proved(text: str, answers: Sequence[AnswerText]) -> ProvedText:
+    return ProvedText(
+        text,
+        tuple(Span(one.prompt, one.start, len(one.text)) for one in answers),
+        has_thought=any(one.has_thought for one in answers),
+        skips_thought=any(one.skips_thought for one in answers),
+    )
 
 
-def _check_answer(turn: _Turn, piece: str, end_of_turn: str) -> None:
-    """The piece must hold the answer, every tool call, and after them the text that ends the turn."""
-    content = (turn.message.content or "").strip()
-    if content not in piece:
-        raise turn.error(
-            "the answer does not stand in what the template wrote for it",
-            piece,
-            "look at the row with `luthier data preview`; write the answer as the template wants it (some templates "
-            "take reasoning apart), or use another template (data.template: plain)",
-        )
-    for missing in _missing_calls(turn.message, piece):
-        raise turn.error(
-            f"{missing} of a tool call does not stand in what the template wrote: the template drops tool calls",
-            piece,
-            "choose a base model whose template supports tools, or write the call into the content",
-        )
-    if end_of_turn not in piece[piece.index(content) + len(content) :]:
-        raise turn.error(
-            f"the end-of-turn text {end_of_turn!r} does not follow the answer, so the model would never learn to stop",
-            piece,
-            "check the template and the tokenizer's end token, or use another template (data.template: plain)",
-        )
-
-
-def _missing_calls(message: Message, text: str) -> Iterator[str]:
-    for call in message.tool_calls:
-        function = call["function"]
-        if function["name"] not in text:
-            yield f"the name {function['name']!r}"
-        for leaf in _leaves(json.loads(function["arguments"])):
-            if not _stands_in(leaf, text):
-                yield f"the argument {leaf!r}"
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    """All texts of a JSON value, keys included. Numbers are left out: 1.0 may rightly be written 1."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _leaves(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _leaves(inner)
-    elif isinstance(value, str):
-        yield value
-
-
-def _stands_in(part: str, text: str) -> bool:
-    """Whether `part` stands in `text` as it is or as JSON writes it."""
-    forms = (part.strip(), json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
-    return any(form in text for form in forms)
+def _check_joined(turns: Sequence[Turn], proved: ProvedText) -> None:
+    for turn, span, before in zip(turns[1:], proved.spans[1:], proved.spans, strict=False):
+        if span.prompt < before.end:
+            raise turn.error(
+                "the template joins this answer with the one before it",
+                proved.text[max(0, span.prompt - EXCERPT_CHARACTERS) : span.end],
+                "put a user turn between the two, or join them in the row",
+            )
 
 
 def _check_context(row_id: str, conversation: Conversation, text: str, template: Template) -> None:
     """Nothing that the row holds as context may be lost: an answer to an unseen request teaches invention."""
     num_messages = len(conversation.messages)
     for index, message in enumerate(conversation.messages):
-        turn = _Turn(row_id, index, message, num_messages)
-        for missing in _missing_calls(message, text):
+        turn = Turn(row_id, index, message, num_messages)
+        for missing in missing_calls(message, text):
             raise turn.error(
                 f"{missing} of a tool call does not stand in the text: the template drops tool calls",
                 text,
-                "choose a base model whose template supports tools, or write the call into the content",
+                "set data.tools: as_text, choose a base model whose template supports tools, or write the call into "
+                "the content",
             )
         content = (message.content or "").strip()
         # Earlier answers are left to the template: some rightly strip their reasoning, at inference as well.
-        if message.role == "assistant" or content in text or (message.role == "tool" and _stands_in(content, text)):
+        if message.role == "assistant" or content in text or (message.role == "tool" and stands_in(content, text)):
             continue
-        raise turn.error(
-            "the template drops or changes this turn",
-            text,
-            "choose a base model whose template supports this role, or move the text into a user turn",
-        )
+        raise turn.error("the template drops or changes this turn", text, _without_role(message.role))
     if conversation.tools:
         _check_tools(row_id, conversation, text, template)
+
+
+def _without_role(role: str) -> str:
+    """What to do where a template has no place for a role."""
+    if role in ("system", "developer"):
+        return "set data.system: fold (its text is put before the first user turn), or move it there in the rows"
+    if role in ("tool", "function"):
+        return "set data.tools: as_text, or choose a base model whose template supports tools"
+    return "choose a base model whose template supports this role, or move the text into a user turn"
 
 
 def _check_tools(row_id: str, conversation: Conversation, text: str, template: Template) -> None:
     without = template.render(Conversation(messages=conversation.messages))
     names = [str(tool["function"]["name"]) for tool in conversation.tools]
     missing = [name for name in names if name not in text]
-    if without != text and not missing:
+    if without != template.render(conversation) and not missing:
         return
     raise TemplateError(
         f"{row_id}: the row has {len(names)} tools ({', '.join(names[:5])}) and the template does not write "
-        f"{', '.join(missing[:5]) or 'them'}; it rendered {text[: 2 * _EXCERPT_CHARACTERS]!r}...",
+        f"{', '.join(missing[:5]) or 'them'}; it rendered {text[: 2 * EXCERPT_CHARACTERS]!r}...",
         expected="a template that shows the model the tools it may call: otherwise it would learn to call tools that "
         "it was never told of",
-        do="choose a base model whose template supports tools, or describe the tools in a system turn and remove "
-        "`tools` from the rows",
+        do="set data.tools: as_text (the tools are described in the system turn), choose a base model whose template "
+        "supports tools, or remove `tools` from the rows",
     )
-
-
-def _difference(one: str, other: str) -> str:
-    """The place where two texts part, as each goes on."""
-    at = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    start = max(0, at - _EXCERPT_CHARACTERS // 2)
-    return f"{one[start : at + _EXCERPT_CHARACTERS]} <<< against >>> {other[start : at + _EXCERPT_CHARACTERS]}"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
-from luthier.core.conversation import Conversation
+from luthier.core.conversation import Conversation, Message
+from luthier.models.thought_writing import ThoughtWriting
 
 
 class Template(Protocol):
     """A chat template with its tokenizer; `luthier.models.chat_template.ChatTemplate` is the one in use.
 
-    end_of_turn: the text that ends an answer; it encodes to a special token. encode: ids and, for each, the
-    characters it covers; adds nothing that the text does not have, but for a BOS token where the model needs one.
+    end_of_turn: the text that ends an answer; it encodes to a special token. end_texts: all texts that end a turn.
+    encode: ids and, for each, the characters it covers; adds nothing that the text does not have, but for a BOS token
+    where the model needs one. options: what the template is given beside the conversation. thoughts: how it writes an
+    assistant's thought. closing: the end of a turn that the template leaves out.
     """
 
     @property
@@ -19,7 +23,16 @@ class Template(Protocol):
     @property
     def end_of_turn(self) -> str: ...
     @property
+    def end_texts(self) -> tuple[str, ...]: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+    @property
+    def thoughts(self) -> ThoughtWriting | None: ...
+    @property
     def tokenizer(self) -> Any: ...
+    def parts_of(self, message: Message) -> tuple[str | None, str]: ...
+    def closing(self, message: Message) -> str: ...
+    def opening_option(self, before: Conversation) -> tuple[str, bool] | None: ...
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str: ...
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
 

@@ -4,7 +4,7 @@ An entry is named by a digest of all that its tokens depend on: the examples the
 what is done with long rows, and the versions of what computes them. Whatever changes, the name changes with it; nothing
 is ever looked up by a file's name or date. An entry is one file:
 
-    luthier-tokenised 2                           a line
+    luthier-tokenised 3                           a line
     {"ids": [...], "num_tokens": [...], ...}      a line
     token ids, int32, of all examples
     loss masks, a byte a token, of all examples
@@ -24,6 +24,7 @@ import time
 import uuid
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -35,11 +36,11 @@ from pydantic_core import to_json
 from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.digest import sha256_bytes, sha256_document
 from luthier.core.ports import Progress
-from luthier.data.loss_mask import Tokenised, tokenise_all
+from luthier.data.loss_mask import PLAIN, Learning, Tokenised, tokenise_all
 from luthier.data.template import Template
 
 DEFAULT_MAX_BYTES: Final = 1 << 30
-_MAGIC: Final = b"luthier-tokenised 2\n"
+_MAGIC: Final = b"luthier-tokenised 3\n"
 _DIGEST_BYTES: Final = 32
 _ROWS_AT_A_TIME: Final = 1000
 _PARTIAL_SECONDS: Final = 3600.0  # what a killed writer left; a living one is never this slow
@@ -60,6 +61,7 @@ class TokenisedCache:
         max_length_tokens: int,
         overlong: Overlong,
         progress: Progress,
+        learning: Learning = PLAIN,
     ) -> Tokenised:
         """What `loss_mask.tokenise_all` gives, read where it was made before; raises what that raises.
 
@@ -67,8 +69,8 @@ class TokenisedCache:
         """
         settings = {"max_length_tokens": max_length_tokens, "overlong": overlong}
         if not self.max_bytes:
-            return tokenise_all(examples, template, progress=progress, **settings)  # type: ignore[arg-type]
-        place = self.folder / key_of(examples, template, settings)
+            return tokenise_all(examples, template, progress=progress, learning=learning, **settings)  # type: ignore[arg-type]
+        place = self.folder / key_of(examples, template, settings | {"learning": asdict(learning)})
         found, trouble = _read(place)
         if found is not None:
             with progress.task("Tokens from the cache", total=len(examples), unit="rows") as task:
@@ -78,7 +80,7 @@ class TokenisedCache:
         if trouble is not None:
             with progress.task(f"Tokens are made anew: {trouble}", total=None, unit="rows"):
                 pass
-        made = tokenise_all(examples, template, progress=progress, **settings)  # type: ignore[arg-type]
+        made = tokenise_all(examples, template, progress=progress, learning=learning, **settings)  # type: ignore[arg-type]
         try:
             self._keep(place, made)
         except OSError as error:
@@ -135,7 +137,8 @@ def key_of(examples: Sequence[Example], template: Template, settings: dict[str, 
         {
             "rows": rows.hexdigest(),
             "tokenizer": sha256_bytes(tokenizer.backend_tokenizer.to_str().encode()),
-            "template": [template.kind, template.end_of_turn, sha256_document(tokenizer.chat_template)],
+            "template": [template.kind, template.end_texts, sha256_document(tokenizer.chat_template)],
+            "options": dict(template.options),
             "settings": settings,
             "versions": {name: version(name) for name in _VERSIONS},
             "layout": [_MAGIC.decode(), sys.byteorder],
@@ -154,6 +157,9 @@ def _pieces(made: Tokenised) -> Iterator[bytes]:
         "truncated_ids": made.truncated_ids,
         "kept": made.kept,
         "rows_per_example": made.rows_per_example,
+        "row_counts": made.row_counts,
+        "has_thought": [example.has_thought for example in made.examples],
+        "skips_thought": [example.skips_thought for example in made.examples],
     }
     yield _MAGIC
     yield json.dumps(header).encode() + b"\n"
@@ -181,10 +187,12 @@ def _read(place: Path) -> tuple[Tokenised | None, str | None]:
     borders = [0, *np.cumsum(np.asarray(lengths, dtype=np.int64)).tolist()]
     masks = end + 1 + 4 * borders[-1]
     examples = []
-    others = zip(header["num_truncated_tokens"], header["is_wanted"], header["is_replayed"], strict=True)
+    names = ("num_truncated_tokens", "is_wanted", "is_replayed", "has_thought", "skips_thought")
+    others = zip(*(header[name] for name in names), strict=True)
     for row_id, (start, stop), rest in zip(header["ids"], pairwise(borders), others, strict=True):
         ids = array("i")
         ids.frombytes(body[end + 1 + 4 * start : end + 1 + 4 * stop])
         examples.append(TokenisedExample(row_id, ids, bytes(body[masks + start : masks + stop]), *rest))
     dropped, truncated, kept = (tuple(header[name]) for name in ("dropped_ids", "truncated_ids", "kept"))
-    return Tokenised(tuple(examples), dropped, truncated, kept, header["rows_per_example"]), None
+    counts = tuple(header["row_counts"])
+    return Tokenised(tuple(examples), dropped, truncated, kept, header["rows_per_example"], counts), None

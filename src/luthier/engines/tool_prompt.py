@@ -53,4 +53,4 @@ def _as_text(message: Message, form: ToolForm) -> Message:
         form.written(call["function"]["name"], call["function"].get("arguments") or "{}") for call in message.tool_calls
     ]
     parts = [message.content] if message.content else []
-    return Message(role=message.role, content="\n".join([*parts, *calls]), name=message.name)
+    return message.model_copy(update={"content": "\n".join([*parts, *calls]), "tool_calls": ()})

@@ -134,7 +134,7 @@ def _run(
     titled = Titled(progress, system.name)
     start = time.perf_counter()
     generations = system.engine.generate(system.prompts, titled) if "text" in needs else []
-    scores = system.engine.score(system.tokenised, titled) if needs & {"likelihood", "pairs"} else []
+    scores = system.scores(titled) if needs & {"likelihood", "pairs"} else []
     rejected = system.engine.score(system.rejected, titled) if "pairs" in needs else []
     options = _option_scores(system, titled) if "options" in needs else []
     outputs = [generation.text for generation in generations]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
-from luthier.core.ports import Engine, Progress, ProgressTask, Prompt
+from luthier.core.ports import Engine, Progress, ProgressTask, Prompt, Score
 from luthier.evaluate.metrics.protocol import MetricDefinition
 
 
@@ -19,7 +20,8 @@ class SystemUnderTest:
     a person reads it, without few-shot examples. tokenised: prompt and answer with this system's own tokenizer; of
     preference pairs the chosen side, and `rejected` holds the other one. num_bytes: UTF-8 bytes of the learned text.
     options: of each row the prompt with each answer to choose from, of which only the answer's own tokens are learned;
-    option_texts: these answers.
+    option_texts: these answers. earlier: the other answers of conversations that are scored in a sequence for each
+    answer, because the template rewrites earlier turns; empty where there are none.
     """
 
     name: str
@@ -36,6 +38,24 @@ class SystemUnderTest:
     rejected: tuple[TokenisedExample, ...] = ()
     options: tuple[tuple[TokenisedExample, ...], ...] = ()
     option_texts: tuple[tuple[str, ...], ...] = ()
+    earlier: tuple[tuple[TokenisedExample, ...], ...] = ()
+
+    def scores(self, progress: Progress) -> list[Score]:
+        """How well each row is predicted, all of its answers together."""
+        more = list(chain.from_iterable(self.earlier))
+        found = self.engine.score([*self.tokenised, *more], progress)
+        if not more:
+            return found
+        rest = iter(found[len(self.tokenised) :])
+        return [_together([one, *islice(rest, len(rows))]) for one, rows in zip(found, self.earlier, strict=False)]
+
+
+def _together(scores: Sequence[Score]) -> Score:
+    return Score(
+        nll_nats=sum(score.nll_nats for score in scores),
+        num_tokens=sum(score.num_tokens for score in scores),
+        num_correct=sum(score.num_correct for score in scores),
+    )
 
 
 def check_systems(systems: Sequence[SystemUnderTest], metrics: Sequence[MetricDefinition]) -> None:
@@ -69,7 +89,7 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
     num_rows = len(system.row_ids)
     texts = (system.prompts, system.references, system.prompt_texts)
     tokens = (system.tokenised, system.num_bytes)
-    for columns in (texts, tokens, (system.rejected,), (system.options, system.option_texts)):
+    for columns in (texts, tokens, (system.rejected,), (system.options, system.option_texts), (system.earlier,)):
         lengths = [len(column) for column in columns]
         if set(lengths) not in ({0}, {num_rows}):
             raise RequestError(

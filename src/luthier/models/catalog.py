@@ -24,7 +24,7 @@ def entries() -> dict[str, CatalogEntry]:
     Raises:
         RequestError: that file cannot be read, is not a catalogue, or takes a name that Luthier has already.
     """
-    known = {entry.name: entry for entry in _built_in()}
+    known = {entry.name: entry for entry in built_in()}
     own = os.environ.get(ENVIRONMENT)
     if own:
         for added in _read_own(Path(own)):
@@ -39,7 +39,8 @@ def entries() -> dict[str, CatalogEntry]:
 
 
 @cache
-def _built_in() -> tuple[CatalogEntry, ...]:
+def built_in() -> tuple[CatalogEntry, ...]:
+    """The entries that come with Luthier, in the order of the catalogue."""
     return _parse(resources.files("luthier.models").joinpath("catalog.yaml").read_text(encoding="utf-8"))
 
 
@@ -55,7 +56,9 @@ def _read_own(file: Path) -> tuple[CatalogEntry, ...]:
 
 
 def _parse(text: str) -> tuple[CatalogEntry, ...]:
-    return tuple(CatalogEntry.model_validate(document) for document in yaml.safe_load(text))
+    # the same safe loader written in C, ten times as fast, where PyYAML was built with it
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return tuple(CatalogEntry.model_validate(document) for document in yaml.load(text, Loader=loader))  # noqa: S506
 
 
 def entry(name: str) -> CatalogEntry:
@@ -70,6 +73,6 @@ def entry(name: str) -> CatalogEntry:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     raise NotFoundError(
         f"base model {name!r}",
-        expected=f"a catalogue name ({', '.join(known)}), hub:org/name@revision, a local folder or a .gguf file",
+        expected="a name of the catalogue, hub:org/name@revision, a local folder or a .gguf file",
         do=f"did you mean {' or '.join(near)}?" if near else "list the catalogue with `luthier models list`",
     )

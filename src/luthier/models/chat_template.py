@@ -15,6 +15,7 @@ import datetime
 import json
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -29,15 +30,24 @@ from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
 from luthier.models.bounded_jinja import use_bounded_sandbox
 from luthier.models.loading import load_tokenizer
+from luthier.models.template_names import GIVEN, TemplateNames, names_of
 from luthier.models.template_probe import check_template
+from luthier.models.thought_writing import ThoughtWriting, measure_writing, split_thought
 from luthier.models.token_bytes import TokenBytes
+from luthier.models.turn_end import CALLS, EndProbe, TurnEnd
 
 _RENDER_ERRORS = (
     jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError,
     MemoryError,
 )  # fmt: skip
 use_bounded_sandbox()
+_TAGGED = re.compile(r"<|\[")  # without one of these no text has a thought in tags
 _PROBE_QUESTION, _PROBE_ANSWER = "Which wood?", "Spruce-wood"
+
+_OF_TRANSFORMERS = frozenset(
+    ("conversation", "chat_template", "continue_final_message", "tokenize", "padding", "truncation", "max_length",
+     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens")
+)  # fmt: skip
 
 # Some templates write today's date. A run that is resumed tomorrow must see the tokens that it saw today, so they get
 # one fixed day; models take it as the day of the conversation.
@@ -56,9 +66,9 @@ class ChatTemplate:
     """One model's way to write conversations, with its tokenizer.
 
     Made by `load`. Attributes: kind; sha256 of the template text (or of the name "plain"); tokenizer; end_of_turn,
-    the text of the token that ends an assistant's turn; end_of_turn_ids, the token ids that end a generation: the
-    template's own first, then the tokenizer's and the generation config's; options, what the template is given beside
-    the conversation, such as `enable_thinking`.
+    the text of the token that ends an assistant's answer; end_of_turn_ids, the token ids that end a generation: the
+    template's own first, then the tokenizer's and the generation config's; end_texts, the texts of these; options, what
+    the template is given beside the conversation, such as `enable_thinking`.
     """
 
     def __init__(
@@ -71,7 +81,7 @@ class ChatTemplate:
     ) -> None:
         self.tokenizer = tokenizer
         self.kind: Literal["chat", "plain"] = kind
-        self.options: Mapping[str, Any] = MappingProxyType(dict(options or {}))
+        self.options: Mapping[str, Any] = MappingProxyType(_checked(options or {}))
         self._stop_ids = stop_ids
         self.sha256 = template_digest(tokenizer.chat_template if kind == "chat" else None)
         self._backend = tokenizer.backend_tokenizer
@@ -80,9 +90,13 @@ class ChatTemplate:
         self._backend.no_padding()
         self._token_bytes = TokenBytes(self._backend)
         self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
-        own_id, self.end_of_turn = self._probe_end_of_turn()
+        self._no_tools: list[Any] | None = None
+        self._end, self._call_end = self._probe_ends()
+        self.end_of_turn = self._end.text
         eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-        self.end_of_turn_ids: tuple[int, ...] = tuple(dict.fromkeys((own_id, *eos, *stop_ids)))
+        ids = (self._end.id, *eos, *stop_ids, self._call_end.id)
+        self.end_of_turn_ids: tuple[int, ...] = tuple(dict.fromkeys(ids))
+        self.end_texts: tuple[str, ...] = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in self.end_of_turn_ids)
         self._beginning = self._probe_beginning()
 
     @classmethod
@@ -141,6 +155,50 @@ class ChatTemplate:
         except _RENDER_ERRORS as error:
             raise self._render_error(messages, conversation.tools, error) from error
 
+    @cached_property
+    def names(self) -> TemplateNames:
+        """The names that the template reads; none of the plain layout."""
+        if self.kind == "plain":
+            return TemplateNames(frozenset(), frozenset())
+        found = [names_of(text) for text in self._texts()]
+        return TemplateNames(
+            frozenset().union(*(one.options for one in found)), frozenset().union(*(one.fields for one in found))
+        )
+
+    @cached_property
+    def thoughts(self) -> ThoughtWriting | None:
+        """How the template writes an assistant's thought; None where it knows of none."""
+        return None if self.kind == "plain" else measure_writing(self._attempt, self.names.fields, CALLS)
+
+    def parts_of(self, message: Message) -> tuple[str | None, str]:
+        """Thought and answer of an assistant's turn, taken apart where the template knows of thoughts."""
+        content = message.content or ""
+        if message.reasoning is not None:
+            return message.reasoning.strip() or None, content
+        if message.role != "assistant" or self.thoughts is None:
+            return None, content
+        return split_thought(content, self.thoughts)
+
+    def closing(self, message: Message) -> str:
+        """What a turn is ended with where the template leaves its end out; empty where it writes one itself."""
+        end = self._call_end if message.tool_calls else self._end
+        return "" if end.is_written else end.text
+
+    def opening_option(self, before: Conversation) -> tuple[str, bool] | None:
+        """A yes-or-no option with which the prompt after these turns lets the model think; None where none does."""
+        for name in sorted(self.names.options):
+            for value in (True, False):
+                other = self.with_options({**self.options, name: value})
+                if other.thoughts is None:
+                    continue
+                try:
+                    prompt = other.render(before, add_generation_prompt=True)
+                except TemplateError:
+                    continue
+                if other.thoughts.state_of(prompt)[0] != "closed":
+                    return name, value
+        return None
+
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of the text, and for each the range of characters that it covers.
 
@@ -189,7 +247,7 @@ class ChatTemplate:
         add_generation_prompt: bool,
         writes_today: bool = False,
     ) -> str:
-        schemas = list(tools) or None
+        schemas = list(tools) or self._no_tools
         template = self.tokenizer.get_chat_template(tools=schemas)
         if not writes_today:
             template = _DAY_CALL.sub(lambda call: json.dumps(_FIXED_DAY.strftime(call["format"])), template)
@@ -207,6 +265,8 @@ class ChatTemplate:
         """The message as templates expect it: arguments as an object, no weight, a role that the template knows."""
         role = "system" if message.role == "developer" and not self._knows_developer else message.role
         document: dict[str, Any] = {"role": role, "content": message.content or ""}
+        if message.role == "assistant" and (message.reasoning is not None or _TAGGED.search(message.content or "")):
+            document |= self._with_thought(message)
         if message.name is not None:
             document["name"] = message.name
         if message.tool_call_id is not None:
@@ -222,7 +282,8 @@ class ChatTemplate:
         return TemplateError(
             f"the chat template fails at {self._first_failing(messages, tools)}: {reason}",
             expected="a conversation that this model's template can write",
-            do="change the row (order of roles, a system message, tools), or use `template: plain`",
+            do="change the row (order of roles, a system message, tools); have the recipe write as text what the "
+            "template has no place for (data.system: fold, data.tools: as_text); or use `template: plain`",
         )
 
     def _first_failing(self, messages: list[dict[str, Any]], tools: tuple[dict[str, Any], ...]) -> str:
@@ -246,27 +307,74 @@ class ChatTemplate:
             sound, failing = (sound, middle) if fails(middle) else (middle, failing)
         return f"message {failing} of {len(messages)} ({messages[failing - 1]['role']})"
 
-    def _probe_end_of_turn(self) -> tuple[int, str]:
-        """Id and text of the token that the template writes after an assistant's answer."""
+    def _with_thought(self, message: Message) -> dict[str, Any]:
+        """The fields of a message whose thought goes where the template takes it from; lost where it takes none."""
+        writing = self.thoughts
+        if writing is None:
+            return {}
+        thought, answer = self.parts_of(message)
+        if thought is None:
+            return {}
+        if writing.way == "field":
+            return {"content": answer, writing.field: thought}
+        if writing.way == "blocks":
+            blocks = [{"type": "thinking", "thinking": thought}, {"type": "text", "text": answer}]
+            return {"content": [block for block in blocks if block.get("text") != ""]}
+        if message.reasoning is None:
+            return {}
+        return {"content": f"{writing.before}{thought}{writing.between}{answer}"}
+
+    def _attempt(self, messages: list[dict[str, Any]], begins: bool) -> str | None:
+        """The text of message objects, for probes; None where the template refuses them."""
+        try:
+            return self._render_chat(messages, (), begins)
+        except _RENDER_ERRORS:
+            return None
+
+    def _texts(self) -> list[str]:
+        template = self.tokenizer.chat_template
+        return [str(text) for text in template.values()] if isinstance(template, dict) else [str(template)]
+
+    def _probe_ends(self) -> tuple[TurnEnd, TurnEnd]:
+        """What ends an answer, and what ends a call of a tool."""
+        eos = self.tokenizer.eos_token_id
         if self.kind == "plain":
-            if self.tokenizer.eos_token_id is None:
+            if eos is None:
                 raise RequestError(
                     "a tokenizer without an end-of-text token for the plain layout",
                     expected="an eos_token, so that the model can learn where an answer ends",
                     do="choose another base model, or set eos_token in its tokenizer_config.json",
                 )
-            return self.tokenizer.eos_token_id, str(self.tokenizer.eos_token)
-        text = self.render(_probe())
+            end = TurnEnd(eos, str(self.tokenizer.eos_token), is_written=True)
+            return end, end
+        text = self._render_probe()
         tail = text[text.rfind(_PROBE_ANSWER) + len(_PROBE_ANSWER) :] if _PROBE_ANSWER in text else ""
-        added = self.tokenizer.added_tokens_decoder
-        for token_id in self._backend.encode(tail, add_special_tokens=False).ids:
-            if token_id in added and added[token_id].content.strip():
-                return token_id, added[token_id].content
-        raise TemplateError(
-            f"the chat template writes {tail[:80]!r} after an answer: no token that ends the turn",
-            expected="a special token after the assistant's content, so that the model can learn where to stop",
-            do="use `template: plain`, or repair chat_template.jinja in the model's folder",
+        special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items()}
+        stops = tuple(dict.fromkeys((*(() if eos is None else (eos,)), *self._stop_ids)))
+        probe = EndProbe(
+            self._attempt, special, lambda part: self._backend.encode(part, add_special_tokens=False).ids, stops
         )
+        answer = probe.of_answer(tail) if _PROBE_ANSWER in text else None
+        if answer is None:
+            raise TemplateError(
+                f"the chat template writes {tail[:80]!r} after an answer: no token that ends the turn",
+                expected="a special token after the assistant's content, or one that stops a generation "
+                "(eos_token, generation_config.json), so that the model can learn where to stop",
+                do="use `template: plain`, or repair chat_template.jinja in the model's folder",
+            )
+        return answer, probe.of_call(answer)
+
+    def _render_probe(self) -> str:
+        """A short conversation; templates that go over the tools even where there are none get an empty list."""
+        try:
+            return self.render(_probe())
+        except TemplateError:
+            self._no_tools = []
+            try:
+                return self.render(_probe())
+            except TemplateError:
+                self._no_tools = None
+            raise
 
     def _probe_beginning(self) -> int | None:
         """The beginning-of-text token if encode must add it where a text lacks it, else None.
@@ -280,6 +388,18 @@ class ChatTemplate:
             first = self._backend.encode(self.render(_probe()), add_special_tokens=False).ids[:1]
             return bos if first == [bos] else None
         return bos
+
+
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options. Raises RequestError for one that says what every rendering says itself."""
+    taken = sorted((GIVEN | _OF_TRANSFORMERS) & set(options))
+    if taken:
+        raise RequestError(
+            f"template option {taken[0]!r}",
+            expected="a name of the template's own, such as enable_thinking; all else comes from the rows",
+            do=f"remove {taken[0]!r} from template_options",
+        )
+    return dict(options)
 
 
 def _probe() -> Conversation:

@@ -2,8 +2,8 @@
 
 Only safetensors, JSON, jinja, the tokenizer and the licence texts are fetched, never a pickle and never code. Every
 file is compared with the digest that the hub states (SHA-256 of large files, git's object id of small ones); a file
-without one is refused. Small files come first, so that a config that asks for code is seen before any weights. Files are
-written as `NAME.part` first; an interrupted download goes on where it stopped, in the next process too.
+without one is refused. Small files come first, so that a config that asks for code is seen before any weights.
+Files are written as `NAME.part` first; an interrupted download goes on where it stopped, in the next process too.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
     present = sum(_present_bytes(folder, file) for file in model.files)
     if total - present > (free := shutil.disk_usage(folder).free):
         raise StorageFullError(
-            f"{model.repo} has {total - present:,} bytes still to come, and the disk of {folder} has {free:,} bytes left",
+            f"{model.repo} has {total - present:,} bytes still to come, the disk of {folder} has {free:,} bytes left",
             expected="room for the whole model",
             do="free some space, pass --home on a larger disk, or choose a smaller model",
         )

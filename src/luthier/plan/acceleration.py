@@ -71,6 +71,12 @@ def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
             expected=f"one of the methods {', '.join(COMPILED_METHODS)}",
             do="remove training.compile, or choose one of these methods",
         )
+    if asked is True and plan.method.expert_targets:
+        raise RecipeError(
+            f"training.compile is true with adapters on experts ({', '.join(plan.method.expert_targets)})",
+            expected="matrices that a compiler sees through: which expert a token meets is known only as it runs",
+            do="remove training.compile, or leave experts out of method.targets",
+        )
     if isinstance(asked, bool):
         return _with(plan, asked, ValueSource(source="asked", why="in the recipe"))
     does, why = _pays(plan, structure, hardware)
@@ -92,6 +98,8 @@ def _pays(plan: Plan, structure: Structure, hardware: Hardware) -> tuple[bool, s
         return False, "on a CPU it gains a few percent and costs minutes"
     if plan.objective.draws:
         return False, "the model writes answers between steps, for which compiled layers would be compiled anew"
+    if plan.method.expert_targets:
+        return False, "a compiler does not see through experts: which one a token meets is known only as it runs"
     if plan.method.name not in COMPILED_METHODS:
         return False, f"a compiler does not see through the matrices of method {plan.method.name}"
     try:

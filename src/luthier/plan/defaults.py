@@ -24,6 +24,7 @@ KL_WEIGHT: Final = (
     "rewards are rules, hard to deceive: nothing holds the model near where it began (arXiv:2503.14476, section 2.3)",
 )
 DIVIDE_BY_SPREAD: Final = (True, "GRPO as published: easy and hard prompts teach alike (arXiv:2402.03300)")
+ANSWER_WEIGHTING: Final = ("token", "every learned token counts the same; sample: every row does, however long it is")
 LOSS_WEIGHTING: Final = ("token", "every token counts the same, in long answers too (arXiv:2503.14476, section 3.3)")
 EPOCHS: Final = (2.0, "two passes; validation picks the best step of them")
 GLOBAL_BATCH_SIZE: Final = (16, "steady gradients and still many steps on a few hundred rows")

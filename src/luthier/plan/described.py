@@ -90,7 +90,7 @@ def described_workload(structure: Structure, described: Described, device: Devic
     per_step = min(described.global_batch_size, described.num_rows)
     refuse_idle_devices(per_step, device)
     if described.method != "full":
-        num_lora_parameters(structure, resolve_targets(structure, "all-linear"), described.rank)
+        num_lora_parameters(structure, resolve_targets(structure, "all-linear", rank=described.rank), described.rank)
     is_slow = device.is_cpu and device.bfloat16_tflops <= 1.2 * device.float32_tflops
     plain = Workload(
         structure=structure,

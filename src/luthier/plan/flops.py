@@ -117,4 +117,4 @@ def attention_flops(workload: Workload, length: float) -> float:
 
 
 def _adapter_parameters(workload: Workload) -> float:
-    return 0.0 if workload.method == "full" else float(workload.num_trainable)
+    return 0.0 if workload.method == "full" else workload.num_active_trainable

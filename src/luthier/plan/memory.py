@@ -43,7 +43,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     )
     factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
     slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
-    activation_part, logits_part = activation_part * factor, logits_part * factor
+    activation_part, logits_part = activation_part * factor + _expert_copies(workload), logits_part * factor
     runtime = max(0.0, _runtime(device) + offset) + slack * (activation_part + logits_part)
     gradients += narrow_part
     held = weights + adapters + optimizer + gradients
@@ -123,11 +123,28 @@ def _interval(total: float, held: float, growing: float, device: Device, calibra
 
 
 def _weights(workload: Workload) -> float:
-    """The base as it is held; NF4 packs the matrices of the layers only, the rest stays as it computes."""
+    """The base as it is held; packing takes linear layers only, the rest (experts in one tensor, too) stays wide."""
     s = workload.structure
-    if workload.base != "nf4":
-        return s.num_parameters * BYTES[workload.base]
-    return s.num_matrix_parameters * BYTES["nf4"] + (s.num_parameters - s.num_matrix_parameters) * BYTES["bfloat16"]
+    wide = sum(layer.num_parameters for layer in s.experts)
+    if workload.base == "nf4":
+        packed = s.num_packed_parameters
+        return packed * BYTES["nf4"] + (s.num_parameters - packed) * BYTES["bfloat16"]
+    if workload.base == "int8":
+        return (s.num_parameters - wide) * BYTES["int8"] + wide * BYTES[workload.compute]
+    return s.num_parameters * BYTES[workload.base]
+
+
+def _expert_copies(workload: Workload) -> float:
+    """Where products of experts cannot be computed beside theirs, PEFT adds each update into a copy of the tensor.
+
+    Kept for the way back, with checkpoints of one layer at a time; a gradient as large comes with it.
+    """
+    tensors = workload.targeted_experts
+    if not tensors or workload.structure.fuses_experts:
+        return 0.0
+    every = sum(layer.num_parameters for layer in tensors) * workload.element_bytes
+    one = every / max(1, workload.structure.num_layers)
+    return 2 * one if workload.gradient_checkpointing else every + one
 
 
 def _gathered(workload: Workload, shards: int) -> float:

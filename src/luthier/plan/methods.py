@@ -27,8 +27,8 @@ class MethodRules:
 
     learning_rate: default of training.learning_rate, with its reason. count: trainable parameters, from the structure,
     the matrices that are targeted and the plan of the method. why_not: why settings that are not among these are
-    refused. falls_with_width: whether the default rate is that of a model of width 2,000, from which `plan.rates` takes
-    it to another one's.
+    refused. takes_experts: whether it can be put on tensors that hold the matrices of experts. falls_with_width:
+    whether the default rate is that of a model of width 2,000, from which `plan.rates` takes it to another one's.
     """
 
     settings: Mapping[str, Setting]
@@ -36,6 +36,7 @@ class MethodRules:
     count: Count
     why_not: str = "the method has no use for them, so they would be ignored"
     falls_with_width: bool = False
+    takes_experts: bool = False
 
 
 def rules_of(name: str) -> MethodRules:
@@ -56,8 +57,13 @@ def rules_of(name: str) -> MethodRules:
 
 
 def low_rank_parameters(_: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
-    """rank x (inputs + outputs) over the targeted matrices."""
-    return sum(method.rank * (x.num_inputs + x.num_outputs) for x in layers)
+    """rank x (inputs + outputs) over the targeted matrices, each expert's counted by itself."""
+    return sum(
+        ((method.expert_rank or 0) if x.role == "expert" else method.rank)
+        * x.num_matrices
+        * (x.num_inputs + x.num_outputs)
+        for x in layers
+    )
 
 
 def _dora(structure: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
@@ -88,7 +94,9 @@ _LOW_RANK: Final[dict[str, Setting]] = {
     "dropout": defaults.LORA_DROPOUT,
     **_PLACES,
 }
-_LORA: Final = MethodRules(_LOW_RANK, defaults.LORA_LEARNING_RATE, low_rank_parameters, falls_with_width=True)
+_LORA: Final = MethodRules(
+    _LOW_RANK, defaults.LORA_LEARNING_RATE, low_rank_parameters, falls_with_width=True, takes_experts=True
+)
 # What the initial product is taken out of the base with is put back by the adapter: the scale cancels out.
 _FROM_BASE: Final = MethodRules(
     _LOW_RANK | {"alpha": (None, "the rank: a scale of 1, as in the paper")},
@@ -107,12 +115,13 @@ RULES: Final[Mapping[str, MethodRules]] = {
     ),
     "lora": _LORA,
     "rslora": replace(_LORA, settings=_LOW_RANK | {"alpha": defaults.RSLORA_ALPHA}),
-    "dora": replace(_LORA, count=_dora),
+    "dora": replace(_LORA, count=_dora, takes_experts=False),
     "loraplus": MethodRules(
         _LOW_RANK | {"learning_rate_ratio": defaults.LEARNING_RATE_RATIO},
         defaults.LORAPLUS_LEARNING_RATE,
         low_rank_parameters,
         falls_with_width=True,
+        takes_experts=True,
     ),
     "pissa": replace(_FROM_BASE, settings={**_FROM_BASE.settings, "num_svd_iterations": defaults.NUM_SVD_ITERATIONS}),
     "olora": _FROM_BASE,

@@ -64,7 +64,9 @@ _EACH: Final = (1.0, "both kinds count alike; weigh the rarer kind more where on
 
 RULES: Final[Mapping[str, ObjectiveRules]] = {
     "sft": ObjectiveRules(
-        "supervised fine-tuning on the answers", {"label_smoothing": defaults.LABEL_SMOOTHING}, _ANSWERS
+        "supervised fine-tuning on the answers",
+        {"label_smoothing": defaults.LABEL_SMOOTHING, "loss_weighting": defaults.ANSWER_WEIGHTING},
+        _ANSWERS,
     ),
     "pretraining": ObjectiveRules("continued pre-training on plain text, in blocks", {}, ("text",), packs=True),
     "distillation": ObjectiveRules(
@@ -227,9 +229,27 @@ def resolve_objective(
     values = {
         name: sources.pick(f"objective.{name}", given.get(name), default) for name, default in rules.settings.items()
     }
+    if asked.name == "sft":
+        _check_weighting(values["loss_weighting"], values["label_smoothing"])
     if "teacher_share" in values:
         values["teacher_share"] = _teacher_share(values["divergence"], values["teacher_share"], sources)
     return ObjectivePlan(name=asked.name, options=asked.options or {}, teacher=teacher, **values)
+
+
+def _check_weighting(weighting: str, smoothing: float) -> None:
+    """Raise RecipeError for a weighting that answers of rows do not have, or that cannot be smoothed."""
+    if weighting == "fixed":
+        raise RecipeError(
+            "objective sft with objective.loss_weighting fixed",
+            expected="token (every learned token counts the same) or sample (every row does)",
+            do="choose one of them: a fixed divisor is for drawn answers (grpo)",
+        )
+    if weighting == "sample" and smoothing:
+        raise RecipeError(
+            f"objective.loss_weighting sample with objective.label_smoothing {smoothing:g}",
+            expected="one of the two: the smoothed loss is summed over tokens, not row by row",
+            do="remove one of them",
+        )
 
 
 def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) -> MethodRecipe | None:

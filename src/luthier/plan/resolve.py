@@ -24,6 +24,7 @@ from luthier.plan import checkpointing, defaults, objectives
 from luthier.plan.acceleration import attention_on, compiled_for, packs, usual_order
 from luthier.plan.adapter import refuse_adapted_head
 from luthier.plan.averaging import resolve_average
+from luthier.plan.experts import experts_do_not_fit
 from luthier.plan.hardware import Hardware
 from luthier.plan.objectives import resolve_objective
 from luthier.plan.optimizers import resolve_optimizer
@@ -83,12 +84,14 @@ def resolve(
     are_pairs: bool = False,
     num_shots: int | None = None,
     teacher: TeacherPlan | None = None,
+    why_no_experts: str = "",
 ) -> Plan:
     """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together.
 
     has_text_answers: whether the rows that are judged have prompts and answers in words. are_pairs: whether they are
     preference pairs. num_shots: training rows that could be few-shot examples; None where that is not known. teacher:
-    who the objective learns from, where it does.
+    who the objective learns from, where it does. why_no_experts: why adapters that nobody asked for by name are not
+    put on experts; empty, it is tried whether they fit.
     """
     sources = _Sources()
     sources.note("base_model.name", "asked", "in the recipe")
@@ -105,7 +108,7 @@ def resolve(
             "data.canaries", "asked", "made-up secrets planted among the training rows, to measure memorisation"
         )
     asked_method = objectives.fitted_method(recipe.method, recipe.objective)
-    method = resolve_method(asked_method, structure, hardware.device, sources)
+    method = resolve_method(asked_method, structure, hardware.device, sources, why_no_experts=why_no_experts)
     if asked_method is not recipe.method:
         sources.note("method.dropout", "derived", "answers are drawn without dropout, and learned as they were drawn")
         if recipe.method is None:
@@ -136,7 +139,23 @@ def resolve(
         ),
         sources=sources.in_order(_SECTIONS),
     )
-    return compiled_for(checkpointing.decided_for(plan, structure, hardware), structure, hardware)
+    decided = checkpointing.decided_for(plan, structure, hardware)
+    if not why_no_experts and (why := experts_do_not_fit(decided, structure, hardware)):
+        return resolve(
+            recipe,
+            model=model,
+            template=template,
+            template_sha256=template_sha256,
+            data=data,
+            structure=structure,
+            hardware=hardware,
+            has_text_answers=has_text_answers,
+            are_pairs=are_pairs,
+            num_shots=num_shots,
+            teacher=teacher,
+            why_no_experts=why,
+        )
+    return compiled_for(decided, structure, hardware)
 
 
 def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan, Source
 from luthier.core.recipe import MethodRecipe
 from luthier.models.structure import FEED_FORWARD_OUTPUTS, LinearLayer, Structure
-from luthier.plan.adapter import outer_targets, refuse_rank, resolve_targets, targeted
-from luthier.plan.methods import MethodRules, rules_of
+from luthier.plan.adapter import Placement, expert_rank, outer_targets, place_adapters, reach, refuse_rank, targeted
+from luthier.plan.methods import RULES, MethodRules, rules_of
 from luthier.plan.quantisation import choose_quantisation
 from luthier.plan.sources import Sources
 
 _KEYS_AND_VALUES: Final = ("k_proj", "v_proj", "key", "value", "query_key_value", "qkv_proj", "c_attn", "Wqkv")
+_WITH_EXPERTS: Final = tuple(name for name, rules in RULES.items() if rules.takes_experts)
+_EXPERTS_HOW: Final = "experts of a block lie in one tensor, each matrix gets a product of its own, without dropout"
 _WITH_OUTER: Final = ("lora", "rslora", "qlora")
 _PLAIN: Final = ("learning_rate_ratio", "num_svd_iterations", "num_virtual_tokens")
 _IMPORTANCE: Final = ("orthogonality_weight", "sensitivity_smoothing", "uncertainty_smoothing")
 
 
-def resolve_method(recipe: MethodRecipe | None, structure: Structure, device: str, sources: Sources) -> MethodPlan:
+def resolve_method(
+    recipe: MethodRecipe | None, structure: Structure, device: str, sources: Sources, *, why_no_experts: str = ""
+) -> MethodPlan:
     """Everything about the method but what depends on the number of steps (`with_schedule`).
+
+    why_no_experts: where groups such as `all-linear` are to leave experts out, the reason; empty where they are not.
 
     Raises RecipeError for settings that the method does not take, targets that match nothing, ranks above a matrix.
     """
@@ -31,10 +38,14 @@ def resolve_method(recipe: MethodRecipe | None, structure: Structure, device: st
     rules = rules_of(asked.name)
     _refuse_unused(asked, rules)
     pick = _Picker(asked, rules, sources)
-    targets = _targets(pick, structure)
-    layers = targeted(structure, targets)
+    place = _placement(pick, structure, why_no_experts)
+    targets = place.targets
+    layers = targeted(structure, targets, place.expert_targets)
     _refuse_outer(asked.name, outer_targets(structure, targets))
     ranks = _ranks(pick, layers)
+    if place.expert_targets:
+        ranks["expert_rank"] = _expert_rank(ranks["rank"], layers, structure)
+    _note_reach(place, ranks, structure, sources, why_no_experts)
     plain: dict[str, Any] = {name: pick.value(name) for name in (*_PLAIN, *_IMPORTANCE) if name in rules.settings}
     if "quantisation" in rules.settings:
         kind, source, why = choose_quantisation(asked.quantisation, device)
@@ -43,6 +54,7 @@ def resolve_method(recipe: MethodRecipe | None, structure: Structure, device: st
     method = MethodPlan(
         name=asked.name,
         targets=targets,
+        expert_targets=place.expert_targets,
         num_trainable_parameters=0,
         options=asked.options or {},
         **ranks,
@@ -132,9 +144,13 @@ def _refuse_outer(method: str, outer: Sequence[LinearLayer]) -> None:
         )
 
 
-def _ranks(pick: _Picker, layers: Sequence[LinearLayer]) -> dict[str, Any]:
-    """rank, alpha, dropout and target_rank; zero where the method has none. Raises RecipeError as `refuse_rank`."""
+def _ranks(pick: _Picker, targeted_layers: Sequence[LinearLayer]) -> dict[str, Any]:
+    """rank, alpha, dropout and target_rank; zero where the method has none. Raises RecipeError as `refuse_rank`.
+
+    The rank of experts is a share of it (`_expert_rank`).
+    """
     settings: Mapping[str, Any] = pick.rules.settings
+    layers = [layer for layer in targeted_layers if layer.role != "expert"]
     found: dict[str, Any] = {"rank": 0, "alpha": 0.0, "dropout": 0.0}
     if "target_rank" in settings:
         found["target_rank"] = target = pick.value("target_rank")
@@ -150,7 +166,8 @@ def _ranks(pick: _Picker, layers: Sequence[LinearLayer]) -> dict[str, Any]:
             )
     elif "rank" in settings:
         found["rank"] = pick.value("rank")
-        refuse_rank(layers, found["rank"], "rank")
+        if layers:
+            refuse_rank(layers, found["rank"], "rank")
     if "alpha" in settings:
         scale = 1.0 if settings["alpha"][1].startswith("the rank") else 2.0
         found["alpha"] = float(pick.value("alpha", scale * found["rank"]))
@@ -159,21 +176,70 @@ def _ranks(pick: _Picker, layers: Sequence[LinearLayer]) -> dict[str, Any]:
     return found
 
 
-def _targets(pick: _Picker, structure: Structure) -> tuple[str, ...]:
+def _placement(pick: _Picker, structure: Structure, why_no_experts: str) -> Placement:
+    """Where the adapter goes; nowhere for a method without targets.
+
+    Raises RecipeError for experts by name where the method cannot be put on them.
+    """
     if "targets" not in pick.rules.settings:
-        return ()
+        return Placement(())
     usual = _ia3_targets(structure) if pick.rules.settings["targets"][0] is None else None
     asked = pick.value("targets", usual)
     layers = pick.recipe.layers
     if layers is not None:
         ends = [f"the {end} {count}" for end, count in (("first", layers.first), ("last", layers.last)) if count]
         pick.sources.note("method.targets", "asked", f"within {' and '.join(ends) or 'no'} layers")
-    return resolve_targets(structure, asked, layers)
+    takes = pick.rules.takes_experts
+    rank = next((pick.asked(name) for name in ("target_rank", "rank") if name in pick.rules.settings), 0)
+    place = place_adapters(structure, asked, layers, rank=rank, experts=takes and not why_no_experts)
+    if place.expert_targets and not takes:
+        if not place.targets or "experts" in ([asked] if isinstance(asked, str) else asked):
+            raise RecipeError(
+                f"method {pick.recipe.name} on experts ({', '.join(place.expert_targets)})",
+                expected=f"{', '.join(_WITH_EXPERTS)} on tensors that hold the matrices of many experts; "
+                f"{pick.recipe.name} on single matrices",
+                do="leave experts out of method.targets, or choose one of these methods",
+            )
+        # a name such as down_proj means single matrices, too: the method takes those
+        num = sum(x.num_matrices for x in targeted(structure, (), place.expert_targets))
+        place = replace(place, expert_targets=(), left_out=place.left_out | {"matrices of experts": num})
+    return place
+
+
+def _expert_rank(rank: int, layers: Sequence[LinearLayer], structure: Structure) -> int:
+    """The rank of experts. Raises RecipeError as `refuse_rank`."""
+    found = expert_rank(structure, rank)
+    refuse_rank([layer for layer in layers if layer.role == "expert"], found, "rank")
+    return found
+
+
+def _note_reach(
+    place: Placement, ranks: Mapping[str, Any], structure: Structure, sources: Sources, why_no_experts: str
+) -> None:
+    """Says beside the targets what they reach, where that is not simply every matrix of the model."""
+    if place.expert_targets:
+        why = (
+            f"rank {ranks['rank']} divided by {structure.num_active_experts} experts a token, at least 1: as much for "
+            "each token as in a dense model"
+        )
+        sources.note("method.expert_rank", "derived", why)
+        sources.note("method.expert_targets", "derived" if place.experts_by_group else "asked", _EXPERTS_HOW)
+    if "method.targets" not in sources.found or not (place.expert_targets or place.left_out or structure.experts):
+        return
+    known, found = sources.found["method.targets"], reach(structure, place.targets, place.expert_targets)
+    said = (
+        f"{known.why}; reaches {found.share:.1%} of the parameters in the language model's matrices "
+        f"({found.num:,} of {found.num_all:,} matrices) and {found.active_share:.1%} of those that a token meets"
+    )
+    left_out = [f"{count:,} {what}" for what, count in place.left_out.items() if count]
+    said += f"; left out: {', '.join(left_out)}" if left_out else ""
+    said += f" ({why_no_experts})" if why_no_experts else ""
+    sources.note("method.targets", known.source, said)
 
 
 def _ia3_targets(structure: Structure) -> tuple[str, ...]:
     """Keys, values and the last matrix of the MLP, by the names that architectures give them."""
-    kinds = {layer.kind for layer in structure.linear_layers}
+    kinds = {layer.kind for layer in structure.linear_layers if layer.role == "block"}
     return tuple(name for name in (*_KEYS_AND_VALUES, *FEED_FORWARD_OUTPUTS) if name in kinds) or tuple(sorted(kinds))
 
 

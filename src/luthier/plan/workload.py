@@ -13,7 +13,7 @@ from luthier.core.plan import Plan
 from luthier.core.recipe import OptimizerName
 from luthier.models.structure import LinearLayer, Structure
 from luthier.plan import defaults
-from luthier.plan.adapter import resolve_targets
+from luthier.plan.adapter import Placement, expert_rank, place_adapters
 from luthier.plan.batch_shapes import Batches
 from luthier.plan.drawing import Drawing
 from luthier.plan.judging import Judging, judging_of
@@ -62,6 +62,7 @@ class Workload:
     recomputed layers are kept in the host's memory. num_validation_tokens: computed, of one validation.
     initial_rank: AdaLoRA's, where it is not the usual one. trainable: parameters that are
     trained, where rank and targets do not tell. keeps_average: whether an average of the weights is held beside them.
+    expert_targets, expert_rank: tensors of experts that carry adapters, and the rank of each expert's.
     drawing: the answers that each step draws, where it learns from such. judging: of the held-out rows, afterwards.
     teacher: who is asked about every row before the first step.
     """
@@ -96,6 +97,8 @@ class Workload:
     drawing: Drawing | None = None
     judging: Judging | None = None
     teacher: Teaching | None = None
+    expert_targets: tuple[str, ...] = ()
+    expert_rank: int = 0
 
     def __post_init__(self) -> None:
         for name, value, least in (("num_steps", self.num_steps, 1), ("rank", self.rank, 0)):
@@ -106,6 +109,22 @@ class Workload:
     def targeted(self) -> tuple[LinearLayer, ...]:
         """The matrices that carry an adapter; none for full fine-tuning."""
         return () if self.method == "full" else _targeted(self.structure.linear_layers, self.targets)
+
+    @property
+    def targeted_experts(self) -> tuple[LinearLayer, ...]:
+        """The tensors of experts that carry adapters."""
+        return () if self.method == "full" else _targeted(self.structure.experts, self.expert_targets)
+
+    @property
+    def num_active_trainable(self) -> float:
+        """Parameters of adapters that one token meets: of experts, those of the chosen ones."""
+        idle = sum(
+            self.expert_rank
+            * (x.num_inputs + x.num_outputs)
+            * (x.num_matrices - self.structure.active_of(x) / (x.num_inputs * x.num_outputs))
+            for x in self.targeted_experts
+        )
+        return self.num_trainable - idle
 
     @property
     def adapts_head(self) -> bool:
@@ -136,7 +155,8 @@ class Workload:
         if self.method == "full":
             return self.structure.num_parameters
         extra = 1 if self.method == "adalora" else 0  # a singular value for each rank
-        return sum(self.adapter_rank * (x.num_inputs + x.num_outputs + extra) for x in self.targeted)
+        routed = sum(self.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in self.targeted_experts)
+        return routed + sum(self.adapter_rank * (x.num_inputs + x.num_outputs + extra) for x in self.targeted)
 
     @property
     def element_bytes(self) -> float:
@@ -187,6 +207,8 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         teacher=teaching_of(plan),
         drawing=_drawing(plan),
         judging=judging_of(plan, base_parameters=plan.base_model.num_parameters),
+        expert_targets=plan.method.expert_targets,
+        expert_rank=plan.method.expert_rank or 0,
     )
 
 
@@ -210,19 +232,24 @@ def _drawing(plan: Plan) -> Drawing | None:
 def with_method(workload: Workload, method: WorkMethod, *, rank: int = defaults.LORA_RANK[0]) -> Workload:
     """The same run by another method, with adapters on every matrix where there were none."""
     if method == "full":
-        return replace(workload, method="full", rank=0, targets=(), dropout=0.0, base=workload.compute, trainable=None)
-    targets = workload.targets or resolve_targets(workload.structure, "all-linear")
+        plain = replace(workload, expert_targets=(), expert_rank=0)
+        return replace(plain, method="full", rank=0, targets=(), dropout=0.0, base=workload.compute, trainable=None)
+    place = Placement(workload.targets, workload.expert_targets)
+    if not workload.targets and not workload.expert_targets:
+        place = place_adapters(workload.structure, "all-linear", rank=rank, experts=method != "adalora")
     return replace(
         workload,
         method=method,
         rank=workload.rank or rank,
-        targets=targets,
+        targets=place.targets,
         dropout=workload.dropout if workload.rank else defaults.LORA_DROPOUT[0],
         base="nf4" if method == "qlora" else workload.compute,
         # Muon is for full tuning alone
         optimizer="master_adamw" if workload.optimizer == "master_muon" else workload.optimizer,
         initial_rank=0,
         trainable=None,
+        expert_targets=() if method == "adalora" else place.expert_targets,
+        expert_rank=workload.expert_rank or expert_rank(workload.structure, workload.rank or rank),
     )
 
 
@@ -259,7 +286,7 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
         usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
         budget = max(usual, rows.max_tokens)
     units = min(training.global_batch_size, rows.num_examples)
-    per_step = units * objective_rules(plan.objective.name).rows_per_unit
+    per_step = units * objective_rules(plan.objective.name).rows_per_unit * rows.sequences_per_example
     longest = max(2, rows.max_tokens)
     padding = 0.0 if packs_on(plan, device) else _PADDING[training.order]
     length = min(longest, rows.mean_tokens / (1 - padding))

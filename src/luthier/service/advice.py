@@ -16,15 +16,16 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
     """
     from luthier.models.structure import read_structure
     from luthier.plan import advise as rules
-    from luthier.plan.adapter import num_lora_parameters, resolve_targets
+    from luthier.plan.adapter import place_adapters, targeted
     from luthier.plan.changes import name_of
+    from luthier.plan.defaults import LORA_RANK
     from luthier.plan.workload import work_method
 
     plan, recipe = prepared.plan, prepared.plan.recipe
     structure = read_structure(prepared.model.path)
     asked = recipe.method.targets if recipe.method and recipe.method.targets else "all-linear"
-    targets = resolve_targets(structure, asked)
-    layers = [layer for layer in structure.linear_layers if layer.kind in targets or layer.name.endswith(targets)]
+    place = place_adapters(structure, asked, rank=LORA_RANK[0])
+    layers = targeted(structure, place.targets) or targeted(structure, (), place.expert_targets)
     name = on or name_of(device_for(context, None))
     return rules.advise(
         compare_options(context, prepared, on=[name], prices=prices),
@@ -32,8 +33,8 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
             num_examples=plan.data.train.num_examples,
             num_learned_tokens=plan.data.train.num_trained_tokens,
             num_steps=plan.training.num_steps,
-            parameters_per_rank=num_lora_parameters(structure, targets, 1),
-            largest_rank=min(min(layer.num_inputs, layer.num_outputs) for layer in layers),
+            parameters_per_rank=sum(layer.num_inputs + layer.num_outputs for layer in layers),
+            largest_rank=min(layer.full_rank for layer in layers),
             asked_rank=(recipe.method.rank or recipe.method.target_rank) if recipe.method else None,
             asked_method=work_method(recipe.method.name) if recipe.method else None,
         ),

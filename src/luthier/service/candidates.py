@@ -179,7 +179,9 @@ def system_under_test(
         shots = shots[:-1]
         name = f"{candidate.name} ({len(shots)} fit)"
     check_lengths(everything, candidate.context_length_tokens, model=candidate.model_name)
-    tokenised = tuple(unit[0] for unit in units)
+    pairs = are_pairs(examples)
+    tokenised = tuple(unit[0 if pairs else -1] for unit in units)
+    cut = not pairs and any(len(unit) > 1 for unit in units)
     given = [t.num_tokens if rests else _prompt_tokens(t) for t in tokenised]
     asks = _Asks.of(seen, examples, rests, [min(max_new_tokens, candidate.context_length_tokens - n) for n in given])
     return SystemUnderTest(
@@ -194,7 +196,8 @@ def system_under_test(
         prompt_texts=asks.texts,
         tokenised=tokenised,
         num_bytes=tuple(e.learned_bytes for e in examples),
-        rejected=tuple(unit[1] for unit in units) if are_pairs(examples) else (),
+        rejected=tuple(unit[1] for unit in units) if pairs else (),
+        earlier=tuple(unit[:-1] for unit in units) if cut else (),
         options=choices,
         option_texts=tuple(tuple(texts) for texts in options),
     )

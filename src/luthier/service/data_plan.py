@@ -45,4 +45,8 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
         replay=replay_plan(recipe, splits),
         canaries=canaries_plan(recipe),
         template_options=recipe.data.template_options or {},
+        learn_reasoning=recipe.data.learn_reasoning,
+        reasoning=recipe.data.reasoning,
+        system=recipe.data.system,
+        tools=recipe.data.tools,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from luthier.core.dataset import sequence_notes
 from luthier.core.events import WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
@@ -19,6 +20,8 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
                 f"{profile.num_truncated:,} {profile.split} rows were cut at {plan.training.max_length_tokens:,} tokens"
             )
             found.append((f"truncated_{profile.split}", cut))
+    for profile in filter(None, (data.train, *general[:1])):
+        found += [(f"{code}_{profile.split}", message) for code, message in sequence_notes(profile)]
     if data.num_leaked:
         found.append(("leakage", f"{data.num_leaked:,} held-out rows also stand in the training rows"))
     if data.num_same_prompt:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import RequestError
+from luthier.core.recipe import TemplateOption
 from luthier.service.context import Context
+from luthier.service.recipe_checks import check_options_are_read
 
 if TYPE_CHECKING:
     from luthier.core.dataset import PackedProfile, Shape
@@ -56,18 +58,21 @@ def preview(
     num_rows: int | None = 3,
     mapping: Mapping[str, str] | None = None,
     template: Literal["auto", "chat", "plain"] = "auto",
+    template_options: Mapping[str, TemplateOption] | None = None,
+    learn_reasoning: bool | None = None,
 ) -> DataPreview:
     """What a model will see and learn of the first rows of a file. Pulls the model where it is not there yet.
 
-    num_rows: None takes all of them.
+    num_rows: None takes all of them. template_options, learn_reasoning: as `data` of a recipe has them.
 
     Reads and checks the whole file. Raises NotFoundError (file, model), DataError (rows), TemplateError (no mask can
-    be proved), ModelSourceError (no model), RequestError (fewer rows asked for than one).
+    be proved), ModelSourceError (no model), RequestError (fewer rows asked for than one), RecipeError (an option that
+    the template never reads).
     """
     if num_rows is not None and num_rows < 1:
         raise RequestError(f"num_rows={num_rows}", expected="at least 1", do="ask for one row or more")
     from luthier.data.formats import load_file
-    from luthier.data.loss_mask import tokenise_sides
+    from luthier.data.loss_mask import Learning, tokenise_sides
     from luthier.data.preview import preview_sides
 
     loaded = load_file(file, mapping=dict(mapping) if mapping else None)
@@ -75,9 +80,11 @@ def preview(
     from luthier.models.chat_template import ChatTemplate
 
     local = sources.pull(model, context.home, context.progress)
-    chat = ChatTemplate.load(local.path, template)
+    chat = ChatTemplate.load(local.path, template, options=template_options)
+    check_options_are_read(template_options or {}, chat, local.name)
+    learning = Learning(reasoning=learn_reasoning)
     shown = loaded.examples[:num_rows]
-    rows = tuple(side for e in shown for side in preview_sides(e, tokenise_sides(e, chat), chat))
+    rows = tuple(side for e in shown for side in preview_sides(e, tokenise_sides(e, chat, learning), chat))
     return DataPreview(
         file=str(file),
         model=local.name,
@@ -161,6 +168,7 @@ def _row_json(row: Preview) -> dict[str, Any]:
     return {
         "id": row.id,
         "side": row.side,
+        "part": row.part,
         "num_tokens": row.num_tokens,
         "num_trained_tokens": row.num_trained_tokens,
         "input_ids": list(row.input_ids),

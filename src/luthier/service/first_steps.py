@@ -32,6 +32,7 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
     return FirstStep(
         loss=comparable_loss(first),
         unit=prepared.plan.objective.loss_unit,
+        weighting=prepared.plan.objective.loss_weighting or ("token" if prepared.plan.objective.loss_unit else None),
         num_trained_tokens=sum(row.num_trained_tokens for unit in units for row in unit),
         precision=training.precision,
         example_ids=tuple(dict.fromkeys(row.id for unit in units for row in unit)),

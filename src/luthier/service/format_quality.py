@@ -43,7 +43,7 @@ def asked_rows(
     """The rows in the source's tokens. Raises OverlongError for one over its context, RequestError for pairs."""
     from pathlib import Path
 
-    from luthier.data.loss_mask import tokenise_sides
+    from luthier.data.loss_mask import tokenise
     from luthier.deploy.format_prices.asking import AskedRow
     from luthier.models.chat_template import ChatTemplate
     from luthier.models.weights import read_json
@@ -53,7 +53,7 @@ def asked_rows(
             "preference pairs", expected="rows with an answer, or plain text", do="measure formats on other rows"
         )
     template = ChatTemplate.load(source.base_path, source.template)
-    tokenised = tuple(tokenise_sides(example, template)[0] for example in examples)
+    tokenised = tuple(tokenise(example, template) for example in examples)
     config = read_json(Path(source.base_path) / "config.json")
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     check_lengths(tokenised, int(text["max_position_embeddings"]), model=source.name)  # type: ignore[index]
@@ -80,11 +80,17 @@ def judge_formats(
     progress: Progress,
 ) -> JudgedFormats:
     """Metrics with intervals, and each format minus the source, paired over the rows."""
+    from luthier.data.loss_mask import tokenise_sides
     from luthier.evaluate.compare import SystemUnderTest, judge, primary_metric
     from luthier.models.chat_template import ChatTemplate
 
     template = ChatTemplate.load(source.base_path, source.template)
     writes = have_text_answers(examples)
+    # of a row that must be cut the last answer alone is measured
+    cut = [len(tokenise_sides(e, template)) > 1 for e in examples]
+    num_bytes = tuple(
+        (e.last_answer_only if is_cut else e).learned_bytes for e, is_cut in zip(examples, cut, strict=True)
+    )
     systems = [
         SystemUnderTest(
             name=label,
@@ -99,7 +105,7 @@ def judge_formats(
             row_ids=tuple(e.id for e in examples),
             prompt_texts=tuple("" for _ in examples) if writes else (),
             tokenised=tuple(tokenised),
-            num_bytes=tuple(e.learned_bytes for e in examples),
+            num_bytes=num_bytes,
         )
         for label, found in qualities.items()
     ]

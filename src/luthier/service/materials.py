@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,7 @@ from luthier.service.split_files import Part, load_splits
 
 if TYPE_CHECKING:
     from luthier.core.base_model import LocalModel
-    from luthier.data.loss_mask import Tokenised
+    from luthier.data.loss_mask import Learning, Tokenised
     from luthier.models.chat_template import ChatTemplate
 
 _NOT_OF_ROWS: Final[dict[str, bool | set[str]]] = {
@@ -40,7 +41,8 @@ class PreparedSplit:
     """One split, ready: the examples that are left and their tokens, in the same order, then those of canaries.
 
     tokenised: the rows of all examples one after another, one of each, or chosen and rejected of preference pairs.
-    rows_per_unit: how many of them the objective looks at side by side. blocks: where texts are packed, the pieces of
+    rows_per_unit: how many of them the objective looks at side by side. row_counts: how many each example is, where the
+    template needs a row for each answer of a conversation; else empty. blocks: where texts are packed, the pieces of
     each; `tokenised` then holds these.
     """
 
@@ -49,12 +51,16 @@ class PreparedSplit:
     tokenised: tuple[TokenisedExample, ...]
     rows_per_unit: int = 1
     blocks: tuple[tuple[TokenisedExample, ...], ...] | None = None
+    row_counts: tuple[int, ...] = ()
 
     @cached_property
     def units(self) -> list[tuple[TokenisedExample, ...]]:
         """The rows that an objective looks at side by side; KTO takes the two sides of a pair one by one."""
         if self.blocks is not None:
             return list(self.blocks)
+        if self.row_counts:
+            ends = list(accumulate(self.row_counts))
+            return [self.tokenised[end - num : end] for end, num in zip(ends, self.row_counts, strict=True)]
         size = self.rows_per_unit
         return [self.tokenised[i : i + size] for i in range(0, len(self.tokenised), size)]
 
@@ -106,13 +112,14 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> Material:
     from luthier.models.chat_template import ChatTemplate
     from luthier.models.structure import read_structure
     from luthier.plan import resolve
-    from luthier.service.recipe_checks import check_modules
+    from luthier.service.recipe_checks import check_modules, check_template_options
 
     parts = load_splits(recipe, base_dir)  # before a model is fetched: a wrong column is found here
     model = sources.pull(recipe.base_model, context.home, context.progress)
     if recipe.method is not None and recipe.method.targets is not None:
         check_modules(recipe, read_structure(model.path))
     template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
+    check_template_options(recipe, template)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
     splits = {
@@ -135,6 +142,7 @@ def tokenise(
     Held-out rows are judged, not trained, so they may fill the whole context; they are never truncated, since a cut
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
+    from luthier.data.opted_turns import OptedTurns
     from luthier.data.tokenised_cache import TokenisedCache
     from luthier.plan import objectives, resolve
     from luthier.plan.objectives import rules_of
@@ -146,6 +154,10 @@ def tokenise(
     if split in ("held_out", "replay_held_out"):
         max_length_tokens = room_tokens
         overlong = "drop" if overlong == "truncate" else overlong
+    opted = OptedTurns.of(recipe.data)
+    part = replace(
+        part, examples=opted.examples(part.examples, template), planted=opted.examples(part.planted, template)
+    )
     cache = TokenisedCache(context.settings.tokenised_folder, context.settings.tokenised_cache_bytes)
     made: Tokenised = cache.tokenise_all(
         [*part.examples, *part.planted],
@@ -153,12 +165,13 @@ def tokenise(
         max_length_tokens=max_length_tokens,
         overlong=overlong,
         progress=context.progress,
+        learning=_learning(recipe, split),
     )
     refuse_cut_canaries(made)
     rows_per_unit = made.rows_per_example
     if split != "held_out":
         rows_per_unit = rules_of(recipe.objective.name if recipe.objective else "sft").rows_per_unit
-    counts: dict[str, Any] = profile_tokens(made.examples, rows_per_example=rows_per_unit)
+    counts: dict[str, Any] = profile_tokens(made.examples, rows_per_example=rows_per_unit, row_counts=made.row_counts)
     profile = DatasetProfile(
         split=split,
         file=str(part.path),
@@ -175,7 +188,18 @@ def tokenise(
     tokenised = tuple(replace(e, is_replayed=True) for e in made.examples) if split == "replay" else made.examples
     # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
     kept = tuple(part.examples[i] for i in made.kept if i < len(part.examples))
-    return PreparedSplit(profile, kept, tokenised, rows_per_unit)
+    return PreparedSplit(profile, kept, tokenised, rows_per_unit, row_counts=made.row_counts)
+
+
+def _learning(recipe: Recipe, split: Split) -> Learning:
+    """What is learned beside the answers. What draws answers of its own needs the prompts of inference, and no more."""
+    from luthier.data.loss_mask import Learning
+    from luthier.plan.objectives import rules_of
+
+    objective = rules_of(recipe.objective.name if recipe.objective else "sft")
+    if split != "held_out" and "num_samples" in objective.settings:
+        return Learning(reasoning=True, only_last=True)
+    return Learning(reasoning=recipe.data.learn_reasoning)
 
 
 def _packed(context: Context, split: Split, part: Part, template: ChatTemplate, block_tokens: int) -> PreparedSplit:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
+from luthier.core.base_model import TrainingMemory
 from luthier.core.errors import NotFoundError
 from luthier.core.frozen import Frozen
 from luthier.service.context import Context
@@ -13,7 +17,13 @@ if TYPE_CHECKING:
 
 
 class ModelView(Frozen):
-    """A base model as a person sees it. `path` is its transformers folder, None where it was not pulled yet."""
+    """A base model as a person sees it. `path` is its transformers folder, None where it was not pulled yet.
+
+    num_active_parameters: that one token meets; None where that is all, or not known. training_memory: what the planner
+    predicts (plan/catalog_memory.py); None where it has no figure. hub: the repository of an entry of the catalogue.
+    commit: what was pulled from a hub. never_fetched: code and pickles that lay beside it. unchecked: fields that no
+    public file has confirmed.
+    """
 
     name: str
     title: str
@@ -28,6 +38,16 @@ class ModelView(Frozen):
     num_bytes: int | None
     sha256: str | None
     architecture: str | None
+    num_active_parameters: int | None = None
+    is_gated: bool = False
+    template_options: dict[str, tuple[bool | str, ...]] = Field(default_factory=dict)
+    training_memory: TrainingMemory | None = None
+    hub: str | None = None
+    is_pinned: bool = True
+    commit: str | None = None
+    never_fetched: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
 
 def list_models(context: Context) -> list[ModelView]:
@@ -36,8 +56,9 @@ def list_models(context: Context) -> list[ModelView]:
 
     local = {model.name: model for model in sources.local_models(context.home)}
     known = catalog.entries()
-    views = [_view(entry, local.get(name)) for name, entry in known.items()]
-    return views + [_view(None, model) for name, model in local.items() if name not in known]
+    origins = {name: sources.origin(name, context.home) for name in local}
+    views = [_view(entry, local.get(name), origins.get(name, {})) for name, entry in known.items()]
+    return views + [_view(None, model, origins[name]) for name, model in local.items() if name not in known]
 
 
 def pull_model(context: Context, name: str) -> ModelView:
@@ -45,7 +66,7 @@ def pull_model(context: Context, name: str) -> ModelView:
     from luthier.models import catalog, sources
 
     model = sources.pull(name, context.home, context.progress)
-    return _view(catalog.entries().get(model.name), model)
+    return _view(catalog.entries().get(model.name), model, sources.origin(model.name, context.home))
 
 
 def show_model(context: Context, name: str) -> ModelView:
@@ -62,7 +83,7 @@ def show_model(context: Context, name: str) -> ModelView:
             expected="a name in the catalogue, or a model that is on this machine",
             do=f"run `luthier models pull {name}` first",
         )
-    return _view(entry, model)
+    return _view(entry, model, sources.origin(name, context.home) if model else {})
 
 
 def remove_model(context: Context, name: str) -> ModelView:
@@ -72,11 +93,12 @@ def remove_model(context: Context, name: str) -> ModelView:
     """
     from luthier.models import catalog, sources
 
+    origin = sources.origin(name, context.home)
     model = sources.remove(name, context.home)
-    return _view(catalog.entries().get(model.name), model)
+    return _view(catalog.entries().get(model.name), model, origin)
 
 
-def _view(entry: CatalogEntry | None, model: LocalModel | None) -> ModelView:
+def _view(entry: CatalogEntry | None, model: LocalModel | None, origin: Mapping[str, str]) -> ModelView:
     known = entry or model
     if known is None:
         raise AssertionError("a view needs an entry or a model")
@@ -94,4 +116,25 @@ def _view(entry: CatalogEntry | None, model: LocalModel | None) -> ModelView:
         num_bytes=model.num_bytes if model else None,
         sha256=model.sha256 if model else None,
         architecture=model.architecture if model else None,
+        **_of_catalogue(entry),
+        commit=origin.get("commit"),
+        never_fetched=tuple(origin.get("never_fetched", "").split()),
     )
+
+
+def _of_catalogue(entry: CatalogEntry | None) -> dict[str, Any]:
+    """What only the catalogue knows."""
+    if entry is None:
+        return {}
+    from luthier.plan.catalog_memory import known_memory
+
+    return {
+        "num_active_parameters": entry.num_active_parameters,
+        "is_gated": entry.is_gated,
+        "template_options": entry.template_options,
+        "training_memory": known_memory(entry),
+        "hub": entry.hub,
+        "is_pinned": entry.is_pinned,
+        "sources": entry.sources,
+        "unchecked": entry.unchecked,
+    }

@@ -5,13 +5,16 @@ A typo is answered within a second or two; the checks that need rows and weights
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.core.errors import RecipeError
 from luthier.core.recipe import Recipe
 
 if TYPE_CHECKING:
+    from luthier.models.chat_template import ChatTemplate
     from luthier.models.structure import Structure
 
 
@@ -45,6 +48,24 @@ def check_modules(recipe: Recipe, structure: Structure) -> None:
 
     if recipe.method is not None and recipe.method.targets is not None and recipe.method.name != "full":
         resolve_targets(structure, recipe.method.targets)
+
+
+def check_template_options(recipe: Recipe, template: ChatTemplate) -> None:
+    """Raise RecipeError for an option of the recipe that the chat template never reads."""
+    check_options_are_read(recipe.data.template_options or {}, template, recipe.base_model)
+
+
+def check_options_are_read(options: Iterable[str], template: ChatTemplate, base_model: str) -> None:
+    """Raise RecipeError for an option that the chat template of a base model never reads."""
+    known = sorted(template.names.options)
+    for name in options:
+        if name not in known:
+            nearest = get_close_matches(name, known, 1)
+            raise RecipeError(
+                f"data.template_options.{name}, which the chat template of {base_model} never reads",
+                expected=f"one of its own: {', '.join(known)}" if known else "none: this template has no options",
+                do=f"write {nearest[0]}" if nearest else "remove it: it would change nothing",
+            )
 
 
 def _files(recipe: Recipe) -> Iterator[str]:

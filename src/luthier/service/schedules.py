@@ -147,10 +147,26 @@ def _together(units: Sequence[Sequence[TokenisedExample]]) -> list[int]:
 
 
 def _families(units: Sequence[Sequence[TokenisedExample]], size: int) -> Families | None:
-    """The families of examples that begin alike, where each stands for itself."""
+    """The families of examples that begin alike, of those that are one row each."""
     from luthier.data.shared_prefix import find_families
 
-    return find_families(units, global_batch_size=size) if _are_single(units) else None
+    if _are_single(units):
+        return find_families(units, global_batch_size=size)
+    return None if all(len(unit) > 1 for unit in units) else _families_of_single(units, size)
+
+
+def _families_of_single(units: Sequence[Sequence[TokenisedExample]], size: int) -> Families:
+    """The families of the units of one row among others, of which a step draws its share."""
+    import numpy as np
+
+    from luthier.data.shared_prefix import Families, find_families
+
+    places = [place for place, unit in enumerate(units) if len(unit) == 1]
+    share = max(1, round(size * len(places) / len(units)))
+    found = find_families([units[place] for place in places], global_batch_size=share)
+    families, prefix = np.full(len(units), -1, dtype=np.int64), np.zeros(len(units), dtype=np.int64)
+    families[places], prefix[places] = found.families, found.prefix_tokens
+    return Families(families, prefix)
 
 
 def _own_beginnings(units: Sequence[Sequence[TokenisedExample]]) -> OwnBeginnings | None:
@@ -161,4 +177,4 @@ def _own_beginnings(units: Sequence[Sequence[TokenisedExample]]) -> OwnBeginning
 
 
 def _are_single(units: Sequence[Sequence[TokenisedExample]]) -> bool:
-    return len(units[0]) == 1
+    return all(len(unit) == 1 for unit in units)

@@ -112,6 +112,7 @@ def _shown(row: Preview) -> dict[str, Any]:
     return {
         "id": row.id,
         "side": row.side,
+        "part": row.part,
         "num_tokens": row.num_tokens,
         "num_learned": row.num_trained_tokens,
         "spans": [[span.text, span.learned, list(span.token_ids)] for span in row.spans[:_SHOWN_TOKENS]],

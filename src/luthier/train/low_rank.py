@@ -47,7 +47,7 @@ class LoraProduct(torch.autograd.Function):
         save_input(ctx, x, base if isinstance(base, Tensor) else None, a, b, thin)
         ctx.scale, ctx.shape, ctx.dropout = scale, x.shape, dropout
         ctx.packed = None if isinstance(base, Tensor) else base
-        return out.view(*x.shape[:-1], -1)
+        return _shaped(out, x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -93,7 +93,7 @@ class LoraProducts(torch.autograd.Function):
         thins, outs = _read(rows, masks, factors[::2]), []
         for base, bias, thin, b, scale in zip(bases, biases, thins, factors[1::2], scales, strict=True):
             out = rows @ base.t() if bias is None else torch.addmm(bias, rows, base.t())
-            outs.append(out.addmm_(thin, b.t(), alpha=scale).view(*x.shape[:-1], -1))
+            outs.append(_shaped(out.addmm_(thin, b.t(), alpha=scale), x))
         save_input(ctx, x, *bases, *thins, *factors)
         ctx.scales, ctx.shape, ctx.dropouts = scales, x.shape, dropouts
         return tuple(outs)
@@ -125,6 +125,12 @@ class LoraProducts(torch.autograd.Function):
                     grad_x.add_(keep(grad @ a, mask))
             grad_x = grad_x.view(ctx.shape)
         return grad_x, None, None, None, None, *(g for pair in zip(grad_as, grad_bs, strict=True) for g in pair)
+
+
+def _shaped(rows: Tensor, x: Tensor) -> Tensor:
+    """Rows [N, out] as [..., out] for x [..., in]: not a view to autograd, so that a model may add to it in place."""
+    shaped: Tensor = torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], rows.shape[-1]])
+    return shaped
 
 
 def _read(rows: Tensor, masks: Sequence[Tensor | None], readers: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -60,6 +60,12 @@ def refuse_unspreadable(plan: Plan) -> None:
             "leave training.average out",
         ),
         (
+            f"adapters on experts ({', '.join(plan.method.expert_targets)})",
+            bool(plan.method.expert_targets),
+            "adapters on single matrices: a tensor of experts is looked at as a whole",
+            "leave experts out of method.targets",
+        ),
+        (
             f"an adapter on {', '.join(outer)}",
             bool(outer),
             "adapters on matrices of the layers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from luthier.core.dataset import reading_notes
+from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
 from luthier.core.plan import DataPlan
 from luthier.core.split_provenance import coverage, is_proved
 from luthier.reporting import figures
@@ -258,4 +258,5 @@ def _row_warnings(data: dict[str, Any]) -> list[str]:
             told.append(f"{profile['num_dropped']:,} {name} rows are longer than allowed and left out")
         if profile["num_truncated"]:
             told.append(f"{profile['num_truncated']:,} {name} rows are longer than allowed and cut")
+        told += [note for _, note in sequence_notes(DatasetProfile.model_validate(profile))]
     return told

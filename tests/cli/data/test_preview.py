@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.cli.options import parse_mapping
+from luthier.cli.options import parse_mapping, parse_template_options
 from luthier.core.errors import RequestError
 
 
@@ -51,6 +51,14 @@ def test_bad_rows_are_told_with_their_places(luthier, file: Path, tiny_model: Pa
     assert done.code == 2
     assert done.document["error"]["problems"][0]["line"] == 5
     assert "rows.jsonl:5" in done.err
+
+
+def test_values_of_template_options_are_read_as_yaml_has_them() -> None:
+    pairs = ["enable_thinking=false", "reasoning_effort=low", "budget=12"]
+    assert parse_template_options(pairs) == {"enable_thinking": False, "reasoning_effort": "low", "budget": 12}
+    for wrong in (["x"], ["=x"], ["x="], ["x=[1]"], ["x={"], ["x=1", "x=2"]):
+        with pytest.raises(RequestError, match="--template-option"):
+            parse_template_options(wrong)
 
 
 @pytest.mark.parametrize("pairs", [["prompt"], ["=x"], ["prompt="], ["prompt=a", "prompt=b"]])

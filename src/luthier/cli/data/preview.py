@@ -10,7 +10,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption, MappingOption, parse_mapping
+from luthier.cli.options import HomeOption, JsonOption, MappingOption, parse_mapping, parse_template_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +37,21 @@ def preview(
     template: Annotated[
         TemplateChoice, typer.Option("--template", help="auto: the model's chat template where it has one.")
     ] = TemplateChoice.AUTO,
+    template_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template-option",
+            metavar="NAME=VALUE",
+            help="What the chat template is given, as enable_thinking=false. Repeatable.",
+        ),
+    ] = None,
+    learn_reasoning: Annotated[
+        bool | None,
+        typer.Option(
+            "--learn-reasoning/--no-learn-reasoning",
+            help="Whether thoughts are learned; left out: those of the rows.",
+        ),
+    ] = None,
     block_tokens: Annotated[
         int | None,
         typer.Option(
@@ -72,6 +87,8 @@ def preview(
             num_rows=None if shows_all else num_rows,
             mapping=fields or None,
             template=template.value,
+            template_options=parse_template_options(template_options or ()),
+            learn_reasoning=learn_reasoning,
         )
     return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
 
@@ -109,6 +126,7 @@ def show_preview(console: Console, found: DataPreview) -> None:
 
     from luthier.cli.console import visible
     from luthier.cli.token_text import legend, token_text
+    from luthier.core.dataset import CUT_REASON
 
     console.print(
         visible(f"{found.file}: {found.num_rows:,} rows, {found.shape}: {found.shape_reason}"), soft_wrap=True
@@ -118,8 +136,12 @@ def show_preview(console: Console, found: DataPreview) -> None:
     for row in found.rows:
         share = row.num_trained_tokens / row.num_tokens if row.num_tokens else 0.0
         side = f", {row.side}" if row.side is not None else ""
+        side += ", answer {} of {}".format(*row.part) if row.part is not None else ""
         title = f"{visible(row.id)}{side}: {row.num_tokens:,} tokens, {row.num_trained_tokens:,} learned ({share:.0%})"
         console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
         console.print(token_text(console, row.spans), soft_wrap=True)
+    if cut := {row.id for row in found.rows if row.part is not None}:
+        num = sum(row.part is not None for row in found.rows)
+        console.print(f"\n{num:,} sequences of {len(cut):,} rows: {CUT_REASON}", soft_wrap=True)
     if (left := found.num_rows - len({row.id for row in found.rows})) > 0:
         console.print(f"\n... and {left:,} more {'row' if left == 1 else 'rows'}", soft_wrap=True)

@@ -143,7 +143,7 @@ def _method(method: MethodPlan) -> str:
     parts = [method.name]
     if method.rank:
         parts.append(f"rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout:g}")
-    if method.targets:
+    if method.is_adapter:
         parts.append(f"on {markdown.text(method.places)}")
     if method.quantisation:
         parts.append(f"over a base held as {method.quantisation}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from luthier.core.dataset import DatasetProfile, reading_notes
+from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.run import RunRecord
@@ -169,7 +169,7 @@ def _method_note(method: MethodPlan) -> str:
         parts.append(f"{method.num_virtual_tokens} virtual tokens before each text")
     if method.quantisation:
         parts.append(f"over a base held in {method.quantisation}")
-    if method.targets:
+    if method.is_adapter:
         parts.append(f"on {method.places}")
     return ", ".join(parts) or ("every weight moves" if method.name == "full" else "")
 
@@ -190,6 +190,7 @@ def _split(profile: DatasetProfile) -> SplitFacts:
         remarks.append(f"{profile.num_dropped:,} dropped: {_ids(profile.dropped_ids, profile.num_dropped)}")
     if profile.num_truncated:
         remarks.append(f"{profile.num_truncated:,} truncated: {_ids(profile.truncated_ids, profile.num_truncated)}")
+    remarks += [note for _, note in sequence_notes(profile)]
     if (packed := profile.packed) is not None:
         cut = f", {packed.num_cut:,} texts cut into several" if packed.num_cut else ""
         full = f"{packed.filled_fraction:.0%} full"

@@ -13,11 +13,11 @@ from typing import Final
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.tuners.lora import Linear as PeftLoraLinear
 from torch import Tensor, nn
 
 from luthier.core.plan import MethodPlan
-from luthier.train.methods.lora import ADAPTER, AdaptedForward, Lora
+from luthier.train.methods.lora import ADAPTER, AdaptedForward, AdaptedLayer, Lora
+from luthier.train.methods.peft_targets import meant_for_peft
 from luthier.train.methods.rank_budget import RankBudget, Triplets
 
 _INITIAL_DEVIATION: Final = 0.02
@@ -26,7 +26,7 @@ _INITIAL_DEVIATION: Final = 0.02
 class _TripletForward(AdaptedForward):
     """The low-rank product with each of its ranks weighed by a trained singular value."""
 
-    def __init__(self, layer: PeftLoraLinear, probability: float, values: Tensor) -> None:
+    def __init__(self, layer: AdaptedLayer, probability: float, values: Tensor) -> None:
         super().__init__(layer, probability)
         self.values = values
 
@@ -42,7 +42,7 @@ class AdaLora(Lora):
         self.forwards: dict[str, _TripletForward] = {}
         self.budget = RankBudget(plan)
 
-    def forward_of(self, name: str, layer: PeftLoraLinear) -> AdaptedForward:
+    def forward_of(self, name: str, layer: AdaptedLayer) -> AdaptedForward:
         """Gives a layer its singular values, zero at the start; A and B begin small and random."""
         a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         values = nn.Parameter(a.new_zeros(a.shape[0], 1))
@@ -94,7 +94,7 @@ class AdaLora(Lora):
         """How many triplets of each matrix are left, by module name of the base."""
         return {name.removeprefix("base_model.model."): int(kept.sum()) for name, kept in self.budget.kept.items()}
 
-    def export(self, model: PeftModel) -> tuple[dict[str, Tensor], LoraConfig]:  # noqa: ARG002
+    def export(self, model: PeftModel) -> tuple[dict[str, Tensor], LoraConfig]:
         """A plain LoRA with a rank of its own for each matrix, and the same scale for all.
 
         A diag(E) is rounded as it is in training, so that the adapter computes what was trained.
@@ -114,7 +114,7 @@ class AdaLora(Lora):
         config.target_modules = set(ranks)
         config.rank_pattern = {name: rank for name, rank in ranks.items() if rank != config.r}
         config.alpha_pattern = {name: scale * rank for name, rank in config.rank_pattern.items()}
-        return tensors, config
+        return tensors, meant_for_peft(model.get_base_model(), config)
 
     def _triplets(self, by_name: Mapping[str, Tensor]) -> dict[str, Triplets]:
         """Tensors by parameter name -> A, B and E of each adapted module."""

@@ -32,7 +32,7 @@ def write_adapter(folder: Path, tensors: Mapping[str, Tensor], config: PeftConfi
     saved.base_model_name_or_path = str(base_path)
     saved.save_pretrained(str(folder))
     document = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    for name in ("target_modules", "feedforward_modules"):
+    for name in ("target_modules", "feedforward_modules", "target_parameters"):
         # PEFT keeps names in a set, whose order changes from process to process.
         if isinstance(document.get(name), list):
             document[name] = sorted(document[name])

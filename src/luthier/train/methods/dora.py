@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora import Linear as PeftLoraLinear
 from torch import Tensor
 
 from luthier.train.low_rank import LoraProduct
-from luthier.train.methods.lora import ADAPTER, AdaptedForward, Lora
+from luthier.train.methods.lora import ADAPTER, AdaptedForward, AdaptedLayer, Lora, matrix_of
 
 
 class RowScale(torch.autograd.Function):
@@ -38,9 +37,9 @@ class RowScale(torch.autograd.Function):
 class _RowLengthForward(AdaptedForward):
     """The low-rank product, each output scaled to its trained length; the bias is added after."""
 
-    def __init__(self, layer: PeftLoraLinear, probability: float) -> None:
+    def __init__(self, layer: AdaptedLayer, probability: float) -> None:
         super().__init__(layer, probability)
-        self.matrix: Tensor = layer.get_base_layer().weight
+        self.matrix = matrix_of(layer.get_base_layer())
         self.length = layer.lora_magnitude_vector[ADAPTER].weight
         self.squares = self.matrix.float().square().sum(1)
         self.norm, self.norm_of = torch.empty(0), (-1, -1)
@@ -78,6 +77,6 @@ class Dora(Lora):
         config.use_dora = True
         return config
 
-    def forward_of(self, name: str, layer: PeftLoraLinear) -> AdaptedForward:  # noqa: ARG002
+    def forward_of(self, name: str, layer: AdaptedLayer) -> AdaptedForward:  # noqa: ARG002
         """The product with its rows scaled."""
         return _RowLengthForward(layer, self.plan.dropout)

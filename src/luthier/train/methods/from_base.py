@@ -17,18 +17,18 @@ from collections.abc import Mapping
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.tuners.lora import Linear as PeftLoraLinear
 from torch import Tensor
 
 from luthier.core.plan import MethodPlan
 from luthier.train.methods.adapter_files import adapter_tensors
-from luthier.train.methods.lora import ADAPTER, AdaptedForward, Lora
+from luthier.train.methods.lora import ADAPTER, AdaptedForward, AdaptedLayer, Lora, matrix_of
+from luthier.train.methods.peft_targets import meant_for_peft
 
 
 class _DifferenceForward(AdaptedForward):
     """The trained product less the initial one."""
 
-    def __init__(self, layer: PeftLoraLinear, probability: float, first_a: Tensor, first_b: Tensor) -> None:
+    def __init__(self, layer: AdaptedLayer, probability: float, first_a: Tensor, first_b: Tensor) -> None:
         super().__init__(layer, probability)
         self.first_a, self.minus_first_b = first_a, -first_b
 
@@ -48,9 +48,9 @@ class FromBase(Lora, ABC):
         """A0 [rank, in] and B0 [out, rank] in fp32, from a matrix [out, in] in fp32."""
 
     @torch.no_grad()
-    def forward_of(self, name: str, layer: PeftLoraLinear) -> AdaptedForward:
+    def forward_of(self, name: str, layer: AdaptedLayer) -> AdaptedForward:
         """Sets A and B to the initial matrices and keeps those beside them."""
-        weight = layer.get_base_layer().weight
+        weight = matrix_of(layer.get_base_layer())
         a, b = self.initial(weight.float(), float(layer.scaling[ADAPTER]))
         # Rounded once, to the adapter's own precision: so the two products are equal at the start, to the bit.
         layer.lora_A[ADAPTER].weight.copy_(a)
@@ -80,4 +80,4 @@ class FromBase(Lora, ABC):
             tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = a, b
         config = super().config()
         config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
-        return tensors, config
+        return tensors, meant_for_peft(model.get_base_model(), config)

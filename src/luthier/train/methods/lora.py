@@ -15,23 +15,36 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as PeftLoraLinear
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from luthier.core.errors import RequestError
 from luthier.models.quantised import PackedLinear
 from luthier.models.quiet import quiet_peft
 from luthier.train.dropout import Dropout
+from luthier.train.expert_product import install_expert_products
 from luthier.train.low_rank import LoraProduct, LoraProducts, PackedMatrix
 from luthier.train.methods.adapter_files import adapter_tensors, write_adapter
+from luthier.train.methods.peft_targets import meant_for_peft, pattern_of, planned_targets, refuse_other_targets
 from luthier.train.methods.protocol import PlainMethod
 
 ADAPTER = "default"
+AdaptedLayer = PeftLoraLinear | ParamWrapper
+"""A matrix with an adapter; the wrapper stands around one that PEFT would not find by its name (`peft_targets`)."""
+
+
+def matrix_of(layer: nn.Module) -> Tensor:
+    """The matrix [out, in] of a linear layer; transformers' Conv1D holds its transpose."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight.t() if isinstance(layer, Conv1D) else weight
 
 
 class AdaptedForward:
     """Stands in for the forward of one PEFT LoRA layer. `training` is read from the layer at each call."""
 
-    def __init__(self, layer: PeftLoraLinear, probability: float) -> None:
+    def __init__(self, layer: AdaptedLayer, probability: float) -> None:
         self.layer, self.probability = layer, probability
         self.inner: nn.Module = layer.get_base_layer()
         self.thin: tuple[nn.Module, nn.Module] = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
@@ -44,7 +57,7 @@ class AdaptedForward:
     def base(self) -> Tensor | PackedMatrix:
         """The frozen matrix."""
         inner = self.inner
-        return inner if isinstance(inner, PackedLinear) else inner.weight  # type: ignore[return-value]
+        return inner if isinstance(inner, PackedLinear) else matrix_of(inner)
 
     @property
     def bias(self) -> Tensor | None:
@@ -93,7 +106,7 @@ def _traced_forward(layer: PeftLoraLinear, x: Tensor) -> Tensor:
     base = layer.get_base_layer()
     thin = F.linear(layer.lora_dropout[ADAPTER](x), layer.lora_A[ADAPTER].weight)
     added = F.linear(thin, layer.lora_B[ADAPTER].weight) * layer.scaling[ADAPTER]
-    out: Tensor = F.linear(x, base.weight, base.bias) + added
+    out: Tensor = F.linear(x, matrix_of(base), base.bias) + added
     return out
 
 
@@ -153,6 +166,10 @@ class Joined:
         return first
 
 
+def _is_single(layer: nn.Module) -> bool:
+    return isinstance(layer, ParamWrapper) and isinstance(layer.get_base_layer(), nn.Linear)
+
+
 _READ_ONE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -180,23 +197,47 @@ class Lora(PlainMethod):
             lora_alpha=self.plan.alpha,
             lora_dropout=self.plan.dropout,
             target_modules=list(self.plan.targets),
+            target_parameters=list(self.plan.expert_targets) or None,
+            rank_pattern={pattern_of(t): self.plan.expert_rank for t in self.plan.expert_targets},
+            alpha_pattern={pattern_of(t): self.expert_alpha() for t in self.plan.expert_targets},
             task_type="CAUSAL_LM",
         )
 
-    def forward_of(self, name: str, layer: PeftLoraLinear) -> AdaptedForward:  # noqa: ARG002
+    def expert_alpha(self) -> float:
+        """Alpha of experts: their scale is that of all other matrices."""
+        return self.plan.alpha * (self.plan.expert_rank or 0) / self.plan.rank
+
+    def forward_of(self, name: str, layer: AdaptedLayer) -> AdaptedForward:  # noqa: ARG002
         """What computes one adapted matrix; called once for each, after the adapter is in place."""
         return AdaptedForward(layer, self.plan.dropout)
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
-        """Add the adapter in the base's own precision, A random from `seed` and B zero, and fuse its layers."""
+        """Add the adapter in the base's own precision, A random from `seed` and B zero, and fuse its layers.
+
+        Raises:
+            RequestError: PEFT cannot put it there, or put it on something else than the plan says.
+        """
+        planned = planned_targets(model, self.plan)
+        config = meant_for_peft(model, self.config())
         torch.manual_seed(seed)
-        with quiet_peft():
-            adapted = get_peft_model(model, self.config(), autocast_adapter_dtype=False)
+        try:
+            with quiet_peft():
+                adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+        except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+            raise RequestError(
+                f"PEFT cannot put method {self.plan.name} on {self.plan.places}: {' '.join(str(error).split())[:300]}",
+                expected="matrices that PEFT can adapt by this method",
+                do="leave the matrix that is named out of method.targets, or choose another method",
+            ) from error
+        refuse_other_targets(adapted, planned)
         for name, layer in adapted.named_modules():
-            if isinstance(layer, PeftLoraLinear):
+            if isinstance(layer, PeftLoraLinear) or _is_single(layer):
                 layer.forward = self.forward_of(name, layer)
                 if layer is model.get_output_embeddings():
                     self.head_forward = layer.forward
+                if config.lora_dropout != self.plan.dropout:  # what a compiler sees draws by PEFT's own
+                    layer.lora_dropout[ADAPTER] = nn.Dropout(self.plan.dropout)
+        install_expert_products(adapted, ADAPTER)
         _join(adapted)
         return adapted  # type: ignore[no-any-return]
 

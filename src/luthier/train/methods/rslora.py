@@ -19,3 +19,7 @@ class RsLora(Lora):
         config = super().config()
         config.use_rslora = True
         return config
+
+    def expert_alpha(self) -> float:
+        """The same alpha: the square root of the rank makes the scale of any rank a fitting one."""
+        return self.plan.alpha

@@ -1,0 +1,172 @@
+"""How a chat template takes an assistant's thought: under which name, and what it writes around it.
+
+Measured by rendering, never by a model's name. A probe thought is given as a field of a message (`reasoning_content`,
+`reasoning`, `thinking`, or another that the template reads), as a block of the content, and as tagged text in the
+content, each in an answer and in a call of a tool; the first way that reaches the text is the template's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Render = Callable[[list[dict[str, Any]], bool], str | None]
+"""The text of message objects, with a generation prompt or without; None where the template refuses them."""
+Way = Literal["field", "blocks", "content"]
+PromptState = Literal["none", "open", "closed"]
+
+FIELDS: Final = ("reasoning_content", "reasoning", "thinking")
+"""Names under which rows hold a thought, and templates read one."""
+TAGS: Final = (
+    ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"), ("[THINK]", "[/THINK]"),
+)  # fmt: skip
+"""How a thought stands in the text of an answer."""
+_OTHER_FIELD: Final = re.compile(r"^[a-z_]*(?:reason|think|thought)[a-z_]*$")
+_LAST_TAG: Final = re.compile(r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])\s*$")
+_QUESTION, _THOUGHT, _ANSWER, _NEXT = "Which wood?", "Grain-first", "Spruce-wood", "Which glue?"
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtWriting:
+    """How a thought stands beside its answer: `before`, the thought, `between`, the answer.
+
+    way: where the template takes it from: the field of a message called `field`, a block of the content, or the
+    content's own text.
+    """
+
+    way: Way
+    before: str
+    between: str
+    field: str = ""
+
+    @property
+    def start(self) -> str:
+        """The text that opens a thought, without white space around it."""
+        return self.before.strip()
+
+    @property
+    def end(self) -> str:
+        """The text that closes a thought, without white space around it."""
+        return self.between.strip()
+
+    def state_of(self, prompt: str) -> tuple[PromptState, int]:
+        """What a generation prompt does to a thought, and how many of its characters come before that.
+
+        `open`: it ends inside a thought. `closed`: it ends behind an empty one. `none`: it has nothing of either.
+        """
+        bare = prompt.rstrip()
+        if bare.endswith(self.start):
+            return "open", len(bare) - len(self.start)
+        if bare.endswith(self.end):
+            inside = bare[: len(bare) - len(self.end)].rstrip()
+            if inside.endswith(self.start):
+                return "closed", len(inside) - len(self.start)
+        return "none", len(prompt)
+
+    def length_of_empty(self, text: str, state: PromptState) -> int:
+        """How many characters at the beginning of a text are an empty thought, or close one that the prompt opened."""
+        rest = text.lstrip()
+        if state != "open":
+            if not rest.startswith(self.start):
+                return 0
+            rest = rest[len(self.start) :].lstrip()
+        if not rest.startswith(self.end):
+            return 0
+        return len(text) - len(rest[len(self.end) :].lstrip())
+
+
+def split_thought(content: str, writing: ThoughtWriting) -> tuple[str | None, str]:
+    """Thought and answer of a content that begins with a tagged thought; None and the content where it does not."""
+    text = content.lstrip()
+    for start, end in ((writing.start, writing.end), *TAGS):
+        if text.startswith(start) and (at := text.find(end, len(start))) >= 0:
+            return text[len(start) : at].strip() or None, text[at + len(end) :].lstrip()
+    return None, content
+
+
+def measure_writing(render: Render, fields: Iterable[str], calls: list[dict[str, Any]]) -> ThoughtWriting | None:
+    """How a template takes a thought; None where nothing that was tried reaches its text.
+
+    fields: the names that the template reads (`template_names`). calls: tool calls for a turn that calls one.
+    """
+    headers = list(_headers(render))
+    if not headers:
+        return None
+    for way, name, message in _candidates(frozenset(fields), calls):
+        found = _written(render, message, headers, way, name)
+        if found is not None:
+            return found
+    return _tagged(render, headers)
+
+
+def _candidates(names: frozenset[str], calls: list[dict[str, Any]]) -> Iterator[tuple[Way, str, dict[str, Any]]]:
+    others = sorted(name for name in names if _OTHER_FIELD.match(name) and name not in FIELDS)
+    turn = {"role": "assistant", "content": _ANSWER}
+    for extra in ({}, {"tool_calls": calls}):
+        for name in (*(field for field in FIELDS if field in names), *others):
+            yield "field", name, turn | extra | {name: _THOUGHT}
+            if extra:
+                yield "field", name, turn | extra | {name: _THOUGHT, "content": ""}
+        if not extra:
+            blocks = [{"type": "thinking", "thinking": _THOUGHT}, {"type": "text", "text": _ANSWER}]
+            yield "blocks", "", turn | {"content": blocks}
+
+
+def _headers(render: Render) -> Iterator[str]:
+    """What may stand between a question and an answer that no thought goes before."""
+    question = {"role": "user", "content": _QUESTION}
+    prompt = render([question], True)
+    if prompt is not None and _QUESTION in prompt:
+        yield prompt.rpartition(_QUESTION)[2]
+    earlier = [question, {"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _NEXT}]
+    text = render(earlier, False)
+    if text is not None and _QUESTION in text and _ANSWER in text:
+        yield text.rpartition(_ANSWER)[0].rpartition(_QUESTION)[2]
+
+
+def _written(render: Render, message: dict[str, Any], headers: list[str], way: Way, name: str) -> ThoughtWriting | None:
+    text = render([{"role": "user", "content": _QUESTION}, message], False)
+    if text is None or _THOUGHT not in text or _QUESTION not in text:
+        return None
+    head, _, tail = text.rpartition(_THOUGHT)
+    ahead = head.rpartition(_QUESTION)[2]
+    if way == "blocks" and ("'type'" in head or '"type"' in head):
+        return None  # the list itself, written as it is
+    common = min(_common(ahead, header) for header in headers)
+    before = ahead[common:]
+    if not before.strip():
+        tag = _LAST_TAG.search(ahead)
+        before = tag.group() if tag else ""
+    # templates differ in whether content or calls come first
+    between = _closing_of(tail) if message.get("tool_calls") else tail.partition(_ANSWER)[0]
+    return ThoughtWriting(way, before, between, name) if before.strip() and between.strip() else None
+
+
+def _closing_of(tail: str) -> str:
+    """What closes a thought that a call follows: the first tag, with the white space around it."""
+    found = re.match(r"\s*(?:<[^<>\s]+>|\[[^\[\]\s]+\])\s*", tail)
+    return found.group() if found else ""
+
+
+def _tagged(render: Render, headers: list[str]) -> ThoughtWriting | None:
+    """A thought as text of the content: where a prompt opens one, or earlier turns lose theirs."""
+    question, following = {"role": "user", "content": _QUESTION}, {"role": "user", "content": _NEXT}
+    for start, end in TAGS:
+        writing = ThoughtWriting("content", f"{start}\n", f"\n{end}\n\n")
+        if writing.state_of(headers[0])[0] != "none":
+            return writing
+        content = f"{writing.before}{_THOUGHT}{writing.between}{_ANSWER}"
+        answer = {"role": "assistant", "content": content}
+        for turns in ([question, answer, following, answer | {"content": _NEXT}], [question, answer]):
+            text = render(turns, False)
+            if text is not None and _ANSWER in text and _THOUGHT not in text:
+                return writing
+    return None
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -1,0 +1,138 @@
+"""The low-rank products of experts beside the experts' own, without a copy of their matrices.
+
+    y_e = x_e W_e^T + s (x_e A_e^T) B_e^T     for the tokens x_e that chose expert e
+
+PEFT adds the update of every expert into a copy of the whole tensor at each call, and keeps the copy and a gradient of
+its size for the way back. Here each expert's tokens go through its frozen matrix and its two thin ones
+(`low_rank.LoraProduct`), and nothing as large as the matrices is made.
+
+How the experts multiply (gate and up in one tensor or no gate, biases, which side of a matrix is which) is what
+transformers notes on every experts class that it can compute in several ways (`use_experts_implementation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora.layer import ParamWrapper
+from torch import Tensor, nn
+
+from luthier.train.low_rank import LoraProduct
+
+_PROBED_TOKENS: Final = 12
+
+
+class ExpertProduct:
+    """Stands in for the forward of the outermost PEFT wrapper of a module of experts."""
+
+    def __init__(self, outer: ParamWrapper, adapter: str) -> None:
+        self.outer, self.adapter = outer, adapter
+        self.inner: Any = outer.get_base_layer()
+        self.wrappers = {wrapper.parameter_name: wrapper for wrapper in _nested(outer)}
+
+    def __call__(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """What the chosen experts give, weighted: [N, width] for hidden states [N, width], choices [N, k]."""
+        inner, num_chosen = self.inner, top_k_index.shape[-1]
+        experts = top_k_index.reshape(-1)
+        order = torch.argsort(experts, stable=True)
+        counts: list[int] = torch.bincount(experts, minlength=inner.num_experts).tolist()
+        rows = hidden_states[order // num_chosen]
+        wide = self._product("gate_up_proj" if inner.has_gate else "up_proj", rows, counts)
+        activated = inner._apply_gate(wide) if inner.has_gate else inner.act_fn(wide)
+        out = self._product("down_proj", activated, counts)
+        if inner.has_post_expert_norm:
+            out = inner.post_expert_norm(out)
+        out = out * top_k_weights.reshape(-1)[order][:, None]
+        # back in the order of the tokens, and summed over the choices of each: no sum depends on another token
+        out = out[torch.argsort(order)].view(hidden_states.shape[0], num_chosen, -1).sum(1)
+        return out.to(hidden_states.dtype)
+
+    def _product(self, name: str, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """Each expert's matrix, with its low-rank product where it has one, on its own rows [N k, in], in order."""
+        matrices: Tensor = getattr(self.inner, name)
+        biases = getattr(self.inner, f"{name}_bias") if self.inner.has_bias else None
+        wrapper = self.wrappers.get(name)
+        factors = [] if wrapper is None else list(zip(*_factors(wrapper, self.adapter), strict=True))
+        parts = []
+        for number, x in enumerate(rows.split(list(counts))):
+            if not counts[number]:
+                continue
+            matrix = matrices[number].t() if self.inner.is_transposed else matrices[number]
+            bias = None if biases is None else biases[number]
+            if wrapper is None:
+                parts.append(F.linear(x, matrix, bias))
+            else:
+                scale = float(wrapper.scaling[self.adapter])
+                parts.append(LoraProduct.apply(x, matrix, bias, *factors[number], None, scale))
+        return torch.cat(parts)
+
+
+def install_expert_products(model: nn.Module, adapter: str) -> list[str]:
+    """Have the adapted experts of a model computed without copies; returns names of those that stay as PEFT has them.
+
+    A class of experts is taken once it has given what PEFT gives on a few random tokens.
+    """
+    inside = {id(wrapper.base_layer) for wrapper in model.modules() if isinstance(wrapper, ParamWrapper)}
+    proved: dict[type[nn.Module], bool] = {}
+    left = []
+    for name, outer in model.named_modules():
+        if not isinstance(outer, ParamWrapper) or id(outer) in inside:
+            continue
+        inner = outer.get_base_layer()
+        if isinstance(inner, nn.Linear):
+            continue
+        product = ExpertProduct(outer, adapter)
+        if type(inner) not in proved:
+            proved[type(inner)] = _is_the_same(product)
+        if proved[type(inner)]:
+            outer.forward = product
+        else:
+            left.append(name)
+    return left
+
+
+@torch.no_grad()
+def _is_the_same(product: ExpertProduct) -> bool:
+    """Whether it gives what PEFT gives, with updates that are not zero; weights are as they were afterwards."""
+    inner, outer = product.inner, product.outer
+    known = ("is_transposed", "has_gate", "has_bias", "has_post_expert_norm", "num_experts")
+    if not all(hasattr(inner, name) for name in known) or getattr(inner, "_is_expert_parallel", False):
+        return False
+    if not set(product.wrappers) <= {"gate_up_proj", "up_proj", "down_proj"}:
+        return False
+    draw = torch.Generator().manual_seed(0)
+    down = inner.down_proj
+    width = int(down.shape[2] if inner.is_transposed else down.shape[1])
+    chosen = torch.stack([torch.randperm(inner.num_experts, generator=draw)[:2] for _ in range(_PROBED_TOKENS)])
+    x, weights = torch.randn(_PROBED_TOKENS, width, generator=draw), torch.rand(_PROBED_TOKENS, 2, generator=draw)
+    thin = [wrapper.lora_B[product.adapter].weight for wrapper in product.wrappers.values()]
+    before = [weight.clone() for weight in thin]
+    try:
+        for weight in thin:
+            weight.copy_(0.1 * torch.randn(weight.shape, generator=draw))
+        given = (x.to(down), chosen.to(down.device), weights.to(down))
+        theirs, ours = type(outer).forward(outer, *given), product(*given)
+    finally:
+        for weight, old in zip(thin, before, strict=True):
+            weight.copy_(old)
+    tolerance = 1e-4 if down.dtype in (torch.float32, torch.float64) else 5e-2
+    return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp_min(1e-30))
+
+
+def _factors(wrapper: ParamWrapper, adapter: str) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """A [rank, in] and B [out, rank] of each expert; PEFT lays those of all experts in one matrix each."""
+    a, b = wrapper.lora_A[adapter].weight, wrapper.lora_B[adapter].weight
+    num = wrapper.num_experts
+    return a.reshape(num, -1, a.shape[-1]).unbind(0), b.reshape(b.shape[0], -1, num).permute(2, 0, 1).unbind(0)
+
+
+def _nested(outer: ParamWrapper) -> list[ParamWrapper]:
+    """The wrappers around one module, from outside in: each adapts one tensor of it."""
+    found, layer = [], outer
+    while isinstance(layer, ParamWrapper):
+        found.append(layer)
+        layer = layer.base_layer
+    return found
