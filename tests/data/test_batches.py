@@ -286,3 +286,27 @@ def test_packed_pairs_count_both_rows_and_what_they_share_once() -> None:
     assert schedule(110).shared_tokens((0, 1)) == (40, 0)
     assert schedule(110).shared_tokens((1,)) == (0,)
     assert schedule(110).padding_fraction() == 0
+
+
+@pytest.mark.parametrize("packed", [None, [130, 20, 130, 20, 60]])
+def test_units_of_equally_many_rows_stand_together(packed: list[int] | None) -> None:
+    """A micro-batch shares the beginning of each unit, or that of its family where units are one row."""
+    families = Families(np.array([-1, 0, -1, 0, -1]), np.array([0, 6, 0, 6, 0]))
+    own = OwnBeginnings(np.array([40, 0, 30, 0, 0]), np.array([90, 20, 100, 20, 60]))
+    schedule = StepSchedule(
+        [70, 20, 70, 20, 60],
+        global_batch_size=5,
+        micro_batch_tokens=400,
+        order="as_given",
+        seed=0,
+        rows_per_unit=[2, 1, 2, 1, 1],
+        families=families,
+        own=own,
+        packed=packed,
+    )
+    batches = schedule.step(0)
+    assert sorted(index for batch in batches for index in batch) == [0, 1, 2, 3, 4]
+    found = {frozenset(batch): schedule.shared_tokens(batch) for batch in batches}
+    assert found[frozenset((0, 2))] == (40, 30)
+    assert found[frozenset((1, 3))] == (6,)
+    assert found[frozenset((4,))] == (() if packed is None else (0,))

@@ -93,3 +93,15 @@ def test_label_smoothing_is_off_by_default_and_taken_as_asked() -> None:
     assert resolve_objective(None, "chat", Sources()).label_smoothing == 0.0
     asked = ObjectiveRecipe(name="sft", label_smoothing=0.1)
     assert resolve_objective(asked, "chat", Sources()).label_smoothing == 0.1
+
+
+def test_answers_of_rows_are_weighed_by_token_or_by_row() -> None:
+    sources = Sources()
+    assert resolve_objective(None, "chat", sources).loss_weighting == "token"
+    assert "every learned token counts the same" in sources.found["objective.loss_weighting"].why
+    asked = ObjectiveRecipe(name="sft", loss_weighting="sample")
+    assert resolve_objective(asked, "chat", Sources()).loss_weighting == "sample"
+    with pytest.raises(RecipeError, match="loss_weighting fixed"):
+        resolve_objective(ObjectiveRecipe(name="sft", loss_weighting="fixed"), "chat", Sources())
+    with pytest.raises(RecipeError, match="label_smoothing"):
+        resolve_objective(ObjectiveRecipe(name="sft", loss_weighting="sample", label_smoothing=0.1), "chat", Sources())

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from luthier.core.dataset import sequence_notes
+from luthier.core.errors import RecipeError, TemplateError
 from luthier.service.context import Context
 from luthier.service.materials import Materials
 from luthier.service.plans import prepare
 from luthier.service.recipes import recipe_from
+from luthier.service.training import train
 
 
 @pytest.fixture
@@ -60,3 +64,112 @@ def test_a_plan_is_the_same_with_shared_rows(make, tmp_path) -> None:
             alone = prepare(context, make(**changed), base_dir=Path())
             assert shared.plan.hash == alone.plan.hash
             assert shared.train.tokenised == alone.train.tokenised
+
+
+# Earlier turns lose their thoughts, and the last one has one, empty where the row has none.
+_REWRITES = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}"
+    "<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+@pytest.fixture
+def rewriting(tiny_model, tmp_path):
+    """A recipe of rows of one and two turns for a model whose template rewrites earlier turns."""
+    folder = shutil.copytree(tiny_model, tmp_path / "rewriting")
+    (folder / "chat_template.jinja").write_text(_REWRITES)
+    rows = []
+    for n in range(24):
+        turns = [("user", f"What comes after {n}?"), ("assistant", f"{n + 1}")]
+        turns += [("user", "And then?"), ("assistant", f"Then {n + 2}.")] if n % 3 else []
+        rows.append({"messages": [{"role": role, "content": text} for role, text in turns]})
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def recipe(**sections: Any):
+        document = {
+            "base_model": str(folder),
+            "data": {"train": "chats.jsonl"} | sections.pop("data", {}),
+            "method": {"name": "lora", "rank": 2, "dropout": 0.0},
+            "training": {"num_threads": 1, "precision": "float32", "global_batch_size": 8, "micro_batch_tokens": 200}
+            | sections.pop("training", {}),
+        }
+        return recipe_from(document | sections, base_dir=tmp_path)
+
+    return recipe
+
+
+def test_rows_that_are_cut_stay_one_example_and_the_plan_says_how_many_and_why(rewriting, tmp_path) -> None:
+    with Context.open(tmp_path / "home") as context:
+        prepared = prepare(context, rewriting(), base_dir=Path())
+    profile = prepared.plan.data.train
+    assert (profile.num_examples, profile.num_cut, profile.num_sequences) == (24, 16, 40)
+    assert [len(unit) for unit in prepared.train.units] == [1 if n % 3 == 0 else 2 for n in range(24)]
+    assert prepared.plan.training.num_steps_per_epoch == 3
+    notes = dict(sequence_notes(profile))
+    assert "24 train rows are 40 sequences; 16 of them" in notes["cut_rows"]
+    assert "rewrites" in notes["cut_rows"]
+    assert "40 of 40 train sequences answer at once" in notes["answers_without_thought"]
+    assert "enable_thinking" in notes["answers_without_thought"]
+
+
+def test_template_options_are_in_the_plan_and_change_what_is_written(rewriting, tmp_path) -> None:
+    with Context.open(tmp_path / "home") as context:
+        plain = prepare(context, rewriting(), base_dir=Path())
+        off = prepare(context, rewriting(data={"template_options": {"enable_thinking": False}}), base_dir=Path())
+        with pytest.raises(RecipeError, match="never reads") as caught:
+            prepare(context, rewriting(data={"template_options": {"enable_thinkin": False}}), base_dir=Path())
+    assert off.plan.data.template_options == {"enable_thinking": False}
+    assert off.template.options == {"enable_thinking": False}
+    assert off.plan.hash != plain.plan.hash
+    assert off.plan.data.train.num_skipping_thought == 0
+    assert caught.value.do == "write enable_thinking"
+
+
+def test_what_is_opted_into_is_written_for_training_and_for_judging(tiny_model, tmp_path) -> None:
+    row = {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Which wood?"},
+            {"role": "assistant", "content": "Spruce.", "reasoning_content": "It is light."},
+        ]
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    data = {"train": "rows.jsonl", "held_out": "rows.jsonl", "allow_leakage": True}
+    with Context.open(tmp_path / "home") as context:
+
+        def made(**opted: str):
+            document = {"base_model": str(tiny_model), "data": data | opted, "evaluation": {"few_shot": 0}}
+            return prepare(context, recipe_from(document, base_dir=tmp_path), base_dir=Path())
+
+        with pytest.raises(TemplateError, match="writes none") as caught:
+            made()
+        assert "data.reasoning: as_text" in caught.value.do
+        prepared = made(system="fold", reasoning="as_text")
+    assert prepared.plan.data.system == "fold"
+    assert prepared.held_out is not None
+    for split in (prepared.train, prepared.held_out):
+        user, answer = split.examples[0].conversation.messages
+        assert user.content == "Be brief.\n\nWhich wood?"
+        assert answer.content == "<think>\nIt is light.\n</think>\n\nSpruce."
+
+
+def test_answers_that_are_drawn_begin_behind_the_prompt_of_inference(rewriting, tmp_path) -> None:
+    objective = {"name": "grpo", "rewards": [{"metric": "token_f1", "weight": 1.0}], "max_new_tokens": 4}
+    with Context.open(tmp_path / "home") as context:
+        prepared = prepare(context, rewriting(objective=objective), base_dir=Path())
+    assert {len(unit) for unit in prepared.train.units} == {1}
+    for example, (row,) in zip(prepared.train.examples, prepared.train.units, strict=True):
+        prompt, _ = prepared.template.encode(prepared.template.render(example.prompt, add_generation_prompt=True))
+        assert list(row.input_ids[: row.num_prompt_tokens]) == prompt
+
+
+def test_training_with_shared_beginnings_learns_the_same_from_rows_that_are_cut(rewriting, tmp_path) -> None:
+    losses = {}
+    with Context.open(tmp_path / "home") as context:
+        for shares in (True, False):
+            outcome = train(context, rewriting(training={"shared_prefix": shares, "epochs": 1}), base_dir=Path())
+            losses[shares] = outcome.as_json()["train_loss"]
+            assert outcome.as_json()["status"] == "succeeded"
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)

@@ -146,11 +146,15 @@ def shareable_tokens(row: TokenisedExample) -> int:
     return min(row.num_tokens - 1, first if first >= 0 else row.num_tokens)
 
 
-def common_beginning(rows: Sequence[TokenisedExample]) -> int:
-    """How many tokens all rows begin with, as far as they may be shared (`shareable_tokens`)."""
+def common_beginning(rows: Sequence[TokenisedExample], *, are_cut: bool = False) -> int:
+    """How many tokens all rows begin with, as far as they may be shared (`shareable_tokens`).
+
+    are_cut: they are the answers of one conversation. Learned tokens are shared then, too: those that one of them
+    learns are context of the others.
+    """
     starts = [memoryview(row.input_ids).cast("B") for row in rows]
     size = memoryview(rows[0].input_ids).itemsize
-    low, high = 0, min(map(shareable_tokens, rows))
+    low, high = 0, min(row.num_tokens - 1 if are_cut else shareable_tokens(row) for row in rows)
     while low < high:
         middle = (low + high + 1) // 2
         if all(start[: middle * size] == starts[0][: middle * size] for start in starts[1:]):

@@ -112,7 +112,7 @@ class _Found:
         self._check_answer(piece)
         self._check_begins(piece)
         writing = self.template.thoughts
-        state = "none" if writing is None else writing.state_of(self.prompt)[0]
+        state: PromptState = "none" if writing is None else writing.state_of(self.prompt)[0]
         empty = 0 if writing is None or self.thought is not None else writing.length_of_empty(piece, state)
         start = self._learned_from(empty)
         if self.thought is not None and self.learns is False:
@@ -127,6 +127,7 @@ class _Found:
     def _put_together(self) -> AnswerText:
         """The prompt, and the part of the template's own text that belongs to the answer."""
         writing = self.template.thoughts
+        state: PromptState
         state, bare = ("none", len(self.prompt)) if writing is None else writing.state_of(self.prompt)
         if self.thought is not None and state == "closed":
             raise self.turn.error(

@@ -55,10 +55,12 @@ class OwnBeginnings:
     computed_tokens: I64
 
 
-def own_beginnings(units: Sequence[Sequence[TokenisedExample]]) -> OwnBeginnings:
+def own_beginnings(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool = False) -> OwnBeginnings:
     """The beginning of each unit's rows, as far as it may be shared (`shareable_tokens`); 0 where they have none, and
-    where a unit is one row."""
-    prefix = np.asarray([common_beginning(unit) if len(unit) > 1 else 0 for unit in units], dtype=np.int64)
+    where a unit is one row. are_cut: the rows of a unit are the answers of one conversation."""
+    prefix = np.asarray(
+        [common_beginning(unit, are_cut=are_cut) if len(unit) > 1 else 0 for unit in units], dtype=np.int64
+    )
     rows = np.asarray([len(unit) for unit in units], dtype=np.int64)
     whole = np.asarray([sum(row.num_tokens for row in unit) for unit in units], dtype=np.int64)
     return OwnBeginnings(prefix, whole - (rows - 1) * prefix)

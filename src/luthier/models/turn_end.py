@@ -46,12 +46,19 @@ class EndProbe:
         """The end of an answer. tail: what the template writes after a last one."""
         if (own := self._first(tail)) is not None:
             return TurnEnd(own, self.special[own], is_written=True)
-        question, answer = {"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}
-        return self._of_next_role([question, answer, {"role": "user", "content": _NEXT}])
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": _QUESTION},
+            {"role": "assistant", "content": _ANSWER},
+            {"role": "user", "content": _NEXT},
+        ]
+        return self._of_next_role(turns)
 
     def of_call(self, answer: TurnEnd) -> TurnEnd:
         """The end of a turn that calls a tool; that of an answer where the template takes no calls."""
-        turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": "", "tool_calls": CALLS}]
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": _QUESTION},
+            {"role": "assistant", "content": "", "tool_calls": CALLS},
+        ]
         text = self.render(turns, False)
         if text is None or _ANSWER not in text:
             return answer

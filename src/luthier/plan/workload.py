@@ -286,7 +286,7 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
         usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
         budget = max(usual, rows.max_tokens)
     units = min(training.global_batch_size, rows.num_examples)
-    per_step = units * objective_rules(plan.objective.name).rows_per_unit * rows.sequences_per_example
+    per_step = math.ceil(units * objective_rules(plan.objective.name).rows_per_unit * rows.sequences_per_example)
     longest = max(2, rows.max_tokens)
     padding = 0.0 if packs_on(plan, device) else _PADDING[training.order]
     length = min(longest, rows.mean_tokens / (1 - padding))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
+from luthier.core.dataset import CUT_REASON
 from luthier.core.export import Export
 from luthier.core.plan import MethodPlan, ObjectivePlan, Plan
 from luthier.core.split_provenance import coverage
@@ -122,6 +124,7 @@ def _training(run: RunFacts | None) -> str:
         ("Method", _method(plan.method)),
         ("Objective", _objective(plan.objective)),
         ("Loss mask", _mask(plan)),
+        *([("Chat template given", settings)] if (settings := _template_settings(plan)) else ()),
         ("Trained parameters", f"{result.num_trainable_parameters:,} ({figures.percent(result.trainable_fraction)})"),
         ("Steps", f"{result.num_steps:,} of {training.num_steps:,}, {training.global_batch_size} examples each"),
         ("Ended because", markdown.text(result.stopped_because)),
@@ -166,7 +169,24 @@ def _mask(plan: Plan) -> str:
         return "1 on every token of the texts but the first"
     if plan.base_model.template == "plain":
         return "1 on the answers and the token that ends them, 0 on prompts"
-    return "1 on all that the chat template writes for an assistant's turn, its end included; 0 on everything else"
+    words = ["1 on all that the chat template writes for an assistant's turn, its end included; 0 on everything else"]
+    data = plan.data
+    if data.learn_reasoning is not None:
+        words.append(f"thoughts {'learned, empty ones too' if data.learn_reasoning else 'not learned'}")
+    if data.train.num_cut:
+        words.append(f"{data.train.num_sequences:,} sequences of {data.train.num_examples:,} rows: {CUT_REASON}")
+    return "; ".join(words)
+
+
+def _template_settings(plan: Plan) -> str:
+    """What must be the same in use as it was in training."""
+    data = plan.data
+    options = {name: json.dumps(value) for name, value in sorted(data.template_options.items())}
+    words = [f"{code(name)} {code(value)}" for name, value in options.items()]
+    for name in ("system", "tools", "reasoning"):
+        if (value := getattr(data, name)) is not None:
+            words.append(f"{name} {value.replace('_', ' ')}")
+    return ", ".join(words)
 
 
 def _loss(value: float, objective: ObjectivePlan) -> str:
