@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.core.plan import Quantisation
 from luthier.models.architecture import auto_class, load_config
+from luthier.models.expert_product import install_products
 from luthier.models.quantised import PackedLinear, quantise
 from luthier.models.quiet import quiet_peft, quiet_transformers
 
@@ -120,7 +121,7 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftMode
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:  # PEFT cannot tell from a packed matrix in which precision it is computed with
                 parameter.data = parameter.data.to(model.dtype)
-    adapted.eval()
+    install_products(adapted.eval(), "default")
     return adapted
 
 

@@ -84,7 +84,7 @@ class Structure:
     num_matrix_parameters: all matrices that hidden states are multiplied with, head and embeddings excluded;
     num_active_parameters: those of them that one token meets (fewer where there are experts).
     num_packed_parameters: those that quantisation packs, which experts in one tensor are not among.
-    fuses_experts: whether the low-rank products of all experts can be computed beside theirs (train/expert_product.py).
+    fuses_experts: whether the low-rank products of all experts can be computed beside theirs (expert_product.py).
     num_windowed_layers: layers whose attention looks back `sliding_window` tokens only. num_norms: normalisations of
     the hidden state a layer; has_head_norms: whether queries and keys are normalised, too. is_silu_gated: whether the
     MLP is silu(gate) * up; is_gated: whether it has a gate at all. has_plain_rms_norm: normalisations are w * x / rms.

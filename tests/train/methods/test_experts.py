@@ -18,12 +18,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from luthier.core.errors import RequestError
 from luthier.core.plan import MethodPlan
 from luthier.core.recipe import MethodRecipe
+from luthier.models.expert_product import ExpertProduct
+from luthier.models.loading import load_model
+from luthier.models.merging import merged_model
 from luthier.models.quiet import quiet_peft
 from luthier.models.structure import structure_of
 from luthier.plan.adapter import reach
 from luthier.plan.resolve_method import resolve_method
 from luthier.plan.sources import Sources
-from luthier.train.expert_product import ExpertProduct
 from luthier.train.methods import lora, peft_targets
 from luthier.train.methods.registry import load_method
 
@@ -255,3 +257,20 @@ def test_names_that_peft_leaves_alone_stay_modules() -> None:
     assert found.target_modules == {"q_proj", "o_proj"}
     assert not found.target_parameters
     assert found.lora_dropout == 0.1
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_next", "gpt_oss", "deepseek_v3", "granitemoehybrid", "llama4_text"])
+def test_a_merged_model_and_its_files_give_the_same(kind: str, tmp_path: Path) -> None:
+    base, adapter, whole = (tmp_path / name for name in ("base", "adapter", "merged"))
+    _base(kind).save_pretrained(base)
+    adapter.mkdir()
+    method = load_method(_plan(kind))
+    model = method.prepare(load_model(base, dtype="float32", attention="eager"), 0)
+    _train_ready(model)
+    method.save(model, base, adapter)
+    merged = merged_model(base, adapter, dtype="float32")
+    torch.testing.assert_close(_loss(merged), _loss(model), atol=2e-5, rtol=2e-5)
+    merged.save_pretrained(whole)
+    torch.testing.assert_close(
+        _loss(load_model(whole, dtype="float32", attention="eager")), _loss(model), atol=2e-5, rtol=2e-5
+    )

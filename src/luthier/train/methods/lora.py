@@ -21,13 +21,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import RequestError
+from luthier.models.expert_product import install_products
 from luthier.models.quantised import PackedLinear
 from luthier.models.quiet import quiet_peft
 from luthier.train.dropout import Dropout
-from luthier.train.expert_product import install_expert_products
 from luthier.train.low_rank import LoraProduct, LoraProducts, PackedMatrix
 from luthier.train.methods.adapter_files import adapter_tensors, write_adapter
-from luthier.train.methods.peft_targets import meant_for_peft, pattern_of, planned_targets, refuse_other_targets
+from luthier.train.methods.peft_targets import all_but, meant_for_peft, planned_targets, refuse_other_targets
 from luthier.train.methods.protocol import PlainMethod
 
 ADAPTER = "default"
@@ -166,6 +166,11 @@ class Joined:
         return first
 
 
+def _trained_product(x: Tensor, matrix: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    out: Tensor = LoraProduct.apply(x, matrix, bias, a, b, None, scale)
+    return out
+
+
 def _is_single(layer: nn.Module) -> bool:
     return isinstance(layer, ParamWrapper) and isinstance(layer.get_base_layer(), nn.Linear)
 
@@ -191,15 +196,23 @@ class Lora(PlainMethod):
     head_forward: AdaptedForward | None = None
 
     def config(self) -> LoraConfig:
-        """The adapter in PEFT's words."""
+        """The adapter in PEFT's words.
+
+        With experts their rank is the usual one and that of all others a pattern: of patterns for parameters PEFT says,
+        wherever the adapter is loaded, that they are ignored, though they are not.
+        """
+        plan, usual, others = self.plan, (self.plan.rank, self.plan.alpha), {}
+        if plan.expert_targets and plan.expert_rank:
+            usual = plan.expert_rank, self.expert_alpha()
+            others = {all_but(plan.expert_targets): (plan.rank, plan.alpha)} if plan.targets else {}
         return LoraConfig(
-            r=self.plan.rank,
-            lora_alpha=self.plan.alpha,
-            lora_dropout=self.plan.dropout,
-            target_modules=list(self.plan.targets),
-            target_parameters=list(self.plan.expert_targets) or None,
-            rank_pattern={pattern_of(t): self.plan.expert_rank for t in self.plan.expert_targets},
-            alpha_pattern={pattern_of(t): self.expert_alpha() for t in self.plan.expert_targets},
+            r=usual[0],
+            lora_alpha=usual[1],
+            lora_dropout=plan.dropout,
+            target_modules=list(plan.targets),
+            target_parameters=list(plan.expert_targets) or None,
+            rank_pattern={name: rank for name, (rank, _) in others.items()},
+            alpha_pattern={name: alpha for name, (_, alpha) in others.items()},
             task_type="CAUSAL_LM",
         )
 
@@ -230,6 +243,7 @@ class Lora(PlainMethod):
                 do="leave the matrix that is named out of method.targets, or choose another method",
             ) from error
         refuse_other_targets(adapted, planned)
+        install_products(adapted, ADAPTER, _trained_product)
         for name, layer in adapted.named_modules():
             if isinstance(layer, PeftLoraLinear) or _is_single(layer):
                 layer.forward = self.forward_of(name, layer)
@@ -237,7 +251,6 @@ class Lora(PlainMethod):
                     self.head_forward = layer.forward
                 if config.lora_dropout != self.plan.dropout:  # what a compiler sees draws by PEFT's own
                     layer.lora_dropout[ADAPTER] = nn.Dropout(self.plan.dropout)
-        install_expert_products(adapted, ADAPTER)
         _join(adapted)
         return adapted  # type: ignore[no-any-return]
 

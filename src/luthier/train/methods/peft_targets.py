@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
@@ -104,6 +105,10 @@ def _is_meant(name: str, targets: tuple[str, ...]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def pattern_of(target: str) -> str:
-    """A target as `rank_pattern` and `alpha_pattern` match it."""
-    return re.escape(target)
+def all_but(tensors: Sequence[str]) -> str:
+    """A key of `rank_pattern` and `alpha_pattern` that matches every name but those of tensors of experts.
+
+    PEFT matches keys against the end of a name from a dot on, so that the last part is told by what lies before it.
+    """
+    holders = sorted({tensor.rpartition(".")[0].rpartition(".")[2] for tensor in tensors})
+    return "".join(rf"(?<!{re.escape(holder)}\.)" for holder in holders) + r"[^.]+"

@@ -2,9 +2,9 @@
 
     y_e = x_e W_e^T + s (x_e A_e^T) B_e^T     for the tokens x_e that chose expert e
 
-PEFT adds the update of every expert into a copy of the whole tensor at each call, and keeps the copy and a gradient of
-its size for the way back. Here each expert's tokens go through its frozen matrix and its two thin ones
-(`low_rank.LoraProduct`), and nothing as large as the matrices is made.
+PEFT adds the update of every expert into a copy of the whole tensor at each call, and in training keeps the copy and a
+gradient of its size for the way back. Here each expert's tokens go through its frozen matrix and its two thin ones, and
+nothing as large as the matrices is made.
 
 How the experts multiply (gate and up in one tensor or no gate, biases, which side of a matrix is which) is what
 transformers notes on every experts class that it can compute in several ways (`use_experts_implementation`).
@@ -12,7 +12,8 @@ transformers notes on every experts class that it can compute in several ways (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any, Final
 
 import torch
@@ -20,21 +21,29 @@ import torch.nn.functional as F
 from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 
-from luthier.train.low_rank import LoraProduct
-
+Product = Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, float], Tensor]
+"""x W^T + bias + scale (x A^T) B^T of x [N, in], W [out, in], bias [out], A [rank, in], B [out, rank] and scale."""
 _PROBED_TOKENS: Final = 12
+
+
+def added_product(x: Tensor, matrix: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """The product in torch's own operations, for inference."""
+    return F.linear(x, matrix, bias) + F.linear(F.linear(x, a), b) * scale
 
 
 class ExpertProduct:
     """Stands in for the forward of the outermost PEFT wrapper of a module of experts."""
 
-    def __init__(self, outer: ParamWrapper, adapter: str) -> None:
-        self.outer, self.adapter = outer, adapter
+    def __init__(self, outer: ParamWrapper, adapter: str, product: Product) -> None:
+        self.outer, self.adapter, self.product = outer, adapter, product
         self.inner: Any = outer.get_base_layer()
         self.wrappers = {wrapper.parameter_name: wrapper for wrapper in _nested(outer)}
 
     def __call__(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """What the chosen experts give, weighted: [N, width] for hidden states [N, width], choices [N, k]."""
+        if self.outer.disable_adapters or self.outer.merged:
+            plain: Tensor = type(self.outer).forward(self.outer, hidden_states, top_k_index, top_k_weights)
+            return plain
         inner, num_chosen = self.inner, top_k_index.shape[-1]
         experts = top_k_index.reshape(-1)
         order = torch.argsort(experts, stable=True)
@@ -66,14 +75,15 @@ class ExpertProduct:
                 parts.append(F.linear(x, matrix, bias))
             else:
                 scale = float(wrapper.scaling[self.adapter])
-                parts.append(LoraProduct.apply(x, matrix, bias, *factors[number], None, scale))
+                parts.append(self.product(x, matrix, bias, *factors[number], scale))
         return torch.cat(parts)
 
 
-def install_expert_products(model: nn.Module, adapter: str) -> list[str]:
-    """Have the adapted experts of a model computed without copies; returns names of those that stay as PEFT has them.
+def install_products(model: nn.Module, adapter: str, product: Product = added_product) -> list[str]:
+    """Have adapted experts of a model computed without copies; returns names of those that stay as PEFT has them.
 
-    A class of experts is taken once it has given what PEFT gives on a few random tokens.
+    So are single matrices that PEFT knows by their parameter only, which may be packed. A class of experts is taken
+    once it has given what PEFT gives on a few random tokens.
     """
     inside = {id(wrapper.base_layer) for wrapper in model.modules() if isinstance(wrapper, ParamWrapper)}
     proved: dict[type[nn.Module], bool] = {}
@@ -83,15 +93,27 @@ def install_expert_products(model: nn.Module, adapter: str) -> list[str]:
             continue
         inner = outer.get_base_layer()
         if isinstance(inner, nn.Linear):
+            outer.forward = MethodType(_single_forward, outer)
             continue
-        product = ExpertProduct(outer, adapter)
+        found = ExpertProduct(outer, adapter, product)
         if type(inner) not in proved:
-            proved[type(inner)] = _is_the_same(product)
+            proved[type(inner)] = _is_the_same(found)
         if proved[type(inner)]:
-            outer.forward = product
+            outer.forward = found
         else:
             left.append(name)
     return left
+
+
+def _single_forward(wrapper: ParamWrapper, x: Tensor) -> Tensor:
+    """A single matrix with the products of its active adapters beside it."""
+    out: Tensor = wrapper.base_layer(x)
+    if wrapper.disable_adapters or wrapper.merged:
+        return out
+    for name in wrapper.active_adapters:
+        if name in wrapper.lora_A:
+            out = out + wrapper.lora_B[name](wrapper.lora_A[name](x)) * wrapper.scaling[name]
+    return out
 
 
 @torch.no_grad()
