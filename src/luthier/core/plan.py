@@ -234,6 +234,24 @@ class AveragePlan(Frozen):
     every_steps: int | None = None
 
 
+class ForwardPath(Frozen):
+    """By which path hidden states and logits are computed: found by proof, never by the name of a family.
+
+    attention: `fast` is Luthier's own; `model` what transformers chooses for this model; `eager` its plain form.
+    logits: `product` is hidden states times the head's matrix in fused chunks; `head` the model's own head, chunk by
+    chunk; `model` the whole forward. All three compute the same loss. reasons: why a fast piece was left out.
+    """
+
+    attention: Literal["fast", "model", "eager"]
+    logits: Literal["product", "head", "model"]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether every fast piece was proved."""
+        return self.attention == "fast" and self.logits == "product"
+
+
 class TrainingPlan(Frozen):
     """Everything the loop needs to know. Field meanings as in the recipe; all units in the names."""
 

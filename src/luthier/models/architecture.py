@@ -145,16 +145,27 @@ def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.
     return model
 
 
+def causal_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The innermost part that makes logits of text: the model itself, but for those with a causal model inside.
+
+    Llama 4 as published holds a whole causal model with its head beside its tower.
+    """
+    inner = model.get_decoder()
+    if inner is model or not _has_head(inner):
+        return model
+    found: PreTrainedModel = inner
+    return found
+
+
 def language_model(model: PreTrainedModel) -> nn.Module:
     """The module that makes hidden states of text: what lies between the ids and the output head."""
     from transformers import PreTrainedModel
 
-    body: Any = model.get_decoder()
-    # of a model with a whole causal model inside (Llama 4) that one comes first, with its head
-    while isinstance(body, PreTrainedModel) and body is not model and _has_head(body):
-        body = next(child for child in body.children() if isinstance(child, PreTrainedModel))
-    found: nn.Module = body
-    return found
+    outer = causal_model(model)
+    body: nn.Module = outer.get_decoder()
+    if body is outer and _has_head(outer):
+        body = next((child for child in outer.children() if isinstance(child, PreTrainedModel)), body)
+    return body
 
 
 def outside_modules(model: PreTrainedModel) -> tuple[str, ...]:
@@ -181,8 +192,8 @@ def outside_modules(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _has_head(model: PreTrainedModel) -> bool:
-    return model.get_output_embeddings() is not None
+def _has_head(module: Any) -> bool:
+    return hasattr(module, "get_output_embeddings") and module.get_output_embeddings() is not None
 
 
 def _classes(kind: Any, config: PreTrainedConfig) -> tuple[type[PreTrainedModel], ...]:

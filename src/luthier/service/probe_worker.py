@@ -67,7 +67,7 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     if (setting := _refused(plan, model, steps)) is not None:
         return {"refused": setting}
     objective = load_objective(plan.objective)
-    units, schedule = _made_up(steps, int(model.head.shape[0]), rules_of(plan.objective.name).rows_per_unit)
+    units, schedule = _made_up(steps, model.vocabulary_size, rules_of(plan.objective.name).rows_per_unit)
     seconds: list[float] = []
     if isinstance(objective, Distillation):  # what a teacher says takes as long to learn if it is made up
         objective.rehearse(model)

@@ -29,6 +29,10 @@ BLOCK_TOKENS = 128
 """Queries of a block: what a causal mask hides is computed only inside the last one of these."""
 
 
+class NotComputedError(ValueError):
+    """A kind of attention that is not computed here."""
+
+
 class _BlockedCausal(torch.autograd.Function):
     """softmax(q k^T * scale + mask) v, a block of queries at a time.
 
@@ -143,7 +147,7 @@ def causal_attention(
     Kinds of attention that it does not compute (score capping, sinks) are refused, never approximated.
     """
     if softcap is not None or s_aux is not None or attention_mask is not None or dropout:
-        raise ValueError(
+        raise NotComputedError(
             f"{type(module).__name__} asks for softcap={softcap}, sinks={s_aux is not None}, "
             f"mask={attention_mask is not None}, dropout={dropout}: this attention computes none of these"
         )

@@ -18,17 +18,20 @@ from transformers import PreTrainedModel
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
-from luthier.core.plan import Plan
+from luthier.core.plan import ForwardPath, Plan
+from luthier.models.architecture import causal_model, language_model, outside_modules, text_config
 from luthier.models.loading import load_model
 from luthier.models.quantised import num_parameters
 from luthier.train import attention, kernels
-from luthier.train.head_proof import refuse_other_heads
+from luthier.train.body import attention_by, attention_of, use_attention
+from luthier.train.forward_proof import prove_forward
+from luthier.train.logit_rows import CrossEntropySum, LogitRows
 from luthier.train.methods.protocol import Method
 from luthier.train.methods.registry import load_method
 from luthier.train.neftune import EmbeddingNoise
-from luthier.train.objectives.cross_entropy import smoothed_cross_entropy_sum
-from luthier.train.objectives.log_probabilities import token_log_probabilities
+from luthier.train.objectives.cross_entropy import cross_entropy_sum
 from luthier.train.objectives.protocol import Losses
+from luthier.train.own_head import OwnHead, text_inputs
 from luthier.train.packed_attention import packed_row
 from luthier.train.prefix_attention import PrefixLayout
 
@@ -147,18 +150,25 @@ class TrainableModel:
         neftune_alpha: float = 0.0,
         with_liger: bool = True,
     ) -> None:
-        refuse_other_heads(base)
-        base.config._attn_implementation = attention.install()
-        base.config.use_cache = False
+        self.path: ForwardPath = prove_forward(base)
+        """By which path hidden states and logits are computed."""
         self.base, self.method, self.device = base, method, device
-        self.body: nn.Module = base.get_decoder()
+        self.body: nn.Module = language_model(base)
+        self.own_attention = "eager" if self.path.attention == "eager" else attention_of(self.body)
+        use_attention(self.body, attention.install() if self.path.attention == "fast" else self.own_attention)
+        base.config.use_cache = False
         self.module: nn.Module = method.prepare(base, seed)
+        for name in outside_modules(base):  # text does not go through towers: all that training could do is decay them
+            base.get_submodule(name).requires_grad_(False)
         self.replaced: Counter[str] = kernels.install(self.module.eval(), with_liger=with_liger)
-        self.cross_entropy_sum = kernels.linear_cross_entropy(self.head, with_liger=with_liger)
+        self.product_loss: CrossEntropySum = cross_entropy_sum
+        if self.path.logits == "product":
+            self.product_loss = kernels.linear_cross_entropy(self.head, with_liger=with_liger)
+        self.own_head = OwnHead(causal_model(base), self.body)
         if gradient_checkpointing:
             _recompute_layers(base)
         self.noise = EmbeddingNoise(base.get_input_embeddings(), neftune_alpha)
-        self.pad_id = int(base.config.pad_token_id or 0)
+        self.pad_id = int(getattr(text_config(base.config), "pad_token_id", None) or 0)
         self.micro_batch_tokens, self._shared_prefix = micro_batch_tokens, shared_prefix
         self.root: nn.Module | None = None
         self.uses_flex_attention = False
@@ -189,6 +199,11 @@ class TrainableModel:
         )
 
     @property
+    def vocabulary_size(self) -> int:
+        """How many tokens the model has embeddings for."""
+        return int(self.base.get_input_embeddings().weight.shape[0])
+
+    @property
     def head(self) -> Tensor:
         """The matrix that makes logits of hidden states: [vocabulary, width]."""
         matrix: Tensor = self.base.get_output_embeddings().weight
@@ -207,19 +222,32 @@ class TrainableModel:
 
     def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
-        return self.cross_entropy_sum(*self.logit_parts(batch), batch.targets)
+        return self.logit_rows(batch).cross_entropy_sum(batch.targets)
 
     def smoothed_loss_sum(self, batch: MicroBatch, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
         """The sum with label smoothing, the plain sum beside it, and how many learned tokens are predicted right."""
-        return smoothed_cross_entropy_sum(*self.logit_parts(batch), batch.targets, smoothing)
+        return self.logit_rows(batch).smoothed_cross_entropy_sum(batch.targets, smoothing)
 
     def log_probabilities(self, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
         """The log-probability of each learned token, [N], in nats, with logits divided by `temperature`."""
-        return token_log_probabilities(*self.logit_parts(batch), batch.targets, temperature=temperature)
+        return self.logit_rows(batch).token_log_probabilities(batch.targets, temperature)
 
-    def logit_parts(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Rows [N, w] and matrix [vocabulary, w] whose product are the logits before each learned token."""
-        return self.method.logit_parts(self.hidden(batch).flatten(0, 1)[batch.rows], self.head)
+    def logit_rows(self, batch: MicroBatch) -> LogitRows:
+        """The logits before each learned token, by the path that was proved."""
+        if self.path.logits == "model":
+            return LogitRows(self._own_logits(batch).flatten(0, 1)[batch.rows], form=_as_it_is)
+        states = self.hidden(batch).flatten(0, 1)[batch.rows]
+        if self.path.logits == "head":
+            return LogitRows(states, form=self.own_head)
+        rows, matrix = self.method.logit_parts(states, self.head)
+        return LogitRows(rows, matrix, product_loss=self.product_loss)
+
+    def _own_logits(self, batch: MicroBatch) -> Tensor:
+        """Logits [*input_ids.shape, vocabulary] by the whole forward of the prepared model, as transformers has it."""
+        self.noise.expect(batch.input_ids, batch.lengths, batch.layout)
+        also = text_inputs(causal_model(self.base), batch.input_ids)
+        logits: Tensor = self.module(input_ids=batch.input_ids, **also).logits
+        return logits[:, -batch.input_ids.shape[1] :]  # behind those of a trained prompt
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""
@@ -243,9 +271,9 @@ class TrainableModel:
         False for layers that look at a row in another way than by attention (convolutions, state spaces) or whose
         attention is not reached by what the model is told; and for methods that put something before each row.
         """
-        if not self.method.can_share_prefix:
+        if not self.method.can_share_prefix or self.path.attention != "fast":
             return False
-        ids = torch.randint(int(self.base.config.vocab_size), (4, 9), generator=torch.Generator().manual_seed(0))
+        ids = torch.randint(self.vocabulary_size, (4, 9), generator=torch.Generator().manual_seed(0))
         ids[1, :5], ids[3, :3] = ids[0, :5], ids[2, :3]
         lengths = (9, 8, 7, 9)
         # all tokens but the first one count, those of a beginning by each of its rows
@@ -256,11 +284,15 @@ class TrainableModel:
         ]
         was_training = self.module.training
         self.module.eval()
-        plain, shared = (
-            self.hidden(batch).flatten(0, 1)[batch.rows].float()
-            for batch in (collate(rows, self.pad_id, self.device, beginnings=cuts) for cuts in ((), (5, 3)))
-        )
-        self.module.train(was_training)
+        try:
+            plain, shared = (
+                self.hidden(batch).flatten(0, 1)[batch.rows].float()
+                for batch in (collate(rows, self.pad_id, self.device, beginnings=cuts) for cuts in ((), (5, 3)))
+            )
+        except (RuntimeError, ValueError, TypeError, IndexError):  # a body that takes no layout
+            return False
+        finally:
+            self.module.train(was_training)
         tolerance = 5e-2 if self.base.dtype == torch.bfloat16 else 1e-4
         return bool((shared - plain).abs().max() <= tolerance * plain.abs().max().clamp_min(1e-30))
 
@@ -272,7 +304,7 @@ class TrainableModel:
     @property
     def context_length_tokens(self) -> int:
         """The longest row that the positions of the base are made for."""
-        return int(getattr(self.base.config, "max_position_embeddings", 0)) or sys.maxsize
+        return int(getattr(text_config(self.base.config), "max_position_embeddings", None) or sys.maxsize)
 
     @contextmanager
     def as_decoder(self) -> Iterator[PreTrainedModel]:
@@ -281,13 +313,12 @@ class TrainableModel:
         The very weights, not a copy of them; afterwards all is as it was. A trained prompt is not in it
         (`Method.virtual_prompt`).
         """
-        was_training, attention_of_training = self.module.training, self.base.config._attn_implementation
+        was_training = self.module.training
         self.module.eval()
-        self.base.config._attn_implementation = "sdpa"
         try:
-            yield self.base
+            with attention_by(self.body, self.own_attention):
+                yield self.base
         finally:
-            self.base.config._attn_implementation = attention_of_training
             self.module.train(was_training)
 
     @property
@@ -299,6 +330,10 @@ class TrainableModel:
     def num_trainable_parameters(self) -> int:
         """Parameters that the optimizer changes."""
         return sum(p.numel() for p in self.module.parameters() if p.requires_grad)
+
+
+def _as_it_is(rows: Tensor) -> Tensor:
+    return rows
 
 
 def _recompute_layers(base: PreTrainedModel) -> None:

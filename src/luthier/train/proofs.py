@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.dataset import TokenisedExample
+from luthier.models.architecture import text_config
 from luthier.train import compilation, kernels
 from luthier.train.methods.lora import open_to_a_compiler
 from luthier.train.model import TrainableModel, collate
@@ -58,7 +59,7 @@ def why_not_compiled(model: TrainableModel, compiler: compilation.Compiler = "in
     plain = states_and_gradients(model, rows, beginnings)
     kernels.uninstall(model.module)
     closed = open_to_a_compiler(model.module)
-    window = getattr(model.base.config.get_text_config(), "sliding_window", None)
+    window = getattr(text_config(model.base.config), "sliding_window", None)
     model.windows = (None,) if window is None else (None, window)
     compilation.compile_layers(layers, compiler)
     try:
@@ -110,7 +111,7 @@ def states_and_gradients(
 
 def _short_rows(model: TrainableModel) -> list[TokenisedExample]:
     """Four rows, of which the first two and the last two begin alike; all tokens but the first are learned."""
-    draw, vocabulary = torch.Generator().manual_seed(0), int(model.base.config.vocab_size)
+    draw, vocabulary = torch.Generator().manual_seed(0), model.vocabulary_size
     ids = torch.randint(vocabulary, (len(_LENGTHS), max(_LENGTHS)), generator=draw)
     for group, cut in enumerate(_BEGINNINGS):
         ids[2 * group + 1, :cut] = ids[2 * group, :cut]

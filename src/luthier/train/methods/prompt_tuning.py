@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from luthier.models.quiet import quiet_peft
+from luthier.train.body import last_hidden_states
 from luthier.train.methods.adapter_files import adapter_tensors, write_adapter
 from luthier.train.methods.lora import ADAPTER
 from luthier.train.methods.protocol import PlainMethod
@@ -57,8 +58,7 @@ class PromptTuning(PlainMethod):
         both = torch.cat([self.prompt.expand(len(texts), -1, -1), texts], 1)
         ahead = torch.arange(num, device=positions.device)[None].expand(len(positions), -1)
         places = torch.cat([ahead, positions + num], 1)
-        out: Tensor = body(inputs_embeds=both, position_ids=places, use_cache=False).last_hidden_state
-        return out[:, num:]
+        return last_hidden_states(body, places, inputs_embeds=both)[:, num:]
 
     def virtual_prompt(self) -> Tensor | None:
         """The trained prompt."""

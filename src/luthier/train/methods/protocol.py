@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from torch import Tensor, nn
 
 from luthier.core.plan import MethodPlan
+from luthier.train.body import last_hidden_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,9 +100,7 @@ class PlainMethod:
 
     def hidden(self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: RowLayout | None = None) -> Tensor:
         """The body, run on the ids."""
-        shared = {} if layout is None else {"prefix_layout": layout}
-        out: Tensor = body(input_ids=input_ids, position_ids=positions, use_cache=False, **shared).last_hidden_state
-        return out
+        return last_hidden_states(body, positions, layout, input_ids=input_ids)
 
     def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states and head as they are."""

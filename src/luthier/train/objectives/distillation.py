@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.plan import ObjectivePlan, TeacherPlan
 from luthier.core.ports import Progress
-from luthier.train.objectives.divergence import Mixing, distillation_sum
+from luthier.train.objectives.divergence import Mixing
 from luthier.train.objectives.protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of
 from luthier.train.objectives.teacher_states import FOLDER, MadeUpStates, TeacherStates
 
@@ -58,8 +58,8 @@ class Distillation(PlainObjective):
         if self._states is None:
             raise ValueError("a step of distillation before the teacher was asked")
         states = self._states.of(rows_of(units))
-        hidden, head = model.method.logit_parts(model.hidden(batch).flatten(0, 1)[batch.rows], model.head)
-        total, entropy, divergence, correct = distillation_sum(
-            hidden, head, batch.targets, states, self._states.head, self._mixing
+        rows = model.logit_rows(batch)
+        total, entropy, divergence, correct = rows.distillation_sum(
+            batch.targets, states, self._states.head, self._mixing
         )
         return Losses(total, {"token_accuracy": correct, "cross_entropy": entropy, "divergence": divergence})

@@ -131,6 +131,34 @@ class ChunkedDistillation(torch.autograd.Function):
         return (*own, None, None, None, None, None)
 
 
+class _OfLogits(torch.autograd.Function):
+    """The same sums of logits that are there: student [n, vocabulary] with a way back, teacher [n, its own] without."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, targets: Tensor, mixing: Mixing
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        needs = ctx.needs_input_grad[0]
+        entropy, apart, correct, gradient = _one_chunk(student, teacher, targets[:, None], mixing, needs)
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(entropy, apart, correct)
+        loss = (1 - mixing.alpha) * entropy + mixing.alpha * mixing.temperature**2 * apart
+        return loss, entropy, apart, correct
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return (None if gradient is None else gradient * gradients[0]), None, None, None
+
+
+def of_logits(
+    student: Tensor, teacher: Tensor, targets: Tensor, mixing: Mixing
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums over a few learned tokens whose logits are formed already, in fp32 or wider: as `distillation_sum`."""
+    out: tuple[Tensor, Tensor, Tensor, Tensor] = _OfLogits.apply(student, teacher, targets, mixing)
+    return out
+
+
 def distillation_sum(
     hidden: Tensor,
     head: Tensor,

@@ -25,7 +25,6 @@ from luthier.core.ports import Grade, Progress
 from luthier.models.chat_template import ChatTemplate
 from luthier.train.model import MicroBatch, TrainableModel, collate
 from luthier.train.objectives.groups import Answer, Group, Step, make_batches
-from luthier.train.objectives.log_probabilities import entropy_sum, token_log_probabilities
 from luthier.train.objectives.protocol import NO_TOOLS, Batch, Losses, PlainObjective, Tools, Unit, rows_of
 from luthier.train.objectives.sample_files import keep_samples
 from luthier.train.objectives.sampling import draw_samples
@@ -105,12 +104,12 @@ class Grpo(PlainObjective):
         if not self._kl_weight and all(answer.is_idle for answer in answers):
             nothing = torch.zeros((), device=batch.targets.device, requires_grad=True)
             return Losses(nothing, self.drawn.measures(answers, scale, nothing.device))
-        hidden = model.hidden(batch).flatten(0, 1)[batch.rows]
-        new = token_log_probabilities(hidden, model.head, batch.targets, temperature=self._temperature)
+        logits = model.logit_rows(batch)
+        new = logits.token_log_probabilities(batch.targets, self._temperature)
         counts = torch.tensor(batch.learned, device=new.device)
         advantage = _of_tokens([answer.advantage for answer in answers], counts, new)
         loss = -advantage * (new - new.detach()).exp()
-        entropy = entropy_sum(hidden.detach(), model.head, self._temperature)
+        entropy = logits.detach().entropy_sum(self._temperature)
         sums = {"entropy": entropy, "sampling_gap": self._gap(answers, new.detach())}
         if self._kl_weight:
             further = torch.cat([answer.reference for answer in answers if answer.reference is not None]).to(new) - new

@@ -1,0 +1,76 @@
+"""A model's own way from hidden states to logits, whatever it is: scales, caps, shifts, further layers.
+
+The model's forward is called with a body that hands on the hidden states which it is given, so that what transformers
+does with them afterwards is done by transformers. Logits are formed for a chunk of positions at a time and formed
+again on the way back, so that no more than one chunk of them exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from luthier.models.architecture import is_composite
+from luthier.train.body import accepted, names_parameter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class _Given(ModelOutput):  # type: ignore[misc]  # transformers is not typed
+    """What a body returns, of whatever class: hidden states, and nothing under every other name."""
+
+    last_hidden_state: Tensor | None = None
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+class OwnHead:
+    """Forms logits [N, vocabulary] of hidden states [N, width] by the forward of a causal model.
+
+    body: the module inside that makes hidden states.
+    """
+
+    def __init__(self, causal: PreTrainedModel, body: nn.Module) -> None:
+        self._causal, self._body = causal, body
+
+    def __call__(self, states: Tensor) -> Tensor:
+        ids = torch.zeros(1, len(states), dtype=torch.int64, device=states.device)
+        with self._handing_on(states[None]):
+            logits: Tensor = self._causal(input_ids=ids, **text_inputs(self._causal, ids)).logits
+        return logits[0]
+
+    @contextmanager
+    def _handing_on(self, states: Tensor) -> Iterator[None]:
+        before = vars(self._body).get("forward")
+        made = _Given(last_hidden_state=states)
+
+        def hand_on(*_given: Any, **_named: Any) -> Any:
+            return made
+
+        self._body.forward = hand_on
+        try:
+            yield
+        finally:
+            if before is None:
+                del self._body.forward
+            else:
+                self._body.forward = before
+
+
+def text_inputs(causal: PreTrainedModel, ids: Tensor) -> dict[str, Any]:
+    """What else the forward of a model is given with ids [rows, T] that are text and nothing else."""
+    also: dict[str, Any] = accepted(causal, {"use_cache": False})
+    if is_composite(causal.config):  # which tokens stand for pictures: none
+        kinds = ("token_type_ids", "mm_token_type_ids")
+        also |= {name: torch.zeros_like(ids) for name in kinds if names_parameter(causal, name)}
+    return also
