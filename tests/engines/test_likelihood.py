@@ -119,6 +119,25 @@ def test_capping_and_scaling_that_the_config_names_are_applied(model, examples):
         assert score.nll_nats == pytest.approx(plain_score(capped, example)[0], rel=1e-5)
 
 
-def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused(model):
-    with pytest.raises(RequestError, match="logits differ"):
-        Scorer(_Scaled(model, lambda logits: logits * 3), pad_id=0)
+def test_a_model_that_changes_its_logits_in_an_unknown_way_is_scored_by_its_own_forward_pass(model, examples):
+    scaled = _Scaled(model, lambda logits: logits * 3)
+    scorer = Scorer(scaled, pad_id=0)
+    assert not scorer.path.by_head
+    assert "logits differ" in scorer.path.describe()
+    for example, score in zip(examples, scorer.score(examples), strict=True):
+        nll, correct = plain_score(scaled, example)
+        assert score.nll_nats == pytest.approx(nll, rel=1e-6)
+        assert score.num_correct == correct
+    assert scorer.longest_shared == 0
+    for ask in (lambda: scorer.head, lambda: scorer.states(examples)):
+        with pytest.raises(RequestError, match="logits differ"):
+            ask()
+
+
+def test_own_logits_are_made_a_few_places_at_a_time(model, examples, monkeypatch):
+    scaled = _Scaled(model, lambda logits: logits * 3)
+    whole = Scorer(scaled, pad_id=0).score(examples)
+    monkeypatch.setattr(likelihood, "MAX_OWN_LOGITS", 384 * 3)
+    for one, other in zip(Scorer(scaled, pad_id=0).score(examples), whole, strict=True):
+        assert one.nll_nats == pytest.approx(other.nll_nats, rel=1e-6)
+        assert one.num_correct == other.num_correct

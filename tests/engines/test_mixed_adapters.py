@@ -5,6 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tests.zoo.families import make_family
 
 from luthier.core.errors import DivergedError, ModelSourceError, NotFoundError
 from luthier.core.ports import Prompt, SilentProgress, StreamEngine
@@ -186,3 +187,58 @@ def test_what_is_more_than_a_product_needs_a_base_of_its_own(adapters, tmp_path,
     assert reason in why_not_shared(folder)
     with pytest.raises(ModelSourceError, match=reason):
         read_low_rank(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "mixes"),
+    [
+        ("qwen2_moe", ["q_proj", "shared_expert.up_proj", "shared_expert.down_proj"], False),
+        ("opt", ["q_proj", "fc1", "fc2"], False),
+        ("lfm2", ["q_proj", "in_proj", "w1"], True),
+        ("mamba2", ["in_proj"], True),
+        ("gemma3", r".*language_model.*\.(q_proj|down_proj)", True),
+    ],
+)
+def test_other_families_serve_several_adapters_together_or_apart(family, targets, mixes, tmp_path):
+    base = make_family(family, tmp_path / "base")
+    wanted, found = {}, {}
+    engine = open_stream_engine(Served(path=str(base), sha256="", precision="float32", template="plain"))
+    try:
+        for seed in (1, 2):
+            folder = make_adapter(base, tmp_path / f"adapter-{seed}", seed, target_modules=targets, r=2, lora_alpha=2)
+            engine.load_adapter(str(folder), str(folder))
+        assert engine._adapters.mixes is mixes
+        told = []
+        for text in ("The front is made of", "Maple"):
+            for adapter in (None, str(tmp_path / "adapter-1"), str(tmp_path / "adapter-2")):
+                wanted[text, adapter] = alone_of(base, adapter, text)
+                assert engine.ask((text, adapter), tokens_of(text), adapter)
+                told += engine.poll(0)
+        while engine.keys:
+            told += engine.poll(0)
+    finally:
+        engine.close()
+    for key, event in told:
+        if isinstance(event, Piece):
+            found[key] = found.get(key, ()) + tuple(one.chosen.token for one in event.tokens)
+    assert {key: found.get(key, ()) for key in wanted} == wanted
+    assert len(set(wanted.values())) >= 3  # adapters that change nothing would prove nothing
+
+
+def tokens_of(text):
+    return TextRequest(text=text, max_new_tokens=6, sampling=Sampling(temperature=0), num_top=0)
+
+
+def alone_of(base, adapter, text):
+    """What PEFT writes with this adapter, token by token."""
+    engine = TransformersEngine.open(str(base), adapter_path=adapter, template="plain", dtype="float32")
+    request = engine.request_within_context(Prompt(text=text, max_new_tokens=6))
+    ids = list(request.ids)
+    while len(ids) < len(request.ids) + 6:
+        with torch.inference_mode():
+            token = int(engine.causal(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+        if token in engine.template.end_of_turn_ids:
+            break
+        ids.append(token)
+    decode = engine.template.tokenizer.backend_tokenizer.decode
+    return tuple(decode([token], skip_special_tokens=True) for token in ids[len(request.ids) :])

@@ -112,7 +112,7 @@ def test_a_model_that_never_thinks_is_decoded_as_ever(tmp_path: Path) -> None:
     template = ChatTemplate.load(make_tiny_model(tmp_path / "model"))
     thoughts = Thoughts(template)
     assert not thoughts.is_known
-    assert thoughts.budget(Prompt(conversation=ASKED), 500) == 0
+    assert thoughts.budget(None, 500) == 0
     ids = template.tokenizer.backend_tokenizer.encode(" \nSo it is. <think>no</think><|im_end|>").ids
     found, num = thoughts.split(ids, is_open=False)
     assert (found.content, found.reasoning, num) == (" \nSo it is. <think>no</think>", None, 0)

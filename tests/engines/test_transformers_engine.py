@@ -213,3 +213,26 @@ def test_a_schema_that_cannot_be_kept_is_refused(engine):
     prompt = ask("Why?").model_copy(update={"json_schema": {"type": "rabbit"}})
     with pytest.raises(RequestError, match="cannot be followed"):
         engine.generate([prompt], SilentProgress())
+
+
+def test_an_engine_says_where_its_model_has_no_fast_way_and_keeps_a_schema_there(tmp_path):
+    from tests.zoo.families import make_family
+
+    folder = make_family("falcon_h1", tmp_path / "falcon_h1")
+    hybrid = TransformersEngine.open(str(folder), dtype="float32")
+    assert hybrid.notes == ()
+    schema = {"type": "object", "properties": {"wood": {"enum": ["spruce", "maple"]}}, "required": ["wood"]}
+    schema["additionalProperties"] = False
+    prompts = [Prompt(text="Which wood?", max_new_tokens=40, json_schema=schema), Prompt(text="Why?", max_new_tokens=2)]
+    found = hybrid.generate(prompts, SilentProgress())
+    assert json.loads(found[0].text)["wood"] in ("spruce", "maple")
+    (note,) = hybrid.notes
+    assert note.startswith("FalconH1ForCausalLM writes a row at a time over the model's own cache (it keeps a state of")
+
+
+def test_a_model_without_a_bound_on_its_context_takes_texts_of_any_length(tmp_path):
+    from tests.zoo.families import make_family
+
+    engine = TransformersEngine.open(str(make_family("mamba2", tmp_path / "mamba2")), dtype="float32")
+    request = engine.request_within_context(Prompt(text="Maple. " * 50, max_new_tokens=10**6))
+    assert request.max_new_tokens == 10**6

@@ -78,3 +78,15 @@ def test_a_missing_adapter_is_found_before_anything_is_judged(tiny_model: Path, 
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelSourceError, match=r"adapter_config\.json"):
         pool.engine(candidate("tuned", tiny_model, tmp_path / "empty"))
+
+
+def test_what_an_engine_had_to_say_outlives_it(tiny_model: Path) -> None:
+    class Slow(FakeEngine):
+        notes = ("it writes a row at a time",)
+
+    pool = EnginePool(lambda one: Slow(one, []))  # type: ignore[arg-type,return-value]
+    pool.engine(candidate("base", tiny_model)).generate([], SilentProgress())
+    assert pool.notes == ()
+    pool.close()
+    pool.close()
+    assert pool.notes == ("it writes a row at a time",)

@@ -105,7 +105,8 @@ class Forgetting(Frozen):
 class Evaluation(Frozen):
     """One evaluation: several systems judged on the same held-out rows.
 
-    rows_notes: what a person should know of how the rows were read, such as the column map that they were read by.
+    rows_notes: what a person should know of how the rows were read, such as the column map that they were read by,
+    and of how models were asked that have no fast way.
     """
 
     evaluation_id: str

@@ -84,7 +84,8 @@ class Generation(Frozen):
     """What an engine wrote: the answer without its thought, and without the end-of-turn token.
 
     num_new_tokens: of thought and answer. `length`: cut off at a limit. reasoning: the thought; None where there is
-    none. num_thinking_tokens: of the thought, its delimiters included. ends_in_thought: the answer never began.
+    none. num_thinking_tokens: of the thought, its delimiters included; None where a server does not tell. ends_in_thought:
+    the answer never began.
     """
 
     text: str
@@ -92,7 +93,7 @@ class Generation(Frozen):
     num_new_tokens: int
     finish_reason: Literal["stop", "length"]
     reasoning: str | None = None
-    num_thinking_tokens: int = 0
+    num_thinking_tokens: int | None = 0
     ends_in_thought: bool = False
 
 

@@ -17,6 +17,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.errors import LuthierError, OverlongError
 from luthier.core.frozen import Frozen
 from luthier.core.plan import Quantisation
+from luthier.core.recipe import TemplateOption
 
 MAX_CHOICES: Final = 16
 
@@ -48,6 +49,10 @@ class TextRequest(Frozen):
     The tools that may be called stand in `conversation.tools`. tool_choice: `none`: they are as if not there;
     `required`: the answer is one or more calls. tool_name: with `required`, the one tool that is called.
     calls_in_parallel: false for at most one call an answer.
+
+    template_options: what the chat template is given beside the conversation, over what the model was opened with.
+    reasoning_effort: how much to think, as OpenAI names it; the engine sets the option that the template has for it.
+    max_thinking_tokens: of a thought, as `core.ports.Prompt` has it; 0: it counts among `max_new_tokens`.
     """
 
     conversation: Conversation | None = None
@@ -62,6 +67,9 @@ class TextRequest(Frozen):
     tool_choice: Literal["none", "auto", "required"] = "auto"
     tool_name: str | None = None
     calls_in_parallel: bool = True
+    template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    reasoning_effort: str | None = None
+    max_thinking_tokens: int | None = Field(default=0, ge=0)
 
     @property
     def tools(self) -> tuple[dict[str, Any], ...]:
@@ -81,8 +89,9 @@ class Served(Frozen):
     """A model as it is loaded to answer. adapter_path: None for a base model and for one that was trained whole.
 
     sha256: of the base's weights, so that a base pulled anew is loaded anew. precision: None takes what is fastest on
-    this machine. engine: the name of what runs it, in the table of engines. Models that differ in `adapter_path` alone
-    share one base in memory.
+    this machine. engine: the name of what runs it, in the table of engines. Models that differ in `adapter_path` and
+    `template_options` alone share one base in memory. template_options: what it was trained with: what its chat
+    template is given beside a conversation, unless a request says otherwise.
     """
 
     engine: str = "transformers"
@@ -131,8 +140,8 @@ class CallPiece(Frozen):
 class Piece(Frozen):
     """More of an answer: whole characters only.
 
-    num_new_tokens: of the answer so far. tokens: those that begin in it, where likelihoods were asked for. calls: more
-    of calls of tools, whose text is never part of `text`.
+    num_new_tokens: of thought and answer so far. tokens: those that begin in it, where likelihoods were asked for.
+    calls: more of calls of tools, whose text is never part of `text`. reasoning: more of the thought, nor is it.
     """
 
     kind: Literal["piece"] = "piece"
@@ -141,6 +150,7 @@ class Piece(Frozen):
     num_new_tokens: int = 0
     tokens: tuple[WrittenToken, ...] = ()
     calls: tuple[CallPiece, ...] = ()
+    reasoning: str = ""
 
 
 EndReason = Literal["stop", "length", "tool_calls"]
@@ -150,7 +160,8 @@ class Ended(Frozen):
     """An answer is complete. num_new_tokens: without the end token.
 
     stop: by itself or by a stop text; tool_calls: by itself, and it calls tools; length: by its limit or the context's.
-    num_prompt_tokens: where only the end tells it, and `Started` had to say 0.
+    num_prompt_tokens: where only the end tells it, and `Started` had to say 0. num_thinking_tokens: of the new ones
+    those of the thought, its delimiters included. ends_in_thought: the answer never began.
     """
 
     kind: Literal["ended"] = "ended"
@@ -158,6 +169,8 @@ class Ended(Frozen):
     reason: EndReason
     num_new_tokens: int
     num_prompt_tokens: int | None = None
+    num_thinking_tokens: int = 0
+    ends_in_thought: bool = False
 
 
 class Embedded(Frozen):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
 from luthier.engines.sampling import Sampler, likelihoods
-from luthier.engines.text_stream import StopTexts, TextStream
+from luthier.engines.text_stream import TextStream
+from luthier.engines.thoughts import NO_THINKING, AnswerText, Thinking
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -46,7 +47,10 @@ class CallReader(Protocol):
 
 @dataclass(slots=True)
 class AnswerRow:
-    """One choice of one ask. num_tokens: of its prompt and all that it may write."""
+    """One choice of one ask. num_tokens: of its prompt and all that it may write.
+
+    max_new_tokens: of thought and answer; the answer alone has `asked.max_new_tokens`.
+    """
 
     key: Hashable
     choice: int
@@ -59,16 +63,18 @@ class AnswerRow:
     end_ids: frozenset[int]
     guide: Guide | None = None
     calls: CallReader | None = None
+    thinking: Thinking = NO_THINKING
     has_ended: bool = False
     num_new_tokens: int = 0
     _text: TextStream = field(init=False)
-    _stops: StopTexts = field(init=False)
+    _answer: AnswerText = field(init=False)
     _num_characters: int = 0
     _num_told: int = 0
     _open_tokens: list[WrittenToken] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._text, self._stops = TextStream(self.decode), StopTexts(self.asked.stop)
+        self._text = TextStream(self.decode)
+        self._answer = AnswerText(self.asked, self.thinking)
 
     @property
     def takes_likeliest(self) -> bool:
@@ -89,33 +95,44 @@ class AnswerRow:
             self._open_tokens.append(self._likelihoods(token, logits))
         text = self._text.add(token)
         self._num_characters += len(text)
-        told = self._pieces(self._stops.add(text))
-        if self._stops.found or self.num_new_tokens == self.max_new_tokens:
-            told += self._end("stop" if self._stops.found else "length")
+        told = self._pieces(*self._answer.add(text, self.num_new_tokens))
+        is_full = self.num_new_tokens == self.max_new_tokens or self._answer.is_full(self.num_new_tokens)
+        if self._answer.found_stop or is_full:
+            told += self._end("stop" if self._answer.found_stop else "length")
         return token, told
 
     def _end(self, reason: EndReason) -> list[Piece | Ended]:
         """The rest of the text, which may yet hold a stop text, and the end."""
         self.has_ended = True
-        left = ""
-        if not self._stops.found:
-            left = self._stops.add(self._text.end())
-            left += self._stops.end()
-        if self._stops.found:
+        reasoning, left = "", ""
+        if not self._answer.found_stop:
+            reasoning, left = self._answer.add(self._text.end(), self.num_new_tokens)
+            more, rest = self._answer.end(self.num_new_tokens)
+            reasoning, left = reasoning + more, left + rest
+        if self._answer.found_stop:
             reason = "stop"
-            self._open_tokens = [token for token in self._open_tokens if token.offset < self._num_told + len(left)]
-        told: list[Piece | Ended] = [*self._pieces(left, is_last=True)]
+            num_told = self._answer.num_dropped + self._num_told + len(left)
+            self._open_tokens = [token for token in self._open_tokens if token.offset < num_told]
+        told: list[Piece | Ended] = [*self._pieces(reasoning, left, is_last=True)]
         # OpenAI tells the call of a tool that the ask itself has named as an ordinary end.
         calls_tools = self.calls is not None and self.calls.num_calls > 0 and self.asked.tool_name is None
         if reason == "stop" and calls_tools:
             reason = "tool_calls"
-        return [*told, Ended(choice=self.choice, reason=reason, num_new_tokens=self.num_new_tokens)]
+        ended = Ended(
+            choice=self.choice,
+            reason=reason,
+            num_new_tokens=self.num_new_tokens,
+            num_thinking_tokens=self._answer.num_thinking,
+            ends_in_thought=self._answer.ends_in_thought,
+        )
+        return [*told, ended]
 
-    def _pieces(self, text: str, *, is_last: bool = False) -> list[Piece | Ended]:
+    def _pieces(self, reasoning: str, text: str, *, is_last: bool = False) -> list[Piece | Ended]:
         self._num_told += len(text)
         tokens: Sequence[WrittenToken] = ()
-        if self._open_tokens and (text or is_last):
-            tokens = [token for token in self._open_tokens if is_last or token.offset < self._num_told]
+        if self._open_tokens and (text or reasoning or is_last):
+            num_told = self._answer.num_dropped + self._num_told
+            tokens = [token for token in self._open_tokens if is_last or token.offset < num_told]
             self._open_tokens = self._open_tokens[len(tokens) :]
         calls: list[CallPiece] = []
         if self.calls is not None:
@@ -123,7 +140,7 @@ class AnswerRow:
             if is_last:
                 rest, more = self.calls.end()
                 text, calls = text + rest, calls + more
-        if not (text or tokens or calls):
+        if not (text or reasoning or tokens or calls):
             return []
         return [
             Piece(
@@ -132,6 +149,7 @@ class AnswerRow:
                 num_new_tokens=self.num_new_tokens,
                 tokens=tuple(tokens),
                 calls=tuple(calls),
+                reasoning=reasoning,
             )
         ]
 

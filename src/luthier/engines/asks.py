@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,9 +15,11 @@ from luthier.engines.answer_row import AnswerRow, CallReader, Guide
 from luthier.engines.decode import Request
 from luthier.engines.guides import Guides
 from luthier.engines.sampling import Sampler
+from luthier.engines.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.engines.tool_calls import ToolForm, form_of
 from luthier.engines.tool_prompt import with_tools_as_text
 from luthier.engines.transformers_engine import TransformersEngine
+from luthier.models.chat_template import ChatTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,17 @@ class PreparedTexts:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that is ready to be written. guide: makes the guide of one choice, where there is one."""
+    """A request that is ready to be written. guide: makes the guide of one choice, where there is one.
+
+    decode: tokens as text, where thoughts are looked for.
+    """
 
     asked: TextRequest
     request: Request
     guide: Callable[[], Guide] | None
     form: ToolForm | None
+    thinking: Thinking = NO_THINKING
+    decode: Callable[[Sequence[int]], str] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -57,6 +64,7 @@ class AskReader:
         template = json.dumps(tokenizer.chat_template or "") if engine.template.kind == "chat" else ""
         self._knows_tools = "tools" in template
         self._form = form_of(template)
+        self._templates = RequestTemplates(engine.template)
         self._guides = Guides(tokenizer, num_logits, engine.template.end_of_turn_ids)
 
     def prepare(self, asked: TextRequest) -> Prepared:
@@ -78,11 +86,19 @@ class AskReader:
             guide: Callable[[], Guide] | None = self._guides.of_grammar(form.grammar(asked, self._token_id))
         else:
             guide = None if asked.json_schema is None else self._guides.of_schema(asked.json_schema)
-        return Prepared(asked, self._request(asked), guide, form)
+        if asked.conversation is None:
+            return Prepared(asked, self._request(asked, None), guide, form)
+        own, thoughts = self._templates.of(asked)
+        request = self._request(asked, own)
+        room = self._engine.room_behind(request) - request.max_new_tokens
+        thinking = thoughts.of_answer(request.ids, asked.max_thinking_tokens, room)
+        request = replace(request, max_new_tokens=request.max_new_tokens + thinking.max_tokens)
+        guide = None if guide is None else thoughts.guided(guide, is_open=thinking.is_open)
+        return Prepared(asked, request, guide, form, thinking, thoughts.decode)
 
     def row(self, key: Hashable, choice: int, adapter: str | None, prepared: Prepared) -> AnswerRow:
         """The beginning of one answer."""
-        asked, form = prepared.asked, prepared.form
+        asked, form, decode = prepared.asked, prepared.form, prepared.decode or self._decode
         calls: CallReader | None = None if form is None else form.reader(asked)
         return AnswerRow(
             key=key,
@@ -92,10 +108,11 @@ class AskReader:
             max_new_tokens=prepared.request.max_new_tokens,
             num_tokens=prepared.num_tokens,
             sampler=Sampler(asked.sampling, choice, self._device),
-            decode=self._decode_all if form is not None and form.has_special_marks else self._decode,
+            decode=self._decode_all if form is not None and form.has_special_marks else decode,
             end_ids=frozenset(self._engine.template.end_of_turn_ids),
             guide=None if prepared.guide is None else prepared.guide(),
             calls=calls,
+            thinking=prepared.thinking,
         )
 
     def embedded(self, request: EmbeddingRequest) -> PreparedTexts:
@@ -109,7 +126,7 @@ class AskReader:
             ]
         )
 
-    def _request(self, asked: TextRequest) -> Request:
+    def _request(self, asked: TextRequest, template: ChatTemplate | None) -> Request:
         if asked.token_ids is not None:
             return self._engine.request_of_ids(asked.token_ids, asked.max_new_tokens)
         talk = asked.conversation
@@ -118,7 +135,7 @@ class AskReader:
             if not self._knows_tools:
                 talk = with_tools_as_text(talk, self._form)
         return self._engine.request_within_context(
-            Prompt(conversation=talk, text=asked.text, max_new_tokens=asked.max_new_tokens)
+            Prompt(conversation=talk, text=asked.text, max_new_tokens=asked.max_new_tokens), template
         )
 
     def _token_id(self, text: str) -> int | None:

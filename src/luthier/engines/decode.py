@@ -9,6 +9,9 @@ What makes it cheaper than a general one:
 - prompts go in by parts of like length that suit the processor's caches, and then write together in a larger batch,
   because one step costs nearly the same for 8 rows and for 32;
 - the keys and values of new tokens are written into room made for them (`roomy_cache`).
+
+All of that is taken only where the model proves that it gives its own logits so (`decoding_proof`). Rows of another
+model go through it each by itself (`row_states`), slower and as right.
 """
 
 from __future__ import annotations
@@ -16,17 +19,33 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
-from luthier.core.errors import DivergedError, RequestError
+from luthier.core.errors import DivergedError
+from luthier.engines.decoding_proof import (
+    BATCHED,
+    NUM_STEPS,
+    DecodingPath,
+    Kind,
+    Probe,
+    Trial,
+    accepted,
+    long_probe,
+    prove,
+    short_probe,
+    text_part,
+)
 from luthier.engines.length_batches import length_batches
-from luthier.engines.roomy_cache import expanded, joined
+from luthier.engines.roomy_cache import expanded, holds_keys, joined
+from luthier.engines.row_states import RowBatch, RowStepper
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +55,8 @@ if TYPE_CHECKING:
 
 
 PREFILL_TOKENS = 2048
+_WINDOWS = ("window", "window_size")
+_HELD_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +115,7 @@ class Batch:
         num_padding = int(self.mask.any(0).int().argmax())
         if num_padding:
             self.mask = self.mask[:, num_padding:]
-            for layer in self.cache.layers:
+            for layer in filter(holds_keys, self.cache.layers):
                 layer.keys, layer.values = layer.keys[:, :, num_padding:], layer.values[:, :, num_padding:]
 
     def keep(self, places: list[int]) -> None:
@@ -112,24 +133,41 @@ class Decoder:
     logits that are NaN to the caller, who looks after each row by itself, instead of raising.
 
     Raises:
-        RequestError: the model keeps a state that is neither full nor sliding-window attention (a recurrent one).
+        RequestError: the model's own forward pass fails, or it is no causal model.
     """
 
     def __init__(
         self, model: PreTrainedModel, *, end_ids: Sequence[int], pad_id: int, may_diverge: bool = False
     ) -> None:
+        model = text_part(model)
         self._model, self._may_diverge = model, may_diverge
         self._end_ids = frozenset(end_ids)
         self._pad_id = pad_id
-        self._config = model.config.get_text_config()
+        self._config = model.config.get_text_config(decoder=True)
         self._cache_argument = cache_argument(model)
-        for layer in self.new_cache().layers:
-            if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-                raise RequestError(
-                    f"{type(model).__name__} keeps a {type(layer).__name__}",
-                    expected="a model whose layers all use full or sliding-window attention",
-                    do="evaluate this model with another engine",
-                )
+        self._window = smallest_window(self._config)
+        takes_cache = self._cache_argument in inspect.signature(model.forward).parameters
+        self._long_path: DecodingPath | None = None
+        self._why_not_held = why_not_held(self._config) if takes_cache else "it takes no cache of keys and values"
+        self._path = self._proved(short_probe(model, self._window, is_recurrent=bool(self._why_not_held)))
+
+    @property
+    def path(self) -> DecodingPath:
+        """How texts are written that fit into the model's windows."""
+        return self._path
+
+    @property
+    def paths(self) -> tuple[DecodingPath, ...]:
+        """What was proved so far: `path`, and how longer texts are written where such a one has come."""
+        return (self._path, *(() if self._long_path is None else (self._long_path,)))
+
+    def path_of(self, num_total_tokens: int) -> DecodingPath:
+        """How texts of this many tokens (new ones included) are written; over a window it is proved at first need."""
+        if self._window is None or num_total_tokens <= self._window:
+            return self._path
+        if self._long_path is None:
+            self._long_path = self._proved(long_probe(self._model, self._window))
+        return self._long_path
 
     def prefill(self, ids: Sequence[int], before: Prefix | None = None) -> Prefix:
         """Send tokens that several prompts share, or the next part of a long one, through the model, once.
@@ -160,12 +198,12 @@ class Decoder:
         return self._end_ids
 
     def fits_windows(self, num_total_tokens: int) -> bool:
-        """Whether rows of this many tokens (new ones included) fit whole into every sliding window of the model.
+        """Whether rows of this many tokens (new ones included) can be padded, joined, and share a prefix.
 
-        Only then can prompts share a prefix or be joined: both put padding into places that a window would count.
+        They must fit whole into every sliding window of the model, which would count the padding, and the model must
+        have proved that batches change nothing.
         """
-        windows = [layer.sliding_window for layer in self.new_cache().layers if layer.is_sliding]
-        return all(num_total_tokens <= window for window in windows)
+        return self._path.kind == "batched" and (self._window is None or num_total_tokens <= self._window)
 
     def run(
         self, requests: Sequence[Request], prefix: Prefix | None, done: Callable[[int], None]
@@ -208,7 +246,7 @@ class Decoder:
                 batch.keep(going)
             logits = self.step(batch, tokens)
 
-    def _start(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch, Tensor]:
+    def _start(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch | RowBatch, Tensor]:
         """Send all prompts through the model; returns the batch and its first logits: [rows, vocabulary]."""
         firsts: dict[tuple[int, ...], int] = {}
         same_as = [firsts.setdefault(tuple(request.ids), number) for number, request in enumerate(requests)]
@@ -222,7 +260,7 @@ class Decoder:
         batch.rows = list(range(len(requests)))
         return batch, logits[torch.tensor(again, device=logits.device)]
 
-    def _start_each(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch, Tensor]:
+    def _start_each(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch | RowBatch, Tensor]:
         """As `_start`, each request by itself."""
         skip = prefix.num_tokens if prefix else 0
         lengths = [len(request.ids) - skip for request in requests]
@@ -230,7 +268,7 @@ class Decoder:
         if not self.fits_windows(max(lengths) + skip + num_new):
             return self.start_part(requests, list(range(len(requests))), prefix)
         parts = length_batches(lengths, max_tokens=PREFILL_TOKENS, max_rows=len(requests))
-        started = [self.start_part(requests, part, prefix) for part in parts]
+        started = [self._start_together(requests, part, prefix) for part in parts]
         batch = self.join([batch for batch, _ in started], num_new, skip)
         return batch, torch.cat([logits for _, logits in started])
 
@@ -252,8 +290,28 @@ class Decoder:
             positions=torch.cat([b.positions for b in batches]),
         )
 
-    def start_part(self, requests: Sequence[Request], rows: list[int], prefix: Prefix | None) -> tuple[Batch, Tensor]:
-        """Send some of the prompts through the model, padded on the left (behind the prefix, where there is one)."""
+    def start_part(
+        self, requests: Sequence[Request], rows: list[int], prefix: Prefix | None
+    ) -> tuple[Batch | RowBatch, Tensor]:
+        """Send some of the prompts through the model: together where that is proved, else each by itself.
+
+        Returns the batch and its first logits: [rows, vocabulary].
+        """
+        kind = self.path_of(max(len(requests[row].ids) + requests[row].max_new_tokens for row in rows)).kind
+        if kind == "batched":
+            return self._start_together(requests, rows, prefix)
+        return self._start_by_row([requests[row].ids for row in rows], rows, kind)
+
+    def _start_by_row(self, prompts: Sequence[Sequence[int]], rows: list[int], kind: Kind) -> tuple[RowBatch, Tensor]:
+        stepper = RowStepper(self._model, keeps_cache=kind == "by_row")
+        started = [stepper.start(ids) for ids in prompts]
+        batch = RowBatch(list(rows), [state for state, _ in started], stepper)
+        return batch, self._sound(torch.stack([logits for _, logits in started]))
+
+    def _start_together(
+        self, requests: Sequence[Request], rows: list[int], prefix: Prefix | None
+    ) -> tuple[Batch, Tensor]:
+        """Padded on the left (behind the prefix, where there is one)."""
         skip = prefix.num_tokens if prefix else 0
         width = max(len(requests[row].ids) for row in rows) - skip
         device = self._model.device
@@ -270,8 +328,10 @@ class Decoder:
         logits = self._forward(tokens.to(device), cache, mask, positions)
         return Batch(list(rows), cache, mask, positions[:, -1] + 1), logits
 
-    def step(self, batch: Batch, tokens: Tensor) -> Tensor:
+    def step(self, batch: Batch | RowBatch, tokens: Tensor) -> Tensor:
         """Send one token a row ([rows, 1]) through the model; returns the logits of the next: [rows, vocabulary]."""
+        if isinstance(batch, RowBatch):
+            return self._sound(batch.step(tokens[:, 0].tolist()))
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
         logits = self._forward(tokens, batch.cache, batch.mask, batch.positions[:, None])
         batch.positions = batch.positions + 1
@@ -279,9 +339,17 @@ class Decoder:
 
     @torch.inference_mode()
     def _forward(self, tokens: Tensor, cache: DynamicCache, mask: Tensor | None, positions: Tensor | None) -> Tensor:
-        arguments: dict[str, Any] = {self._cache_argument: cache, "attention_mask": mask, "position_ids": positions}
-        output = self._model(input_ids=tokens, use_cache=True, logits_to_keep=1, **arguments)
-        logits: Tensor = output.logits[:, -1]
+        arguments: dict[str, Any] = {
+            self._cache_argument: cache,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "logits_to_keep": 1,
+        }
+        output = self._model(input_ids=tokens, use_cache=True, **accepted(self._model.forward, arguments))
+        return self._sound(output.logits[:, -1])
+
+    def _sound(self, logits: Tensor) -> Tensor:
+        """The logits, if they may be used: NaN only for callers who look after it."""
         if not self._may_diverge and logits.isnan().any():
             # argmax would take one of them for the likeliest token, and write on as if nothing were wrong.
             raise DivergedError(
@@ -290,6 +358,51 @@ class Decoder:
                 do="the weights hold NaN or infinity: go back to an earlier checkpoint, or use float32",
             )
         return logits
+
+    def _proved(self, probe: Probe) -> DecodingPath:
+        """The fastest way that gives the model's own logits on this probe."""
+        by_row: Trial = partial(self._by_row, kind="by_row")
+        trials: list[tuple[Kind, Trial]] = [("by_row", by_row)]
+        why = self._why_not_held
+        if not why:
+            trials.insert(0, ("batched", self._batched))
+        may_diverge, self._may_diverge = self._may_diverge, True
+        try:
+            found = prove(self._model, probe, trials)
+        finally:
+            self._may_diverge = may_diverge
+        if found is None:  # its weights hold NaN: whoever writes with it will say so
+            return BATCHED if not why else DecodingPath("by_row", why)
+        return replace(found, reason="; ".join(one for one in (why, found.reason) if one))
+
+    def _batched(self, probe: Probe) -> list[Tensor]:
+        """A `Trial` of all that is done to batches: a shared beginning, joined parts, rows in another order."""
+        num, requests = NUM_STEPS, [Request(ids, NUM_STEPS) for ids in probe.prompts]
+        rows = range(len(requests))
+        prefix = self.prefill(requests[0].ids[: probe.num_shared]) if probe.num_shared else None
+        batch, logits = self._start_together(requests, list(rows), prefix)
+        if prefix is not None:
+            batch = self.join([batch], num, probe.num_shared)
+        found = {row: [logits[row].float()] for row in rows}
+        batch.keep(list(reversed(rows)))
+        for step in range(num):
+            given = [[probe.rows[row][len(probe.rows[row]) - num + step]] for row in batch.rows]
+            logits = self.step(batch, torch.tensor(given, device=self._model.device))
+            for place, row in enumerate(batch.rows):
+                found[row].append(logits[place].float())
+        return [torch.stack(found[row]) for row in rows]
+
+    def _by_row(self, probe: Probe, *, kind: Kind) -> list[Tensor]:
+        """A `Trial` of rows by themselves: one goes on from a copy of its state."""
+        found = []
+        for row, prompt in zip(probe.rows, probe.prompts, strict=True):
+            batch, logits = self._start_by_row([prompt], [0], kind)
+            batch.keep([0, 0])
+            own = [logits[0].float()]
+            for token in row[-NUM_STEPS:]:
+                own.append(batch.step([token, token])[1].float())
+            found.append(torch.stack(own))
+        return found
 
     def new_cache(self) -> DynamicCache:
         """An empty one, with the layers of this model."""
@@ -300,6 +413,32 @@ def cache_argument(model: nn.Module) -> str:
     """The name under which this model takes its cache: transformers renamed it, and warns at the old name."""
     parameters = inspect.signature(model.forward).parameters
     return "cache" if "cache" in parameters else "past_key_values"
+
+
+def smallest_window(config: Any) -> int | None:
+    """The tokens that the narrowest window or chunk of the model holds; None where all of its layers see everything.
+
+    Some models have windows that their cache knows nothing of; the config names them.
+    """
+    windows = [value for name in vars(config) if name.endswith(_WINDOWS) and _is_size(value := getattr(config, name))]
+    with suppress(Exception):  # a config of a kind that this cache does not know: `why_not_held` says so
+        layers = DynamicCache(config=config).layers
+        windows += [int(layer.sliding_window) for layer in layers if getattr(layer, "is_sliding", False)]
+    return min(windows, default=None)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def why_not_held(config: Any) -> str:
+    """Why our own cache cannot hold what the model keeps; empty where it can."""
+    try:
+        layers = DynamicCache(config=config).layers
+    except Exception as error:  # noqa: BLE001 - what it raises for a config that it does not know is of many kinds
+        return f"no cache of keys and values can be made from its config: {type(error).__name__}: {error}"
+    others = sorted({type(layer).__name__ for layer in layers if type(layer) not in _HELD_LAYERS})
+    return f"it keeps a state of {', '.join(others)}, which batches of unlike length cannot share" if others else ""
 
 
 def _generator(request: Request, device: torch.device) -> torch.Generator | None:

@@ -3,47 +3,92 @@
 The head of a small model is a large part of its work (49,152 rows of logits a token), and a held-out row is mostly
 prompt. So the body runs over whole rows, and logits are made for the positions before a learned token only. What
 several rows begin with goes through the body once.
+
+That holds for a model that proves it: on a few tokens head(body(x)) gives its own logits, rows padded together give
+what each gives by itself, and so does what goes on from a shared beginning. Another model is scored by its own forward
+pass, a row at a time.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.ports import Score
-from luthier.engines.decode import Prefix, cache_argument
+from luthier.engines.decode import Prefix, cache_argument, smallest_window, why_not_held
+from luthier.engines.decoding_proof import (
+    Probe,
+    accepted,
+    apart,
+    own_logits,
+    precision,
+    proof_key,
+    short_probe,
+    text_part,
+    tolerance,
+)
 from luthier.engines.roomy_cache import expanded
+from luthier.models.architecture import context_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # A vocabulary of 49,152 makes 50 MB of logits in fp32 of so many positions, and the log-softmax as much again.
 MAX_LOGIT_ROWS = 256
-_PROBE_TOKENS = 4
+# Numbers of logits that a model's own forward pass may make at once: 256 MB in float32.
+MAX_OWN_LOGITS = 1 << 26
+_HEAD_TOKENS = 4
+_EXACT = 1e-5
+"""How far logits may differ in float32, as a share of the largest, that are computed in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringPath:
+    """How a model is scored. by_head: its head over its body, rows together; else by its own forward pass.
+
+    shares: whether a beginning may go through the body once. reason: why not all of that holds.
+    """
+
+    by_head: bool
+    shares: bool
+    reason: str = ""
+
+    def describe(self) -> str:
+        """One sentence, for logs and cards."""
+        text = "its head over the states of many rows" if self.by_head else "its own forward pass, a row at a time"
+        if self.by_head and self.shares:
+            text += ", shared beginnings once"
+        return f"{text} ({self.reason})" if self.reason else text
+
+
+_proved: dict[tuple[object, ...], ScoringPath] = {}
 
 
 class Scorer:
     """Scores examples with a causal language model in evaluation mode.
 
     Raises:
-        RequestError: head(body(x)) is not what the whole model computes, even with the scalings that its config names.
+        RequestError: the model's own forward pass fails, or it is no causal model.
         DivergedError: its logits are not finite.
     """
 
     def __init__(self, model: PreTrainedModel, *, pad_id: int) -> None:
+        model = text_part(model)
+        self._model = model
         self._body: nn.Module = model.get_decoder()
-        self._head: nn.Module = model.get_output_embeddings()
+        self._head: nn.Module | None = model.get_output_embeddings()
         self._pad_id = pad_id
         self._device = model.device
-        config = model.config.get_text_config()
+        config = model.config.get_text_config(decoder=True)
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         # Cohere multiplies by `logit_scale`, Granite divides by `logits_scaling`.
         self._scale: float = (getattr(config, "logit_scale", None) or 1.0) / (
@@ -51,16 +96,21 @@ class Scorer:
         )
         self._config = config
         self._cache_argument = cache_argument(self._body)
-        self._check(model)
+        self._path = self._proved()
+
+    @property
+    def path(self) -> ScoringPath:
+        """How this model is scored."""
+        return self._path
 
     @property
     def longest_shared(self) -> int:
         """How long a row may be that shares its beginning; 0 where the model keeps a state that cannot be shared."""
-        layers = DynamicCache(config=self._config).layers
-        if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        if not self._path.shares or why_not_held(self._config):
             return 0
-        windows: list[int] = [layer.sliding_window for layer in layers if layer.is_sliding]
-        return min([int(self._config.max_position_embeddings), *windows])
+        window = smallest_window(self._config)
+        longest = context_tokens(self._config)
+        return longest if window is None else min(longest, window)
 
     @torch.inference_mode()
     def begin(self, ids: Sequence[int]) -> Prefix:
@@ -79,8 +129,11 @@ class Scorer:
         Raises:
             DivergedError: a likelihood is NaN or infinite.
         """
-        rows, hidden, targets = self._before_learned(examples, beginning)
-        nll, correct = self._judge(hidden, targets)
+        if self._path.by_head:
+            rows, hidden, targets = self._before_learned(examples, beginning)
+            nll, correct = self._judge(hidden, targets)
+        else:
+            rows, nll, correct = self._judge_whole(examples)
         if not nll.isfinite().all():
             place = int(rows[(~nll.isfinite()).nonzero()[0, 0]])
             raise _diverged(f"the likelihood of {examples[place].id}")
@@ -100,8 +153,10 @@ class Scorer:
         for `score`.
 
         Raises:
-            DivergedError: a state is NaN or infinite.
+            DivergedError: a state is NaN or infinite. RequestError: no head makes this model's logits of its states.
         """
+        if not self._path.by_head:
+            raise self._no_head()
         rows, hidden, _ = self._before_learned(examples, beginning)
         if not hidden.isfinite().all():
             place = int(rows[(~hidden.isfinite().all(1)).nonzero()[0, 0]])
@@ -117,14 +172,18 @@ class Scorer:
             RequestError: the model's logits are not its states times one matrix.
         """
         head, is_plain = self._head, self._softcap is None and self._scale == 1.0
-        if type(head) is not nn.Linear or head.bias is not None or not is_plain:
-            raise RequestError(
-                f"a head of {type(head).__name__} with bias={getattr(head, 'bias', None) is not None}, "
-                f"logit capping={self._softcap}, logit scale={self._scale:g}",
-                expected="a model whose logits are its last hidden state times one matrix",
-                do="choose another teacher",
-            )
+        if not self._path.by_head or type(head) is not nn.Linear or head.bias is not None or not is_plain:
+            raise self._no_head()
         return head.weight.detach().cpu()
+
+    def _no_head(self) -> RequestError:
+        why = f": {self._path.reason}" if self._path.reason else ""
+        return RequestError(
+            f"a head of {type(self._head).__name__} with bias={getattr(self._head, 'bias', None) is not None}, "
+            f"logit capping={self._softcap}, logit scale={self._scale:g}{why}",
+            expected="a model whose logits are its last hidden state times one matrix",
+            do="choose another teacher",
+        )
 
     def _before_learned(
         self, examples: Sequence[TokenisedExample], beginning: Prefix | None
@@ -143,7 +202,7 @@ class Scorer:
         arguments: dict[str, Any] = {"use_cache": False}
         if beginning is not None:
             arguments = {"use_cache": True, self._cache_argument: expanded(beginning.cache, len(examples))}
-        hidden = self._body(input_ids=tokens, **arguments).last_hidden_state
+        hidden = self._body(input_ids=tokens, **accepted(self._body.forward, arguments)).last_hidden_state
         return rows, hidden[rows, places - 1], tokens[rows, places]
 
     def _judge(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,26 +216,100 @@ class Scorer:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """[positions, vocabulary] in float32, as the whole model would give them."""
+        if self._head is None:
+            raise self._no_head()
         logits: Tensor = self._head(hidden).float() * self._scale
         if self._softcap is not None:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
 
+    def _judge_whole(self, examples: Sequence[TokenisedExample]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_judge`, by the model's own forward pass over each row by itself; the row of each target first."""
+        rows, nll, correct = [], [], []
+        for row, example in enumerate(examples):
+            places = torch.frombuffer(bytearray(example.loss_mask), dtype=torch.bool).nonzero()[:, 0]
+            targets = torch.tensor(list(example.input_ids), device=self._device)[places.to(self._device)]
+            for part, target in zip(
+                torch.split(places, self._own_places), torch.split(targets, self._own_places), strict=True
+            ):
+                logits = self._own_logits(example.input_ids, part - 1)
+                nll.append(F.cross_entropy(logits, target, reduction="none"))
+                correct.append(logits.argmax(-1) == target)
+                rows.append(torch.full((len(part),), row))
+        if not rows:
+            return torch.zeros(0, dtype=torch.long), torch.zeros(0).double(), torch.zeros(0).double()
+        return torch.cat(rows), torch.cat(nll).double().cpu(), torch.cat(correct).double().cpu()
+
+    @property
+    def _own_places(self) -> int:
+        """Of how many places logits are made at once."""
+        return max(1, MAX_OWN_LOGITS // int(self._config.vocab_size))
+
+    def _own_logits(self, ids: Sequence[int], places: Tensor) -> Tensor:
+        """[places, vocabulary] in float32, as the whole model gives them after these places of one row."""
+        tokens = torch.tensor([list(ids)], device=self._device)
+        arguments = accepted(self._model.forward, {"use_cache": False, "logits_to_keep": places.to(self._device)})
+        logits: Tensor = self._model(input_ids=tokens, **arguments).logits[0]
+        # not every model makes only what is asked for
+        return logits.float() if logits.shape[0] == len(places) else logits[places.to(self._device)].float()
+
     @torch.inference_mode()
-    def _check(self, model: PreTrainedModel) -> None:
-        tokens = torch.arange(_PROBE_TOKENS, device=self._device)[None]
-        expected = model(input_ids=tokens, use_cache=False).logits.float()
-        if not expected.isfinite().all():
-            raise _diverged(f"a logit of {type(model).__name__}")
-        ours = self._logits(self._body(input_ids=tokens, use_cache=False).last_hidden_state)
-        difference = float((ours - expected).abs().max())
+    def _proved(self) -> ScoringPath:
+        """What of the fast ways gives the model's own logits on a few tokens: of the head always, the rest once."""
+        window, why = smallest_window(self._config), why_not_held(self._config)
+        probe = short_probe(self._model, window, is_recurrent=bool(why))
+        few = Probe((probe.rows[-1][:_HEAD_TOKENS],), 0)
+        own = own_logits(self._model, few.rows[0])
+        if not own.isfinite().all():
+            raise _diverged(f"a logit of {type(self._model).__name__}")
         # bfloat16 keeps 8 bits: what it rounds may differ by 2^-7 of the largest logit.
-        if not difference <= 2**-7 * float(expected.abs().max()) + 1e-6:
-            raise RequestError(
-                f"{type(model).__name__}: its logits differ by {difference:.3g} from head(body(tokens))",
-                expected="a model whose logits are its head, scaled or capped as its config says",
-                do="evaluate this model with text metrics only, or with another engine",
-            )
+        exact = _EXACT if precision(self._model) == torch.float32 else 2**-7
+        if reason := self._wrong(few, [own], "head(body(tokens))", exact, num_shared=0):
+            return ScoringPath(by_head=False, shares=False, reason=reason)
+        key = proof_key(self._model, "scoring")
+        if key not in _proved:
+            _proved[key] = self._prove(probe, why)
+        return _proved[key]
+
+    def _prove(self, probe: Probe, why: str) -> ScoringPath:
+        """Whether rows may be padded together, and go on from a shared beginning. why: why they cannot, if known."""
+        expected = [own_logits(self._model, row) for row in probe.rows]
+        if not why and probe.num_shared:
+            why = self._wrong(probe, expected, "a shared beginning", None, num_shared=probe.num_shared)
+            if not why:  # which were padded, too
+                return ScoringPath(by_head=True, shares=True)
+        if reason := self._wrong(probe, expected, "rows padded together", None, num_shared=0):
+            return ScoringPath(by_head=False, shares=False, reason=reason)
+        return ScoringPath(by_head=True, shares=False, reason=why)
+
+    def _wrong(
+        self, probe: Probe, expected: Sequence[Tensor], what: str, most: float | None, *, num_shared: int
+    ) -> str:
+        """Why a way of scoring is not taken: it fails, or its logits differ from the model's own; empty where not.
+
+        most: how far they may differ, as a share of the largest; None is what another order of sums comes to.
+        """
+        try:
+            far = self._distance(probe, expected, num_shared)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what a model's code raises is of many kinds
+            return f"{what}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        if most is None:
+            most = tolerance(self._model, probe, expected, far)
+        return "" if far <= most else f"{what}: logits differ by {far:.2g} of the largest"
+
+    def _distance(self, probe: Probe, expected: Sequence[Tensor], num_shared: int) -> float:
+        """How far the logits of the rows are from the model's own, when they go through the body together."""
+        beginning = self.begin(probe.rows[0][:num_shared]) if num_shared else None
+        unlearned = num_shared + 1
+        examples = [
+            TokenisedExample("probe", array("i", row), bytes(unlearned) + b"\1" * (len(row) - unlearned))
+            for row in probe.rows
+        ]
+        rows, hidden, _ = self._before_learned(examples, beginning)
+        ours = self._logits(hidden)
+        return max(apart(ours[(rows == row).to(ours.device)], own[num_shared:-1]) for row, own in enumerate(expected))
 
 
 def _diverged(what: str) -> DivergedError:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.errors import LuthierError, OverlongError, RequestError, WorkError
 from luthier.core.stream import Ended, Piece, TextRequest, TokenLikelihood, WrittenToken
-from luthier.engines.text_stream import StopTexts
+from luthier.engines.thoughts import NO_THINKING, AnswerText, Thinking
 from luthier.engines.tool_talk import CallsInText
 
 _GREEDY_BELOW: Final = 1e-4
@@ -25,13 +25,13 @@ def request_body(
     scales: list[dict[str, Any]],
     slot: int,
     grammar: str | None = None,
-    shown_mark: str | None = None,
+    shown_marks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The document that asks for one choice.
 
     Everything that changes what is drawn is named, since llama.cpp's own defaults cut off unlikely tokens.
 
-    grammar: what the answer is held to. shown_mark: a special token that is to stand in the text.
+    grammar: what the answer is held to. shown_marks: special tokens that are to stand in the text.
     """
     rules = asked.sampling
     is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
@@ -57,8 +57,8 @@ def request_body(
         body["logit_bias"] = [[token, bias] for token, bias in rules.logit_bias]
     if grammar is not None:
         body["grammar"] = grammar
-    if shown_mark is not None:
-        body["preserved_tokens"] = [shown_mark]
+    if shown_marks:
+        body["preserved_tokens"] = list(shown_marks)
     if asked.num_top is not None:
         body["logprobs"] = max(1, asked.num_top)
     return body
@@ -67,9 +67,9 @@ def request_body(
 class AnswerReader:
     """Reads the chunks of one choice. `ended` is set with the last event, of whatever kind."""
 
-    def __init__(self, asked: TextRequest, choice: int, calls: CallsInText) -> None:
+    def __init__(self, asked: TextRequest, choice: int, calls: CallsInText, thinking: Thinking = NO_THINKING) -> None:
         self._asked, self._choice, self._calls = asked, choice, calls
-        self._stops = StopTexts(asked.stop)
+        self._answer = AnswerText(asked, thinking)
         self._num_new = self._num_characters = self._num_told = 0
         self._open_tokens: list[WrittenToken] = []
         self.ended = False
@@ -84,35 +84,55 @@ class AnswerReader:
         self._num_new = int((document.get("timings") or {}).get("predicted_n", self._num_new))
         text = said.get("text") or ""
         self._add_tokens((said.get("logprobs") or {}).get("content") or (), text)
-        pieces: list[Piece | Ended] = self._piece(self._stops.add(text))
-        if self._stops.found:
+        pieces: list[Piece | Ended] = self._piece(*self._answer.add(text, self._num_new))
+        if self._answer.found_stop:
             return [*pieces, *self._end("stop", self._num_new)]
         if (reason := said.get("finish_reason")) is None:
-            return pieces
+            return [*pieces, *self._end("length", self._num_new)] if self._answer.is_full(self._num_new) else pieces
         num_new = self._num_new - 1 if reason == "stop" else self._num_new
         return [*pieces, *self._end("stop" if reason == "stop" else "length", max(num_new, 0))]
 
     def _end(self, reason: Literal["stop", "length"], num_new: int) -> list[Piece | Ended]:
-        left = self._stops.end()
-        if self._stops.found:
-            self._open_tokens = [token for token in self._open_tokens if token.offset < self._num_told]
+        was_found = self._answer.found_stop
+        reasoning, left = ("", "") if was_found else self._answer.end(num_new)
+        if self._answer.found_stop:
+            num_told = self._answer.num_dropped + self._num_told + len(left)
+            self._open_tokens = [token for token in self._open_tokens if token.offset < num_told]
+            reason = "stop"
         elif reason == "stop" and self._open_tokens and not self._open_tokens[-1].chosen.token:
             self._open_tokens.pop()  # the end token itself
         self.ended = True
         self._num_new = num_new
-        last = self._piece(left, is_last=True)
-        return [*last, Ended(choice=self._choice, reason=self._calls.reason(reason), num_new_tokens=num_new)]
+        last = self._piece(reasoning, left, is_last=True)
+        ended = Ended(
+            choice=self._choice,
+            reason=self._calls.reason(reason),
+            num_new_tokens=num_new,
+            num_thinking_tokens=min(self._answer.num_thinking, num_new),
+            ends_in_thought=self._answer.ends_in_thought,
+        )
+        return [*last, ended]
 
-    def _piece(self, text: str, *, is_last: bool = False) -> list[Piece | Ended]:
+    def _piece(self, reasoning: str, text: str, *, is_last: bool = False) -> list[Piece | Ended]:
         self._num_told += len(text)
         tokens: list[WrittenToken] = []
-        if self._open_tokens and (text or is_last):
-            tokens = [token for token in self._open_tokens if is_last or token.offset < self._num_told]
+        if self._open_tokens and (text or reasoning or is_last):
+            num_told = self._answer.num_dropped + self._num_told
+            tokens = [token for token in self._open_tokens if is_last or token.offset < num_told]
             self._open_tokens = self._open_tokens[len(tokens) :]
         text, calls = self._calls.split(text, is_last=is_last)
-        if not (text or tokens or calls):
+        if not (text or reasoning or tokens or calls):
             return []
-        return [Piece(choice=self._choice, text=text, num_new_tokens=self._num_new, tokens=tuple(tokens), calls=calls)]
+        return [
+            Piece(
+                choice=self._choice,
+                text=text,
+                num_new_tokens=self._num_new,
+                tokens=tuple(tokens),
+                calls=calls,
+                reasoning=reasoning,
+            )
+        ]
 
     def _add_tokens(self, said: Sequence[dict[str, Any]], text: str) -> None:
         # Text that was held back because a character was not complete comes with the token that completes it.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -28,7 +28,9 @@ from luthier.engines.llama_grammar import grammar_of, no_grammar
 from luthier.engines.llama_prompts import open_reader
 from luthier.engines.llama_server import CachePrecision, LlamaServer
 from luthier.engines.llama_writing import Choice, Writing
+from luthier.engines.prompt_ids import checked
 from luthier.engines.stream_generation import generate_by_streaming
+from luthier.engines.thoughts import Thinking
 from luthier.engines.tool_calls import ToolForm
 from luthier.engines.tool_talk import CallsInText
 from luthier.models.gguf_header import GgufHeader, read_gguf_header
@@ -39,13 +41,17 @@ _CACHE_BYTES: Final = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A request as token ids. grammar: what the answer is held to; form: how it calls tools."""
+    """A request as token ids. grammar: what the answer is held to; form: how it calls tools.
+
+    max_new_tokens: of thought and answer.
+    """
 
     request: TextRequest
     ids: list[int]
     max_new_tokens: int
     form: ToolForm | None
     grammar: str | None
+    thinking: Thinking
 
 
 class LlamaCppEngine:
@@ -152,16 +158,24 @@ class LlamaCppEngine:
             server = self._check_open()
             self._check_ids(request.token_ids)
             ids = self._reader.ids(request)
-            self._check_ids(ids)
+            thinking = self._reader.thinking(request, ids)
             form = self._reader.tools.form(request)
             grammar = grammar_of(request, form, server)
             if grammar is not None and not server.keeps_grammar(grammar):
                 raise no_grammar()
+            if grammar is not None and thinking.is_open and thinking.form is not None:
+                # The grammar holds from the first token on, so that the thought must have ended before.
+                ids = [*ids, *self._reader.text_ids(f"{thinking.form.end}\n\n")]
+                thinking = replace(thinking, is_open=False, max_tokens=0)
+            self._check_ids(ids)
+            checked(ids, server.context_tokens)
         finally:
             with self._reading:
                 self._num_reading -= 1
-        max_new_tokens = min(request.max_new_tokens, server.context_tokens - len(ids))
-        return _Prepared(request, ids, max_new_tokens, form, grammar)
+        room = server.context_tokens - len(ids)
+        thinking = replace(thinking, max_tokens=max(0, min(thinking.max_tokens, room - request.max_new_tokens)))
+        max_new_tokens = min(request.max_new_tokens + thinking.max_tokens, room)
+        return _Prepared(request, ids, max_new_tokens, form, grammar, thinking)
 
     def admit(
         self,
@@ -189,11 +203,12 @@ class LlamaCppEngine:
         if not self._writing.has_room_for(request.num_choices, len(ids) + prepared.max_new_tokens):
             return False
         path = None if adapter is None else self._adapters[adapter]
-        mark = form.begin if form is not None and form.has_special_marks else None
+        marks = (form.begin,) if form is not None and form.has_special_marks else ()
         choices = [
             Choice(
                 key, number, request, path, ids, prepared.max_new_tokens,
-                AnswerReader(request, number, CallsInText(request, form)), prepared.grammar, mark,
+                AnswerReader(request, number, CallsInText(request, form), prepared.thinking), prepared.grammar,
+                (*marks, *prepared.thinking.shown),
             )
             for number in range(request.num_choices)
         ]  # fmt: skip

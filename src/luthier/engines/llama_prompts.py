@@ -8,20 +8,27 @@ tokenizer of its own; llama.cpp applies both.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from luthier.core.conversation import Message
 from luthier.core.errors import RequestError, TemplateError
+from luthier.core.ports import THINKING_TOKENS
+from luthier.core.recipe import TemplateOption
 from luthier.core.stream import TextRequest
 from luthier.engines.llama_server import LlamaServer
 from luthier.engines.prompt_ids import check_bytes, checked, ids_of
+from luthier.engines.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.engines.tool_talk import ToolTalk
 from luthier.models.gguf_header import GgufHeader
+from luthier.models.thinking import TAGS
+from luthier.models.thinking_probe import measured_format, options_of, tags_in
 
 if TYPE_CHECKING:
     from luthier.models.chat_template import ChatTemplate
 
+_TAIL_TOKENS: Final = 32
 _NO_LETTERS: Final = bytes(byte for byte in range(256) if not chr(byte).isascii() or not chr(byte).isalnum())
 _PROBE: Final = "The front of a violin (1715, 35.5 cm) isn't made of maple: it's spruce. Grüße, naïve café!\n\n"
 
@@ -35,6 +42,8 @@ class PromptReader(Protocol):
     tools: ToolTalk
 
     def ids(self, request: TextRequest) -> list[int]: ...
+    def text_ids(self, text: str) -> list[int]: ...
+    def thinking(self, request: TextRequest, ids: Sequence[int]) -> Thinking: ...
     def use(self, server: LlamaServer) -> None: ...
 
 
@@ -43,6 +52,7 @@ class TemplateReader:
 
     def __init__(self, template: ChatTemplate, server: LlamaServer) -> None:
         self._template, self._context_tokens = template, server.context_tokens
+        self._templates = RequestTemplates(template)
         self.tools = ToolTalk(json.dumps(template.tokenizer.chat_template or "") if template.kind == "chat" else "")
         ours, theirs = template.encode(_PROBE)[0], server.tokenize(_PROBE, add_special=True)
         if ours != theirs:
@@ -56,7 +66,18 @@ class TemplateReader:
 
     def ids(self, request: TextRequest) -> list[int]:
         """Token ids of the request, up to where the answer begins."""
-        return ids_of(self._template, self.tools, request, self._context_tokens)
+        template = self._template if request.conversation is None else self._templates.of(request)[0]
+        return ids_of(template, self.tools, request, self._context_tokens)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text that follows others."""
+        return list(self._template.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def thinking(self, request: TextRequest, ids: Sequence[int]) -> Thinking:
+        """Of the thought of an answer; its budget as if there were room for all of it."""
+        if request.conversation is None:
+            return NO_THINKING
+        return self._templates.of(request)[1].of_answer(ids, request.max_thinking_tokens, self._context_tokens)
 
     def use(self, server: LlamaServer) -> None:
         """Nothing: the tokenizer is here."""
@@ -68,8 +89,8 @@ class FileReader:
     def __init__(self, header: GgufHeader, server: LlamaServer) -> None:
         self._server = server
         self._longest = header.longest_in_list.get("tokenizer.ggml.tokens", 0)
-        self._has_template = bool(header.values.get("tokenizer.chat_template"))
-        self.tools = ToolTalk(str(header.values.get("tokenizer.chat_template") or ""))
+        self._text = str(header.values.get("tokenizer.chat_template") or "")
+        self.tools = ToolTalk(self._text)
         bos = str(server.ask("props").get("bos_token") or "")
         self._bos = server.tokenize(bos, add_special=False) if bos else []
 
@@ -84,6 +105,24 @@ class FileReader:
         is_twice = len(self._bos) == 1 and ids[:2] == self._bos * 2
         return checked(ids[1:] if is_twice else ids, context_tokens)
 
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text that follows others."""
+        return self._server.tokenize(text, add_special=False)
+
+    def thinking(self, request: TextRequest, ids: Sequence[int]) -> Thinking:
+        """Of the thought of an answer; its budget as if there were room for all of it."""
+        if request.conversation is None:
+            return NO_THINKING
+        known = measured_format(self._text, {}, self._options(request))
+        tail = str(self._server.ask("detokenize", {"tokens": list(ids[-_TAIL_TOKENS:])})["content"])
+        form = known or TAGS
+        asked = request.max_thinking_tokens
+        most = 0 if form.prompt_closes else asked if asked is not None else THINKING_TOKENS if known else 0
+        return Thinking(form, form.is_open(tail), most, () if known is None else tags_in(known.delimiters))
+
+    def _options(self, request: TextRequest) -> dict[str, TemplateOption]:
+        return options_of(self._text, {}, request.template_options, request.reasoning_effort)
+
     def _least_tokens(self, text: str) -> int:
         """By the letters of ASCII alone: a file may have no token for other bytes, and tokens that take in blanks."""
         if not self._longest:
@@ -96,7 +135,7 @@ class FileReader:
         self._server = server
 
     def _render(self, request: TextRequest) -> str:
-        if not self._has_template:
+        if not self._text:
             raise TemplateError(
                 "a conversation for a GGUF file without a chat template",
                 expected="a plain text, or a file that holds the template of its model",
@@ -106,6 +145,8 @@ class FileReader:
         body: dict[str, Any] = {"messages": [_message(message) for message in conversation.messages]}
         if conversation.tools:
             body["tools"] = list(conversation.tools)
+        if options := self._options(request):
+            body["chat_template_kwargs"] = options
         return str(self._server.ask("apply-template", body)["prompt"])
 
 
@@ -131,7 +172,9 @@ def open_reader(
 
 
 def _message(message: Message) -> dict[str, Any]:
-    document = message.model_dump(mode="json", exclude_none=True, exclude={"weight"})
+    document = message.model_dump(mode="json", exclude_none=True, exclude={"weight", "learn_reasoning", "reasoning"})
+    if message.reasoning is not None:
+        document["reasoning_content"] = message.reasoning
     if not message.tool_calls:
         document.pop("tool_calls", None)
     return {"content": "", **json.loads(json.dumps(document))}

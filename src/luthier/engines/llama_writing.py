@@ -27,7 +27,7 @@ _END_SECONDS: Final = 60.0
 
 @dataclass(slots=True, eq=False)
 class Choice:
-    """One answer, waiting or being written. ids: of its prompt. grammar, shown_mark: as `request_body` takes them."""
+    """One answer, waiting or being written. ids: of its prompt. grammar, shown_marks: as `request_body` takes them."""
 
     key: Hashable
     number: int
@@ -37,7 +37,7 @@ class Choice:
     max_new_tokens: int
     reader: AnswerReader
     grammar: str | None = None
-    shown_mark: str | None = None
+    shown_marks: tuple[str, ...] = ()
     slot: int = -1
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -130,7 +130,7 @@ class Writing:
                 scales=server.scales(choice.adapter),
                 slot=choice.slot,
                 grammar=choice.grammar,
-                shown_mark=choice.shown_mark,
+                shown_marks=choice.shown_marks,
             )
             self._running.add(choice)
             threading.Thread(target=_write, args=(server, body, choice, self._inbox), daemon=True).start()

@@ -4,6 +4,9 @@ The matrices of the base are multiplied once for all rows. Beside them, A of all
 as one matrix, and B side by side as another: two products for all rows, with what is another adapter's set to zero in
 between. So every adapter is read once a step however many rows ask for it, and nothing is gathered by row; the zeros
 leave what a row gets as it would be alone, but for the order of floating-point sums.
+
+A matrix that sees tokens without their rows (behind the router of a mixture of experts, say) cannot tell whose they
+are. Where an adapter changes such a one, all rows of a pass must have the same adapter (`mixes`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.errors import ModelSourceError
+from luthier.engines.decoding_proof import accepted, text_part
 from luthier.engines.low_rank import LowRank, read_low_rank
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 # An adapter nobody asks for just now stays among those in use for so many passes: bringing one in copies them all.
 _PATIENCE: Final = 256
+_PROBE: Final = ((1, 2, 3), (4, 5, 6))
 
 
 class MixedAdapters:
@@ -33,6 +38,12 @@ class MixedAdapters:
         self._wrapped: dict[str, _MixedLinear] = {}
         self._in_use: dict[str, int] = {}  # by name: how many passes ago it was asked for
         self._rows: tuple[str | None, ...] = ()
+        self._mixes = True
+
+    @property
+    def mixes(self) -> bool:
+        """Whether rows with different adapters may go through the model together."""
+        return self._mixes
 
     def load(self, name: str, path: str) -> None:
         """Read an adapter, in the precision of the base; nothing happens where it is loaded.
@@ -48,10 +59,12 @@ class MixedAdapters:
         }
         for module, product in products.items():
             self._check(path, module, product)
-        for module in products:
-            if module not in self._wrapped:
-                self._wrapped[module] = self._wrap(module)
+        new = [module for module in products if module not in self._wrapped]
+        for module in new:
+            self._wrapped[module] = self._wrap(module)
         self._loaded[name] = products
+        if new and self._mixes:
+            self._mixes = all(self._sees_rows(new))
 
     def unload(self, name: str) -> None:
         """Let go of an adapter; nothing happens where it is not loaded."""
@@ -72,7 +85,7 @@ class MixedAdapters:
         return sum(int(one.a.nbytes) + int(one.b.nbytes) for one in self._loaded[name].values())
 
     def use(self, rows: Sequence[str | None]) -> None:
-        """Say which adapter each row of the next passes has; None for the base."""
+        """Say which adapter each row of the next passes has; None for the base. All the same one without `mixes`."""
         wanted = {name for name in rows if name is not None}
         for name in self._in_use:
             self._in_use[name] = 0 if name in wanted else self._in_use[name] + 1
@@ -106,6 +119,30 @@ class MixedAdapters:
             known = [(name, self._loaded[name][module]) for name in self._in_use if module in self._loaded[name]]
             linear.lay(known)
         self._rows = ()
+
+    def _sees_rows(self, modules: Sequence[str]) -> list[bool]:
+        """Whether each of these matrices is given [rows, tokens, width], found by two rows of a few tokens.
+
+        One that is given nothing then, such as an expert that no token is sent to, counts as one that is not.
+        """
+        seen: dict[str, bool] = {}
+        hooks = []
+        for name in modules:
+
+            def look(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                seen[name] = seen.get(name, True) and inputs[0].ndim == 3 and len(inputs[0]) == len(_PROBE)
+
+            hooks.append(self._wrapped[name].register_forward_pre_hook(look))
+        self.use([None] * len(_PROBE))
+        text = text_part(self._model)
+        try:
+            with torch.inference_mode():
+                tokens = torch.tensor(_PROBE, device=self._model.device)
+                text(input_ids=tokens, **accepted(text.forward, {"use_cache": False}))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [seen.get(name, False) for name in modules]
 
     def _check(self, path: str, module: str, product: LowRank) -> None:
         try:
@@ -151,5 +188,7 @@ class _MixedLinear(nn.Module):
         y: Tensor = self.base(x)
         if self.scales is None or self._a is None or self._b is None:
             return y
-        narrow = nn.functional.linear(x, self._a).mul_(self.scales)
+        # tokens without their rows are all of one adapter
+        scales = self.scales if x.ndim == self.scales.ndim else self.scales[0]
+        narrow = nn.functional.linear(x, self._a).mul_(scales)
         return y.view(-1, y.shape[-1]).addmm_(narrow.view(-1, narrow.shape[-1]), self._b).view(y.shape)

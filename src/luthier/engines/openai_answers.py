@@ -9,6 +9,7 @@ import httpx2
 
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import Generation
+from luthier.models.thinking import TAGS, ThoughtAndAnswer
 
 _MAX_WORDS: Final = 400
 # Anything shorter is a placeholder ("none", "x"), and striking it out would only garble the words.
@@ -26,6 +27,10 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
     text = _chat_text(choice.get("message")) if is_chat else choice.get("text")
     if not isinstance(text, str):
         raise ValueError("has a choice without text")
+    thought = _told_thought(choice.get("message")) if is_chat else None
+    # A server that does not tell thoughts apart may have a template that opens them: the closing tag is there alone.
+    is_open = TAGS.end in text and not text.lstrip().startswith(TAGS.start)
+    found = TAGS.split(text, is_open=is_open) if is_chat else ThoughtAndAnswer(None, text, is_closed=True)
     usage = document.get("usage")
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
     num_prompt, num_new = (count if type(count) is int and count >= 0 else -1 for count in counts)
@@ -33,12 +38,33 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
         # Estimated counts would make a claim of cost that nobody measured.
         raise ValueError("does not say how many tokens were used (usage.prompt_tokens, usage.completion_tokens)")
     is_cut = choice.get("finish_reason") == "length"
+    reasoning = "\n".join(one for one in (thought, found.reasoning) if one) or None
     return Generation(
-        text=text,
+        text=found.content,
         num_prompt_tokens=num_prompt,
         num_new_tokens=min(num_new, limit) if is_cut else num_new,
         finish_reason="length" if is_cut else "stop",
+        reasoning=reasoning,
+        num_thinking_tokens=_num_thinking(usage, reasoning),
+        ends_in_thought=not found.is_closed or (is_cut and reasoning is not None and not found.content),
     )
+
+
+def _told_thought(message: Any) -> str | None:
+    """The thought that a server tells apart from the answer."""
+    if not isinstance(message, dict):
+        return None
+    told = message.get("reasoning_content") or message.get("reasoning")
+    return told if isinstance(told, str) else None
+
+
+def _num_thinking(usage: Any, reasoning: str | None) -> int | None:
+    """Tokens of the thought as the server counts them; None where there is one and it does not."""
+    details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+    told = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    if type(told) is int and told > 0:
+        return told
+    return 0 if reasoning is None else None
 
 
 def _chat_text(message: Any) -> Any:

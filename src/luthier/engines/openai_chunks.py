@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
-from luthier.engines.text_stream import StopTexts
+from luthier.engines.thoughts import NO_THINKING, AnswerText, Thinking
 from luthier.engines.tool_talk import CallsInText
+from luthier.models.thinking import TAGS
 
 _REASONS: Final[dict[str, EndReason]] = {
     "stop": "stop",
@@ -26,13 +27,21 @@ _REASONS: Final[dict[str, EndReason]] = {
 class ChunkReader:
     """Reads one choice. calls: takes them out of the text, where the server leaves them there.
 
+    thinking: of the thought that stands in the text; of a chat by default one in `<think>` tags, where the server does
+    not tell it apart (`reasoning_content`, or `reasoning`).
+
     Raises ValueError, with what is wrong, for a chunk that is none.
     """
 
-    def __init__(self, asked: TextRequest, choice: int, calls: CallsInText | None = None) -> None:
+    def __init__(
+        self, asked: TextRequest, choice: int, calls: CallsInText | None = None, thinking: Thinking | None = None
+    ) -> None:
         self._asked, self._choice, self._in_text = asked, choice, calls or CallsInText(asked, None)
         self._is_chat = asked.conversation is not None
-        self._stops = StopTexts(asked.stop)
+        usual = Thinking(TAGS) if self._is_chat else NO_THINKING
+        self._answer = AnswerText(asked, thinking or usual)
+        self._most_new = asked.max_new_tokens + (thinking or usual).max_tokens
+        self._num_thinking = 0
         self._num_new: int | None = None
         self._num_prompt: int | None = None
         self._num_chunks = self._num_characters = self._num_told = 0
@@ -41,8 +50,17 @@ class ChunkReader:
 
     @property
     def found_stop(self) -> bool:
-        """Whether a stop text ended the answer, so that nothing more need be read."""
-        return self._stops.found
+        """Whether a stop text or a limit ended the answer, so that nothing more need be read."""
+        return self._answer.found_stop or self._is_full
+
+    @property
+    def _is_full(self) -> bool:
+        return self._answer.is_full(self._num_chunks)
+
+    @property
+    def _num_so_far(self) -> int:
+        """Tokens so far: those that are told, or else chunks, which are tokens, or a few of them joined."""
+        return self._num_new if self._num_new else self._num_chunks
 
     def read(self, data: str) -> list[Piece]:
         """What the data of one server-sent event tells."""
@@ -65,34 +83,40 @@ class ChunkReader:
         text = (delta.get("content") or delta.get("refusal") if self._is_chat else delta.get("text")) or ""
         if not isinstance(text, str):
             raise ValueError("has a text that is none")
-        self._num_chunks += bool(text)
+        reasoning = (delta.get("reasoning_content") or delta.get("reasoning") or "") if self._is_chat else ""
+        if not isinstance(reasoning, str):
+            raise ValueError("has a thought that is no text")
+        self._num_chunks += bool(text) or bool(reasoning)
+        self._num_thinking += bool(reasoning)
         self._open_tokens += _tokens_of(said.get("logprobs"), self._num_characters, self._asked.num_top)
         self._num_characters += len(text)
         calls = tuple(_call(call) for call in delta.get("tool_calls") or ())
         if (reason := said.get("finish_reason")) is not None:
             self._reason = _REASONS.get(str(reason), "stop")
-        return self._piece(self._stops.add(text), calls)
+        thought, text = self._answer.add(text, self._num_so_far)
+        return self._piece(reasoning + thought, text, calls)
 
     def end(self) -> list[Piece | Ended]:
         """The rest, and the end: the server has closed the stream in good order, or a stop text was found.
 
         Raises ValueError where the server has not said how the answer ended, or what it took.
         """
-        if self._stops.found:
+        if self._answer.found_stop or (self._is_full and self._reason is None):
             # The rest is not waited for, nor the count that comes with it; chunks are tokens, or a few of them joined.
             num_new = self._num_new if self._num_new is not None else self._num_chunks
-            self._open_tokens = [token for token in self._open_tokens if token.offset < self._num_told]
-            reason: EndReason = "stop"
+            num_told = self._answer.num_dropped + self._num_told
+            self._open_tokens = [token for token in self._open_tokens if token.offset < num_told]
+            reason: EndReason = "stop" if self._answer.found_stop else "length"
         elif self._reason is None:
             raise ValueError("ends without a finish_reason: the connection was cut in the middle")
         elif self._num_new is None:
             raise ValueError("does not say how many tokens were used (stream_options.include_usage)")
         else:
             reason, num_new = self._reason, self._num_new
-        left = self._stops.end()
-        pieces: list[Piece | Ended] = list(self._piece(left, (), is_last=True))
+        reasoning, left = ("", "") if self._answer.found_stop else self._answer.end(num_new)
+        pieces: list[Piece | Ended] = list(self._piece(reasoning, left, (), is_last=True))
         if reason == "length":
-            num_new = min(num_new, self._asked.max_new_tokens)
+            num_new = min(num_new, self._most_new)
         return [
             *pieces,
             Ended(
@@ -100,6 +124,8 @@ class ChunkReader:
                 reason=self._in_text.reason(reason),
                 num_new_tokens=num_new,
                 num_prompt_tokens=self._num_prompt if self._asked.token_ids is None else None,
+                num_thinking_tokens=min(max(self._num_thinking, self._answer.num_thinking), num_new),
+                ends_in_thought=self._answer.ends_in_thought or (bool(self._num_thinking) and not self._num_told),
             ),
         ]
 
@@ -110,16 +136,21 @@ class ChunkReader:
         if any(type(count) is not int or count < 0 for count in counts):
             raise ValueError("counts its tokens in no numbers")
         self._num_prompt, self._num_new = counts
+        details = usage.get("completion_tokens_details")
+        told = details.get("reasoning_tokens") if isinstance(details, dict) else None
+        if type(told) is int and told > 0:
+            self._num_thinking = told
 
-    def _piece(self, text: str, calls: tuple[CallPiece, ...], *, is_last: bool = False) -> list[Piece]:
+    def _piece(self, reasoning: str, text: str, calls: tuple[CallPiece, ...], *, is_last: bool = False) -> list[Piece]:
         self._num_told += len(text)
         tokens: Sequence[WrittenToken] = ()
-        if self._open_tokens and (text or is_last):
-            tokens = [token for token in self._open_tokens if is_last or token.offset < self._num_told]
+        if self._open_tokens and (text or reasoning or is_last):
+            num_told = self._answer.num_dropped + self._num_told
+            tokens = [token for token in self._open_tokens if is_last or token.offset < num_told]
             self._open_tokens = self._open_tokens[len(tokens) :]
         text, found = self._in_text.split(text, is_last=is_last)
         calls += found
-        if not (text or tokens or calls):
+        if not (text or reasoning or tokens or calls):
             return []
         return [
             Piece(
@@ -128,6 +159,7 @@ class ChunkReader:
                 num_new_tokens=self._num_new or 0,
                 tokens=tuple(tokens),
                 calls=calls,
+                reasoning=reasoning,
             )
         ]
 

@@ -151,7 +151,7 @@ class OpenAIHttpEngine:
         body["messages"] = [message_document(message) for message in prompt.conversation.messages]
         if prompt.conversation.tools:
             body["tools"] = list(prompt.conversation.tools)
-        return "chat/completions", body, prompt.max_new_tokens
+        return "chat/completions", body, prompt.max_new_tokens + (prompt.max_thinking_tokens or 0)
 
     def _ask(
         self, path: str, body: dict[str, Any], limit: int, stop: threading.Event, say: Callable[[str], None]

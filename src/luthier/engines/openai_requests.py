@@ -28,8 +28,9 @@ def auth_headers(key: str) -> Mapping[str, str]:
 
 
 def message_document(message: Message) -> dict[str, Any]:
-    """A turn as the API takes it: only what is set."""
-    document = message.model_dump(mode="json", exclude_none=True, exclude={"weight"})
+    """A turn as the API takes it: only what is set, and no earlier thought, which hosted services refuse."""
+    unsent = {"weight", "reasoning", "learn_reasoning"}
+    document = message.model_dump(mode="json", exclude_none=True, exclude=unsent)
     if not message.tool_calls:
         document.pop("tool_calls")
     return {"content": None, **document}
@@ -73,6 +74,10 @@ def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) ->
             body["logprobs"] = asked.num_top
         return body
     body["messages"] = [message_document(message) for message in asked.conversation.messages]
+    if asked.template_options:
+        body["chat_template_kwargs"] = dict(asked.template_options)
+    if asked.reasoning_effort is not None:
+        body["reasoning_effort"] = asked.reasoning_effort
     if asked.num_top is not None:
         body |= {"logprobs": True, "top_logprobs": asked.num_top}
     if asked.tools:

@@ -29,6 +29,7 @@ from luthier.engines.openai_answers import bad_answer, error_of, server_words, w
 from luthier.engines.openai_chunks import ChunkReader
 from luthier.engines.openai_requests import auth_headers, stream_body, stream_path
 from luthier.engines.retry import is_passing, pause_seconds
+from luthier.engines.thoughts import Thinking
 from luthier.engines.tool_talk import CallsInText
 
 DEFAULT_ASKS: Final = 32
@@ -48,6 +49,7 @@ class _Ask:
     num_open: int
     calls: Callable[[], CallsInText] | None
     extra: dict[str, Any]
+    thinking: Thinking | None = None
     has_started: bool = False
     futures: list[Future[None]] = field(default_factory=list)
 
@@ -114,10 +116,12 @@ class OpenAIStreamEngine:
         *,
         calls: Callable[[], CallsInText] | None = None,
         extra: Mapping[str, Any] | None = None,
+        thinking: Thinking | None = None,
     ) -> bool:
         """Begin to write; false where as many answers as may be are under way.
 
-        calls: made for each choice, takes calls of tools out of its text. extra: added to this request.
+        calls: made for each choice, takes calls of tools out of its text. extra: added to this request. thinking: of
+        the thought that stands in the text of each choice.
         What the server refuses comes as `Failed`. Raises RequestError: a closed engine, an unknown adapter.
         """
         loop = self._check_open()
@@ -135,7 +139,7 @@ class OpenAIStreamEngine:
         if self._asks and num_open + request.num_choices > self._most_answers:
             return False
         model = self._model if adapter is None else self._adapters[adapter]
-        ask = _Ask(key, request, model, request.num_choices, calls, self._extra | dict(extra or {}))
+        ask = _Ask(key, request, model, request.num_choices, calls, self._extra | dict(extra or {}), thinking)
         self._asks[key] = ask
         for choice in range(request.num_choices):
             ask.futures.append(_run(loop, self._write(ask, choice)))
@@ -206,10 +210,12 @@ class OpenAIStreamEngine:
         attempt = 1
         while True:
             retry_after = None
-            reader = ChunkReader(ask.asked, choice, None if ask.calls is None else ask.calls())
+            reader = ChunkReader(ask.asked, choice, None if ask.calls is None else ask.calls(), ask.thinking)
             path = stream_path(ask.asked)
             limit_name = self._limit_name if path == "chat/completions" else "max_tokens"
             body = stream_body(ask.asked, ask.model, choice, limit_name) | ask.extra
+            if ask.thinking is not None:
+                body[limit_name] += ask.thinking.max_tokens
             has_begun = False
             try:
                 async with self._client.stream("POST", f"{self._url}/{path}", json=body) as response:

@@ -48,11 +48,16 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (buffer[:, :, : self._num_tokens] for buffer in self._buffers)
 
 
+def holds_keys(layer: Any) -> bool:
+    """Whether a layer of a cache keeps anything: those that read the keys of another keep nothing themselves."""
+    return isinstance(layer, DynamicLayer)
+
+
 def expanded(cache: DynamicCache, num_rows: int) -> DynamicCache:
     """The same keys and values for every row, as views: nothing is copied until the first update."""
     result = copy.copy(cache)
     result.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in result.layers:
+    for layer in filter(holds_keys, result.layers):
         layer.keys = layer.keys.expand(num_rows, -1, -1, -1)
         layer.values = layer.values.expand(num_rows, -1, -1, -1)
     return result
@@ -64,11 +69,14 @@ def joined(parts: Sequence[DynamicCache], num_room: int, prefix_tokens: int = 0)
     Each part is padded to the longest: on the left, or, where its first `prefix_tokens` are a shared prefix, behind
     them. Padding holds zeros and must be masked.
     """
-    num_tokens = max(part.get_seq_length() for part in parts)
+    num_tokens = max(_num_tokens(part) for part in parts)
     result = copy.copy(parts[0])
     result.layers = []
     for index in range(len(parts[0].layers)):
         layers = [part.layers[index] for part in parts]
+        if not holds_keys(layers[0]):
+            result.layers.append(layers[0])
+            continue
         buffers = [
             _lay([getattr(layer, name) for layer in layers], num_tokens, num_room, prefix_tokens)
             for name in ("keys", "values")
@@ -77,6 +85,10 @@ def joined(parts: Sequence[DynamicCache], num_room: int, prefix_tokens: int = 0)
         for layer in layers:
             layer.keys = layer.values = None
     return result
+
+
+def _num_tokens(cache: DynamicCache) -> int:
+    return max(int(layer.keys.shape[-2]) for layer in cache.layers if holds_keys(layer))
 
 
 def _lay(states: Sequence[Tensor], num_tokens: int, num_room: int, prefix_tokens: int) -> Tensor:

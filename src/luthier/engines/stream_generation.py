@@ -23,7 +23,7 @@ def generate_by_streaming(
     """
     requests = [_request(prompt, number) for number, prompt in enumerate(prompts)]
     waiting = deque(range(len(requests)))
-    texts = [""] * len(requests)
+    texts, thoughts = [""] * len(requests), [""] * len(requests)
     num_prompt = [0] * len(requests)
     found: dict[int, Generation] = {}
     keys = [("generate", number) for number in range(len(requests))]
@@ -39,6 +39,7 @@ def generate_by_streaming(
                         num_prompt[number] = event.num_prompt_tokens
                     elif isinstance(event, Piece):
                         texts[number] += event.text
+                        thoughts[number] += event.reasoning
                     elif isinstance(event, Failed):
                         raise _failed(number, event)
                     elif isinstance(event, Ended):
@@ -47,6 +48,9 @@ def generate_by_streaming(
                             num_prompt_tokens=event.num_prompt_tokens or num_prompt[number],
                             num_new_tokens=event.num_new_tokens,
                             finish_reason="length" if event.reason == "length" else "stop",
+                            reasoning=thoughts[number] or None,
+                            num_thinking_tokens=event.num_thinking_tokens,
+                            ends_in_thought=event.ends_in_thought,
                         )
                         task.advance()
     finally:
@@ -73,6 +77,7 @@ def _request(prompt: Prompt, number: int) -> TextRequest:
         text=prompt.text,
         max_new_tokens=prompt.max_new_tokens,
         json_schema=prompt.json_schema,
+        max_thinking_tokens=prompt.max_thinking_tokens,
         sampling=Sampling(temperature=prompt.temperature, seed=prompt.seed),
     )
 

@@ -3,11 +3,12 @@
 All answers share one batch, because one step costs nearly the same for 16 rows as for one, whatever adapters they have
 (`mixed_adapters`). Asks come and go between two steps: prompts that have come go through the model together and join
 with their first token; an answer that ends leaves at once. An answer that does not fit into the sliding windows of the
-model is written beside the others.
+model is written beside the others. So is every answer of a model that cannot hold rows together (`decoding_proof`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
@@ -30,9 +31,13 @@ from luthier.engines.arrivals import Arrival, PrefillTurns, next_arrivals
 from luthier.engines.asks import AskReader, Prepared, PreparedTexts
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS
 from luthier.engines.decode import Batch
+from luthier.engines.decoding_proof import DecodingPath
 from luthier.engines.embedding_queue import DIVERGED, EmbeddingQueue
 from luthier.engines.mixed_adapters import MixedAdapters
+from luthier.engines.row_states import RowBatch
 from luthier.engines.transformers_engine import TransformersEngine
+
+log = logging.getLogger("luthier.engines")
 
 MAX_STREAM_ROWS: Final = 2 * MAX_CHOICES
 # Room is made for this many tokens at a time: making it costs a copy of the cache, and not all answers get long.
@@ -56,14 +61,17 @@ def open_stream_engine(served: Served) -> StreamingEngine:
         device=device,
         quantisation=served.quantisation,
     )
-    return StreamingEngine(engine)
+    streaming = StreamingEngine(engine)
+    if streaming.path.kind != "batched":
+        log.warning("%s writes %s", served.path, streaming.path.describe())
+    return streaming
 
 
 @dataclass(slots=True, eq=False)
 class _Group:
     """Rows that go through the model together. num_room: tokens that still fit; None for an ordinary cache."""
 
-    batch: Batch
+    batch: Batch | RowBatch
     logits: Tensor
     num_room: int | None
 
@@ -94,6 +102,11 @@ class StreamingEngine:
         self._rows: dict[int, AnswerRow] = {}
         self._groups: list[_Group] = []
         self._next_row = 0
+
+    @property
+    def path(self) -> DecodingPath:
+        """How answers are written, and why not by a faster way."""
+        return self._decoder.path
 
     @property
     def keys(self) -> set[Hashable]:
@@ -201,7 +214,8 @@ class StreamingEngine:
         if not self._arrivals:
             return []
         first = self._turns.first(self._arrivals)
-        begun = next_arrivals(first, self._arrivals, self._decoder.fits_windows, self._max_rows)
+        beside = [one for one in self._arrivals if self._adapters.mixes or one.adapter == first.adapter]
+        begun = next_arrivals(first, beside, self._decoder.fits_windows, self._max_rows)
         self._adapters.use([one.adapter for one in begun])
         if (ids := first.next_part()) and self._decoder.fits_windows(first.prepared.num_tokens):
             first.prefix = self._decoder.prefill(ids, first.prefix)
@@ -242,7 +256,9 @@ class StreamingEngine:
             going = [token for token, number in zip(tokens, group.batch.rows, strict=True) if number in self._rows]
             self._drop_from(group)
             if going:
-                self._adapters.use([self._rows[number].adapter for number in group.batch.rows])
+                adapters = [self._rows[number].adapter for number in group.batch.rows]
+                # rows that go through the model each by itself are choices of one ask, with one adapter
+                self._adapters.use(adapters[:1] if isinstance(group.batch, RowBatch) else adapters)
                 given = torch.tensor(going, device=group.logits.device)[:, None]
                 group.logits = self._decoder.step(group.batch, given)
                 if group.num_room is not None:
@@ -270,15 +286,22 @@ class StreamingEngine:
             del self._rows[number]
 
     def _join(self) -> None:
-        """Bring the rows that have come lately into the batch of all, and make more room where none is left."""
-        fitting = [group for group in self._groups if self._fits(group)]
-        if all(group.num_room for group in fitting) and len(fitting) < 2:
-            return
-        for group in fitting:
-            group.batch.trim()
-        batch = self._decoder.join([group.batch for group in fitting], _ROOM_TOKENS)
-        group = _Group(batch, torch.cat([group.logits for group in fitting]), _ROOM_TOKENS)
-        self._groups = [group, *(other for other in self._groups if other not in fitting)]
+        """Bring the rows that have come lately into the batch of all, and make more room where none is left.
+
+        Where rows of different adapters cannot go through the model together, each adapter has a batch of its own.
+        """
+        batches: dict[str | None, list[_Group]] = {}
+        for group in filter(self._fits, self._groups):
+            adapter = None if self._adapters.mixes else self._rows[group.batch.rows[0]].adapter
+            batches.setdefault(adapter, []).append(group)
+        for fitting in batches.values():
+            if all(group.num_room for group in fitting) and len(fitting) < 2:
+                continue
+            for group in fitting:
+                group.batch.trim()
+            batch = self._decoder.join([one.batch for one in fitting if isinstance(one.batch, Batch)], _ROOM_TOKENS)
+            joined = _Group(batch, torch.cat([group.logits for group in fitting]), _ROOM_TOKENS)
+            self._groups = [joined, *(other for other in self._groups if other not in fitting)]
 
     def _fits(self, group: _Group) -> bool:
         """Whether these rows can be padded: no window of the model would count the padding."""

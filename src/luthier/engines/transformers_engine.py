@@ -18,6 +18,7 @@ from luthier.engines.decode import Continuation, Decoder, Prefix, Request
 from luthier.engines.guides import Guides
 from luthier.engines.likelihood import Scorer
 from luthier.engines.thoughts import Thoughts
+from luthier.models.architecture import context_tokens
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
 from luthier.models.soft_prompt import virtual_tokens
@@ -52,8 +53,9 @@ class TransformersEngine:
         self._batch_tokens = batch_tokens
         tokenizer = template.tokenizer
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self._context_tokens = int(model.config.get_text_config().max_position_embeddings)
+        self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
+        self._notes: dict[str, None] = {}
 
     @classmethod
     def open(
@@ -84,6 +86,11 @@ class TransformersEngine:
         return "transformers"
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how it has worked so far: where the fast way was not proved, and why."""
+        return tuple(self._notes)
+
+    @property
     def template(self) -> ChatTemplate:
         """The template that prompts are rendered with."""
         return self._template
@@ -106,6 +113,8 @@ class TransformersEngine:
             found = continue_all(
                 decoder, requests, task.advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
             )
+        for path in decoder.paths:
+            self._note(path.kind == "batched", f"writes {path.describe()}")
         return [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
 
     def open_decoder(self, *, may_diverge: bool = False) -> Decoder:
@@ -125,12 +134,12 @@ class TransformersEngine:
         head = causal.get_output_embeddings()
         return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
 
-    def request_within_context(self, prompt: Prompt) -> Request:
-        """The prompt as a decoder takes it; its new tokens end where the context does.
+    def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None) -> Request:
+        """The prompt as a decoder takes it; its new tokens end where the context does. template: in place of its own.
 
         Raises RequestError where it is empty, OverlongError where not one token more fits into the context.
         """
-        request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0)
+        request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0, template)
         return self._within_room(request, prompt.max_new_tokens)
 
     def request_of_ids(self, ids: Sequence[int], max_new_tokens: int) -> Request:
@@ -144,8 +153,12 @@ class TransformersEngine:
             )
         return self._within_room(self._checked(list(ids), 1, Prompt(text="", max_new_tokens=1)), max_new_tokens)
 
+    def room_behind(self, request: Request) -> int:
+        """How many tokens fit into the context behind the prompt of a request."""
+        return self._context_tokens - len(request.ids)
+
     def _within_room(self, request: Request, max_new_tokens: int) -> Request:
-        return replace(request, max_new_tokens=min(max_new_tokens, self._context_tokens - len(request.ids)))
+        return replace(request, max_new_tokens=min(max_new_tokens, self.room_behind(request)))
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -161,6 +174,7 @@ class TransformersEngine:
         if not examples:
             return []
         scorer = Scorer(self._causal, pad_id=self._pad_id)
+        self._note(scorer.path.by_head, f"is scored by {scorer.path.describe()}")
         with progress.task("Scoring", len(examples), "rows") as task:
             return self._in_batches(examples, scorer, scorer.score, task)
 
@@ -208,6 +222,10 @@ class TransformersEngine:
             task.advance(len(batch.rows))
         return [found[number] for number in range(len(examples))]
 
+    def _note(self, is_fast: bool, what: str) -> None:
+        if not is_fast:
+            self._notes[f"{type(self._causal).__name__} {what}"] = None
+
     def close(self) -> None:
         """Let go of the weights. The engine cannot be used afterwards."""
         self._model = None
@@ -220,7 +238,7 @@ class TransformersEngine:
         unwrap = getattr(self._model, "get_base_model", None)
         return unwrap() if unwrap is not None else self._model
 
-    def _request(self, prompt: Prompt, number: int) -> Request:
+    def _request(self, prompt: Prompt, number: int, template: ChatTemplate | None = None) -> Request:
         if (prompt.conversation is None) == (prompt.text is None):
             raise RequestError(
                 f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
@@ -234,7 +252,7 @@ class TransformersEngine:
                 do="correct the prompt",
             )
         if prompt.conversation is not None:
-            text = self._template.render(prompt.conversation, add_generation_prompt=True)
+            text = (template or self._template).render(prompt.conversation, add_generation_prompt=True)
         else:
             text = prompt.text or ""
         self._check_bytes(text, number + 1)
@@ -271,7 +289,7 @@ class TransformersEngine:
             is_open = self._thoughts.is_open(ids)
             if guide is not None:
                 guide = self._thoughts.guided(guide, is_open=is_open)
-            if thinking := self._thoughts.budget(prompt, self._room_tokens - len(ids) - most):
+            if thinking := self._thoughts.budget(prompt.max_thinking_tokens, self._room_tokens - len(ids) - most):
                 limit = self._thoughts.limit(most, thinking, is_open=is_open)
                 most += thinking
         return Request([*self._trained_prompt, *ids], most, prompt.temperature, prompt.seed, guide, limit)

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,8 +22,9 @@ from luthier.core.errors import NotFoundError, RequestError, WorkError
 from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgress, Told
 from luthier.core.stream import EmbeddingRequest, Failed, Served, TextRequest
 from luthier.engines.openai_stream import OpenAIStreamEngine
-from luthier.engines.prompt_ids import ids_of
+from luthier.engines.prompt_ids import checked, ids_of
 from luthier.engines.stream_generation import generate_by_streaming
+from luthier.engines.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.engines.tool_talk import CallsInText, ToolTalk
 from luthier.engines.vllm_process import VllmProcess, vllm_command
 from luthier.models.chat_template import ChatTemplate
@@ -48,6 +49,7 @@ class _Prepared:
     request: TextRequest
     calls: Callable[[], CallsInText]
     extra: dict[str, Any]
+    thinking: Thinking
 
 
 class VllmEngine:
@@ -76,6 +78,7 @@ class VllmEngine:
         self._template = ChatTemplate.load(model_path, template)
         is_chat = self._template.kind == "chat"
         self._tools = ToolTalk(json.dumps(self._template.tokenizer.chat_template or "") if is_chat else "")
+        self._templates = RequestTemplates(self._template)
         self._adapters: dict[str, str] = {}
         self._first_pause, self._start_seconds = first_pause_seconds, start_seconds
         arguments = [
@@ -153,8 +156,10 @@ class VllmEngine:
                 do="use 'auto', or the engines transformers and llama_cpp",
             )
         form = self._tools.form(request)
-        extra = {"skip_special_tokens": False} if form is not None and form.has_special_marks else {}
-        return _Prepared(self._as_ids(request), partial(CallsInText, request, form), extra)
+        ids, thinking = self._as_ids(request)
+        shows_special = bool(thinking.shown) or (form is not None and form.has_special_marks)
+        extra = {"skip_special_tokens": False} if shows_special else {}
+        return _Prepared(ids, partial(CallsInText, request, form), extra, thinking)
 
     def admit(
         self,
@@ -176,7 +181,9 @@ class VllmEngine:
         self._look_after()
         if self._stream is None:
             return False
-        return self._stream.ask(key, prepared.request, adapter, calls=prepared.calls, extra=prepared.extra)
+        return self._stream.ask(
+            key, prepared.request, adapter, calls=prepared.calls, extra=prepared.extra, thinking=prepared.thinking
+        )
 
     def cancel(self, key: Hashable) -> None:
         """Write no more of this ask."""
@@ -218,12 +225,23 @@ class VllmEngine:
         if not self._is_open:
             raise RequestError("a closed engine", expected="an open one", do="open the engine again")
 
-    def _as_ids(self, request: TextRequest) -> TextRequest:
-        """The prompt as token ids, and an answer that ends where the context does."""
-        ids = ids_of(self._template, self._tools, request, self._context_tokens)
+    def _as_ids(self, request: TextRequest) -> tuple[TextRequest, Thinking]:
+        """The prompt as token ids, an answer that ends where the context does, and the thought before it."""
+        template, thinking = self._template, NO_THINKING
+        if request.conversation is not None:
+            template, thoughts = self._templates.of(request)
+        ids = ids_of(template, self._tools, request, self._context_tokens)
+        if request.conversation is not None:
+            room = self._context_tokens - len(ids) - request.max_new_tokens
+            thinking = thoughts.of_answer(ids, request.max_thinking_tokens, room)
+            if request.json_schema is not None and thinking.is_open:
+                # vLLM holds to a schema from the first token on, so that the thought must have ended before.
+                ids = checked([*ids, *thoughts.closing_ids], self._context_tokens)
+                thinking = replace(thinking, is_open=False, max_tokens=0)
         room = self._context_tokens - len(ids)
-        given = {"conversation": None, "text": None, "token_ids": tuple(ids)}
-        return request.model_copy(update=given | {"max_new_tokens": min(request.max_new_tokens, room)})
+        given: dict[str, Any] = {"conversation": None, "text": None, "token_ids": tuple(ids)}
+        given |= {"template_options": {}, "reasoning_effort": None}
+        return request.model_copy(update=given | {"max_new_tokens": min(request.max_new_tokens, room)}), thinking
 
     def _look_after(self) -> None:
         """Start a child that has ended again, when its time has come; connect to one that has become ready."""

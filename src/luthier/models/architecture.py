@@ -11,6 +11,7 @@ torch and transformers are loaded by the functions, not with this module.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,15 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.errors import ModelSourceError
 
 _TOWERS: Final = ("vision_config", "audio_config")
+# The positions of a model go by several names where transformers has not mapped them to the first.
+_CONTEXTS: Final = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+    "context_length",
+)
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +88,19 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
         return config.get_text_config(decoder=True)
     except ValueError as error:
         raise _unknown(f"config of model_type {config.model_type!r}", error) from error
+
+
+def context_tokens(config: PreTrainedConfig) -> int:
+    """The longest text that the positions of a model are made for; `sys.maxsize` where nothing ends it.
+
+    State-space models and those whose attention only fades with distance have no such number in their config.
+    """
+    text = text_config(config)
+    for name in _CONTEXTS:
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return sys.maxsize
 
 
 def is_composite(config: PreTrainedConfig) -> bool:

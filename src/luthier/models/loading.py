@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,8 @@ from luthier.models.quantised import PackedLinear, quantise
 from luthier.models.quiet import quiet_peft, quiet_transformers
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What transformers says of a model that computes its attention by its own code only.
+_NO_SUCH_ATTENTION = "does not support an attention implementation"
 # While transformers loads a model it changes what belongs to the whole process (how weights begin, which are tied): of
 # two that load at once in two threads, as a server does, either may come out with a weight that is missing.
 _loading = threading.Lock()
@@ -36,6 +39,7 @@ def load_model(
 
     Weights are read straight onto the device. quantisation: how its matrices are packed (`models/quantised.py`), one
     after the other on the device, so that it never holds the whole model unpacked; None leaves them as they are.
+    attention: where the model has no such one, its own code computes it (`eager`).
 
     Raises:
         NotFoundError: no such folder.
@@ -45,20 +49,26 @@ def load_model(
     folder = _folder(path)
     kind = auto_class(load_config(folder))
     straight = device != "cpu" and quantisation is None
+    load = partial(
+        kind.from_pretrained,
+        folder,
+        dtype=_DTYPES[dtype],
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+        # Otherwise it raises without naming the weight; the report below does not let a mismatch through.
+        ignore_mismatched_sizes=True,
+        device_map={"": device} if straight else None,
+    )
     try:
         with _loading, quiet_transformers():
-            model, report = kind.from_pretrained(
-                folder,
-                dtype=_DTYPES[dtype],
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-                # Otherwise it raises without naming the weight; the report below does not let a mismatch through.
-                ignore_mismatched_sizes=True,
-                device_map={"": device} if straight else None,
-            )
+            try:
+                model, report = load(attn_implementation=attention)
+            except ValueError as error:
+                if _NO_SUCH_ATTENTION not in str(error):
+                    raise
+                model, report = load(attn_implementation="eager")  # sinks, or no attention at all
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise _unloadable(folder, "model", error) from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):

@@ -20,6 +20,8 @@ from typing import Any, Final
 import jinja2
 from jinja2 import meta, nodes
 
+from luthier.core.errors import RequestError
+from luthier.core.recipe import TemplateOption
 from luthier.models.bounded_jinja import BoundedEnvironment, use_bounded_sandbox
 from luthier.models.thinking import ThinkingFormat
 
@@ -48,6 +50,8 @@ _MAX_TAGS: Final = 48
 _THINKS: Final = re.compile(r"think|reason", re.IGNORECASE)
 _EFFORT: Final = re.compile(r"effort", re.IGNORECASE)
 _GIVEN: Final = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
+EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_WORDS: Final = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
 _RENDER_ERRORS = (
     jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError,
     MemoryError,
@@ -83,6 +87,50 @@ def effort_options(template: str) -> tuple[str, ...]:
 def option_names(template: str) -> tuple[str, ...]:
     """Names that a template reads and that are neither a conversation nor a special token: its options."""
     return _option_names(template)
+
+
+def options_of(
+    template: str, special_tokens: Mapping[str, Any], options: Mapping[str, TemplateOption], effort: str | None
+) -> dict[str, TemplateOption]:
+    """What a request sets of a template: its options, and those that stand for its effort of reasoning.
+
+    An effort goes to the option that takes a word (`reasoning_effort`), and to those that turn thoughts on and off:
+    `none` turns them off, any other on. A template with the word alone gets `low` for `none` and `minimal`, and
+    `high` for what is above it. Options that are set by name win.
+
+    Args:
+        template: Text of the template; empty for none.
+        special_tokens: What templates know by name.
+        options: By name, as they were asked for.
+        effort: One of `EFFORTS`; None for no wish.
+
+    Raises:
+        RequestError: an option that the template never reads, or an effort where it has no option for that.
+    """
+    known = option_names(template)
+    if unread := next((name for name in options if name not in known), None):
+        raise RequestError(
+            f"the template option {unread!r}",
+            expected=f"options that this model's chat template reads: {', '.join(known) or 'it reads none'}",
+            do="leave it out, or correct its name",
+        )
+    if effort is None:
+        return dict(options)
+    words, switches = effort_options(template), thinking_options(template, special_tokens)
+    if not words and not switches and effort != "none":
+        raise RequestError(
+            f"reasoning_effort {effort!r}",
+            expected="a model whose chat template has an option for it; this one has none",
+            do="leave reasoning_effort out, or choose a model that thinks",
+        )
+    found: dict[str, TemplateOption] = dict.fromkeys(switches, effort != "none")
+    found |= {name: _WORDS.get(effort, effort) for name in words}
+    return found | dict(options)
+
+
+def tags_in(texts: Sequence[str]) -> tuple[str, ...]:
+    """The tags in delimiters: each may be one special token of a vocabulary."""
+    return tuple(dict.fromkeys(tag for text in texts for tag in _TAG.findall(text)))
 
 
 @lru_cache(maxsize=256)

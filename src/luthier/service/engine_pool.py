@@ -29,6 +29,12 @@ class EnginePool:
     def __init__(self, open_engine: Callable[[Candidate], Engine]) -> None:
         self._open_engine = open_engine
         self._loaded: _Loaded | None = None
+        self._notes: dict[str, None] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the engines that were closed so far had to say of how they worked."""
+        return tuple(self._notes)
 
     def engine(self, candidate: Candidate) -> TemplatedEngine:
         """An engine that needs no memory until it is used.
@@ -54,6 +60,7 @@ class EnginePool:
         """Let go of what is loaded."""
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
+            self._notes |= dict.fromkeys(getattr(loaded.engine, "notes", ()))
             loaded.engine.close()
 
 

@@ -238,7 +238,7 @@ def _judge(
         systems=results,
         comparisons=comparisons,
         verdict=words,
-        rows_notes=held_out.notes,
+        rows_notes=(*held_out.notes, *pool.notes),
         seconds=time.perf_counter() - start,
     )
 

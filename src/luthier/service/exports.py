@@ -52,6 +52,7 @@ def export(
     source = find_source(context, name)
     precision = registry.choose_precision(to, quantise, source)
     _need_packages(to)
+    registry.check(to, source, context.progress, context.settings.tools_folder)
     examples, notes = proof_examples(context, source, held_out, num_prompts)
     needed = registry.needed_bytes(to, precision, _num_parameters(source, to))
     with staged_folder(

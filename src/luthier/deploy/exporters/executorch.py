@@ -14,11 +14,39 @@ from luthier.core.ports import Progress
 from luthier.deploy.exporters.child import run_child
 from luthier.deploy.exporters.companions import write_companions
 from luthier.deploy.exporters.merged import write_model
-from luthier.models.weights import read_json
+from luthier.engines.decode import why_not_held
+from luthier.models.architecture import context_tokens, is_composite, load_config, model_class, text_config
 
 FILE: Final = "model.pte"
 # Keys and values of a whole context are set aside when the program starts, and phones have little memory.
 MAX_CONTEXT_TOKENS: Final = 2048
+
+
+def check(source: ExportSource, progress: Progress, tools: Path) -> None:
+    """Refuse a model whose state is more than keys and values: the program holds those of a fixed context alone.
+
+    Raises RequestError with the reason, and for a missing package.
+    """
+    del progress, tools
+    if importlib.util.find_spec("executorch") is None:
+        raise RequestError(
+            "--to executorch needs the package executorch, which is not installed",
+            expected="ExecuTorch beside Luthier",
+            do="pip install luthier[executorch]",
+        )
+    config = load_config(source.base_path)
+    if is_composite(config):
+        raise RequestError(
+            f"{source.base_path} is {model_class(config).__name__}, a language model beside other parts",
+            expected="a language model alone, which is traced as one program",
+            do="export with --to merged or gguf",
+        )
+    if why := why_not_held(text_config(config)):
+        raise RequestError(
+            f"{source.base_path}: {why}",
+            expected="a decoder with a static cache of keys and values",
+            do="export with --to merged or gguf",
+        )
 
 
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
@@ -31,18 +59,13 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     Raises RequestError for a missing package and for a model that cannot be traced, WorkError where lowering fails,
     OSError where the disk is full.
     """
-    del tools, precision
-    if importlib.util.find_spec("executorch") is None:
-        raise RequestError(
-            "--to executorch needs the package executorch, which is not installed",
-            expected="ExecuTorch beside Luthier",
-            do="pip install luthier[executorch]",
-        )
+    del precision
+    check(source, progress, tools)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".executorch-") as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()
         turns = write_model(source, folder, "float32", progress)
-        context = int(read_json(folder / "config.json")["max_position_embeddings"])
+        context = context_tokens(load_config(folder))
         room = min(context, MAX_CONTEXT_TOKENS)
         arguments = [str(folder), str(target / FILE), json.dumps(turns.stop_ids), str(room)]
         run_child("luthier.deploy.exporters.executorch_worker", arguments, "Lowering to ExecuTorch", progress)

@@ -15,12 +15,27 @@ from luthier.core.ports import Progress
 from luthier.deploy.exporters.child import run_child
 from luthier.deploy.exporters.companions import Turns
 from luthier.deploy.exporters.converter import converter
+from luthier.deploy.exporters.known_architectures import keys_of, refuse_unknown
 from luthier.deploy.exporters.merged import write_model
 from luthier.deploy.exporters.modelfile import modelfile
 
 FILE: Final = "model.gguf"
 MODELFILE: Final = "Modelfile"
 _OUTTYPES: Final = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
+
+
+def check(source: ExportSource, progress: Progress, tools: Path) -> None:
+    """Refuse an architecture that is not on the converter's own list.
+
+    Raises RequestError with the reason, WorkError where the converter cannot be had.
+    """
+    known = keys_of(converter(tools, progress) / "conversion" / "__init__.py", "TEXT_MODEL_MAP")
+    refuse_unknown(
+        Path(source.base_path),
+        known,
+        "llama.cpp's converter",
+        "export with --to merged, which vLLM and transformers serve",
+    )
 
 
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:

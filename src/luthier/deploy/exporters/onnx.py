@@ -12,8 +12,9 @@ from luthier.core.errors import RequestError
 from luthier.core.export import ExportPrecision, ExportSource
 from luthier.core.ports import Progress
 from luthier.deploy.exporters.child import run_child
+from luthier.deploy.exporters.known_architectures import compared_with, refuse_unknown
 from luthier.deploy.exporters.merged import write_model
-from luthier.models.weights import read_json
+from luthier.models.architecture import load_config, text_config
 
 CONFIG: Final = "genai_config.json"
 _PRECISIONS: Final = {"float32": "fp32", "int8": "int8", "int4": "int4"}
@@ -21,6 +22,30 @@ _PACKAGES: Final = ("onnxruntime_genai", "onnx", "onnx_ir")
 _HEAD_MULTIPLE: Final = 16
 # What the builder rewrites on its way through transformers; the source's own files are what was trained with.
 _OURS: Final = ("tokenizer.json", "chat_template.jinja", "generation_config.json")
+
+
+def check(source: ExportSource, progress: Progress, tools: Path) -> None:
+    """Refuse an architecture that the builder does not know, and heads that its runtime cannot do.
+
+    Raises RequestError with the reason, and for a missing package.
+    """
+    del progress, tools
+    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
+        raise RequestError(
+            f"--to onnx needs {', '.join(missing)}, which is not installed",
+            expected="ONNX Runtime GenAI and its builder beside Luthier",
+            do="pip install luthier[onnx]",
+        )
+    package = importlib.util.find_spec("onnxruntime_genai")
+    places = (package.submodule_search_locations if package else None) or ()
+    known = frozenset[str]().union(
+        *(compared_with(Path(one) / "models" / "builder.py", "config.architectures[0]") for one in places)
+    )
+    base = Path(source.base_path)
+    refuse_unknown(
+        base, known, "ONNX Runtime GenAI", "export with --to gguf or merged, or install a newer onnxruntime-genai"
+    )
+    _check_heads(base)
 
 
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
@@ -32,14 +57,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     Raises RequestError for a missing package, and for an architecture that the builder or the runtime cannot do;
     WorkError where the builder fails, OSError where the disk is full.
     """
-    del tools
-    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
-        raise RequestError(
-            f"--to onnx needs {', '.join(missing)}, which is not installed",
-            expected="ONNX Runtime GenAI and its builder beside Luthier",
-            do="pip install luthier[onnx]",
-        )
-    _check_heads(Path(source.base_path))
+    check(source, progress, tools)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx-") as scratch:
         folder, cache = Path(scratch) / "model", Path(scratch) / "cache"
         folder.mkdir()
@@ -54,8 +72,11 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
 
 def _check_heads(base: Path) -> None:
     """The runtime would refuse them too, but only once it is asked for an answer."""
-    config = read_json(base / "config.json")
-    width = config.get("head_dim") or config.get("hidden_size", 0) // config.get("num_attention_heads", 1)
+    config = text_config(load_config(base))
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int) or not heads:  # no attention, or another in each layer: the builder says
+        return
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
     if width % _HEAD_MULTIPLE:
         raise RequestError(
             f"{base} has attention heads of width {width}",

@@ -18,6 +18,14 @@ from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
 from luthier.core.ports import Progress
 
 
+class Check(Protocol):
+    """Refuses what a format cannot hold, before any work is done."""
+
+    def __call__(self, source: ExportSource, progress: Progress, tools: Path) -> None:
+        """Raise RequestError with the reason."""
+        ...
+
+
 class Write(Protocol):
     """A writer of one format."""
 
@@ -33,7 +41,8 @@ class Format:
     """What a format can be. default: None takes one by the source, `_own_precision`.
 
     weight_bytes: of one weight in each precision, about, as it lies in the export. scratch_bytes: of one weight on the
-    way there, beside the export. modules: that must be installed, which the extra `extra` brings.
+    way there, beside the export. modules: that must be installed, which the extra `extra` brings. check: what refuses
+    a model before any work; empty where the format holds every one.
     """
 
     writer: str
@@ -42,6 +51,7 @@ class Format:
     scratch_bytes: float = 0.0
     modules: tuple[str, ...] = ()
     extra: str = ""
+    check: str = ""
 
 
 _SIXTEEN_BITS: Mapping[ExportPrecision, float] = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
@@ -58,6 +68,7 @@ FORMATS: Mapping[ExportFormat, Format] = {
         scratch_bytes=6.0,
         modules=("xllamacpp", "llama_cpp_py_sync"),
         extra="gguf",
+        check="luthier.deploy.exporters.gguf:check",
     ),
     "onnx": Format(
         "luthier.deploy.exporters.onnx:write",
@@ -66,6 +77,7 @@ FORMATS: Mapping[ExportFormat, Format] = {
         scratch_bytes=8.0,
         modules=("onnxruntime_genai", "onnx", "onnx_ir"),
         extra="onnx",
+        check="luthier.deploy.exporters.onnx:check",
     ),
     "executorch": Format(
         "luthier.deploy.exporters.executorch:write",
@@ -74,6 +86,7 @@ FORMATS: Mapping[ExportFormat, Format] = {
         scratch_bytes=8.0,
         modules=("executorch", "pytorch_tokenizers"),
         extra="executorch",
+        check="luthier.deploy.exporters.executorch:check",
     ),
 }
 
@@ -121,6 +134,17 @@ def needed_bytes(format: ExportFormat, precision: ExportPrecision, num_parameter
     return int(num_parameters * (known.weight_bytes[precision] + known.scratch_bytes))
 
 
+def check(format: ExportFormat, source: ExportSource, progress: Progress, tools: Path) -> None:
+    """Refuse what the format cannot hold before any work is done.
+
+    Raises RequestError with the reason, WorkError where a converter that would know cannot be had.
+    """
+    if known := _known(format).check:
+        module, _, name = known.partition(":")
+        checks: Check = getattr(import_module(module), name)
+        checks(source, progress, tools)
+
+
 def write(
     format: ExportFormat,
     source: ExportSource,
@@ -134,6 +158,7 @@ def write(
     Raises RequestError for what the format cannot hold or a package that is missing, WorkError where writing fails,
     OSError where the disk is full.
     """
+    check(format, source, progress, tools)
     module, _, name = _known(format).writer.partition(":")
     writer: Write = getattr(import_module(module), name)
     return writer(source, target, precision, progress, tools)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from transformers import DynamicCache
-
 from luthier.core.plan import Quantisation
+from luthier.engines.decode import Decoder, Request
 from luthier.models.loading import attach_adapter, load_model
 from luthier.models.soft_prompt import virtual_tokens
 from luthier.models.weights import read_json
@@ -35,17 +32,9 @@ def open_stored(
     if adapter is not None:
         adapted = attach_adapter(model, adapter)
         prompt, model = list(virtual_tokens(adapted)), adapted.get_base_model()
-    # transformers has renamed the argument, and warns at the old name
-    cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    decoder = Decoder(model, end_ids=(), pad_id=0)
 
-    @torch.inference_mode()
     def write(ids: list[int], num_new_tokens: int) -> list[int]:
-        held: dict[str, Any] = {cache: DynamicCache(config=model.config.get_text_config())}
-        tokens, written = torch.tensor([[*prompt, *ids]]), list[int]()
-        while len(written) < num_new_tokens:
-            logits = model(input_ids=tokens, use_cache=True, logits_to_keep=1, **held).logits
-            written.append(int(logits[0, -1].float().argmax()))
-            tokens = torch.tensor([written[-1:]])
-        return written
+        return decoder.run([Request([*prompt, *ids], num_new_tokens)], None, lambda _: None)[0].ids
 
     return write

@@ -6,17 +6,18 @@ arithmetic moves a result is the same for source and export, and would hide what
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache
 
 from luthier.core.plan import Quantisation
 from luthier.deploy.runtimes.protocol import LogProbabilities
+from luthier.engines.decode import Decoder, Request
+from luthier.engines.decoding_proof import accepted, text_part
+from luthier.models.architecture import context_tokens
 from luthier.models.loading import attach_adapter
 from luthier.models.merging import wide_model
 from luthier.models.soft_prompt import virtual_tokens
@@ -43,32 +44,26 @@ class TransformersModel:
         model = self._adapted if self._adapted is not None else model
         self._prompt = virtual_tokens(model)
         self._causal: PreTrainedModel = model.get_base_model() if self._adapted is not None else model
-        self.context_tokens = int(self._causal.config.get_text_config().max_position_embeddings) - len(self._prompt)
+        # what gives logits for text, by a path over its cache that is proved when text is first written
+        self._writer: PreTrainedModel = text_part(self._causal)
+        self.context_tokens = context_tokens(self._causal.config) - len(self._prompt)
 
     @torch.inference_mode()
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
-        tokens = torch.tensor([[*self._prompt, *ids]])
-        logits = self._causal(input_ids=tokens, use_cache=False, logits_to_keep=len(ids) - start).logits[0]
+        tokens, num = torch.tensor([[*self._prompt, *ids]]), len(ids) - start
+        arguments = accepted(self._writer.forward, {"use_cache": False, "logits_to_keep": num})
+        logits = self._writer(input_ids=tokens, **arguments).logits[0, -num:]
         rows: LogProbabilities = torch.log_softmax(logits.float(), dim=-1).numpy()
         return rows
 
     @torch.inference_mode()
     def greedy(self, ids: Sequence[int], num_new_tokens: int, end_ids: frozenset[int]) -> list[int]:
         """As `Runtime.greedy`."""
-        tokens = torch.tensor([[*self._prompt, *ids]])
-        written: list[int] = []
-        # transformers has renamed the argument, and warns at the old name.
-        name = "cache" if "cache" in inspect.signature(self._causal.forward).parameters else "past_key_values"
-        cache: dict[str, Any] = {name: DynamicCache(config=self._causal.config.get_text_config())}
-        while len(written) < num_new_tokens:
-            logits = self._causal(input_ids=tokens, use_cache=True, logits_to_keep=1, **cache).logits
-            token = int(logits[0, -1].float().argmax())
-            if token in end_ids:
-                break
-            written.append(token)
-            tokens = torch.tensor([[token]])
-        return written
+        if num_new_tokens < 1:
+            return []
+        decoder = Decoder(self._causal, end_ids=sorted(end_ids), pad_id=0, may_diverge=True)
+        return decoder.run([Request([*self._prompt, *ids], num_new_tokens)], None, lambda _: None)[0].ids
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:

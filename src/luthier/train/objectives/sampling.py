@@ -85,6 +85,12 @@ def _seed(words: str) -> int:
 
 def _trained_prefix(decoder: Decoder, prompt: torch.Tensor, requests: Sequence[Request]) -> Prefix:
     most = max(len(request.ids) + request.max_new_tokens for request in requests)
+    if decoder.path.kind != "batched":
+        raise RequestError(
+            f"a trained prompt for a model that writes {decoder.path.describe()}",
+            expected="a model whose answers can share a beginning that has no tokens",
+            do="choose another method than prompt_tuning, such as lora",
+        )
     if not decoder.fits_windows(most):
         raise RequestError(
             f"a trained prompt before answers of up to {most:,} tokens in all, for a model with sliding windows",
