@@ -122,10 +122,11 @@ def has_dropout(folder: Path) -> bool:
     return any(value for name, value in config.items() if name.endswith(("dropout", "pdrop", "drop", "layerdrop")))
 
 
-def reach(folder: Path, trained: Sequence[str]) -> tuple[float, int]:
+def reach(folder: Path, trained: Sequence[str], experts: Sequence[str] = ()) -> tuple[float, int]:
     """The share of the language model's matrix parameters that adapters lie on, and how many parameters these are.
 
-    trained: names of PEFT's trainable tensors. Matrices are all tensors of two dimensions and more but embeddings,
+    trained: names of PEFT's trainable tensors. experts: ends of the names of tensors of experts, whose adapters PEFT
+    names by their module alone. Matrices are all tensors of two dimensions and more but embeddings,
     head, towers beside the language model, convolutions and tables of positions.
     """
     model = plain_model(folder)
@@ -136,14 +137,19 @@ def reach(folder: Path, trained: Sequence[str]) -> tuple[float, int]:
         for name, p in model.named_parameters()
         if p.ndim >= 2 and id(p) not in outer and not _is_beside(name)
     }
-    reached = sum(num for name, num in matrices.items() if name in adapted or name.removesuffix(".weight") in adapted)
+    reached = sum(
+        num
+        for name, num in matrices.items()
+        if name.removesuffix(".weight") in adapted
+        or (name.rpartition(".")[0] in adapted and any(f".{name}".endswith(f".{end}") for end in experts))
+    )
     return reached / max(1, sum(matrices.values())), sum(matrices.values())
 
 
 def _base_name(trained: str) -> str:
     """The name that a matrix has in the base, of the name of a tensor of its adapter."""
     name = trained.removeprefix("base_model.model.")
-    return re.sub(r"\.(?:lora_\w+|base_layer)\b.*$", "", name).replace(".base_layer", "")
+    return re.sub(r"\.(?:lora_\w+|base_layer)\b.*$", "", name)
 
 
 def _is_beside(name: str) -> bool:

@@ -12,70 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import jinja2
 from transformers import PreTrainedTokenizerFast
 
 from luthier.core.dataset import TokenisedExample
-
-_TOOL: Final[dict[str, Any]] = {
-    "type": "function",
-    "function": {
-        "name": "price",
-        "description": "The price of a wood.",
-        "parameters": {
-            "type": "object",
-            "properties": {"wood": {"type": "string", "description": "Its name."}},
-            "required": ["wood"],
-        },
-    },
-}
-_CALL: Final[dict[str, Any]] = {
-    "id": "callAB123",
-    "type": "function",
-    "function": {"name": "price", "arguments": json.dumps({"wood": "ebony"})},
-}
-
-
-def _user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def _answer(text: str, **more: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": text, **more}
-
+from luthier.service.trial_rows import TRIAL_ROWS
 
 _DAY: Final = re.compile(r"\d{1,2}[A-Z][a-z]{2,8}\d{4}|\d{4}-\d{2}-\d{2}|[A-Z][a-z]{2,8}\d{1,2},\d{4}")
 
-ROWS: Final[dict[str, dict[str, Any]]] = {
-    "one_turn": {"messages": [_user("Which wood is the front of?"), _answer("Spruce.")]},
-    "two_turns": {
-        "messages": [
-            _user("Which wood is the front of?"), _answer("Spruce."), _user("And the back?"), _answer("Maple."),
-        ]
-    },
-    "system": {
-        "messages": [{"role": "system", "content": "Answer in one word."}, _user("The front?"), _answer("Spruce.")]
-    },
-    "tools": {
-        "messages": [
-            _user("What does ebony cost?"),
-            {"role": "assistant", "content": None, "tool_calls": [_CALL]},
-            {"role": "tool", "tool_call_id": "callAB123", "name": "price", "content": "12"},
-            _answer("It costs 12."),
-        ],
-        "tools": [_TOOL],
-    },
-    "reasoning_content": {
-        "messages": [_user("The front?"), _answer("Spruce.", reasoning_content="It must be light.")]
-    },
-    "think_text": {"messages": [_user("The front?"), _answer("<think>\nIt must be light.\n</think>\n\nSpruce.")]},
-    "two_turns_thinking": {
-        "messages": [
-            _user("The front?"), _answer("Spruce.", reasoning_content="It must be light."),
-            _user("And the back?"), _answer("Maple.", reasoning_content="It must reflect."),
-        ]
-    },
-}  # fmt: skip
-"""One row of each kind, as OpenAI's format writes it."""
+ROWS: Final[dict[str, dict[str, Any]]] = {kind.replace(" ", "_"): row for kind, row in TRIAL_ROWS.items()}
+"""One row of each kind, as OpenAI's format writes it, by the name of its stage."""
 
 
 def write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -104,11 +50,28 @@ def wrong_marks(
                 return f"turn {number + 1}: {part!r} is not all learned: {learned!r}"
         if not set(example.input_ids[start:end]) & stop_ids:
             return f"turn {number + 1}: nothing that is learned stops a generation: {learned!r}"
-        prompt = _bare(_prompt(row, number, tokenizer))
+        prompts = [_bare(prompt) for prompt in _prompts(row, number, tokenizer)]
         before = _bare(_text(tokenizer, example.input_ids[:start]))
-        if not before.endswith(prompt) and not _is_empty_thought(before, prompt):
-            return f"turn {number + 1}: learned behind {before[-80:]!r}, asked behind {prompt[-80:]!r}"
+        if not any(before.endswith(prompt) or _is_empty_thought(before, prompt) for prompt in prompts):
+            return f"turn {number + 1}: learned behind {before[-80:]!r}, asked behind {prompts[0][-80:]!r}"
     return None
+
+
+def is_said(row: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the template writes all that the row holds: its system turn, its tools with call and result, its thought.
+
+    Of two thoughts the last one; an earlier one may be left out, as inference would.
+    """
+    last = row["messages"][-1]
+    parts = [str(message["content"]) for message in row["messages"] if message["role"] in ("system", "tool")]
+    parts += [last["reasoning_content"]] if "reasoning_content" in last else []
+    parts += ["light"] if "<think>" in str(last["content"]) else []
+    parts += ["ebony", "price", "The price of a wood"] if "tools" in row else []
+    try:
+        text = _bare(_render(row["messages"], row.get("tools"), tokenizer, is_prompt=False))
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError):
+        return False
+    return all(_bare(part) in text for part in parts)
 
 
 def _spans(example: TokenisedExample) -> list[tuple[int, int]]:
@@ -130,15 +93,28 @@ def _is_empty_thought(before: str, prompt: str) -> bool:
     return len(between) < 60 and not any(word in between for word in ("light", "reflect", "Spruce", "Maple"))
 
 
-def _prompt(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerFast) -> str:
-    messages = json.loads(json.dumps(row["messages"][:number]))
-    for message in messages:
+def _prompts(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The prompt of a turn: earlier thoughts in a field of their own, and in tags, as other templates read them."""
+    before = row["messages"][:number]
+    tagged = []
+    for message in before:
+        thought = message.get("reasoning_content")
+        content = f"<think>\n{thought}\n</think>\n\n{message['content']}" if thought else message.get("content")
+        tagged.append({name: value for name, value in message.items() if name != "reasoning_content"})
+        tagged[-1]["content"] = content
+    return [_render(messages, row.get("tools"), tokenizer, is_prompt=True) for messages in (before, tagged)]
+
+
+def _render(
+    messages: list[dict[str, Any]], tools: list[Any] | None, tokenizer: PreTrainedTokenizerFast, *, is_prompt: bool
+) -> str:
+    """The template's text, by transformers alone."""
+    given = json.loads(json.dumps(messages))
+    for message in given:
         message["content"] = message.get("content") or ""
         for call in message.get("tool_calls", ()):
             call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-    return str(
-        tokenizer.apply_chat_template(messages, tools=row.get("tools"), tokenize=False, add_generation_prompt=True)
-    )
+    return str(tokenizer.apply_chat_template(given, tools=tools, tokenize=False, add_generation_prompt=is_prompt))
 
 
 def _text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:

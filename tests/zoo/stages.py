@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import re
 import signal
 import time
 import traceback
@@ -13,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from safetensors.torch import load_file
 from tests.zoo import plain
-from tests.zoo.rows import ROWS, write_rows, wrong_marks
+from tests.zoo.rows import ROWS, is_said, write_rows, wrong_marks
 from torch import Tensor
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import RequestError
+from luthier.core.errors import LuthierError, RequestError, TemplateError
 from luthier.core.events import Event, StepDone
 from luthier.core.ids import new_id
-from luthier.core.ports import Prompt, SilentProgress
+from luthier.core.ports import Generation, Prompt, SilentProgress
 from luthier.core.recipe import Recipe
 from luthier.service.context import Context
 from luthier.service.plans import Prepared, prepare
@@ -87,7 +89,10 @@ def _prepared(going: Walk, context: Context, stage: Stage, method: dict[str, Any
 
 
 def row(going: Walk, kind: str) -> None:
-    """One row through the real way from its fields to marks."""
+    """One row through the real way from its fields to marks.
+
+    One that is refused must be one that the template cannot say, and pass with the setting that the refusal names.
+    """
     from luthier.data.formats import load_file
     from luthier.data.loss_mask import tokenise_all
     from luthier.models.chat_template import ChatTemplate
@@ -95,14 +100,36 @@ def row(going: Walk, kind: str) -> None:
     with going.stage(f"row_{kind}") as stage:
         file = write_rows(going.work / f"{kind}.jsonl", [ROWS[kind]])
         template = ChatTemplate.load(going.folder)
-        made = tokenise_all(
-            load_file(file).examples, template, max_length_tokens=4096, overlong="error", progress=SilentProgress()
-        )
-        wrong = wrong_marks(ROWS[kind], made.examples, template.tokenizer, set(template.end_of_turn_ids))
+        examples = load_file(file).examples
+        try:
+            made = tokenise_all(
+                examples, template, max_length_tokens=4096, overlong="error", progress=SilentProgress()
+            ).examples
+        except TemplateError as refused:
+            stage.outcome.path = "" if is_said(ROWS[kind], template.tokenizer) else _opt_in(examples, going, refused)
+            raise
+        wrong = wrong_marks(ROWS[kind], made, template.tokenizer, set(template.end_of_turn_ids))
         if wrong is not None:
             stage.wrong(wrong)
-        count = len(made.examples)
-        stage.outcome.path = "one sequence" if count == 1 else f"{count} examples, one an answer"
+        stage.outcome.path = "one sequence" if len(made) == 1 else f"{len(made)} examples, one an answer"
+
+
+def _opt_in(examples: Any, going: Walk, refused: TemplateError) -> str:
+    """The settings by which a refused row passes, if the refusal names one of them; empty otherwise."""
+    from luthier.models.chat_template import ChatTemplate
+    from luthier.service.model_trials import opt_in
+
+    options = re.search(r"data\.template_options: \{(\w+): (true|false)\}", refused.do)
+    if options is not None:
+        chosen = {options[1]: options[2] == "true"}
+        template = ChatTemplate.load(going.folder).with_options(chosen)
+        with contextlib.suppress(LuthierError):
+            from luthier.data.loss_mask import tokenise_all
+
+            tokenise_all(examples, template, max_length_tokens=4096, overlong="error", progress=SilentProgress())
+            return f"passes with {options[0]}"
+    found = opt_in(examples, ChatTemplate.load(going.folder))
+    return found if any(setting in refused.do for setting in re.findall(r"data\.\w+: \w+", found)) else ""
 
 
 def plan(going: Walk, context: Context) -> None:
@@ -116,7 +143,7 @@ def reach(going: Walk, context: Context) -> None:
     """What share of the matrices of the language model an adapter on all-linear reaches."""
     with going.stage("reach") as stage:
         ready = _prepared(going, context, stage, _LORA)
-        share, num = plain.reach(going.folder, _adapted(ready))
+        share, num = plain.reach(going.folder, _adapted(ready), ready.plan.method.expert_targets)
         stage.outcome.measures["share_of_matrices"] = round(share, 4)
         stage.outcome.path = f"{share:.0%} of {num:,} matrix parameters"
 
@@ -184,7 +211,9 @@ def _compared(
         worst, name = plain.worst_gradient(gradients, theirs[1])
         stage.outcome.path = name
         stage.measured(f"{layout}_gradient", worst, plain.GRADIENT_SHARE)
-    return ", ".join(layouts)
+    way = model.path
+    how = "fast path" if way.is_fast else f"attention {way.attention}, logits {way.logits}"
+    return f"{how}; rows {', '.join(layouts)}"
 
 
 def _num_shared(rows: tuple[TokenisedExample, ...]) -> int:
@@ -345,8 +374,9 @@ def generate(going: Walk, context: Context) -> None:
         adapter = _adapter_of(going, context, stage)
         engine = TransformersEngine.open(str(going.folder), adapter_path=str(adapter), dtype="float32")
         prompts = [Prompt(conversation=_conversation(n), max_new_tokens=_MOST_NEW_TOKENS) for n in range(3)]
-        written = [(made.text, made.num_new_tokens) for made in engine.generate(prompts, SilentProgress())]
-        _same_text(going, stage, engine.template, [text for text, _ in written], adapter)
+        made = engine.generate(prompts, SilentProgress())
+        _same_text(going, stage, engine.template, made, adapter)
+        stage.outcome.path = engine.open_decoder().path.describe()
 
 
 def stream(going: Walk, context: Context) -> None:
@@ -369,19 +399,22 @@ def stream(going: Walk, context: Context) -> None:
             engine.load_adapter("tuned", str(adapter))
         prompts = [Prompt(conversation=_conversation(n), max_new_tokens=_MOST_NEW_TOKENS) for n in range(3)]
         made = generate_by_streaming(engine, prompts, SilentProgress(), adapter="tuned" if why_not is None else None)
-        _same_text(going, stage, template, [one.text for one in made], adapter)
+        _same_text(going, stage, template, made, adapter)
         stage.outcome.path += ", adapter shares the base" if why_not is None else ", adapter by itself"
 
 
-def _same_text(going: Walk, stage: Stage, template: Any, texts: list[str], adapter: Path) -> None:
+def _same_text(going: Walk, stage: Stage, template: Any, made: list[Generation], adapter: Path) -> None:
+    from luthier.service.model_trials import words_of
+
     ends = set(template.end_of_turn_ids)
-    for number, text in enumerate(texts):
+    for number, one in enumerate(made):
         ids = template.ids(template.render(_conversation(number), add_generation_prompt=True))
         new = plain.greedy(going.folder, ids, _MOST_NEW_TOKENS, ends, adapter)
-        expected = template.tokenizer.decode(new, skip_special_tokens=True)
-        if "".join(text.split()) != "".join(expected.split()):
+        expected = template.tokenizer.decode(new, skip_special_tokens=False)
+        text = f"{one.reasoning or ''}{one.text}"
+        if words_of(text, template) != words_of(expected, template):
             stage.wrong(f"prompt {number + 1}: wrote {text!r}, transformers {expected!r}")
-    stage.outcome.path = f"{len(texts)} answers"
+    stage.outcome.path = f"{len(made)} answers"
 
 
 def score(going: Walk, context: Context) -> None:

@@ -8,6 +8,7 @@ What the model computes is held against its own forward pass in transformers, wi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import Example, TokenisedExample
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, TemplateError
 from luthier.core.model_check import Check
 from luthier.service.trial_rows import TRIAL_ROWS, made_rows
 
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from luthier.core.ports import Prompt
+    from luthier.core.ports import Generation, Prompt
     from luthier.engines.transformers_engine import TransformersEngine
     from luthier.models.chat_template import ChatTemplate
     from luthier.service.context import Context
     from luthier.service.plans import Prepared
+    from luthier.train.model import TrainableModel
 
 MOST_ROWS: Final = 500
 """Of a file of rows: the first so many are tried."""
@@ -61,6 +63,7 @@ class Trial:
     template: ChatTemplate | None = None
     ready: Prepared | None = None
     measures: dict[str, float] = field(default_factory=dict)
+    path_of_refused: str = ""
 
 
 def try_model(path: Path, rows: Path | None, work: Path, begins: Callable[[str], None]) -> Iterator[Check]:
@@ -80,7 +83,7 @@ def try_model(path: Path, rows: Path | None, work: Path, begins: Callable[[str],
 
 def _taken(name: str, part: Callable[[], str], trial: Trial, begins: Callable[[str], None]) -> Check:
     begins(name)
-    began, trial.measures = time.perf_counter(), {}
+    began, trial.measures, trial.path_of_refused = time.perf_counter(), {}, ""
     status, path, reason, remedy = "works", "", "", ""
     try:
         path = part()
@@ -93,7 +96,7 @@ def _taken(name: str, part: Callable[[], str], trial: Trial, begins: Callable[[s
     except _NotRunError as error:
         status, reason = "not_run", str(error)
     except LuthierError as error:
-        status, reason, remedy = "refused", error.came, error.do
+        status, path, reason, remedy = "refused", trial.path_of_refused, error.came, error.do
     except Exception as error:  # noqa: BLE001 - a model may break any library in any way: it is what is asked for
         status, reason = "fault", f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
         remedy = "report it with this table"
@@ -149,12 +152,38 @@ def _marked(trial: Trial, examples: Sequence[Example]) -> str:
 
     if trial.template is None:
         raise _NotRunError("the template does not load")
-    made = tokenise_all(
-        examples, trial.template, max_length_tokens=_FAR, overlong="error", progress=SilentProgress()
-    ).examples
+    try:
+        made = tokenise_all(
+            examples, trial.template, max_length_tokens=_FAR, overlong="error", progress=SilentProgress()
+        ).examples
+    except TemplateError:
+        trial.path_of_refused = opt_in(examples, trial.template)
+        raise
     trial.measures["learned_tokens"] = sum(sum(one.loss_mask) for one in made)
     trial.measures["tokens"] = sum(one.num_tokens for one in made)
     return "one sequence" if len(made) == len(examples) else f"{len(made)} examples, one an answer"
+
+
+def opt_in(examples: Sequence[Example], template: ChatTemplate) -> str:
+    """The setting of a recipe by which rows pass that a template cannot say as they are; empty where none does."""
+    from luthier.core.ports import SilentProgress
+    from luthier.data.loss_mask import tokenise_all
+    from luthier.data.opted_turns import OptedTurns
+
+    ways = {
+        "data.system: fold": OptedTurns(folds_system=True),
+        "data.tools: as_text": OptedTurns(tools_as_text=True),
+        "data.reasoning: as_text": OptedTurns(reasoning="as_text"),
+        "data.system: fold, data.tools: as_text": OptedTurns(folds_system=True, tools_as_text=True),
+        "data.reasoning: drop": OptedTurns(reasoning="drop"),
+    }
+    for name, way in ways.items():
+        with contextlib.suppress(LuthierError):
+            opted = way.examples(examples, template)
+            if opted != tuple(examples):
+                tokenise_all(opted, template, max_length_tokens=_FAR, overlong="error", progress=SilentProgress())
+                return f"passes with {name}"
+    return ""
 
 
 def _plan(trial: Trial, context: Context) -> str:
@@ -172,21 +201,19 @@ def _plan(trial: Trial, context: Context) -> str:
     trial.ready = prepare(context, recipe_from(document, base_dir=trial.work), base_dir=trial.work)
     plan = trial.ready.plan
     trial.measures["trainable_parameters"] = plan.method.num_trainable_parameters
-    return f"LoRA of rank {plan.method.rank} on {', '.join(plan.method.targets)}"
+    return f"LoRA of rank {plan.method.rank} on {plan.method.places}"
 
 
 def _reach(trial: Trial, context: Context) -> str:
-    """What share of the model an adapter on all linear layers lies on."""
+    """What share of the model the adapters of the plan lie on."""
     from luthier.models.structure import read_structure
-    from luthier.plan.adapter import targeted
+    from luthier.plan.adapter import reach
 
     del context
-    plan = _planned(trial).plan
-    structure = read_structure(str(trial.path))
-    reached = sum(layer.num_inputs * layer.num_outputs for layer in targeted(structure, plan.method.targets))
-    share = reached / max(1, structure.num_matrix_parameters)
-    trial.measures["share_of_matrices"] = round(share, 6)
-    return f"{share:.1%} of the matrix parameters"
+    method = _planned(trial).plan.method
+    found = reach(read_structure(str(trial.path)), method.targets, method.expert_targets)
+    trial.measures |= {"share_of_matrices": found.share, "share_of_active_matrices": found.active_share}
+    return f"{found.num:,} of {found.num_all:,} matrices"
 
 
 def _loss(trial: Trial, context: Context) -> str:
@@ -212,7 +239,16 @@ def _loss(trial: Trial, context: Context) -> str:
         with torch.no_grad():
             found = float(model.loss_sum(batch)[0]) / batch.num_trained_tokens
         _held(trial, f"loss_difference_{name.replace(' ', '_')}", found, expected, _LOSS_SHARE)
-    return ", ".join(layouts)
+    return f"{_way(model)}; rows {', '.join(layouts)}"
+
+
+def _way(model: TrainableModel) -> str:
+    """By which path hidden states and logits are computed, and why not by the fast one."""
+    path = model.path
+    if path.is_fast:
+        return "the fast path"
+    why = f" ({'; '.join(path.reasons)})" if path.reasons else ""
+    return f"attention: {path.attention}, logits: {path.logits}{why}"
 
 
 def _step(trial: Trial, context: Context) -> str:
@@ -233,8 +269,8 @@ def _text(trial: Trial, context: Context) -> str:
 
     del context
     engine = _engine(trial)
-    _same_text(trial, [made.text for made in engine.generate(_prompts(), SilentProgress())])
-    return "as `generate` writes it"
+    _same_text(trial, engine.generate(_prompts(), SilentProgress()))
+    return engine.open_decoder().path.describe()
 
 
 def _stream(trial: Trial, context: Context) -> str:
@@ -245,7 +281,7 @@ def _stream(trial: Trial, context: Context) -> str:
 
     del context
     made = generate_by_streaming(StreamingEngine(_engine(trial)), _prompts(), SilentProgress())
-    _same_text(trial, [one.text for one in made])
+    _same_text(trial, made)
     return "as `generate` writes it"
 
 
@@ -298,8 +334,12 @@ def _own_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """[tokens, vocabulary] by the model's own forward pass, without a cache."""
     import torch
 
+    from luthier.models.architecture import causal_model
+    from luthier.train.own_head import text_inputs
+
+    causal, given = causal_model(model), torch.tensor([list(ids)])
     with torch.no_grad():
-        logits: Tensor = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].float()
+        logits: Tensor = causal(input_ids=given, **text_inputs(causal, given)).logits[0].float()
     return logits
 
 
@@ -344,15 +384,17 @@ def _engine(trial: Trial) -> TransformersEngine:
     return TransformersEngine.open(str(trial.path), dtype="float32")
 
 
-def _same_text(trial: Trial, texts: Sequence[str]) -> None:
+def _same_text(trial: Trial, made: Sequence[Generation]) -> None:
     """Raise WrongError where a text is not what transformers' own `generate` writes."""
     import torch
 
+    from luthier.models.architecture import causal_model
     from luthier.models.quiet import quiet_transformers
 
-    model, template = _own_model(trial), trial.template
+    model, template = causal_model(_own_model(trial)), trial.template
     assert template is not None
-    for number, (prompt, text) in enumerate(zip(_prompts(), texts, strict=True)):
+    for number, (prompt, one) in enumerate(zip(_prompts(), made, strict=True)):
+        text = f"{one.reasoning or ''}{one.text}"
         assert prompt.conversation is not None
         ids = template.ids(template.render(prompt.conversation, add_generation_prompt=True))
         given = torch.tensor([ids])
@@ -364,9 +406,16 @@ def _same_text(trial: Trial, texts: Sequence[str]) -> None:
                 do_sample=False,
                 eos_token_id=list(template.end_of_turn_ids),
             )
-        expected = template.tokenizer.decode(whole[0, len(ids) :], skip_special_tokens=True)
-        if text.split() != expected.split():
+        expected = template.tokenizer.decode(whole[0, len(ids) :], skip_special_tokens=False)
+        if words_of(text, template) != words_of(expected, template):
             raise WrongError(f"prompt {number + 1}: {text[:80]!r} where transformers writes {expected[:80]!r}")
+
+
+def words_of(text: str, template: ChatTemplate) -> str:
+    """A text without white space and without tokens that have a name, such as those that mark thoughts and ends."""
+    for token in template.tokenizer.added_tokens_decoder.values():
+        text = text.replace(token.content, "")
+    return "".join(text.split())
 
 
 def main() -> int:

@@ -49,7 +49,7 @@ TRIAL_ROWS: Final[dict[str, dict[str, Any]]] = {
     },
     "tools": {
         "messages": [
-            _user("What does ebony cost?"),
+            _user("What does the darkest wood cost?"),
             _answer(None, tool_calls=[_CALL]),
             {"role": "tool", "tool_call_id": "callAB123", "name": "price", "content": "12"},
             _answer("It costs 12."),
