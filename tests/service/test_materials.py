@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 
 from luthier.core.dataset import sequence_notes
 from luthier.core.errors import RecipeError, TemplateError
+from luthier.core.ports import SilentProgress
+from luthier.data.loss_mask import tokenise_sides
+from luthier.service.candidates import find_base, open_engine, system_under_test
 from luthier.service.context import Context
 from luthier.service.materials import Materials
 from luthier.service.plans import prepare
@@ -173,3 +177,27 @@ def test_training_with_shared_beginnings_learns_the_same_from_rows_that_are_cut(
             losses[shares] = outcome.as_json()["train_loss"]
             assert outcome.as_json()["status"] == "succeeded"
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+
+
+def test_a_run_is_judged_as_it_was_trained_all_answers_of_a_row_together(rewriting, tmp_path) -> None:
+    options = {"enable_thinking": False}
+    recipe = rewriting(
+        data={"held_out": "chats.jsonl", "allow_leakage": True, "template_options": options},
+        evaluation={"few_shot": 0, "metrics": ["perplexity"]},
+        training={"max_steps": 1},
+    )
+    with Context.open(tmp_path / "home") as context:
+        outcome = train(context, recipe, base_dir=Path())
+        base = find_base(context, outcome.as_json()["run_id"])
+        assert base.template_options == options
+        with closing(open_engine(base)) as engine:
+            assert engine.template.options == options
+            examples = prepare(context, recipe, base_dir=Path()).held_out.examples
+            system = system_under_test(base, engine, examples, 4)
+            scores = system.scores(SilentProgress())
+            units = [tokenise_sides(example, engine.template) for example in examples]
+            alone = [engine.score(unit, SilentProgress()) for unit in units]
+    assert {len(unit) for unit in units} == {1, 2}
+    for score, parts in zip(scores, alone, strict=True):
+        assert score.num_tokens == sum(part.num_tokens for part in parts)
+        assert score.nll_nats == pytest.approx(sum(part.nll_nats for part in parts), rel=1e-4)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
@@ -64,12 +64,15 @@ class TransformersEngine:
         *,
         adapter_path: str | None = None,
         template: Literal["auto", "chat", "plain"] = "auto",
+        template_options: Mapping[str, Any] | None = None,
         dtype: Literal["float32", "bfloat16"],
         device: str = "cpu",
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         quantisation: Quantisation | None = None,
     ) -> TransformersEngine:
         """Load a transformers folder, packed where that is asked for, and an adapter on top of it where one is given.
+
+        template_options: what its chat template is given beside each conversation.
 
         Raises:
             NotFoundError, ModelSourceError: the folder or the adapter is not there, or damaged.
@@ -78,7 +81,8 @@ class TransformersEngine:
         model = load_model(model_path, dtype=dtype, attention="sdpa", device=device, quantisation=quantisation)
         if adapter_path is not None:
             model = attach_adapter(model, adapter_path)
-        return cls(model, ChatTemplate.load(model_path, template), batch_tokens=batch_tokens)
+        written = ChatTemplate.load(model_path, template, options=template_options)
+        return cls(model, written, batch_tokens=batch_tokens)
 
     @property
     def name(self) -> str:

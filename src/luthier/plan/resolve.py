@@ -101,12 +101,7 @@ def resolve(
         "in the recipe" if asked_template else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
     )
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
-    if data.template_options:
-        sources.note("data.template_options", "asked", "in the recipe")
-    if data.canaries is not None:
-        sources.note(
-            "data.canaries", "asked", "made-up secrets planted among the training rows, to measure memorisation"
-        )
+    _note_rows(data, sources)
     asked_method = objectives.fitted_method(recipe.method, recipe.objective)
     method = resolve_method(asked_method, structure, hardware.device, sources, why_no_experts=why_no_experts)
     if asked_method is not recipe.method:
@@ -156,6 +151,19 @@ def resolve(
             why_no_experts=why,
         )
     return compiled_for(decided, structure, hardware)
+
+
+def _note_rows(data: DataPlan, sources: _Sources) -> None:
+    """Where what is done with the rows comes from, as far as it is not the usual."""
+    if data.template_options:
+        sources.note("data.template_options", "asked", "the chat template is given these, in training and in judging")
+    for name in ("learn_reasoning", "reasoning", "system", "tools"):
+        if getattr(data, name) is not None:
+            sources.note(f"data.{name}", "asked", "in the recipe")
+    if data.canaries is not None:
+        sources.note(
+            "data.canaries", "asked", "made-up secrets planted among the training rows, to measure memorisation"
+        )
 
 
 def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -13,6 +13,7 @@ from luthier.core.errors import ConflictError
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Engine, Prompt
+from luthier.core.recipe import TemplateOption
 from luthier.service.context import Context
 from luthier.service.judgeable import are_pairs, check_lengths, have_text_answers
 
@@ -37,6 +38,7 @@ class Candidate:
     """One system to judge. `shots`: examples put before each prompt. `name` is what tables and verdict call it.
 
     context_length_tokens: what there is room for, less a trained prompt. quantisation: how the base is held.
+    template_options: what its chat template is given, as in training. learn_reasoning: whether thoughts are scored.
     """
 
     name: str
@@ -49,6 +51,14 @@ class Candidate:
     context_length_tokens: int
     shots: tuple[Example, ...] = ()
     quantisation: Quantisation | None = None
+    template_options: Mapping[str, TemplateOption] = field(default_factory=dict)
+    learn_reasoning: bool | None = None
+
+    def chat_template(self) -> ChatTemplate:
+        """How it writes conversations."""
+        from luthier.models.chat_template import ChatTemplate
+
+        return ChatTemplate.load(self.model_path, self.template, options=self.template_options)
 
 
 def find_base(context: Context, run_id: str) -> Candidate:
@@ -72,6 +82,8 @@ def base_of(plan: Plan, *, name: str, model_path: str) -> Candidate:
         device=plan.training.device,
         context_length_tokens=plan.base_model.context_length_tokens,
         quantisation=plan.method.quantisation,
+        template_options=plan.data.template_options,
+        learn_reasoning=plan.data.learn_reasoning,
     )
 
 
@@ -137,6 +149,7 @@ def open_engine(candidate: Candidate) -> TransformersEngine:
         candidate.model_path,
         adapter_path=candidate.adapter_path,
         template=candidate.template,
+        template_options=candidate.template_options,
         dtype=candidate.precision,
         device=candidate.device,
         quantisation=candidate.quantisation,
@@ -160,15 +173,16 @@ def system_under_test(
     Where the longest row does not fit into the context with all shots, fewer are used, and the name says how many. An
     answer ends where the context does. Raises OverlongError for a row that does not fit without shots.
     """
-    from luthier.data.loss_mask import tokenise_sides
+    from luthier.data.loss_mask import Learning, tokenise_sides
     from luthier.data.option_tokens import tokenise_option
     from luthier.evaluate.compare import SystemUnderTest
     from luthier.evaluate.few_shot import with_shots
 
+    learning = Learning(reasoning=candidate.learn_reasoning)
     shots, name = candidate.shots, candidate.name
     while True:
         seen = [with_shots(e, shots) if shots else e for e in examples]
-        units = [tokenise_sides(e, engine.template) for e in seen]
+        units = [tokenise_sides(e, engine.template, learning) for e in seen]
         choices = tuple(
             tuple(tokenise_option(e, text, engine.template) for text in texts)
             for e, texts in zip(seen, options, strict=bool(options))

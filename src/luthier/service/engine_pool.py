@@ -42,12 +42,11 @@ class EnginePool:
         Raises:
             NotFoundError, ModelSourceError: no model or no adapter in its folder, before another system is judged.
         """
-        from luthier.models.chat_template import ChatTemplate
         from luthier.models.loading import check_adapter
 
         if candidate.adapter_path is not None:
             check_adapter(candidate.adapter_path)
-        return _Pooled(self, candidate, ChatTemplate.load(candidate.model_path, candidate.template))
+        return _Pooled(self, candidate, candidate.chat_template())
 
     def load(self, candidate: Candidate) -> Engine:
         """The engine of a candidate, loaded; whatever was loaded for another one is closed first."""
@@ -88,5 +87,6 @@ class _Pooled:
         self._pool.close()
 
 
-def _weights(candidate: Candidate) -> tuple[str, str | None, str | None]:
-    return candidate.model_path, candidate.adapter_path, candidate.quantisation
+def _weights(candidate: Candidate) -> tuple[object, ...]:
+    options = tuple(sorted(candidate.template_options.items()))
+    return candidate.model_path, candidate.adapter_path, candidate.quantisation, options

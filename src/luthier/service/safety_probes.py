@@ -224,11 +224,8 @@ class _Fits:
 
     @classmethod
     def of(cls, systems: Sequence[Candidate]) -> _Fits:
-        from luthier.models.chat_template import ChatTemplate
-
         judged = systems[-1]
-        template = ChatTemplate.load(judged.model_path, judged.template)
-        return cls(template, min(system.context_length_tokens for system in systems))
+        return cls(judged.chat_template(), min(system.context_length_tokens for system in systems))
 
     def __call__(self, example: Example) -> bool:
         from luthier.data.loss_mask import tokenise

@@ -120,7 +120,7 @@ def record_with(
     began = time.perf_counter()
     generations = engine.generate(system.prompts, titled) if system.prompts else []
     written = time.perf_counter()
-    scores = engine.score(system.tokenised, titled)
+    scores = system.scores(titled)
     return Recorded(
         name=system.name,
         generations=tuple(generations),
@@ -167,7 +167,5 @@ def replayed(
     candidate: Candidate, recorded: Recorded, examples: Sequence[Example], max_new_tokens: int
 ) -> SystemUnderTest:
     """A system as `evaluate.compare` takes it, which only reads what it did."""
-    from luthier.models.chat_template import ChatTemplate
-
-    engine = ReplayEngine(recorded, ChatTemplate.load(candidate.model_path, candidate.template))
+    engine = ReplayEngine(recorded, candidate.chat_template())
     return system_under_test(candidate, engine, examples, max_new_tokens)

@@ -103,6 +103,7 @@ def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, 
             "sha256": plan.base_model.sha256,
             "template_sha256": plan.base_model.template_sha256,
             "trained_sha256": result.adapter_sha256 if result else None,
+            **({"template_options": dict(candidate.template_options)} if candidate.template_options else {}),
         }
     from luthier.models import sources
 
