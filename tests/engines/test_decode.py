@@ -1,9 +1,9 @@
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationMixin, Phi3Config, Phi3ForCausalLM
 
 from luthier.core.errors import DivergedError
-from luthier.engines import decode
+from luthier.engines import decode, decoding_proof
 from luthier.engines.decode import Decoder, Request
 from luthier.models.loading import load_model
 
@@ -172,3 +172,55 @@ def test_drawn_tokens_come_with_the_probability_they_were_drawn_with(model):
 
 def test_nothing_is_drawn_at_temperature_zero(model):
     assert run(Decoder(model, end_ids=(), pad_id=0), requests_of([4], vocabulary=384))[0].log_probabilities == []
+
+
+@pytest.fixture(scope="module")
+def stretched():
+    """A tiny Phi 3 whose positions change their meaning over 24 tokens, as in the versions with a long context."""
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    config = Phi3Config(
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        original_max_position_embeddings=24,
+        rope_parameters=rope | {"original_max_position_embeddings": 24},
+        initializer_range=0.3,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return Phi3ForCausalLM(config).eval()
+
+
+def test_positions_that_change_their_meaning_are_computed_again(stretched):
+    decoder = Decoder(stretched, end_ids=(), pad_id=0)
+    assert decoder.path.kind == "batched"
+    assert decoder.path_of(24) is decoder.path
+    assert decoder.fits_windows(24)
+    assert not decoder.fits_windows(25)
+    requests = requests_of([10, 20, 23, 24, 25, 40], limits=[10] * 6)
+    for batch in ([0], [0, 1, 2], [3, 4, 5], [0, 5]):
+        for found, request in zip(
+            run(decoder, [requests[i] for i in batch]), (requests[i] for i in batch), strict=True
+        ):
+            assert found.ids == plain(stretched, request, ())
+    assert decoder.path_of(25).kind == "by_row"
+    assert "change their meaning" in decoder.path_of(25).reason
+    assert len(decoder.paths) == 2
+
+
+def test_where_no_cache_survives_that_the_text_goes_through_the_model_anew(stretched, monkeypatch):
+    monkeypatch.setattr(decoding_proof, "_proved", {})
+    # a model that has the same positions and does not drop its cache
+    monkeypatch.setattr(type(stretched), "prepare_inputs_for_generation", GenerationMixin.prepare_inputs_for_generation)
+    decoder = Decoder(stretched, end_ids=(), pad_id=0)
+    (request,) = requests_of([20], limits=[10])
+    (found,) = run(decoder, [request])
+    assert decoder.path_of(30).kind == "uncached"
+    assert found.ids == plain(stretched, request, ())

@@ -10,9 +10,10 @@ from tests.zoo.families import make_family
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.core.stream import Ended, Piece, Sampling, TextRequest
+from luthier.core.stream import Embedded, EmbeddingRequest, Ended, Piece, Sampling, TextRequest
 from luthier.engines.streaming import StreamingEngine
 from luthier.engines.transformers_engine import TransformersEngine
+from luthier.models.architecture import language_model
 from luthier.models.quiet import quiet_transformers
 
 BATCHED = ("llama", "gemma2", "gemma3", "gpt_oss", "deepseek_v3", "bloom", "gemma4", "gpt_neo", "llama4")
@@ -114,6 +115,19 @@ def test_a_stream_writes_what_the_engine_writes_with_several_choices(engine):
     for key, choice in ended:  # token by token: bytes that are no text look otherwise in pieces
         ids = plain(engine, engine.template.ids(TEXTS[key]), NUM_NEW)
         assert written[key, choice] == [text_of(engine, [token]) for token in ids]
+
+
+def test_vectors_are_the_mean_of_the_language_model_s_states(engine):
+    streaming = StreamingEngine(engine)
+    prompts = [engine.template.ids(text) for text in TEXTS[:2]]
+    assert streaming.admit("a", streaming.prepare(EmbeddingRequest(inputs=tuple(map(tuple, prompts)))), None)
+    (found,) = [event for _, event in streaming.poll(0)]
+    assert isinstance(found, Embedded)
+    for ids, vector in zip(prompts, found.vectors, strict=True):
+        with torch.inference_mode():
+            body = language_model(engine.causal)
+            mean = body(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0].float().mean(0)
+        torch.testing.assert_close(torch.tensor(vector), mean / mean.norm(), rtol=1e-4, atol=1e-5)
 
 
 def test_scores_are_those_of_the_model_s_own_forward_pass(engine):

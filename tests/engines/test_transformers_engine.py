@@ -11,6 +11,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.engines.decode import Decoder
+from luthier.engines.likelihood import Scorer
 from luthier.engines.transformers_engine import TransformersEngine
 from luthier.models.loading import load_model
 from luthier.testing.engine_contract import QUESTIONS, EngineContract, ask
@@ -236,3 +237,24 @@ def test_a_model_without_a_bound_on_its_context_takes_texts_of_any_length(tmp_pa
     engine = TransformersEngine.open(str(make_family("mamba2", tmp_path / "mamba2")), dtype="float32")
     request = engine.request_within_context(Prompt(text="Maple. " * 50, max_new_tokens=10**6))
     assert request.max_new_tokens == 10**6
+
+
+def test_rows_on_both_sides_of_a_border_of_positions_are_scored_apart(tiny, engine, examples, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Scorer, "border", property(lambda _: 12))
+    score = Scorer.score
+    monkeypatch.setattr(Scorer, "score", lambda *given: asked.append([e.num_tokens for e in given[1]]) or score(*given))
+    expected = [plain_score(engine, example) for example in examples]
+    assert min(e.num_tokens for e in examples) <= 12 < max(e.num_tokens for e in examples)
+    found = engine.score(examples, SilentProgress())
+    assert asked
+    assert all(len({length > 12 for length in batch}) == 1 for batch in asked)
+    assert [one.nll_nats for one in found] == pytest.approx(expected, rel=1e-5)
+
+
+def plain_score(engine, example):
+    ids = torch.tensor([list(example.input_ids)])
+    with torch.inference_mode():
+        logits = engine.causal(input_ids=ids).logits[0, :-1]
+    nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+    return float(nll[torch.tensor(list(example.loss_mask[1:])).bool()].sum())

@@ -251,9 +251,21 @@ class ForwardPath(Frozen):
         """Whether every fast piece was proved."""
         return self.attention == "fast" and self.logits == "product"
 
+    @property
+    def words(self) -> str:
+        """What computes it where Luthier's own pieces do not, such as `transformers' eager attention`."""
+        attention = {"model": "transformers' attention for this model", "eager": "transformers' eager attention"}
+        logits = {"head": "its own head in chunks", "model": "its whole forward, all logits at a time"}
+        return " and ".join(
+            part for part in (attention.get(self.attention), logits.get(self.logits)) if part is not None
+        )
+
 
 class TrainingPlan(Frozen):
-    """Everything the loop needs to know. Field meanings as in the recipe; all units in the names."""
+    """Everything the loop needs to know. Field meanings as in the recipe; all units in the names.
+
+    forward: where not every fast piece of computing was proved, what is used instead; None where all are.
+    """
 
     num_steps: int
     num_steps_per_epoch: int
@@ -278,6 +290,7 @@ class TrainingPlan(Frozen):
     sharding: ShardingName = "auto"
     packing: bool = False
     compile: bool = False
+    forward: ForwardPath | None = None
     device: str
     validate_every_steps: int
     checkpoint_every_steps: int
@@ -338,7 +351,8 @@ class Plan(Frozen):
             "budget": True,
             "base_model": {"path", "name"},
             "data": splits,
-            "training": {"sharding"},  # how weights lie on devices: a run may go on with another number of them
+            # how weights lie on devices: a run may go on with another number of them; the path computes the same loss
+            "training": {"sharding", "forward"},
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")

@@ -19,7 +19,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from luthier.core.errors import DivergedError
 from luthier.engines.decoding_proof import (
@@ -38,11 +36,13 @@ from luthier.engines.decoding_proof import (
     Probe,
     Trial,
     accepted,
+    border_probe,
     long_probe,
     prove,
     short_probe,
     text_part,
 )
+from luthier.engines.kept_state import rope_border, smallest_window, why_not_held
 from luthier.engines.length_batches import length_batches
 from luthier.engines.roomy_cache import expanded, holds_keys, joined
 from luthier.engines.row_states import RowBatch, RowStepper
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 
 
 PREFILL_TOKENS = 2048
-_WINDOWS = ("window", "window_size")
-_HELD_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +143,10 @@ class Decoder:
         self._pad_id = pad_id
         self._config = model.config.get_text_config(decoder=True)
         self._cache_argument = cache_argument(model)
-        self._window = smallest_window(self._config)
+        self._window, self._border = smallest_window(self._config), rope_border(self._config)
         takes_cache = self._cache_argument in inspect.signature(model.forward).parameters
         self._long_path: DecodingPath | None = None
+        self._border_path: DecodingPath | None = None
         self._why_not_held = why_not_held(self._config) if takes_cache else "it takes no cache of keys and values"
         self._path = self._proved(short_probe(model, self._window, is_recurrent=bool(self._why_not_held)))
 
@@ -159,10 +158,15 @@ class Decoder:
     @property
     def paths(self) -> tuple[DecodingPath, ...]:
         """What was proved so far: `path`, and how longer texts are written where such a one has come."""
-        return (self._path, *(() if self._long_path is None else (self._long_path,)))
+        return tuple(path for path in (self._path, self._long_path, self._border_path) if path is not None)
 
     def path_of(self, num_total_tokens: int) -> DecodingPath:
         """How texts of this many tokens (new ones included) are written; over a window it is proved at first need."""
+        if self._border is not None and num_total_tokens > self._border:
+            if self._border_path is None:
+                # positions mean what the longest row of a batch makes them: no row may see another
+                self._border_path = self._proved(border_probe(self._model, self._border), may_batch=False)
+            return self._border_path
         if self._window is None or num_total_tokens <= self._window:
             return self._path
         if self._long_path is None:
@@ -203,7 +207,8 @@ class Decoder:
         They must fit whole into every sliding window of the model, which would count the padding, and the model must
         have proved that batches change nothing.
         """
-        return self._path.kind == "batched" and (self._window is None or num_total_tokens <= self._window)
+        bounds = [one for one in (self._window, self._border) if one is not None]
+        return self._path.kind == "batched" and all(num_total_tokens <= one for one in bounds)
 
     def run(
         self, requests: Sequence[Request], prefix: Prefix | None, done: Callable[[int], None]
@@ -359,11 +364,11 @@ class Decoder:
             )
         return logits
 
-    def _proved(self, probe: Probe) -> DecodingPath:
+    def _proved(self, probe: Probe, *, may_batch: bool = True) -> DecodingPath:
         """The fastest way that gives the model's own logits on this probe."""
         by_row: Trial = partial(self._by_row, kind="by_row")
         trials: list[tuple[Kind, Trial]] = [("by_row", by_row)]
-        why = self._why_not_held
+        why = self._why_not_held if may_batch else "its positions change their meaning with the length of a text"
         if not why:
             trials.insert(0, ("batched", self._batched))
         may_diverge, self._may_diverge = self._may_diverge, True
@@ -413,32 +418,6 @@ def cache_argument(model: nn.Module) -> str:
     """The name under which this model takes its cache: transformers renamed it, and warns at the old name."""
     parameters = inspect.signature(model.forward).parameters
     return "cache" if "cache" in parameters else "past_key_values"
-
-
-def smallest_window(config: Any) -> int | None:
-    """The tokens that the narrowest window or chunk of the model holds; None where all of its layers see everything.
-
-    Some models have windows that their cache knows nothing of; the config names them.
-    """
-    windows = [value for name in vars(config) if name.endswith(_WINDOWS) and _is_size(value := getattr(config, name))]
-    with suppress(Exception):  # a config of a kind that this cache does not know: `why_not_held` says so
-        layers = DynamicCache(config=config).layers
-        windows += [int(layer.sliding_window) for layer in layers if getattr(layer, "is_sliding", False)]
-    return min(windows, default=None)
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def why_not_held(config: Any) -> str:
-    """Why our own cache cannot hold what the model keeps; empty where it can."""
-    try:
-        layers = DynamicCache(config=config).layers
-    except Exception as error:  # noqa: BLE001 - what it raises for a config that it does not know is of many kinds
-        return f"no cache of keys and values can be made from its config: {type(error).__name__}: {error}"
-    others = sorted({type(layer).__name__ for layer in layers if type(layer) not in _HELD_LAYERS})
-    return f"it keeps a state of {', '.join(others)}, which batches of unlike length cannot share" if others else ""
 
 
 def _generator(request: Request, device: torch.device) -> torch.Generator | None:

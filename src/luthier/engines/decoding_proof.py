@@ -70,11 +70,14 @@ BATCHED: Final = DecodingPath("batched")
 class Probe:
     """Texts that go through the model both ways. The last `NUM_STEPS` ids of each are given one at a time.
 
-    num_shared: how many ids all of them begin with in common.
+    num_shared: how many ids all of them begin with in common. is_stepwise: hold each step against a forward pass over
+    the text so far: for models whose positions change their meaning as a text grows, so that later tokens change
+    earlier logits.
     """
 
     rows: tuple[tuple[int, ...], ...]
     num_shared: int
+    is_stepwise: bool = False
 
     @property
     def prompts(self) -> list[tuple[int, ...]]:
@@ -100,6 +103,12 @@ def short_probe(model: PreTrainedModel, window: int | None, *, is_recurrent: boo
 def long_probe(model: PreTrainedModel, window: int) -> Probe:
     """Rows that cross the end of a window or chunk of so many tokens: one as it writes, one with its prompt."""
     return _probe(model, (window + 2, window + 2 + NUM_STEPS + 1), 0)
+
+
+def border_probe(model: PreTrainedModel, border: int) -> Probe:
+    """A row that grows over the length at which positions change their meaning, and one that begins beyond it."""
+    rows = _probe(model, (border + 1, border + 2 + NUM_STEPS), 0).rows
+    return Probe(rows, 0, is_stepwise=True)
 
 
 def accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +150,7 @@ def prove(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
 
 @torch.inference_mode()
 def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Trial]]) -> DecodingPath | None:
-    expected = [own_logits(model, row)[-NUM_STEPS - 1 :] for row in probe.rows]
+    expected = [_expected(model, row, is_stepwise=probe.is_stepwise) for row in probe.rows]
     if not all(logits.isfinite().all() for logits in expected):
         return None
     reasons = []
@@ -157,11 +166,19 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
         if far <= _FINE or far <= tolerance(model, probe, expected, far):
             return DecodingPath(kind, "; ".join(reasons))
         reasons.append(f"{_TITLES[kind]}: logits differ by {far:.2g} of the largest")
-    _refuse_later_tokens(model, probe, expected)
+    if not probe.is_stepwise:
+        _refuse_later_tokens(model, probe, expected)
     return DecodingPath("uncached", "; ".join(reasons))
 
 
 _TITLES: Final[Mapping[Kind, str]] = {"batched": "batches", "by_row": "the model's own cache", "uncached": "no cache"}
+
+
+def _expected(model: PreTrainedModel, row: Sequence[int], *, is_stepwise: bool) -> Tensor:
+    """What a `Trial` must give of a row."""
+    if not is_stepwise:
+        return own_logits(model, row)[-NUM_STEPS - 1 :]
+    return torch.stack([own_logits(model, row[: len(row) - left])[-1] for left in range(NUM_STEPS, -1, -1)])
 
 
 def text_part(model: PreTrainedModel) -> PreTrainedModel:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from luthier.engines.decode import cache_argument
+from luthier.engines.decoding_proof import accepted
+from luthier.models.architecture import language_model
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
@@ -35,7 +37,7 @@ def mean_states(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, ski
     for row, ids in enumerate(prompts):
         tokens[row, : len(ids)] = torch.tensor(list(ids))
     # Padding on the right needs no mask: no token looks at what comes after it.
-    states = model.base_model(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state.float()
+    states = language_model(model)(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state.float()
     means = [states[row, skip:length].mean(0) for row, length in enumerate(lengths)]
     return torch.nn.functional.normalize(torch.stack(means), dim=-1)
 
@@ -53,8 +55,9 @@ def add_states(
     cache = new_cache if before is None else before.cache
     tokens = torch.tensor([list(ids)], device=model.device)
     positions = torch.arange(first, first + len(ids), device=model.device)[None]
-    arguments: dict[str, Any] = {cache_argument(model): cache, "position_ids": positions}
-    states = model.base_model(input_ids=tokens, use_cache=True, **arguments).last_hidden_state[0].float()
+    body = language_model(model)
+    arguments: dict[str, Any] = {cache_argument(body): cache, "position_ids": positions}
+    states = body(input_ids=tokens, use_cache=True, **accepted(body.forward, arguments)).last_hidden_state[0].float()
     total = states[max(0, skip - first) :].sum(0)
     return PartialStates(cache, total if before is None else before.total + total, first + len(ids))
 

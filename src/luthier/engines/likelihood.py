@@ -24,7 +24,7 @@ from transformers import DynamicCache
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.ports import Score
-from luthier.engines.decode import Prefix, cache_argument, smallest_window, why_not_held
+from luthier.engines.decode import Prefix, cache_argument
 from luthier.engines.decoding_proof import (
     Probe,
     accepted,
@@ -36,6 +36,7 @@ from luthier.engines.decoding_proof import (
     text_part,
     tolerance,
 )
+from luthier.engines.kept_state import rope_border, smallest_window, why_not_held
 from luthier.engines.roomy_cache import expanded
 from luthier.models.architecture import context_tokens
 
@@ -108,9 +109,16 @@ class Scorer:
         """How long a row may be that shares its beginning; 0 where the model keeps a state that cannot be shared."""
         if not self._path.shares or why_not_held(self._config):
             return 0
-        window = smallest_window(self._config)
-        longest = context_tokens(self._config)
-        return longest if window is None else min(longest, window)
+        bounds = (context_tokens(self._config), smallest_window(self._config), self.border)
+        return min(one for one in bounds if one is not None)
+
+    @property
+    def border(self) -> int | None:
+        """The length in tokens over which all positions of a text mean something else; None where none does.
+
+        Rows on both sides of it must not go through the model together.
+        """
+        return rope_border(self._config)
 
     @torch.inference_mode()
     def begin(self, ids: Sequence[int]) -> Prefix:

@@ -12,7 +12,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
-from luthier.engines.beginnings import shared_batches
+from luthier.engines.beginnings import Shared, shared_batches
 from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
 from luthier.engines.decode import Continuation, Decoder, Prefix, Request
 from luthier.engines.guides import Guides
@@ -210,12 +210,7 @@ class TransformersEngine:
         for example in examples:
             self._check_example(example)
         whole = [self._behind_prompt(example) for example in examples]
-        batches = shared_batches(
-            whole,
-            max_tokens=min(self._batch_tokens, MAX_SCORE_TOKENS),
-            max_kept_tokens=self._batch_tokens,
-            longest_shared=scorer.longest_shared if self.share_prefix else 0,
-        )
+        batches = self._score_batches(whole, scorer)
         found: dict[int, _Found] = {}
         beginning: Prefix | None = None
         for batch in batches:
@@ -225,6 +220,25 @@ class TransformersEngine:
             found.update(zip(batch.rows, look([whole[row] for row in batch.rows], beginning), strict=True))
             task.advance(len(batch.rows))
         return [found[number] for number in range(len(examples))]
+
+    def _score_batches(self, whole: Sequence[TokenisedExample], scorer: Scorer) -> list[Shared]:
+        """All rows in batches; none holds rows on both sides of a length over which positions mean something else."""
+        border = scorer.border
+        sides = [list(range(len(whole)))]
+        if border is not None:
+            sides = [
+                [row for row in sides[0] if (whole[row].num_tokens > border) is is_over] for is_over in (False, True)
+            ]
+        batches: list[Shared] = []
+        for side in filter(None, sides):
+            found = shared_batches(
+                [whole[row] for row in side],
+                max_tokens=min(self._batch_tokens, MAX_SCORE_TOKENS),
+                max_kept_tokens=self._batch_tokens,
+                longest_shared=scorer.longest_shared if self.share_prefix else 0,
+            )
+            batches += [replace(batch, rows=[side[place] for place in batch.rows]) for batch in found]
+        return batches
 
     def _note(self, is_fast: bool, what: str) -> None:
         if not is_fast:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -71,6 +72,40 @@ def load_model(
                 model, report = load(attn_implementation="eager")  # sinks, or no attention at all
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise _unloadable(folder, "model", error) from error
+    _refuse_unfit(folder, report)
+    if quantisation is not None:
+        quantise(model, quantisation, device)
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
+
+
+def check_weights(path: str | Path) -> None:
+    """Hold the names and shapes of a folder's tensors against its architecture; no weight is read.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: as `load_model`, for what can be seen without the weights.
+    """
+    folder = _folder(path)
+    kind = auto_class(load_config(folder))
+    try:
+        with _loading, quiet_transformers():
+            _, report = kind.from_pretrained(
+                folder,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                device_map="meta",
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError) as error:
+        raise _unloadable(folder, "model", error) from error
+    _refuse_unfit(folder, report)
+
+
+def _refuse_unfit(folder: Path, report: Mapping[str, Any]) -> None:
+    """Raise ModelSourceError where weights are missing, superfluous or of the wrong shape, by transformers' report."""
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
         if found := report.get(kind):
             names = sorted(str(item) for item in found)
@@ -79,10 +114,6 @@ def load_model(
                 expected="weights that fit the architecture in config.json exactly",
                 do="pull the model again; if it stays, this model needs another version of transformers",
             )
-    if quantisation is not None:
-        quantise(model, quantisation, device)
-    loaded: PreTrainedModel = model.to(device).eval()
-    return loaded
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:

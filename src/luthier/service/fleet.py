@@ -219,12 +219,20 @@ def _loaded(
 
     # what is to be spread is loaded on the CPU: whole, it may not fit on the device
     model = TrainableModel.load(plan, "cpu" if spreads else world.device)
+    _tell_path(model, emit)
     shares = _shares_prefix(plan, model, emit)
     packs = _packs(plan, model, emit, spreads=spreads)
     _compile(plan, model, emit, spreads=spreads)
     if spreads:
         spread(model, world)
     return model, shares, packs
+
+
+def _tell_path(model: TrainableModel, emit: Callable[[Event], None]) -> None:
+    """Say where a fast piece was not proved, and what computes the same instead."""
+    if not model.path.is_fast:
+        message = f"computed the same but slower, by {model.path.words}: {'; '.join(model.path.reasons)}"
+        emit(WarningRaised(step=0, code="forward_path", message=message))
 
 
 def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:

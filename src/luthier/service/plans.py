@@ -65,7 +65,8 @@ def prepare(
         RecipeError, RequestError: values that cannot go together or do not fit the rows.
         DataError: wrong rows. OverlongError: rows over the length.
         LeakageError: held-out rows in the training data. TemplateError: a mask cannot be proved.
-        NotFoundError, ModelSourceError: no base model.
+        NotFoundError, ModelSourceError: no base model, or one whose weights do not fit its config.
+        RequestError: a small copy of the architecture cannot take one step of the plan (`plan_rehearsal`).
     """
     # before anything that brings torch: a typo is answered at once
     check_names(recipe, base_dir)
@@ -75,11 +76,14 @@ def prepare(
     from luthier.service.budgets import with_budget
     from luthier.service.distillations import find_teacher
     from luthier.service.hardware_benchmark import hardware_of
+    from luthier.service.plan_rehearsal import rehearsed
     from luthier.service.rewards import check_drawing
 
     found = (materials or Materials()).of(context, recipe, base_dir)
     model, template, splits = found.model, found.template, found.splits
     _refuse_one_kind(splits["train"])
+    structure = read_structure(model.path)
+    _refuse_unknown_tokens(splits, template, structure.vocabulary_size)
     data = with_provenance(context, data_plan(recipe, splits))
     judged = splits["held_out"].examples if "held_out" in splits else ()
     plan = resolve.resolve(
@@ -88,7 +92,7 @@ def prepare(
         template=template.kind,
         template_sha256=template.sha256,
         data=data,
-        structure=read_structure(model.path),
+        structure=structure,
         hardware=hardware_of(context),
         has_text_answers=have_text_answers(judged),
         are_pairs=bool(judged) and are_pairs(judged),
@@ -101,6 +105,7 @@ def prepare(
         check_metrics(plan.evaluation.metrics, judged)
         check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
+    plan = rehearsed(context, plan)
     plan = with_budget(context, plan, recipe.budget, prices)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
@@ -180,6 +185,20 @@ def training_examples(recipe: Recipe) -> tuple[Example, ...]:
     """The training rows of a recipe with absolute paths, read anew and split as they were for training."""
     loaded = load_splits(recipe, Path())
     return tuple(e for split in ("train", "replay") if split in loaded for e in loaded[split].examples)
+
+
+def _refuse_unknown_tokens(splits: Mapping[Split, PreparedSplit], template: ChatTemplate, vocabulary_size: int) -> None:
+    """Tokens that the model has no embedding for: a tokenizer may know more of them than its model."""
+    for split, made in splits.items():
+        for row in made.tokenised:
+            if len(row.input_ids) and (largest := max(row.input_ids)) >= vocabulary_size:
+                token = template.tokenizer.convert_ids_to_tokens(largest)
+                raise DataError(
+                    f"row {row.id} of {split} has token {largest:,} ({token!r}), but the model has embeddings for "
+                    f"{vocabulary_size:,} tokens",
+                    expected="rows that the tokenizer writes with tokens of the model",
+                    do="take the text of that token out of the rows, or a base model whose tokenizer fits its weights",
+                )
 
 
 def _refuse_one_kind(train: PreparedSplit) -> None:

@@ -14,7 +14,7 @@ from luthier.core.ports import Progress
 from luthier.deploy.exporters.child import run_child
 from luthier.deploy.exporters.companions import write_companions
 from luthier.deploy.exporters.merged import write_model
-from luthier.engines.decode import why_not_held
+from luthier.engines.kept_state import why_not_held
 from luthier.models.architecture import context_tokens, is_composite, load_config, model_class, text_config
 
 FILE: Final = "model.pte"

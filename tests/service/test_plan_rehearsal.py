@@ -1,0 +1,173 @@
+"""A plan has taken one tiny step before it is given out: what cannot be trained is refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.train.architectures import ARCHITECTURES
+
+from luthier.core.errors import DataError, LuthierError, ModelSourceError, RequestError
+from luthier.core.plan import ForwardPath, Plan
+from luthier.models.architecture import config_of, empty_model
+from luthier.service import plan_rehearsal
+from luthier.service.context import Context
+from luthier.service.plans import make_plan
+from luthier.service.recipes import load_recipe
+
+VOCABULARY = 640
+"""Above all tokens of the tiny model's tokenizer."""
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
+    """A folder of an architecture with random weights and the tokenizer of the tiny model."""
+
+    def make(name: str, **changes: Any) -> Path:
+        kind, entries = ARCHITECTURES[name]
+        entries = {key: dict(value) if isinstance(value, dict) else value for key, value in entries.items()}
+        entries.get("text_config", entries).update({"vocab_size": VOCABULARY} | changes)
+        if "vocab_size_per_layer_input" in entries:
+            entries["vocab_size_per_layer_input"] = VOCABULARY
+        folder = tmp_path / name.replace(" ", "-")
+        torch.manual_seed(0)
+        model = empty_model(config_of({"model_type": kind, **entries}), device="cpu", dtype=torch.float32)
+        model.save_pretrained(str(folder))
+        for file in tiny_model.iterdir():
+            if "tokenizer" in file.name or file.suffix == ".jinja":
+                shutil.copyfile(file, folder / file.name)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def plan_of(context: Context, make_recipe: Callable[..., Path]) -> Callable[..., Plan]:
+    def make(folder: Path, **sections: Any) -> Plan:
+        recipe = make_recipe(base_model=str(folder), **sections)
+        return make_plan(context, load_recipe(recipe), base_dir=recipe.parent)
+
+    return make
+
+
+METHODS: list[dict[str, Any]] = [{"name": "lora", "rank": 2}, {"name": "full"}]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method["name"]))
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("qwen3", None),
+        ("gemma2, caps", ("model", "head")),
+        ("gemma3 as published", None),
+        ("phi", ("fast", "head")),
+        ("deepseek v3", ("model", "product")),
+        ("gpt2", ("model", "product")),
+        ("llama4 text, chunks", ("model", "product")),
+    ],
+)
+def test_a_plan_says_by_which_path_its_loss_is_computed(
+    base_folder: Callable[..., Path],
+    plan_of: Callable[..., Plan],
+    name: str,
+    path: tuple[str, str] | None,
+    method: dict[str, Any],
+) -> None:
+    found = plan_of(base_folder(name), method=method).training.forward
+    assert (None if found is None else (found.attention, found.logits)) == path
+    assert found is None or found.reasons
+
+
+def test_the_answer_is_kept_in_the_home_and_no_step_is_taken_twice(
+    context: Context,
+    base_folder: Callable[..., Path],
+    plan_of: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = base_folder("cohere")
+    first = plan_of(folder)
+    assert first.training.forward is not None
+    assert first.training.forward.logits == "head"
+    plan_rehearsal._known.clear()
+
+    def refuse(*_: object) -> ForwardPath:
+        raise AssertionError("rehearsed again")
+
+    monkeypatch.setattr(plan_rehearsal, "rehearse", refuse)
+    assert plan_of(folder) == first
+    assert len(list((context.home / "cache" / "rehearsals").iterdir())) == 1
+
+
+def test_the_path_is_no_part_of_what_is_trained(base_folder: Callable[..., Path], plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of(base_folder("cohere"))
+    without = plan.model_copy(update={"training": plan.training.model_copy(update={"forward": None})})
+    assert plan.hash == without.hash
+
+
+def test_random_numbers_go_on_as_if_nothing_had_been_rehearsed(
+    base_folder: Callable[..., Path], plan_of: Callable[..., Plan]
+) -> None:
+    plan = plan_of(base_folder("qwen3"))
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    plan_rehearsal.rehearse(plan)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_tensor_that_misses_is_refused_before_the_plan(
+    base_folder: Callable[..., Path], plan_of: Callable[..., Plan]
+) -> None:
+    folder = base_folder("qwen3")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelSourceError, match=r"missing keys.*layers\.1\.mlp\.up_proj"):
+        plan_of(folder)
+
+
+def test_an_architecture_that_is_not_known_is_refused_before_the_plan(
+    base_folder: Callable[..., Path], plan_of: Callable[..., Plan]
+) -> None:
+    folder = base_folder("qwen3")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "no-such-architecture"}))
+    with pytest.raises(LuthierError, match="no-such-architecture"):
+        plan_of(folder)
+
+
+def test_a_tokenizer_that_knows_more_than_the_model_is_refused_where_rows_use_it(
+    base_folder: Callable[..., Path], plan_of: Callable[..., Plan]
+) -> None:
+    with pytest.raises(DataError, match=r"has token .* embeddings for 300 tokens") as caught:
+        plan_of(base_folder("qwen3", vocab_size=300))
+    assert "tokenizer" in caught.value.do
+
+
+def test_what_reads_later_tokens_is_refused_before_the_plan(
+    base_folder: Callable[..., Path], plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64}
+    entry = ("bert", sizes | {"num_hidden_layers": 2, "num_attention_heads": 2})
+    monkeypatch.setitem(ARCHITECTURES, "encoder", entry)
+    with pytest.raises(RequestError, match="earlier tokens see later ones"):
+        plan_of(base_folder("encoder"))
+
+
+def test_an_exception_of_a_library_becomes_a_reason(
+    base_folder: Callable[..., Path], plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.train.methods.lora import Lora
+
+    def fail(*_: object) -> str:
+        raise ZeroDivisionError("deep inside")
+
+    monkeypatch.setattr(Lora, "save", fail)
+    with pytest.raises(RequestError, match="ZeroDivisionError: deep inside") as caught:
+        plan_of(base_folder("qwen3"), method={"name": "lora", "rank": 3})
+    assert caught.value.do
