@@ -3,8 +3,8 @@
     y = x W^T + scale (x A^T) B^T
 
 That is what LoRA, rsLoRA, LoRA+, QLoRA, PiSSA, OLoRA and AdaLoRA come to in the files of a run. DoRA (which rescales
-the base's own product), IA3, trained prompts, and files of others that replace or bend a part of the base are not:
-those get an engine of their own, with a copy of the base.
+the base's own product), IA3, trained prompts, adapters on experts (many matrices in one tensor), and files of others
+that replace or bend a part of the base are not: those get an engine of their own, with a copy of the base.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def why_not_shared(path: str | Path) -> str | None:
         return f"it trains biases (bias={config['bias']!r})"
     if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
         return f"it took its start out of the base (init_lora_weights={config['init_lora_weights']!r})"
+    if tensors := config.get("target_parameters"):
+        return f"it adapts {', '.join(sorted(tensors))}, which are parameters and no modules (target_parameters)"
     more = next((name for name in _MORE_THAN_PRODUCTS if config.get(name)), None)
     return None if more is None else f"it has {more}"
 

@@ -66,7 +66,7 @@ class ExpertProduct:
         wrapper = self.wrappers.get(name)
         factors = [] if wrapper is None else list(zip(*_factors(wrapper, self.adapter), strict=True))
         parts = []
-        for number, x in enumerate(rows.split(list(counts))):
+        for number, x in enumerate(torch.split(rows, list(counts))):
             if not counts[number]:
                 continue
             matrix = matrices[number].t() if self.inner.is_transposed else matrices[number]

@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.models.architecture import outside_modules
 from luthier.models.structure import LinearLayer, Role
@@ -49,7 +49,7 @@ def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> t
             role = "outside"
         elif outputs in counts and _chooses(model, parent, routed):
             role = "router"
-        elif name.rpartition(".")[2] in read_past_module(type(model.get_submodule(parent))):
+        elif _is_read_past(model.get_submodule(parent), name.rpartition(".")[2]):
             role = "kernel"
         found.append(LinearLayer(name, inputs, outputs, role))
     return tuple(found)
@@ -71,6 +71,11 @@ def expert_layers(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
         inputs, outputs = (rows, columns) if getattr(owner, "is_transposed", False) else (columns, rows)
         found.append(LinearLayer(name, inputs, outputs, "expert", tensor.shape[0]))
     return tuple(found)
+
+
+def _is_read_past(owner: nn.Module, name: str) -> bool:
+    kind: Any = type(owner)
+    return name in read_past_module(kind)
 
 
 def _chooses(model: PreTrainedModel, parent: str, routed: set[str]) -> bool:

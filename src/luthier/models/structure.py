@@ -22,7 +22,7 @@ from luthier.models.architecture import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 FEED_FORWARD_OUTPUTS: Final = ("down_proj", "fc2", "dense_4h_to_h", "wo", "w2")
@@ -197,9 +197,10 @@ def _outer(model: PreTrainedModel, head: nn.Module | None, embedding: nn.Module)
     """The table of embeddings, then the head."""
     found = []
     for name, module in model.named_modules():
-        if module is head or module is embedding:
-            rows, columns = module.weight.shape
-            found.append(LinearLayer(name, columns, rows) if module is head else LinearLayer(name, rows, columns))
+        if id(module) in (id(head), id(embedding)):
+            weight: Tensor = module.weight
+            first, second = weight.shape
+            found.append(LinearLayer(name, second, first) if module is head else LinearLayer(name, first, second))
     return tuple(found)
 
 
@@ -219,7 +220,7 @@ def _is_plain(model: PreTrainedModel, layer: LinearLayer) -> bool:
     return hasattr(model.get_submodule(layer.name.rpartition(".")[0]), "is_transposed")
 
 
-def _heads(text: PreTrainedConfig, hidden: int) -> dict[str, int]:
+def _heads(text: PreTrainedConfig, hidden: int) -> dict[str, Any]:
     """Of attention; zero for a model without. Where layers differ, those of the widest one."""
     num_heads = _number(text, "num_attention_heads")
     if not num_heads:
@@ -294,7 +295,7 @@ def _matrix_parameters(model: PreTrainedModel, outer: set[int], num_experts: int
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     total = active = 0
     for name, parameter in model.named_parameters():
-        if parameter.dim() < 2 or id(parameter) in outer or id(parameter) in tables or name.startswith(outside):
+        if parameter.dim() < 2 or id(parameter) in outer | tables or name.startswith(outside) or name.endswith("bias"):
             continue
         count = parameter.numel()
         is_routed = num_experts and parameter.dim() == 3 and parameter.shape[0] == num_experts

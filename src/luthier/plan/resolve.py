@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
 
 from luthier.core.base_model import LocalModel
@@ -84,15 +85,35 @@ def resolve(
     are_pairs: bool = False,
     num_shots: int | None = None,
     teacher: TeacherPlan | None = None,
-    why_no_experts: str = "",
 ) -> Plan:
     """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together.
 
     has_text_answers: whether the rows that are judged have prompts and answers in words. are_pairs: whether they are
     preference pairs. num_shots: training rows that could be few-shot examples; None where that is not known. teacher:
-    who the objective learns from, where it does. why_no_experts: why adapters that nobody asked for by name are not
-    put on experts; empty, it is tried whether they fit.
+    who the objective learns from, where it does.
     """
+    judged = (has_text_answers, are_pairs, num_shots)
+    made = partial(_resolved, recipe, model, template, template_sha256, data, structure, hardware, judged, teacher)
+    plan = made(why_no_experts="")
+    if why := experts_do_not_fit(plan, structure, hardware):
+        plan = made(why_no_experts=why)
+    return compiled_for(plan, structure, hardware)
+
+
+def _resolved(
+    recipe: Recipe,
+    model: LocalModel,
+    template: Literal["chat", "plain"],
+    template_sha256: str,
+    data: DataPlan,
+    structure: Structure,
+    hardware: Hardware,
+    judged: tuple[bool, bool, int | None],
+    teacher: TeacherPlan | None,
+    *,
+    why_no_experts: str,
+) -> Plan:
+    """The plan but for compiling. why_no_experts: why groups leave experts out; empty where they do not."""
     sources = _Sources()
     sources.note("base_model.name", "asked", "in the recipe")
     sources.note("base_model.sha256", "measured", "digest of the weight files")
@@ -129,28 +150,10 @@ def resolve(
         method=method,
         objective=objective,
         training=training,
-        evaluation=_evaluation(
-            recipe.evaluation or EvaluationRecipe(), data, has_text_answers, are_pairs, num_shots, sources
-        ),
+        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, *judged, sources),
         sources=sources.in_order(_SECTIONS),
     )
-    decided = checkpointing.decided_for(plan, structure, hardware)
-    if not why_no_experts and (why := experts_do_not_fit(decided, structure, hardware)):
-        return resolve(
-            recipe,
-            model=model,
-            template=template,
-            template_sha256=template_sha256,
-            data=data,
-            structure=structure,
-            hardware=hardware,
-            has_text_answers=has_text_answers,
-            are_pairs=are_pairs,
-            num_shots=num_shots,
-            teacher=teacher,
-            why_no_experts=why,
-        )
-    return compiled_for(decided, structure, hardware)
+    return checkpointing.decided_for(plan, structure, hardware)
 
 
 def _note_rows(data: DataPlan, sources: _Sources) -> None:

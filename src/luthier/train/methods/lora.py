@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ from luthier.train.methods.peft_targets import all_but, meant_for_peft, planned_
 from luthier.train.methods.protocol import PlainMethod
 
 ADAPTER = "default"
-AdaptedLayer = PeftLoraLinear | ParamWrapper
+AdaptedLayer: TypeAlias = PeftLoraLinear | ParamWrapper
 """A matrix with an adapter; the wrapper stands around one that PEFT would not find by its name (`peft_targets`)."""
 
 
