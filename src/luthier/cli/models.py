@@ -106,8 +106,9 @@ def _show_all(console: Console, views: list[ModelView]) -> None:
     from luthier.cli import figures
     from luthier.cli.console import make_table, visible
 
-    columns = ["name", "licence", "chat", "on this machine", "parameters", "active", "context"]
-    table = make_table([*columns, "LoRA", "QLoRA", "full"], num_text_columns=4)
+    columns = ["name", "licence", "chat", "here", "size", "active", "context", "LoRA", "QLoRA", "full"]
+    table = make_table(columns, num_text_columns=4)
+    table.columns[0].no_wrap, table.columns[1].min_width = True, len("Apache-2.0")
     for view in views:
         memory = view.training_memory
         table.add_row(
@@ -118,10 +119,11 @@ def _show_all(console: Console, views: list[ModelView]) -> None:
             figures.count(view.num_parameters),
             figures.count(view.num_active_parameters) if view.num_active_parameters else "",
             figures.count(view.context_length_tokens),
-            *map(_memory, _figures(memory)),
+            *(_gibibytes(value) for value in _figures(memory)),
         )
     console.print(table)
-    console.print(f"LoRA, QLoRA, full: {_WHAT_MEMORY}", soft_wrap=True)
+    console.print("here: bytes on this machine; size: parameters; active: those that one token meets", soft_wrap=True)
+    console.print(f"LoRA, QLoRA, full: GiB, {_WHAT_MEMORY}", soft_wrap=True)
     console.print("gated: the hub asks for an account that has accepted the model's terms (HF_TOKEN)", soft_wrap=True)
 
 
@@ -133,6 +135,14 @@ _WHAT_MEMORY = (
 
 def _figures(memory: TrainingMemory | None) -> tuple[float | None, ...]:
     return (memory.lora_bytes, memory.qlora_bytes, memory.full_bytes) if memory else (None, None, None)
+
+
+def _gibibytes(num_bytes: float | None) -> str:
+    """As a figure of a column: one digit after the point where there is one before it."""
+    if num_bytes is None:
+        return "-"
+    value = num_bytes / (1 << 30)
+    return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"
 
 
 def _memory(num_bytes: float | None) -> str:

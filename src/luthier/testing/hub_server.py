@@ -93,6 +93,16 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+def _refusal(hub: Hub, authorization: str) -> tuple[int, dict[str, str]] | None:
+    """Status and headers as the public hub has them where a token is wrong, or a gate is closed for it."""
+    token = authorization.removeprefix("Bearer ")
+    if token and token not in hub.valid:
+        return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}
+    if hub.gated_for is not None and token not in hub.gated_for:
+        return 403 if token else 401, {"X-Error-Code": "GatedRepo"}
+    return None
+
+
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -112,19 +122,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             else:
                 self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
 
-        def refused(self) -> bool:
-            """Answer as the public hub does where the token is wrong, or a gate is closed for it."""
-            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            if token and token not in hub.valid:
-                self.answer(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
-            elif hub.gated_for is not None and token not in hub.gated_for:
-                self.answer(403 if token else 401, b"", {"X-Error-Code": "GatedRepo"})
-            else:
-                return False
-            return True
-
         def file(self, name: str) -> None:
-            if self.refused():
+            if (refusal := _refusal(hub, self.headers.get("Authorization", ""))) is not None:
+                self.answer(refusal[0], b"", refusal[1])
                 return
             if status := hub.status.get(name):
                 self.answer(status, b"", {})
