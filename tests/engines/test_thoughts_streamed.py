@@ -83,7 +83,7 @@ def test_an_option_of_the_template_turns_it_off(engine: Any) -> None:
 
 def test_an_option_that_the_template_never_reads_is_refused(engine: Any) -> None:
     asked = TextRequest(conversation=ASKED, template_options={"messages": "no"})
-    with pytest.raises(RequestError, match="(?s)template option .messages.*enable_thinking"):
+    with pytest.raises(RequestError, match=r"(?s)template option .messages.*enable_thinking"):
         engine.ask("a", asked, None)
 
 

@@ -301,12 +301,13 @@ class TrainingPlan(Frozen):
 
 
 class EvaluationPlan(Frozen):
-    """How the result is judged."""
+    """How the result is judged. max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`."""
 
     metrics: tuple[MetricName, ...]
     few_shot: int
     max_new_tokens: int
     max_samples: int
+    max_thinking_tokens: int = 0
 
 
 _ROW_SETTINGS: Final = ("template_options", "learn_reasoning", "reasoning", "system", "tools")
@@ -366,6 +367,8 @@ class Plan(Frozen):
             excluded["objective"]["label_smoothing"] = True
         if self.objective.name == "sft" and self.objective.loss_weighting == "token":
             excluded["objective"]["loss_weighting"] = True
+        if not self.evaluation.max_thinking_tokens:
+            excluded["evaluation"] = {"max_thinking_tokens"}
         excluded.setdefault("training", set()).update(
             name for name in ("neftune_alpha", "average", "packing", "compile") if not getattr(self.training, name)
         )

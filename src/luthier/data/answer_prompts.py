@@ -125,7 +125,7 @@ def gold_row(example: Example) -> dict[str, Any]:
     if prompt is None or conversation is None or conversation.last_answer is None or not example.reference:
         raise BadFieldError("completion", ABSENT, "is no answer in words to a prompt")
     earlier = [_turn(m.model_copy(update={"weight": 0}) if m.role == "assistant" else m) for m in prompt.messages]
-    answer = {"role": "assistant", "content": example.reference}
+    answer = _turn(conversation.messages[conversation.last_answer].model_copy(update={"weight": None}))
     return {"messages": [*earlier, answer]} | ({"tools": list(prompt.tools)} if prompt.tools else {})
 
 

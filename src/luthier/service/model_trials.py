@@ -399,7 +399,7 @@ def _same_text(trial: Trial, made: Sequence[Generation]) -> None:
         ids = template.ids(template.render(prompt.conversation, add_generation_prompt=True))
         given = torch.tensor([ids])
         with torch.no_grad(), quiet_transformers():
-            whole = model.generate(  # type: ignore[operator]
+            whole = model.generate(
                 input_ids=given,
                 attention_mask=torch.ones_like(given),
                 max_new_tokens=_NUM_NEW,
