@@ -412,10 +412,13 @@ def _same_text(trial: Trial, made: Sequence[Generation]) -> None:
 
 
 def words_of(text: str, template: ChatTemplate) -> str:
-    """A text without white space and without tokens that have a name, such as those that mark thoughts and ends."""
+    """The ASCII of a text without white space and without tokens that have a name, such as marks of thoughts and ends.
+
+    Where such a token is left out, the bytes on its two sides may come to another character than by themselves.
+    """
     for token in template.tokenizer.added_tokens_decoder.values():
         text = text.replace(token.content, "")
-    return "".join(text.split())
+    return "".join(letter for letter in text if letter.isascii() and not letter.isspace())
 
 
 def main() -> int:
