@@ -6,6 +6,7 @@ prompt that inference would see.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -94,15 +95,20 @@ def _is_empty_thought(before: str, prompt: str) -> bool:
 
 
 def _prompts(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """The prompt of a turn: earlier thoughts in a field of their own, and in tags, as other templates read them."""
+    """The prompt of a turn: earlier thoughts in a field of their own, in tags, and as a part of the content."""
     before = row["messages"][:number]
-    tagged = []
+    forms: list[list[dict[str, Any]]] = [before, [], []]
     for message in before:
-        thought = message.get("reasoning_content")
-        content = f"<think>\n{thought}\n</think>\n\n{message['content']}" if thought else message.get("content")
-        tagged.append({name: value for name, value in message.items() if name != "reasoning_content"})
-        tagged[-1]["content"] = content
-    return [_render(messages, row.get("tools"), tokenizer, is_prompt=True) for messages in (before, tagged)]
+        thought, rest = message.get("reasoning_content"), message.get("content")
+        same = {name: value for name, value in message.items() if name != "reasoning_content"}
+        parts = [{"type": "thinking", "thinking": thought}, {"type": "text", "text": rest}]
+        forms[1].append(same | {"content": f"<think>\n{thought}\n</think>\n\n{rest}" if thought else rest})
+        forms[2].append(same | {"content": parts if thought else rest})
+    found = [_render(before, row.get("tools"), tokenizer, is_prompt=True)]
+    for form in forms[1:]:
+        with contextlib.suppress(jinja2.TemplateError, TypeError, ValueError):  # it reads no such form
+            found.append(_render(form, row.get("tools"), tokenizer, is_prompt=True))
+    return found
 
 
 def _render(

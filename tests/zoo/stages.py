@@ -404,16 +404,15 @@ def stream(going: Walk, context: Context) -> None:
 
 
 def _same_text(going: Walk, stage: Stage, template: Any, made: list[Generation], adapter: Path) -> None:
-    from luthier.service.model_trials import words_of
+    from luthier.service.model_trials import is_text_of
 
     ends = set(template.end_of_turn_ids)
     for number, one in enumerate(made):
         ids = template.ids(template.render(_conversation(number), add_generation_prompt=True))
         new = plain.greedy(going.folder, ids, _MOST_NEW_TOKENS, ends, adapter)
-        expected = template.tokenizer.decode(new, skip_special_tokens=False)
         text = f"{one.reasoning or ''}{one.text}"
-        if words_of(text, template) != words_of(expected, template):
-            stage.wrong(f"prompt {number + 1}: wrote {text!r}, transformers {expected!r}")
+        if not is_text_of(text, new, template):
+            stage.wrong(f"prompt {number + 1}: wrote {text!r}, transformers {template.tokenizer.decode(new)!r}")
     stage.outcome.path = f"{len(made)} answers"
 
 
