@@ -17,7 +17,6 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import jinja2
@@ -81,7 +80,7 @@ class ChatTemplate:
     ) -> None:
         self.tokenizer = tokenizer
         self.kind: Literal["chat", "plain"] = kind
-        self.options: Mapping[str, Any] = MappingProxyType(_checked(options or {}))
+        self.options: Mapping[str, Any] = _checked(options or {})  # a plain dict: it goes to other processes
         self._stop_ids = stop_ids
         self.sha256 = template_digest(tokenizer.chat_template if kind == "chat" else None)
         self._backend = tokenizer.backend_tokenizer

@@ -59,10 +59,19 @@ def parse(name: str) -> ModelName:
         raise NotFoundError(
             f"base model {name!r}: no folder of that name here",
             expected="an existing folder, or a name on the hub written with hub: in front",
-            do=f"if it is on the hub, ask for hub:{name}",
+            do=_how_to_ask(name),
         )
     catalog.entry(name)
     raise AssertionError("unreachable: entry() raises for an unknown name")
+
+
+def _how_to_ask(repository: str) -> str:
+    """What to write for a repository of the hub: its short name where the catalogue has it."""
+    wanted = repository.partition("@")[0].casefold()
+    known = [e.name for e in catalog.entries().values() if (e.hub or "").partition("@")[0].casefold() == wanted]
+    return (
+        f"ask for {known[0]}, its name in the catalogue" if known else f"if it is on the hub, ask for hub:{repository}"
+    )
 
 
 def parse_hub(name: str) -> ModelName:

@@ -27,13 +27,15 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
     units = [prepared.trained_units[index] for index in sorted(index for batch in batches for index in batch)]
     if TASK_LOSS in first.measures:
         units = [unit for unit in units if not unit[0].is_replayed]
-    training = prepared.plan.training
+    training, objective = prepared.plan.training, prepared.plan.objective
+    num_learned = sum(row.num_trained_tokens for unit in units for row in unit)
     noise = ["training.neftune_alpha"] if training.neftune_alpha else []
     return FirstStep(
         loss=comparable_loss(first),
-        unit=prepared.plan.objective.loss_unit,
-        weighting=prepared.plan.objective.loss_weighting or ("token" if prepared.plan.objective.loss_unit else None),
-        num_trained_tokens=sum(row.num_trained_tokens for unit in units for row in unit),
+        unit=objective.loss_unit,
+        weighting=objective.loss_weighting or ("token" if objective.loss_unit else None),
+        # what a step draws for its prompts is known only once it was drawn
+        num_trained_tokens=first.num_trained_tokens if objective.draws else num_learned,
         precision=training.precision,
         example_ids=tuple(dict.fromkeys(row.id for unit in units for row in unit)),
         noise=tuple(noise + _dropouts(Path(prepared.plan.base_model.path))),
