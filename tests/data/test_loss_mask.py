@@ -348,3 +348,9 @@ def test_an_argument_that_the_template_drops_is_seen(chat: ChatTemplate) -> None
         tokenise(
             _example(("user", "x"), Message(role="assistant", tool_calls=(call,))), _with_template(chat, names_only)
         )
+
+
+def test_thoughts_in_the_text_are_not_learned_where_the_recipe_says_so(chat: ChatTemplate) -> None:
+    example = _example(("user", "a"), ("assistant", "<think>hm</think>\n\nb"))
+    assert _learned(tokenise(example, chat), chat) == "<think>hm</think>\n\nb<|im_end|>\n"
+    assert _learned(tokenise(example, chat, Learning(reasoning=False)), chat) == "b<|im_end|>\n"

@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -263,3 +264,32 @@ def test_options_reach_the_template_and_make_another_one(tiny, tmp_path):
     high = low.with_options({"voice": "high"})
     assert high.render(asked, add_generation_prompt=True).endswith("[high]")
     assert low.with_options({"voice": "low"}) is low
+
+
+def test_the_end_of_a_turn_is_what_stops_a_generation_after_every_answer(tiny, tmp_path):
+    closes = BARE.replace("{{ m.content }}", "{{ m.content }}<|endoftext|>")
+    template = ChatTemplate.load(with_template(tiny, tmp_path / "m", closes))
+    assert template.end_of_turn == "<|im_end|>"
+    once = "{% for m in messages %}{{ m.content }}<|im_start|>{% endfor %}"
+    once += "{% if not add_generation_prompt %}<|im_end|>{% endif %}"
+    assert ChatTemplate.load(with_template(tiny, tmp_path / "n", once)).end_of_turn == "<|im_start|>"
+
+
+def test_tags_that_a_prompt_has_under_an_option_alone_are_known(tiny, tmp_path):
+    text = BARE + "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    text += "{% if quick %}<think>\n\n</think>\n{% endif %}{% endif %}"
+    template = ChatTemplate.load(with_template(tiny, tmp_path / "m", text))
+    thoughtful = Message(role="assistant", content="spruce", reasoning="It is light.")
+    asked = Message(role="user", content="wood?")
+    assert template.render(Conversation(messages=(asked, thoughtful))).endswith(
+        "<|im_start|>assistant\n<think>\nIt is light.\n</think>\n\nspruce<|im_end|>\n"
+    )
+    assert ChatTemplate.load(tiny).thoughts is None
+
+
+def test_a_template_goes_to_other_processes_with_its_options(tiny):
+    template = ChatTemplate.load(tiny, options={"voice": "low"})
+    assert template.thoughts is None
+    again = pickle.loads(pickle.dumps(template))
+    assert again.options == {"voice": "low"}
+    assert again.render(chat(("user", "hi"))) == template.render(chat(("user", "hi")))

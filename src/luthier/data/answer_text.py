@@ -16,7 +16,7 @@ from typing import Any
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
 from luthier.data.template import Template
-from luthier.models.thought_writing import PromptState, ThoughtWriting
+from luthier.models.thought_writing import PromptState, ThoughtWriting, length_of_tagged
 
 EXCERPT_CHARACTERS = 50
 
@@ -115,8 +115,10 @@ class _Found:
         state: PromptState = "none" if writing is None else writing.state_of(self.prompt)[0]
         empty = 0 if writing is None or self.thought is not None else writing.length_of_empty(piece, state)
         start = self._learned_from(empty)
-        if self.thought is not None and self.learns is False:
-            start = self._after_thought(piece)
+        if self.learns is False:
+            # a template that knows of no thoughts may have them in its text all the same
+            start = length_of_tagged(piece) if self.thought is None else self._after_thought(piece)
+            start = max(start, empty)
         skips = self.thought is None and writing is not None and _lets_think(writing, state)
         ended = piece + self._end_of(piece)
         at = len(self.prompt)

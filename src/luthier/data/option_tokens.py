@@ -20,7 +20,7 @@ def with_answer(example: Example, text: str) -> Example:
     conversation = example.conversation
     if conversation is None or (last := conversation.last_answer) is None:
         return example.model_copy(update={"text": text, "conversation": None, "rejected": None})
-    answer = conversation.messages[last].model_copy(update={"content": text, "tool_calls": ()})
+    answer = conversation.messages[last].model_copy(update={"content": text, "tool_calls": (), "reasoning": None})
     messages = (*conversation.messages[:last], answer)
     return example.model_copy(
         update={"conversation": conversation.model_copy(update={"messages": messages}), "rejected": None}

@@ -87,6 +87,15 @@ def split_thought(content: str, writing: ThoughtWriting) -> tuple[str | None, st
     return None, content
 
 
+def length_of_tagged(text: str) -> int:
+    """How many characters at the beginning of a text are a tagged thought and the white space behind it."""
+    bare = text.lstrip()
+    for start, end in TAGS:
+        if bare.startswith(start) and (at := bare.find(end)) >= 0:
+            return len(text) - len(bare[at + len(end) :].lstrip())
+    return 0
+
+
 def measure_writing(render: Render, fields: Iterable[str], calls: list[dict[str, Any]]) -> ThoughtWriting | None:
     """How a template takes a thought; None where nothing that was tried reaches its text.
 
@@ -100,6 +109,20 @@ def measure_writing(render: Render, fields: Iterable[str], calls: list[dict[str,
         if found is not None:
             return found
     return _tagged(render, headers)
+
+
+def tags_of_prompts(prompts: Iterable[str]) -> ThoughtWriting | None:
+    """A thought as tagged text of the content, where one of these generation prompts opens or closes one."""
+    for prompt in prompts:
+        for start, end in TAGS:
+            writing = _tagged_text(start, end)
+            if writing.state_of(prompt)[0] != "none":
+                return writing
+    return None
+
+
+def _tagged_text(start: str, end: str) -> ThoughtWriting:
+    return ThoughtWriting("content", f"{start}\n", f"\n{end}\n\n")
 
 
 def _candidates(names: frozenset[str], calls: list[dict[str, Any]]) -> Iterator[tuple[Way, str, dict[str, Any]]]:
@@ -155,7 +178,7 @@ def _tagged(render: Render, headers: list[str]) -> ThoughtWriting | None:
     """A thought as text of the content: where a prompt opens one, or earlier turns lose theirs."""
     question, following = {"role": "user", "content": _QUESTION}, {"role": "user", "content": _NEXT}
     for start, end in TAGS:
-        writing = ThoughtWriting("content", f"{start}\n", f"\n{end}\n\n")
+        writing = _tagged_text(start, end)
         if writing.state_of(headers[0])[0] != "none":
             return writing
         content = f"{writing.before}{_THOUGHT}{writing.between}{_ANSWER}"

@@ -45,6 +45,8 @@ class EndProbe:
     def of_answer(self, tail: str) -> TurnEnd | None:
         """The end of an answer. tail: what the template writes after a last one."""
         if (own := self._first(tail)) is not None:
+            if own not in self.stops:
+                own = self._stop_of_every(tail) or own
             return TurnEnd(own, self.special[own], is_written=True)
         turns: list[dict[str, Any]] = [
             {"role": "user", "content": _QUESTION},
@@ -52,6 +54,22 @@ class EndProbe:
             {"role": "user", "content": _NEXT},
         ]
         return self._of_next_role(turns)
+
+    def _stop_of_every(self, tail: str) -> int | None:
+        """A token that stops a generation, where the template writes it after last and earlier answers alike.
+
+        Some templates close the answer with a token of its own before the one that ends the turn.
+        """
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": _QUESTION},
+            {"role": "assistant", "content": _ANSWER},
+            {"role": "user", "content": _NEXT},
+        ]
+        text = self.render(turns, False)
+        if text is None or _ANSWER not in text:
+            return None
+        earlier = set(self.encode(text.rpartition(_ANSWER)[2].partition(_NEXT)[0]))
+        return next((token for token in self.encode(tail) if token in self.stops and token in earlier), None)
 
     def of_call(self, answer: TurnEnd) -> TurnEnd:
         """The end of a turn that calls a tool; that of an answer where the template takes no calls."""
