@@ -20,6 +20,7 @@ from luthier.service import plan_rehearsal
 from luthier.service.context import Context
 from luthier.service.plans import make_plan
 from luthier.service.recipes import load_recipe
+from luthier.service.training import train
 
 VOCABULARY = 640
 """Above all tokens of the tiny model's tokenizer."""
@@ -82,6 +83,19 @@ def test_a_plan_says_by_which_path_its_loss_is_computed(
     found = plan_of(base_folder(name), method=method).training.forward
     assert (None if found is None else (found.attention, found.logits)) == path
     assert found is None or found.reasons
+
+
+def test_plan_and_run_say_which_path_is_taken_and_the_run_ends(
+    context: Context, base_folder: Callable[..., Path], make_recipe: Callable[..., Path]
+) -> None:
+    recipe = make_recipe(base_model=str(base_folder("gemma2, caps")), method={"name": "lora", "rank": 2})
+    outcome = train(context, load_recipe(recipe), base_dir=recipe.parent)
+    assert outcome.record.status == "succeeded"
+    said = [row for row in outcome.plan.values() if row["name"] == "training.forward"]
+    assert len(said) == 1
+    assert "its own head in chunks" in said[0]["why"]
+    assert "softcap" in said[0]["why"]
+    assert any("its own head in chunks" in warning for warning in outcome.warnings)
 
 
 def test_the_answer_is_kept_in_the_home_and_no_step_is_taken_twice(

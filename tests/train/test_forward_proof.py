@@ -135,6 +135,24 @@ def test_loss_and_gradients_are_those_of_transformers_and_peft(name: str) -> Non
     assert compared >= 4
 
 
+@pytest.mark.parametrize("name", ["gemma2, caps", "phi", "falcon h1", "llama"])
+def test_what_preferences_and_drawn_answers_are_learned_from_is_of_the_same_logits(name: str) -> None:
+    """Log-probabilities at a temperature, entropies and the smoothed loss: what other objectives than SFT ask for."""
+    model, plain = both(name)
+    batch = collate(rows(), model.pad_id, "cpu")
+    causal = causal_model(plain.get_base_model())
+    with torch.no_grad():
+        logits = causal(input_ids=batch.input_ids, **text_inputs(causal, batch.input_ids)).logits
+        wanted = (logits.flatten(0, 1)[batch.rows] / 0.7).log_softmax(1)
+        found = model.logit_rows(batch)
+        chosen = wanted.gather(1, batch.targets[:, None])[:, 0]
+        torch.testing.assert_close(model.log_probabilities(batch, 0.7), chosen, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.entropy_sum(0.7), -(wanted.exp() * wanted).sum(), rtol=1e-5, atol=1e-5)
+        plainly = logits.flatten(0, 1)[batch.rows]
+        smoothed = F.cross_entropy(plainly, batch.targets, reduction="sum", label_smoothing=0.1)
+        torch.testing.assert_close(model.smoothed_loss_sum(batch, 0.1)[0], smoothed, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["granite, dropout", "gpt2"])
 def test_attention_dropout_is_drawn_as_transformers_draws_it(name: str) -> None:
     """With one random number generator both draw the same: nothing is left out in training, and nothing added."""

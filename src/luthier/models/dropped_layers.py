@@ -83,11 +83,12 @@ def write_student(base_path: Path, adapter_path: Path | None, text: str, folder:
     """
     import torch
 
+    from luthier.models.architecture import load_config, text_config
     from luthier.models.loading import load_model
     from luthier.models.merging import merged_model
     from luthier.models.quiet import quiet_transformers
 
-    num_layers = int(_text_part(read_json(base_path / "config.json")).get("num_hidden_layers", 0))
+    num_layers = int(getattr(text_config(load_config(base_path)), "num_hidden_layers", 0))
     kept = choose_layers(text, num_layers)
     if adapter_path is None:
         model = load_model(base_path, dtype="float32", attention="sdpa")

@@ -41,12 +41,10 @@ def asked_rows(
     source: ExportSource, examples: Sequence[Example]
 ) -> tuple[tuple[TokenisedExample, ...], tuple[AskedRow, ...]]:
     """The rows in the source's tokens. Raises OverlongError for one over its context, RequestError for pairs."""
-    from pathlib import Path
-
     from luthier.data.loss_mask import tokenise
     from luthier.deploy.format_prices.asking import AskedRow
     from luthier.models.chat_template import ChatTemplate
-    from luthier.models.weights import read_json
+    from luthier.models.structure import context_length
 
     if any(example.rejected is not None for example in examples):
         raise RequestError(
@@ -54,9 +52,7 @@ def asked_rows(
         )
     template = ChatTemplate.load(source.base_path, source.template)
     tokenised = tuple(tokenise(example, template) for example in examples)
-    config = read_json(Path(source.base_path) / "config.json")
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    check_lengths(tokenised, int(text["max_position_embeddings"]), model=source.name)  # type: ignore[index]
+    check_lengths(tokenised, context_length(str(source.base_path)), model=source.name)
     writes = have_text_answers(examples)
     rows = tuple(
         AskedRow(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import LuthierError, RequestError, error_from
-from luthier.core.plan import ForwardPath, Plan
+from luthier.core.plan import ForwardPath, Plan, ValueSource
 from luthier.core.scratch_folders import scratch_folder
 from luthier.reporting.page import replace_text
 from luthier.service.context import Context
@@ -66,9 +66,11 @@ def rehearsed(context: Context, plan: Plan) -> Plan:
         raise error_from(answer["error"])
     if answer["path"] is None:
         return plan
-    return plan.model_copy(
-        update={"training": plan.training.model_copy(update={"forward": ForwardPath.model_validate(answer["path"])})}
-    )
+    path = ForwardPath.model_validate(answer["path"])
+    why = f"the same loss by {path.words}, slower (docs/benchmarks.md): {'; '.join(path.reasons)}"
+    sources = plan.sources | {"training.forward": ValueSource(source="measured", why=why)}
+    training = plan.training.model_copy(update={"forward": path})
+    return plan.model_copy(update={"training": training, "sources": sources})
 
 
 def _key(plan: Plan) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.plan import ForwardPath, Plan
-from luthier.models.architecture import causal_model, language_model, outside_modules, text_config
+from luthier.models.architecture import causal_model, context_tokens, language_model, outside_modules, text_config
 from luthier.models.loading import load_model
 from luthier.models.quantised import num_parameters
 from luthier.train import attention, kernels
@@ -304,7 +303,7 @@ class TrainableModel:
     @property
     def context_length_tokens(self) -> int:
         """The longest row that the positions of the base are made for."""
-        return int(getattr(text_config(self.base.config), "max_position_embeddings", None) or sys.maxsize)
+        return context_tokens(self.base.config)
 
     @contextmanager
     def as_decoder(self) -> Iterator[PreTrainedModel]:

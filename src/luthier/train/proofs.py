@@ -34,13 +34,15 @@ def why_not_packed(model: TrainableModel) -> str | None:
     """
     if not model.method.can_share_prefix:
         return f"{type(model.method).__name__} puts a prompt of its own before each row"
+    if model.path.attention != "fast":
+        return "its attention is computed by transformers, which knows of no rows that lie end to end"
     rows, why_not = _short_rows(model), None
     plain = states_and_gradients(model, rows)
     model.uses_flex_attention = model.device.startswith("cuda")
     try:
         for beginnings in ((0,), _BEGINNINGS):
             why_not = why_not or _difference(plain, states_and_gradients(model, rows, beginnings), "of packed rows")
-    except (RuntimeError, ValueError) as error:  # what a compiler or a kernel says that cannot do it on this device
+    except (RuntimeError, ValueError, TypeError) as error:  # of a compiler, a kernel, or a body that takes no layout
         why_not = _in_short(error)
     model.uses_flex_attention = model.uses_flex_attention and why_not is None
     return why_not

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
+from luthier.models.layer_kinds import layers_of
 from luthier.models.structure import read_structure
 from luthier.train.objectives.protocol import Losses, Unit, rows_of
 
@@ -94,9 +95,15 @@ def spread(model: TrainableModel, world: World) -> None:
     # gradients of bf16 weights are summed in fp32, as ours are over micro-batches
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     root = _Root(model.module)
-    layers = model.body.layers
-    assert isinstance(layers, nn.ModuleList)
-    for part in (*layers, root):
+    found = layers_of(model.base)
+    if found is None or model.path.logits != "product":
+        why = "has no one list of layers" if found is None else "forms its logits by its own head"
+        raise RecipeError(
+            f"training.sharding fsdp, but {type(model.base).__name__} {why}",
+            expected="layers that can be fetched one by one, and logits that are a product with one matrix",
+            do="set training.sharding: ddp",
+        )
+    for part in (*found[2], root):
         fully_shard(part, mesh=mesh, mp_policy=policy)
     model.root, model.device = root, world.device
 
