@@ -200,7 +200,7 @@ def _make_distinct(model: PreTrainedModel) -> None:
 
 def _small_plan(plan: Plan, base: Path) -> Plan:
     from luthier.models.structure import read_structure
-    from luthier.plan.adapter import resolve_targets, targeted
+    from luthier.plan.adapter import place_adapters, resolve_targets, targeted
 
     method, structure = plan.method, read_structure(str(base))
     changes: dict[str, Any] = {"rank": min(method.rank, _RANK)}
@@ -215,6 +215,9 @@ def _small_plan(plan: Plan, base: Path) -> Plan:
     if method.targets:
         kept = tuple(target for target in method.targets if targeted(structure, (target,)))
         changes["targets"] = kept or resolve_targets(structure, "all-linear")
+    if method.expert_targets:
+        found = tuple(target for target in method.expert_targets if targeted(structure, (), (target,)))
+        changes["expert_targets"] = found or place_adapters(structure, "experts").expert_targets
     training = {"device": "cpu", "num_threads": 1, "micro_batch_tokens": 64}
     return plan.model_copy(
         update={

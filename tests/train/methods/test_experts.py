@@ -26,7 +26,7 @@ from luthier.models.structure import structure_of
 from luthier.plan.adapter import reach
 from luthier.plan.resolve_method import resolve_method
 from luthier.plan.sources import Sources
-from luthier.train.methods import lora, peft_targets
+from luthier.train.methods import ia3, lora, peft_targets
 from luthier.train.methods.registry import load_method
 
 MIXTURES = (
@@ -274,3 +274,13 @@ def test_a_merged_model_and_its_files_give_the_same(kind: str, tmp_path: Path) -
     torch.testing.assert_close(
         _loss(load_model(whole, dtype="float32", attention="eager")), _loss(model), atol=2e-5, rtol=2e-5
     )
+
+
+@pytest.mark.parametrize("kind", ["qwen3_next", "gpt2", "mixtral"])
+def test_ia3_is_held_against_the_plan_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = MethodRecipe(name="ia3")
+    plan = resolve_method(recipe, structure_of(small(kind)), "cpu", Sources())
+    assert load_method(plan).prepare(_base(kind), 0)
+    monkeypatch.setattr(ia3, "planned_targets", lambda *_: frozenset({"model.no_such_matrix"}))
+    with pytest.raises(RequestError, match=r"it left out model\.no_such_matrix; it added"):
+        load_method(plan).prepare(_base(kind), 0)

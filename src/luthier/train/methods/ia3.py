@@ -17,6 +17,7 @@ from luthier.models.quiet import quiet_peft
 from luthier.models.structure import FEED_FORWARD_OUTPUTS
 from luthier.train.methods.adapter_files import adapter_tensors, write_adapter
 from luthier.train.methods.lora import ADAPTER
+from luthier.train.methods.peft_targets import planned_targets, refuse_other_targets
 from luthier.train.methods.protocol import PlainMethod
 
 
@@ -24,15 +25,21 @@ class Ia3(PlainMethod):
     """Trains factors of outputs, and of the inputs of an MLP's last matrix; all are 1 at the start."""
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
-        """Add the factors in the base's own precision; nothing is random but what other modules may draw."""
+        """Add the factors in the base's own precision; nothing is random but what other modules may draw.
+
+        Raises RequestError where PEFT put them on something else than the plan says.
+        """
         torch.manual_seed(seed)
         config = IA3Config(
             target_modules=list(self.plan.targets),
             feedforward_modules=[t for t in self.plan.targets if t.rpartition(".")[2] in FEED_FORWARD_OUTPUTS],
             task_type="CAUSAL_LM",
         )
+        planned = planned_targets(model, self.plan)
         with quiet_peft():
-            return get_peft_model(model, config, autocast_adapter_dtype=False)  # type: ignore[no-any-return]
+            adapted: PeftModel = get_peft_model(model, config, autocast_adapter_dtype=False)
+        refuse_other_targets(adapted, planned)
+        return adapted  # type: ignore[no-any-return]
 
     def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
         """Write the adapter as PEFT reads it."""

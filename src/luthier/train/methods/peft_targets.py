@@ -13,7 +13,8 @@ import re
 from collections.abc import Sequence
 
 from peft import LoraConfig, PeftModel
-from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+from peft.tuners.lora.layer import ParamWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -62,7 +63,7 @@ def adapted_targets(model: PeftModel) -> frozenset[str]:
     """Full names of the modules and tensors of the base that carry an adapter."""
     found = set()
     for name, layer in model.get_base_model().named_modules():
-        if isinstance(layer, LoraLayer):
+        if isinstance(layer, BaseTunerLayer):
             own = name.replace(".base_layer", "")
             single = not isinstance(layer, ParamWrapper) or isinstance(layer.get_base_layer(), nn.Linear)
             found.add(own if single else f"{own}.{layer.parameter_name}")
