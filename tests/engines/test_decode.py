@@ -210,7 +210,7 @@ def test_positions_that_change_their_meaning_are_computed_again(stretched):
             run(decoder, [requests[i] for i in batch]), (requests[i] for i in batch), strict=True
         ):
             assert found.ids == plain(stretched, request, ())
-    assert decoder.path_of(25).kind == "by_row"
+    assert decoder.path_of(25).kind == "grouped"
     assert "change their meaning" in decoder.path_of(25).reason
     assert len(decoder.paths) == 2
 

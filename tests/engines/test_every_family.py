@@ -17,9 +17,10 @@ from luthier.models.architecture import language_model
 from luthier.models.quiet import quiet_transformers
 
 BATCHED = ("llama", "gemma2", "gemma3", "gpt_oss", "deepseek_v3", "bloom", "gemma4", "gpt_neo", "llama4")
-BY_ROW = ("falcon_h1", "lfm2", "granitemoehybrid", "nemotron_h", "mamba2", "bamba", "qwen3_5", "mpt", "rwkv")
+GROUPED = ("falcon_h1", "lfm2", "granitemoehybrid", "nemotron_h", "mamba2", "bamba", "qwen3_5", "mpt")
+BY_ROW = ("rwkv",)
 UNCACHED = ("recurrent_gemma", "minimax")
-FAMILIES = (*BATCHED, *BY_ROW, *UNCACHED)
+FAMILIES = (*BATCHED, *GROUPED, *BY_ROW, *UNCACHED)
 TEXTS = (
     "Maple.",
     "Which wood is used for the front of a violin, and which for its back and its ribs? Spruce, and maple.",
@@ -34,10 +35,6 @@ def engine(request, tmp_path_factory):
     opened = TransformersEngine.open(str(folder), dtype="float32")
     yield opened
     opened.close()
-
-
-def kind_of(engine) -> str:
-    return engine.open_decoder().path.kind
 
 
 def plain(engine, ids, num_new) -> list[int]:
@@ -65,7 +62,8 @@ def expected(engine, texts) -> list[str]:
 def test_a_family_is_written_by_the_path_that_its_state_allows(engine, request):
     name = request.node.callspec.params["engine"]
     path = engine.open_decoder().path
-    assert path.kind == ("batched" if name in BATCHED else "by_row" if name in BY_ROW else "uncached")
+    kinds = {"batched": BATCHED, "grouped": GROUPED, "by_row": BY_ROW, "uncached": UNCACHED}
+    assert path.kind == next(kind for kind, names in kinds.items() if name in names)
     assert bool(path.reason) == (path.kind != "batched")
 
 

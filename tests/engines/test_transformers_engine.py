@@ -228,7 +228,9 @@ def test_an_engine_says_where_its_model_has_no_fast_way_and_keeps_a_schema_there
     found = hybrid.generate(prompts, SilentProgress())
     assert json.loads(found[0].text)["wood"] in ("spruce", "maple")
     (note,) = hybrid.notes
-    assert note.startswith("FalconH1ForCausalLM writes a row at a time over the model's own cache (it keeps a state of")
+    assert note.startswith(
+        "FalconH1ForCausalLM writes rows of one length together over the model's own cache (it keeps"
+    )
 
 
 def test_a_model_without_a_bound_on_its_context_takes_texts_of_any_length(tmp_path):

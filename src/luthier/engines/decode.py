@@ -308,10 +308,9 @@ class Decoder:
         return self._start_by_row([requests[row].ids for row in rows], rows, kind)
 
     def _start_by_row(self, prompts: Sequence[Sequence[int]], rows: list[int], kind: Kind) -> tuple[RowBatch, Tensor]:
-        stepper = RowStepper(self._model, keeps_cache=kind == "by_row")
-        started = [stepper.start(ids) for ids in prompts]
-        batch = RowBatch(list(rows), [state for state, _ in started], stepper)
-        return batch, self._sound(torch.stack([logits for _, logits in started]))
+        stepper = RowStepper(self._model, keeps_cache=kind != "uncached", groups=kind == "grouped")
+        batch, logits = RowBatch.start(stepper, rows, prompts, most_tokens=PREFILL_TOKENS)
+        return batch, self._sound(logits)
 
     def _start_together(
         self, requests: Sequence[Request], rows: list[int], prefix: Prefix | None
@@ -366,8 +365,10 @@ class Decoder:
 
     def _proved(self, probe: Probe, *, may_batch: bool = True) -> DecodingPath:
         """The fastest way that gives the model's own logits on this probe."""
-        by_row: Trial = partial(self._by_row, kind="by_row")
-        trials: list[tuple[Kind, Trial]] = [("by_row", by_row)]
+        trials: list[tuple[Kind, Trial]] = [
+            ("grouped", partial(self._by_row, kind="grouped")),
+            ("by_row", partial(self._by_row, kind="by_row")),
+        ]
         why = self._why_not_held if may_batch else "its positions change their meaning with the length of a text"
         if not why:
             trials.insert(0, ("batched", self._batched))
@@ -398,14 +399,14 @@ class Decoder:
         return [torch.stack(found[row]) for row in rows]
 
     def _by_row(self, probe: Probe, *, kind: Kind) -> list[Tensor]:
-        """A `Trial` of rows by themselves: one goes on from a copy of its state."""
+        """A `Trial` of rows without padding: each beside another of its length, with a copy that goes its own way."""
         found = []
         for row, prompt in zip(probe.rows, probe.prompts, strict=True):
-            batch, logits = self._start_by_row([prompt], [0], kind)
-            batch.keep([0, 0])
+            batch, logits = self._start_by_row([prompt, prompt[::-1]], [0, 1], kind)
             own = [logits[0].float()]
-            for token in row[-NUM_STEPS:]:
-                own.append(batch.step([token, token])[1].float())
+            batch.keep([1, 0, 0])
+            for token, other in zip(row[-NUM_STEPS:], row[:NUM_STEPS], strict=True):
+                own.append(batch.step([other, token, other])[1].float())
             found.append(torch.stack(own))
         return found
 

@@ -24,7 +24,7 @@ from luthier.core.errors import RequestError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Kind = Literal["batched", "by_row", "uncached"]
+Kind = Literal["batched", "grouped", "by_row", "uncached"]
 
 NUM_STEPS: Final = 2
 _LENGTHS: Final = (10, 6)
@@ -45,8 +45,9 @@ _proved: dict[tuple[object, ...], DecodingPath] = {}
 class DecodingPath:
     """How a model writes, and why not by a faster way.
 
-    kind: `batched` is our own key-value cache, rows together, beginnings shared; `by_row` is the cache that the model
-    makes for itself, each row by itself; `uncached` sends the whole text through the model for every token.
+    kind: `batched` is our own key-value cache, rows together, beginnings shared; `grouped` is the cache that the model
+    makes for itself, rows of one length together; `by_row` the same, each row by itself; `uncached` sends the whole
+    text through the model for every token.
     reason: empty where nothing faster was tried in vain.
     """
 
@@ -57,6 +58,7 @@ class DecodingPath:
         """One sentence, for logs and cards."""
         text = {
             "batched": "rows together over a key-value cache",
+            "grouped": "rows of one length together over the model's own cache",
             "by_row": "a row at a time over the model's own cache",
             "uncached": "the whole text anew for every token, without a cache",
         }[self.kind]
@@ -171,7 +173,12 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
     return DecodingPath("uncached", "; ".join(reasons))
 
 
-_TITLES: Final[Mapping[Kind, str]] = {"batched": "batches", "by_row": "the model's own cache", "uncached": "no cache"}
+_TITLES: Final[Mapping[Kind, str]] = {
+    "batched": "batches",
+    "grouped": "rows of one length over the model's own cache",
+    "by_row": "the model's own cache",
+    "uncached": "no cache",
+}
 
 
 def _expected(model: PreTrainedModel, row: Sequence[int], *, is_stepwise: bool) -> Tensor:
