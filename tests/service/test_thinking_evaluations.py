@@ -12,10 +12,10 @@ from luthier.service import evaluations
 from luthier.service.context import Context
 from luthier.service.plans import prepare
 from luthier.service.recipes import recipe_from
-from luthier.testing.tiny_thinker import ANSWER, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+from luthier.testing.tiny_thinker import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
 
 
-@pytest.fixture(scope="module", params=[THINKING_TEMPLATE], ids=["writes"])
+@pytest.fixture(scope="module", params=[THINKING_TEMPLATE, OPENING_TEMPLATE], ids=["writes", "opens"])
 def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_thinker(tmp_path_factory.mktemp("thinker") / "model", request.param)
 

@@ -365,10 +365,10 @@ class Plan(Frozen):
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"]["label_smoothing"] = True
-        if self.objective.name == "sft" and self.objective.loss_weighting == "token":
-            excluded["objective"]["loss_weighting"] = True
         if not self.evaluation.max_thinking_tokens:
             excluded["evaluation"] = {"max_thinking_tokens"}
+        if self.objective.name == "sft" and self.objective.loss_weighting == "token":
+            excluded["objective"]["loss_weighting"] = True
         excluded.setdefault("training", set()).update(
             name for name in ("neftune_alpha", "average", "packing", "compile") if not getattr(self.training, name)
         )

@@ -61,5 +61,19 @@ def answer_lengths(examples: Sequence[Example], template: ChatTemplate) -> Answe
     )
 
 
+def limits_of(
+    examples: Sequence[Example], template: ChatTemplate, max_new_tokens: int | None, max_thinking_tokens: int | None
+) -> tuple[int, int | None]:
+    """The limits of an answer and of a thought: those that are given, the others by the rows' own lengths.
+
+    The second is None for a model and rows without thoughts: the engine then knows best.
+    """
+    if max_new_tokens is not None and max_thinking_tokens is not None:
+        return max_new_tokens, max_thinking_tokens
+    lengths = answer_lengths(examples, template)
+    new = lengths.max_new_tokens if max_new_tokens is None else max_new_tokens
+    return new, (lengths.max_thinking_tokens or None) if max_thinking_tokens is None else max_thinking_tokens
+
+
 def _rounded(tokens: float) -> int:
     return math.ceil(tokens / _ROUND) * _ROUND

@@ -179,7 +179,7 @@ def system_under_test(
     from luthier.data.option_tokens import tokenise_option
     from luthier.evaluate.compare import SystemUnderTest
     from luthier.evaluate.few_shot import with_shots
-    from luthier.models.answer_lengths import answer_lengths
+    from luthier.models.answer_lengths import limits_of
 
     learning = Learning(reasoning=candidate.learn_reasoning)
     shots, name = candidate.shots, candidate.name
@@ -199,11 +199,7 @@ def system_under_test(
     pairs = are_pairs(examples)
     tokenised = tuple(unit[0 if pairs else -1] for unit in units)
     cut = not pairs and any(len(unit) > 1 for unit in units)
-    new, thinking = max_new_tokens, max_thinking_tokens
-    if new is None or thinking is None:
-        lengths = answer_lengths(() if rests else examples, engine.template)
-        new = lengths.max_new_tokens if new is None else new
-        thinking = (lengths.max_thinking_tokens or None) if thinking is None else thinking
+    new, thinking = limits_of(() if rests else examples, engine.template, max_new_tokens, max_thinking_tokens)
     given = [t.num_tokens if rests else _prompt_tokens(t) for t in tokenised]
     room = [min(new, candidate.context_length_tokens - n) for n in given]
     asks = _Asks.of(seen, examples, rests, room, thinking)

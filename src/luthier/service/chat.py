@@ -45,6 +45,7 @@ class Reply:
 
     name: str
     text: str = ""
+    reasoning: str = ""
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
     reason: str | None = None
@@ -88,6 +89,7 @@ class Reply:
             self.error = error_from(event.error)
         elif isinstance(event, Piece):
             self.has_started, self.text = True, self.text + event.text
+            self.reasoning += event.reasoning
             self.num_new_tokens = max(self.num_new_tokens, event.num_new_tokens)
             if self.first_seconds is None:
                 self.first_seconds = seconds
@@ -172,7 +174,10 @@ class LocalSpeaker:
 
     def begin(self, request: TextRequest, hear: Hear) -> Callable[[], None]:
         """As of `Speaker`. Raises WorkError where it cannot be asked now."""
-        return self.context.model_server.ask(self.served, request, hear)
+        from luthier.service.serving import as_trained
+
+        served, asked = as_trained(self.served, request)
+        return self.context.model_server.ask(served, asked, hear)
 
 
 def find_speaker(context: Context, name: str, engine: EngineChoice = "auto") -> Speaker:

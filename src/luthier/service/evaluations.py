@@ -169,11 +169,7 @@ def evaluate(
     stand in the training rows of a run (unless allowed, and then the verdict says so).
     """
     if few_shot and few_shot_from is None:
-        raise RequestError(
-            f"--few-shot {few_shot} without rows to take them from",
-            expected="--few-shot-from FILE with rows that are not held out",
-            do="add --few-shot-from train.jsonl",
-        )
+        raise _no_shots(few_shot)
     loaded, notes = load_mapped(context, systems, data, mapping)
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
     check_metrics(chosen, loaded.examples)
@@ -206,6 +202,14 @@ def evaluate(
         evaluation = evaluation.model_copy(update={"evaluation_id": evaluation_id})
     context.evaluations.save(evaluation)
     return evaluation
+
+
+def _no_shots(few_shot: int) -> RequestError:
+    return RequestError(
+        f"--few-shot {few_shot} without rows to take them from",
+        expected="--few-shot-from FILE with rows that are not held out",
+        do="add --few-shot-from train.jsonl",
+    )
 
 
 def _judge(
