@@ -8,6 +8,7 @@ python -m tests.zoo --jobs 2 --json build/zoo.json --docs docs/models.md        
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,9 @@ from tests.zoo.families import FAMILIES
 from tests.zoo.makers import make_tokenizer
 from tests.zoo.table import show, write_table
 from tests.zoo.walk import Outcome, walk
+
+from luthier.core.errors import TemplateError
+from luthier.models.template_probe import check_template
 
 MOST_SECONDS: Final = 900.0
 """Of one family; what takes longer is a fault, too."""
@@ -65,6 +69,13 @@ def _warm_up(work: Path) -> None:
     walk("llama", work, ["plan", "lora", "stream"])
 
 
+def _keep_what_families_share(maker: str) -> None:
+    """Make the tokenizer of a maker, and try its template, once for all families that are forked from this process."""
+    tokenizer = make_tokenizer(maker)
+    with contextlib.suppress(TemplateError):  # the family says so by itself
+        check_template(tokenizer.chat_template, tokenizer.special_tokens_map)
+
+
 @dataclass(frozen=True, slots=True)
 class _Child:
     """A process that walks a family, and where it writes."""
@@ -94,7 +105,7 @@ def _walked(
             name = waiting.pop()
             folder = Path(scratch) / name
             folder.mkdir()
-            make_tokenizer(FAMILIES[name].maker)  # kept for the families after it
+            _keep_what_families_share(FAMILIES[name].maker)
             if (pid := os.fork()) == 0:
                 _walk_and_end(name, folder, stages)
             running[pid] = _Child(name, folder, time.monotonic() + MOST_SECONDS)

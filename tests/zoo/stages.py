@@ -83,7 +83,16 @@ def _recipe(going: Walk, method: dict[str, Any], *, is_pairs: bool = False, is_j
 
 
 def _prepared(going: Walk, context: Context, stage: Stage, method: dict[str, Any], **more: bool) -> Prepared:
-    ready = prepare(context, _recipe(going, method, **more), base_dir=going.work)
+    """The plan of a run, made once for all stages that take the same; so is the refusal of one."""
+    key = str((method, sorted(more.items())))
+    if key not in going.plans:
+        try:
+            going.plans[key] = prepare(context, _recipe(going, method, **more), base_dir=going.work)
+        except LuthierError as refused:
+            going.plans[key] = refused
+    ready = going.plans[key]
+    if isinstance(ready, LuthierError):
+        raise ready
     stage.planned()
     return ready
 
@@ -289,11 +298,12 @@ def qlora(going: Walk, context: Context) -> None:
     """QLoRA in int8: the loss of its first step against the base as packing has rounded it."""
     from luthier.models.merging import wide_model
 
-    stage, outcome = _trained(going, context, "qlora", {**_LORA, "name": "qlora", "quantisation": "int8"})
+    method = {**_LORA, "name": "qlora", "quantisation": "int8"}
+    stage, outcome = _trained(going, context, "qlora", method)
     if outcome is None or plain.has_dropout(going.folder):
         return
     with going.held(stage):
-        ready = prepare(context, outcome.plan.recipe, base_dir=going.work)
+        ready = _prepared(going, context, stage, method)
         rows = ready.train.tokenised
         wide = wide_model(going.folder, outcome.plan.method.quantisation)
         step = _first_step(ready)
@@ -322,7 +332,7 @@ def resume(going: Walk, context: Context) -> None:
         expected = train_prepared(context, ready, began=time.perf_counter(), draws_page=False).as_json()
         run_id = new_id("run")
         if (pid := os.fork()) == 0:
-            _die_at_checkpoint(going, run_id)
+            _die_at_checkpoint(going, run_id, ready)
         os.waitpid(pid, 0)
         if context.runs.get(run_id).step < 2:
             stage.wrong(f"the run was killed at step {context.runs.get(run_id).step}, before its checkpoint")
@@ -332,7 +342,7 @@ def resume(going: Walk, context: Context) -> None:
         stage.outcome.path = "equal bytes"
 
 
-def _die_at_checkpoint(going: Walk, run_id: str) -> None:
+def _die_at_checkpoint(going: Walk, run_id: str, ready: Prepared) -> None:
     """In a process of its own: train up to the first checkpoint, then kill -9."""
 
     def listen(event: Event) -> None:
@@ -341,7 +351,6 @@ def _die_at_checkpoint(going: Walk, run_id: str) -> None:
 
     try:
         with Context.open(going.work / "home") as context:
-            ready = prepare(context, _recipe(going, {**_LORA, "dropout": 0.1}), base_dir=going.work)
             train_prepared(context, ready, began=time.perf_counter(), draws_page=False, run_id=run_id, listener=listen)
     except BaseException:  # noqa: BLE001 - this process is a copy of the one that walks: it must not go on as that
         traceback.print_exc()

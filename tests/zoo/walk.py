@@ -22,6 +22,7 @@ from tests.zoo.rows import ROWS
 
 from luthier.core.errors import LuthierError, ModelSourceError, RequestError
 from luthier.service.context import Context
+from luthier.service.plans import Prepared
 from luthier.service.training import TrainOutcome
 
 Status = Literal["works", "refused", "refused late", "wrong", "raw exception"]
@@ -70,13 +71,17 @@ class Stage:
 
 
 class Walk:
-    """One family's folder, home and outcomes. stages: those to take; None for all. runs: those that ended, by stage."""
+    """One family's folder, home and outcomes. stages: those to take; None for all. runs: those that ended, by stage.
+
+    plans: what was made of recipes, or why not, by method and rows.
+    """
 
     def __init__(self, name: str, work: Path, stages: Sequence[str] | None = None) -> None:
         self.name, self.work, self.wanted = name, work, stages
         self.outcomes: list[Outcome] = []
         self.folder = work / "model"
         self.runs: dict[str, TrainOutcome] = {}
+        self.plans: dict[str, Prepared | LuthierError] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
