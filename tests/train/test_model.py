@@ -1,4 +1,4 @@
-"""Activations computed again on the way back: the same gradients, to the bit, and fewer tensors kept."""
+"""Activations computed again on the way back keep every bit of the gradients; precisions that meet at the head."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from tests.architectures import SMALL, small
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import Plan
+from luthier.core.recipe import MethodRecipe
+from luthier.models.structure import structure_of
+from luthier.plan.resolve_method import resolve_method
+from luthier.plan.sources import Sources
+from luthier.train.methods.registry import load_method
 from luthier.train.model import TrainableModel, collate
 
 
@@ -43,3 +50,18 @@ def test_recomputing_activations_changes_no_bit_of_the_gradients(
     assert len(plain) == len(recomputed) > 0
     assert all(torch.equal(one, other) for one, other in zip(plain, recomputed, strict=True))
     assert kept_again < kept
+
+
+def test_a_body_that_ends_in_fp32_meets_a_head_in_bfloat16(examples: list[TokenisedExample]) -> None:
+    """Mamba2 keeps its residual in fp32; its own forward narrows it before the head."""
+    config = AutoConfig.for_model("mamba2", **SMALL["mamba2"] | {"vocab_size": 300})
+    base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    recipe = MethodRecipe(name="lora", rank=4, dropout=0.0)
+    method = load_method(resolve_method(recipe, structure_of(small("mamba2")), "cpu", Sources()))
+    model = TrainableModel(base, method, 0)
+    batch = collate(examples[:2], model.pad_id, "cpu")
+    loss = model.loss_sum(batch)[0]
+    loss.backward()
+    own = model.module(input_ids=batch.input_ids).logits.flatten(0, 1)[batch.rows].float()
+    expected = torch.nn.functional.cross_entropy(own, batch.targets, reduction="sum")
+    torch.testing.assert_close(loss.float(), expected, atol=0, rtol=1e-2)

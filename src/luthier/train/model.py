@@ -238,6 +238,7 @@ class TrainableModel:
         states = self.hidden(batch).flatten(0, 1)[batch.rows]
         if self.path.logits == "head":
             return LogitRows(states, form=self.own_head)
+        states = states.to(self.head.dtype)  # state spaces end in fp32 whatever precision they are held in
         rows, matrix = self.method.logit_parts(states, self.head)
         return LogitRows(rows, matrix, product_loss=self.product_loss)
 
