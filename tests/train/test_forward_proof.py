@@ -27,6 +27,7 @@ from luthier.train.methods.full import Full
 from luthier.train.methods.lora import Lora
 from luthier.train.model import MicroBatch, TrainableModel, collate
 from luthier.train.own_head import text_inputs
+from luthier.train.proofs import why_not_packed
 
 # What each is computed by. Nothing in src knows these names: the proof finds the path.
 NOT_FAST = {
@@ -314,3 +315,4 @@ def test_rows_that_share_a_beginning_are_refused_without_a_crash(name: str) -> N
     """These take no layout: the answer is no, and never an exception of a library."""
     model, _ = both(name)
     assert model.can_share_prefix() is False
+    assert why_not_packed(model)

@@ -84,7 +84,7 @@ class Generation(Frozen):
     """What an engine wrote: the answer without its thought, and without the end-of-turn token.
 
     num_new_tokens: of thought and answer. `length`: cut off at a limit. reasoning: the thought; None where there is
-    none. num_thinking_tokens: of the thought, its delimiters included; None where a server does not tell.
+    none. num_thinking_tokens: of the thought, its delimiters included; None where a server does not say it.
     ends_in_thought: the answer never began.
     """
 
