@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,7 @@ from luthier.models.bounded_jinja import use_bounded_sandbox
 from luthier.models.loading import load_tokenizer
 from luthier.models.template_names import GIVEN, TemplateNames, names_of
 from luthier.models.template_probe import check_template
-from luthier.models.thought_writing import ThoughtWriting, measure_writing, split_thought
+from luthier.models.thought_writing import ThoughtWriting, measure_writing, split_thought, tags_of_prompts
 from luthier.models.token_bytes import TokenBytes
 from luthier.models.turn_end import CALLS, EndProbe, TurnEnd
 
@@ -167,7 +167,9 @@ class ChatTemplate:
     @cached_property
     def thoughts(self) -> ThoughtWriting | None:
         """How the template writes an assistant's thought; None where it knows of none."""
-        return None if self.kind == "plain" else measure_writing(self._attempt, self.names.fields, CALLS)
+        if self.kind == "plain":
+            return None
+        return measure_writing(self._attempt, self.names.fields, CALLS) or tags_of_prompts(self._prompts_by_option())
 
     def parts_of(self, message: Message) -> tuple[str | None, str]:
         """Thought and answer of an assistant's turn, taken apart where the template knows of thoughts."""
@@ -245,6 +247,7 @@ class ChatTemplate:
         tools: tuple[dict[str, Any], ...],
         add_generation_prompt: bool,
         writes_today: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> str:
         schemas = list(tools) or self._no_tools
         template = self.tokenizer.get_chat_template(tools=schemas)
@@ -256,7 +259,7 @@ class ChatTemplate:
             chat_template=template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            **self.options,
+            **{**self.options, **(options or {})},
         )
         return str(rendered)
 
@@ -323,12 +326,22 @@ class ChatTemplate:
             return {}
         return {"content": f"{writing.before}{thought}{writing.between}{answer}"}
 
-    def _attempt(self, messages: list[dict[str, Any]], begins: bool) -> str | None:
-        """The text of message objects, for probes; None where the template refuses them."""
+    def _attempt(
+        self, messages: list[dict[str, Any]], begins: bool, options: Mapping[str, Any] | None = None
+    ) -> str | None:
+        """The text of message objects, for probes; None where the template refuses them. options: beside its own."""
         try:
-            return self._render_chat(messages, (), begins)
+            return self._render_chat(messages, (), begins, options=options or {})
         except _RENDER_ERRORS:
             return None
+
+    def _prompts_by_option(self) -> Iterator[str]:
+        """A generation prompt with each option of the template on, and off."""
+        question = [{"role": "user", "content": _PROBE_QUESTION}]
+        for name in sorted(self.names.options):
+            for value in (True, False):
+                if (prompt := self._attempt(question, True, {name: value})) is not None:
+                    yield prompt
 
     def _texts(self) -> list[str]:
         template = self.tokenizer.chat_template
