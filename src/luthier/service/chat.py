@@ -78,7 +78,7 @@ class Reply:
             "first_seconds": None if self.first_seconds is None else round(self.first_seconds, 4),
             "seconds": round(self.seconds, 4),
             "error": None if self.error is None else self.error.as_json(),
-        }
+        } | ({"reasoning": self.reasoning} if self.reasoning else {})
 
     def hear(self, event: StreamEvent, seconds: float) -> None:
         """Take one event in."""
@@ -161,6 +161,7 @@ class Chat:
             conversation=Conversation(messages=tuple(messages)),
             sampling=self.sampling,
             max_new_tokens=self.max_new_tokens,
+            max_thinking_tokens=None,
         )
 
 

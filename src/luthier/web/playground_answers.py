@@ -26,8 +26,8 @@ _ENDS = {"stop": "", "length": " · cut off at its limit", "tool_calls": ""}
 async def written(context: Context, caller: Caller, model: str, asked: TextRequest) -> AsyncIterator[bytes]:
     """An answer as lines of JSON; the first comes when the ask was taken, and before it a LuthierError may.
 
-    {"kind": "asked"}, {"kind": "started"}, {"kind": "thought", "text"}, {"kind": "text", "text"}, then {"kind": "ended", "facts",
-    "exchange"} or {"kind": "failed", "error"}. Whoever stops reading stops the model.
+    {"kind": "asked"}, {"kind": "started"}, {"kind": "thought", "text"}, {"kind": "text", "text"}, then
+    {"kind": "ended", "facts", "exchange"} or {"kind": "failed", "error"}. Whoever stops reading stops the model.
     """
     talk = Talk(context, caller, [asked], model=model)
     try:
