@@ -117,9 +117,13 @@ def worst_gradient(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[
 
 
 def has_dropout(folder: Path) -> bool:
-    """Whether the published config has a dropout that training would draw."""
+    """Whether the published config has a dropout, or a noise on routers, that training would draw."""
     config = AutoConfig.from_pretrained(folder).get_text_config().to_dict()
-    return any(value for name, value in config.items() if name.endswith(("dropout", "pdrop", "drop", "layerdrop")))
+    return any(
+        value
+        for name, value in config.items()
+        if name.endswith(("dropout", "pdrop", "drop", "layerdrop", "jitter_noise"))
+    )
 
 
 def reach(folder: Path, trained: Sequence[str], experts: Sequence[str] = ()) -> tuple[float, int]:

@@ -290,7 +290,7 @@ def full(going: Walk, context: Context) -> None:
 
 def adalora(going: Walk, context: Context) -> None:
     """AdaLoRA."""
-    _trained(going, context, "adalora", {"name": "adalora", "initial_rank": 3, "target_rank": 2, "dropout": 0.0,
+    _trained(going, context, "adalora", {"name": "adalora", "initial_rank": 2, "target_rank": 1, "dropout": 0.0,
                                          "warmup_steps": 1, "final_steps": 1, "reallocate_every_steps": 1})  # fmt: skip
 
 

@@ -416,8 +416,9 @@ def is_text_of(text: str, ids: Sequence[int], template: ChatTemplate) -> bool:
     """Whether a text is that of these tokens, by its ASCII letters and signs.
 
     White space and tokens that have a name, such as marks of thoughts and ends, do not count. Where such a one is left
-    out, bytes on its two sides may become another character; and a stream shows bytes that come one by one, which are
-    no text as a whole.
+    out, bytes on its two sides may become another character. Of vocabularies with tokens for single bytes a stream may
+    show a letter that is none in the whole text: it must have all that the whole has, and no more than the tokens have
+    one by one.
     """
 
     def bare(said: str) -> str:
@@ -428,7 +429,13 @@ def is_text_of(text: str, ids: Sequence[int], template: ChatTemplate) -> bool:
     decode = template.tokenizer.decode
     whole = str(decode(list(ids), skip_special_tokens=False))
     one_by_one = "".join(str(decode([number], skip_special_tokens=False)) for number in ids)
-    return bare(text) in (bare(whole), bare(one_by_one))
+    return _is_within(bare(whole), bare(text)) and _is_within(bare(text), bare(one_by_one))
+
+
+def _is_within(part: str, whole: str) -> bool:
+    """Whether all letters of the first stand in the second, in that order."""
+    rest = iter(whole)
+    return all(letter in rest for letter in part)
 
 
 def main() -> int:
