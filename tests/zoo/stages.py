@@ -382,7 +382,10 @@ def generate(going: Walk, context: Context) -> None:
     with going.stage("generate") as stage:
         adapter = _adapter_of(going, context, stage)
         engine = TransformersEngine.open(str(going.folder), adapter_path=str(adapter), dtype="float32")
-        prompts = [Prompt(conversation=_conversation(n), max_new_tokens=_MOST_NEW_TOKENS) for n in range(3)]
+        prompts = [
+            Prompt(conversation=_conversation(n), max_new_tokens=_MOST_NEW_TOKENS, max_thinking_tokens=0)
+            for n in range(3)
+        ]
         made = engine.generate(prompts, SilentProgress())
         _same_text(going, stage, engine.template, made, adapter)
         stage.outcome.path = engine.open_decoder().path.describe()
@@ -406,7 +409,10 @@ def stream(going: Walk, context: Context) -> None:
         engine = open_stream_engine(served)
         if why_not is None:
             engine.load_adapter("tuned", str(adapter))
-        prompts = [Prompt(conversation=_conversation(n), max_new_tokens=_MOST_NEW_TOKENS) for n in range(3)]
+        prompts = [
+            Prompt(conversation=_conversation(n), max_new_tokens=_MOST_NEW_TOKENS, max_thinking_tokens=0)
+            for n in range(3)
+        ]
         made = generate_by_streaming(engine, prompts, SilentProgress(), adapter="tuned" if why_not is None else None)
         _same_text(going, stage, template, made, adapter)
         stage.outcome.path += ", adapter shares the base" if why_not is None else ", adapter by itself"

@@ -372,10 +372,9 @@ def _prompts() -> list[Prompt]:
     from luthier.core.ports import Prompt
 
     questions = [str(row["messages"][0]["content"]) for row in made_rows(_NUM_PROMPTS)]
-    return [
-        Prompt(conversation=Conversation(messages=(Message(role="user", content=text),)), max_new_tokens=_NUM_NEW)
-        for text in questions
-    ]
+    talks = [Conversation(messages=(Message(role="user", content=text),)) for text in questions]
+    # thought and answer share the limit, as they do in `generate`
+    return [Prompt(conversation=talk, max_new_tokens=_NUM_NEW, max_thinking_tokens=0) for talk in talks]
 
 
 def _engine(trial: Trial) -> TransformersEngine:
