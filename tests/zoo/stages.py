@@ -290,7 +290,7 @@ def full(going: Walk, context: Context) -> None:
 
 def adalora(going: Walk, context: Context) -> None:
     """AdaLoRA."""
-    _trained(going, context, "adalora", {"name": "adalora", "initial_rank": 2, "target_rank": 1, "dropout": 0.0,
+    _trained(going, context, "adalora", {"name": "adalora", "initial_rank": 3, "target_rank": 2, "dropout": 0.0,
                                          "warmup_steps": 1, "final_steps": 1, "reallocate_every_steps": 1})  # fmt: skip
 
 
@@ -375,6 +375,12 @@ def _conversation(number: int) -> Conversation:
     return Conversation(messages=(Message(role="user", content=_question(number)),))
 
 
+def _prompts() -> list[Prompt]:
+    # thought and answer share the limit, as they do in `generate` of transformers
+    most = {"max_new_tokens": _MOST_NEW_TOKENS, "max_thinking_tokens": 0}
+    return [Prompt.model_validate({"conversation": _conversation(number), **most}) for number in range(3)]
+
+
 def generate(going: Walk, context: Context) -> None:
     """Greedy text of several prompts in one call, with an adapter, against `generate` of each by itself."""
     from luthier.engines.transformers_engine import TransformersEngine
@@ -382,10 +388,7 @@ def generate(going: Walk, context: Context) -> None:
     with going.stage("generate") as stage:
         adapter = _adapter_of(going, context, stage)
         engine = TransformersEngine.open(str(going.folder), adapter_path=str(adapter), dtype="float32")
-        prompts = [
-            Prompt(conversation=_conversation(n), max_new_tokens=_MOST_NEW_TOKENS, max_thinking_tokens=0)
-            for n in range(3)
-        ]
+        prompts = _prompts()
         made = engine.generate(prompts, SilentProgress())
         _same_text(going, stage, engine.template, made, adapter)
         stage.outcome.path = engine.open_decoder().path.describe()
@@ -409,10 +412,7 @@ def stream(going: Walk, context: Context) -> None:
         engine = open_stream_engine(served)
         if why_not is None:
             engine.load_adapter("tuned", str(adapter))
-        prompts = [
-            Prompt(conversation=_conversation(n), max_new_tokens=_MOST_NEW_TOKENS, max_thinking_tokens=0)
-            for n in range(3)
-        ]
+        prompts = _prompts()
         made = generate_by_streaming(engine, prompts, SilentProgress(), adapter="tuned" if why_not is None else None)
         _same_text(going, stage, template, made, adapter)
         stage.outcome.path += ", adapter shares the base" if why_not is None else ", adapter by itself"
