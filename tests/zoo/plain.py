@@ -88,6 +88,7 @@ def greedy(folder: Path, ids: Sequence[int], num_new: int, ends: set[int], adapt
             attention_mask=torch.ones(1, len(ids), dtype=torch.long),
             max_new_tokens=num_new,
             do_sample=False,
+            use_cache=False,  # the cache of some models gives other logits than their forward (MiniMax, after a block)
             eos_token_id=sorted(ends),
         )
     new = [int(token) for token in found[0, len(ids) :]]

@@ -403,6 +403,7 @@ def _same_text(trial: Trial, made: Sequence[Generation]) -> None:
                 attention_mask=torch.ones_like(given),
                 max_new_tokens=_NUM_NEW,
                 do_sample=False,
+                use_cache=False,  # of some models the cache gives other logits than their own forward pass
                 eos_token_id=list(template.end_of_turn_ids),
             )
         new = whole[0, len(ids) :].tolist()
