@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ Outcomes = Sequence[Mapping[str, Any]]
 
 BEGIN: Final = "<!-- table of the zoo: written by `make zoo` -->"
 END: Final = "<!-- end of the table of the zoo -->"
+_FOLDER: Final = re.compile(r"/\S*/work/model")
 _SIGNS: Final = {"works": "yes", "refused": "refused", "refused late": "late", "wrong": "WRONG", "raw exception": "RAW"}
 
 
@@ -76,7 +78,7 @@ def table(found: Mapping[str, Outcomes]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
         for one in outcomes:
             if one["status"] != "works":
-                reason = one["reason"].partition(" | ")[0].replace("|", "\\|")[:160]
+                reason = _FOLDER.sub("the model", one["reason"].partition(" | ")[0]).replace("|", "\\|")[:160]
                 notes.setdefault(f"{one['stage']}, {one['status']}: {reason}", []).append(name)
     if notes:
         lines += ["", "What does not work, and why:", ""]
