@@ -72,18 +72,27 @@ _COLUMNS: Final = {
 def table(found: Mapping[str, Outcomes]) -> str:
     """A line a family; then why what does not work does not."""
     lines = [f"{summary(found)}.", "", f"| family | {' | '.join(_COLUMNS)} |", f"|---|{'---|' * len(_COLUMNS)}"]
-    notes: dict[str, list[str]] = {}
+    notes: dict[str, tuple[list[str], list[str]]] = {}
     for name, outcomes in found.items():
         cells = [_cell([one for one in outcomes if is_meant(one["stage"])]) for is_meant in _COLUMNS.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         for one in outcomes:
             if one["status"] != "works":
-                reason = _FOLDER.sub("the model", one["reason"].partition(" | ")[0]).replace("|", "\\|")[:160]
-                notes.setdefault(f"{one['stage']}, {one['status']}: {reason}", []).append(name)
+                stages, names = notes.setdefault(_note(one), ([], []))
+                stages += [one["stage"]] if one["stage"] not in stages else []
+                names += [name] if name not in names else []
     if notes:
         lines += ["", "What does not work, and why:", ""]
-        lines += [f"- {note} ({', '.join(names)})" for note, names in notes.items()]
+        lines += [f"- {note} ({', '.join(stages)}: {', '.join(names)})" for note, (stages, names) in notes.items()]
     return "\n".join(lines)
+
+
+def _note(outcome: Mapping[str, Any]) -> str:
+    """How a stage ended and why, without what is the row's own; a row that passes otherwise says how."""
+    if outcome["status"] == "refused" and outcome["path"].startswith("passes with"):
+        return f"refused, since the template does not say it; {outcome['path']}"
+    reason = _FOLDER.sub("the model", outcome["reason"].partition(" | ")[0])
+    return f"{outcome['status']}: {reason[:160]}".replace("|", "\\|").replace("`", "'")
 
 
 def _cell(outcomes: Outcomes) -> str:

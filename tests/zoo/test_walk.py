@@ -94,6 +94,6 @@ def test_the_table_replaces_what_was_between_its_marks(tmp_path: Path) -> None:
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
-    assert "plan, wrong: loss 1 (two)" in text
+    assert "wrong: loss 1 (plan: two)" in text
     assert [works_whole(outcomes) for outcomes in found.values()] == [True, False]
     assert summary(found).startswith("1 of 2 families work in everything")
