@@ -1,6 +1,7 @@
 # make quickstart   a virtual environment, Luthier in it, and the main job from rows to verdict (no account, no GPU)
 # make test         lint, types, layers and all tests
 # make drill        the slow ones: kills again and again, whole stories, long simulations
+# make zoo          every family of models through the whole way, against plain transformers: the table of docs/models.md
 # make lint         the first three of `make test` alone
 # make format       let ruff put the files in order
 # make docs         the documentation as a site, build/docs/site: strict, without a network
@@ -17,7 +18,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RESULTS := build/tests.xml
 
 .DELETE_ON_ERROR:
-.PHONY: quickstart test drill lint format docs story-shop story-law notebooks models screenshots clean
+.PHONY: quickstart test drill zoo lint format docs story-shop story-law notebooks models screenshots clean
 
 quickstart: $(VENV)/installed $(VENV)/assets
 	$(BIN)/luthier quickstart
@@ -31,6 +32,9 @@ drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/
 	@mkdir -p build
 	$(BIN)/python -m pytest -m drill --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
+
+zoo: $(VENV)/installed-test
+	$(BIN)/python -m tests.zoo --jobs 2 --json build/zoo.json --docs docs/models.md
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -67,7 +68,37 @@ def rm(name: NameArgument, as_json: JsonOption = False, home: HomeOption = None)
     return Answer(as_json, {"removed": view.name, "source": view.source, "num_bytes": view.num_bytes}, tell)
 
 
-COMMANDS: dict[str, Callable[..., Answer]] = {"list": list_models, "pull": pull, "show": show, "rm": rm}
+def check(
+    name: NameArgument,
+    rows: Annotated[
+        Path | None, typer.Option("--rows", metavar="FILE", help="Rows to try in place of one of each kind.")
+    ] = None,
+    max_seconds: Annotated[
+        float, typer.Option("--max-seconds", metavar="SECONDS", help="Of all parts together; the rest is left out.")
+    ] = 600.0,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Try a base model: rows, plan, loss, a step, text and scores, against transformers. Exit code 1: not all work.
+
+    The model is pulled where it is not on this machine; all else that is made is thrown away.
+    """
+    from luthier.cli.model_check_text import show_check
+    from luthier.service.model_check import check_model
+
+    with open_context(home) as context:
+        found = check_model(context, name, rows=rows, max_seconds=max_seconds)
+    document = found.model_dump(mode="json") | {"works": found.works}
+    return Answer(as_json, document, lambda console: show_check(console, found), exit_code=0 if found.works else 1)
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "list": list_models,
+    "pull": pull,
+    "show": show,
+    "check": check,
+    "rm": rm,
+}
 
 
 def _show_all(console: Console, views: list[ModelView]) -> None:

@@ -1,0 +1,105 @@
+"""What the walks of all families came out as: one table, for people and for docs/models.md."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+Outcomes = Sequence[Mapping[str, Any]]
+
+BEGIN: Final = "<!-- table of the zoo: written by `make zoo` -->"
+END: Final = "<!-- end of the table of the zoo -->"
+_FOLDER: Final = re.compile(r"/\S*/work/model")
+_SIGNS: Final = {"works": "yes", "refused": "refused", "refused late": "late", "wrong": "WRONG", "raw exception": "RAW"}
+
+
+def show(found: Mapping[str, Outcomes]) -> None:
+    """Print what does not work, and the counts."""
+    for name, outcomes in found.items():
+        for one in outcomes:
+            if one["status"] != "works":
+                print(f"{name:22} {one['stage']:20} {one['status']:14} {one['reason'][:400]}")  # noqa: T201
+    print(summary(found))  # noqa: T201
+
+
+def summary(found: Mapping[str, Outcomes]) -> str:
+    """Families in which everything works, and how many stages ended in each other way."""
+    counts = Counter(one["status"] for outcomes in found.values() for one in outcomes)
+    whole = sum(works_whole(outcomes) for outcomes in found.values())
+    ends = ", ".join(f"{counts[status]} {status}" for status in _SIGNS)
+    return f"{whole} of {len(found)} families work in everything; stages: {ends}"
+
+
+def works_whole(outcomes: Outcomes) -> bool:
+    """Whether every stage works, but for what is rightly refused.
+
+    That is a GGUF file of a family that the converter does not take, and a row that the template cannot say and that
+    passes with the setting which the refusal names.
+    """
+    return all(one["status"] == "works" or is_rightly_refused(one) for one in outcomes)
+
+
+def is_rightly_refused(outcome: Mapping[str, Any]) -> bool:
+    """Whether a refusal is the right answer."""
+    has_setting = outcome["stage"].startswith("row_") and outcome["path"].startswith("passes with")
+    return outcome["status"] == "refused" and (has_setting or outcome["stage"] == "gguf")
+
+
+def write_table(page: Path, found: Mapping[str, Outcomes]) -> None:
+    """Put the table into the page, between its two marks."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}", encoding="utf-8")
+
+
+_COLUMNS: Final = {
+    "rows": lambda stage: stage.startswith("row_"),
+    "plan": lambda stage: stage in ("plan", "reach"),
+    "loss": lambda stage: stage in ("loss", "full_loss"),
+    "methods": lambda stage: stage in ("lora", "full", "adalora", "qlora", "dpo"),
+    "resume": lambda stage: stage == "resume",
+    "text": lambda stage: stage in ("generate", "stream"),
+    "score": lambda stage: stage == "score",
+    "merge": lambda stage: stage in ("merge", "adapter"),
+    "GGUF": lambda stage: stage == "gguf",
+}
+
+
+def table(found: Mapping[str, Outcomes]) -> str:
+    """A line a family; then why what does not work does not."""
+    lines = [f"{summary(found)}.", "", f"| family | {' | '.join(_COLUMNS)} |", f"|---|{'---|' * len(_COLUMNS)}"]
+    notes: dict[str, tuple[list[str], list[str]]] = {}
+    for name, outcomes in found.items():
+        cells = [_cell([one for one in outcomes if is_meant(one["stage"])]) for is_meant in _COLUMNS.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        for one in outcomes:
+            if one["status"] != "works":
+                stages, names = notes.setdefault(_note(one), ([], []))
+                stages += [one["stage"]] if one["stage"] not in stages else []
+                names += [name] if name not in names else []
+    if notes:
+        lines += ["", "What does not work, and why:", ""]
+        lines += [f"- {note} ({', '.join(stages)}: {', '.join(names)})" for note, (stages, names) in notes.items()]
+    return "\n".join(lines)
+
+
+def _note(outcome: Mapping[str, Any]) -> str:
+    """How a stage ended and why, without what is the row's own; a row that passes otherwise says how."""
+    if outcome["status"] == "refused" and outcome["path"].startswith("passes with"):
+        return f"refused, since the template does not say it; {outcome['path']}"
+    reason = _FOLDER.sub("the model", outcome["reason"].partition(" | ")[0])
+    return f"{outcome['status']}: {reason[:160]}".replace("|", "\\|").replace("`", "'")
+
+
+def _cell(outcomes: Outcomes) -> str:
+    counts = Counter(one["status"] for one in outcomes)
+    if not outcomes:
+        return "-"
+    if set(counts) == {"works"}:
+        return "yes"
+    ends = ", ".join(f"{num} {_SIGNS[status]}" for status, num in counts.items() if status != "works")
+    return f"{counts['works']} of {len(outcomes)}; {ends}"

@@ -1,0 +1,99 @@
+"""The zoo: how a stage ends is told apart, and a handful of families that cover the kinds is walked in every run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from tests.zoo.table import BEGIN, END, summary, works_whole, write_table
+from tests.zoo.walk import STAGES, Walk
+
+from luthier.core.errors import ParityError, RequestError, WorkError
+
+ROOT: Final = Path(__file__).parents[2]
+QUICK: Final = ("llama", "qwen3", "gemma3", "gpt_oss", "deepseek_v3", "falcon_h1", "bloom", "lfm2_moe")
+"""Dense, a template that rewrites earlier turns, a vision tower, experts with sinks, latent attention, a hybrid with
+multipliers, no positions but biases, a hybrid with experts."""
+QUICK_STAGES: Final = (*STAGES[:7], "plan", "loss", "lora", "generate", "stream", "score", "merge")
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    file = tmp_path_factory.mktemp("zoo") / "quick.json"
+    command = [sys.executable, "-m", "tests.zoo", *QUICK, "--stages", ",".join(QUICK_STAGES), "--json", str(file)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    found: dict[str, list[dict[str, Any]]] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_family_works_or_is_refused_before_the_plan_says_yes(
+    quick: dict[str, list[dict[str, Any]]], name: str
+) -> None:
+    outcomes = quick[name]
+    assert [outcome["stage"] for outcome in outcomes] == list(QUICK_STAGES)
+    bad = [outcome for outcome in outcomes if outcome["status"] not in ("works", "refused")]
+    assert bad == []
+
+
+def test_the_plainest_family_works_in_all_but_rows_that_its_template_cannot_say(
+    quick: dict[str, list[dict[str, Any]]],
+) -> None:
+    outcomes = {outcome["stage"]: outcome for outcome in quick["llama"]}
+    assert all(outcomes[stage]["status"] == "works" for stage in QUICK_STAGES if not stage.startswith("row_"))
+    assert {"padded_loss", "packed_loss", "shared_loss"} <= set(outcomes["loss"]["measures"])
+
+
+@pytest.mark.parametrize(
+    ("error", "is_planned", "status"),
+    [
+        (RequestError("a", expected="b", do="c"), False, "refused"),
+        (RequestError("a", expected="b", do="c"), True, "refused late"),
+        (WorkError("a", expected="b", do="c"), False, "refused late"),
+        (ParityError("a", expected="b", do="c"), False, "refused late"),
+        (KeyError("hidden_size"), True, "raw exception"),
+    ],
+)
+def test_how_a_stage_ends(tmp_path: Path, error: Exception, is_planned: bool, status: str) -> None:
+    going = Walk("llama", tmp_path)
+    with going.stage("lora") as stage:
+        if is_planned:
+            stage.planned()
+        raise error
+    assert [(outcome.stage, outcome.status) for outcome in going.outcomes] == [("lora", status)]
+    assert going.outcomes[0].reason
+
+
+def test_a_difference_above_its_bound_is_wrong_and_kept(tmp_path: Path) -> None:
+    going = Walk("llama", tmp_path)
+    with going.stage("loss") as stage:
+        stage.measured("padded_loss", 1e-8, 1e-6)
+        stage.measured("padded_loss", float("nan"), 1e-6)
+    assert going.outcomes[0].status == "wrong"
+
+
+def test_the_table_replaces_what_was_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "models.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+
+    def outcome(stage: str, status: str, reason: str = "") -> dict[str, Any]:
+        return {"stage": stage, "status": status, "path": "", "reason": reason, "seconds": 0.0, "measures": {}}
+
+    found = {
+        "one": [outcome("plan", "works"), outcome("gguf", "refused", "no converter | x")],
+        "two": [outcome("plan", "wrong", "loss 1")],
+    }
+    write_table(page, found)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "old" not in text
+    assert "wrong: loss 1 (plan: two)" in text
+    assert [works_whole(outcomes) for outcomes in found.values()] == [True, False]
+    assert summary(found).startswith("1 of 2 families work in everything")
