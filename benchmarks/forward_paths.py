@@ -79,8 +79,8 @@ def measured(family: str, way: str, args: argparse.Namespace) -> dict[str, Any]:
     from luthier.core.dataset import TokenisedExample
     from luthier.core.plan import ForwardPath, MethodPlan
     from luthier.models.architecture import config_of, empty_model, language_model
+    from luthier.models.attention_choice import use_attention
     from luthier.train import attention
-    from luthier.train.body import use_attention
     from luthier.train.methods.lora import Lora
     from luthier.train.model import TrainableModel, collate
 

@@ -19,14 +19,14 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.plan import MethodPlan
 from luthier.models.architecture import causal_model, language_model
+from luthier.models.attention_choice import use_attention
+from luthier.models.forward_arguments import text_inputs
 from luthier.models.quiet import quiet_peft
 from luthier.train import attention
-from luthier.train.body import use_attention
 from luthier.train.forward_proof import prove_forward
 from luthier.train.methods.full import Full
 from luthier.train.methods.lora import Lora
 from luthier.train.model import MicroBatch, TrainableModel, collate
-from luthier.train.own_head import text_inputs
 from luthier.train.proofs import why_not_packed
 
 # What each is computed by. Nothing in src knows these names: the proof finds the path.

@@ -19,6 +19,7 @@ from luthier.engines.guides import Guides
 from luthier.engines.likelihood import Scorer
 from luthier.engines.thoughts import Thoughts
 from luthier.models.architecture import context_tokens
+from luthier.models.attention_proof import why_eager
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
 from luthier.models.soft_prompt import virtual_tokens
@@ -56,6 +57,8 @@ class TransformersEngine:
         self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
         self._notes: dict[str, None] = {}
+        reason = why_eager(self._causal)
+        self._note(not reason, f"is computed by its eager attention ({reason})")
 
     @classmethod
     def open(

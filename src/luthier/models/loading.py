@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.core.plan import Quantisation
 from luthier.models.architecture import auto_class, load_config
+from luthier.models.attention_proof import use_proved_attention
 from luthier.models.expert_product import install_products
 from luthier.models.quantised import PackedLinear, quantise
 from luthier.models.quiet import quiet_peft, quiet_transformers
@@ -40,7 +41,7 @@ def load_model(
 
     Weights are read straight onto the device. quantisation: how its matrices are packed (`models/quantised.py`), one
     after the other on the device, so that it never holds the whole model unpacked; None leaves them as they are.
-    attention: where the model has no such one, its own code computes it (`eager`).
+    attention: `sdpa` is taken where it computes what `eager` does (`attention_proof`); else it is `eager`.
 
     Raises:
         NotFoundError: no such folder.
@@ -76,6 +77,7 @@ def load_model(
     if quantisation is not None:
         quantise(model, quantisation, device)
     loaded: PreTrainedModel = model.to(device).eval()
+    use_proved_attention(loaded)
     return loaded
 
 

@@ -161,8 +161,8 @@ def _small_copy(path: str) -> PreTrainedModel | None:
     import torch
 
     from luthier.models.architecture import causal_model, empty_model, load_config
+    from luthier.models.forward_arguments import text_inputs
     from luthier.models.scaled_down import MAX_PARAMETERS, scaled_down
-    from luthier.train.own_head import text_inputs
 
     ids = torch.arange(3, 23)[None]
     for config in scaled_down(load_config(path)):
@@ -277,8 +277,8 @@ def _load_again(plan: Plan, path: Path, ids: Any) -> None:
     import torch
 
     from luthier.models.architecture import causal_model
+    from luthier.models.forward_arguments import text_inputs
     from luthier.models.loading import attach_adapter, load_model
-    from luthier.train.own_head import text_inputs
 
     is_adapter = path.name == "adapter"
     base = load_model(plan.base_model.path if is_adapter else path, dtype=plan.training.precision, attention="sdpa")

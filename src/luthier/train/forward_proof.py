@@ -26,10 +26,13 @@ from torch import Tensor, nn
 from luthier.core.errors import RequestError
 from luthier.core.plan import ForwardPath
 from luthier.models.architecture import causal_model, language_model, outside_modules, text_config
+from luthier.models.attention_choice import attention_by, attention_of
+from luthier.models.attention_proof import why_eager
+from luthier.models.forward_arguments import names_parameter, text_inputs
+from luthier.models.shallow import SPAN_TOKENS, shallow_and_wide
 from luthier.train import attention
-from luthier.train.body import attention_by, attention_of, last_hidden_states, names_parameter
-from luthier.train.own_head import OwnHead, text_inputs
-from luthier.train.shallow import SPAN_TOKENS, shallow_and_wide
+from luthier.train.body import last_hidden_states
+from luthier.train.own_head import OwnHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -142,9 +145,11 @@ class _Proof:
         if why_not is None:
             return "fast"
         self.reasons.append(f"attention: {why_not}")
+        if why_eager(self.base):
+            self.reasons.append(f"attention: {why_eager(self.base)}")
         for name in dict.fromkeys((self.own_attention, "eager")):
             if self._differs(own, name) is None:
-                return "model" if name == self.own_attention else "eager"
+                return "model" if name == self.own_attention and not why_eager(self.base) else "eager"
         return None
 
     def _why_not_ours(self, own: _Passed) -> str | None:

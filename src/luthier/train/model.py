@@ -19,10 +19,11 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.plan import ForwardPath, Plan
 from luthier.models.architecture import causal_model, context_tokens, language_model, outside_modules, text_config
+from luthier.models.attention_choice import attention_by, attention_of, use_attention
+from luthier.models.forward_arguments import text_inputs
 from luthier.models.loading import load_model
 from luthier.models.quantised import num_parameters
 from luthier.train import attention, kernels
-from luthier.train.body import attention_by, attention_of, use_attention
 from luthier.train.forward_proof import prove_forward
 from luthier.train.logit_rows import CrossEntropySum, LogitRows
 from luthier.train.methods.protocol import Method
@@ -30,7 +31,7 @@ from luthier.train.methods.registry import load_method
 from luthier.train.neftune import EmbeddingNoise
 from luthier.train.objectives.cross_entropy import cross_entropy_sum
 from luthier.train.objectives.protocol import Losses
-from luthier.train.own_head import OwnHead, text_inputs
+from luthier.train.own_head import OwnHead
 from luthier.train.packed_attention import packed_row
 from luthier.train.prefix_attention import PrefixLayout
 

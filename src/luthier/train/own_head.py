@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from luthier.models.architecture import is_composite
-from luthier.train.body import accepted, names_parameter
+from luthier.models.forward_arguments import text_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,12 +64,3 @@ class OwnHead:
                 del self._body.forward
             else:
                 self._body.forward = before
-
-
-def text_inputs(causal: PreTrainedModel, ids: Tensor) -> dict[str, Any]:
-    """What else the forward of a model is given with ids [rows, T] that are text and nothing else."""
-    also: dict[str, Any] = accepted(causal, {"use_cache": False})
-    if is_composite(causal.config):  # which tokens stand for pictures: none
-        kinds = ("token_type_ids", "mm_token_type_ids")
-        also |= {name: torch.zeros_like(ids) for name in kinds if names_parameter(causal, name)}
-    return also

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from luthier.models.architecture import causal_model, language_model, text_config
+from luthier.models.forward_arguments import text_inputs
 from luthier.models.layer_kinds import layers_of, prefix_length
-from luthier.train.own_head import text_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
