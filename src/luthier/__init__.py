@@ -56,7 +56,8 @@ def evaluate(
     few_shot_from: str | Path | None = None,
     metrics: Sequence[MetricName] | None = None,
     mapping: Mapping[str, str] | None = None,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
+    max_thinking_tokens: int | None = None,
     max_samples: int | None = None,
     allow_leakage: bool = False,
     home: Home = None,
@@ -64,6 +65,8 @@ def evaluate(
     """Judge a run id or a base model on held-out rows, against others, with 95% intervals and a verdict in words.
 
     metrics: None takes those that the rows can be judged by: text and likelihood, of plain text likelihood alone.
+    max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None takes them from the lengths of
+    the rows' own.
     """
     from luthier import python_api
 
@@ -76,6 +79,7 @@ def evaluate(
         metrics=metrics,
         mapping=mapping,
         max_new_tokens=max_new_tokens,
+        max_thinking_tokens=max_thinking_tokens,
         max_samples=max_samples,
         allow_leakage=allow_leakage,
         home=home,

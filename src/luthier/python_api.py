@@ -115,7 +115,8 @@ def evaluate(
     few_shot_from: str | Path | None,
     metrics: Sequence[MetricName] | None,
     mapping: Mapping[str, str] | None,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
+    max_thinking_tokens: int | None,
     max_samples: int | None,
     allow_leakage: bool,
     home: Home,
@@ -133,6 +134,7 @@ def evaluate(
             metrics=metrics,
             mapping=mapping,
             max_new_tokens=max_new_tokens,
+            max_thinking_tokens=max_thinking_tokens,
             max_samples=max_samples,
             allow_leakage=allow_leakage,
         )

@@ -23,7 +23,16 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(evaluations, "evaluate", evaluate)
     arguments = ["eval", "run-1", "--data", "t.jsonl", "--against", "a", "--against", "b", "--few-shot", "4"]
-    arguments += ["--few-shot-from", "train.jsonl", "--metrics", "bleu,rouge", "--max-new-tokens", "9"]
+    arguments += [
+        "--few-shot-from",
+        "train.jsonl",
+        "--metrics",
+        "bleu,rouge",
+        "--max-new-tokens",
+        "9",
+        "--max-thinking-tokens",
+        "0",
+    ]
     arguments += ["--max-samples", "7", "--allow-leakage", "--map", "prompt=question"]
     document = luthier(*arguments, "--json").document
     assert asked == {
@@ -34,6 +43,7 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
         "metrics": ["bleu", "rouge"],
         "mapping": {"prompt": "question"},
         "max_new_tokens": 9,
+        "max_thinking_tokens": 0,
         "max_samples": 7,
         "allow_leakage": True,
     }

@@ -126,3 +126,23 @@ def test_questions_are_asked_in_batches_that_are_told_of() -> None:
     found = answers(questions, teacher, AnswerOptions(), SilentProgress(), batch_done=done.append)  # type: ignore[arg-type]
     assert len(list(found)) == 70
     assert done == [32, 32, 6]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_teachers_thought_is_kept_only_where_it_is_asked_for_and_said_either_way(keeps: bool) -> None:
+    question = question_of(Row("rows.jsonl:1", 1, {"prompt": "a", "completion": "b"}), {})
+    told = said("good").model_copy(update={"reasoning": "so", "num_thinking_tokens": 3})
+    options = AnswerOptions(keeps_thoughts=keeps)
+    (found,) = answers([question], Teacher({"a": told}), options, SilentProgress())  # type: ignore[arg-type]
+    row = answered_row(found, options, teacher="t")
+    assert row["messages"][-1]["content"] == "good"
+    assert row["messages"][-1].get("reasoning_content") == ("so" if keeps else None)
+    assert row["provenance"]["thought"] == ("kept" if keeps else "left out")
+
+
+def test_a_thought_that_was_cut_off_is_no_answer() -> None:
+    question = question_of(Row("rows.jsonl:1", 1, {"prompt": "a", "completion": "b"}), {})
+    cut = said("").model_copy(update={"reasoning": "so", "ends_in_thought": True, "finish_reason": "length"})
+    (found,) = answers([question], Teacher({"a": cut}), AnswerOptions(), SilentProgress())  # type: ignore[arg-type]
+    assert found.reason == "cut_off"
+    assert "within its thought" in found.explanation

@@ -125,6 +125,17 @@ def test_whole_answers_are_those_of_the_stream(engine: Any) -> None:
     assert found.num_thinking_tokens == write(engine)[2].num_thinking_tokens
 
 
+def test_an_earlier_thought_is_rendered(engine: Any) -> None:
+    turns = [Message(role="assistant", content="Maple.", reasoning="It is hard."), Message(role="user", content="Hi")]
+    talk = ASKED.model_copy(update={"messages": (*ASKED.messages, *turns)})
+    heard = write_all(engine, {"a": TextRequest(conversation=talk, max_new_tokens=4)})
+    plain = talk.model_copy(
+        update={"messages": (ASKED.messages[0], Message(role="assistant", content="Maple."), turns[1])}
+    )
+    bare = write_all(engine, {"a": TextRequest(conversation=plain, max_new_tokens=4)})
+    assert heard.started["a"].num_prompt_tokens > bare.started["a"].num_prompt_tokens + 10
+
+
 def test_vllm_is_given_the_options_and_its_text_is_taken_apart(thinker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "-m", "luthier.testing.vllm_stub"]
     opens = ChatTemplate.load(thinker).render(ASKED, add_generation_prompt=True).endswith("<think>\n")

@@ -159,3 +159,14 @@ def test_addresses_that_cannot_be_asked(url: str, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(WorkError, match="gave no answer"):
         find_remote("http://127.0.0.1:1/v1")
     assert Chat([RemoteSpeaker("http://127.0.0.1:1/v1", "m")]).ask("x", silently).replies[0].error is not None
+
+
+def test_a_thought_is_kept_apart_from_the_answer() -> None:
+    reply = Reply("m")
+    for event in (Piece(text="", reasoning="so"), Piece(text="4"), Ended(reason="stop", num_new_tokens=3)):
+        reply.hear(event, 0.1)
+    assert (reply.text, reply.reasoning) == ("4", "so")
+    assert reply.as_json()["reasoning"] == "so"
+    plain = Reply("m")
+    plain.hear(Piece(text="4"), 0.1)
+    assert "reasoning" not in plain.as_json()

@@ -57,11 +57,17 @@ class ChatScreen:
             yield lambda _: None
         elif len(names) == 1:
             with self._console.status(Text(f"waiting for {visible(names[0])}", style="dim")) as status:
-                written = 0
+                written = thought = 0
 
                 def show_one(replies: list[Reply]) -> None:
-                    nonlocal written
-                    text = replies[0].text
+                    nonlocal written, thought
+                    text, thinking = replies[0].text, replies[0].reasoning
+                    if len(thinking) > thought:
+                        status.stop()
+                        self._console.print(Text(visible(thinking[thought:]), style="dim"), end="", soft_wrap=True)
+                        thought = len(thinking)
+                    if text and thinking and not written:
+                        self._console.print("\n")
                     if len(text) > written:
                         status.stop()
                         self._console.print(Text(visible(text[written:])), end="", soft_wrap=True)

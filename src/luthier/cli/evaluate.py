@@ -67,7 +67,21 @@ MetricsOption = Annotated[
     ),
 ]
 NewTokensOption = Annotated[
-    int | None, typer.Option("--max-new-tokens", min=1, help="Where to cut outputs off [default: 128].")
+    int | None,
+    typer.Option(
+        "--max-new-tokens",
+        min=1,
+        help="Where to cut outputs off [default: a quarter more than the longest answer of the rows, at least 128].",
+    ),
+]
+ThinkingTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-thinking-tokens",
+        min=0,
+        help="Where to cut a thought off, which comes before the answer and is no part of it; 0: both share "
+        "--max-new-tokens [default: by the thoughts of the rows; 2,048 for a model that thinks by itself].",
+    ),
 ]
 SamplesOption = Annotated[
     int | None, typer.Option("--max-samples", min=1, metavar="N", help="Judge only N rows, chosen by a stable hash.")
@@ -92,6 +106,7 @@ def evaluate(
     metrics: MetricsOption = None,
     mapping: MappingOption = None,
     max_new_tokens: NewTokensOption = None,
+    max_thinking_tokens: ThinkingTokensOption = None,
     max_samples: SamplesOption = None,
     allow_leakage: LeakageOption = False,
     as_json: JsonOption = False,
@@ -101,13 +116,15 @@ def evaluate(
     named = [*systems, *(against or ())]
     of_data = {"--few-shot": few_shot, "--few-shot-from": few_shot_from, "--metrics": metrics, "--map": mapping}
     of_data |= {"--max-new-tokens": max_new_tokens, "--max-samples": max_samples}
+    of_data |= {"--max-thinking-tokens": None if max_thinking_tokens is None else "given"}
     of_suite = {"--judge": judge, "--seeds": seeds - 1, "--allow-code": allow_code, "--html": html}
     _check_ways(data, suite, of_data, of_suite)
     if suite is not None:
         asked = _AskedSuite(suite, judge, seeds, allow_code, allow_leakage, gate, html)
         return _by_suite(named, asked, as_json=as_json, home=home)
     assert data is not None
-    asked_rows = _AskedRows(data, few_shot, few_shot_from, metrics, mapping, max_new_tokens, max_samples, allow_leakage)
+    limits = (max_new_tokens, max_thinking_tokens, max_samples)
+    asked_rows = _AskedRows(data, few_shot, few_shot_from, metrics, mapping, *limits, allow_leakage)
     return _by_rows(named, asked_rows, gate, as_json=as_json, home=home)
 
 
@@ -119,6 +136,7 @@ class _AskedRows:
     metrics: str | None
     mapping: list[str] | None
     max_new_tokens: int | None
+    max_thinking_tokens: int | None
     max_samples: int | None
     allow_leakage: bool
 
@@ -172,7 +190,8 @@ def _by_rows(systems: list[str], asked: _AskedRows, gate: Path | None, *, as_jso
             few_shot_from=asked.few_shot_from,
             metrics=chosen,
             mapping=parse_mapping(asked.mapping or ()) or None,
-            max_new_tokens=asked.max_new_tokens or 128,
+            max_new_tokens=asked.max_new_tokens,
+            max_thinking_tokens=asked.max_thinking_tokens,
             max_samples=asked.max_samples,
             allow_leakage=asked.allow_leakage,
         )

@@ -75,12 +75,17 @@ def _figures(task: TaskResult) -> Table:
         known = next(system.metrics[name] for system in task.systems if name in system.metrics)
         cells = [_interval(system.metrics.get(name)) for system in task.systems]
         table.add_row(name, f"{known.unit}, {'higher' if known.higher_is_better else 'lower'} is better", *cells)
+    thoughts = [system.thinking for system in task.systems]
     for title, counts in (
         ("empty outputs", [system.num_empty for system in task.systems]),
         ("cut off at the token limit", [system.num_cut_off for system in task.systems]),
+        ("cut off within the thought", [one.num_cut_off if one else 0 for one in thoughts]),
     ):
         if any(counts):
             table.add_row(title, "", *(f"{count:,}" for count in counts))
+    if any(thoughts):
+        means = [None if one is None else one.mean_tokens for one in thoughts]
+        table.add_row("thoughts", "tokens on average", *("-" if mean is None else f"{mean:,.0f}" for mean in means))
     return table
 
 

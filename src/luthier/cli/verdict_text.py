@@ -15,6 +15,7 @@ from luthier.cli.console import make_table, visible
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Verdict
 from luthier.reporting.judged_rows import units_of
 from luthier.reporting.metric_titles import on_scale
+from luthier.reporting.thinking import thinking_sentence
 
 STYLES = {"better": "green", "worse": "red", "not distinguishable": "yellow"}
 _PANEL_WIDTH = 100
@@ -40,6 +41,8 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decid
         console.print(verdict_panel(console, evaluation.verdict))
         return
     for system in evaluation.systems:  # where there is a verdict, its caveats say so
+        if (thought := thinking_sentence(system)) is not None:
+            console.print(visible(thought), soft_wrap=True)
         if system.num_cut_off:
             cut = f"{system.num_cut_off:,} of {system.num_samples:,} outputs were cut off at the token limit"
             console.print(f"{visible(system.name)}: {cut}", soft_wrap=True)

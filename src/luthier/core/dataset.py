@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.frozen import Frozen
+from luthier.core.reply_text import split_tags
 
 Shape = Literal["chat", "prompt_completion", "alpaca", "sharegpt", "text", "preference", "unpaired"]
 Split = Literal["train", "validation", "held_out", "replay", "replay_held_out"]
@@ -70,10 +71,22 @@ class Example(Frozen):
 
     @property
     def reference(self) -> str | None:
-        """The text of the last learned answer; None for plain text, or where the answer is only tool calls."""
+        """The text of the last learned answer; None for plain text, or where the answer is only tool calls.
+
+        Without its thought, also where that stands in the text, in `<think>` tags before the answer.
+        """
         if self.conversation is None or (last := self.conversation.last_answer) is None:
             return None
-        return self.conversation.messages[last].content
+        content = self.conversation.messages[last].content
+        return None if content is None else split_tags(content)[1]
+
+    @property
+    def thought(self) -> str | None:
+        """What stands before the last learned answer as its thought, beside its text or in it; None without one."""
+        if self.conversation is None or (last := self.conversation.last_answer) is None:
+            return None
+        message = self.conversation.messages[last]
+        return message.reasoning or split_tags(message.content or "")[0]
 
     @property
     def last_answer_only(self) -> Example:

@@ -22,7 +22,11 @@ class Metric(Frozen):
 
 
 class Sample(Frozen):
-    """What each system made of one held-out row. `scores` are this sample's own, where a metric has them."""
+    """What each system made of one held-out row. `scores` are this sample's own, where a metric has them.
+
+    output: the answer without its thought, which `reasoning` holds. num_new_tokens: of both; num_thinking_tokens: of
+    the thought, None where a server does not tell.
+    """
 
     row_id: str
     prompt: str
@@ -31,12 +35,29 @@ class Sample(Frozen):
     num_new_tokens: int
     finish_reason: Literal["stop", "length", "error"]
     scores: dict[str, float] = Field(default_factory=dict)
+    reasoning: str | None = None
+    num_thinking_tokens: int | None = 0
+
+
+class ThinkingFigures(Frozen):
+    """How a system thought before its answers.
+
+    num_thoughts: answers with a thought. num_cut_off: of these the ones whose thought was cut off, so that there is no
+    answer. mean_tokens, least_tokens, most_tokens: of a thought; None where a server does not tell.
+    """
+
+    num_thoughts: int
+    num_cut_off: int
+    mean_tokens: float | None = None
+    least_tokens: int | None = None
+    most_tokens: int | None = None
 
 
 class SystemResult(Frozen):
     """One system under evaluation: base, base with few-shot examples, or a tuned model.
 
-    num_cut_off: outputs that ended at the token limit. num_empty: outputs without any text.
+    num_cut_off: outputs that ended at the token limit. num_empty: outputs without any text. thinking: how it thought;
+    None where it did not.
     """
 
     name: str
@@ -49,6 +70,7 @@ class SystemResult(Frozen):
     seconds: float
     num_cut_off: int = 0
     num_empty: int = 0
+    thinking: ThinkingFigures | None = None
 
 
 class Comparison(Frozen):

@@ -301,12 +301,13 @@ class TrainingPlan(Frozen):
 
 
 class EvaluationPlan(Frozen):
-    """How the result is judged."""
+    """How the result is judged. max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`."""
 
     metrics: tuple[MetricName, ...]
     few_shot: int
     max_new_tokens: int
     max_samples: int
+    max_thinking_tokens: int = 0
 
 
 _ROW_SETTINGS: Final = ("template_options", "learn_reasoning", "reasoning", "system", "tools")
@@ -364,6 +365,8 @@ class Plan(Frozen):
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"]["label_smoothing"] = True
+        if not self.evaluation.max_thinking_tokens:
+            excluded["evaluation"] = {"max_thinking_tokens"}
         if self.objective.name == "sft" and self.objective.loss_weighting == "token":
             excluded["objective"]["loss_weighting"] = True
         excluded.setdefault("training", set()).update(

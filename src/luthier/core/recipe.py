@@ -280,11 +280,15 @@ class TrainingRecipe(Frozen):
 
 
 class EvaluationRecipe(Frozen):
-    """How the result is judged on the held-out rows. `max_samples`: judge only the first N by stable hash."""
+    """How the result is judged on the held-out rows. `max_samples`: judge only the first N by stable hash.
+
+    max_new_tokens: of an answer. max_thinking_tokens: of a thought before it, beside these; 0: both share them.
+    """
 
     metrics: tuple[MetricName, ...] | None = None
     few_shot: Annotated[int, Field(ge=0, le=64)] | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_thinking_tokens: Annotated[int, Field(ge=0)] | None = None
     max_samples: Annotated[int, Field(ge=1)] | None = None
 
 

@@ -12,6 +12,7 @@ _MAX_BRACES: Final = 64
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 # Some templates write the opening tag themselves, so that a reply has the closing one alone.
 _REST_OF_THOUGHT = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
+_LEADING = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 _OPEN_THOUGHT = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
 
 
@@ -22,6 +23,12 @@ class _DuplicateKeyError(ValueError):
 def without_thoughts(reply: str) -> str:
     """The reply without what stands in <think> tags, and without space around it."""
     return _REST_OF_THOUGHT.sub("", _THOUGHT.sub("", reply)).strip()
+
+
+def split_tags(answer: str) -> tuple[str | None, str]:
+    """The thought in `<think>` tags that an answer of a row begins with, and the rest; None and all of it without."""
+    found = _LEADING.match(answer)
+    return (None, answer) if found is None else (found[1].strip() or None, answer[found.end() :])
 
 
 def ends_in_thoughts(text: str) -> bool:

@@ -50,7 +50,8 @@ class TextRequest(Frozen):
     `required`: the answer is one or more calls. tool_name: with `required`, the one tool that is called.
     calls_in_parallel: false for at most one call an answer.
 
-    template_options: what the chat template is given beside the conversation, over what the model was opened with.
+    template_options: what the chat template is given beside the conversation, over trained_options, which the model was
+    trained with.
     reasoning_effort: how much to think, as OpenAI names it; the engine sets the option that the template has for it.
     max_thinking_tokens: of a thought, as `core.ports.Prompt` has it; 0: it counts among `max_new_tokens`.
     """
@@ -68,6 +69,7 @@ class TextRequest(Frozen):
     tool_name: str | None = None
     calls_in_parallel: bool = True
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    trained_options: dict[str, TemplateOption] = Field(default_factory=dict)
     reasoning_effort: str | None = None
     max_thinking_tokens: int | None = Field(default=0, ge=0)
 
@@ -101,6 +103,7 @@ class Served(Frozen):
     template: Literal["auto", "chat", "plain"] = "auto"
     precision: Literal["float32", "bfloat16"] | None = None
     quantisation: Quantisation | None = None
+    template_options: tuple[tuple[str, TemplateOption], ...] = ()
 
 
 class TokenLikelihood(Frozen):

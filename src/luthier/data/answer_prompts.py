@@ -34,11 +34,15 @@ _ANSWERING: Final = ("assistant", "gpt", "chatgpt", "bot", "model")
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """How answers are written. temperature 0 is greedy; above it the draws depend on seed and prompt alone."""
+    """How answers are written. temperature 0 is greedy; above it the draws depend on seed and prompt alone.
+
+    keeps_thoughts: rows get the teacher's thought as `reasoning_content`; else they get the answer alone.
+    """
 
     max_new_tokens: int = 512
     temperature: float = 0.0
     seed: int = 0
+    keeps_thoughts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,13 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One question and what became of it. reason None: the answer is kept."""
+    """One question and what became of it. reason None: the answer is kept. thought: what the teacher thought before."""
 
     question: Question
     text: str = ""
     reason: ReasonCode | None = None
     explanation: str = ""
+    thought: str | None = None
 
 
 def question_of(row: Row, mapping: Mapping[str, str]) -> Question:
@@ -100,20 +105,22 @@ def answers(
                 words = f"{reply.came}; expected {reply.expected}"
                 yield Answered(question, reason="too_long", explanation=words)
             elif reply.finish_reason == "length":
-                words = f"cut off after {reply.num_new_tokens} tokens, before its end"
+                within = "within its thought" if reply.ends_in_thought else "before its end"
+                words = f"cut off after {reply.num_new_tokens} tokens, {within}"
                 yield Answered(question, reply.text, "cut_off", words)
             elif not reply.text.strip():
                 yield Answered(question, reply.text, "empty", "the teacher wrote nothing")
             else:
-                yield Answered(question, reply.text)
+                yield Answered(question, reply.text, thought=reply.reasoning)
         batch_done(len(batch))
 
 
 def answered_row(answered: Answered, options: AnswerOptions, *, teacher: str) -> dict[str, Any]:
     """A chat row that ends with the teacher's answer, the only turn that is learned."""
-    return _with_prompt(answered, {"role": "assistant", "content": _writable(answered.text)}) | {
-        PROVENANCE: _provenance(answered, options, teacher)
-    }
+    turn = {"role": "assistant", "content": _writable(answered.text)}
+    if answered.thought is not None and options.keeps_thoughts:
+        turn["reasoning_content"] = _writable(answered.thought)
+    return _with_prompt(answered, turn) | {PROVENANCE: _provenance(answered, options, teacher)}
 
 
 def gold_row(example: Example) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def gold_row(example: Example) -> dict[str, Any]:
     if prompt is None or conversation is None or conversation.last_answer is None or not example.reference:
         raise BadFieldError("completion", ABSENT, "is no answer in words to a prompt")
     earlier = [_turn(m.model_copy(update={"weight": 0}) if m.role == "assistant" else m) for m in prompt.messages]
-    answer = {"role": "assistant", "content": example.reference}
+    answer = _turn(conversation.messages[conversation.last_answer].model_copy(update={"weight": None}))
     return {"messages": [*earlier, answer]} | ({"tools": list(prompt.tools)} if prompt.tools else {})
 
 
@@ -193,8 +200,10 @@ def _turn(message: Message) -> dict[str, Any]:
 
 
 def _provenance(answered: Answered, options: AnswerOptions, teacher: str) -> dict[str, Any]:
+    thought = {} if answered.thought is None else {"thought": "kept" if options.keeps_thoughts else "left out"}
     return {
         **answered.question.provenance,
+        **thought,
         "synthetic": True,
         "teacher": teacher,
         "kind": "answer",

@@ -121,7 +121,8 @@ class FileReader:
         return Thinking(form, form.is_open(tail), most, () if known is None else tags_in(known.delimiters))
 
     def _options(self, request: TextRequest) -> dict[str, TemplateOption]:
-        return options_of(self._text, {}, request.template_options, request.reasoning_effort)
+        requested = options_of(self._text, {}, request.template_options, request.reasoning_effort)
+        return request.trained_options | requested
 
     def _least_tokens(self, text: str) -> int:
         """By the letters of ASCII alone: a file may have no token for other bytes, and tokens that take in blanks."""

@@ -74,8 +74,8 @@ def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) ->
             body["logprobs"] = asked.num_top
         return body
     body["messages"] = [message_document(message) for message in asked.conversation.messages]
-    if asked.template_options:
-        body["chat_template_kwargs"] = dict(asked.template_options)
+    if options := asked.trained_options | asked.template_options:
+        body["chat_template_kwargs"] = options
     if asked.reasoning_effort is not None:
         body["reasoning_effort"] = asked.reasoning_effort
     if asked.num_top is not None:

@@ -277,7 +277,7 @@ class RequestTemplates:
 
         Raises RequestError for an option that the template never reads, TemplateError for one that it fails on.
         """
-        options = dict(self._template.options) | requested_options(self._template, asked)
+        options = dict(self._template.options) | asked.trained_options | requested_options(self._template, asked)
         key = json.dumps(options, sort_keys=True)
         if key not in self._made:
             template = self._template.with_options(options)

@@ -240,7 +240,7 @@ class VllmEngine:
                 thinking = replace(thinking, is_open=False, max_tokens=0)
         room = self._context_tokens - len(ids)
         given: dict[str, Any] = {"conversation": None, "text": None, "token_ids": tuple(ids)}
-        given |= {"template_options": {}, "reasoning_effort": None}
+        given |= {"template_options": {}, "trained_options": {}, "reasoning_effort": None}
         return request.model_copy(update=given | {"max_new_tokens": min(request.max_new_tokens, room)}), thinking
 
     def _look_after(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from luthier.core.evaluation import Comparison, SystemResult
 from luthier.evaluate.names import held_out_rows, metric_title
+from luthier.reporting.thinking import thinking_sentence
 
 FEW_ROWS = 30
 
@@ -66,12 +67,15 @@ def caveats(
 
 
 def _cut_off(results: Sequence[SystemResult]) -> list[str]:
-    parts = [f"{r.num_cut_off} of {r.name}" for r in results if r.num_cut_off]
+    told = [sentence for r in results if (sentence := thinking_sentence(r)) is not None]
+    in_answer = [(r, r.num_cut_off - (r.thinking.num_cut_off if r.thinking else 0)) for r in results]
+    parts = [f"{number} of {r.name}" for r, number in in_answer if number]
     if not parts:
-        return []
+        return told
     return [
+        *told,
         f"Answers cut off at max_new_tokens: {', '.join(parts)}. Where references are longer than that, raise it; "
-        "where they are not, the system does not know when to stop, and that counts against it."
+        "where they are not, the system does not know when to stop, and that counts against it.",
     ]
 
 

@@ -24,6 +24,7 @@ from luthier.evaluate.metrics.protocol import Array, MetricDefinition, Observati
 from luthier.evaluate.metrics.registry import as_definitions, bounds_of
 from luthier.evaluate.statistics.shares import is_share
 from luthier.evaluate.systems import SystemUnderTest, Titled, check_systems
+from luthier.evaluate.thinking import thinking_figures
 from luthier.evaluate.verdict import primary_metric, verdict
 
 __all__ = ["Judged", "SystemUnderTest", "judge", "judge_in_full", "primary_metric", "verdict"]
@@ -220,6 +221,7 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
         seconds=outcome.seconds,
         num_empty=sum(not generation.text.strip() for generation in outcome.generations),
         num_cut_off=sum(generation.finish_reason == "length" for generation in outcome.generations),
+        thinking=thinking_figures(outcome.generations),
     )
 
 
@@ -243,6 +245,8 @@ def _samples(outcome: _Outcome, metrics: Sequence[MetricDefinition]) -> tuple[Sa
             num_new_tokens=written.num_new_tokens,
             finish_reason=written.finish_reason,
             scores={name: float(values[row]) for name, values in own.items() if np.isfinite(values[row])},
+            reasoning=written.reasoning,
+            num_thinking_tokens=written.num_thinking_tokens,
         )
         for row, written in enumerate(outcome.generations or _choices(outcome))
     )

@@ -12,6 +12,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.digest import canonical_json, sha256_document
 from luthier.core.errors import RequestError
+from luthier.core.reply_text import split_tags
 
 _OPENING_ROLES = ("system", "developer")
 
@@ -51,8 +52,8 @@ def num_usable(pool: Sequence[Example], *, held_out: Sequence[Example] = ()) -> 
 def with_shots(example: Example, shots: Sequence[Example]) -> Example:
     """The example with the shots' turns after its own system prompt and before its first other turn.
 
-    Shots lose their own system prompts, and their assistant turns get weight 0: they are context, never scored, so
-    `reference`, `prompt` and `learned_bytes` still speak of the example's own answer.
+    Shots lose their own system prompts and their thoughts, and their assistant turns get weight 0: they are context,
+    never scored, so `reference`, `prompt` and `learned_bytes` still speak of the example's own answer.
 
     Raises:
         RequestError: the example or a shot is plain text, or the example is among the shots.
@@ -91,7 +92,13 @@ def _usable(pool: Sequence[Example], held_out: Sequence[Example]) -> dict[str, E
 
 def _shown_turns(shot: Example) -> list[Message]:
     turns = [message for message in _conversation(shot).messages if message.role not in _OPENING_ROLES]
-    return [turn.model_copy(update={"weight": 0}) if turn.role == "assistant" else turn for turn in turns]
+    return [_without_thought(turn) if turn.role == "assistant" else turn for turn in turns]
+
+
+def _without_thought(turn: Message) -> Message:
+    """The turn as context: an example shows what an answer looks like, and a model that thinks does so by itself."""
+    content = turn.content if turn.content is None else split_tags(turn.content)[1]
+    return turn.model_copy(update={"weight": 0, "content": content, "reasoning": None, "learn_reasoning": None})
 
 
 def _conversation(example: Example) -> Conversation:

@@ -179,7 +179,11 @@ def _caveats(tasks: Sequence[TaskResult], candidate: str) -> list[str]:
         for system in task.systems:
             what = [
                 f"{number:,} {words}"
-                for number, words in ((system.num_empty, "empty"), (system.num_cut_off, "cut off at the token limit"))
+                for number, words in (
+                    (system.num_empty, "empty"),
+                    (system.num_cut_off, "cut off at the token limit"),
+                    (system.thinking.num_cut_off if system.thinking else 0, "cut off within the thought"),
+                )
                 if number
             ]
             if what and (system.name == candidate or system.num_empty):

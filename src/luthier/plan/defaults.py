@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from luthier.core.recipe import MetricName
+from luthier.models.answer_lengths import USUAL_TOKENS
 
 LORA_RANK: Final = (16, "enough for style, format and narrow tasks; 8 to 64 is usual")
 LORA_DROPOUT: Final = (0.1, "guards small data sets against learning by heart; 0 to 0.3 is usual")
@@ -75,7 +76,7 @@ PREFERENCE_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     "which side has gained, which is likelier, and by how much; perplexity is of the chosen side",
 )
 FEW_SHOT: Final = (4, "the plain alternative to tuning: a few examples in the prompt")
-MAX_NEW_TOKENS: Final = (128, "longer answers are cut and counted as cut")
+MAX_NEW_TOKENS: Final = (USUAL_TOKENS, "longer answers are cut and counted as cut")
 MAX_SAMPLES: Final = (200, "keeps judging to minutes on a CPU; raise it to narrow the intervals")
 MICRO_BATCH_TOKENS_CPU: Final = 2048
 MICRO_BATCH_TOKENS_GPU: Final = 16384

@@ -43,7 +43,7 @@ class Judging:
         systems: adapters or not, of each system that is as large as the base (True: with the run's adapter).
         prompt_tokens, reference_tokens: of a row, on average; the learned ones are the reference.
         shot_tokens: of the examples before each prompt of one system, computed once; 0 without such a system.
-        new_tokens: of an answer, at most.
+        new_tokens: of an answer and the thought before it, at most.
         longest_tokens: of the longest prompt with examples and answer.
         writes, scores: whether answers are written and rows are scored.
         teacher_share: parameters of a teacher that is judged beside them, as a share of the base's; 0 without one.
@@ -91,8 +91,8 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         prompt_tokens=max(0.0, held_out.num_tokens / count - reference),
         reference_tokens=reference,
         shot_tokens=shots,
-        new_tokens=evaluation.max_new_tokens,
-        longest_tokens=held_out.max_tokens + shots + evaluation.max_new_tokens,
+        new_tokens=evaluation.max_new_tokens + evaluation.max_thinking_tokens,
+        longest_tokens=held_out.max_tokens + shots + evaluation.max_new_tokens + evaluation.max_thinking_tokens,
         writes=bool(texts),
         scores=bool(set(evaluation.metrics) & (SCORED_METRICS | PAIR_METRICS)),
         teacher_share=teacher.num_parameters / base_parameters if teacher and base_parameters else 0.0,

@@ -20,6 +20,7 @@ from luthier.core.plan import (
     TrainingPlan,
 )
 from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
+from luthier.models.answer_lengths import AnswerLengths
 from luthier.models.structure import Structure
 from luthier.plan import checkpointing, defaults, objectives
 from luthier.plan.acceleration import attention_on, compiled_for, packs, usual_order
@@ -85,15 +86,19 @@ def resolve(
     are_pairs: bool = False,
     num_shots: int | None = None,
     teacher: TeacherPlan | None = None,
+    answers: AnswerLengths | None = None,
 ) -> Plan:
     """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together.
 
     has_text_answers: whether the rows that are judged have prompts and answers in words. are_pairs: whether they are
     preference pairs. num_shots: training rows that could be few-shot examples; None where that is not known. teacher:
-    who the objective learns from, where it does.
+    who the objective learns from, where it does. answers: how long the answers and thoughts of the rows are that are
+    judged; None where that is not known.
     """
     judged = (has_text_answers, are_pairs, num_shots)
-    made = partial(_resolved, recipe, model, template, template_sha256, data, structure, hardware, judged, teacher)
+    made = partial(
+        _resolved, recipe, model, template, template_sha256, data, structure, hardware, judged, teacher, answers
+    )
     plan = made(why_no_experts="")
     if why := experts_do_not_fit(plan, structure, hardware):
         plan = made(why_no_experts=why)
@@ -110,6 +115,7 @@ def _resolved(
     hardware: Hardware,
     judged: tuple[bool, bool, int | None],
     teacher: TeacherPlan | None,
+    answers: AnswerLengths | None,
     *,
     why_no_experts: str,
 ) -> Plan:
@@ -150,7 +156,9 @@ def _resolved(
         method=method,
         objective=objective,
         training=training,
-        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, *judged, sources),
+        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, *judged, sources).model_copy(
+            update=_budgets(recipe.evaluation or EvaluationRecipe(), data, answers, model, sources)
+        ),
         sources=sources.in_order(_SECTIONS),
     )
     return checkpointing.decided_for(plan, structure, hardware)
@@ -343,6 +351,29 @@ def _evaluation(
     return EvaluationPlan(
         metrics=metrics,
         few_shot=few_shot,
-        max_new_tokens=pick("evaluation.max_new_tokens", r.max_new_tokens, defaults.MAX_NEW_TOKENS),
+        max_new_tokens=defaults.MAX_NEW_TOKENS[0],
         max_samples=samples,
     )
+
+
+def _budgets(
+    r: EvaluationRecipe, data: DataPlan, answers: AnswerLengths | None, model: LocalModel, sources: _Sources
+) -> dict[str, int]:
+    """What an answer may take, and a thought before it, in tokens: asked, or from the lengths of the rows' own."""
+    usual, longest = defaults.MAX_NEW_TOKENS, 0 if data.held_out is None else data.held_out.max_tokens
+    if answers is not None and answers.max_new_tokens > usual[0]:
+        most = min(answers.max_new_tokens, model.context_length_tokens)
+        usual = (most, f"the longest answer of the rows has {answers.longest_answer:,} tokens")
+    new = sources.pick("evaluation.max_new_tokens", r.max_new_tokens, usual)
+    if r.max_new_tokens is None and usual is not defaults.MAX_NEW_TOKENS:
+        sources.note("evaluation.max_new_tokens", "derived", usual[1])
+    asked, auto = r.max_thinking_tokens, 0 if answers is None else answers.max_thinking_tokens
+    if asked is not None:
+        sources.note("evaluation.max_thinking_tokens", "asked", "in the recipe")
+    else:
+        why = "the model thinks before it answers" if auto else "neither the chat template nor the rows have thoughts"
+        if answers is not None and answers.longest_thought:
+            why = f"the longest thought of the rows has {answers.longest_thought:,} tokens"
+        sources.note("evaluation.max_thinking_tokens", "derived", why)
+    room = max(0, model.context_length_tokens - longest - new)
+    return {"max_new_tokens": new, "max_thinking_tokens": min(auto, room) if asked is None else asked}

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class Answering:
     """What came out. refused: reason -> how many. num_rows_left: rows that --max-rows left out.
 
+    num_thoughts: answers with a thought of the teacher before them; has_kept_thoughts: whether the rows have these.
+
     cost_usd: of the new requests at the prices given; None without prices.
     """
 
@@ -41,6 +43,8 @@ class Answering:
     teacher_usage: Usage
     cost_usd: float | None
     seconds: float
+    num_thoughts: int = 0
+    has_kept_thoughts: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier data answer --json`."""
@@ -51,6 +55,7 @@ class Answering:
 class _Tally:
     kept: list[dict[str, Any]] = field(default_factory=list)
     refused: list[Answered] = field(default_factory=list)
+    num_thoughts: int = 0
 
 
 def answer(
@@ -66,12 +71,14 @@ def answer(
     seed: int = 0,
     prices: Prices | None = None,
     force: bool = False,
+    keeps_thoughts: bool = False,
 ) -> Answering:
     """Have a teacher answer the prompt of every row; answers that stand in the rows are replaced.
 
     The output has a chat row for each answer that was kept; what was refused (empty, cut off, over the context) lies
     beside it in `<output>.refused.jsonl`, or there is no such file where nothing was. What was answered is kept in the
     home, so a second run, or one after a stop midway, asks only for the rest. force: replace an output that is there.
+    keeps_thoughts: write what a teacher thought before its answer into the row, too, as `reasoning_content`.
 
     Raises RequestError (impossible options), ConflictError (an output is there), NotFoundError (file, model),
     DataError (rows without a prompt; or no answer could be kept, and then the refused file says why), and what an
@@ -82,7 +89,7 @@ def answer(
     from luthier.data.shapes import check_mapping
     from luthier.data.source import open_source
 
-    options, fields = AnswerOptions(max_new_tokens, temperature, seed), dict(mapping or {})
+    options, fields = AnswerOptions(max_new_tokens, temperature, seed, keeps_thoughts), dict(mapping or {})
     check_mapping(fields)
     _check(options, max_rows)
     check_prices(prices)
@@ -110,6 +117,8 @@ def answer(
         teacher_usage=writer.usage,
         cost_usd=(prices or Prices()).cost(writer.usage),
         seconds=time.monotonic() - start,
+        num_thoughts=tally.num_thoughts,
+        has_kept_thoughts=keeps_thoughts and tally.num_thoughts > 0,
     )
 
 
@@ -199,6 +208,7 @@ def _write(
         questions = islice(_questions(source, mapping), num_rows)
         for one in answers(questions, teacher, options, context.progress, batch_done=batch_done):
             if one.reason is None:
+                tally.num_thoughts += one.thought is not None
                 tally.kept.append(answered_row(one, options, teacher=teacher.name))
             else:
                 tally.refused.append(one)

@@ -160,15 +160,17 @@ def system_under_test(
     candidate: Candidate,
     engine: TemplatedEngine,
     examples: Sequence[Example],
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     *,
+    max_thinking_tokens: int | None = None,
     options: Sequence[Sequence[str]] = (),
     rests: Sequence[str] = (),
 ) -> SystemUnderTest:
     """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
 
-    options: of each row the answers to choose from, where there are any. rests: of plain texts that are only begun,
-    and that the system is to go on with, what follows of each.
+    max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None takes them from the lengths of
+    the rows' own (`answer_lengths`). options: of each row the answers to choose from, where there are any. rests: of
+    plain texts that are only begun, and that the system is to go on with, what follows of each.
 
     Where the longest row does not fit into the context with all shots, fewer are used, and the name says how many. An
     answer ends where the context does. Raises OverlongError for a row that does not fit without shots.
@@ -177,6 +179,7 @@ def system_under_test(
     from luthier.data.option_tokens import tokenise_option
     from luthier.evaluate.compare import SystemUnderTest
     from luthier.evaluate.few_shot import with_shots
+    from luthier.models.answer_lengths import limits_of
 
     learning = Learning(reasoning=candidate.learn_reasoning)
     shots, name = candidate.shots, candidate.name
@@ -196,8 +199,10 @@ def system_under_test(
     pairs = are_pairs(examples)
     tokenised = tuple(unit[0 if pairs else -1] for unit in units)
     cut = not pairs and any(len(unit) > 1 for unit in units)
+    new, thinking = limits_of(() if rests else examples, engine.template, max_new_tokens, max_thinking_tokens)
     given = [t.num_tokens if rests else _prompt_tokens(t) for t in tokenised]
-    asks = _Asks.of(seen, examples, rests, [min(max_new_tokens, candidate.context_length_tokens - n) for n in given])
+    room = [min(new, candidate.context_length_tokens - n) for n in given]
+    asks = _Asks.of(seen, examples, rests, room, thinking)
     return SystemUnderTest(
         name=name,
         model=candidate.model_name,
@@ -228,7 +233,12 @@ class _Asks:
 
     @classmethod
     def of(
-        cls, seen: Sequence[Example], examples: Sequence[Example], rests: Sequence[str], room: Sequence[int]
+        cls,
+        seen: Sequence[Example],
+        examples: Sequence[Example],
+        rests: Sequence[str],
+        room: Sequence[int],
+        max_thinking_tokens: int | None,
     ) -> _Asks:
         if rests:
             texts = tuple(e.text or "" for e in examples)
@@ -237,7 +247,10 @@ class _Asks:
         if not have_text_answers(examples):
             return cls()
         return cls(
-            tuple(Prompt(conversation=e.prompt, max_new_tokens=n) for e, n in zip(seen, room, strict=True)),
+            tuple(
+                Prompt(conversation=e.prompt, max_new_tokens=n, max_thinking_tokens=max_thinking_tokens)
+                for e, n in zip(seen, room, strict=True)
+            ),
             tuple(e.reference or "" for e in examples),
             tuple(readable(e.prompt) for e in examples),
         )

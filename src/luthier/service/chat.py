@@ -45,6 +45,7 @@ class Reply:
 
     name: str
     text: str = ""
+    reasoning: str = ""
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
     reason: str | None = None
@@ -77,7 +78,7 @@ class Reply:
             "first_seconds": None if self.first_seconds is None else round(self.first_seconds, 4),
             "seconds": round(self.seconds, 4),
             "error": None if self.error is None else self.error.as_json(),
-        }
+        } | ({"reasoning": self.reasoning} if self.reasoning else {})
 
     def hear(self, event: StreamEvent, seconds: float) -> None:
         """Take one event in."""
@@ -88,6 +89,7 @@ class Reply:
             self.error = error_from(event.error)
         elif isinstance(event, Piece):
             self.has_started, self.text = True, self.text + event.text
+            self.reasoning += event.reasoning
             self.num_new_tokens = max(self.num_new_tokens, event.num_new_tokens)
             if self.first_seconds is None:
                 self.first_seconds = seconds
@@ -159,6 +161,7 @@ class Chat:
             conversation=Conversation(messages=tuple(messages)),
             sampling=self.sampling,
             max_new_tokens=self.max_new_tokens,
+            max_thinking_tokens=None,
         )
 
 
@@ -172,7 +175,10 @@ class LocalSpeaker:
 
     def begin(self, request: TextRequest, hear: Hear) -> Callable[[], None]:
         """As of `Speaker`. Raises WorkError where it cannot be asked now."""
-        return self.context.model_server.ask(self.served, request, hear)
+        from luthier.service.serving import as_trained
+
+        served, asked = as_trained(self.served, request)
+        return self.context.model_server.ask(served, asked, hear)
 
 
 def find_speaker(context: Context, name: str, engine: EngineChoice = "auto") -> Speaker:

@@ -80,6 +80,7 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
         rows,
         metrics=plan.evaluation.metrics,
         max_new_tokens=plan.evaluation.max_new_tokens,
+        max_thinking_tokens=plan.evaluation.max_thinking_tokens,
         max_samples=plan.evaluation.max_samples,
         run_id=run_id,
         beside=[c.name for c in candidates if c.name.startswith("teacher ")],
@@ -111,7 +112,16 @@ def _with_forgetting(
     start, most = time.perf_counter(), plan.evaluation.max_samples
     examples = _that_fit(general, prepared)
     rows = HeldOut(general.profile.file, general.profile.sha256, general.profile.num_rows, examples)
-    judged = _judge(context, candidates, rows, metrics=METRICS, max_new_tokens=1, max_samples=most, run_id=None)
+    judged = _judge(
+        context,
+        candidates,
+        rows,
+        metrics=METRICS,
+        max_new_tokens=1,
+        max_thinking_tokens=0,
+        max_samples=most,
+        run_id=None,
+    )
     found = forgetting(
         judged.systems,
         judged.comparisons,
@@ -137,7 +147,8 @@ def evaluate(
     few_shot_from: Path | None = None,
     metrics: Sequence[MetricName] | None = None,
     mapping: Mapping[str, str] | None = None,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
+    max_thinking_tokens: int | None = None,
     max_samples: int | None = None,
     allow_leakage: bool = False,
     evaluation_id: str | None = None,
@@ -149,19 +160,16 @@ def evaluate(
     the first base model among the others (or the base of the first run) is also judged with that many examples from
     `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
     mapping: as data.map in a recipe; None takes that of the first run where the file has its columns (`column_maps`),
-    and the evaluation says so. evaluation_id: by default a new one. called: the name of the file in the result; by
-    default its path.
+    and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None
+    takes them from the lengths of the rows' own, for each system with its own tokenizer. evaluation_id: by default a
+    new one. called: the name of the file in the result; by default its path.
 
     Raises RequestError for metrics or few-shot examples that the rows have no place for, DataError for wrong rows,
     OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where held-out rows
     stand in the training rows of a run (unless allowed, and then the verdict says so).
     """
     if few_shot and few_shot_from is None:
-        raise RequestError(
-            f"--few-shot {few_shot} without rows to take them from",
-            expected="--few-shot-from FILE with rows that are not held out",
-            do="add --few-shot-from train.jsonl",
-        )
+        raise _no_shots(few_shot)
     loaded, notes = load_mapped(context, systems, data, mapping)
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
     check_metrics(chosen, loaded.examples)
@@ -186,6 +194,7 @@ def evaluate(
         rows,
         metrics=chosen,
         max_new_tokens=max_new_tokens,
+        max_thinking_tokens=max_thinking_tokens,
         max_samples=max_samples or len(loaded.examples),
         run_id=run_id,
     )
@@ -195,13 +204,22 @@ def evaluate(
     return evaluation
 
 
+def _no_shots(few_shot: int) -> RequestError:
+    return RequestError(
+        f"--few-shot {few_shot} without rows to take them from",
+        expected="--few-shot-from FILE with rows that are not held out",
+        do="add --few-shot-from train.jsonl",
+    )
+
+
 def _judge(
     context: Context,
     candidates: Sequence[Candidate],
     held_out: HeldOut,
     *,
     metrics: Sequence[MetricName],
-    max_new_tokens: int,
+    max_new_tokens: int | None,
+    max_thinking_tokens: int | None,
     max_samples: int,
     run_id: str | None,
     beside: Sequence[str] = (),
@@ -215,7 +233,10 @@ def _judge(
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
     with closing(EnginePool(open_engine)) as pool:
-        systems = [system_under_test(c, pool.engine(c), examples, max_new_tokens) for c in candidates]
+        systems = [
+            system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
+            for c in candidates
+        ]
         results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
     words = None

@@ -71,6 +71,7 @@ def prepare(
     # before anything that brings torch: a typo is answered at once
     check_names(recipe, base_dir)
     from luthier.evaluate.few_shot import num_usable
+    from luthier.models.answer_lengths import answer_lengths
     from luthier.models.structure import read_structure
     from luthier.plan import resolve
     from luthier.service.budgets import with_budget
@@ -97,6 +98,7 @@ def prepare(
         has_text_answers=have_text_answers(judged),
         are_pairs=bool(judged) and are_pairs(judged),
         num_shots=num_usable(splits["train"].good_examples, held_out=judged),
+        answers=answer_lengths(judged, template) if judged and have_text_answers(judged) else None,
         teacher=find_teacher(
             context, recipe, template, [split for name, split in splits.items() if "held_out" not in name]
         ),

@@ -69,9 +69,11 @@ class RemoteSpeaker:
                 usage = chunk.get("usage") or usage
                 for choice in (chunk.get("choices") or [])[:1]:
                     reason = choice.get("finish_reason") or reason
-                    if text := (choice.get("delta") or {}).get("content"):
+                    delta = choice.get("delta") or {}
+                    text, thought = delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning")
+                    if text or thought:
                         num_pieces += 1
-                        yield Piece(text=str(text), num_new_tokens=num_pieces)
+                        yield Piece(text=str(text or ""), num_new_tokens=num_pieces, reasoning=str(thought or ""))
         if reason is None:
             raise _no_answer(self.url, "the answer broke off", self.key)
         num_new = usage.get("completion_tokens")

@@ -267,6 +267,7 @@ class RetrainStages:
                 data=self._file(pipeline, f"{which}_held_out"),
                 metrics=plan.evaluation.metrics,
                 max_new_tokens=plan.evaluation.max_new_tokens,
+                max_thinking_tokens=plan.evaluation.max_thinking_tokens,
                 max_samples=plan.evaluation.max_samples,
                 evaluation_id=evaluation_id,
                 called=f"{which} held-out rows of {pipeline.pipeline_id}",

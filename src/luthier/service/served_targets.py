@@ -163,6 +163,7 @@ def _served_outcome(context: Context, name: str, run_id: str, adapter_path: str)
         template=plan.base_model.template,
         precision=plan.training.precision,
         quantisation=plan.method.quantisation if is_adapter else None,
+        template_options=tuple(sorted(plan.data.template_options.items())),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from luthier.core.stream import (
     Failed,
     Piece,
     Sampling,
+    Served,
     Started,
     TextRequest,
     WrittenToken,
@@ -31,21 +33,33 @@ from luthier.service.model_server import Event, Hear
 from luthier.service.served_models import Routed, route, served_model, user_of
 from luthier.service.usage import use_of
 
+log = logging.getLogger("luthier.service")
+
 
 @dataclass(slots=True)
 class Choice:
-    """One answer so far. reason: why it ended; None while it is being written."""
+    """One answer so far. reason: why it ended; None while it is being written.
+
+    thoughts: pieces of the thought before it; num_thinking_tokens: of the new ones those of the thought, once ended.
+    """
 
     pieces: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
     tokens: list[WrittenToken] = field(default_factory=list)
     calls: list[CallPiece] = field(default_factory=list)
     num_new_tokens: int = 0
+    num_thinking_tokens: int = 0
     reason: EndReason | None = None
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """All of it, without the thought."""
         return "".join(self.pieces)
+
+    @property
+    def reasoning(self) -> str:
+        """The thought; empty where there is none."""
+        return "".join(self.thoughts)
 
     def tool_calls(self) -> list[dict[str, Any]]:
         """The calls of tools, as OpenAI writes them."""
@@ -88,12 +102,14 @@ class Answer:
         elif isinstance(event, Piece):
             choice = self.choices[event.choice]
             choice.pieces.append(event.text)
+            choice.thoughts.append(event.reasoning)
             choice.tokens += event.tokens
             choice.calls += event.calls
             choice.num_new_tokens = event.num_new_tokens
         elif isinstance(event, Ended):
             choice = self.choices[event.choice]
             choice.num_new_tokens, choice.reason = event.num_new_tokens, event.reason
+            choice.num_thinking_tokens = event.num_thinking_tokens
             if event.num_prompt_tokens and event.choice % (len(self.choices) // self.num_prompts) == 0:
                 self.num_prompt_tokens += event.num_prompt_tokens  # of a prompt once, whatever its number of choices
 
@@ -111,6 +127,11 @@ class Answer:
     def num_new_tokens(self) -> int:
         """Of all choices."""
         return sum(choice.num_new_tokens for choice in self.choices)
+
+    @property
+    def num_thinking_tokens(self) -> int:
+        """Of the thoughts of all choices."""
+        return sum(choice.num_thinking_tokens for choice in self.choices)
 
 
 def new_seed() -> int:
@@ -140,12 +161,38 @@ def ask(
     first = 0
     try:
         for request in requests:
-            cancels.append(context.model_server.ask(served, request, _from(first, hear), key=_place_of(caller)))
+            loaded, asked = as_trained(served, request)
+            cancels.append(context.model_server.ask(loaded, asked, _from(first, hear), key=_place_of(caller)))
             first += request.num_choices
     except LuthierError:
         cancel()
         raise
-    return cancel, "fp_" + sha256_document(served.model_dump(mode="json"))[:10]
+    unset = None if served.template_options else {"template_options"}
+    return cancel, "fp_" + sha256_document(served.model_dump(mode="json", exclude=unset))[:10]
+
+
+def as_trained(served: Served, request: TextRequest) -> tuple[Served, TextRequest]:
+    """A model as it is loaded, and a request with the options of the template that the model was trained with.
+
+    What the request sets itself stays, and a difference is told in the log: the model has learned with other options.
+    """
+    trained = dict(served.template_options)
+    if not trained:
+        return served, request
+    asked = request.template_options
+    others = sorted(name for name, value in asked.items() if trained.get(name) != value)
+    if others or request.reasoning_effort is not None:
+        told = [f"{name}={asked[name]!r}" for name in others]
+        told += [] if request.reasoning_effort is None else [f"reasoning_effort={request.reasoning_effort!r}"]
+        log.warning(
+            "a request sets %s for %s, which was trained with the template options %s: answers may be worse",
+            ", ".join(told), served.adapter_path or served.path, trained,
+        )  # fmt: skip
+    # Without its options, so that it shares its base with those that were trained otherwise.
+    return (
+        served.model_copy(update={"template_options": ()}),
+        request.model_copy(update={"trained_options": trained}),
+    )
 
 
 def ask_embeddings(

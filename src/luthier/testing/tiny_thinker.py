@@ -44,7 +44,10 @@ OPENING_TEMPLATE: Final = (
 )
 """The generation prompt opens the thought, unless `enable_thinking` is false."""
 
-_QUESTIONS: Final = ("Which wood?", "Which wood is used for the front of a violin?", "Hi", "What comes after 205?")
+_QUESTIONS: Final = (
+    "Which wood?", "Which wood is used for the front of a violin?", "Hi", "What comes after 205?",
+    *(f"Which wood, of {number}?" for number in range(4)),
+)  # fmt: skip
 _STEPS: Final = 120
 
 

@@ -26,8 +26,8 @@ _ENDS = {"stop": "", "length": " · cut off at its limit", "tool_calls": ""}
 async def written(context: Context, caller: Caller, model: str, asked: TextRequest) -> AsyncIterator[bytes]:
     """An answer as lines of JSON; the first comes when the ask was taken, and before it a LuthierError may.
 
-    {"kind": "asked"}, {"kind": "started"}, {"kind": "text", "text"}, then {"kind": "ended", "facts",
-    "exchange"} or {"kind": "failed", "error"}. Whoever stops reading stops the model.
+    {"kind": "asked"}, {"kind": "started"}, {"kind": "thought", "text"}, {"kind": "text", "text"}, then
+    {"kind": "ended", "facts", "exchange"} or {"kind": "failed", "error"}. Whoever stops reading stops the model.
     """
     talk = Talk(context, caller, [asked], model=model)
     try:
@@ -37,7 +37,10 @@ async def written(context: Context, caller: Caller, model: str, asked: TextReque
             if isinstance(event, Started):
                 yield _line(kind="started")
             elif isinstance(event, Piece):
-                yield _line(kind="text", text=event.text)
+                if event.reasoning:
+                    yield _line(kind="thought", text=event.reasoning)
+                if event.text or not event.reasoning:
+                    yield _line(kind="text", text=event.text)
             elif isinstance(event, Ended):
                 await talk.charge()
                 yield _line(kind="ended", facts=_facts(talk), exchange=talk.exchange.exchange_id)
@@ -63,8 +66,8 @@ async def whole(request: Request, context: Context, caller: Caller, model: str, 
             watcher.cancel()
         if talk.answer.error is not None:
             raise talk.answer.error
-        text = talk.answer.choices[0].text
-        return Turn(role="assistant", content=text, facts=_facts(talk), exchange_id=talk.exchange.exchange_id)
+        found, told = talk.answer.choices[0], talk.exchange.exchange_id
+        return Turn(role="assistant", content=found.text, facts=_facts(talk), exchange_id=told, thought=found.reasoning)
     finally:
         await talk.leave()
 
@@ -81,6 +84,8 @@ def _facts(talk: Talk) -> str:
     """`31 tokens read, 24 written · first after 0.2 s · 45 tokens/s`."""
     answer, now = talk.answer, time.monotonic()
     words = f"{answer.num_prompt_tokens:,} tokens read, {answer.num_new_tokens:,} written"
+    if answer.num_thinking_tokens:
+        words += f" ({answer.num_thinking_tokens:,} of them thought)"
     if talk.first_at:
         waited = talk.first_at - talk.began_at
         words += f" · first after {duration(waited) if waited >= 1 else f'{1000 * waited:.0f} ms'}"

@@ -26,13 +26,17 @@ DEFAULTS: Final = {"system": "", "temperature": "0.7", "top_p": "1", "max_tokens
 
 
 class Turn(Frozen):
-    """One turn. facts: of an answer, what it took, in words; exchange_id: what it is known by; thumb: given to it."""
+    """One turn. facts: of an answer, what it took, in words; exchange_id: what it is known by; thumb: given to it.
+
+    thought: what stood before the answer; it is shown, and not sent back to the model.
+    """
 
     role: Literal["user", "assistant"]
     content: str
     facts: str = Field(default="", max_length=300)
     exchange_id: str = Field(default="", max_length=128)
     thumb: Literal["", "up", "down"] = ""
+    thought: str = ""
 
 
 _TURNS: Final[TypeAdapter[tuple[Turn, ...]]] = TypeAdapter(tuple[Turn, ...])

@@ -64,7 +64,6 @@ WISHES: Final[dict[str, list[Any]]] = {
     "audio": [{}, {"voice": "alloy", "format": "wav"}],
     "functions": [[], [{"name": "f"}]],
     "moderation": [{}, {"model": "omni-moderation-latest"}, False],
-    "reasoning_effort": ["none", "high"],
     "verbosity": ["low", "medium"],
     "web_search_options": [{}, {"search_context_size": "low"}],
     "suffix": ["", "end"],

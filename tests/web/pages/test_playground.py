@@ -270,3 +270,26 @@ def test_feedback_for_an_answer_that_is_not_known_is_refused(home: Context, brow
     assert page.status_code == 404
     assert "ask-none" in page.text
     assert list(home.feedback.list("default")) == []
+
+
+def test_a_thought_is_folded_away_beside_the_answer(
+    home: Context, browser: Browser, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(_: Served, request: TextRequest, hear: Callable[[StreamEvent], None], *, key: str | None) -> Any:
+        hear(Started(num_prompt_tokens=5))
+        hear(Piece(text="", reasoning="<b>so</b>", num_new_tokens=2))
+        hear(Piece(text="four", num_new_tokens=3))
+        hear(Ended(reason="stop", num_new_tokens=3, num_thinking_tokens=2))
+        return lambda: None
+
+    monkeypatch.setattr(home.model_server, "ask", ask)
+    one = browser("infer")
+    page = shown(one, one.post("/playground", data=form(message="2+2?", talk=["[]", "[]"], model=["tiny", ""]))).text
+    assert (
+        '<details class="thought"><summary>Thought</summary><div class="thinking">&lt;b&gt;so&lt;/b&gt;</div>' in page
+    )
+    assert "3 written (2 of them thought)" in page
+    lines = one.post("/playground/answer", data=form(talk=talk("2+2?"))).text.splitlines()
+    told = [(one["kind"], one.get("text")) for one in map(json.loads, lines)]
+    assert ("thought", "<b>so</b>") in told
+    assert ("text", "four") in told

@@ -61,13 +61,16 @@ class Words(Protocol):
         ...
 
 
-def usage_of(answer: serving.Answer) -> dict[str, int]:
-    """The tokens that an answer took."""
-    return {
+def usage_of(answer: serving.Answer) -> dict[str, Any]:
+    """The tokens that an answer took; those of thoughts are among them, and told beside them where there are any."""
+    usage: dict[str, Any] = {
         "prompt_tokens": answer.num_prompt_tokens,
         "completion_tokens": answer.num_new_tokens,
         "total_tokens": answer.num_prompt_tokens + answer.num_new_tokens,
     }
+    if num_thinking := answer.num_thinking_tokens:
+        usage["completion_tokens_details"] = {"reasoning_tokens": num_thinking}
+    return usage
 
 
 def target_header(routed: Routed | None) -> dict[str, str]:
@@ -175,4 +178,9 @@ def refused(error: LuthierError) -> ApiError:
         made.code = "context_length_exceeded"
     elif isinstance(error, NotFoundError):
         made.code, made.param = "model_not_found", "model"
+    # Only the process that holds the model knows what its chat template reads.
+    elif error.came.startswith("reasoning_effort "):
+        made.code, made.param = "invalid_value", "reasoning_effort"
+    elif error.came.startswith("the template option "):
+        made.code, made.param = "invalid_value", "chat_template_kwargs"
     return made

@@ -25,6 +25,11 @@ router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
 
 _MAX_MESSAGES: Final = 2048
 _STRICT: Final = ConfigDict(extra="forbid", strict=True)
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+_OptionName = Annotated[str, Field(min_length=1, max_length=64)]
+_OptionValue = bool | int | float | Annotated[str, Field(max_length=1024)]
+TemplateOptions = Annotated[dict[_OptionName, _OptionValue], Field(max_length=32)]
+"""Options of the model's chat template by name; which ones there are, the model's template says."""
 
 
 class TextPart(BaseModel):
@@ -50,12 +55,19 @@ class ChatMessage(BaseModel):
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_call_id: str | None = None
     function_call: Unsupported = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
     def text(self) -> str | None:
         """The content as one text; None where there is none."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content if self.content is not None else self.refusal
+
+    @property
+    def thought(self) -> str | None:
+        """What an assistant has thought before the answer, under either name that servers have for it."""
+        return self.reasoning_content or self.reasoning or None
 
 
 class PromptCache(BaseModel):
@@ -89,6 +101,8 @@ class ChatBody(SamplingBody):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     function_call: Literal["none", "auto"] | None = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: TemplateOptions | None = None
 
     metadata: Metadata | None = None
     store: OffOnly = None
@@ -102,7 +116,6 @@ class ChatBody(SamplingBody):
     functions: Unsupported = None
     audio: Unsupported = None
     moderation: Unsupported = None
-    reasoning_effort: Unsupported = None
     verbosity: Unsupported = None
     web_search_options: Unsupported = None
 
@@ -110,10 +123,14 @@ class ChatBody(SamplingBody):
 @router.post("", responses=ANSWERS, response_class=Response)
 async def create_chat_completion(body: ChatBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """The next turn of a conversation; with `stream` as server-sent events."""
+    limit = _max_tokens(body)
     asked = TextRequest(
         conversation=_conversation(body),
         sampling=body.sampling(),
-        max_new_tokens=_max_tokens(body) or context.settings.serving_new_tokens,
+        max_new_tokens=limit or context.settings.serving_new_tokens,
+        max_thinking_tokens=None if limit is None else 0,
+        template_options=body.chat_template_kwargs or {},
+        reasoning_effort=body.reasoning_effort,
         stop=body.stops(),
         num_choices=body.n or 1,
         num_top=_num_top(body),
@@ -163,6 +180,7 @@ def _conversation(body: ChatBody) -> Conversation:
                 name=message.name,
                 tool_calls=tuple(call.model_dump() for call in message.tool_calls or ()),
                 tool_call_id=message.tool_call_id,
+                reasoning=message.thought,
             )
         )
     return Conversation(messages=tuple(messages), tools=tuple(tool.document() for tool in body.tools or ()))
@@ -174,7 +192,10 @@ def _check_calls(number: int, message: ChatMessage) -> None:
         if (fault := fault_of_text(call.function.arguments)) is not None:
             raise refusal(fault, f"messages.{number}.tool_calls.{place}.function.arguments")
     wrong = None
-    if message.tool_calls and message.role != "assistant":
+    if message.thought is not None and message.role != "assistant":
+        name = "reasoning_content" if message.reasoning_content else "reasoning"
+        wrong = (name, "thoughts in messages of the assistant only")
+    elif message.tool_calls and message.role != "assistant":
         wrong = ("tool_calls", "calls of tools in messages of the assistant only")
     elif (message.tool_call_id is None) == (message.role == "tool"):
         wrong = ("tool_call_id", "the id of the call with messages of the role tool, and with no others")

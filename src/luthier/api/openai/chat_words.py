@@ -36,13 +36,15 @@ class ChatWords:
         return self._document("chat.completion", choices) | {"usage": usage_of(answer)}
 
     def first(self, event: Piece | Ended) -> dict[str, Any]:
-        begins_with_call = isinstance(event, Piece) and event.calls and not event.text
-        content = None if begins_with_call else ""
+        is_no_text = isinstance(event, Piece) and (event.calls or event.reasoning) and not event.text
+        content = None if is_no_text else ""
         return self._chunk(event.choice, {"role": "assistant", "content": content, "refusal": None})
 
     def piece(self, piece: Piece) -> dict[str, Any]:
         delta: dict[str, Any] = {}
-        if piece.text or not piece.calls:
+        if piece.reasoning:
+            delta["reasoning_content"] = piece.reasoning
+        if piece.text or not (piece.calls or piece.reasoning):
             delta["content"] = piece.text
         if piece.calls:
             delta["tool_calls"] = [_call_delta(call) for call in piece.calls]
@@ -83,7 +85,8 @@ def _message(choice: Choice) -> dict[str, Any]:
     calls = choice.tool_calls()
     content = choice.text if choice.text or not calls else None
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
-    return message | ({"tool_calls": calls} if calls else {})
+    thought = {"reasoning_content": choice.reasoning} if choice.reasoning else {}
+    return message | thought | ({"tool_calls": calls} if calls else {})
 
 
 def _call_delta(call: CallPiece) -> dict[str, Any]:

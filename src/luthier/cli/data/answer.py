@@ -42,6 +42,10 @@ def answer(
     price_output: Annotated[
         float | None, typer.Option("--price-output", min=0, metavar="USD", help="For a million tokens of answers.")
     ] = None,
+    keep_thoughts: Annotated[
+        bool,
+        typer.Option("--keep-thoughts", help="Write a teacher's thoughts into the rows, too, for a student to learn."),
+    ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -63,9 +67,17 @@ def answer(
             temperature=temperature,
             seed=seed,
             force=force,
+            keeps_thoughts=keep_thoughts,
             prices=Prices(price_input, price_output),
         )
     return Answer(as_json, found.as_json(), lambda console: _show(console, found))
+
+
+def _thoughts(found: Answering) -> str:
+    what = (
+        "kept as reasoning_content" if found.has_kept_thoughts else "left out of the rows (--keep-thoughts keeps them)"
+    )
+    return f"the teacher thought before {found.num_thoughts:,} answers; {what}"
 
 
 def _show(console: Console, found: Answering) -> None:
@@ -80,6 +92,7 @@ def _show(console: Console, found: Answering) -> None:
         ("teacher", found.teacher),
         ("refused", f"{found.num_refused:,}, listed in {found.refused_file}" if found.num_refused else "none"),
         *((f"  {reason}", f"{number:,}") for reason, number in found.refused.items()),
+        *((("thoughts", _thoughts(found)),) if found.num_thoughts else ()),
         ("tokens", tokens_text(found.teacher_usage)),
         (
             "cost",

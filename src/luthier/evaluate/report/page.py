@@ -30,6 +30,7 @@ from luthier.reporting.forecast import forecast_of
 from luthier.reporting.judged_rows import forgetting_rows, scored_heading
 from luthier.reporting.page import page_environment
 from luthier.reporting.svg import css_variable
+from luthier.reporting.thinking import thinking_sentence
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 FOLD_LINES: Final = 14
@@ -144,6 +145,7 @@ def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dic
         "samples_title": _samples_title(len(choices.chosen)),
         "score_title": scored_heading(evaluation.systems, choices.metric),
         "groups": _groups(choices.chosen, choices.metric),
+        "thoughts": [sentence for system in evaluation.systems if (sentence := thinking_sentence(system)) is not None],
         "cut_off": [(system.name, system.num_cut_off) for system in evaluation.systems if system.num_cut_off],
     }
 

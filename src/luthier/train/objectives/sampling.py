@@ -18,6 +18,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Attempt
 from luthier.engines.continue_all import continue_all
 from luthier.engines.decode import Continuation, Decoder, Prefix, Request
+from luthier.engines.thoughts import Thoughts
 from luthier.models.chat_template import ChatTemplate
 from luthier.train.model import TrainableModel
 
@@ -71,8 +72,9 @@ def draw_samples(
         decoder = Decoder(base, end_ids=template.end_of_turn_ids, pad_id=model.pad_id)
         prefix = None if prompt is None else _trained_prefix(decoder, prompt, requests)
         found = continue_all(decoder, requests, lambda: None, prefix=prefix)
+    thoughts = Thoughts(template)
     samples = [
-        _sample(row, ahead, number, requests[number], found[number], template)
+        _sample(row, ahead, number, requests[number], found[number], thoughts)
         for number, row in enumerate(row for row in rows for _ in range(num_samples))
     ]
     return [samples[i : i + num_samples] for i in range(0, len(samples), num_samples)]
@@ -101,16 +103,19 @@ def _trained_prefix(decoder: Decoder, prompt: torch.Tensor, requests: Sequence[R
 
 
 def _sample(
-    row: TokenisedExample, ahead: int, number: int, request: Request, found: Continuation, template: ChatTemplate
+    row: TokenisedExample, ahead: int, number: int, request: Request, found: Continuation, thoughts: Thoughts
 ) -> Sample:
-    """The token that ended an answer is learned with it; a cut answer has none."""
+    """The token that ended an answer is learned with it; a cut answer has none.
+
+    Thought and answer are learned together, by what the answer is worth.
+    """
     own = list(request.ids[ahead:])
     new = [*found.ids, *(() if found.end_id is None else (found.end_id,))]
-    text = template.tokenizer.decode(found.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    written, _ = thoughts.split(found.ids, is_open=thoughts.is_open(own))
     mask = bytes(len(own)) + b"\1" * len(new)
     return Sample(
         row_id=row.id,
         tokens=TokenisedExample(f"{row.id}#{number}", array("i", own + new), mask),
-        attempt=Attempt(row.id, text, len(new), found.stopped),
+        attempt=Attempt(row.id, written.content, len(new), found.stopped, written.reasoning),
         log_probabilities=tuple(found.log_probabilities),
     )

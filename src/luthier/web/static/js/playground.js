@@ -103,12 +103,17 @@ class Side {
     const bubble = clone("answer-turn");
     bubble.classList.add("waiting");
     this.list.append(bubble);
-    const words = bubble.querySelector(".words"), written = { text: "", node: document.createTextNode("") };
+    const words = bubble.querySelector(".words"), written = { text: "", thought: "", node: document.createTextNode("") };
+    const thought = bubble.querySelector(".thought"), told = thought.querySelector(".thinking");
     this.controller = new AbortController();
     this.state = "waiting";
     let facts = "", exchange = "", error = null;
     try {
-      ({ facts, exchange } = await this.read(written, () => { if (!written.node.isConnected) words.append(written.node); }));
+      ({ facts, exchange } = await this.read(written, () => { if (!written.node.isConnected) words.append(written.node); }, (more) => {
+        thought.hidden = false;
+        written.thought += more;
+        told.append(visible(more));
+      }));
     } catch (wrong) {
       if (wrong.name === "AbortError") facts = "stopped by you";
       else error = wrong.told ?? { came: "the connection to the server broke off", do: "try again" };
@@ -116,11 +121,11 @@ class Side {
     this.controller = undefined;
     if (error) { this.fail(bubble, error, written.text); return; }
     if (facts === "stopped by you" && !written.text) { bubble.remove(); return; }
-    this.finish(bubble, written.text, facts, exchange);
+    this.finish(bubble, written, facts, exchange);
   }
 
   // Reads lines of JSON until the end; returns what is told of the answer then.
-  async read(written, begin) {
+  async read(written, begin, think) {
     const body = new URLSearchParams(new FormData(form));
     for (const name of [...new Set(body.keys())]) if (name === "model" || name === "talk" || name === "message" || name.startsWith("reference-")) body.delete(name);
     body.delete("form_token"); // the same question may be put twice
@@ -141,6 +146,9 @@ class Side {
           begin();
           written.text += said.text;
           written.node.appendData(visible(said.text));
+        } else if (said.kind === "thought") {
+          this.state = "writing";
+          think(said.text);
         } else if (said.kind === "started") this.state = "reading";
         else if (said.kind === "ended") return said;
         else if (said.kind === "failed") throw { told: said.error };
@@ -160,11 +168,11 @@ class Side {
     this.keep();
   }
 
-  finish(bubble, text, facts, exchange) {
+  finish(bubble, { text, thought }, facts, exchange) {
     bubble.classList.remove("waiting");
     showText(bubble.querySelector(".words"), text);
     bubble.querySelector(".facts-line").textContent = facts;
-    const place = this.turns.push({ role: "assistant", content: text, facts, exchange_id: exchange }) - 1;
+    const place = this.turns.push({ role: "assistant", content: text, facts, exchange_id: exchange, thought }) - 1;
     const reference = bubble.querySelector("textarea"), save = bubble.querySelector('[name="save"]');
     if (reference) { reference.name = `reference-${this.number}-${place}`; reference.value = text; }
     if (save) save.value = `${this.number}:${place}`;
