@@ -107,16 +107,12 @@ class Score(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One answer that a model wrote to the prompt of a row while it was trained. ended: by itself, not cut off.
-
-    text: the answer without its thought, which is what is graded; num_new_tokens: of both. reasoning: the thought.
-    """
+    """One answer that a model wrote to the prompt of a row while it was trained. ended: by itself, not cut off."""
 
     row_id: str
     text: str
     num_new_tokens: int
     ended: bool
-    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
