@@ -11,9 +11,11 @@ from tests.data.template_rows import ROWS, template_of
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import TemplateError
+from luthier.core.opted_turns import OptedTurns
 from luthier.data.loss_mask import Learning, Unit, tokenise, tokenise_sides
-from luthier.data.opted_turns import OptedTurns
 from luthier.data.template import decode
+from luthier.engines.opted_turns import rewritten, text_of
+from luthier.engines.tool_calls import form_of
 from luthier.models.chat_template import ChatTemplate
 from luthier.testing.tiny import make_tiny_model
 
@@ -143,7 +145,7 @@ def test_what_was_refused_passes_as_the_error_says(name: str, load: Any) -> None
                 tools_as_text=wanted == _TOOLS,
                 reasoning="as_text" if wanted == _REASONING else None,
             )
-            conversation = opted.conversation(conversation, template)
+            conversation = rewritten(opted, conversation, form_of(text_of(template)))
         unit = _unit(conversation, chosen)
         _check_against_inference(conversation, unit, chosen)
         helped += 1

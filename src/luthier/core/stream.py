@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter
 from luthier.core.conversation import Conversation
 from luthier.core.errors import LuthierError, OverlongError
 from luthier.core.frozen import Frozen
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
 
@@ -54,6 +55,7 @@ class TextRequest(Frozen):
     trained with.
     reasoning_effort: how much to think, as OpenAI names it; the engine sets the option that the template has for it.
     max_thinking_tokens: of a thought, as `core.ports.Prompt` has it; 0: it counts among `max_new_tokens`.
+    opted_turns: what of the conversation is written in another way, as the model was trained.
     """
 
     conversation: Conversation | None = None
@@ -70,6 +72,7 @@ class TextRequest(Frozen):
     calls_in_parallel: bool = True
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
     trained_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    opted_turns: OptedTurns = AS_THEY_ARE
     reasoning_effort: str | None = None
     max_thinking_tokens: int | None = Field(default=0, ge=0)
 
@@ -93,7 +96,8 @@ class Served(Frozen):
     sha256: of the base's weights, so that a base pulled anew is loaded anew. precision: None takes what is fastest on
     this machine. engine: the name of what runs it, in the table of engines. Models that differ in `adapter_path` and
     `template_options` alone share one base in memory. template_options: what it was trained with: what its chat
-    template is given beside a conversation, unless a request says otherwise.
+    template is given beside a conversation, unless a request says otherwise. opted_turns: what of each conversation is
+    written in another way, as in training.
     """
 
     engine: str = "transformers"
@@ -104,6 +108,7 @@ class Served(Frozen):
     precision: Literal["float32", "bfloat16"] | None = None
     quantisation: Quantisation | None = None
     template_options: tuple[tuple[str, TemplateOption], ...] = ()
+    opted_turns: OptedTurns = AS_THEY_ARE
 
 
 class TokenLikelihood(Frozen):

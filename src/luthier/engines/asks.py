@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,10 +13,11 @@ from luthier.core.stream import EmbeddingRequest, TextRequest
 from luthier.engines.answer_row import AnswerRow, CallReader, Guide
 from luthier.engines.decode import Request
 from luthier.engines.guides import Guides
+from luthier.engines.opted_turns import text_of
 from luthier.engines.sampling import Sampler
 from luthier.engines.thoughts import NO_THINKING, RequestTemplates, Thinking
-from luthier.engines.tool_calls import ToolForm, form_of
-from luthier.engines.tool_prompt import with_tools_as_text
+from luthier.engines.tool_calls import ToolForm
+from luthier.engines.tool_talk import ToolTalk
 from luthier.engines.transformers_engine import TransformersEngine
 from luthier.models.chat_template import ChatTemplate
 
@@ -61,9 +61,7 @@ class AskReader:
         self._engine, self._device, self._num_logits = engine, device, num_logits
         tokenizer = engine.template.tokenizer
         self._backend = tokenizer.backend_tokenizer
-        template = json.dumps(tokenizer.chat_template or "") if engine.template.kind == "chat" else ""
-        self._knows_tools = "tools" in template
-        self._form = form_of(template)
+        self._tools = ToolTalk(text_of(engine.template))
         self._templates = RequestTemplates(engine.template)
         self._guides = Guides(tokenizer, num_logits, engine.template.end_of_turn_ids)
 
@@ -79,9 +77,7 @@ class AskReader:
                 expected=f"ids of this model's own tokenizer, 0 to {self._num_logits - 1}",
                 do="leave it out",
             )
-        if asked.tool_choice == "required" and not asked.tools:
-            raise RequestError("a tool must be called, and there is none", expected="tools", do="send tools")
-        form = self._form if asked.tools else None
+        form = self._tools.form(asked)
         if form is not None and (asked.tool_choice == "required" or asked.json_schema is not None):
             guide: Callable[[], Guide] | None = self._guides.of_grammar(form.grammar(asked, self._token_id))
         else:
@@ -131,9 +127,7 @@ class AskReader:
             return self._engine.request_of_ids(asked.token_ids, asked.max_new_tokens)
         talk = asked.conversation
         if talk is not None:
-            talk = talk.model_copy(update={"tools": asked.tools})
-            if not self._knows_tools:
-                talk = with_tools_as_text(talk, self._form)
+            talk = self._tools.conversation(asked)
         return self._engine.request_within_context(
             Prompt(conversation=talk, text=asked.text, max_new_tokens=asked.max_new_tokens), template
         )

@@ -18,6 +18,7 @@ from luthier.core.ports import THINKING_TOKENS
 from luthier.core.recipe import TemplateOption
 from luthier.core.stream import TextRequest
 from luthier.engines.llama_server import LlamaServer
+from luthier.engines.opted_turns import text_of
 from luthier.engines.prompt_ids import check_bytes, checked, ids_of
 from luthier.engines.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.engines.tool_talk import ToolTalk
@@ -53,7 +54,7 @@ class TemplateReader:
     def __init__(self, template: ChatTemplate, server: LlamaServer) -> None:
         self._template, self._context_tokens = template, server.context_tokens
         self._templates = RequestTemplates(template)
-        self.tools = ToolTalk(json.dumps(template.tokenizer.chat_template or "") if template.kind == "chat" else "")
+        self.tools = ToolTalk(text_of(template))
         ours, theirs = template.encode(_PROBE)[0], server.tokenize(_PROBE, add_special=True)
         if ours != theirs:
             differ = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from luthier.core.conversation import Conversation
 from luthier.core.errors import RequestError
 from luthier.core.stream import CallPiece, EndReason, TextRequest
+from luthier.engines.opted_turns import rewritten
 from luthier.engines.tool_call_reader import ToolCallReader
 from luthier.engines.tool_calls import ToolForm, form_of
-from luthier.engines.tool_prompt import with_tools_as_text
 
 
 class ToolTalk:
@@ -23,10 +23,14 @@ class ToolTalk:
         return self._form if asked.tools else None
 
     def conversation(self, asked: TextRequest) -> Conversation:
-        """What is rendered: without tools that may not be called, and in words where the template knows none."""
+        """What is rendered: without tools that may not be called, and in words where the template knows none.
+
+        Turns that were written in another way in the model's training are written so here.
+        """
         assert asked.conversation is not None
         talk = asked.conversation.model_copy(update={"tools": asked.tools})
-        return talk if self._knows_tools else with_tools_as_text(talk, self._form)
+        as_text = asked.opted_turns.tools_as_text or not self._knows_tools
+        return rewritten(asked.opted_turns.model_copy(update={"tools_as_text": as_text}), talk, self._form)
 
 
 class CallsInText:

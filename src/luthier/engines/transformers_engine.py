@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
 from luthier.engines.beginnings import Shared, shared_batches
@@ -17,7 +18,9 @@ from luthier.engines.continue_all import DEFAULT_BATCH_TOKENS, continue_all
 from luthier.engines.decode import Continuation, Decoder, Prefix, Request
 from luthier.engines.guides import Guides
 from luthier.engines.likelihood import Scorer
+from luthier.engines.opted_turns import rewritten, text_of
 from luthier.engines.thoughts import Thoughts
+from luthier.engines.tool_calls import form_of
 from luthier.models.architecture import context_tokens
 from luthier.models.attention_proof import why_eager
 from luthier.models.chat_template import ChatTemplate
@@ -44,13 +47,18 @@ class TransformersEngine:
     """
 
     def __init__(
-        self, model: PreTrainedModel | PeftModel, template: ChatTemplate, *, batch_tokens: int = DEFAULT_BATCH_TOKENS
+        self,
+        model: PreTrainedModel | PeftModel,
+        template: ChatTemplate,
+        *,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        opted_turns: OptedTurns = AS_THEY_ARE,
     ) -> None:
         if batch_tokens < 1:
             raise RequestError(f"batch_tokens={batch_tokens}", expected="at least 1", do="pass a larger number")
         self._model: PreTrainedModel | PeftModel | None = model
         self._trained_prompt = virtual_tokens(model)
-        self._template = template
+        self._template, self._opted = template, opted_turns
         self._batch_tokens = batch_tokens
         tokenizer = template.tokenizer
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -68,6 +76,7 @@ class TransformersEngine:
         adapter_path: str | None = None,
         template: Literal["auto", "chat", "plain"] = "auto",
         template_options: Mapping[str, Any] | None = None,
+        opted_turns: OptedTurns = AS_THEY_ARE,
         dtype: Literal["float32", "bfloat16"],
         device: str = "cpu",
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
@@ -75,7 +84,8 @@ class TransformersEngine:
     ) -> TransformersEngine:
         """Load a transformers folder, packed where that is asked for, and an adapter on top of it where one is given.
 
-        template_options: what its chat template is given beside each conversation.
+        template_options: what its chat template is given beside each conversation. opted_turns: what of a conversation
+        is written in another way, as in training.
 
         Raises:
             NotFoundError, ModelSourceError: the folder or the adapter is not there, or damaged.
@@ -85,7 +95,7 @@ class TransformersEngine:
         if adapter_path is not None:
             model = attach_adapter(model, adapter_path)
         written = ChatTemplate.load(model_path, template, options=template_options)
-        return cls(model, written, batch_tokens=batch_tokens)
+        return cls(model, written, batch_tokens=batch_tokens, opted_turns=opted_turns)
 
     @property
     def name(self) -> str:
@@ -273,7 +283,9 @@ class TransformersEngine:
                 do="correct the prompt",
             )
         if prompt.conversation is not None:
-            text = (template or self._template).render(prompt.conversation, add_generation_prompt=True)
+            used = template or self._template
+            talk = rewritten(self._opted, prompt.conversation, form_of(text_of(used)))
+            text = used.render(talk, add_generation_prompt=True)
         else:
             text = prompt.text or ""
         self._check_bytes(text, number + 1)

@@ -6,7 +6,6 @@ A child that ends is started again, later and later; asks under way fail, those 
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -19,9 +18,11 @@ import httpx2
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import NotFoundError, RequestError, WorkError
+from luthier.core.opted_turns import AS_THEY_ARE
 from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgress, Told
 from luthier.core.stream import EmbeddingRequest, Failed, Served, TextRequest
 from luthier.engines.openai_stream import OpenAIStreamEngine
+from luthier.engines.opted_turns import text_of
 from luthier.engines.prompt_ids import checked, ids_of
 from luthier.engines.stream_generation import generate_by_streaming
 from luthier.engines.thoughts import NO_THINKING, RequestTemplates, Thinking
@@ -76,8 +77,7 @@ class VllmEngine:
     ) -> None:
         self._folder = Path(model_path)
         self._template = ChatTemplate.load(model_path, template)
-        is_chat = self._template.kind == "chat"
-        self._tools = ToolTalk(json.dumps(self._template.tokenizer.chat_template or "") if is_chat else "")
+        self._tools = ToolTalk(text_of(self._template))
         self._templates = RequestTemplates(self._template)
         self._adapters: dict[str, str] = {}
         self._first_pause, self._start_seconds = first_pause_seconds, start_seconds
@@ -240,7 +240,7 @@ class VllmEngine:
                 thinking = replace(thinking, is_open=False, max_tokens=0)
         room = self._context_tokens - len(ids)
         given: dict[str, Any] = {"conversation": None, "text": None, "token_ids": tuple(ids)}
-        given |= {"template_options": {}, "trained_options": {}, "reasoning_effort": None}
+        given |= {"template_options": {}, "trained_options": {}, "reasoning_effort": None, "opted_turns": AS_THEY_ARE}
         return request.model_copy(update=given | {"max_new_tokens": min(request.max_new_tokens, room)}), thinking
 
     def _look_after(self) -> None:

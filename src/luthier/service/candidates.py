@@ -11,6 +11,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError
 from luthier.core.ids import is_id
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Engine, Prompt
 from luthier.core.recipe import TemplateOption
@@ -39,6 +40,7 @@ class Candidate:
 
     context_length_tokens: what there is room for, less a trained prompt. quantisation: how the base is held.
     template_options: what its chat template is given, as in training. learn_reasoning: whether thoughts are scored.
+    opted_turns: what of rows and prompts is written in another way, as in training.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Candidate:
     quantisation: Quantisation | None = None
     template_options: Mapping[str, TemplateOption] = field(default_factory=dict)
     learn_reasoning: bool | None = None
+    opted_turns: OptedTurns = AS_THEY_ARE
 
     def chat_template(self) -> ChatTemplate:
         """How it writes conversations."""
@@ -84,6 +87,7 @@ def base_of(plan: Plan, *, name: str, model_path: str) -> Candidate:
         quantisation=plan.method.quantisation,
         template_options=plan.data.template_options,
         learn_reasoning=plan.data.learn_reasoning,
+        opted_turns=OptedTurns.of(plan.data),
     )
 
 
@@ -150,6 +154,7 @@ def open_engine(candidate: Candidate) -> TransformersEngine:
         adapter_path=candidate.adapter_path,
         template=candidate.template,
         template_options=candidate.template_options,
+        opted_turns=candidate.opted_turns,
         dtype=candidate.precision,
         device=candidate.device,
         quantisation=candidate.quantisation,
@@ -177,12 +182,15 @@ def system_under_test(
     """
     from luthier.data.loss_mask import Learning, tokenise_sides
     from luthier.data.option_tokens import tokenise_option
+    from luthier.engines.opted_turns import rewritten_examples
     from luthier.evaluate.compare import SystemUnderTest
     from luthier.evaluate.few_shot import with_shots
     from luthier.models.answer_lengths import limits_of
 
     learning = Learning(reasoning=candidate.learn_reasoning)
-    shots, name = candidate.shots, candidate.name
+    opted, name = candidate.opted_turns, candidate.name
+    examples = rewritten_examples(opted, examples, engine.template)
+    shots = tuple(rewritten_examples(opted, candidate.shots, engine.template))
     while True:
         seen = [with_shots(e, shots) if shots else e for e in examples]
         units = [tokenise_sides(e, engine.template, learning) for e in seen]

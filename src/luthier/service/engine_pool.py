@@ -89,4 +89,4 @@ class _Pooled:
 
 def _weights(candidate: Candidate) -> tuple[object, ...]:
     options = tuple(sorted(candidate.template_options.items()))
-    return candidate.model_path, candidate.adapter_path, candidate.quantisation, options
+    return candidate.model_path, candidate.adapter_path, candidate.quantisation, options, candidate.opted_turns

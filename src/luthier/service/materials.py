@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
 from luthier.core.digest import sha256_document
+from luthier.core.opted_turns import OptedTurns
 from luthier.core.recipe import Recipe
 from luthier.service.canaries import refuse_cut_canaries
 from luthier.service.context import Context
@@ -142,8 +143,8 @@ def tokenise(
     Held-out rows are judged, not trained, so they may fill the whole context; they are never truncated, since a cut
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
-    from luthier.data.opted_turns import OptedTurns
     from luthier.data.tokenised_cache import TokenisedCache
+    from luthier.engines.opted_turns import rewritten_examples
     from luthier.plan import objectives, resolve
     from luthier.plan.objectives import rules_of
 
@@ -156,7 +157,9 @@ def tokenise(
         overlong = "drop" if overlong == "truncate" else overlong
     opted = OptedTurns.of(recipe.data)
     part = replace(
-        part, examples=opted.examples(part.examples, template), planted=opted.examples(part.planted, template)
+        part,
+        examples=rewritten_examples(opted, part.examples, template),
+        planted=rewritten_examples(opted, part.planted, template),
     )
     cache = TokenisedCache(context.settings.tokenised_folder, context.settings.tokenised_cache_bytes)
     made: Tokenised = cache.tokenise_all(

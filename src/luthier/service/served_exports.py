@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from luthier.core.base_model import LocalModel
 from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.opted_turns import OptedTurns
+from luthier.core.plan import DataPlan
 from luthier.core.stream import Served
 from luthier.service.context import Context
 from luthier.service.served_targets import base_model, no_such_format, stamp
@@ -26,13 +29,27 @@ def served_export(context: Context, folder: Path) -> Served:
         )
     if (folder / "adapter_config.json").is_file():
         base = _base_of_adapter(context, folder)
-        return Served(path=base.path, sha256=base.sha256, adapter_path=str(folder))
+        return Served(path=base.path, sha256=base.sha256, adapter_path=str(folder), **_as_trained(folder))
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-        return Served(path=str(folder), sha256=stamp(folder))
+        return Served(path=str(folder), sha256=stamp(folder), **_as_trained(folder))
     ggufs = sorted(folder.glob("*.gguf"))
     if len(ggufs) == 1:
-        return Served(engine="llama_cpp", path=str(ggufs[0]), sha256=stamp(folder))
+        return Served(engine="llama_cpp", path=str(ggufs[0]), sha256=stamp(folder), **_as_trained(folder))
     raise no_such_format(folder, "holds several GGUF files" if ggufs else "holds nothing that can be served")
+
+
+def _as_trained(folder: Path) -> dict[str, Any]:
+    """How the run of a bundle has written conversations; nothing where no run has made what lies there."""
+    from luthier.deploy.bundle.manifest import PLAN
+
+    if not (folder / PLAN).is_file():
+        return {}
+    try:
+        data = DataPlan.model_validate(json.loads((folder / PLAN).read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise no_such_format(folder, f"has a {PLAN} that is no plan") from error
+    options = tuple(sorted(data.template_options.items()))
+    return {"template_options": options, "opted_turns": OptedTurns.of(data)}
 
 
 def check_export(folder: Path, *, needs_bundle: bool = False) -> None:

@@ -16,6 +16,7 @@ from luthier.core.deployment import Share
 from luthier.core.digest import sha256_document
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id
+from luthier.core.opted_turns import OptedTurns
 from luthier.core.stream import Served
 from luthier.service.base_models import base_models
 from luthier.service.context import Context
@@ -164,6 +165,7 @@ def _served_outcome(context: Context, name: str, run_id: str, adapter_path: str)
         precision=plan.training.precision,
         quantisation=plan.method.quantisation if is_adapter else None,
         template_options=tuple(sorted(plan.data.template_options.items())),
+        opted_turns=OptedTurns.of(plan.data),
     )
 
 

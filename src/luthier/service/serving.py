@@ -13,6 +13,7 @@ from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.digest import sha256_document
 from luthier.core.errors import LuthierError, error_from
+from luthier.core.opted_turns import AS_THEY_ARE
 from luthier.core.stream import (
     CallPiece,
     Embedded,
@@ -167,16 +168,20 @@ def ask(
     except LuthierError:
         cancel()
         raise
-    unset = None if served.template_options else {"template_options"}
+    unset = {name for name in ("template_options", "opted_turns") if getattr(served, name) in ((), AS_THEY_ARE)}
     return cancel, "fp_" + sha256_document(served.model_dump(mode="json", exclude=unset))[:10]
 
 
 def as_trained(served: Served, request: TextRequest) -> tuple[Served, TextRequest]:
-    """A model as it is loaded, and a request with the options of the template that the model was trained with.
+    """A model as it is loaded, and a request with the options of the template that the model was trained with, and with
+    the turns that were written in another way then.
 
     What the request sets itself stays, and a difference is told in the log: the model has learned with other options.
     """
     trained = dict(served.template_options)
+    if served.opted_turns != AS_THEY_ARE:
+        request = request.model_copy(update={"opted_turns": served.opted_turns})
+        served = served.model_copy(update={"opted_turns": AS_THEY_ARE})
     if not trained:
         return served, request
     asked = request.template_options

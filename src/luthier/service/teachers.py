@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from luthier.core.errors import RequestError
 from luthier.core.ids import is_id
+from luthier.core.opted_turns import AS_THEY_ARE
 from luthier.service.candidates import Candidate, find_candidate, open_engine
 from luthier.service.context import Context
 
@@ -97,6 +98,7 @@ def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, 
     """What decides the answers of a model on this machine: digests of weights, adapter and template, and precision."""
     common = {"engine": "transformers", "template": candidate.template, "precision": candidate.precision}
     if is_id(name, "run"):
+        opted = candidate.opted_turns
         plan, result = context.runs.plan(name), context.runs.get(name).result
         return {
             **common,
@@ -104,6 +106,7 @@ def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, 
             "template_sha256": plan.base_model.template_sha256,
             "trained_sha256": result.adapter_sha256 if result else None,
             **({"template_options": dict(candidate.template_options)} if candidate.template_options else {}),
+            **({} if opted == AS_THEY_ARE else {"opted_turns": opted.model_dump(mode="json")}),
         }
     from luthier.models import sources
 

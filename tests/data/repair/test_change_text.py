@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from luthier.data.repair.change_text import change_row, change_text
@@ -73,10 +73,39 @@ values = st.recursive(
 )
 
 
+def strings(value: Any) -> list[str]:
+    """Every string in a value, names of fields too."""
+    if isinstance(value, dict):
+        return [*value, *(text for one in value.values() for text in strings(one))]
+    if isinstance(value, list):
+        return [text for one in value for text in strings(one)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_no_word_is_found_in_an_escape() -> None:
+    def other_word(text: str) -> tuple[str, Counter[str]]:
+        return text.replace("ca", "ab"), Counter({"word": text.count("ca")})
+
+    text = r'["\u00cat", "\u001ca"]'
+    assert change_text(text, other_word) == (text, Counter())
+
+
+def test_a_name_tells_what_a_value_with_escapes_is() -> None:
+    def password(text: str) -> tuple[str, Counter[str]]:
+        return text.replace('"password": "Êt', '"password": "<secret-1>'), Counter()
+
+    changed, _ = change_text(r'{"password": "\u00cat\n\"", "to": "\u00cat"}', password)
+    assert changed == r'{"password": "<secret-1>\n\"", "to": "\u00cat"}'
+
+
+@example(["Êt"], True)
+@example(["\x1cat"], False)
+@example(["\ud800cat"], True)
 @given(st.lists(values, max_size=4) | st.dictionaries(st.text(max_size=4), values, max_size=4), st.booleans())
 def test_json_stays_json_and_only_strings_change(value: Any, is_ascii: bool) -> None:
     text = json.dumps(value, ensure_ascii=is_ascii)
     changed, _ = change_text(text, swap)
-    assert "cat" not in json.dumps(json.loads(changed))
-    if "cat" not in text:
+    assert not [one for one in strings(json.loads(changed)) if "cat" in one]
+    if not [one for one in strings(value) if "cat" in one]:
         assert changed == text
+    changed.encode()

@@ -13,7 +13,8 @@ from luthier.data.strict_json import StrictJsonError, strict_loads
 
 # A text -> the changed text, and how many times what was done.
 Change = Callable[[str], tuple[str, Counter[Any]]]
-_LITERAL: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_LITERAL: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
 _TEXT_FIELDS: Final = ("prompt", "completion", "instruction", "input", "output", "text")
 _DIGEST: Final = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})")
 
@@ -49,7 +50,8 @@ def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
     """One string changed. A string that is a JSON object or array, as the arguments of a tool call, stays one.
 
     Of such a string, first each string literal in it is changed by itself, since escapes hide where a value begins;
-    then the whole, since a name beside a value may tell what it is, unless that would break it.
+    then the whole, since a name beside a value may tell what it is, unless that would break it. The whole is read
+    without escapes that hold letters or digits, so that no word is found in an escape (`cat` in `\\u00cat`).
     """
     if not _is_json(text):
         return change(text)
@@ -59,13 +61,42 @@ def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
         before = json.loads(match[0], strict=False)
         after, what = change_text(before, change)
         done.update(what)
-        return match[0] if after == before else json.dumps(after, ensure_ascii=False)
+        return match[0] if after == before else _as_json(after)
 
     inside = _LITERAL.sub(literal, text)
     if not _is_json(inside):
         return text, Counter()
-    whole, what = change(inside)
+    spelled: dict[str, str] = {}
+
+    def readable(match: re.Match[str]) -> str:
+        shown = _readable(match[0])
+        return shown if spelled.setdefault(shown, match[0]) == match[0] else match[0]
+
+    shown = _LITERAL.sub(readable, inside)
+    whole, what = change(shown)
+    if whole == shown:
+        return inside, done + what
+    whole = _LITERAL.sub(lambda match: spelled.get(match[0]) or _escaped(match[0]), whole)
     return (whole, done + what) if _is_json(whole) else (inside, done)
+
+
+def _as_json(text: str) -> str:
+    """A string as a JSON literal, in escapes where it holds half a surrogate pair, which UTF-8 cannot write."""
+    return json.dumps(text, ensure_ascii=_HALF_PAIR.search(text) is not None)
+
+
+def _readable(literal: str) -> str:
+    """A JSON literal whose escapes are only those of a quote and a backslash; control characters as they are."""
+    text: str = json.loads(literal, strict=False)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _escaped(literal: str) -> str:
+    """A literal of `_readable`, changed or not, as JSON."""
+    try:
+        return _as_json(json.loads(literal, strict=False))
+    except json.JSONDecodeError:
+        return literal
 
 
 def numbers_as_text(fields: Mapping[str, Any], wrong: str, mapping: Mapping[str, str]) -> Mapping[str, Any]:

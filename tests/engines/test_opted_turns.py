@@ -6,34 +6,40 @@ from tests.data.template_rows import ROWS
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
+from luthier.core.opted_turns import OptedTurns
 from luthier.core.recipe import DataRecipe
-from luthier.data.opted_turns import OptedTurns
+from luthier.engines.opted_turns import rewritten, rewritten_examples, text_of
+from luthier.engines.tool_calls import form_of
 from luthier.models.chat_template import ChatTemplate
+
+
+def _rewritten(opted: OptedTurns, conversation: Conversation, template: ChatTemplate) -> Conversation:
+    return rewritten(opted, conversation, form_of(text_of(template)))
 
 
 def _roles_and_contents(conversation: Conversation) -> list[tuple[str, str | None]]:
     return [(message.role, message.content) for message in conversation.messages]
 
 
-def test_nothing_is_rewritten_unasked(chat: ChatTemplate) -> None:
+def test_nothing_is_rewritten_unasked(template: ChatTemplate) -> None:
     examples = [Example(id="r:1", conversation=row) for row in ROWS.values()]
-    assert OptedTurns.of(DataRecipe(train="x.jsonl")).examples(examples, chat) is examples
+    assert rewritten_examples(OptedTurns.of(DataRecipe(train="x.jsonl")), examples, template) is examples
 
 
-def test_system_text_goes_before_the_first_user_turn(chat: ChatTemplate) -> None:
+def test_system_text_goes_before_the_first_user_turn(template: ChatTemplate) -> None:
     opted = OptedTurns.of(DataRecipe(train="x.jsonl", system="fold"))
-    found = opted.conversation(ROWS["system"], chat)
+    found = _rewritten(opted, ROWS["system"], template)
     assert _roles_and_contents(found) == [("user", "You build guitars.\n\nWhich wood?"), ("assistant", "Spruce wood.")]
-    assert opted.conversation(ROWS["two"], chat) == ROWS["two"]
+    assert _rewritten(opted, ROWS["two"], template) == ROWS["two"]
     alone = Conversation(messages=(Message(role="system", content="Hi."), Message(role="assistant", content="a")))
-    assert _roles_and_contents(opted.conversation(alone, chat))[0] == ("user", "Hi.")
+    assert _roles_and_contents(_rewritten(opted, alone, template))[0] == ("user", "Hi.")
 
 
-def test_tools_calls_and_results_are_text_and_a_weight_stays(chat: ChatTemplate) -> None:
+def test_tools_calls_and_results_are_text_and_a_weight_stays(template: ChatTemplate) -> None:
     messages = list(ROWS["tools"].messages)
     messages[1] = messages[1].model_copy(update={"weight": 0})
     row = ROWS["tools"].model_copy(update={"messages": tuple(messages)})
-    found = OptedTurns(tools_as_text=True).conversation(row, chat)
+    found = _rewritten(OptedTurns(tools_as_text=True), row, template)
     assert found.tools == ()
     assert [message.role for message in found.messages] == ["system", "user", "assistant", "user", "assistant"]
     assert '"name": "price"' in (found.messages[0].content or "")
@@ -43,18 +49,29 @@ def test_tools_calls_and_results_are_text_and_a_weight_stays(chat: ChatTemplate)
     assert "12 Euro" in (found.messages[3].content or "")
 
 
-def test_a_thought_is_written_into_the_answer_or_left_out(chat: ChatTemplate) -> None:
+def test_a_thought_is_written_into_the_answer_or_left_out(template: ChatTemplate) -> None:
     for kind in ("reasoning", "think"):
-        written = OptedTurns(reasoning="as_text").conversation(ROWS[kind], chat).messages[1]
+        written = _rewritten(OptedTurns(reasoning="as_text"), ROWS[kind], template).messages[1]
         assert written.content == "<think>\nIt is light and stiff.\n</think>\n\nSpruce wood."
         assert written.reasoning is None
-        dropped = OptedTurns(reasoning="drop").conversation(ROWS[kind], chat).messages[1]
+        dropped = _rewritten(OptedTurns(reasoning="drop"), ROWS[kind], template).messages[1]
         assert (dropped.content, dropped.reasoning) == ("Spruce wood.", None)
 
 
-def test_both_sides_of_a_pair_are_rewritten(chat: ChatTemplate) -> None:
+def test_both_sides_of_a_pair_are_rewritten(template: ChatTemplate) -> None:
     pair = Example(id="r:1", conversation=ROWS["system"], rejected=ROWS["system"])
-    (found,) = OptedTurns(folds_system=True).examples([pair], chat)
+    (found,) = rewritten_examples(OptedTurns(folds_system=True), [pair], template)
     assert found.conversation == found.rejected
     assert found.rejected is not None
     assert found.rejected.messages[0].content == "You build guitars.\n\nWhich wood?"
+
+
+def test_what_is_rewritten_once_is_not_changed_by_a_second_time(template: ChatTemplate) -> None:
+    changed = 0
+    for reasoning in ("as_text", "drop", None):
+        opted = OptedTurns(folds_system=True, tools_as_text=True, reasoning=reasoning)
+        for row in ROWS.values():
+            once = _rewritten(opted, row, template)
+            assert _rewritten(opted, once, template) == once
+            changed += once != row
+    assert changed > len(ROWS)
