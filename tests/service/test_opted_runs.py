@@ -132,7 +132,7 @@ def test_a_later_evaluation_judges_the_rows_as_the_run_did(opened, folder: Path,
 
 
 def test_a_request_with_a_system_message_is_answered_by_the_run_and_refused_by_its_base(opened, base: Path) -> None:  # type: ignore[no-untyped-def]
-    context, run_id = opened
+    context, _ = opened
     messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "What is 5?"}]
     folded = [{"role": "user", "content": "Be short.\n\nWhat is 5?"}]
     answers = [serving.answer(context, Caller(), "folded", one, max_tokens=6) for one in (messages, folded)]

@@ -187,8 +187,7 @@ def system_under_test(
     from luthier.evaluate.few_shot import with_shots
     from luthier.models.answer_lengths import limits_of
 
-    learning = Learning(reasoning=candidate.learn_reasoning)
-    opted, name = candidate.opted_turns, candidate.name
+    learning, opted, name = Learning(reasoning=candidate.learn_reasoning), candidate.opted_turns, candidate.name
     examples = rewritten_examples(opted, examples, engine.template)
     shots = tuple(rewritten_examples(opted, candidate.shots, engine.template))
     while True:

@@ -166,9 +166,10 @@ def _marked(trial: Trial, examples: Sequence[Example]) -> str:
 
 def opt_in(examples: Sequence[Example], template: ChatTemplate) -> str:
     """The setting of a recipe by which rows pass that a template cannot say as they are; empty where none does."""
+    from luthier.core.opted_turns import OptedTurns
     from luthier.core.ports import SilentProgress
     from luthier.data.loss_mask import tokenise_all
-    from luthier.data.opted_turns import OptedTurns
+    from luthier.engines.opted_turns import rewritten_examples
 
     ways = {
         "data.system: fold": OptedTurns(folds_system=True),
@@ -179,7 +180,7 @@ def opt_in(examples: Sequence[Example], template: ChatTemplate) -> str:
     }
     for name, way in ways.items():
         with contextlib.suppress(LuthierError):
-            opted = way.examples(examples, template)
+            opted = rewritten_examples(way, examples, template)
             if opted != tuple(examples):
                 tokenise_all(opted, template, max_length_tokens=_FAR, overlong="error", progress=SilentProgress())
                 return f"passes with {name}"
@@ -335,7 +336,7 @@ def _own_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     import torch
 
     from luthier.models.architecture import causal_model
-    from luthier.train.own_head import text_inputs
+    from luthier.models.forward_arguments import text_inputs
 
     causal, given = causal_model(model), torch.tensor([list(ids)])
     with torch.no_grad():
