@@ -126,7 +126,7 @@ def test_a_later_evaluation_judges_the_rows_as_the_run_did(opened, folder: Path,
     assert [list(one.input_ids[: one.loss_mask.index(1)]) for one in system.tokenised] == expected
     found = evaluate(
         context, [run_id], data=folder / "test.jsonl", few_shot=1, few_shot_from=folder / "train.jsonl",
-        metrics=("rouge_l", "nll"), max_new_tokens=4,
+        metrics=("rouge_l", "perplexity"), max_new_tokens=4,
     )  # fmt: skip
     assert len(found.systems) == 2
 

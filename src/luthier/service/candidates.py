@@ -161,6 +161,11 @@ def open_engine(candidate: Candidate) -> TransformersEngine:
     )
 
 
+def _room(rows: Sequence[TokenisedExample], num_new: int, context: int, *, goes_on: bool) -> list[int]:
+    """How many tokens may be written for each row. goes_on: behind the whole row, not behind its prompt."""
+    return [min(num_new, context - (row.num_tokens if goes_on else _prompt_tokens(row))) for row in rows]
+
+
 def system_under_test(
     candidate: Candidate,
     engine: TemplatedEngine,
@@ -204,11 +209,10 @@ def system_under_test(
         name = f"{candidate.name} ({len(shots)} fit)"
     check_lengths(everything, candidate.context_length_tokens, model=candidate.model_name)
     pairs = are_pairs(examples)
-    tokenised = tuple(unit[0 if pairs else -1] for unit in units)
     cut = not pairs and any(len(unit) > 1 for unit in units)
+    tokenised = tuple(unit[0 if pairs else -1] for unit in units)
     new, thinking = limits_of(() if rests else examples, engine.template, max_new_tokens, max_thinking_tokens)
-    given = [t.num_tokens if rests else _prompt_tokens(t) for t in tokenised]
-    room = [min(new, candidate.context_length_tokens - n) for n in given]
+    room = _room(tokenised, new, candidate.context_length_tokens, goes_on=bool(rests))
     asks = _Asks.of(seen, examples, rests, room, thinking)
     return SystemUnderTest(
         name=name,
