@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from luthier.core.errors import RecipeError
 from luthier.core.recipe import LayersRecipe
 from luthier.models.quiet import quiet_peft
-from luthier.models.structure import Structure
+from luthier.models.structure import Structure, structure_of
 from luthier.plan.adapter import outer_targets, refuse_rank, resolve_targets, targeted
 
 ALL = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
@@ -111,3 +111,22 @@ def test_structure_counts_tied_weights_once(structure: Structure, tiny_model: Pa
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     assert structure.num_parameters == sum(p.numel() for p in model.parameters())
     assert (structure.num_layers, structure.hidden_size, structure.vocabulary_size) == (2, 32, 384)
+
+
+def test_a_number_in_a_list_is_no_kind() -> None:
+    """PEFT would take `0` for the first block, too."""
+    shape = structure_of(
+        {
+            "model_type": "gemma3n_text", "hidden_size": 32, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
+            "intermediate_size": [64] * 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+            "vocab_size": 96, "vocab_size_per_layer_input": 96, "hidden_size_per_layer_input": 8, "laurel_rank": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+        }
+    )  # fmt: skip
+    targets = resolve_targets(shape, "all-linear")
+    assert "q_proj" in targets
+    numbered = [layer.name for layer in shape.linear_layers if layer.kind.isdigit()]
+    assert numbered
+    assert set(numbered) <= set(targets)
+    assert not any(target.isdigit() for target in targets)

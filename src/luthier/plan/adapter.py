@@ -263,11 +263,13 @@ def _is_within(layer: LinearLayer, layers: LayersRecipe | None, num_layers: int)
 def _shortened(chosen: Sequence[LinearLayer], structure: Structure) -> tuple[str, ...]:
     """A kind by its one name where all of it is chosen, else each matrix by its whole name.
 
-    What lies outside the language model counts, too: PEFT would take a tower's `q_proj` for what is meant.
+    What lies outside the language model counts, too: PEFT would take a tower's `q_proj` for what is meant. So does
+    what holds matrices and is none: `0` of a list of projections is the name of the first block as well.
     """
     names = {layer.name for layer in chosen}
-    kinds = {layer.kind for layer in chosen}
     everything = (*structure.adaptable, *structure.outside_layers)
+    containers = {part for layer in (*everything, *structure.experts) for part in layer.name.split(".")[:-1]}
+    kinds = {layer.kind for layer in chosen} - containers
     whole = {k for k in kinds if all(x.name in names for x in everything if _matches(x, k))}
     return tuple(sorted(whole | {layer.name for layer in chosen if layer.kind not in whole}))
 
