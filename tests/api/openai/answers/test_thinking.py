@@ -110,10 +110,20 @@ def test_options_that_are_none_are_refused_by_name(client: openai.OpenAI, option
     assert (caught.value.param or "").startswith("chat_template_kwargs")
 
 
-def test_an_answer_may_be_sent_back_with_its_thought(client: openai.OpenAI, address_and_key: tuple[str, str]) -> None:
+def test_an_answer_may_be_sent_back_with_its_thought(
+    client: openai.OpenAI, address_and_key: tuple[str, str], thinker: Path
+) -> None:
     found = chat(client)
-    again = [*ASKED, found.choices[0].message.model_dump(exclude_none=True), {"role": "user", "content": "Hi"}]
-    assert chat(client, messages=again).choices[0].message.content
+    answer = found.choices[0].message.model_dump(exclude_none=True)
+    assert answer["reasoning_content"]
+    without = {key: value for key, value in answer.items() if key != "reasoning_content"}
+    num_tokens = []
+    for earlier in (answer, without):  # what is written to a conversation that it was not trained on is left open
+        again = chat(client, messages=[*ASKED, earlier, {"role": "user", "content": "Hi"}], max_tokens=4)
+        assert again.usage.completion_tokens > 0
+        num_tokens.append(again.usage.prompt_tokens)
+    is_read = "reasoning_content" in (thinker / "chat_template.jinja").read_text()
+    assert (num_tokens[0] > num_tokens[1]) is is_read
     address, key = address_and_key
     wrong = {"model": found.model, "messages": [{"role": "user", "content": "a", "reasoning_content": "b"}]}
     answer = httpx2.post(f"{address}/v1/chat/completions", json=wrong, headers={"Authorization": f"Bearer {key}"})
