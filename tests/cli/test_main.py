@@ -90,6 +90,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier members password",
         "luthier members remove",
         "luthier members role",
+        "luthier models check",
         "luthier models list",
         "luthier models pull",
         "luthier models rm",
