@@ -67,6 +67,7 @@ METHODS: list[dict[str, Any]] = [{"name": "lora", "rank": 2}, {"name": "full"}]
         ("qwen3", None),
         ("gemma2, caps", ("model", "head")),
         ("gemma3 as published", None),
+        ("gemma4 text, shared keys", None),
         ("phi", ("fast", "head")),
         ("deepseek v3", ("model", "product")),
         ("gpt2", ("model", "product")),

@@ -67,6 +67,13 @@ ARCHITECTURES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         | {"sliding_window": 8, "global_head_dim": 8, "hidden_size_per_layer_input": 8}
         | {"vocab_size_per_layer_input": VOCABULARY},
     ),
+    "gemma4 text, shared keys": (
+        "gemma4_text",
+        _HEADS
+        | {"sliding_window": 8, "global_head_dim": 8, "hidden_size_per_layer_input": 8}
+        | {"num_kv_shared_layers": 1, "layer_types": ["full_attention"] * 2}
+        | {"vocab_size_per_layer_input": VOCABULARY},
+    ),
     "mistral3 as published": (
         "mistral3",
         {

@@ -120,6 +120,11 @@ class _Proof:
                 few = {"logits_to_keep": _NUM_PREDICTED} if names_parameter(self.causal, "logits_to_keep") else {}
                 out = self.causal(input_ids=self.ids, **few, **text_inputs(self.causal, self.ids))
                 states = getattr(seen[0], "last_hidden_state", None) if len(seen) == 1 else None
+                if few and states is not None and states.shape[1] != self.ids.shape[1]:
+                    # a body that keys are shared in computes its later layers for the asked positions alone (Gemma 4)
+                    seen.clear()
+                    out = self.causal(input_ids=self.ids, **text_inputs(self.causal, self.ids))
+                    states = getattr(seen[0], "last_hidden_state", None) if len(seen) == 1 else None
                 gradient = None if states is None or not inputs else _gradient(states, inputs[-1])
         finally:
             hook.remove()
@@ -176,7 +181,9 @@ class _Proof:
             return _in_short(error)
         tolerance = _TOLERANCES[self.dtype]
         for what, one, other in (("hidden states", own.states, states), ("gradients", own.gradient, gradient)):
-            if one.shape != other.shape or not _close(one, other, tolerance):
+            if one.shape != other.shape:
+                return f"its {what} have the shape {tuple(other.shape)}, not {tuple(one.shape)}"
+            if not _close(one, other, tolerance):
                 return f"its {what} differ by {_apart(one, other):.2g} of their size"
         return None
 

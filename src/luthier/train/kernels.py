@@ -107,7 +107,10 @@ def _replacements(module: nn.Module, with_liger: bool) -> tuple[dict[str, Make],
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         theirs, ours, width = liger.norm_forward, _norm_forward, next(module.parameters()).shape[-1]
     elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-        theirs, ours, width = liger.gated_forward, _gated_forward, int(module.gate_proj.in_features)  # type: ignore[union-attr, arg-type]
+        inputs = getattr(module.gate_proj, "in_features", None)
+        if not isinstance(inputs, int):  # a tower may have a module of another kind there
+            return {}, 0
+        theirs, ours, width = liger.gated_forward, _gated_forward, inputs
     else:
         return {}, 0
     found: dict[str, Make] = {" (liger)": theirs} if with_liger else {}
