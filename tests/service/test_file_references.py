@@ -48,7 +48,7 @@ TEXTS = {
     "RankTask.candidates", "RankTask.relevant", "CodeTask.tests", "ChooseTask.options", "ChooseTask.answer",
     "SqlTask.table_field", "CitationsTask.patterns", "JsonTask.fields", "GenerateTask.metrics", "ClassifyTask.labels",
     "LmEvalTask.name", "LmEvalTask.primary", "Suite.name",
-    "DataRecipe.map", "DataRecipe.group_by", "ReplayRecipe.map", "MethodRecipe.name", "MethodRecipe.targets",
+    "DataRecipe.map", "DataRecipe.group_by", "DataRecipe.template_options", "ReplayRecipe.map", "MethodRecipe.name", "MethodRecipe.targets",
     "MethodRecipe.options", "ObjectiveRecipe.name", "ObjectiveRecipe.options", "EvaluationRecipe.metrics",
     "StringCheck.name", "StringCheck.input", "StringCheck.reference", "MultiGrader.name", "MultiGrader.graders",
     "MultiGrader.calculate_output", "TextSimilarity.name", "TextSimilarity.input", "TextSimilarity.reference",
