@@ -9,7 +9,6 @@ from luthier.engines import decoding_proof
 from luthier.engines.decode import Decoder, Request
 from luthier.engines.decoding_proof import (
     NUM_STEPS,
-    accepted,
     apart,
     own_logits,
     prove,
@@ -148,18 +147,6 @@ def test_distance_is_a_share_of_the_largest():
     assert apart(torch.tensor([1.0, -4.0]), torch.tensor([1.5, -4.0])) == pytest.approx(0.125)
     assert apart(torch.tensor([1.0, float("nan")]), torch.tensor([1.0, 1.0])) == float("inf")
     assert apart(torch.tensor([1.0]), torch.tensor([1.0, 1.0])) == float("inf")
-
-
-def test_only_what_a_function_takes_is_given():
-    def few(one, *, two):
-        return one, two
-
-    def all_of_them(one, **others):
-        return one, others
-
-    given = {"one": 1, "two": 2, "three": 3}
-    assert accepted(few, given) == {"one": 1, "two": 2}
-    assert accepted(all_of_them, given) == given
 
 
 def test_the_causal_model_inside_writes_where_the_whole_fails_on_text(tmp_path):

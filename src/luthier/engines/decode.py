@@ -35,7 +35,6 @@ from luthier.engines.decoding_proof import (
     Kind,
     Probe,
     Trial,
-    accepted,
     border_probe,
     long_probe,
     prove,
@@ -46,6 +45,7 @@ from luthier.engines.kept_state import rope_border, smallest_window, why_not_hel
 from luthier.engines.length_batches import length_batches
 from luthier.engines.roomy_cache import expanded, holds_keys, joined
 from luthier.engines.row_states import RowBatch, RowStepper
+from luthier.models.forward_arguments import accepted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -349,7 +349,7 @@ class Decoder:
             "position_ids": positions,
             "logits_to_keep": 1,
         }
-        output = self._model(input_ids=tokens, use_cache=True, **accepted(self._model.forward, arguments))
+        output = self._model(input_ids=tokens, use_cache=True, **accepted(self._model, arguments))
         return self._sound(output.logits[:, -1])
 
     def _sound(self, logits: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ of device and attention in this process.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.errors import RequestError
+from luthier.models.forward_arguments import accepted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ class DecodingPath:
             "batched": "rows together over a key-value cache",
             "grouped": "rows of one length together over the model's own cache",
             "by_row": "a row at a time over the model's own cache",
-            "uncached": "the whole text anew for every token, without a cache",
+            "uncached": "the whole text again for every token, without a cache",
         }[self.kind]
         return f"{text} ({self.reason})" if self.reason else text
 
@@ -111,14 +111,6 @@ def border_probe(model: PreTrainedModel, border: int) -> Probe:
     """A row that grows over the length at which positions change their meaning, and one that begins beyond it."""
     rows = _probe(model, (border + 1, border + 2 + NUM_STEPS), 0).rows
     return Probe(rows, 0, is_stepwise=True)
-
-
-def accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that the function has a place for."""
-    parameters = inspect.signature(function).parameters
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
-        return dict(arguments)
-    return {name: value for name, value in arguments.items() if name in parameters}
 
 
 def proof_key(model: PreTrainedModel, *more: object) -> tuple[object, ...]:
@@ -208,7 +200,7 @@ def own_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     Raises RequestError where it fails.
     """
     tokens = torch.tensor([list(ids)], device=model.device)
-    arguments = accepted(model.forward, {"use_cache": False})
+    arguments = accepted(model, {"use_cache": False})
     try:
         logits: Tensor = model(input_ids=tokens, **arguments).logits
     except torch.OutOfMemoryError:
@@ -247,7 +239,7 @@ def _padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tens
     """
     width = max(map(len, probe.rows))
     tokens = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in probe.rows], device=model.device)
-    logits = model(input_ids=tokens, **accepted(model.forward, {"use_cache": False})).logits.float()
+    logits = model(input_ids=tokens, **accepted(model, {"use_cache": False})).logits.float()
     parts = [logits[place, len(row) - NUM_STEPS - 1 : len(row)].contiguous() for place, row in enumerate(probe.rows)]
     far = [apart(part, own) for part, own in zip(parts, expected, strict=True)]
     return min(_MOST, max(far))

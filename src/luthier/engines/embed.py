@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from luthier.engines.decode import cache_argument
-from luthier.engines.decoding_proof import accepted
 from luthier.models.architecture import language_model
+from luthier.models.forward_arguments import accepted
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
@@ -57,7 +57,7 @@ def add_states(
     positions = torch.arange(first, first + len(ids), device=model.device)[None]
     body = language_model(model)
     arguments: dict[str, Any] = {cache_argument(body): cache, "position_ids": positions}
-    states = body(input_ids=tokens, use_cache=True, **accepted(body.forward, arguments)).last_hidden_state[0].float()
+    states = body(input_ids=tokens, use_cache=True, **accepted(body, arguments)).last_hidden_state[0].float()
     total = states[max(0, skip - first) :].sum(0)
     return PartialStates(cache, total if before is None else before.total + total, first + len(ids))
 

@@ -27,7 +27,6 @@ from luthier.core.ports import Score
 from luthier.engines.decode import Prefix, cache_argument
 from luthier.engines.decoding_proof import (
     Probe,
-    accepted,
     apart,
     own_logits,
     precision,
@@ -39,6 +38,7 @@ from luthier.engines.decoding_proof import (
 from luthier.engines.kept_state import rope_border, smallest_window, why_not_held
 from luthier.engines.roomy_cache import expanded
 from luthier.models.architecture import context_tokens
+from luthier.models.forward_arguments import accepted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -210,7 +210,7 @@ class Scorer:
         arguments: dict[str, Any] = {"use_cache": False}
         if beginning is not None:
             arguments = {"use_cache": True, self._cache_argument: expanded(beginning.cache, len(examples))}
-        hidden = self._body(input_ids=tokens, **accepted(self._body.forward, arguments)).last_hidden_state
+        hidden = self._body(input_ids=tokens, **accepted(self._body, arguments)).last_hidden_state
         return rows, hidden[rows, places - 1], tokens[rows, places]
 
     def _judge(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,7 +256,7 @@ class Scorer:
     def _own_logits(self, ids: Sequence[int], places: Tensor) -> Tensor:
         """[places, vocabulary] in float32, as the whole model gives them after these places of one row."""
         tokens = torch.tensor([list(ids)], device=self._device)
-        arguments = accepted(self._model.forward, {"use_cache": False, "logits_to_keep": places.to(self._device)})
+        arguments = accepted(self._model, {"use_cache": False, "logits_to_keep": places.to(self._device)})
         logits: Tensor = self._model(input_ids=tokens, **arguments).logits[0]
         # not every model makes only what is asked for
         return logits.float() if logits.shape[0] == len(places) else logits[places.to(self._device)].float()

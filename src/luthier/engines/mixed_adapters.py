@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.errors import ModelSourceError
-from luthier.engines.decoding_proof import accepted, text_part
+from luthier.engines.decoding_proof import text_part
 from luthier.engines.low_rank import LowRank, read_low_rank
+from luthier.models.forward_arguments import accepted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -138,7 +139,7 @@ class MixedAdapters:
         try:
             with torch.inference_mode():
                 tokens = torch.tensor(_PROBE, device=self._model.device)
-                text(input_ids=tokens, **accepted(text.forward, {"use_cache": False}))
+                text(input_ids=tokens, **accepted(text, {"use_cache": False}))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
-from luthier.engines.decoding_proof import accepted
+from luthier.models.forward_arguments import accepted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -98,7 +98,7 @@ class RowStepper:
             )
         else:
             arguments["input_ids"] = tokens
-        output = self._model(**accepted(self._model.forward, arguments))
+        output = self._model(**accepted(self._model, arguments))
         if self._keeps_cache:
             handed = {name: output[name] for name in output.keys() & self._parameters}
             lane.carried = {name: value for name, value in handed.items() if value is not None}

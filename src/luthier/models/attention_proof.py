@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from luthier.models.architecture import causal_model, language_model, text_config
 from luthier.models.attention_choice import attention_by, attention_of, use_attention
-from luthier.models.forward_arguments import accepted, text_inputs
+from luthier.models.forward_arguments import FORWARD_ERRORS, accepted, text_inputs
 from luthier.models.shallow import SPAN_TOKENS, shallow_and_wide
 
 if TYPE_CHECKING:
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 _NUM_PADDED: Final = 5
 _TOLERANCES: Final = {torch.float64: 2e-5, torch.float32: 2e-5, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 """Of logits, as a share of their norm. Eager attention forms its softmax in fp32 even where the model is narrower."""
-_FAILURES: Final = (
-    RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, ImportError,
-    AssertionError,
-)  # fmt: skip
-"""What the code of a model raises that cannot compute something."""
 
 _proved: dict[tuple[object, ...], str] = {}
 _reasons: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -83,7 +78,7 @@ def _why_eager(base: PreTrainedModel) -> str | None:
             try:
                 with attention_by(body, "eager"):
                     expected = _logits(base, ids, mask)
-            except _FAILURES:
+            except FORWARD_ERRORS:
                 continue  # no definition to hold anything against: whatever runs this model says why it fails
             if not bool(expected.isfinite().all()):
                 continue
@@ -92,7 +87,7 @@ def _why_eager(base: PreTrainedModel) -> str | None:
             try:
                 with attention_by(body, fused):
                     found = _logits(base, ids, mask)
-            except _FAILURES as error:
+            except FORWARD_ERRORS as error:
                 return f"{fused} attention fails on {what}: {' '.join(str(error).split())[:200]}"
             apart = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
             if not apart <= tolerance:

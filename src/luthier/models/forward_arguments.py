@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Hashable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,12 @@ from luthier.models.architecture import is_composite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+FORWARD_ERRORS: Final = (
+    RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, ImportError,
+    AssertionError,
+)  # fmt: skip
+"""What the code of a model raises that cannot compute something."""
 
 
 def accepted(module: nn.Module, arguments: dict[str, Any]) -> dict[str, Any]:

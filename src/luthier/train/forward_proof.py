@@ -28,7 +28,7 @@ from luthier.core.plan import ForwardPath
 from luthier.models.architecture import causal_model, language_model, outside_modules, text_config
 from luthier.models.attention_choice import attention_by, attention_of
 from luthier.models.attention_proof import why_eager
-from luthier.models.forward_arguments import names_parameter, text_inputs
+from luthier.models.forward_arguments import FORWARD_ERRORS, names_parameter, text_inputs
 from luthier.models.shallow import SPAN_TOKENS, shallow_and_wide
 from luthier.train import attention
 from luthier.train.body import last_hidden_states
@@ -45,13 +45,6 @@ _HEAD_TOLERANCES: Final = {torch.float64: 1e-6, torch.float32: 1e-6, torch.bfloa
 """Of logits of the same hidden states, as a share of the largest."""
 _LARGE: Final = 100.0
 """Logits of this size make a cap show that does nothing to small ones."""
-
-
-_FAILURES: Final = (
-    RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, ImportError,
-    AssertionError,
-)  # fmt: skip
-"""What the code of a model raises that cannot compute something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +90,7 @@ class _Proof:
     def path(self) -> ForwardPath:
         try:
             states, logits, gradient = self._own_forward()
-        except _FAILURES as error:
+        except FORWARD_ERRORS as error:
             raise _refused(self.base, f"its own forward fails: {_in_short(error)}") from error
         if not bool(logits.isfinite().all()):
             raise _refused(self.base, "its logits on made-up tokens are not finite")
@@ -177,7 +170,7 @@ class _Proof:
             with attention_by(self.body, name), _embeddings(self.base) as inputs, torch.enable_grad():
                 states = last_hidden_states(self.body, _positions(self.ids), input_ids=self.ids)
                 gradient = _gradient(states, inputs[-1])
-        except _FAILURES as error:
+        except FORWARD_ERRORS as error:
             return _in_short(error)
         tolerance = _TOLERANCES[self.dtype]
         for what, one, other in (("hidden states", own.states, states), ("gradients", own.gradient, gradient)):
@@ -193,7 +186,7 @@ class _Proof:
         last = own.states[0, -_NUM_PREDICTED:]
         try:
             formed = head(last).float()
-        except _FAILURES as error:
+        except FORWARD_ERRORS as error:
             self.reasons.append(f"logits: {_in_short(error)}")
             return "model"
         tolerance = _HEAD_TOLERANCES[self.dtype]

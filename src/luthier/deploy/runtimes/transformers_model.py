@@ -16,8 +16,9 @@ import torch
 from luthier.core.plan import Quantisation
 from luthier.deploy.runtimes.protocol import LogProbabilities
 from luthier.engines.decode import Decoder, Request
-from luthier.engines.decoding_proof import accepted, text_part
+from luthier.engines.decoding_proof import text_part
 from luthier.models.architecture import context_tokens
+from luthier.models.forward_arguments import accepted
 from luthier.models.loading import attach_adapter
 from luthier.models.merging import wide_model
 from luthier.models.soft_prompt import virtual_tokens
@@ -52,7 +53,7 @@ class TransformersModel:
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
         tokens, num = torch.tensor([[*self._prompt, *ids]]), len(ids) - start
-        arguments = accepted(self._writer.forward, {"use_cache": False, "logits_to_keep": num})
+        arguments = accepted(self._writer, {"use_cache": False, "logits_to_keep": num})
         logits = self._writer(input_ids=tokens, **arguments).logits[0, -num:]
         rows: LogProbabilities = torch.log_softmax(logits.float(), dim=-1).numpy()
         return rows
