@@ -63,7 +63,7 @@ def refuse_unspreadable(plan: Plan) -> None:
         (
             f"adapters on experts ({', '.join(plan.method.expert_targets)})",
             bool(plan.method.expert_targets),
-            "adapters on single matrices: a tensor of experts is looked at as a whole",
+            "adapters on single matrices: a tensor of experts is one whole",
             "leave experts out of method.targets",
         ),
         (
