@@ -12,7 +12,6 @@ def test_doctor(luthier, home: Path) -> None:  # type: ignore[no-untyped-def]
     text = luthier("doctor").out
     for words in ("processor", "precision", document["precision"], "free disk", str(home), "torch"):
         assert words in text
-    after = luthier("doctor", "--json").document
     for finding in document["warnings"]:
-        if finding in after["warnings"]:  # how busy the machine is changes from one measurement to the next
-            assert finding["message"] in text
+        # how busy the machine is changes from one measurement to the next
+        assert finding["message"] in text or finding["message"].startswith("other processes used ")
