@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,6 +14,7 @@ from luthier.core.evaluation import Metric
 from luthier.web.render import ago, environment, metric, relative, usd
 
 Browser = Callable[..., TestClient]
+STYLES = Path(str(files("luthier.web"))) / "static" / "css"
 NOON = 1_795_608_000.0
 
 
@@ -75,3 +79,14 @@ def test_pages_load_nothing_from_elsewhere_and_hold_no_script(browser: Browser) 
     assert "<script>" not in page
     assert " style=" not in page
     assert " onclick=" not in page
+
+
+def test_only_marks_without_text_fade() -> None:
+    """Text that is half transparent has not the contrast that a reader needs, be it for half a second only."""
+    rules = [
+        (path.name, rule)
+        for path in sorted(STYLES.glob("*.css"))
+        for rule in re.findall(r"[^{}]+\{[^{}]*animation: pulse[^{}]*\}", path.read_text(encoding="utf-8"))
+    ]
+    assert len(rules) >= 3
+    assert [(name, rule.strip()) for name, rule in rules if 'content: "";' not in rule] == []
