@@ -84,8 +84,9 @@ class DataPlan(Frozen):
     prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
     training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
     split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
-    what the chat template is given beside each conversation. learn_reasoning, reasoning, system, tools: as the recipe
-    has them.
+    what the chat template is given beside each conversation. template_day: the day that a template which writes the
+    date is told it is, whatever today is; None where it writes none. learn_reasoning, reasoning, system, tools: as the
+    recipe has them.
     """
 
     train: DatasetProfile
@@ -99,6 +100,7 @@ class DataPlan(Frozen):
     canaries: CanariesPlan | None = None
     split: SplitProvenance | None = None
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    template_day: str | None = None
     learn_reasoning: bool | None = None
     reasoning: Literal["as_text", "drop"] | None = None
     system: Literal["fold"] | None = None
@@ -310,7 +312,7 @@ class EvaluationPlan(Frozen):
     max_thinking_tokens: int = 0
 
 
-_ROW_SETTINGS: Final = ("template_options", "learn_reasoning", "reasoning", "system", "tools")
+_ROW_SETTINGS: Final = ("template_options", "template_day", "learn_reasoning", "reasoning", "system", "tools")
 
 
 class Plan(Frozen):

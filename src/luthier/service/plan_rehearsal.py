@@ -28,25 +28,12 @@ from luthier.reporting.page import replace_text
 from luthier.service.context import Context
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from luthier.train.model import TrainableModel
 
 _FORMAT: Final = 1
 _RANK: Final = 2
 _VIRTUAL_TOKENS: Final = 2
 _LIBRARIES: Final = ("luthier", "torch", "transformers", "peft")
-_FAILURES: Final = (
-    LuthierError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    ImportError,
-    AssertionError,
-)
 _known: dict[str, dict[str, Any]] = {}
 
 
@@ -126,11 +113,12 @@ def rehearse(plan: Plan) -> ForwardPath | None:
     import torch
 
     from luthier.models.quiet import quiet_transformers
+    from luthier.models.small_copy import small_copy
 
     generator = torch.get_rng_state()
     try:
         with scratch_folder(Path(tempfile.gettempdir()), "luthier-rehearsal-") as folder, quiet_transformers():
-            small = _small_copy(plan.base_model.path)
+            small = small_copy(plan.base_model.path)
             if small is None:
                 return None
             small.save_pretrained(str(folder / "base"))
@@ -154,44 +142,6 @@ def _failures_explained(plan: Plan) -> Iterator[None]:
             expected="an architecture on which transformers and PEFT can run the method, save it and load it again",
             do="choose another method or other method.targets, or another base model",
         ) from error
-
-
-def _small_copy(path: str) -> PreTrainedModel | None:
-    """The first small copy of the architecture that runs at all, with random weights in float32."""
-    import torch
-
-    from luthier.models.architecture import causal_model, empty_model, load_config
-    from luthier.models.forward_arguments import text_inputs
-    from luthier.models.scaled_down import MAX_PARAMETERS, scaled_down
-
-    ids = torch.arange(3, 23)[None]
-    for config in scaled_down(load_config(path)):
-        try:
-            if sum(p.numel() for p in empty_model(config).parameters()) > MAX_PARAMETERS:
-                continue
-            torch.manual_seed(0)
-            model = empty_model(config, device="cpu", dtype=torch.float32).eval()
-            causal = causal_model(model)
-            with torch.no_grad():
-                _make_distinct(model)
-                logits = causal(input_ids=ids, **text_inputs(causal, ids)).logits
-        except _FAILURES:  # a cut that the architecture does not allow: the next one is wider
-            continue
-        if bool(logits.isfinite().all()):
-            return model
-    return None
-
-
-def _make_distinct(model: PreTrainedModel) -> None:
-    """Weights so large that scales, caps and what attention looks at show in the results."""
-    import torch
-
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape)
-        if parameter.dim() >= 2:
-            parameter.copy_(noise / parameter.shape[-1] ** 0.5)
-        else:
-            parameter.add_(noise * 0.05)
 
 
 def _small_plan(plan: Plan, base: Path) -> Plan:

@@ -73,7 +73,7 @@ class TransformersRuntime:
 
 
 def rendered(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> str:
-    """The conversation up to where the next answer begins, as transformers writes it.
+    """The conversation up to where the next answer begins, as transformers writes it on the fixed day of training.
 
     Raises TemplateError where the template fails on it.
     """
