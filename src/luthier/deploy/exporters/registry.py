@@ -16,8 +16,6 @@ from typing import Any, Protocol, cast, get_args
 from luthier.core.errors import RequestError
 from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
 from luthier.core.ports import Progress
-from luthier.deploy.exporters.rehearsal import rehearse
-from luthier.models.quiet import quiet_peft
 
 
 class Check(Protocol):
@@ -157,6 +155,8 @@ def check(format: ExportFormat, source: ExportSource, progress: Progress, tools:
         checks: Check = _found(known.check)
         checks(source, progress, tools)
     if known.is_rehearsed:
+        from luthier.deploy.exporters.rehearsal import rehearse
+
         rehearse(format, _found(known.writer), known.modules, source, progress, tools)
 
 
@@ -188,6 +188,8 @@ def _refuse_prompt(source: ExportSource) -> None:
     if source.adapter_path is None or not (Path(source.adapter_path) / "adapter_config.json").is_file():
         return
     from peft import PeftConfig
+
+    from luthier.models.quiet import quiet_peft
 
     with quiet_peft():
         config = PeftConfig.from_pretrained(source.adapter_path)
