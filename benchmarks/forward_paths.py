@@ -158,8 +158,8 @@ def predicted(config: Any, path: Any, targets: tuple[str, ...], args: argparse.N
     tokens = float(args.rows * args.tokens)
     batches = Batches(args.rows, args.tokens, tokens, tokens, tokens / 2, 1.0, float(args.tokens))
     work = Workload(
-        structure=structure_of(config.to_dict()), method="lora", rank=8, targets=targets, dropout=0.0, compute="float32",
-        base="float32", adapters="float32", optimizer="master_adamw", batches=batches,
+        structure=structure_of(config.to_dict()), method="lora", rank=8, targets=targets, dropout=0.0,
+        compute="float32", base="float32", adapters="float32", optimizer="master_adamw", batches=batches,
         attention=attention_of(path, device), loss=loss_of(path), gradient_checkpointing=False, num_steps=1,
     )  # fmt: skip
     memory = predict_memory(work, device)
