@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,56 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from luthier.testing.postgresql_server import PostgresqlServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is loaded, here and in children: two test processes with two threads each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_migration() -> Iterator[Callable[[Connection], None]]:
+    """The migrations themselves; a new SQLite file gets, in their place, what they made once in this session.
+
+    They cost a tenth of a second, and most tests open a home of their own. `real_migration` undoes it for a test.
+    """
+    from luthier.store import schema
+
+    migrate, dump = schema._migrate, functools.cache(lambda: _dump_of_new_database(migrate))
+
+    def copy(connection: Connection) -> None:
+        if connection.dialect.name != "sqlite" or schema.version_of(connection) is not None:
+            migrate(connection)
+            return
+        for statement in dump():
+            connection.exec_driver_sql(statement)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(schema, "_migrate", copy)
+        yield migrate
+
+
+@pytest.fixture
+def real_migration(quick_migration: Callable[[Connection], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """New databases are made by the migrations, as users' are."""
+    monkeypatch.setattr("luthier.store.schema._migrate", quick_migration)
+
+
+def _dump_of_new_database(migrate: Callable[[Connection], None]) -> tuple[str, ...]:
+    """The statements that make what the migrations make of an empty file, rows included."""
+    from sqlalchemy import create_engine
+
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection:
+        migrate(connection)
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        statements = tuple(line for line in driver.iterdump() if line not in ("BEGIN TRANSACTION;", "COMMIT;"))
+    engine.dispose()
+    return statements
 
 
 @pytest.fixture(scope="session")

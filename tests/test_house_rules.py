@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.vacuous import nonempty, unguarded_loops
+
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py"))}
 TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
@@ -85,7 +87,7 @@ def test_no_open_keyword_arguments_in_public_functions() -> None:
 
 def test_every_source_folder_is_in_the_architecture() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for folder in sorted((ROOT / "src" / "luthier").iterdir()):
+    for folder in nonempty(sorted((ROOT / "src" / "luthier").iterdir())):
         if folder.is_dir() and folder.name != "__pycache__":
             assert f"{folder.name}/" in page, f"docs/architecture.md does not name {folder.name}/"
 
@@ -94,7 +96,32 @@ def test_recipe_fields_are_all_documented_in_the_readme_or_reference() -> None:
     from luthier.core import recipe
 
     page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
-    for name, kind in inspect.getmembers(recipe, inspect.isclass):
+    for name, kind in nonempty(inspect.getmembers(recipe, inspect.isclass)):
         if name.endswith("Recipe") and kind.__module__ == recipe.__name__:
-            for field in kind.model_fields:
+            for field in nonempty(kind.model_fields):
                 assert f"`{field}`" in page, f"docs/recipe.md does not name {name}.{field}"
+
+
+def test_no_loop_of_assertions_passes_over_nothing() -> None:
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "tests").rglob("*.py"))}
+    offenders = [
+        f"{where(path)}:{line}: {over}" for path, tree in trees.items() for line, over in unguarded_loops(tree)
+    ]
+    assert offenders == [], "wrap what they go over in tests.vacuous.nonempty"
+
+
+def test_loops_over_nothing_are_found() -> None:
+    loops = {
+        "for x in f(): assert x": 1,
+        "assert all(x for x in f())": 1,
+        "found = f()\n    assert all(x for x in found if x > 1)": 1,
+        "found = f()\n    assert found == []\n    for x in found: assert x": 1,
+        "found = f()\n    assert len(found) < 9\n    for x in found: assert x": 1,
+        "found = f()\n    assert found\n    for x in found: assert x": 0,
+        "found = f()\n    assert len(found) == 2\n    for x, y in found.items(): assert x == y": 0,
+        "for x in nonempty(f()): assert x": 0,
+        "for x in (1, *f()): assert x": 0,
+        "for x in f(): print(x)": 0,
+    }
+    for body, num_found in loops.items():
+        assert len(unguarded_loops(ast.parse(f"def test():\n    {body}\n"))) == num_found, body

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.vacuous import nonempty
+
 
 def test_doctor(luthier, home: Path) -> None:  # type: ignore[no-untyped-def]
     document = luthier("doctor", "--json").document
@@ -12,6 +14,6 @@ def test_doctor(luthier, home: Path) -> None:  # type: ignore[no-untyped-def]
     text = luthier("doctor").out
     for words in ("processor", "precision", document["precision"], "free disk", str(home), "torch"):
         assert words in text
-    for finding in document["warnings"]:
+    for finding in nonempty(document["warnings"]):
         # how busy the machine is changes from one measurement to the next
         assert finding["message"] in text or finding["message"].startswith("other processes used ")

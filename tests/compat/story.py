@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import openai
+from tests.vacuous import nonempty
 
 MODEL = "tiny"
 EPOCHS, ROWS, BATCH = 8, 24, 2
@@ -160,7 +161,7 @@ def chat(client: openai.OpenAI, model: str) -> str:
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
     stream = client.chat.completions.create(model=model, messages=messages, max_tokens=8, temperature=0, stream=True)
     pieces, reasons = [], []
-    for chunk in stream:
+    for chunk in nonempty(stream):
         assert chunk.object == "chat.completion.chunk"
         for choice in chunk.choices:
             pieces.append(choice.delta.content or "")

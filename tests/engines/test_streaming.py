@@ -3,6 +3,7 @@ from collections import defaultdict
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import OverlongError, RequestError, WorkError
@@ -39,7 +40,7 @@ class Heard:
         self.text, self.ends, self.pieces, self.started = defaultdict(str), {}, defaultdict(list), {}
 
     def hear(self, told):
-        for key, event in told:
+        for key, event in nonempty(told):
             if isinstance(event, Started):
                 self.started[key] = event
             elif isinstance(event, Piece):
@@ -53,7 +54,7 @@ class Heard:
 def write(streaming, requests, *, apart=0):
     """All requests to their end; each comes `apart` steps after the one before it."""
     heard = Heard()
-    for key, asked in requests.items():
+    for key, asked in nonempty(requests.items()):
         assert streaming.ask(key, asked, None)
         for _ in range(apart):
             heard.hear(streaming.poll(0))
@@ -133,7 +134,7 @@ def test_an_answer_ends_before_a_stop_text(streaming):
     assert heard.text["a", 0] == text[: text.find(stop)]
     assert heard.ends["a", 0].reason == "stop"
     tokens = [token for piece in heard.pieces["a", 0] for token in piece.tokens]
-    assert all(token.offset < len(heard.text["a", 0]) for token in tokens)
+    assert all(nonempty(token.offset < len(heard.text["a", 0]) for token in tokens))
 
 
 def test_a_cancelled_ask_is_heard_of_no_more_and_changes_no_other(streaming):

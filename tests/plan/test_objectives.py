@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
@@ -36,7 +37,7 @@ def test_every_objective_has_rules_and_each_setting_a_place_in_plan_and_recipe()
     assert set(RULES) == set(OBJECTIVES)
     for name, rules in RULES.items():
         assert rules.title
-        for setting, (default, why) in rules.settings.items():
+        for setting, (default, why) in nonempty(rules.settings.items()):
             assert why
             assert setting in ObjectiveRecipe.model_fields
             assert setting in ObjectivePlan.model_fields
@@ -82,7 +83,7 @@ def test_label_smoothing_of_a_half_or_more_says_nothing(value: float) -> None:
 def test_preferences_are_learned_slower_than_answers_by_every_method() -> None:
     assert learning_rate("sft", (2e-4, "usual")) == (2e-4, "usual")
     assert learning_rate("dpo", (2e-4, "usual"))[0] == 2e-5
-    for method in METHODS:
+    for method in nonempty(METHODS):
         usual = rules_of_method(method).learning_rate
         assert learning_rate("simpo", usual)[0] < learning_rate("dpo", usual)[0] < learning_rate("orpo", usual)[0]
         assert learning_rate("orpo", usual)[0] < usual[0]

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import Plan
@@ -30,7 +31,7 @@ def test_a_name_alone_is_enough(make_plan: MakePlan, name: str) -> None:
     sources = {row["name"]: row for row in plan.values()}
     assert sources["method.name"]["source"] == "asked"
     assert all(row["why"] for row in sources.values())
-    for setting in RULES[name].settings:
+    for setting in nonempty(RULES[name].settings):
         if setting not in ("layers", "initial_rank", "final_steps"):
             assert f"method.{setting}" in sources, setting
     assert set(METHODS) <= set(RULES)

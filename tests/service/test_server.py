@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, RequestError
 from luthier.jobs.supervisor import Program
@@ -45,7 +46,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
         return process, document
 
     yield start
-    for process in started:
+    for process in nonempty(started):
         if process.poll() is None:
             process.kill()
         process.wait()

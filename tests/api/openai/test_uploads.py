@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
+from tests.vacuous import nonempty
 
 from luthier.api.app import create_app
 from luthier.service.access import create_key
@@ -100,7 +101,7 @@ def test_what_was_sent_survives_a_restart_and_may_be_sent_twice(client: TestClie
     add(client, upload["id"], PARTS[0])
     context.close()
     with Context.open(context.home) as again:
-        for late in signed_in(again, "default"):
+        for late in nonempty(signed_in(again, "default")):
             ids = [first, add(late, upload["id"], PARTS[1]), add(late, upload["id"], PARTS[2])]
             file = finish(late, upload["id"], ids).json()["file"]
             assert late.get(f"/v1/files/{file['id']}/content").content == WHOLE
