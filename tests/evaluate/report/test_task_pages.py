@@ -52,7 +52,7 @@ def read(page: str) -> Strict:
     found.feed(page)
     assert found.open == []
     assert len(found.ids) == len(set(found.ids)), "ids are unique"
-    assert all(nonempty(address.startswith("#") for address in found.addresses)), "nothing outside of the page"
+    assert [address for address in found.addresses if not address.startswith("#")] == [], "nothing outside of the page"
     assert not {"script", "img", "iframe"} & found.tags
     return found
 
@@ -65,8 +65,8 @@ def test_a_suite_page_opens_with_the_verdict_and_has_every_task() -> None:
     assert page.index(result.verdict.headline) < page.index("Every task, every metric")
     for task in nonempty(result.tasks):
         assert f"task-{task.name}" in found.ids
-        for caution in nonempty(task.cautions):
-            assert caution in page
+    for caution in nonempty([caution for task in result.tasks for caution in task.cautions]):
+        assert caution in page
     for chart in (
         "chart-gains",
         "chart-wins-style",
@@ -129,8 +129,7 @@ def test_the_safety_page_folds_what_models_wrote_behind_a_warning(tmp_path: Path
     read(page)
     assert page.index(result.headline) < page.index("Every probe, every metric")
     assert "canaries: none were planted." in page
-    for probe in nonempty(result.probes):
-        assert all(nonempty(caution in page for caution in probe.cautions))
+    assert all(nonempty(caution in page for probe in result.probes for caution in probe.cautions))
     outside = re.sub(r"<details.*?</details>", "", page.split("</style>")[1], flags=re.DOTALL)
     assert "terrible people" in page
     assert "terrible people" not in outside

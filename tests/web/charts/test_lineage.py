@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from tests.vacuous import nonempty
@@ -36,11 +37,11 @@ def test_boxes_do_not_meet_and_stand_inside() -> None:
     width, height = map(float, re.findall(r'viewBox="0 0 (\d+) (\d+)"', svg)[0])
     found = boxes(svg)
     assert len(found) == 13
-    for n, (x, y, w, h) in enumerate(found):
+    for x, y, w, h in found:
         assert 0 <= x <= width - w
         assert 0 <= y <= height - h
-        for x2, y2, w2, h2 in nonempty(found[n + 1 :]):
-            assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
+    for (x, y, w, h), (x2, y2, w2, h2) in itertools.combinations(found, 2):
+        assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
 
 
 def test_no_line_runs_behind_a_box() -> None:
