@@ -31,14 +31,15 @@ def unguarded_loops(tree: ast.Module) -> list[tuple[int, str]]:
     Hypothesis makes (`@given`) may be empty, and the loops over it with it. Where nothing is a right answer, compare
     the list of what is wrong with an empty one.
     """
-    found = {
-        (loop.node.lineno, ast.unparse(loop.iterable))
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        if not any(_name(one) == "given" for one in function.decorator_list)
-        for loop in _loops(function)
-        if not _is_safe(loop, function, _Names(tree, function))
-    }
+    found: set[tuple[int, str]] = set()
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        loops = list(_loops(function))
+        if not loops or any(_name(one) == "given" for one in function.decorator_list):
+            continue
+        names = _Names(tree, function)
+        found |= {(at.node.lineno, ast.unparse(at.iterable)) for at in loops if not _is_safe(at, function, names)}
     return sorted(found)
 
 

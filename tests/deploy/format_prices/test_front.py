@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.vacuous import nonempty
 
 from luthier.deploy.format_prices.front import pareto_front
 
@@ -25,6 +24,6 @@ def test_every_point_is_on_the_front_or_beaten_by_one_that_is(points: list[tuple
     on_front = pareto_front([float(x) for x, _ in points], [float(y) for _, y in points])
     best = [point for point, is_on in zip(points, on_front, strict=True) if is_on]
     assert best
-    for point, is_on in nonempty(zip(points, on_front, strict=True)):
+    for point, is_on in zip(points, on_front, strict=True):
         beaten = any(other != point and other[0] <= point[0] and other[1] >= point[1] for other in best)
         assert beaten is not is_on

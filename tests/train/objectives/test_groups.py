@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.vacuous import nonempty
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.ports import Attempt, Grade
@@ -70,7 +69,7 @@ def test_every_answer_is_in_one_micro_batch_that_keeps_its_size(
     made = make_batches(groups, micro_batch_tokens=budget, shares_prefix=shares)
     found = [row.id for units, _ in made for row in rows_of(units)]
     assert sorted(found) == sorted(a.row.id for group in groups for a in group.answers)
-    for units, beginnings in nonempty(made):
+    for units, beginnings in made:
         rows = rows_of(units)
         assert len({alike[int(row.id.split(".")[0])] for row in rows}) == 1  # nothing idle beside what is learned
         assert shares or not beginnings
