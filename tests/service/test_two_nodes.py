@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.vacuous import nonempty
 
 from luthier.core.events import StepDone
 from luthier.service.context import Context
@@ -107,9 +106,7 @@ class Cluster:
             runs = context.runs.list()
             if runs and runs[0].step >= step:
                 return
-            assert all(nonempty(process.poll() is None for process in self.running)), self.log.read_text(
-                encoding="utf-8"
-            )[-3000:]
+            assert all(process.poll() is None for process in self.running), self.log.read_text(encoding="utf-8")[-3000:]
             time.sleep(0.05)
         pytest.fail(f"step {step} was not reached in {MOST_SECONDS} s")
 

