@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import transformers
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from luthier.core.dataset import TokenisedExample
 from luthier.models.quiet import quiet_peft, quiet_transformers
@@ -93,6 +93,29 @@ def greedy(folder: Path, ids: Sequence[int], num_new: int, ends: set[int], adapt
         )
     new = [int(token) for token in found[0, len(ids) :]]
     return next((new[:place] for place, token in enumerate(new) if token in ends), new)
+
+
+def wrong_text(folder: Path, ids: Sequence[int], reasoning: str | None, text: str) -> str | None:
+    """Why a text is not what the folder's tokenizer makes of these tokens; None where it is.
+
+    A thought is told apart from its answer by marks, which are in neither; so with a thought, and with tokens that have
+    a name, every stretch between such tokens must be found in its order. Text with broken characters is left out:
+    SentencePiece decodes such bytes by what follows them, which a stream has sent already.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    whole = str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    if "\ufffd" in whole:
+        return None
+    named = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    if reasoning is None and not any(name in whole for name in named):
+        return None if text == whole else f"{text!r} is not {whole!r}"
+    said, place = f"{reasoning or ''}{text}", 0
+    for part in re.split("|".join(map(re.escape, sorted(named, key=len, reverse=True))), whole):
+        found = said.find(part.strip(), place)
+        if found < 0:
+            return f"{part.strip()!r} is not in {said[place:]!r}"
+        place = found + len(part.strip())
+    return None if not said[place:].strip() else f"{said[place:]!r} is more than {whole!r}"
 
 
 def relative(one: float, other: float) -> float:
