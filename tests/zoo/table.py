@@ -65,6 +65,7 @@ _COLUMNS: Final = {
     "text": lambda stage: stage in ("generate", "stream"),
     "score": lambda stage: stage == "score",
     "merge": lambda stage: stage in ("merge", "adapter"),
+    "check": lambda stage: stage == "check",
     "GGUF": lambda stage: stage == "gguf",
 }
 

@@ -126,6 +126,7 @@ def walk(
 ) -> list[Outcome]:
     """Take a family through all stages, or some, in the folder `work`. after_stage: given what there is so far."""
     from tests.zoo import stages as taken
+    from tests.zoo.check_stage import check
 
     torch.set_num_threads(1)
     going = Walk(name, work, stages)
@@ -137,7 +138,10 @@ def walk(
                 taken.row(going, kind)
         for stage in STAGES:
             if going.takes(stage) and not stage.startswith("row_"):
-                getattr(taken, stage)(going, context)
+                if stage == "check":
+                    check(going)
+                else:
+                    getattr(taken, stage)(going, context)
                 after_stage(going.outcomes)
     return going.outcomes
 
@@ -145,6 +149,6 @@ def walk(
 STAGES: Final = (
     *(f"row_{kind}" for kind in ROWS),
     *("plan", "reach", "loss", "full_loss", "lora", "full", "adalora", "qlora", "dpo", "resume"),
-    *("generate", "stream", "score", "merge", "adapter", "gguf"),
+    *("generate", "stream", "score", "merge", "adapter", "check", "gguf"),
 )
 """All stages, in their order: rows, and functions of `stages`."""
