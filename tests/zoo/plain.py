@@ -20,6 +20,8 @@ from luthier.models.quiet import quiet_peft, quiet_transformers
 
 LOSS_SHARE: Final = 1e-6
 """What a loss in float32 may differ from that of plain transformers and PEFT, as a share of it."""
+_EXPERT_WEIGHTS: Final = ("w1", "w2", "v1")
+"""Of DBRX, whose experts lie below one another in one matrix."""
 GRADIENT_SHARE: Final = 1e-5
 """What a gradient may differ, as a share of the norm of all gradients."""
 
@@ -154,8 +156,8 @@ def reach(folder: Path, trained: Sequence[str], experts: Sequence[str] = ()) -> 
     """The share of the language model's matrix parameters that adapters lie on, and how many parameters these are.
 
     trained: names of PEFT's trainable tensors. experts: ends of the names of tensors of experts, whose adapters PEFT
-    names by their module alone. Matrices are all tensors of two dimensions and more but embeddings,
-    head, towers beside the language model, convolutions and tables of positions.
+    names by their module alone. Matrices are what a token is multiplied with: weights of two dimensions and stacks of
+    matrices, but embeddings, head, towers beside the language model, convolutions and tables of positions.
     """
     model = plain_model(folder)
     outer = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
@@ -163,7 +165,7 @@ def reach(folder: Path, trained: Sequence[str], experts: Sequence[str] = ()) -> 
     matrices = {
         name: p.numel()
         for name, p in model.named_parameters()
-        if p.ndim >= 2 and id(p) not in outer and not _is_beside(name)
+        if _is_matrix(name, p) and id(p) not in outer and not _is_beside(name)
     }
     reached = sum(
         num
@@ -178,6 +180,11 @@ def _base_name(trained: str) -> str:
     """The name that a matrix has in the base, of the name of a tensor of its adapter."""
     name = trained.removeprefix("base_model.model.")
     return re.sub(r"\.(?:lora_\w+|base_layer)\b.*$", "", name)
+
+
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    """Not so a bias of each expert, nor a rate of each channel and state (`A_log`), which have two dimensions, too."""
+    return parameter.ndim >= 3 or (parameter.ndim == 2 and name.rpartition(".")[2] in ("weight", *_EXPERT_WEIGHTS))
 
 
 def _is_beside(name: str) -> bool:
