@@ -1,0 +1,50 @@
+"""Rows under tokenizers of many kinds: as the tokenizer by itself encodes prompt and answer, or refused."""
+
+from __future__ import annotations
+
+import pytest
+from tests.data.other_templates import TEMPLATES
+from tests.data.other_tokenizers import TOKENIZERS, make_tokenizer
+from tests.data.row_oracle import ALL_ROWS, check, spans_of
+from tests.data.template_rows import ROWS
+
+from luthier.core.conversation import Conversation
+from luthier.core.dataset import Example
+from luthier.core.errors import DataError, TemplateError
+from luthier.data.loss_mask import Learning, Unit, tokenise_sides
+from luthier.data.template import decode
+from luthier.models.chat_template import ChatTemplate
+
+_TEMPLATES = (
+    "macros", "beginning inside", "question and answer", "prompt ends in a space", "sorted tools", "opens a thought",
+)  # fmt: skip
+_WITHOUT_END = ("beginning inside", "question and answer", "prompt ends in a space")
+"""Templates that end an answer with the tokenizer's own end."""
+
+
+def _template(tokenizer: str, name: str) -> ChatTemplate:
+    return ChatTemplate(make_tokenizer(tokenizer, TEMPLATES[name]), "chat")
+
+
+def _unit(row: Conversation, template: ChatTemplate) -> Unit:
+    return tokenise_sides(Example(id="rows.jsonl:1", conversation=row), template, Learning())
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_rows_are_encoded_as_the_tokenizer_does_by_itself_or_refused(tokenizer: str) -> None:
+    num_right = 0
+    for name in _TEMPLATES:
+        if tokenizer == "no end" and name in _WITHOUT_END:
+            with pytest.raises(TemplateError, match="no token that ends the turn"):
+                _template(tokenizer, name)
+            continue
+        template = _template(tokenizer, name)
+        for row in ALL_ROWS.values():
+            try:
+                unit = _unit(row, template)
+            except (TemplateError, DataError) as refused:
+                assert refused.do
+                continue
+            check(name, row, unit, template)
+            num_right += 1
+    assert num_right >= _LEAST_RIGHT.get(tokenizer, 90 if tokenizer != "no end" else 45)
