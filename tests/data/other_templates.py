@@ -14,7 +14,8 @@ _PROMPT: Final = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif 
 _OTHERS: Final = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
 _JSON_TOOLS: Final = (
     "{% if tools %}<|im_start|>system\nTools:\n"
-    "{% for tool in tools %}{{ tool | tojson(separators=(',', ':'), sort_keys=true) }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for tool in tools %}{{ tool | tojson(separators=(',', ':'), sort_keys=true) }}\n"
+    "{% endfor %}<|im_end|>\n{% endif %}"
 )
 
 
@@ -40,8 +41,10 @@ TEMPLATES: Final = {
     ),
     "renamed roles": (
         _JSON_TOOLS + "{% for m in messages %}{% set role = {'tool': 'observation', 'assistant': 'model', "
-        "'user': 'human', 'system': 'rules'}[m.role] %}{% if m.tool_calls %}<|im_start|>model\n{% for call in m.tool_calls %}"
-        "{{ call.function | tojson }}{% endfor %}<|im_end|>\n{% else %}<|im_start|>{{ role }}\n{{ m.content }}<|im_end|>\n"
+        "'user': 'human', 'system': 'rules'}[m.role] %}{% if m.tool_calls %}<|im_start|>model\n"
+        "{% for call in m.tool_calls %}"
+        "{{ call.function | tojson }}{% endfor %}<|im_end|>\n{% else %}<|im_start|>{{ role }}\n"
+        "{{ m.content }}<|im_end|>\n"
         "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
     ),
     "trimmed": (
@@ -49,7 +52,8 @@ TEMPLATES: Final = {
     ),
     "beginning inside": (
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[ASK]{{ m.content }}[/ASK]{% elif "
-        "m.role == 'system' %}[RULES]{{ m.content }}[/RULES]{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+        "m.role == 'system' %}[RULES]{{ m.content }}[/RULES]{% else %} {{ m.content }}{{ eos_token }}"
+        "{% endif %}{% endfor %}"
     ),
     "beginning each turn": (
         "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token }}[ASK]{{ m.content }}[/ASK]{% elif "
@@ -58,11 +62,13 @@ TEMPLATES: Final = {
     "alternating": (
         "{% set rest = messages[1:] if messages[0].role == 'system' else messages %}"
         "{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-        "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% endfor %}"
+        "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
+        "{% endif %}{% endfor %}"
         "{% for m in messages %}" + _OTHERS + "{% endfor %}" + _PROMPT
     ),
     "opens a thought": (
-        "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n{{ m.content.split('</think>')[-1] | trim }}"
+        "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n"
+        "{{ m.content.split('</think>')[-1] | trim }}"
         "<|im_end|>\n{% else %}" + _OTHERS + "{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     ),
@@ -88,16 +94,23 @@ TEMPLATES: Final = {
     ),
     "named results": (
         _JSON_TOOLS + "{% for m in messages %}" + _DICT_CALLS + "{% if m.role == 'tool' and not m.name %}"
-        "{{ raise_exception('a tool message needs a name') }}{% endif %}<|im_start|>{{ m.name or m.role }}\n{{ m.content }}"
+        "{{ raise_exception('a tool message needs a name') }}{% endif %}<|im_start|>{{ m.name or m.role }}\n"
+        "{{ m.content }}"
         "<|im_end|>\n{% endif %}{% endfor %}" + _PROMPT
     ),
-    "truncated": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content[:6] }}<|im_end|>\n{% endfor %}" + _PROMPT,
-    "upper case": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n{% endfor %}" + _PROMPT,
+    "truncated": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content[:6] }}<|im_end|>\n{% endfor %}" + _PROMPT
+    ),
+    "upper case": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n{% endfor %}" + _PROMPT
+    ),
     "macros": (
         "{% macro turn(role, text) %}<|im_start|>{{ role }}\n{{ text }}<|im_end|>\n{% endmacro %}"
         "{% set state = namespace(system='Today is ' ~ strftime_now('%d %B %Y') ~ '.') %}"
-        "{% for m in messages if m.role == 'system' %}{% set state.system = state.system ~ ' ' ~ m.content %}{% endfor %}"
-        "{{ turn('system', state.system) }}{% for m in messages if m.role != 'system' %}{{ turn(m.role, m.content) }}{% endfor %}"
+        "{% for m in messages if m.role == 'system' %}"
+        "{% set state.system = state.system ~ ' ' ~ m.content %}{% endfor %}"
+        "{{ turn('system', state.system) }}{% for m in messages if m.role != 'system' %}"
+        "{{ turn(m.role, m.content) }}{% endfor %}"
         + _PROMPT
     ),
     "parts alone": (
@@ -105,11 +118,13 @@ TEMPLATES: Final = {
         "{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}" + _PROMPT
     ),
     "parts selected": (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ (m.content | selectattr('type', 'equalto', 'text') | first)['text'] }}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ (m.content | selectattr('type', 'equalto', 'text') | first)['text'] }}"
         "<|im_end|>\n{% endfor %}" + _PROMPT
     ),
     "developer as system": (
-        "{% for m in messages %}<|im_start|>{{ 'system' if m.role == 'developer' else m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% for m in messages %}<|im_start|>{{ 'system' if m.role == 'developer' else m.role }}\n"
+        "{{ m.content }}<|im_end|>\n"
         "{% endfor %}" + _PROMPT
     ),
     "default system": (
@@ -117,16 +132,20 @@ TEMPLATES: Final = {
         "{% for m in messages %}" + _OTHERS + "{% endfor %}" + _PROMPT
     ),
     "system in last user turn": (
-        "{% set ns = namespace(system='') %}{% for m in messages %}{% if m.role == 'system' %}{% set ns.system = m.content ~ '\n' %}"
-        "{% else %}<|im_start|>{{ m.role }}\n{% if m.role == 'user' and messages[loop.index0:] | selectattr('role', 'equalto', "
-        "'user') | list | length == 1 %}{{ ns.system }}{% endif %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}" + _PROMPT
+        "{% set ns = namespace(system='') %}{% for m in messages %}{% if m.role == 'system' %}"
+        "{% set ns.system = m.content ~ '\n' %}"
+        "{% else %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'user' and messages[loop.index0:] | selectattr('role', 'equalto', "
+        "'user') | list | length == 1 %}{{ ns.system }}{% endif %}{{ m.content }}<|im_end|>\n{% endif %}"
+        "{% endfor %}" + _PROMPT
     ),
     "no prompt": "{% for m in messages %}" + _OTHERS + "{% endfor %}",
     "no end": (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}" + _PROMPT
     ),
     "end in the next turn": (
-        "{% for m in messages %}{% if m.role == 'user' and not loop.first %}<|im_end|>{% endif %}<|im_start|>{{ m.role }}\n"
+        "{% for m in messages %}{% if m.role == 'user' and not loop.first %}<|im_end|>{% endif %}"
+        "<|im_start|>{{ m.role }}\n"
         "{{ m.content }}{% endfor %}" + _PROMPT
     ),
     "question and answer": (
@@ -135,13 +154,15 @@ TEMPLATES: Final = {
         "{% if add_generation_prompt %}Answer:{% endif %}"
     ),
     "prompt ends in a space": (
-        "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }} {% elif m.role == 'system' %}{{ m.content }} "
+        "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }} {% elif m.role == 'system' %}"
+        "{{ m.content }} "
         "{% else %}ASSISTANT: {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
     ),
     "last answer apart": (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-        "{% if loop.last and m.role == 'assistant' %}<|endoftext|>{% else %}<|im_end|>\n{% endif %}{% endfor %}" + _PROMPT
+        "{% if loop.last and m.role == 'assistant' %}<|endoftext|>{% else %}<|im_end|>\n{% endif %}"
+        "{% endfor %}" + _PROMPT
     ),
 }  # fmt: skip
 

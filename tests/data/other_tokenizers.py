@@ -113,7 +113,9 @@ def make_tokenizer(name: str, template: str) -> PreTrainedTokenizerFast:
     """One of `TOKENIZERS` with the template."""
     backend = Tokenizer.from_str(_made(name))
     takes = name.startswith("marks take space")
-    backend.add_special_tokens([AddedToken(mark, special=True, normalized=False, lstrip=takes, rstrip=takes) for mark in _SPECIAL])
+    backend.add_special_tokens(
+        [AddedToken(mark, special=True, normalized=False, lstrip=takes, rstrip=takes) for mark in _SPECIAL]
+    )
     bos, eos, pad = "<s>", "</s>" if "eos_token" in template else "<|im_end|>", "<|endoftext|>"
     if name == "no end":
         bos = eos = pad = None

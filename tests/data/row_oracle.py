@@ -31,7 +31,11 @@ MORE_ROWS: Final = {
     "two questions": _talk(("user", "Which wood?"), ("user", "And why?"), ("assistant", "Spruce, it is stiff.")),
     "developer": _talk(("developer", "Be brief."), ("user", "Which wood?"), ("assistant", "Spruce.")),
     "late system": _talk(
-        ("user", "Which wood?"), ("assistant", "Spruce."), ("system", "Be rude."), ("user", "Why?"), ("assistant", "Bah.")
+        ("user", "Which wood?"),
+        ("assistant", "Spruce."),
+        ("system", "Be rude."),
+        ("user", "Why?"),
+        ("assistant", "Bah."),
     ),
     "empty answer": _talk(("user", "Which wood?"), ("assistant", "")),
     "marks": _talk(("user", "Is it Answer: or model?"), ("assistant", "Answer: user assistant model.")),
@@ -107,7 +111,7 @@ def check(name: str, row: Conversation, unit: Unit, template: ChatTemplate) -> N
         between, written = (decode(template, ids[a:b]) for a, b in ((len(before), start), (start, end)))
         assert set(ids[start:end]) & set(template.end_of_turn_ids)
         if not through.startswith(prompt):
-            assert between.strip() in ("", "</think>")
+            assert _solid(between) in ("", "</think>")
             assert _solid((row.messages[number].content or "").rpartition("</think>")[2], template) in _solid(written)
             continue
         assert start == len(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.data.other_templates import FAILS_AT_LOAD, TEMPLATES
@@ -70,7 +69,9 @@ def test_a_result_is_given_the_name_of_its_tool_where_the_template_refuses_it_wi
 ) -> None:
     name = "named results"
     assert "<|im_start|>price\n12 Euro<|im_end|>" in _text(_unit(ROWS["tools"], templates[name]), templates[name])
-    assert "<|im_start|>tool\n12 Euro" in _text(_unit(ROWS["tools"], templates["sorted tools"]), templates["sorted tools"])
+    assert "<|im_start|>tool\n12 Euro" in _text(
+        _unit(ROWS["tools"], templates["sorted tools"]), templates["sorted tools"]
+    )
 
 
 @pytest.mark.parametrize("name", FAILS_AT_LOAD)

@@ -47,4 +47,27 @@ def test_rows_are_encoded_as_the_tokenizer_does_by_itself_or_refused(tokenizer: 
                 continue
             check(name, row, unit, template)
             num_right += 1
-    assert num_right >= _LEAST_RIGHT.get(tokenizer, 90 if tokenizer != "no end" else 45)
+    assert num_right >= (45 if tokenizer == "no end" else 90)
+
+
+def test_answers_that_the_tokenizer_joins_with_the_text_before_are_learned_each_behind_its_own_prompt() -> None:
+    template = _template("merging", "question and answer")
+    unit = _unit(ROWS["two"], template)
+    prompts = [template.render(ROWS["two"].up_to(num), add_generation_prompt=True) for num in (1, 3)]
+    spans = spans_of(unit)
+    assert len(unit) == len(spans) == 2
+    for prompt, (ids, start, end) in zip(prompts, spans, strict=True):
+        assert ids[:start] == template.encode(prompt)[0]
+        assert decode(template, ids[start:end]) in (" Spruce wood.</s>\n", " Maple wood.</s>\n")
+    assert template.encode(template.render(ROWS["two"]))[0] != list(unit[1].input_ids)
+
+
+def test_a_prompt_that_ends_in_a_space_is_followed_by_no_second_one() -> None:
+    template = _template("pieces", "prompt ends in a space")
+    (row,) = _unit(ROWS["one"], template)
+    start = row.loss_mask.index(1)
+    prompt = template.render(ROWS["one"].up_to(1), add_generation_prompt=True)
+    assert list(row.input_ids[:start]) == template.encode(prompt)[0]
+    tokens = template.tokenizer.convert_ids_to_tokens(list(row.input_ids))
+    assert tokens[start - 1].endswith("▁")
+    assert "".join(tokens[start:]) == "Spruce▁wood.</s>"

@@ -44,7 +44,9 @@ class Child:
         under_way = written["next"] or self.stages[0]
         found.append(Outcome(under_way, status, reason=f"{why}: {' '.join(text.split())}").as_json())
         left = self.stages[list(self.stages).index(under_way) + 1 :]
-        return found + [Outcome(stage, "not run", reason=f"{under_way} has ended the process").as_json() for stage in left]
+        return found + [
+            Outcome(stage, "not run", reason=f"{under_way} has ended the process").as_json() for stage in left
+        ]
 
 
 def walked(

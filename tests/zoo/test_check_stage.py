@@ -25,7 +25,9 @@ from luthier.core.model_check import Check, CheckStatus
         ("raw exception", "fault", True),
     ],
 )
-def test_what_works_must_work_and_what_is_refused_be_refused(walked: Status, checked: CheckStatus, is_same: bool) -> None:
+def test_what_works_must_work_and_what_is_refused_be_refused(
+    walked: Status, checked: CheckStatus, is_same: bool
+) -> None:
     found = contradictions({"loss": Check(name="loss", status=checked)}, [Outcome("loss", walked, reason="so")])
     assert (found == []) is is_same
     assert all(line.startswith(f"loss: the check says {checked}, loss {walked}: so") for line in found)

@@ -11,6 +11,7 @@ example.
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -124,12 +125,15 @@ def _rows_of(example: Example, proved: ProvedText, template: Template) -> Unit:
 
     Inference would encode that prompt without the cut, so that the answer would be learned behind other tokens.
     """
-    row = _with_mask(example, proved, template)
-    if len(proved.spans) == 1 or list(row.input_ids) == template.encode(proved.text)[0]:
-        return (row,)
-    prompts = [template.encode(proved.text[: span.prompt])[0] for span in proved.spans]
-    if all(list(row.input_ids[: len(prompt)]) == prompt for prompt in prompts):
-        return (row,)
+    if len(proved.spans) < 2:
+        return (_with_mask(example, proved, template),)
+    with contextlib.suppress(TemplateError):  # a part between two answers that cannot be encoded apart
+        row = _with_mask(example, proved, template)
+        if list(row.input_ids) == template.encode(proved.text)[0]:
+            return (row,)
+        prompts = [template.encode(proved.text[: span.prompt])[0] for span in proved.spans]
+        if all(list(row.input_ids[: len(prompt)]) == prompt for prompt in prompts):
+            return (row,)
     parts = [replace(proved, text=proved.text[: span.end], spans=(span,)) for span in proved.spans]
     return tuple(_with_mask(example, part, template) for part in parts)
 

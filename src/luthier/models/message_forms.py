@@ -99,7 +99,10 @@ def _writes_content(text: str | None) -> bool:
 def _with_text(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
     arguments = function.get("arguments")
-    return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, str) else _json(arguments)}}
+    return {
+        **call,
+        "function": {**function, "arguments": arguments if isinstance(arguments, str) else _json(arguments)},
+    }
 
 
 def _json(value: Any) -> str:

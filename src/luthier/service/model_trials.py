@@ -429,7 +429,9 @@ def wrong_text(made: Generation, prompt_ids: Sequence[int], template: ChatTempla
     expected, _ = thoughts.split(ids, is_open=thoughts.is_open(prompt_ids))
     if (made.reasoning, made.text) == (expected.reasoning, expected.content):
         return None
-    return f"{(made.reasoning, made.text)!r} as text of tokens that decode to {(expected.reasoning, expected.content)!r}"
+    return (
+        f"{(made.reasoning, made.text)!r} as text of tokens that decode to {(expected.reasoning, expected.content)!r}"
+    )
 
 
 def main() -> int:
