@@ -1,4 +1,4 @@
-"""Tokenizers of many kinds, small ones that are trained here, with the special tokens of the templates of these tests."""
+"""Tokenizers of many kinds, small ones that are trained here, with the special tokens of these tests' templates."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 _TEXT: Final = (
     "user\nWhich wood?\nassistant\nSpruce wood.\nsystem\nYou build guitars.\nAnd the back?\nMaple wood.\n"
     "Question: Which wood?\nAnswer: Spruce wood. Answer: Maple wood.\nprice of a wood, 12 Euro. It costs 12 Euro.\n"
-    'Naïve señor. Wie heißt das? {"wood": "spruce"} {"name": "price", "arguments": {}} It is light and stiff. It is hard.'
-    "\nTools: function parameters object properties type string description required call observation\n"
+    'Naïve señor. Wie heißt das? {"wood": "spruce"} {"name": "price", "arguments": {}} It is light and stiff.'
+    " It is hard.\nTools: function parameters object properties type string description required call observation\n"
 )
 _SPECIAL: Final = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<s>", "</s>", "[ASK]", "[/ASK]")
 _LETTERS: Final = sorted(set(map(chr, range(32, 127))) | set("ïñß日本語"))

@@ -80,14 +80,28 @@ def test_no_borders_gives_the_plain_encoding(chat: ChatTemplate) -> None:
     assert encode_with_cuts("a luthier", [], chat) == (chat.encode("a luthier")[0], [])
 
 
-def test_a_tokenizer_that_changes_a_piece_when_encoded_apart_is_refused(spaced: ChatTemplate) -> None:
+def _changed(spaced: ChatTemplate, *, prefix_space: bool, lower_case: bool) -> ChatTemplate:
     tokenizer = copy.deepcopy(spaced.tokenizer)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
-    template = ChatTemplate(tokenizer, "chat")
-    text = "Question: a\nAnswer: spruce<|im_end|>\n"
-    with pytest.raises(TemplateError, match=r"encoded apart 'spruce.* becomes ' spruce"):
-        encode_with_cuts(text, [text.index("spruce")], template)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    parts = [normalizers.Lowercase()] if lower_case else []
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(parts)
+    tokenizer.chat_template = tokenizer.chat_template.replace("Question", "question").replace("Answer", "answer")
+    return ChatTemplate(tokenizer, "chat")
+
+
+def test_a_tokenizer_that_changes_a_piece_when_encoded_apart_is_refused(spaced: ChatTemplate) -> None:
+    text = "question: a\nanswer: Spruce<|im_end|>\n"
+    template = _changed(spaced, prefix_space=False, lower_case=True)
+    with pytest.raises(TemplateError, match=r"encoded apart 'Spruce.* becomes 'spruce"):
+        encode_with_cuts(text, [text.index("Spruce")], template)
+
+
+def test_a_space_that_the_tokenizer_puts_before_a_text_is_not_put_into_the_middle(spaced: ChatTemplate) -> None:
+    template = _changed(spaced, prefix_space=True, lower_case=False)
+    text = "question: a\nanswer: spruce<|im_end|>"
+    ids, (mark,) = encode_with_cuts(text, [text.index("spruce")], template)
+    assert ids[:mark] == template.encode("question: a\nanswer: ")[0]
+    assert decode(template, ids[mark:]) == "spruce<|im_end|>"
 
 
 # --- a tokenizer of the SentencePiece kind: spaces written as a letter, BOS added by encode ---------------------

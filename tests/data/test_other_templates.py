@@ -1,4 +1,4 @@
-"""Rows under templates that nobody has seen: each is as plain jinja and the tokenizer say, or refused with what helps."""
+"""Rows under templates that nobody has seen: each as plain jinja and the tokenizer say, or refused with what helps."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ def _unit(row: Conversation, template: ChatTemplate) -> Unit:
 def test_rows_are_as_plain_jinja_writes_them_or_refused_with_what_helps(
     name: str, templates: dict[str, ChatTemplate]
 ) -> None:
-    template, num_right = templates[name], 0
+    template, num_right, helped = templates[name], 0, []
     for kind, row in ALL_ROWS.items():
         try:
             unit = _unit(row, template)
         except (TemplateError, DataError) as refused:
-            assert refused.do, kind
+            helped.append((kind, refused.do))
             continue
         check(name, row, unit, template)
         num_right += 1
+    assert all(remedy for _, remedy in helped)
     assert num_right >= 3 or name in ("no prompt",)
 
 

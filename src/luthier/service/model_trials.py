@@ -386,7 +386,7 @@ def _engine(trial: Trial) -> TransformersEngine:
 
 
 def _same_tokens(trial: Trial, made: Sequence[Generation]) -> None:
-    """Raise WrongError where tokens are not those of transformers' own `generate`, or a text is not that of its tokens."""
+    """Raise WrongError where tokens are not those of transformers' own `generate`, or a text not that of its tokens."""
     import torch
 
     from luthier.models.architecture import causal_model
