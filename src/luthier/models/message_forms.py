@@ -54,7 +54,7 @@ def measure_forms(render: Render) -> MessageForms | None:
 
     render: given messages as they are, in no other form.
     """
-    turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+    turns: list[dict[str, Any]] = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
     contents = (AS_USUAL, MessageForms(content_as_parts=True))
     forms = next((form for form in contents if _writes_content(render(form.applied(turns), False))), None)
     if forms is None:
@@ -66,7 +66,10 @@ def measure_forms(render: Render) -> MessageForms | None:
 
 def _wants_text(render: Render, forms: MessageForms) -> bool:
     """Whether arguments must come as text: as an object they are refused, or written as Python writes it."""
-    turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": "", "tool_calls": CALLS}]
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": _QUESTION},
+        {"role": "assistant", "content": "", "tool_calls": CALLS},
+    ]
     text = render(forms.applied(turns), False)
     if text is not None and str(_ARGUMENTS) not in text:
         return False
@@ -77,7 +80,7 @@ def _wants_text(render: Render, forms: MessageForms) -> bool:
 
 def _wants_names(render: Render, forms: MessageForms) -> bool:
     """Whether a result without a name is refused, and one with the tool's name is not."""
-    turns = [
+    turns: list[dict[str, Any]] = [
         {"role": "user", "content": _QUESTION},
         {"role": "assistant", "content": "", "tool_calls": CALLS},
         {"role": "tool", "content": _RESULT, "tool_call_id": CALLS[0]["id"]},
