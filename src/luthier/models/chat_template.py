@@ -388,7 +388,8 @@ class ChatTemplate:
 
     def _measured_forms(self) -> MessageForms:
         """How the template takes parts of messages; templates that go over the tools may need a list of none."""
-        for schemas in (None, []):
+        choices: tuple[list[Any] | None, ...] = (None, [])
+        for schemas in choices:
             self._no_tools = schemas
             if (forms := measure_forms(self._attempt)) is not None:
                 return forms
