@@ -25,7 +25,7 @@ quickstart: $(VENV)/installed $(VENV)/assets
 
 test: lint | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
-	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --junitxml=$(RESULTS)
+	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
 drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
