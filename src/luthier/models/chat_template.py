@@ -148,11 +148,50 @@ class ChatTemplate:
         """
         if self.kind == "plain":
             return self._render_plain(conversation)
-        messages = [self._as_dict(index, message) for index, message in enumerate(conversation.messages)]
+        messages = self.documents(conversation)
         try:
             return self._render_chat(messages, conversation.tools, add_generation_prompt, writes_today)
         except _RENDER_ERRORS as error:
             raise self._render_error(messages, conversation.tools, error) from error
+
+    def documents(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """The messages as `render` gives them to the template: what a client of this model sends."""
+        return [self._as_dict(index, message) for index, message in enumerate(conversation.messages)]
+
+    @property
+    def no_tools(self) -> list[Any] | None:
+        """What the template is given where there are no tools: an empty list where it goes over them all the same."""
+        return self._no_tools
+
+    def attempt(
+        self,
+        text: str | None,
+        messages: list[dict[str, Any]],
+        tools: tuple[dict[str, Any], ...],
+        *,
+        opens: bool,
+        options: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """What another runtime renders with the text of a template, on this day; None where that fails.
+
+        text: None for this template with its own options, else one that is given `options` alone. opens: with a
+        generation prompt.
+        """
+        try:
+            if text is None:
+                return self._render_chat(messages, tools, opens, writes_today=True)
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tools=list(tools) or None,
+                    chat_template=text,
+                    tokenize=False,
+                    add_generation_prompt=opens,
+                    **(options or {}),
+                )
+            )
+        except _RENDER_ERRORS:
+            return None
 
     @cached_property
     def names(self) -> TemplateNames:
