@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
 from luthier.core.graders import Reward
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.places import places_in_words
 from luthier.core.recipe import (
     PREFERENCE_OBJECTIVES,
@@ -153,7 +154,9 @@ class TeacherPlan(Frozen):
 
     adapter_path: None for a model without one. precision, quantisation: how it is run. template: how it reads
     prompts where it is judged itself. hidden_size: width of its last hidden states. vocabulary_size: rows of its head;
-    of two vocabularies that are padded differently the tokens of the smaller one count.
+    of two vocabularies that are padded differently the tokens of the smaller one count. template_options, opted_turns,
+    learn_reasoning: how it writes conversations where it is judged itself: as its own run was trained, or, of a base
+    model, as the student is.
     """
 
     name: str
@@ -169,6 +172,18 @@ class TeacherPlan(Frozen):
     hidden_size: int
     vocabulary_size: int
     context_length_tokens: int
+    template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    opted_turns: OptedTurns = AS_THEY_ARE
+    learn_reasoning: bool | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not used: hashes of plans, and digests of what a teacher has said, stay as they are."""
+        document: dict[str, Any] = write(self)
+        for name, unused in (("template_options", {}), ("opted_turns", AS_THEY_ARE), ("learn_reasoning", None)):
+            if getattr(self, name) == unused:
+                document.pop(name, None)
+        return document
 
 
 class ObjectivePlan(Frozen):
