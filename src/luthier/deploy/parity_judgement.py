@@ -48,7 +48,8 @@ def judge(
 
 def parity_warnings(report: ParityReport) -> tuple[str, ...]:
     """What a user of an export that has passed must know before using it."""
-    increase, given = report.nll_increase_nats, ()
+    increase = report.nll_increase_nats
+    given: tuple[str, ...] = ()
     if report.given_options:
         options = json.dumps(report.given_options, ensure_ascii=False)
         given = (

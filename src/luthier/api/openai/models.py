@@ -58,7 +58,7 @@ def _show(model: NamedModel) -> dict[str, Any]:
 
 def _rewritten(opted: OptedTurns) -> dict[str, str]:
     """As the recipe has it."""
-    asked = {
+    asked: dict[str, str | None] = {
         "system": "fold" if opted.folds_system else None,
         "tools": "as_text" if opted.tools_as_text else None,
         "reasoning": opted.reasoning,
