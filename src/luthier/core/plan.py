@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
@@ -176,14 +176,11 @@ class TeacherPlan(Frozen):
     opted_turns: OptedTurns = AS_THEY_ARE
     learn_reasoning: bool | None = None
 
-    @model_serializer(mode="wrap")
-    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is not used: hashes of plans, and digests of what a teacher has said, stay as they are."""
-        document: dict[str, Any] = write(self)
-        for name, unused in (("template_options", {}), ("opted_turns", AS_THEY_ARE), ("learn_reasoning", None)):
-            if getattr(self, name) == unused:
-                document.pop(name, None)
-        return document
+    @property
+    def unused_fields(self) -> set[str]:
+        """How it writes conversations, as far as that is not used: hashes of plans without it stay as they are."""
+        unused = {"template_options": {}, "opted_turns": AS_THEY_ARE, "learn_reasoning": None}
+        return {name for name, value in unused.items() if getattr(self, name) == value}
 
 
 class ObjectivePlan(Frozen):
@@ -377,7 +374,8 @@ class Plan(Frozen):
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")
         unused: Any = {key: True for key, value in document.items() if value is None or value == {}}
-        excluded["objective"] = {"teacher": {"name", "path", "adapter_path"}} | unused
+        own: set[str] = self.objective.teacher.unused_fields if self.objective.teacher else set()
+        excluded["objective"] = {"teacher": {"name", "path", "adapter_path"} | own} | unused
         if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
             excluded.setdefault("training", set()).add("optimizer")
         excluded["method"] = {name for name in ("expert_targets", "expert_rank") if not getattr(self.method, name)}
