@@ -90,7 +90,7 @@ class ChatTemplate:
         self._backend.no_padding()
         self._token_bytes = TokenBytes(self._backend)
         self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
-        self._no_tools: list[Any] | None = None
+        self.no_tools: list[Any] | None = None
         self._forms = AS_USUAL
         if kind == "chat":
             self._forms = self._measured_forms()
@@ -162,11 +162,6 @@ class ChatTemplate:
         """The messages as `render` gives them to the template: what a client of this model sends."""
         return [self._as_dict(index, message) for index, message in enumerate(conversation.messages)]
 
-    @property
-    def no_tools(self) -> list[Any] | None:
-        """What the template is given where there are no tools: an empty list where it goes over them all the same."""
-        return self._no_tools
-
     def attempt(
         self,
         text: str | None,
@@ -176,11 +171,8 @@ class ChatTemplate:
         opens: bool,
         options: Mapping[str, Any] | None = None,
     ) -> str | None:
-        """What another runtime renders with the text of a template, on this day; None where that fails.
-
-        text: None for this template with its own options, else one that is given `options` alone. opens: with a
-        generation prompt.
-        """
+        """What another runtime renders with a template's text and `options`, today; None where that fails. text: None for
+        this template with its own options. opens: with a generation prompt."""
         try:
             if text is None:
                 return self._render_chat(messages, tools, opens, writes_today=True)
@@ -292,7 +284,7 @@ class ChatTemplate:
         writes_today: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> str:
-        schemas = list(tools) or self._no_tools
+        schemas = list(tools) or self.no_tools
         template = self.tokenizer.get_chat_template(tools=schemas)
         if not writes_today:
             template = _DAY_CALL.sub(lambda call: json.dumps(_FIXED_DAY.strftime(call["format"])), template)
@@ -429,10 +421,10 @@ class ChatTemplate:
         """How the template takes parts of messages; templates that go over the tools may need a list of none."""
         choices: tuple[list[Any] | None, ...] = (None, [])
         for schemas in choices:
-            self._no_tools = schemas
+            self.no_tools = schemas
             if (forms := measure_forms(self._attempt)) is not None:
                 return forms
-        self._no_tools = None
+        self.no_tools = None
         return AS_USUAL
 
     def _render_probe(self) -> str:
@@ -440,11 +432,11 @@ class ChatTemplate:
         try:
             return self.render(_probe())
         except TemplateError:
-            self._no_tools = []
+            self.no_tools = []
             try:
                 return self.render(_probe())
             except TemplateError:
-                self._no_tools = None
+                self.no_tools = None
             raise
 
     def _probe_beginning(self) -> int | None:
