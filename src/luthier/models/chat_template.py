@@ -90,7 +90,7 @@ class ChatTemplate:
         self._backend.no_padding()
         self._token_bytes = TokenBytes(self._backend)
         self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
-        self.no_tools: list[Any] | None = None
+        self.no_tools: list[Any] | None = None  # what it is given where there are none
         self._forms = AS_USUAL
         if kind == "chat":
             self._forms = self._measured_forms()
@@ -171,8 +171,10 @@ class ChatTemplate:
         opens: bool,
         options: Mapping[str, Any] | None = None,
     ) -> str | None:
-        """What another runtime renders with a template's text and `options`, today; None where that fails. text: None for
-        this template with its own options. opens: with a generation prompt."""
+        """What another runtime renders with a template's text and `options`, today; None where that fails.
+
+        text: None for this template with its own options. opens: with a generation prompt.
+        """
         try:
             if text is None:
                 return self._render_chat(messages, tools, opens, writes_today=True)
