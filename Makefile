@@ -34,7 +34,7 @@ drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
 zoo: $(VENV)/installed-test
-	$(BIN)/python -m tests.zoo --jobs 2 --json build/zoo.json --docs docs/models.md
+	$(BIN)/python -m tests.zoo --jobs 2 --kept build/zoo --resume --json build/zoo.json --docs docs/models.md
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

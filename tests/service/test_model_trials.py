@@ -47,7 +47,7 @@ def test_every_part_comes_once_and_is_held_against_transformers(tried: Callable[
 def test_an_error_of_a_library_ends_its_part_alone(
     tried: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a kernel says no")
 
     monkeypatch.setattr(TransformersEngine, "generate", broken)
