@@ -86,7 +86,7 @@ class ChatTemplate:
         self._backend.no_padding()
         self._token_bytes = TokenBytes(self._backend)
         self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
-        self._no_tools: list[Any] | None = None
+        self.no_tools: list[Any] | None = None  # what it is given where there are none
         self._forms = AS_USUAL
         if kind == "chat":
             self._forms = self._measured_forms()
@@ -145,7 +145,7 @@ class ChatTemplate:
         """
         if self.kind == "plain":
             return self._render_plain(conversation)
-        messages = [self._as_dict(index, message) for index, message in enumerate(conversation.messages)]
+        messages = self.documents(conversation)
         try:
             return self._render_chat(messages, conversation.tools, add_generation_prompt)
         except _RENDER_ERRORS as error:
@@ -156,6 +156,39 @@ class ChatTemplate:
         """The day that the template is told it is, as YYYY-MM-DD; None where it never asks."""
         is_dated = self.kind == "chat" and reads_clock(self.tokenizer.chat_template)
         return FIXED_DAY.date().isoformat() if is_dated else None
+
+    def documents(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """The messages as `render` gives them to the template: what a client of this model sends."""
+        return [self._as_dict(index, message) for index, message in enumerate(conversation.messages)]
+
+    def attempt(
+        self,
+        text: str | None,
+        messages: list[dict[str, Any]],
+        tools: tuple[dict[str, Any], ...],
+        *,
+        opens: bool,
+        options: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """What another runtime renders with a template's text and `options`, on the fixed day; None where that fails.
+
+        text: None for this template with its own options. opens: with a generation prompt.
+        """
+        try:
+            if text is None:
+                return self._render_chat(messages, tools, opens)
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tools=list(tools) or None,
+                    chat_template=text,
+                    tokenize=False,
+                    add_generation_prompt=opens,
+                    **(options or {}),
+                )
+            )
+        except _RENDER_ERRORS:
+            return None
 
     @cached_property
     def names(self) -> TemplateNames:
@@ -251,7 +284,7 @@ class ChatTemplate:
         add_generation_prompt: bool,
         options: Mapping[str, Any] | None = None,
     ) -> str:
-        schemas = list(tools) or self._no_tools
+        schemas = list(tools) or self.no_tools
         rendered = self.tokenizer.apply_chat_template(
             self._forms.applied(messages),
             tools=schemas,
@@ -385,10 +418,10 @@ class ChatTemplate:
         """How the template takes parts of messages; templates that go over the tools may need a list of none."""
         choices: tuple[list[Any] | None, ...] = (None, [])
         for schemas in choices:
-            self._no_tools = schemas
+            self.no_tools = schemas
             if (forms := measure_forms(self._attempt)) is not None:
                 return forms
-        self._no_tools = None
+        self.no_tools = None
         return AS_USUAL
 
     def _render_probe(self) -> str:
@@ -396,11 +429,11 @@ class ChatTemplate:
         try:
             return self.render(_probe())
         except TemplateError:
-            self._no_tools = []
+            self.no_tools = []
             try:
                 return self.render(_probe())
             except TemplateError:
-                self._no_tools = None
+                self.no_tools = None
             raise
 
     def _probe_beginning(self) -> int | None:
