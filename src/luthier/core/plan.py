@@ -84,8 +84,8 @@ class DataPlan(Frozen):
     prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
     training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
     split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
-    what the chat template is given beside each conversation. learn_reasoning, reasoning, system, tools: as the recipe
-    has them.
+    what the chat template is given beside each conversation. learn_reasoning, reset_template, reasoning, system,
+    tools: as the recipe has them.
     """
 
     train: DatasetProfile
@@ -100,6 +100,7 @@ class DataPlan(Frozen):
     split: SplitProvenance | None = None
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
     learn_reasoning: bool | None = None
+    reset_template: Literal["training"] | None = None
     reasoning: Literal["as_text", "drop"] | None = None
     system: Literal["fold"] | None = None
     tools: Literal["as_text"] | None = None
@@ -310,7 +311,7 @@ class EvaluationPlan(Frozen):
     max_thinking_tokens: int = 0
 
 
-_ROW_SETTINGS: Final = ("template_options", "learn_reasoning", "reasoning", "system", "tools")
+_ROW_SETTINGS: Final = ("template_options", "learn_reasoning", "reset_template", "reasoning", "system", "tools")
 
 
 class Plan(Frozen):

@@ -122,9 +122,10 @@ class DataRecipe(Frozen):
     begin at the same place hold one another, parts that do not overlap share no row. canaries: made-up secrets planted
     among the training rows. template_options: what the chat template is given beside each conversation, such as
     `enable_thinking`. learn_reasoning: whether thoughts are learned; None learns those of the rows, and no empty one
-    that the template inserts. reasoning, system, tools: what is written as text, for templates that have no place for
-    it. split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another
-    seed is another split, too.
+    that the template inserts. reset_template: `training` joins the answers of a row into one sequence where the
+    template rewrites earlier turns. reasoning, system, tools: what is written as text, for templates that have no place
+    for it. split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another seed is another
+    split, too.
     """
 
     train: str
@@ -137,6 +138,7 @@ class DataRecipe(Frozen):
     template: TemplateName | None = None
     template_options: dict[str, TemplateOption] | None = None
     learn_reasoning: bool | None = None
+    reset_template: Literal["training"] | None = None
     reasoning: Literal["as_text", "drop"] | None = None
     system: Literal["fold"] | None = None
     tools: Literal["as_text"] | None = None

@@ -5,7 +5,7 @@ token, and the white space that closes the turn. Turns of weight 0 and all other
 token but the first is learned. How a mask is proved stands in `proof.py`, how ids are made in `cut_encoding.py`.
 
 An example is one sequence of tokens. A conversation whose earlier turns the template rewrites becomes several, one for
-each answer; they stay together as one example.
+each answer; they stay together as one example. Where asked, they are joined into one (`joined_answers.py`).
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ class Learning:
 
     reasoning: whether thoughts are; None learns those that the rows hold, and none that the template inserts.
     only_last: of a conversation that must be cut only the last answer, for objectives that have no use for the others.
+    joins: the answers of a conversation that must be cut are joined into one sequence.
     """
 
     reasoning: bool | None = None
     only_last: bool = False
+    joins: bool = False
 
 
 PLAIN: Final = Learning()
@@ -113,6 +115,7 @@ def _tokenise_rows(example: Example, template: Template, learning: Learning) -> 
         template,
         learn_reasoning=learning.reasoning,
         only_last=learning.only_last,
+        joins=learning.joins,
     )
     return tuple(_with_mask(example, text, template) for text in proved)
 
@@ -132,9 +135,15 @@ def _with_mask(example: Example, proved: ProvedText, template: Template) -> Toke
             )
         mask[start:end] = b"\1" * (end - start)
     row = _checked(example, ids, mask)
-    if not (proved.has_thought or proved.skips_thought):
+    if not (proved.has_thought or proved.skips_thought or proved.is_joined):
         return row
-    return replace(row, has_thought=proved.has_thought, skips_thought=proved.skips_thought)
+    return replace(
+        row,
+        has_thought=proved.has_thought,
+        skips_thought=proved.skips_thought,
+        is_joined=proved.is_joined,
+        differs=proved.differs,
+    )
 
 
 def _tokenise_text(example: Example, template: Template) -> TokenisedExample:

@@ -171,10 +171,20 @@ def _note_rows(data: DataPlan, sources: _Sources) -> None:
     for name in ("learn_reasoning", "reasoning", "system", "tools"):
         if getattr(data, name) is not None:
             sources.note(f"data.{name}", "asked", "in the recipe")
+    if data.reset_template is not None:
+        sources.note("data.reset_template", "asked", _why_joined(data))
     if data.canaries is not None:
         sources.note(
             "data.canaries", "asked", "made-up secrets planted among the training rows, to measure memorisation"
         )
+
+
+def _why_joined(data: DataPlan) -> str:
+    """What data.reset_template makes of the training rows."""
+    num, of = data.train.num_joined, data.train.num_examples
+    if not num:
+        return "in the recipe, and without effect: the template needs one sequence a row, or the rows have one answer"
+    return f"the answers of {num:,} of {of:,} training rows are joined into one sequence each; held-out rows are not"
 
 
 def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:
