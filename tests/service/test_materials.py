@@ -136,7 +136,7 @@ def test_rows_that_are_joined_are_one_sequence_and_the_plan_says_what_inference_
     assert note.startswith("16 of 24 train rows are one sequence")
     assert profile.joined_differs[0] in note
     assert joined.plan.sources["data.reset_template"].source == "asked"
-    assert "16 of 24" in joined.plan.sources["data.reset_template"].reason
+    assert "16 of 24" in joined.plan.sources["data.reset_template"].why
     assert joined.plan.hash != cut.plan.hash
     assert (again.plan.hash, again.train.tokenised) == (joined.plan.hash, joined.train.tokenised)  # from the cache
     held_out = joined.plan.data.held_out  # judged behind the prompts of inference

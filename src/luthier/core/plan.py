@@ -173,7 +173,10 @@ class TeacherPlan(Frozen):
 
 
 class ObjectivePlan(Frozen):
-    """What is minimised, with all of its settings; what an objective has no use for is None."""
+    """What is minimised, with all of its settings; what an objective has no use for is None.
+
+    router_aux_loss: what the loss of the routers of a mixture of experts is multiplied by; None where it is off.
+    """
 
     name: ObjectiveName
     beta: float | None = None
@@ -193,6 +196,7 @@ class ObjectivePlan(Frozen):
     alpha: float | None = None
     divergence: Divergence | None = None
     teacher_share: float | None = None
+    router_aux_loss: float | None = None
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from luthier.core.dataset import Overlong
@@ -192,9 +192,20 @@ class MethodRecipe(Frozen):
     options: dict[str, bool | int | float | str] | None = None
 
 
+def _off(given: Any) -> Any:
+    """YAML reads `off` as false."""
+    return "off" if given is False else given
+
+
+RouterAuxLoss = Annotated[
+    Literal["off", "model"] | Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)], BeforeValidator(_off)
+]
+
+
 class ObjectiveRecipe(Frozen):
     """What is minimised. Which settings an objective takes stands in `plan/objectives.py`; others are refused.
 
+    `router_aux_loss`: `off`, `model` for the coefficient of the model's own config, or a coefficient.
     `options` are the settings of an objective that another package brings.
     """
 
@@ -216,6 +227,7 @@ class ObjectiveRecipe(Frozen):
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     divergence: Divergence | None = None
     teacher_share: OpenFraction | None = None
+    router_aux_loss: RouterAuxLoss | None = None
     options: dict[str, bool | int | float | str] | None = None
 
 

@@ -34,7 +34,8 @@ def join_answers(
 
     Raises TemplateError where it cannot be found what the template writes between two answers.
     """
-    text, shifts, differs = answers[0].text, [0], []
+    text, shifts = answers[0].text, [0]
+    differs: list[str] = []
     for before, turn, earlier, answer in zip(turns, turns[1:], answers, answers[1:], strict=False):
         prompt = answer.text[: answer.prompt]
         between = _between(before, turn, earlier, prompt, conversation, template)

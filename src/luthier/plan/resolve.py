@@ -33,6 +33,7 @@ from luthier.plan.optimizers import resolve_optimizer
 from luthier.plan.rates import default_rate
 from luthier.plan.replay import num_replayed
 from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_schedule
+from luthier.plan.router_loss import with_router_loss
 from luthier.plan.sources import Sources as _Sources
 
 _SECTIONS = tuple(Plan.model_fields)
@@ -136,6 +137,7 @@ def _resolved(
         if recipe.method is None:
             sources.note("method.name", "default", "trains a small share of the weights at nearly full quality")
     objective = resolve_objective(recipe.objective, data.train.shape, sources, teacher=teacher)
+    objective = with_router_loss(objective, recipe.objective, method, structure, model.path, sources)
     refuse_adapted_head(structure, method.targets, objective.name)
     method = _without_noise(method, objective, sources)
     training = _training(recipe, method, objective, model, structure.hidden_size, data, hardware, sources)

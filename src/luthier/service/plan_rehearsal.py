@@ -15,7 +15,7 @@ import math
 import tempfile
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -85,10 +85,15 @@ def _key(plan: Plan) -> str:
             "base": plan.base_model.sha256,
             "config": sha256_file(Path(plan.base_model.path) / "config.json"),
             "method": plan.method.model_dump(mode="json"),
-            "objective": {"name": plan.objective.name, "answers": answers},
+            "objective": {"name": plan.objective.name, "answers": answers} | _router(plan),
             "training": training,
         }
     )
+
+
+def _router(plan: Plan) -> dict[str, bool]:
+    """Whether the routers have a loss of their own; nothing where not, as in the keys of before there was one."""
+    return {} if plan.objective.router_aux_loss is None else {"router_aux_loss": True}
 
 
 def _file(context: Context, key: str) -> Path:
@@ -132,6 +137,7 @@ def rehearse(plan: Plan) -> ForwardPath | None:
         with scratch_folder(Path(tempfile.gettempdir()), "luthier-rehearsal-") as folder, quiet_transformers():
             small = _small_copy(plan.base_model.path)
             if small is None:
+                _refuse_unproved(plan)
                 return None
             small.save_pretrained(str(folder / "base"))
             del small
@@ -139,6 +145,15 @@ def rehearse(plan: Plan) -> ForwardPath | None:
                 return _one_step(_small_plan(plan, folder / "base"), folder)
     finally:
         torch.set_rng_state(generator)
+
+
+def _refuse_unproved(plan: Plan) -> None:
+    if plan.objective.router_aux_loss is not None:
+        raise RequestError(
+            f"objective.router_aux_loss with {plan.base_model.name}, of which no small copy runs to prove it on",
+            expected="a mixture of experts that transformers can build small",
+            do="set objective.router_aux_loss: off",
+        )
 
 
 @contextmanager
@@ -241,7 +256,10 @@ def _one_step(plan: Plan, folder: Path) -> ForwardPath:
     batch = collate(rows, model.pad_id, "cpu")
     optimizer = MasterOptimizer(model.module, plan.training, model.method.rate_factor)
     model.module.train()
-    loss = model.loss_sum(batch)[0] / batch.num_trained_tokens
+    with nullcontext() if model.router_loss is None else model.router_loss.recording():
+        loss = model.loss_sum(batch)[0] / batch.num_trained_tokens
+    if model.router_loss is not None:
+        loss = loss + model.router_loss.coefficient * model.router_loss.of(batch)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.collect()
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())

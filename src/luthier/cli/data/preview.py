@@ -103,7 +103,7 @@ def preview(
             template=template.value,
             template_options=parse_template_options(template_options or ()),
             learn_reasoning=learn_reasoning,
-            reset_template=None if reset_template is None else reset_template.value,
+            reset_template=None if reset_template is None else "training",
         )
     return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
 
