@@ -193,7 +193,9 @@ class MethodRecipe(Frozen):
 
 
 def _off(given: Any) -> Any:
-    """YAML reads `off` as false."""
+    """YAML reads `off` as false, and `on` as true, which would pass for 1."""
+    if given is True:
+        raise ValueError("off, model, or a number above 0")
     return "off" if given is False else given
 
 
