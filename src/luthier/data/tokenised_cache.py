@@ -24,7 +24,7 @@ import time
 import uuid
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -196,7 +196,7 @@ def _read(place: Path) -> tuple[Tokenised | None, str | None]:
         ids = array("i")
         ids.frombytes(body[end + 1 + 4 * start : end + 1 + 4 * stop])
         mask = bytes(body[masks + start : masks + stop])
-        examples.append(TokenisedExample(row_id, ids, mask, *rest, differs=tuple(differs)))
+        examples.append(replace(TokenisedExample(row_id, ids, mask, *rest), differs=tuple(differs)))
     dropped, truncated, kept = (tuple(header[name]) for name in ("dropped_ids", "truncated_ids", "kept"))
     counts = tuple(header["row_counts"])
     return Tokenised(tuple(examples), dropped, truncated, kept, header["rows_per_example"], counts), None

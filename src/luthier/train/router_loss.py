@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from luthier.core.errors import RequestError
 from luthier.models.forward_arguments import FORWARD_ERRORS, text_inputs
-from luthier.train.own_head import OwnHead
+from luthier.models.own_head import OwnHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

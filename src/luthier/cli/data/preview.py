@@ -32,6 +32,22 @@ class ResetChoice(StrEnum):
     TRAINING = "training"
 
 
+ResetOption = Annotated[
+    ResetChoice | None,
+    typer.Option(
+        "--reset-template",
+        help="training: answers that the template needs a sequence each for are joined into one, as "
+        "data.reset_template does.",
+    ),
+]
+LearnReasoningOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--learn-reasoning/--no-learn-reasoning", help="Whether thoughts are learned; left out: those of the rows."
+    ),
+]
+
+
 def preview(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The base model whose tokens to show.")],
@@ -51,21 +67,8 @@ def preview(
             help="What the chat template is given, as enable_thinking=false. Repeatable.",
         ),
     ] = None,
-    learn_reasoning: Annotated[
-        bool | None,
-        typer.Option(
-            "--learn-reasoning/--no-learn-reasoning",
-            help="Whether thoughts are learned; left out: those of the rows.",
-        ),
-    ] = None,
-    reset_template: Annotated[
-        ResetChoice | None,
-        typer.Option(
-            "--reset-template",
-            help="training: answers that the template needs a sequence each for are joined into one, as "
-            "data.reset_template does.",
-        ),
-    ] = None,
+    learn_reasoning: LearnReasoningOption = None,
+    reset_template: ResetOption = None,
     block_tokens: Annotated[
         int | None,
         typer.Option(
