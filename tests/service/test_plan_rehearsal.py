@@ -65,9 +65,10 @@ METHODS: list[dict[str, Any]] = [{"name": "lora", "rank": 2}, {"name": "full"}]
     ("name", "path"),
     [
         ("qwen3", None),
-        ("gemma2, caps", ("model", "head")),
+        ("gemma2, caps", ("model", "product")),
         ("gemma3 as published", None),
         ("gemma4 text, shared keys", None),
+        ("cohere", None),
         ("phi", ("fast", "head")),
         ("deepseek v3", ("model", "product")),
         ("gpt2", ("model", "product")),
@@ -89,13 +90,13 @@ def test_a_plan_says_by_which_path_its_loss_is_computed(
 def test_plan_and_run_say_which_path_is_taken_and_the_run_ends(
     context: Context, base_folder: Callable[..., Path], make_recipe: Callable[..., Path]
 ) -> None:
-    recipe = make_recipe(base_model=str(base_folder("gemma2, caps")), method={"name": "lora", "rank": 2})
+    recipe = make_recipe(base_model=str(base_folder("phi")), method={"name": "lora", "rank": 2})
     outcome = train(context, load_recipe(recipe), base_dir=recipe.parent)
     assert outcome.record.status == "succeeded"
     said = [row for row in outcome.plan.values() if row["name"] == "training.forward"]
     assert len(said) == 1
     assert "its own head in chunks" in said[0]["why"]
-    assert "softcap" in said[0]["why"]
+    assert "bias" in said[0]["why"]
     assert any("its own head in chunks" in warning for warning in outcome.warnings)
 
 
@@ -105,7 +106,7 @@ def test_the_answer_is_kept_in_the_home_and_no_step_is_taken_twice(
     plan_of: Callable[..., Plan],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = base_folder("cohere")
+    folder = base_folder("phi")
     first = plan_of(folder)
     assert first.training.forward is not None
     assert first.training.forward.logits == "head"
@@ -120,7 +121,7 @@ def test_the_answer_is_kept_in_the_home_and_no_step_is_taken_twice(
 
 
 def test_the_path_is_no_part_of_what_is_trained(base_folder: Callable[..., Path], plan_of: Callable[..., Plan]) -> None:
-    plan = plan_of(base_folder("cohere"))
+    plan = plan_of(base_folder("phi"))
     without = plan.model_copy(update={"training": plan.training.model_copy(update={"forward": None})})
     assert plan.hash == without.hash
 

@@ -31,13 +31,10 @@ from luthier.train.proofs import why_not_packed
 
 # What each is computed by. Nothing in src knows these names: the proof finds the path.
 NOT_FAST = {
-    "gemma2, caps": ("model", "head"),
+    "gemma2, caps": ("model", "product"),
     "llama4 as published": ("model", "product"),
     "llama4 text, chunks": ("model", "product"),
-    "granite, dropout": ("model", "head"),
-    "granite hybrid": ("fast", "head"),
-    "cohere": ("fast", "head"),
-    "falcon h1": ("fast", "head"),
+    "granite, dropout": ("model", "product"),
     "falcon, alibi": ("eager", "product"),
     "bloom": ("model", "product"),
     "mpt": ("model", "product"),
@@ -46,7 +43,6 @@ NOT_FAST = {
     "phi": ("fast", "head"),
     "deepseek v3": ("model", "product"),
     "gpt oss": ("model", "product"),
-    "recurrent gemma": ("fast", "head"),
 }
 LENGTHS = (150, 37, 20)
 """Longer than a block of attention, than windows and than chunks; padded to the longest."""
@@ -174,6 +170,41 @@ def test_attention_dropout_is_drawn_as_transformers_draws_it(name: str) -> None:
     assert ours != pytest.approx(still, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "scale", "cap"),
+    [
+        ("llama", 1.0, None),
+        ("gemma2, caps", 1.0, 2.0),
+        ("cohere", 0.25, None),
+        ("granite hybrid", None, None),
+        ("falcon h1", None, None),
+    ],
+)
+def test_scale_and_cap_of_a_head_are_measured(name: str, scale: float | None, cap: float | None) -> None:
+    base = make(name)
+    if scale is None:
+        config = base.config
+        scale = getattr(config, "lm_head_multiplier", None) or 1 / config.logits_scaling
+        assert scale != 1.0
+    path = prove_forward(base)
+    assert (path.logits, path.logit_scale, path.logit_cap) == ("product", scale, cap)
+
+
+@pytest.mark.parametrize("name", ["gemma2, caps", "cohere"])
+def test_a_trained_head_behind_scale_and_cap_gets_the_gradients_of_transformers(name: str) -> None:
+    base, plain = make(name), make(name)
+    model = TrainableModel(base, Full(FULL), seed=0)
+    model.module.eval()
+    use_attention(language_model(plain), "eager")
+    examples = rows()
+    batch = collate(examples, model.pad_id, "cpu")
+    model.loss_sum(batch)[0].backward()  # type: ignore[no-untyped-call]
+    plain_loss_sum(plain, batch, examples).backward()  # type: ignore[no-untyped-call]
+    ours, theirs = base.get_output_embeddings().weight.grad, plain.get_output_embeddings().weight.grad
+    assert float(theirs.norm()) > 0
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["llama", "mixtral", "gemma2, caps"])
 def test_a_proof_leaves_model_and_random_numbers_as_they_were(name: str, dtype: torch.dtype) -> None:
@@ -195,7 +226,7 @@ def test_what_is_plain_is_proved_fast_in_half_precision_too(name: str) -> None:
     assert prove_forward(make(name, torch.bfloat16)).is_fast
 
 
-@pytest.mark.parametrize("name", ["gemma2, caps", "cohere", "phi", "gpt oss", "llama4 text, chunks"])
+@pytest.mark.parametrize("name", ["gemma2, caps", "phi", "gpt oss", "llama4 text, chunks"])
 def test_half_precision_hides_nothing(name: str) -> None:
     path = prove_forward(make(name, torch.bfloat16))
     assert (path.attention, path.logits) == NOT_FAST[name]

@@ -25,6 +25,7 @@ from luthier.models.architecture import context_tokens
 from luthier.models.attention_proof import why_eager
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
+from luthier.models.scaled_head import ScaledHead
 from luthier.models.soft_prompt import virtual_tokens
 from luthier.models.thinking import ThoughtAndAnswer
 
@@ -211,6 +212,10 @@ class TransformersEngine:
     def head(self) -> Tensor:
         """[vocabulary, width] the matrix that makes logits of hidden states. Raises RequestError where none does."""
         return Scorer(self._causal, pad_id=self._pad_id).head
+
+    def scaled_head(self) -> ScaledHead:
+        """What this model does to the product of hidden states and `head`: a scale, a soft cap, or nothing."""
+        return Scorer(self._causal, pad_id=self._pad_id).scaled
 
     def _in_batches(
         self,

@@ -60,6 +60,6 @@ class Distillation(PlainObjective):
         states = self._states.of(rows_of(units))
         rows = model.logit_rows(batch)
         total, entropy, divergence, correct = rows.distillation_sum(
-            batch.targets, states, self._states.head, self._mixing
+            batch.targets, states, self._states.head, self._mixing, self._states.scaled
         )
         return Losses(total, {"token_accuracy": correct, "cross_entropy": entropy, "divergence": divergence})
