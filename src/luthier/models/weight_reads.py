@@ -61,7 +61,8 @@ def weight_reads(model: nn.Module) -> WeightReads:
     used: set[str] = set()
     asked: set[str] = set()
     for prefix, module in model.named_modules():
-        for read in _class_reads(type(module)):
+        kind: Any = type(module)
+        for read in _class_reads(kind):
             (used if read.is_used else asked).update(_meant(prefix, read, names))
     return WeightReads(frozenset(used), frozenset(asked - used))
 
@@ -154,7 +155,7 @@ def watched_reads(model: nn.Module, kind: type[nn.Module]) -> Iterator[set[str]]
     made: dict[type[nn.Module], type[nn.Module]] = {}
 
     def watching(own: type[nn.Module]) -> type[nn.Module]:
-        def forward(self: nn.Module, *given: Any, **named: Any) -> Any:
+        def _forward(self: nn.Module, *given: Any, **named: Any) -> Any:
             running.append(id(self))
             try:
                 return own.forward(self, *given, **named)
@@ -166,7 +167,7 @@ def watched_reads(model: nn.Module, kind: type[nn.Module]) -> Iterator[set[str]]
                 seen.add(names[id(self)])
             return own.__getattr__(self, name)
 
-        return type(own.__name__, (own,), {"forward": forward, "__getattr__": read})
+        return type(own.__name__, (own,), {"forward": _forward, "__getattr__": read})
 
     for module in [m for m in model.modules() if id(m) in names]:
         own = type(module)
