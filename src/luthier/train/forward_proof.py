@@ -100,11 +100,15 @@ class _Proof:
         computed = None if own is None else self._attention(own)
         if own is None or computed is None:
             self.reasons.append("logits: they do not follow from what its body gives")
-            return ForwardPath(attention="eager", logits="model", reasons=tuple(self.reasons))
+            return ForwardPath(
+                attention="eager", logits="model", reasons=tuple(self.reasons), attention_function="eager"
+            )
         how, scaled = self._logits(OwnHead(self.causal, self.body), own, logits)
+        computed = "eager" if how == "model" else computed
         return ForwardPath(
-            attention="eager" if how == "model" else computed,
+            attention=computed,
             logits=how,
+            attention_function={"model": self.own_attention, "eager": "eager"}.get(computed),
             reasons=tuple(self.reasons),
             logit_scale=scaled.scale,
             logit_cap=scaled.cap,

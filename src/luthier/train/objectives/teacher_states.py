@@ -17,7 +17,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 from pydantic import ValidationError
@@ -53,6 +53,17 @@ class _File(Frozen):
 class _Manifest(Frozen):
     identity: str
     files: tuple[_File, ...] = ()
+
+
+class States(Protocol):
+    """What a loss reads of a teacher: its head, what is done to the product with it, and the states of rows."""
+
+    head: Tensor
+    scaled: ScaledHead
+
+    def of(self, rows: Sequence[TokenisedExample]) -> Tensor:
+        """[learned tokens of all rows, width], row after row."""
+        ...
 
 
 def row_key(row: TokenisedExample) -> bytes:
@@ -138,7 +149,7 @@ class TeacherStates:
         with safe_open(folder / _HEAD, framework="pt") as file:
             self.head: Tensor = file.get_tensor("head").to(device)
             numbers = {name: float(file.get_tensor(name)) for name in file.keys() if name != "head"}  # noqa: SIM118
-        self.scaled = ScaledHead(**numbers)
+        self.scaled: ScaledHead = ScaledHead(**numbers)
         """What the teacher does to the product of its states and its head."""
         self._slices: list[Any] = []
         self._files: list[Any] = []
@@ -170,7 +181,7 @@ class MadeUpStates:
         self._dtype = torch.float32 if teacher.precision == "float32" else torch.bfloat16
         self._draw = torch.Generator().manual_seed(0)
         self.head: Tensor = self._random(teacher.vocabulary_size)
-        self.scaled = PLAIN
+        self.scaled: ScaledHead = PLAIN
 
     def of(self, rows: Sequence[TokenisedExample]) -> Tensor:
         """[learned tokens of all rows, width]."""
