@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tests.vacuous import nonempty
 from transformers import AutoModelForCausalLM
 
 from luthier.core.errors import ModelSourceError, NotFoundError
@@ -163,7 +164,9 @@ def test_models_that_load_at_once_in_one_process_come_out_whole(tiny):
     with ThreadPoolExecutor(4) as pool:
         loaded = list(pool.map(lambda _: load_model(tiny, dtype="float32", attention="sdpa"), range(12)))
     first = loaded[0].state_dict()
-    assert all(torch.equal(first[name], value) for model in loaded for name, value in model.state_dict().items())
+    assert all(
+        nonempty(torch.equal(first[name], value) for model in loaded for name, value in model.state_dict().items())
+    )
 
 
 def test_a_model_that_would_divide_its_own_weights_in_evaluation_keeps_them(tmp_path):
@@ -182,5 +185,5 @@ def test_a_model_that_would_divide_its_own_weights_in_evaluation_keeps_them(tmp_
         theirs = made.train()(input_ids=ids, use_cache=False).logits
         made.eval()(input_ids=ids, use_cache=False)
     torch.testing.assert_close(ours, theirs)
-    assert all(torch.equal(weight, written[name]) for name, weight in model.state_dict().items())
-    assert not all(torch.equal(weight, written[name]) for name, weight in made.state_dict().items()), "theirs do change"
+    assert {name for name, weight in model.state_dict().items() if not torch.equal(weight, written[name])} == set()
+    assert {name for name, weight in made.state_dict().items() if not torch.equal(weight, written[name])}

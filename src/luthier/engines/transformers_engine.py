@@ -113,8 +113,10 @@ class TransformersEngine:
         """The template that prompts are rendered with."""
         return self._template
 
-    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        """One generation a prompt, in the order of the prompts.
+    def generate(
+        self, prompts: Sequence[Prompt], progress: Progress, *, returns_token_ids: bool = False
+    ) -> list[Generation]:
+        """One generation a prompt, in the order of the prompts. returns_token_ids: each with the ids of its tokens.
 
         Prompts run in batches of like length. What all prompts of the call begin with is computed once where it is
         at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums. Answers
@@ -133,7 +135,11 @@ class TransformersEngine:
             )
         for path in decoder.paths:
             self._note(path.kind == "batched", f"writes {path.describe()}")
-        return [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
+        made = [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
+        if not returns_token_ids:
+            return made
+        ids = [tuple(one.ids) for one in found]
+        return [one.model_copy(update={"token_ids": own}) for one, own in zip(made, ids, strict=True)]
 
     def open_decoder(self, *, may_diverge: bool = False) -> Decoder:
         """A decoder over this model, for those who write token by token."""
