@@ -116,9 +116,9 @@ def row(going: Walk, kind: str) -> None:
             ).examples
         except TemplateError as refused:
             options = _named_options(refused)
-            is_closed = bool(options) and closes_thought(ROWS[kind], options, template.tokenizer)
-            can_be_said = is_said(ROWS[kind], template.tokenizer) and not is_closed
-            stage.outcome.path = "" if can_be_said else _opt_in(examples, going, refused)
+            cannot = bool(options) and closes_thought(ROWS[kind], options, template.tokenizer)
+            cannot = cannot or not is_said(ROWS[kind], template.tokenizer)
+            stage.outcome.path = _opt_in(examples, going, refused) if cannot else ""
             raise
         wrong = wrong_marks(ROWS[kind], made, template.tokenizer, set(template.end_of_turn_ids))
         if wrong is not None:
@@ -136,16 +136,15 @@ def _opt_in(examples: Any, going: Walk, refused: TemplateError) -> str:
         template = ChatTemplate.load(going.folder).with_options(options)
         with contextlib.suppress(LuthierError):
             tokenise_all(examples, template, max_length_tokens=4096, overlong="error", progress=SilentProgress())
-            shown = ", ".join(f"{name}: {str(value).lower()}" for name, value in options.items())
-            return f"passes with data.template_options: {{{shown}}}"
+            return "passes with " + re.findall(r"data\.template_options: \{.*?\}", refused.do)[0]
     found = opt_in(examples, ChatTemplate.load(going.folder))
     return found if any(setting in refused.do for setting in re.findall(r"data\.\w+: \w+", found)) else ""
 
 
 def _named_options(refused: TemplateError) -> dict[str, bool]:
     """The option of the template that a refusal names, and its value; empty where it names none."""
-    found = re.search(r"data\.template_options: \{(\w+): (true|false)\}", refused.do)
-    return {} if found is None else {found[1]: found[2] == "true"}
+    found = re.findall(r"data\.template_options: \{(\w+): (true|false)\}", refused.do)
+    return {name: value == "true" for name, value in found}
 
 
 def plan(going: Walk, context: Context) -> None:
