@@ -47,7 +47,7 @@ def test_rows_are_encoded_as_the_tokenizer_does_by_itself_or_refused(tokenizer: 
                 continue
             check(name, row, unit, template)
             num_right += 1
-    assert all(remedies)
+    assert [one for one in remedies if not one] == []
     assert num_right >= (45 if tokenizer == "no end" else 90)
 
 

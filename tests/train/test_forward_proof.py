@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel, get_peft_model
 from tests.train.architectures import ARCHITECTURES, VOCABULARY, make
+from tests.vacuous import nonempty
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -123,7 +124,7 @@ def test_loss_and_gradients_are_those_of_transformers_and_peft(name: str) -> Non
     theirs.backward()  # type: ignore[no-untyped-call]
     found = dict(model.module.named_parameters())
     compared = 0
-    for key, parameter in plain.named_parameters():
+    for key, parameter in nonempty(plain.named_parameters()):
         if parameter.requires_grad and parameter.grad is not None and float(parameter.grad.norm()) > 0:
             gradient = found[key].grad
             assert gradient is not None, key
@@ -216,7 +217,7 @@ def test_a_proof_leaves_model_and_random_numbers_as_they_were(name: str, dtype: 
     assert found.config._attn_implementation == attention
     assert len(found.model.layers) == layers
     assert torch.equal(torch.get_rng_state(), numbers)
-    for key, value in found.state_dict().items():
+    for key, value in nonempty(found.state_dict().items()):
         assert value.dtype == before[key].dtype
         assert torch.equal(before[key], value)
 
