@@ -154,8 +154,8 @@ def reach(folder: Path, trained: Sequence[str], experts: Sequence[str] = ()) -> 
     """The share of the language model's matrix parameters that adapters lie on, and how many parameters these are.
 
     trained: names of PEFT's trainable tensors. experts: ends of the names of tensors of experts, whose adapters PEFT
-    names by their module alone. Matrices are all tensors of two dimensions and more but biases, embeddings, head, towers beside the
-    language model and tables of positions.
+    names by their module alone. Matrices are all tensors of two dimensions and more, but
+    biases, embeddings, head, towers beside the language model and tables of positions.
     """
     model = plain_model(folder)
     outer = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
