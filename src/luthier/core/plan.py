@@ -11,6 +11,7 @@ from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
 from luthier.core.graders import Reward
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.places import places_in_words
 from luthier.core.recipe import (
     PREFERENCE_OBJECTIVES,
@@ -153,7 +154,9 @@ class TeacherPlan(Frozen):
 
     adapter_path: None for a model without one. precision, quantisation: how it is run. template: how it reads
     prompts where it is judged itself. hidden_size: width of its last hidden states. vocabulary_size: rows of its head;
-    of two vocabularies that are padded differently the tokens of the smaller one count.
+    of two vocabularies that are padded differently the tokens of the smaller one count. template_options, opted_turns,
+    learn_reasoning: how it writes conversations where it is judged itself: as its own run was trained, or, of a base
+    model, as the student is.
     """
 
     name: str
@@ -169,6 +172,15 @@ class TeacherPlan(Frozen):
     hidden_size: int
     vocabulary_size: int
     context_length_tokens: int
+    template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    opted_turns: OptedTurns = AS_THEY_ARE
+    learn_reasoning: bool | None = None
+
+    @property
+    def unused_fields(self) -> set[str]:
+        """How it writes conversations, as far as that is not used: hashes of plans without it stay as they are."""
+        unused = {"template_options": {}, "opted_turns": AS_THEY_ARE, "learn_reasoning": None}
+        return {name for name, value in unused.items() if getattr(self, name) == value}
 
 
 class ObjectivePlan(Frozen):
@@ -364,7 +376,8 @@ class Plan(Frozen):
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")
         unused: Any = {key: True for key, value in document.items() if value is None or value == {}}
-        excluded["objective"] = {"teacher": {"name", "path", "adapter_path"}} | unused
+        own: set[str] = self.objective.teacher.unused_fields if self.objective.teacher else set()
+        excluded["objective"] = {"teacher": {"name", "path", "adapter_path"} | own} | unused
         if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
             excluded.setdefault("training", set()).add("optimizer")
         excluded["method"] = {name for name in ("expert_targets", "expert_rank") if not getattr(self.method, name)}
