@@ -81,13 +81,19 @@ class CanariesPlan(Frozen):
 class DataPlan(Frozen):
     """The splits as they were read. `validation` and `held_out` are None where the run has none.
 
-    num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
-    prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
-    training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
-    split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
-    what the chat template is given beside each conversation. template_day: the day that a template which writes the
-    date is told it is, whatever today is; None where it writes none. learn_reasoning, reasoning, system, tools: as the
-    recipe has them.
+        num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
+        prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
+        training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
+        split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
+    _ROW_SETTINGS: Final = (
+        "template_options",
+        "template_day",
+        "learn_reasoning",
+        "reset_template",
+        "reasoning",
+        "system",
+        "tools",
+    )
     """
 
     train: DatasetProfile
@@ -103,6 +109,7 @@ class DataPlan(Frozen):
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
     template_day: str | None = None
     learn_reasoning: bool | None = None
+    reset_template: Literal["training"] | None = None
     reasoning: Literal["as_text", "drop"] | None = None
     system: Literal["fold"] | None = None
     tools: Literal["as_text"] | None = None
@@ -186,7 +193,10 @@ class TeacherPlan(Frozen):
 
 
 class ObjectivePlan(Frozen):
-    """What is minimised, with all of its settings; what an objective has no use for is None."""
+    """What is minimised, with all of its settings; what an objective has no use for is None.
+
+    router_aux_loss: what the loss of the routers of a mixture of experts is multiplied by; None where it is off.
+    """
 
     name: ObjectiveName
     beta: float | None = None
@@ -206,6 +216,7 @@ class ObjectivePlan(Frozen):
     alpha: float | None = None
     divergence: Divergence | None = None
     teacher_share: float | None = None
+    router_aux_loss: float | None = None
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @property
@@ -330,7 +341,15 @@ class EvaluationPlan(Frozen):
     max_thinking_tokens: int = 0
 
 
-_ROW_SETTINGS: Final = ("template_options", "template_day", "learn_reasoning", "reasoning", "system", "tools")
+_ROW_SETTINGS: Final = (
+    "template_options",
+    "template_day",
+    "learn_reasoning",
+    "reset_template",
+    "reasoning",
+    "system",
+    "tools",
+)
 
 
 class Plan(Frozen):

@@ -49,6 +49,7 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: 
         template_options=recipe.data.template_options or {},
         template_day=template_day,
         learn_reasoning=recipe.data.learn_reasoning,
+        reset_template=recipe.data.reset_template,
         reasoning=recipe.data.reasoning,
         system=recipe.data.system,
         tools=recipe.data.tools,
