@@ -81,19 +81,13 @@ class CanariesPlan(Frozen):
 class DataPlan(Frozen):
     """The splits as they were read. `validation` and `held_out` are None where the run has none.
 
-        num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
-        prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
-        training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
-        split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
-    _ROW_SETTINGS: Final = (
-        "template_options",
-        "template_day",
-        "learn_reasoning",
-        "reset_template",
-        "reasoning",
-        "system",
-        "tools",
-    )
+    num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
+    prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
+    training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
+    split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
+    what the chat template is given beside each conversation. learn_reasoning, reset_template, reasoning, system,
+    tools: as the recipe has them.
+    template_day: the day that a template which writes the date is told it is; None where it writes none.
     """
 
     train: DatasetProfile
