@@ -22,6 +22,8 @@ LOSS_SHARE: Final = 1e-6
 """What a loss in float32 may differ from that of plain transformers and PEFT, as a share of it."""
 GRADIENT_SHARE: Final = 1e-5
 """What a gradient may differ, as a share of the norm of all gradients."""
+FLOAT64_SHARE: Final = 1e-10
+"""What losses and gradients may differ where both sides compute in float64 throughout: rounding alone is 1e-13."""
 
 
 def plain_model(folder: Path) -> PreTrainedModel:
@@ -71,7 +73,7 @@ def loss_and_gradients(
     with torch.set_grad_enabled(wants_gradients):
         for row in rows:
             loss = loss_sum(model, row) / num
-            total += float(loss)
+            total += float(loss.detach())
             if wants_gradients:
                 loss.backward()
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

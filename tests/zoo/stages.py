@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from safetensors.torch import load_file
 from tests.zoo import plain
+from tests.zoo.gradients import compared, stir
 from tests.zoo.rows import ROWS, closes_thought, is_said, write_rows, wrong_marks
-from torch import Tensor
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import LuthierError, RequestError, TemplateError
 from luthier.core.events import Event, StepDone
 from luthier.core.ids import new_id
@@ -182,11 +181,9 @@ def loss(going: Walk, context: Context) -> None:
     with going.stage("loss") as stage:
         ready = _prepared(going, context, stage, _LORA)
         model = _trainable(ready)
-        _stir(model)
+        stir(model)
         adapter, _ = save_outcome(model, Path(ready.plan.base_model.path), going.work / "stirred")
-        rows = ready.train.tokenised
-        theirs = plain.loss_and_gradients(plain.with_adapter(going.folder, adapter), rows)
-        stage.outcome.path = _compared(stage, model, rows, theirs)
+        stage.outcome.path = compared(stage, model, ready.train.tokenised, plain.with_adapter(going.folder, adapter))
 
 
 def full_loss(going: Walk, context: Context) -> None:
@@ -194,61 +191,7 @@ def full_loss(going: Walk, context: Context) -> None:
     with going.stage("full_loss") as stage:
         ready = _prepared(going, context, stage, {"name": "full"})
         model = _trainable(ready)
-        rows = ready.train.tokenised
-        theirs = plain.loss_and_gradients(plain.plain_model(going.folder), rows)
-        stage.outcome.path = _compared(stage, model, rows, theirs)
-
-
-@torch.no_grad()
-def _stir(model: TrainableModel) -> None:
-    """Give what is trained other values than those of its start, where half of a LoRA is zero."""
-    draw = torch.Generator().manual_seed(1)
-    for parameter in model.module.parameters():
-        if parameter.requires_grad:
-            parameter += 0.05 * torch.randn(parameter.shape, generator=draw)
-
-
-def _compared(
-    stage: Stage, model: TrainableModel, rows: tuple[TokenisedExample, ...], theirs: tuple[float, dict[str, Tensor]]
-) -> str:
-    """Hold each layout of the rows that the model takes against what transformers says; returns the layouts."""
-    from luthier.train.proofs import why_not_packed
-
-    layouts = {"padded": ()}
-    if why_not_packed(model) is None:
-        layouts["packed"] = (0,)
-    if model.can_share_prefix():
-        layouts["shared"] = (_num_shared(rows),)
-    model.module.eval()
-    for layout, beginnings in layouts.items():
-        value, gradients = _ours(model, rows, beginnings)
-        stage.measured(f"{layout}_loss", plain.relative(value, theirs[0]), plain.LOSS_SHARE)
-        worst, name = plain.worst_gradient(gradients, theirs[1])
-        stage.outcome.path = name
-        stage.measured(f"{layout}_gradient", worst, plain.GRADIENT_SHARE)
-    way = model.path
-    how = "fast path" if way.is_fast else f"attention {way.attention}, logits {way.logits}"
-    return f"{how}; rows {', '.join(layouts)}"
-
-
-def _num_shared(rows: tuple[TokenisedExample, ...]) -> int:
-    """Tokens that all rows begin with and none of them learns."""
-    same = list(zip(*(row.input_ids for row in rows), strict=False))
-    shared = next((place for place, ids in enumerate(same) if len(set(ids)) > 1), len(same))
-    return min(shared, *(row.loss_mask.index(1) for row in rows))
-
-
-def _ours(
-    model: TrainableModel, rows: tuple[TokenisedExample, ...], beginnings: tuple[int, ...]
-) -> tuple[float, dict[str, Tensor]]:
-    from luthier.train.model import collate
-
-    model.module.zero_grad()
-    batch = collate(rows, model.pad_id, model.device, beginnings=beginnings)
-    total = model.loss_sum(batch)[0] / batch.num_trained_tokens
-    total.backward()
-    found = {name: p.grad.clone() for name, p in model.module.named_parameters() if p.grad is not None}
-    return float(total), found
+        stage.outcome.path = compared(stage, model, ready.train.tokenised, plain.plain_model(going.folder))
 
 
 def _trained(
@@ -372,7 +315,7 @@ def _adapter_of(going: Walk, context: Context, stage: Stage) -> Path:
     folder = going.work / "stirred" / "adapter"
     if not folder.is_dir():
         model = _trainable(ready)
-        _stir(model)
+        stir(model)
         save_outcome(model, Path(ready.plan.base_model.path), going.work / "stirred")
     return folder
 

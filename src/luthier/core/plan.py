@@ -87,6 +87,7 @@ class DataPlan(Frozen):
     split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
     what the chat template is given beside each conversation. learn_reasoning, reset_template, reasoning, system,
     tools: as the recipe has them.
+    template_day: the day that a template which writes the date is told it is; None where it writes none.
     """
 
     train: DatasetProfile
@@ -100,6 +101,7 @@ class DataPlan(Frozen):
     canaries: CanariesPlan | None = None
     split: SplitProvenance | None = None
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    template_day: str | None = None
     learn_reasoning: bool | None = None
     reset_template: Literal["training"] | None = None
     reasoning: Literal["as_text", "drop"] | None = None
@@ -333,7 +335,15 @@ class EvaluationPlan(Frozen):
     max_thinking_tokens: int = 0
 
 
-_ROW_SETTINGS: Final = ("template_options", "learn_reasoning", "reset_template", "reasoning", "system", "tools")
+_ROW_SETTINGS: Final = (
+    "template_options",
+    "template_day",
+    "learn_reasoning",
+    "reset_template",
+    "reasoning",
+    "system",
+    "tools",
+)
 
 
 class Plan(Frozen):

@@ -66,6 +66,21 @@ def parity_warnings(report: ParityReport) -> tuple[str, ...]:
     )
 
 
+def day_warnings(seen: ObservedSource, report: ParityReport) -> tuple[str, ...]:
+    """What a user must know of a template that writes the date: the proof was made on the day of training."""
+    if seen.template_day is not None:
+        return (
+            f"the chat template writes the date: in training and in this proof it was {seen.template_day}, and "
+            f"{report.runtime} by itself writes today's",
+        )
+    if seen.filled and report.runtime == "llama.cpp":
+        return (
+            f"llama.cpp gives the chat template today's date as {' and '.join(seen.filled)}: in training and in this "
+            "proof the template wrote what it has by itself",
+        )
+    return ()
+
+
 def _lost_adapter(findings: Findings) -> str | None:
     """Whether the export is nearer to the base without the adapter than to the source, in nearly all prompts."""
     pairs = list(zip(findings.differences, findings.base_differences, findings.source_base_differences, strict=False))

@@ -76,7 +76,8 @@ class ObservedSource:
     """The source's side of a proof.
 
     end_id, end_token: that ends its answers. is_plain: written without a chat template. knows_developer: its template
-    has that role. vocabulary: the width of its logits.
+    has that role. vocabulary: the width of its logits. template_day: the day that its template was told it
+    it does not ask. filled: names of its template that llama.cpp fills with today's date.
     """
 
     source: ExportSource
@@ -86,13 +87,15 @@ class ObservedSource:
     is_plain: bool
     knows_developer: bool
     vocabulary: int
+    template_day: str | None = None
+    filled: tuple[str, ...] = ()
 
 
 def observe_source(source: ExportSource, examples: Sequence[Example], progress: Progress) -> ObservedSource:
     """Run the source on the prompts of held-out examples; those longer than its context are left out.
 
     An example's prompt is the conversation before its last answer, and that answer the reference; of plain text the
-    first and the second half. A template that writes the date writes today's, as every runtime does.
+    first and the second half. A template that writes the date writes the fixed day of training, on both sides.
 
     Memory: the source's weights in float32, and `MAX_POSITIONS` x vocabulary x 8 bytes.
 
@@ -102,6 +105,7 @@ def observe_source(source: ExportSource, examples: Sequence[Example], progress: 
     """
     from luthier.deploy.exporters.companions import source_template, template_of_export
     from luthier.deploy.runtimes.transformers_model import TransformersModel
+    from luthier.models.template_clock import filled_names
 
     template = source_template(source)
     turns = _Turns(template, source.opted_turns, template_of_export(source, template).says_turns)
@@ -130,6 +134,8 @@ def observe_source(source: ExportSource, examples: Sequence[Example], progress: 
         is_plain=template.kind == "plain",
         knows_developer="developer" in str(template.tokenizer.chat_template or ""),
         vocabulary=vocabulary,
+        template_day=template.fixed_day,
+        filled=filled_names(str(template.tokenizer.chat_template or "")) if template.kind == "chat" else (),
     )
 
 
@@ -197,10 +203,10 @@ def _prompt(example: Example, turns: _Turns) -> tuple[Conversation | None, str, 
         return None, example.text or "", ids[:half], ids[half:]
     last = conversation.last_answer
     asked = turns.sent(conversation if last is None else conversation.up_to(last))
-    text = template.render(turns.trained(asked), add_generation_prompt=True, writes_today=True)
+    text = template.render(turns.trained(asked), add_generation_prompt=True)
     if last is None:
         return asked, text, template.encode(text)[0], []
-    whole = template.render(turns.trained(conversation.up_to(last + 1)), writes_today=True)
+    whole = template.render(turns.trained(conversation.up_to(last + 1)))
     # Templates that alter earlier turns (thinking is one) do not go on from their own prompt.
     rest = whole[len(text) :] if whole.startswith(text) else (example.reference or "") + template.end_of_turn
     reference = template.tokenizer.backend_tokenizer.encode(rest, add_special_tokens=False).ids

@@ -25,7 +25,7 @@ from luthier.core.stream import Decoding, EmbeddingRequest, Served, Started, Tex
 from luthier.engines.llama_adapters import check_adapter, only_gguf
 from luthier.engines.llama_answers import AnswerReader
 from luthier.engines.llama_grammar import grammar_of, no_grammar
-from luthier.engines.llama_prompts import open_reader
+from luthier.engines.llama_prompts import dayless_template, open_reader
 from luthier.engines.llama_server import CachePrecision, LlamaServer
 from luthier.engines.llama_writing import Choice, Writing
 from luthier.engines.prompt_ids import checked
@@ -278,6 +278,7 @@ class LlamaCppEngine:
             pool_tokens=self._pool_tokens,
             num_threads=self._num_threads,
             cache=self._cache,
+            chat_template=dayless_template(self._header),
         )
 
     def _is_stale(self, server: LlamaServer) -> bool:

@@ -23,6 +23,7 @@ from luthier.engines.prompt_ids import check_bytes, checked, ids_of
 from luthier.engines.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.engines.tool_talk import ToolTalk
 from luthier.models.gguf_header import GgufHeader
+from luthier.models.template_clock import filled_names, own_name, reads_clock, without_clock
 from luthier.models.thinking import TAGS
 from luthier.models.thinking_probe import measured_format, options_of, tags_in
 
@@ -46,6 +47,15 @@ class PromptReader(Protocol):
     def text_ids(self, text: str) -> list[int]: ...
     def thinking(self, request: TextRequest, ids: Sequence[int]) -> Thinking: ...
     def use(self, server: LlamaServer) -> None: ...
+
+
+def dayless_template(header: GgufHeader) -> str | None:
+    """What llama.cpp must render with in the place of the file's own template; None where that never asks for the day.
+
+    It would write today's date, and set variables to it: prompts would be others tomorrow, and others than in training.
+    """
+    text = str(header.values.get("tokenizer.chat_template") or "")
+    return without_clock(text) if reads_clock(text) or filled_names(text) else None
 
 
 class TemplateReader:
@@ -86,6 +96,8 @@ class TemplateReader:
 
 class FileReader:
     """The template and the tokenizer that stand in the GGUF file, applied by llama.cpp.
+
+    The server was opened with `dayless_template`, so that a prompt is the same on every day.
 
     context_tokens: the most that a prompt may have; None for what the server has room for.
     """
@@ -151,7 +163,7 @@ class FileReader:
         if conversation.tools:
             body["tools"] = list(conversation.tools)
         if options := self._options(request):
-            body["chat_template_kwargs"] = options
+            body["chat_template_kwargs"] = {own_name(name): value for name, value in options.items()}
         return str(self._server.ask("apply-template", body)["prompt"])
 
 

@@ -37,6 +37,7 @@ class LlamaServer:
 
     num_slots: answers that can be written at once. pool_tokens: whose keys and values fit into memory, of all answers
     together. cache: how those are held; in 32 bits, with plain attention, an answer depends less on its company.
+    chat_template: used in the place of the file's own.
     Raises RequestError where xllamacpp is not installed, WorkError where it does not load the model.
     """
 
@@ -49,11 +50,12 @@ class LlamaServer:
         pool_tokens: int,
         num_threads: int,
         cache: CachePrecision = "float16",
+        chat_template: str | None = None,
     ) -> None:
         self.adapters = tuple(adapters)
         self._grammars: dict[str, bool] = {}
         self._server: Any = _open(
-            model, self.adapters, num_slots, pool_tokens, num_threads, cache, key := secrets.token_hex()
+            model, self.adapters, num_slots, pool_tokens, num_threads, cache, chat_template, key := secrets.token_hex()
         )
         self._http = httpx2.Client(
             base_url=self._server.listening_address,
@@ -127,6 +129,7 @@ def _open(
     pool_tokens: int,
     num_threads: int,
     cache: CachePrecision,
+    chat_template: str | None,
     key: str,
 ) -> Any:
     try:
@@ -146,6 +149,8 @@ def _open(
     if cache == "float32":
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if chat_template is not None:
+        params.chat_template = chat_template
     params.fit_params = False  # else it makes the context smaller without a word where memory is short
     params.hostnames, params.port, params.api_keys, params.n_threads_http = ["127.0.0.1"], 0, [key], 2
     params.ui, params.warmup, params.verbosity = False, False, -1

@@ -6,8 +6,9 @@ transformers renders them in jinja's sandbox, which keeps them from files and fr
     a loop          counts what it goes over, all loops of one rendering together
     * ** %          and the string methods and filters that pad or repeat are refused where their result would be huge
 
-What a template renders is the same, character for character. Doubling a text by `+`, `~` or `set` blocks is not
-counted: that, and whatever else takes long, is found when the model is pulled, by `template_probe`, in its own process.
+What a template renders is the same, character for character, but for the date (`template_clock`). Doubling a text by
+`+`, `~` or `set` blocks is not counted: that, and whatever else takes long, is found when the model is pulled, by
+`template_probe`, in its own process.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from luthier.models.template_clock import fixed_strftime
+
 MOST_ITERATIONS: Final = 2_000_000
 """Of all loops of one rendering together: a hundred times what the longest conversations take."""
 MOST_REPEATED: Final = 1_000_000
@@ -32,6 +35,8 @@ _LOOP: Final = "luthier_bounded_loop"
 _SIZED: Final = (str, bytes, list, tuple, dict, range, set, frozenset)
 _PADDING: Final = frozenset(("center", "ljust", "rjust", "zfill", "expandtabs"))
 _WIDE: Final = re.compile(r"%[-+ #0]*(?:\d{7,}|\*)|%[-+ #0\d]*\.(?:\d{7,}|\*)|\{[^{}]*\d{7,}[^{}]*\}|\{[^{}]*:[^{}]*\{")
+# In the place of transformers' own, which asks what day it is: values of a rendering go before the environment's.
+_CLOCK: Final = {"strftime_now": fixed_strftime}
 _left: Final[ContextVar[list[int] | None]] = ContextVar("iterations_left", default=None)
 
 
@@ -52,17 +57,17 @@ def _counted() -> Iterator[None]:
 
 
 class BoundedTemplate(jinja2.Template):
-    """A template whose loops are counted from the start of each rendering."""
+    """A template whose loops are counted from the start of each rendering, and whose clock stands still."""
 
     def render(self, *_args: Any, **_kwargs: Any) -> str:
-        """As jinja's. Raises SecurityError for a rendering that takes too much."""
+        """As jinja's, on the fixed day. Raises SecurityError for a rendering that takes too much."""
         with _counted():
-            return super().render(*_args, **_kwargs)
+            return super().render(*_args, **_kwargs, **_CLOCK)
 
     def generate(self, *_args: Any, **_kwargs: Any) -> Iterator[str]:
-        """As jinja's, piece by piece."""
+        """As jinja's, piece by piece, on the fixed day."""
         with _counted():
-            yield from super().generate(*_args, **_kwargs)
+            yield from super().generate(*_args, **_kwargs, **_CLOCK)
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):

@@ -11,7 +11,6 @@ so the prompt of an answer is simply everything before it, and the generation pr
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ from luthier.core.library_errors import library_reason
 from luthier.models.bounded_jinja import use_bounded_sandbox
 from luthier.models.loading import load_tokenizer
 from luthier.models.message_forms import AS_USUAL, MessageForms, measure_forms
+from luthier.models.template_clock import FIXED_DAY, reads_clock
 from luthier.models.template_names import GIVEN, TemplateNames, names_of
 from luthier.models.template_probe import check_template
 from luthier.models.thought_writing import ThoughtWriting, measure_writing, split_thought, tags_of_prompts
@@ -46,13 +46,9 @@ _PROBE_QUESTION, _PROBE_ANSWER = "Which wood?", "Spruce-wood"
 
 _OF_TRANSFORMERS = frozenset(
     ("conversation", "chat_template", "continue_final_message", "tokenize", "padding", "truncation", "max_length",
-     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens")
+     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
+     "strftime_now")
 )  # fmt: skip
-
-# Some templates write today's date. A run that is resumed tomorrow must see the tokens that it saw today, so they get
-# one fixed day; models take it as the day of the conversation.
-_FIXED_DAY = datetime.date(2025, 1, 1)
-_DAY_CALL = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)")
 
 
 def template_digest(template: str | dict[str, str] | None) -> str:
@@ -139,13 +135,10 @@ class ChatTemplate:
             return self
         return ChatTemplate(self.tokenizer, self.kind, stop_ids=self._stop_ids, options=options)
 
-    def render(
-        self, conversation: Conversation, *, add_generation_prompt: bool = False, writes_today: bool = False
-    ) -> str:
+    def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str:
         """The conversation as the model's text; with `add_generation_prompt`, up to where the next answer starts.
 
-        The same on every day: templates that write the date get a fixed one, but for `writes_today`, which is what
-        other runtimes do. Weights leave no trace.
+        The same on every day: templates that write the date get a fixed one. Weights leave no trace.
 
         Raises:
             TemplateError: the template fails on it, or the plain layout cannot express it.
@@ -154,9 +147,15 @@ class ChatTemplate:
             return self._render_plain(conversation)
         messages = self.documents(conversation)
         try:
-            return self._render_chat(messages, conversation.tools, add_generation_prompt, writes_today)
+            return self._render_chat(messages, conversation.tools, add_generation_prompt)
         except _RENDER_ERRORS as error:
             raise self._render_error(messages, conversation.tools, error) from error
+
+    @property
+    def fixed_day(self) -> str | None:
+        """The day that the template is told it is, as YYYY-MM-DD; None where it never asks."""
+        is_dated = self.kind == "chat" and reads_clock(self.tokenizer.chat_template)
+        return FIXED_DAY.date().isoformat() if is_dated else None
 
     def documents(self, conversation: Conversation) -> list[dict[str, Any]]:
         """The messages as `render` gives them to the template: what a client of this model sends."""
@@ -171,13 +170,13 @@ class ChatTemplate:
         opens: bool,
         options: Mapping[str, Any] | None = None,
     ) -> str | None:
-        """What another runtime renders with a template's text and `options`, today; None where that fails.
+        """What another runtime renders with a template's text and `options`, on the fixed day; None where that fails.
 
         text: None for this template with its own options. opens: with a generation prompt.
         """
         try:
             if text is None:
-                return self._render_chat(messages, tools, opens, writes_today=True)
+                return self._render_chat(messages, tools, opens)
             return str(
                 self.tokenizer.apply_chat_template(
                     messages,
@@ -283,17 +282,13 @@ class ChatTemplate:
         messages: list[dict[str, Any]],
         tools: tuple[dict[str, Any], ...],
         add_generation_prompt: bool,
-        writes_today: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> str:
         schemas = list(tools) or self.no_tools
-        template = self.tokenizer.get_chat_template(tools=schemas)
-        if not writes_today:
-            template = _DAY_CALL.sub(lambda call: json.dumps(_FIXED_DAY.strftime(call["format"])), template)
         rendered = self.tokenizer.apply_chat_template(
             self._forms.applied(messages),
             tools=schemas,
-            chat_template=template,
+            chat_template=self.tokenizer.get_chat_template(tools=schemas),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             **{**self.options, **(options or {})},

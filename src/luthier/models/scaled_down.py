@@ -33,8 +33,10 @@ _SPANS: Final = ("window", "attention_chunk")
 _FEED_FORWARD_NAMES: Final = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
 
 
-def scaled_down(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+def scaled_down(config: PreTrainedConfig, *, keeps_vocabulary: bool = False) -> Iterator[PreTrainedConfig]:
     """Small configs of the architecture, those that cost least first; the config itself is left as it is.
+
+    keeps_vocabulary: vocabulary and special tokens stay as they are.
 
     Raises:
         ModelSourceError: transformers cannot build the architecture.
@@ -50,6 +52,8 @@ def scaled_down(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
             is_text = part is text_config(made)
             _cut_layers(part, num_layers if is_text else None, num_kept if is_text else 1)
             _cut_sizes(part)
+            if not keeps_vocabulary:
+                _cut_vocabulary(part)
         _narrow(parts, text_config(made), factor)
         yield made
 
@@ -106,9 +110,7 @@ def _cut_sizes(part: Any) -> None:
     for key, value in list(vars(part).items()):
         if type(value) is not int or value <= 0:
             continue
-        if key.endswith("vocab_size") or "vocab_size_" in key:
-            setattr(part, key, min(value, _VOCABULARY))
-        elif key.endswith(_FEED_FORWARD_NAMES):
+        if key.endswith(_FEED_FORWARD_NAMES):
             setattr(part, key, min(value, _FEED_FORWARD))
         elif any(word in key for word in _SPANS):
             setattr(part, key, min(value, SPAN_TOKENS))
@@ -116,6 +118,12 @@ def _cut_sizes(part: Any) -> None:
             setattr(part, key, min(value, fewest))
         elif key.endswith(("max_position_embeddings", "n_positions")):
             setattr(part, key, min(value, 2048))
+
+
+def _cut_vocabulary(part: Any) -> None:
+    for key, value in list(vars(part).items()):
+        if type(value) is int and value > 0 and (key.endswith("vocab_size") or "vocab_size_" in key):
+            setattr(part, key, min(value, _VOCABULARY))
     vocabulary = getattr(part, "vocab_size", None)
     if isinstance(vocabulary, int):
         for number, key in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):

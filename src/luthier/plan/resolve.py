@@ -170,6 +170,9 @@ def _note_rows(data: DataPlan, sources: _Sources) -> None:
     """Where what is done with the rows comes from, as far as it is not the usual."""
     if data.template_options:
         sources.note("data.template_options", "asked", "the chat template is given these, in training and in judging")
+    if data.template_day is not None:
+        why = "the chat template writes the date: the same one in training, judging and serving, on every day"
+        sources.note("data.template_day", "default", why)
     for name in ("learn_reasoning", "reasoning", "system", "tools"):
         if getattr(data, name) is not None:
             sources.note(f"data.{name}", "asked", "in the recipe")

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from luthier.service.materials import PreparedSplit
 
 
-def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
-    """The data part of the plan. Raises LeakageError for held-out rows in the training rows, unless that is allowed."""
+def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: str | None = None) -> DataPlan:
+    """The data part of the plan. template_day: that the rows were written on, of a template that writes the date.
+
+    Raises LeakageError for held-out rows in the training rows, unless that is allowed."""
     from luthier.data.split import leaked_ids
 
     train, validation, held_out = splits["train"], splits.get("validation"), splits.get("held_out")
@@ -45,6 +47,7 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
         replay=replay_plan(recipe, splits),
         canaries=canaries_plan(recipe),
         template_options=recipe.data.template_options or {},
+        template_day=template_day,
         learn_reasoning=recipe.data.learn_reasoning,
         reset_template=recipe.data.reset_template,
         reasoning=recipe.data.reasoning,

@@ -43,7 +43,7 @@ def export(
     where the export does not compute what its source does; WorkError where a converter fails.
     """
     from luthier.deploy.exporters import registry
-    from luthier.deploy.parity_judgement import parity_warnings
+    from luthier.deploy.parity_judgement import day_warnings, parity_warnings
     from luthier.deploy.source_side import observe_source
 
     start = time.perf_counter()
@@ -73,7 +73,7 @@ def export(
             files={path: sha256_file(file) for path, file in files.items()},
             parity=report,
             seconds=time.perf_counter() - start,
-            warnings=(*parity_warnings(report), *notes, *warnings, *unproved),
+            warnings=(*parity_warnings(report), *day_warnings(observed, report), *notes, *warnings, *unproved),
             gguf_parity=gguf_report,
         )
         return _bundled(context, folder, made)

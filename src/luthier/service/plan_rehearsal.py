@@ -26,8 +26,6 @@ from luthier.reporting.page import replace_text
 from luthier.service.context import Context
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from luthier.models.chat_template import ChatTemplate
     from luthier.service.rehearsed_objective import AskedTeacher
     from luthier.train.model import TrainableModel
@@ -40,17 +38,6 @@ _SEEN: Final = 1.05
 _TEACHER_WIDTH: Final = 16
 _TEACHER_VOCABULARY: Final = 512
 _LIBRARIES: Final = ("luthier", "torch", "transformers", "peft")
-_FAILURES: Final = (
-    LuthierError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    ImportError,
-    AssertionError,
-)
 _known: dict[str, dict[str, Any]] = {}
 
 
@@ -168,11 +155,12 @@ def rehearse(plan: Plan) -> ForwardPath | None:
     import torch
 
     from luthier.models.quiet import quiet_transformers
+    from luthier.models.small_copy import small_copy
 
     generator = torch.get_rng_state()
     try:
         with scratch_folder(Path(tempfile.gettempdir()), "luthier-rehearsal-") as folder, quiet_transformers():
-            small = _small_copy(plan.base_model.path)
+            small = small_copy(plan.base_model.path)
             if small is None:
                 _refuse_unproved(plan)
                 return None
@@ -208,6 +196,7 @@ def _template(plan: Plan) -> ChatTemplate:
 
 def _asked(teacher: TeacherPlan) -> AskedTeacher | None:
     """A small copy of the teacher, ready to be asked; None where none runs."""
+    from luthier.models.small_copy import small_copy
     from luthier.service.rehearsed_objective import AskedTeacher
 
     with _failures_explained(
@@ -215,7 +204,7 @@ def _asked(teacher: TeacherPlan) -> AskedTeacher | None:
         expected="a teacher that transformers can run, and whose logits are its last hidden state times one matrix",
         do="choose another teacher, or have it write the answers and learn those: luthier data answer",
     ):
-        small = _small_copy(teacher.path)
+        small = small_copy(teacher.path)
         return None if small is None else AskedTeacher(small, teacher)
 
 
@@ -228,44 +217,6 @@ def _failures_explained(what: str, *, expected: str, do: str) -> Iterator[None]:
     except Exception as error:  # of a library, whatever it is: it would come in the middle of the run
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise RequestError(f"{what}: {reason}", expected=expected, do=do) from error
-
-
-def _small_copy(path: str) -> PreTrainedModel | None:
-    """The first small copy of the architecture that runs at all, with random weights in float32."""
-    import torch
-
-    from luthier.models.architecture import causal_model, empty_model, load_config
-    from luthier.models.forward_arguments import text_inputs
-    from luthier.models.scaled_down import MAX_PARAMETERS, scaled_down
-
-    ids = torch.arange(3, 23)[None]
-    for config in scaled_down(load_config(path)):
-        try:
-            if sum(p.numel() for p in empty_model(config).parameters()) > MAX_PARAMETERS:
-                continue
-            torch.manual_seed(0)
-            model = empty_model(config, device="cpu", dtype=torch.float32).eval()
-            causal = causal_model(model)
-            with torch.no_grad():
-                _make_distinct(model)
-                logits = causal(input_ids=ids, **text_inputs(causal, ids)).logits
-        except _FAILURES:  # a cut that the architecture does not allow: the next one is wider
-            continue
-        if bool(logits.isfinite().all()):
-            return model
-    return None
-
-
-def _make_distinct(model: PreTrainedModel) -> None:
-    """Weights so large that scales, caps and what attention looks at show in the results."""
-    import torch
-
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape)
-        if parameter.dim() >= 2:
-            parameter.copy_(noise / parameter.shape[-1] ** 0.5)
-        else:
-            parameter.add_(noise * 0.05)
 
 
 def _small_plan(plan: Plan, base: Path) -> Plan:

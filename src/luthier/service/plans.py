@@ -85,7 +85,7 @@ def prepare(
     _refuse_one_kind(splits["train"])
     structure = read_structure(model.path)
     _refuse_unknown_tokens(splits, template, structure.vocabulary_size)
-    data = with_provenance(context, data_plan(recipe, splits))
+    data = with_provenance(context, data_plan(recipe, splits, template.fixed_day))
     judged = splits["held_out"].examples if "held_out" in splits else ()
     plan = resolve.resolve(
         recipe,

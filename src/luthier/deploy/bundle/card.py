@@ -185,6 +185,8 @@ def _template_settings(plan: Plan) -> str:
     data = plan.data
     options = {name: json.dumps(value) for name, value in sorted(data.template_options.items())}
     words = [f"{code(name)} {code(value)}" for name, value in options.items()]
+    if data.template_day is not None:
+        words.append(f"the date, where the template writes it, {data.template_day}")
     for name in ("system", "tools", "reasoning"):
         if (value := getattr(data, name)) is not None:
             words.append(f"{name} {value.replace('_', ' ')}")

@@ -22,19 +22,25 @@ GGUF: Final = "adapter.gguf"
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
-    """Write the PEFT folder with the base's tokenizer and template beside it, and `adapter.gguf` where one can be made.
-
-    The base is named as others know it, not by its place on this machine. Returns why there is no `adapter.gguf` where
-    there is none. Raises RequestError for a model without an adapter.
-    """
-    del tools
+def check(source: ExportSource, progress: Progress, tools: Path) -> None:
+    """Raise RequestError for a model without an adapter."""
+    del progress, tools
     if source.adapter_path is None:
         raise RequestError(
             f"{source.name} has no adapter: it is a whole model",
             expected="a run that trained an adapter",
             do="export it with --to merged, or --to gguf",
         )
+
+
+def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
+    """Write the PEFT folder with the base's tokenizer and template beside it, and `adapter.gguf` where one can be made.
+
+    The base is named as others know it, not by its place on this machine. Returns why there is no `adapter.gguf` where
+    there is none. Raises RequestError for a model without an adapter.
+    """
+    check(source, progress, tools)
+    assert source.adapter_path is not None
     folder, warnings = Path(source.adapter_path), []
     with progress.task("Writing the adapter", 2, "steps") as task:
         tensors = {name: x.to(_DTYPES[precision]) for name, x in load_file(folder / WEIGHTS).items()}

@@ -246,9 +246,7 @@ def _fault(template: ChatTemplate, opted: OptedTurns, text: str) -> str | None:
         for end, opens in _ends(whole):
             turns = whole.up_to(end)
             try:
-                expected = template.render(
-                    rewritten(opted, turns, form), add_generation_prompt=opens, writes_today=True
-                )
+                expected = template.render(rewritten(opted, turns, form), add_generation_prompt=opens)
             except TemplateError:
                 continue
             sent = _as_sent(template, opted, turns)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast, get_args
+from typing import Any, Protocol, cast, get_args
 
 from luthier.core.errors import RequestError
 from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
@@ -42,7 +42,8 @@ class Format:
 
     weight_bytes: of one weight in each precision, about, as it lies in the export. scratch_bytes: of one weight on the
     way there, beside the export. modules: that must be installed, which the extra `extra` brings. check: what refuses
-    a model before any work; empty where the format holds every one.
+    a model before any work; empty where the format holds every one. is_rehearsed: a small copy of the model is written
+    and read in the runtime first (`rehearsal`).
     """
 
     writer: str
@@ -52,6 +53,7 @@ class Format:
     modules: tuple[str, ...] = ()
     extra: str = ""
     check: str = ""
+    is_rehearsed: bool = False
 
 
 _SIXTEEN_BITS: Mapping[ExportPrecision, float] = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
@@ -59,7 +61,12 @@ _SIXTEEN_BITS: Mapping[ExportPrecision, float] = {"float32": 4.0, "float16": 2.0
 _GGUF: Mapping[ExportPrecision, float] = {"q8_0": 1.1, "q6_k": 1.1, "q5_k_m": 0.9, "q4_k_m": 0.85}
 
 FORMATS: Mapping[ExportFormat, Format] = {
-    "adapter": Format("luthier.deploy.exporters.adapter:write", {"float32": 4.0, "bfloat16": 2.0}, None),
+    "adapter": Format(
+        "luthier.deploy.exporters.adapter:write",
+        {"float32": 4.0, "bfloat16": 2.0},
+        None,
+        check="luthier.deploy.exporters.adapter:check",
+    ),
     "merged": Format("luthier.deploy.exporters.merged:write", _SIXTEEN_BITS, None),
     "gguf": Format(
         "luthier.deploy.exporters.gguf:write",
@@ -69,6 +76,7 @@ FORMATS: Mapping[ExportFormat, Format] = {
         modules=("xllamacpp", "llama_cpp_py_sync"),
         extra="gguf",
         check="luthier.deploy.exporters.gguf:check",
+        is_rehearsed=True,
     ),
     "onnx": Format(
         "luthier.deploy.exporters.onnx:write",
@@ -78,6 +86,7 @@ FORMATS: Mapping[ExportFormat, Format] = {
         modules=("onnxruntime_genai", "onnx", "onnx_ir"),
         extra="onnx",
         check="luthier.deploy.exporters.onnx:check",
+        is_rehearsed=True,
     ),
     "executorch": Format(
         "luthier.deploy.exporters.executorch:write",
@@ -135,14 +144,20 @@ def needed_bytes(format: ExportFormat, precision: ExportPrecision, num_parameter
 
 
 def check(format: ExportFormat, source: ExportSource, progress: Progress, tools: Path) -> None:
-    """Refuse what the format cannot hold before any work is done.
+    """Refuse what the format cannot hold before any work is done on the model itself.
 
     Raises RequestError with the reason, WorkError where a converter that would know cannot be had.
     """
-    if known := _known(format).check:
-        module, _, name = known.partition(":")
-        checks: Check = getattr(import_module(module), name)
+    known = _known(format)
+    if format != "adapter":
+        _refuse_prompt(source)
+    if known.check:
+        checks: Check = _found(known.check)
         checks(source, progress, tools)
+    if known.is_rehearsed:
+        from luthier.deploy.exporters.rehearsal import rehearse
+
+        rehearse(format, _found(known.writer), known.modules, source, progress, tools)
 
 
 def write(
@@ -159,9 +174,31 @@ def write(
     OSError where the disk is full.
     """
     check(format, source, progress, tools)
-    module, _, name = _known(format).writer.partition(":")
-    writer: Write = getattr(import_module(module), name)
+    writer: Write = _found(_known(format).writer)
     return writer(source, target, precision, progress, tools)
+
+
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _refuse_prompt(source: ExportSource) -> None:
+    """No weight can hold a trained prompt, and every format but the adapter's own has weights alone."""
+    if source.adapter_path is None or not (Path(source.adapter_path) / "adapter_config.json").is_file():
+        return
+    from peft import PeftConfig
+
+    from luthier.models.quiet import quiet_peft
+
+    with quiet_peft():
+        config = PeftConfig.from_pretrained(source.adapter_path)
+    if config.is_prompt_learning:
+        raise RequestError(
+            f"{source.name} holds a trained prompt",
+            expected="an adapter that changes matrices",
+            do="export with --to adapter and serve the prompt beside its base: it cannot be merged",
+        )
 
 
 def _known(format: str) -> Format:

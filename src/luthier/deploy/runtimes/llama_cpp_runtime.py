@@ -18,7 +18,7 @@ from luthier.deploy.runtimes.log_softmax import log_softmax
 from luthier.deploy.runtimes.protocol import LogProbabilities
 from luthier.engines.llama_adapters import only_gguf
 from luthier.engines.llama_library import LlamaLibrary
-from luthier.engines.llama_prompts import FileReader
+from luthier.engines.llama_prompts import FileReader, dayless_template
 from luthier.engines.llama_server import LlamaServer
 from luthier.models.gguf_header import read_gguf_header
 
@@ -26,7 +26,8 @@ from luthier.models.gguf_header import read_gguf_header
 class LlamaCppRuntime:
     """A GGUF file, or a folder that holds one, behind `Runtime`; a GGUF adapter over it where one is given.
 
-    What lies beside the file is not looked at: the tokens are those of the file. Keys and values are kept in float32,
+    What lies beside the file is not looked at: the tokens are those of the file, with the fixed day of training where
+    its template writes the date. Keys and values are kept in float32,
     so that what is compared is what the file holds.
 
     Raises RequestError where a package is missing, NotFoundError, ModelSourceError and WorkError where a file is not
@@ -40,7 +41,9 @@ class LlamaCppRuntime:
         file, num_threads = only_gguf(path, "model"), os.cpu_count() or 1
         header = read_gguf_header(file)
         self.has_template = bool(header.values.get("tokenizer.chat_template"))
-        self._server = LlamaServer(file, [], num_slots=1, pool_tokens=256, num_threads=num_threads)
+        self._server = LlamaServer(
+            file, [], num_slots=1, pool_tokens=256, num_threads=num_threads, chat_template=dayless_template(header)
+        )
         try:
             self._reader = FileReader(header, self._server, context_tokens=header.number("context_length", 4096))
             self._library = LlamaLibrary(file, adapter, num_threads=num_threads, is_wide=True)

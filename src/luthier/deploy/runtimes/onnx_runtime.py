@@ -17,6 +17,7 @@ from luthier.core.recipe import TemplateOption
 from luthier.deploy.runtimes.documents import message_documents
 from luthier.deploy.runtimes.log_softmax import log_softmax
 from luthier.deploy.runtimes.protocol import LogProbabilities
+from luthier.models.template_clock import reads_clock, without_clock
 
 
 class OnnxRuntime:
@@ -50,17 +51,20 @@ class OnnxRuntime:
                 do="export it again",
             ) from error
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])
-        self.has_template = _has_template(folder)
+        self._template = _template_of(folder)
+        self.has_template = bool(self._template)
 
     def prompt_tokens(
         self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
     ) -> list[int]:
-        """As `Runtime.prompt_tokens`: rendered by the runtime's own engine, which takes no options."""
+        """As `Runtime.prompt_tokens`: rendered by the runtime's own engine on the fixed day, without options."""
         del options
         messages = json.dumps(message_documents(conversation, parsed_arguments=True), ensure_ascii=False)
-        tools = {"tools": json.dumps(conversation.tools, ensure_ascii=False)} if conversation.tools else {}
+        given = {"tools": json.dumps(conversation.tools, ensure_ascii=False)} if conversation.tools else {}
+        if reads_clock(self._template):
+            given["template_str"] = without_clock(self._template)
         try:
-            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, **tools)
+            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, **given)
         except RuntimeError as error:
             raise TemplateError(
                 f"the template engine of ONNX Runtime GenAI fails: {error}",
@@ -123,8 +127,10 @@ def _package() -> Any:
     return onnxruntime_genai
 
 
-def _has_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+def _template_of(folder: Path) -> str:
+    """The text of the export's chat template; empty where it has none."""
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    known = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return str(known.get("chat_template") or "")

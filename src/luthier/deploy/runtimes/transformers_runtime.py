@@ -80,7 +80,7 @@ def rendered(
     conversation: Conversation,
     options: Mapping[str, TemplateOption] | None = None,
 ) -> str:
-    """The conversation up to where the next answer begins, as transformers writes it.
+    """The conversation up to where the next answer begins, as transformers writes it on the fixed day of training.
 
     Raises TemplateError where the template fails on it.
     """
