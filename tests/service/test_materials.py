@@ -129,7 +129,7 @@ def test_rows_that_are_joined_are_one_sequence_and_the_plan_says_what_inference_
         again = prepare(context, rewriting(data=joins), base_dir=Path())
     profile = joined.plan.data.train
     assert (profile.num_examples, profile.num_joined, profile.num_cut, profile.num_sequences) == (24, 16, 0, 0)
-    assert all(nonempty(len(unit) == 1 for unit in joined.train.units))
+    assert all(len(unit) == 1 for unit in nonempty(joined.train.units))
     assert profile.num_trained_tokens == cut.plan.data.train.num_trained_tokens
     assert profile.num_tokens < cut.plan.data.train.num_tokens
     assert profile.joined_differs == (r'"<think>\n\n</think>\n\n" added',)
