@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption
+from luthier.cli.options import EngineOption, HomeOption
 
 if TYPE_CHECKING:
     from luthier.service.lone_server import LoneStarted
-
-EngineOption = Annotated[
-    Literal["auto", "transformers", "llama_cpp", "vllm"],
-    typer.Option(
-        "--engine", help="What runs them; auto: llama_cpp for GGUF files, else vllm with a GPU, else transformers."
-    ),
-]
 
 
 def serve(
