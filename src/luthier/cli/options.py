@@ -123,6 +123,8 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
             )
         fields[field] = name
     return fields
+
+
 EngineOption = Annotated[
     Literal["auto", "transformers", "llama_cpp", "vllm"],
     typer.Option(

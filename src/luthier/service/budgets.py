@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from luthier.core.budget import BudgetPlan
 from luthier.core.errors import RequestError, StorageFullError
-from luthier.core.evaluation import Evaluation
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress, ProgressTask
 from luthier.core.recipe import BudgetRecipe
-from luthier.core.run import TrainResult
 from luthier.service.context import Context
-from luthier.service.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
-    from luthier.service.plans import Prepared
     from luthier.train.budget import Meter
 
 FLAGS: Mapping[str, str] = {

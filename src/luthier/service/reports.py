@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.access import DEFAULT_PROJECT
-from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.run import RunRecord
 from luthier.service.context import Context
@@ -32,7 +28,7 @@ def write_run_report(
 ) -> Path | None:
     """Write `report.html` and `report.json` into the run's folder; returns the path of the page.
 
-    draws_page: false writes `report.json` alone and returns None; `report_updates.rewrite_run_report` draws the page when asked to.
+    draws_page: false writes `report.json` alone and returns None; `report_updates` draws the page when asked to.
     """
     from luthier.evaluate.report import write_report
 

@@ -6,7 +6,6 @@ import importlib.util
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast, get_args
 
 from luthier.core.access import Caller
