@@ -20,7 +20,7 @@ from luthier.core.import_string import import_string
 if TYPE_CHECKING:
     from luthier.service.context import Context
 
-ANSWERS: Final = {
+_ANSWERS: Final = {
     "wake": "luthier.service.plan_questions:wake",
     "plan": "luthier.service.plan_questions:plan_answer",
     "audit": "luthier.service.dataset_questions:audit_answer",
@@ -57,7 +57,7 @@ def main(asker: int) -> None:
     with answers, Context.open() as context, library_words_hidden():
         for line in sys.stdin.buffer:
             try:
-                answer = {"answer": _answer(context, json.loads(line))}
+                answer = {"answer": answer_to(context, json.loads(line))}
             except LuthierError as error:
                 answer = {"error": error.as_json()}
             except Exception as error:
@@ -71,8 +71,9 @@ def main(asker: int) -> None:
                 return
 
 
-def _answer(context: Context, document: dict[str, Any]) -> Any:
-    return import_string(ANSWERS[document["question"]])(context, document)
+def answer_to(context: Context, document: dict[str, Any]) -> Any:
+    """What this process answers to one question, in the process of the caller."""
+    return import_string(_ANSWERS[document["question"]])(context, document)
 
 
 if __name__ == "__main__":
