@@ -9,6 +9,7 @@
 # make story-law    the law firm's: from documents to invented citations, before and after, and a file for a laptop
 # make notebooks    the tutorials as notebooks, anew
 # make models       the memory figures and the table of the catalogue of base models, by the planner
+# make wheel        dist/luthier-*.whl, with the built assets of the pages
 # make screenshots  draw docs/screenshots anew: each page in light and dark, at two sizes
 
 PYTHON ?= python3
@@ -18,14 +19,14 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RESULTS := build/tests.xml
 
 .DELETE_ON_ERROR:
-.PHONY: quickstart test drill zoo lint format docs story-shop story-law notebooks models screenshots clean
+.PHONY: quickstart test drill zoo lint format docs story-shop story-law notebooks models wheel screenshots clean
 
 quickstart: $(VENV)/installed $(VENV)/assets
 	$(BIN)/luthier quickstart
 
 test: lint | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
-	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --junitxml=$(RESULTS)
+	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
 drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
@@ -34,7 +35,7 @@ drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
 zoo: $(VENV)/installed-test
-	$(BIN)/python -m tests.zoo --jobs 2 --json build/zoo.json --docs docs/models.md
+	$(BIN)/python -m tests.zoo --jobs 2 --kept build/zoo --resume --json build/zoo.json --docs docs/models.md
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -61,6 +62,10 @@ story-law: $(VENV)/installed-gguf
 notebooks: $(VENV)/installed
 	$(BIN)/python examples/story.py notebook docs/tutorials/shop.md -o examples/shop/story.ipynb
 	$(BIN)/python examples/story.py notebook docs/tutorials/law_firm.md -o examples/law_firm/story.ipynb
+
+wheel: $(VENV)/assets | $(BIN)/python
+	@command -v npm >/dev/null || { echo "no npm here: a wheel carries the pages' assets, which Node builds (install nodejs and npm)"; exit 1; }
+	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps -w dist .
 
 screenshots: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/assets
 	$(BIN)/python tests/browser/screenshots.py

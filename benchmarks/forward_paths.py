@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """What the path that is always right costs against the fast one, by family: time and memory of a training step.
 
-    python benchmarks/forward_paths.py [--tokens 512] [--rows 2] [--repeats 3] [--vocabulary 32768] [--results FILE]
+    python benchmarks/forward_paths.py [--families llama phi ...] [--tokens 512] [--rows 2] [--repeats 3]
+                                       [--vocabulary 32768] [--results FILE]
 
 LoRA (rank 8) on the matrices of a random model of each family: 4 layers, 256 wide, in float32, one thread; forward and
 backward of one micro-batch whose second half of each row is learned. Each cell is a process of its own: processor
 seconds of the best of the repeats, and the peak of its memory above what it had before the first step. For each family
 the path that its proof chooses comes first; then, forced, the other ways: transformers' attention, the model's own
-head in chunks, and its whole forward with all logits. Prints a table of Markdown.
+head in chunks, and its whole forward with all logits. Beside both figures is what the planner predicts of them: bytes
+that come and go, and times the first path. Prints a table of Markdown.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ WAYS = ("proved", "model product", "fast head", "model head", "eager model")
 def main() -> None:
     """Measure every family and way, each in a process of its own, and print the table."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     cli.add_argument("--tokens", type=int, default=512)
     cli.add_argument("--rows", type=int, default=2)
     cli.add_argument("--repeats", type=int, default=3)
@@ -53,22 +56,27 @@ def main() -> None:
     from luthier.train import model  # noqa: F401
 
     torch.set_num_threads(1)
-    for family in FAMILIES:
+    for family in args.families:
         for way in WAYS:
             with multiprocessing.get_context("fork").Pool(1) as pool:
                 cell = pool.apply(measured, (family, way, args))
             found.append({"family": family, "way": way} | cell)
             if args.results:
                 args.results.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    print("| family | path | seconds | peak MiB | against the first |\n|---|---|---:|---:|---:|")
-    for family in FAMILIES:
+    print("| family | path | seconds | peak MiB | predicted MiB | against the first | predicted |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for family in args.families:
         cells = [cell for cell in found if cell["family"] == family and cell["path"]]
         seen = set()
         for cell in cells:
             if cell["path"] not in seen:
                 seen.add(cell["path"])
                 times = cell["seconds"] / cells[0]["seconds"]
-                print(f"| {family} | {cell['path']} | {cell['seconds']:.2f} | {cell['peak_mib']:,.0f} | {times:.2f}x |")
+                foreseen = cell["predicted_seconds"] / cells[0]["predicted_seconds"]
+                print(
+                    f"| {family} | {cell['path']} | {cell['seconds']:.2f} | {cell['peak_mib']:,.0f} | "
+                    f"{cell['predicted_mib']:,.0f} | {times:.2f}x | {foreseen:.2f}x |"
+                )
 
 
 def measured(family: str, way: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -77,7 +85,7 @@ def measured(family: str, way: str, args: argparse.Namespace) -> dict[str, Any]:
     from torch import nn
 
     from luthier.core.dataset import TokenisedExample
-    from luthier.core.plan import ForwardPath, MethodPlan
+    from luthier.core.plan import MethodPlan
     from luthier.models.architecture import config_of, empty_model, language_model
     from luthier.models.attention_choice import use_attention
     from luthier.train import attention
@@ -104,9 +112,10 @@ def measured(family: str, way: str, args: argparse.Namespace) -> dict[str, Any]:
         how, logits = way.split()
         if (how == "fast" and proved.attention != "fast") or (logits == "product" and proved.logits != "product"):
             return {"path": None}  # not proved for that
-        model.path = ForwardPath.model_validate({"attention": how, "logits": logits})
         names = {"fast": attention.install(), "model": model.own_attention, "eager": "eager"}
         use_attention(model.body, names[how])
+        function = None if how == "fast" else names[how]
+        model.path = proved.model_copy(update={"attention": how, "logits": logits, "attention_function": function})
     draw = torch.Generator().manual_seed(0)
     rows = [
         TokenisedExample(
@@ -127,7 +136,35 @@ def measured(family: str, way: str, args: argparse.Namespace) -> dict[str, Any]:
             parameter.grad = None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     path = model.path
-    return {"path": f"{path.attention} / {path.logits}", "seconds": best, "peak_mib": peak / 1024}
+    return {
+        "path": f"{path.attention} / {path.logits}",
+        "seconds": best,
+        "peak_mib": peak / 1024,
+        **predicted(base.config, path, plan.targets, args),
+    }
+
+
+def predicted(config: Any, path: Any, targets: tuple[str, ...], args: argparse.Namespace) -> dict[str, float]:
+    """What the planner says of the same step: seconds, and MiB that come and go."""
+    from luthier.models.structure import structure_of
+    from luthier.plan.batch_shapes import Batches
+    from luthier.plan.devices import this_machine
+    from luthier.plan.hardware import measure
+    from luthier.plan.memory import predict_memory
+    from luthier.plan.speed import step_seconds
+    from luthier.plan.workload import Workload, attention_of, loss_of
+
+    device = this_machine(measure())
+    tokens = float(args.rows * args.tokens)
+    batches = Batches(args.rows, args.tokens, tokens, tokens, tokens / 2, 1.0, float(args.tokens))
+    work = Workload(
+        structure=structure_of(config.to_dict()), method="lora", rank=8, targets=targets, dropout=0.0,
+        compute="float32", base="float32", adapters="float32", optimizer="master_adamw", batches=batches,
+        attention=attention_of(path, device), loss=loss_of(path), gradient_checkpointing=False, num_steps=1,
+    )  # fmt: skip
+    memory = predict_memory(work, device)
+    passing = memory.activations_bytes + memory.logits_bytes
+    return {"predicted_seconds": step_seconds(work, device).value, "predicted_mib": passing / 2**20}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,84 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from argon2 import PasswordHasher
+    from sqlalchemy import Connection
+
     from luthier.testing.postgresql_server import PostgresqlServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is loaded, here and in children: two test processes with two threads each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_LONG = ("e2e", "browser", "zoo", "test_tutorials.py", "test_docs_site.py", "train", "service")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders with long files come first: processes take file after file, and the last one keeps the others waiting."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(here).parts[0] not in _LONG)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_migration() -> Iterator[Callable[[Connection], None]]:
+    """The migrations themselves; a new SQLite file gets, in their place, what they made once in this session.
+
+    They cost a tenth of a second, and most tests open a home of their own. `real_migration` undoes it for a test.
+    """
+    from luthier.store import schema
+
+    migrate, dump = schema._migrate, functools.cache(lambda: _dump_of_new_database(migrate))
+
+    def copy(connection: Connection) -> None:
+        if connection.dialect.name != "sqlite" or schema.version_of(connection) is not None:
+            migrate(connection)
+            return
+        for statement in dump():
+            connection.exec_driver_sql(statement)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(schema, "_migrate", copy)
+        yield migrate
+
+
+@pytest.fixture
+def real_migration(quick_migration: Callable[[Connection], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """New databases are made by the migrations, as users' are."""
+    monkeypatch.setattr("luthier.store.schema._migrate", quick_migration)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_password_hash() -> Iterator[PasswordHasher]:
+    """The hasher of passwords as users have it; tests get one of the same kind that takes little time and memory."""
+    from argon2 import PasswordHasher
+
+    from luthier.service import password_hashing
+
+    real = password_hashing._hasher
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(password_hashing, "_hasher", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+        yield real
+
+
+@pytest.fixture
+def real_password_hash(quick_password_hash: PasswordHasher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed as users' are."""
+    monkeypatch.setattr("luthier.service.password_hashing._hasher", quick_password_hash)
+
+
+def _dump_of_new_database(migrate: Callable[[Connection], None]) -> tuple[str, ...]:
+    """The statements that make what the migrations make of an empty file, rows included."""
+    from sqlalchemy import create_engine
+
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection:
+        migrate(connection)
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        statements = tuple(line for line in driver.iterdump() if line not in ("BEGIN TRANSACTION;", "COMMIT;"))
+    engine.dispose()
+    return statements
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.vacuous import nonempty
+
 pytest.importorskip("zensical", reason="needs the extra `docs`")
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,8 +44,8 @@ def test_every_command_has_its_page_with_its_options(site: Path) -> None:
     assert len(verbs) > 25
     for name, verb in verbs.items():
         text = words(site / "reference" / "cli" / f"{name}.html")
-        for one in getattr(verb, "commands", {}).values() or [verb]:
-            for option in one.params:
+        for one in nonempty(getattr(verb, "commands", {}).values() or [verb]):
+            for option in nonempty(one.params):
                 assert any(
                     word in text for word in (*option.opts, option.metavar or "", str(option.name).upper()) if word
                 ), (name, option.name)
@@ -52,10 +54,10 @@ def test_every_command_has_its_page_with_its_options(site: Path) -> None:
 def test_every_address_of_the_api_is_there(site: Path) -> None:
     pages = "".join(words(page) for page in (site / "reference" / "api").glob("*.html"))
     document = module("api_pages").document()
-    for path, verbs in document["paths"].items():
-        for verb in verbs:
+    for path, verbs in nonempty(document["paths"].items()):
+        for verb in nonempty(verbs):
             assert f"{verb.upper()} {path}" in pages
-    for shape in document["components"]["schemas"]:
+    for shape in nonempty(document["components"]["schemas"]):
         assert shape.rpartition("__")[2] in pages
 
 
@@ -63,7 +65,7 @@ def test_pages_of_the_repository_and_decisions_are_in_it(site: Path) -> None:
     for page in ("index", "docs/start", "docs/data", "docs/explanation/mask", "docs/operations/backup", "CHANGELOG"):
         assert (site / f"{page}.html").is_file()
     listed = (site / "docs" / "decisions" / "index.html").read_text(encoding="utf-8")
-    for decision in (ROOT / "docs" / "decisions").glob("0*.md"):
+    for decision in nonempty((ROOT / "docs" / "decisions").glob("0*.md")):
         assert f"{decision.stem}.html" in listed
 
 

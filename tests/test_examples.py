@@ -21,6 +21,7 @@ from luthier.service.recipes import load_recipe
 from luthier.service.splits import SplitOptions, split
 from luthier.service.worth_case import load_case
 from luthier.service.worths import weigh
+from tests.vacuous import nonempty
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -144,7 +145,7 @@ def test_the_cited_law_holds_all_that_its_rows_cite_and_no_row_is_on_both_sides(
     corpus = Corpus(documents, forms=task.forms, patterns=task.patterns)
     train, held_out = (load_file(folder / "cited" / f"{side}.jsonl").examples for side in ("train", "held_out"))
     assert (len(train), len(held_out)) == (40, 25)
-    for example in (*train, *held_out):
+    for example in nonempty((*train, *held_out)):
         assert [one.status for one in findings(example.reference or "", corpus)] == ["known", "known"]
     leaked = leaked_ids(train, held_out)
     assert not leaked.exact
@@ -162,6 +163,6 @@ def test_every_key_of_a_case_is_on_the_reference_page() -> None:
     from luthier.service.recipe_problems import known_keys
 
     page = (ROOT / "docs" / "worth.md").read_text(encoding="utf-8")
-    for key in known_keys(Case):
+    for key in nonempty(known_keys(Case)):
         name = key.rpartition(".")[2]
         assert name in ("low", "typical", "high") or f"`{name}`" in page, f"docs/worth.md does not name {key}"

@@ -7,10 +7,23 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from tests.vacuous import nonempty, unguarded_loops
+
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py"))}
-TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
 MOST_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 500, 65, 120
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[Path, str]:
+    """The sources by their files; read here, since every process that collects tests imports this module."""
+    return {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py"))}
+
+
+@pytest.fixture(scope="module")
+def trees(texts: dict[Path, str]) -> dict[Path, ast.Module]:
+    return {path: ast.parse(text) for path, text in texts.items()}
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -23,18 +36,18 @@ def where(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def test_there_are_sources() -> None:
-    assert len(TREES) > 500
+def test_there_are_sources(trees: dict[Path, ast.Module]) -> None:
+    assert len(trees) > 500
 
 
-def test_files_stay_small() -> None:
-    lengths = {where(path): len(text.splitlines()) for path, text in TEXTS.items()}
+def test_files_stay_small(texts: dict[Path, str]) -> None:
+    lengths = {where(path): len(text.splitlines()) for path, text in texts.items()}
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}, "split these files"
 
 
-def test_functions_stay_small() -> None:
+def test_functions_stay_small(trees: dict[Path, ast.Module]) -> None:
     offenders = []
-    for path, tree in TREES.items():
+    for path, tree in trees.items():
         if "migrations/versions" in where(path):  # a migration lists tables from top to bottom
             continue
         most = MOST_LOOP_LINES if where(path).endswith("train/loop.py") else MOST_FUNCTION_LINES
@@ -45,13 +58,13 @@ def test_functions_stay_small() -> None:
     assert offenders == []
 
 
-def test_no_file_has_a_name_that_says_nothing() -> None:
-    assert [where(path) for path in TREES if path.stem in {"utils", "helpers", "common", "misc"}] == []
+def test_no_file_has_a_name_that_says_nothing(trees: dict[Path, ast.Module]) -> None:
+    assert [where(path) for path in trees if path.stem in {"utils", "helpers", "common", "misc"}] == []
 
 
-def test_nothing_is_left_open() -> None:
+def test_nothing_is_left_open(texts: dict[Path, str]) -> None:
     offenders = []
-    for path, text in TEXTS.items():
+    for path, text in texts.items():
         if where(path).endswith("data/python_docs.py"):  # names words that it leaves out
             continue
         for word in ("TODO", "FIXME", "XXX", "raise NotImplementedError", "coming soon", "pragma: no cover"):
@@ -60,9 +73,9 @@ def test_nothing_is_left_open() -> None:
     assert offenders == []
 
 
-def test_public_things_have_docstrings() -> None:
+def test_public_things_have_docstrings(trees: dict[Path, ast.Module]) -> None:
     offenders = []
-    for path, tree in TREES.items():
+    for path, tree in trees.items():
         if not ast.get_docstring(tree):
             offenders.append(f"{where(path)}: the module")
         for node in tree.body:
@@ -73,9 +86,9 @@ def test_public_things_have_docstrings() -> None:
     assert offenders == []
 
 
-def test_no_open_keyword_arguments_in_public_functions() -> None:
+def test_no_open_keyword_arguments_in_public_functions(trees: dict[Path, ast.Module]) -> None:
     offenders = []
-    for path, tree in TREES.items():
+    for path, tree in trees.items():
         for function in functions(tree):
             argument = function.args.kwarg
             if argument is not None and not argument.arg.startswith("_") and not function.name.startswith("_"):
@@ -85,7 +98,7 @@ def test_no_open_keyword_arguments_in_public_functions() -> None:
 
 def test_every_source_folder_is_in_the_architecture() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for folder in sorted((ROOT / "src" / "luthier").iterdir()):
+    for folder in nonempty(sorted((ROOT / "src" / "luthier").iterdir())):
         if folder.is_dir() and folder.name != "__pycache__":
             assert f"{folder.name}/" in page, f"docs/architecture.md does not name {folder.name}/"
 
@@ -94,7 +107,32 @@ def test_recipe_fields_are_all_documented_in_the_readme_or_reference() -> None:
     from luthier.core import recipe
 
     page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
-    for name, kind in inspect.getmembers(recipe, inspect.isclass):
+    for name, kind in nonempty(inspect.getmembers(recipe, inspect.isclass)):
         if name.endswith("Recipe") and kind.__module__ == recipe.__name__:
-            for field in kind.model_fields:
+            for field in nonempty(kind.model_fields):
                 assert f"`{field}`" in page, f"docs/recipe.md does not name {name}.{field}"
+
+
+def test_no_loop_of_assertions_passes_over_nothing() -> None:
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "tests").rglob("*.py"))}
+    offenders = [
+        f"{where(path)}:{line}: {over}" for path, tree in trees.items() for line, over in unguarded_loops(tree)
+    ]
+    assert offenders == [], "wrap what they go over in tests.vacuous.nonempty"
+
+
+def test_loops_over_nothing_are_found() -> None:
+    loops = {
+        "for x in f(): assert x": 1,
+        "assert all(x for x in f())": 1,
+        "found = f()\n    assert all(x for x in found if x > 1)": 1,
+        "found = f()\n    assert found == []\n    for x in found: assert x": 1,
+        "found = f()\n    assert len(found) < 9\n    for x in found: assert x": 1,
+        "found = f()\n    assert found\n    for x in found: assert x": 0,
+        "found = f()\n    assert len(found) == 2\n    for x, y in found.items(): assert x == y": 0,
+        "for x in nonempty(f()): assert x": 0,
+        "for x in (1, *f()): assert x": 0,
+        "for x in f(): print(x)": 0,
+    }
+    for body, num_found in loops.items():
+        assert len(unguarded_loops(ast.parse(f"def test():\n    {body}\n"))) == num_found, body

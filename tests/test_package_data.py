@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "luthier"
@@ -20,3 +25,39 @@ def test_every_file_of_the_package_that_is_no_module_is_packaged() -> None:
     }
     assert sorted(there - packaged) == []
     assert {"models/catalog.yaml", "plan/devices.yaml"} <= {str(path.relative_to(PACKAGE)) for path in there}
+
+
+def wheel_of(source: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, source]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A checkout in which only what builds a wheel is left."""
+    made = tmp_path / "source"
+    (made / "src" / "luthier" / "web" / "vendor").mkdir(parents=True)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        (made / name).write_bytes((ROOT / name).read_bytes())
+    (made / "src" / "luthier" / "__init__.py").write_text("")
+    (made / "src" / "luthier" / "web" / "__init__.py").write_text("")
+    return made
+
+
+def test_a_wheel_without_built_assets_is_not_made(source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", reason="setuptools builds the wheel")
+    done = wheel_of(source, tmp_path)
+    assert done.returncode != 0
+    assert "echarts.js" in done.stdout + done.stderr
+    assert "make wheel" in done.stdout + done.stderr
+    assert list(tmp_path.glob("*.whl")) == []
+
+
+def test_a_wheel_carries_built_assets(source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", reason="setuptools builds the wheel")
+    for name in ("echarts.js", "htmx.js", "LICENCES.txt"):
+        (source / "src" / "luthier" / "web" / "vendor" / name).write_text("built")
+    done = wheel_of(source, tmp_path)
+    assert done.returncode == 0, done.stderr
+    (made,) = tmp_path.glob("*.whl")
+    assert {"luthier/web/vendor/echarts.js", "luthier/web/vendor/htmx.js"} <= set(zipfile.ZipFile(made).namelist())

@@ -9,12 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 _AXE = "{resultTypes: ['violations']}"
+_AT_REST = """
+  const ends = document.getAnimations().filter((one) => Number.isFinite(one.effect?.getComputedTiming().endTime));
+  await Promise.all(ends.map((one) => one.finished.catch(() => null)));
+"""
+"""Waits for what moves or fades to its end: half way, colours are those of neither state."""
+_REPLACED = ("Execution context was destroyed", "Cannot find context with specified id")
+_PATIENCE_MS = 120_000
+"""For whatever a page is expected to do: on a machine with other work the usual five seconds say nothing."""
+expect.set_options(timeout=_PATIENCE_MS)
 _ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 
 
@@ -37,6 +46,7 @@ def make_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
 
     def make(**options: Any) -> Page:
         context = chromium.new_context(**({"viewport": WIDE} | options))
+        context.set_default_timeout(_PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda told: errors.append(told.text) if told.type == "error" else None)
@@ -58,21 +68,40 @@ def sign_in(page: Page, address: str, key: str | None, then: str = "/") -> None:
     page.wait_for_url(f"{address}{then}")
 
 
-def violations(page: Page) -> list[str]:
-    """What axe-core finds on a page, one line each; it is run beside the page's own policy, which lets no script in.
+def in_page(page: Page, script: str) -> Any:
+    """What a script says of a loaded page.
 
-    A click returns before the page that it leads to has replaced this one. A run that a navigation interrupts
-    says nothing about either page: it is repeated on the new one.
+    A click returns before the page that it leads to has replaced this one. A script that a navigation interrupts says
+    nothing about either page: it is run again in the new one.
     """
-    run = f"async () => {{ {AXE.read_text(encoding='utf-8')}\n return (await axe.run(document, {_AXE})).violations; }}"
     while True:
         page.wait_for_load_state()
-        document = page.evaluate("performance.timeOrigin")
         try:
-            found = page.evaluate(run)
-            break
-        except Error:
-            page.wait_for_load_state()
-            if page.evaluate("performance.timeOrigin") == document:
+            return page.evaluate(script)
+        except Error as error:
+            if not any(words in error.message for words in _REPLACED):
                 raise
+
+
+def wait_until(page: Page, is_so: Callable[[], bool], what: str) -> None:
+    """Ask again and again; a page that is being replaced, or has not drawn yet, has no answer and is asked again.
+
+    The page's own `wait_for_function` would need eval, which the policy forbids.
+    """
+    last = ""
+    for _ in range(_PATIENCE_MS // 100):
+        try:
+            if is_so():
+                return
+        except Error as error:
+            last = error.message
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never came: {what} {last}")
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds on a page, one line each; it is run beside the page's own policy, which lets no script in."""
+    axe = AXE.read_text(encoding="utf-8")
+    run = f"async () => {{ {axe}\n {_AT_REST} return (await axe.run(document, {_AXE})).violations; }}"
+    found = in_page(page, run)
     return [f"{one['id']}: {one['help']}: {json.dumps([n['target'] for n in one['nodes']][:5])}" for one in found]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests.vacuous import nonempty
 
 import luthier.cli.models
 from luthier.cli.main import build_app, main
@@ -38,7 +39,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
             options = {option for parameter in command.params for option in parameter.opts}  # type: ignore[attr-defined]
             assert {"--json", "--home"} <= options, path
             assert command.help, path  # type: ignore[attr-defined]
-            assert all(getattr(p, "help", None) for p in command.params), path  # type: ignore[attr-defined]
+            assert all(nonempty(getattr(p, "help", None) for p in command.params)), path  # type: ignore[attr-defined]
 
     walk(app, "luthier")
     assert sorted(leaves) == [

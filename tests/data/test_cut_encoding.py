@@ -14,7 +14,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import TemplateError
 from luthier.data.cut_encoding import encode_with_cuts
-from luthier.data.loss_mask import tokenise
+from luthier.data.loss_mask import tokenise, tokenise_sides
 from luthier.data.template import decode
 from luthier.models.chat_template import ChatTemplate
 
@@ -41,17 +41,23 @@ def test_prompt_ids_equal_those_of_inference_though_the_whole_text_merges(spaced
             Message(role="assistant", content="the maple"),
         )
     )
-    made = tokenise(Example(id="r.jsonl:1", conversation=conversation), spaced)
-    text = spaced.render(conversation)
-    prompt, _ = spaced.encode(spaced.render(conversation.up_to(1), add_generation_prompt=True))
-    whole, offsets = spaced.encode(text)
-    border = len(spaced.render(conversation.up_to(1), add_generation_prompt=True))
-    assert any(start < border < end for start, end in offsets), "the case must be one where a token straddles"
-    assert list(made.input_ids) != whole
-    assert list(made.input_ids[: len(prompt)]) == prompt
-    assert decode(spaced, list(made.input_ids)) == text
-    learned = [token for token, bit in zip(made.input_ids, made.loss_mask, strict=True) if bit]
-    assert decode(spaced, learned) == "spruce<|im_end|>\nthe maple<|im_end|>\n"
+    example = Example(id="r.jsonl:1", conversation=conversation)
+    # a token that is cut before the first answer is not cut in the prompt of the second
+    rows = tokenise_sides(example, spaced)
+    assert len(rows) == 2
+    for made, num, answer in zip(rows, (1, 3), ("spruce<|im_end|>\n", "the maple<|im_end|>\n"), strict=True):
+        text = spaced.render(conversation.up_to(num + 1))
+        prompt, _ = spaced.encode(spaced.render(conversation.up_to(num), add_generation_prompt=True))
+        whole, offsets = spaced.encode(text)
+        border = len(spaced.render(conversation.up_to(num), add_generation_prompt=True))
+        assert any(start < border < end for start, end in offsets), "the case must be one where a token straddles"
+        assert list(made.input_ids) != whole
+        assert list(made.input_ids[: len(prompt)]) == prompt
+        assert decode(spaced, list(made.input_ids)) == text
+        learned = [token for token, bit in zip(made.input_ids, made.loss_mask, strict=True) if bit]
+        assert decode(spaced, learned) == answer
+        assert not any(made.loss_mask[: len(prompt)])
+    assert tokenise(example, spaced) == rows[1]
 
 
 def test_without_a_straddle_the_ids_are_those_of_the_whole_text(chat: ChatTemplate) -> None:
@@ -74,14 +80,28 @@ def test_no_borders_gives_the_plain_encoding(chat: ChatTemplate) -> None:
     assert encode_with_cuts("a luthier", [], chat) == (chat.encode("a luthier")[0], [])
 
 
-def test_a_tokenizer_that_changes_a_piece_when_encoded_apart_is_refused(spaced: ChatTemplate) -> None:
+def _changed(spaced: ChatTemplate, *, prefix_space: bool, lower_case: bool) -> ChatTemplate:
     tokenizer = copy.deepcopy(spaced.tokenizer)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
-    template = ChatTemplate(tokenizer, "chat")
-    text = "Question: a\nAnswer: spruce<|im_end|>\n"
-    with pytest.raises(TemplateError, match=r"encoded apart 'spruce.* becomes ' spruce"):
-        encode_with_cuts(text, [text.index("spruce")], template)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    parts = [normalizers.Lowercase()] if lower_case else []
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(parts)
+    tokenizer.chat_template = tokenizer.chat_template.replace("Question", "question").replace("Answer", "answer")
+    return ChatTemplate(tokenizer, "chat")
+
+
+def test_a_tokenizer_that_changes_a_piece_when_encoded_apart_is_refused(spaced: ChatTemplate) -> None:
+    text = "question: a\nanswer: Spruce<|im_end|>\n"
+    template = _changed(spaced, prefix_space=False, lower_case=True)
+    with pytest.raises(TemplateError, match=r"encoded apart 'Spruce.* becomes 'spruce"):
+        encode_with_cuts(text, [text.index("Spruce")], template)
+
+
+def test_a_space_that_the_tokenizer_puts_before_a_text_is_not_put_into_the_middle(spaced: ChatTemplate) -> None:
+    template = _changed(spaced, prefix_space=True, lower_case=False)
+    text = "question: a\nanswer: spruce<|im_end|>"
+    ids, (mark,) = encode_with_cuts(text, [text.index("spruce")], template)
+    assert ids[:mark] == template.encode("question: a\nanswer: ")[0]
+    assert decode(template, ids[mark:]) == "spruce<|im_end|>"
 
 
 # --- a tokenizer of the SentencePiece kind: spaces written as a letter, BOS added by encode ---------------------

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.vacuous import nonempty
 
 from luthier.data.jaccard import jaccard, jaccards
 from luthier.data.shingles import shingles_of
@@ -59,7 +60,7 @@ def test_sets_are_sorted_unique_and_equal_sets_have_equal_fingerprints() -> None
     texts = pl.Series(["x y z x y z x y", "y z x y z x y z x", "", "one two three four", None])
     made = shingles_of(texts)
     assert made.sizes.tolist() == [3, 3, 0, 2, 0]
-    for start, end in zip(made.offsets[:-1], made.offsets[1:], strict=True):
+    for start, end in nonempty(zip(made.offsets[:-1], made.offsets[1:], strict=True)):
         assert (np.diff(made.hashes[start:end].astype(np.int64)) > 0).all()
     first, second, empty, fourth, null = made.fingerprints().tolist()
     assert first == second

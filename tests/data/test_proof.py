@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.data.template_rows import ROWS, template_of
+from tests.vacuous import nonempty
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
@@ -118,7 +119,7 @@ def _check_against_inference(conversation: Conversation, unit: Unit, template: C
 @pytest.mark.parametrize("name", _PASSES)
 def test_every_ordinary_row_passes_or_is_refused_with_what_helps(name: str, load: Any) -> None:
     template = load(name)
-    for kind, wanted in zip(_KINDS, _PASSES[name], strict=True):
+    for kind, wanted in nonempty(zip(_KINDS, _PASSES[name], strict=True)):
         if isinstance(wanted, int):
             unit = _unit(ROWS[kind], template)
             assert len(unit) == wanted, kind

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.vacuous import nonempty
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationMixin, Phi3Config, Phi3ForCausalLM
 
 from luthier.core.errors import DivergedError
@@ -161,7 +162,9 @@ def test_equal_prompts_go_through_the_model_once_and_write_what_they_write_apart
 def test_drawn_tokens_come_with_the_probability_they_were_drawn_with(model):
     requests = [Request(r.ids, 8, temperature=0.7, seed=i) for i, r in enumerate(requests_of([6, 6], vocabulary=384))]
     end_ids = range(100)
-    for request, found in zip(requests, run(Decoder(model, end_ids=end_ids, pad_id=0), requests), strict=True):
+    for request, found in nonempty(
+        zip(requests, run(Decoder(model, end_ids=end_ids, pad_id=0), requests), strict=True)
+    ):
         new = [*found.ids, *(() if found.end_id is None else (found.end_id,))]
         assert found.stopped == (found.end_id in end_ids)
         with torch.inference_mode():

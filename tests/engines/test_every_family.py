@@ -6,6 +6,7 @@ from collections import defaultdict
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.vacuous import nonempty
 from tests.zoo.families import make_family
 
 from luthier.core.dataset import TokenisedExample
@@ -135,7 +136,7 @@ def test_scores_are_those_of_the_model_s_own_forward_pass(engine):
     for number, text in enumerate(TEXTS):
         ids = engine.template.ids(text)
         rows.append(TokenisedExample(f"rows:{number}", array("i", ids), bytes(place >= 2 for place in range(len(ids)))))
-    for row, score in zip(rows, engine.score(rows, SilentProgress()), strict=True):
+    for row, score in nonempty(zip(rows, engine.score(rows, SilentProgress()), strict=True)):
         ids = torch.tensor([list(row.input_ids)])
         with torch.inference_mode():
             logits = model(input_ids=ids, use_cache=False).logits[0, 1:-1].float()

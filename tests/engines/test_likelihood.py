@@ -4,6 +4,7 @@ from array import array
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.vacuous import nonempty
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
@@ -27,7 +28,7 @@ def plain_score(model, example) -> tuple[float, int]:
 
 
 def test_it_agrees_with_the_plain_computation(model, examples):
-    for example, score in zip(examples, Scorer(model, pad_id=0).score(examples), strict=True):
+    for example, score in nonempty(zip(examples, Scorer(model, pad_id=0).score(examples), strict=True)):
         nll, correct = plain_score(model, example)
         assert score.nll_nats == pytest.approx(nll, rel=1e-5)
         assert score.num_correct == correct
@@ -63,7 +64,7 @@ def test_a_window_bounds_what_may_be_shared_and_a_recurrent_state_forbids_it(mod
 def test_making_logits_in_chunks_changes_nothing(model, examples, monkeypatch):
     whole = Scorer(model, pad_id=0).score(examples)
     monkeypatch.setattr(likelihood, "MAX_LOGIT_ROWS", 5)
-    for one, other in zip(whole, Scorer(model, pad_id=0).score(examples), strict=True):
+    for one, other in nonempty(zip(whole, Scorer(model, pad_id=0).score(examples), strict=True)):
         assert other.nll_nats == pytest.approx(one.nll_nats, rel=1e-6)
         assert other.num_correct == one.num_correct
 
@@ -77,7 +78,7 @@ def test_a_random_model_hesitates_between_all_tokens(tiny, examples):
     model = load_model(tiny, dtype="float32", attention="sdpa")
     with torch.no_grad():
         model.get_output_embeddings().weight.zero_()
-    for score in Scorer(model, pad_id=0).score(examples):
+    for score in nonempty(Scorer(model, pad_id=0).score(examples)):
         assert score.nll_nats / score.num_tokens == pytest.approx(math.log(384), rel=1e-5)
 
 
@@ -111,20 +112,31 @@ class _Scaled(torch.nn.Module):
         return output
 
 
-def test_capping_and_scaling_that_the_config_names_are_applied(model, examples):
-    model.config.final_logit_softcapping = 2.0
-    model.config.logit_scale = 0.5
-    capped = _Scaled(model, lambda logits: 2.0 * torch.tanh(logits * 0.5 / 2.0))
-    for example, score in zip(examples, Scorer(capped, pad_id=0).score(examples), strict=True):
-        assert score.nll_nats == pytest.approx(plain_score(capped, example)[0], rel=1e-5)
+@pytest.mark.parametrize(
+    ("change", "scale", "cap"),
+    [
+        (lambda logits: 2.0 * torch.tanh(logits * 0.5 / 2.0), 0.5, 2.0),
+        (lambda logits: 30.0 * torch.tanh(logits / 30.0), 1.0, 30.0),
+        (lambda logits: logits * 3, 3.0, None),
+        (lambda logits: logits / 6, 1 / 6, None),
+    ],
+)
+def test_scale_and_cap_are_measured_whatever_a_config_calls_them(model, examples, change, scale, cap):
+    changed = _Scaled(model, change)
+    scorer = Scorer(changed, pad_id=0)
+    assert scorer.path.by_head
+    assert (scorer.scaled.scale, scorer.scaled.cap) == (scale, cap)
+    torch.testing.assert_close(scorer.head, model.lm_head.weight.detach())
+    for example, score in nonempty(zip(examples, scorer.score(examples), strict=True)):
+        assert score.nll_nats == pytest.approx(plain_score(changed, example)[0], rel=1e-5)
 
 
 def test_a_model_that_changes_its_logits_in_an_unknown_way_is_scored_by_its_own_forward_pass(model, examples):
-    scaled = _Scaled(model, lambda logits: logits * 3)
+    scaled = _Scaled(model, lambda logits: logits * 3 + logits.square())
     scorer = Scorer(scaled, pad_id=0)
     assert not scorer.path.by_head
     assert "logits differ" in scorer.path.describe()
-    for example, score in zip(examples, scorer.score(examples), strict=True):
+    for example, score in nonempty(zip(examples, scorer.score(examples), strict=True)):
         nll, correct = plain_score(scaled, example)
         assert score.nll_nats == pytest.approx(nll, rel=1e-6)
         assert score.num_correct == correct
@@ -135,9 +147,9 @@ def test_a_model_that_changes_its_logits_in_an_unknown_way_is_scored_by_its_own_
 
 
 def test_own_logits_are_made_a_few_places_at_a_time(model, examples, monkeypatch):
-    scaled = _Scaled(model, lambda logits: logits * 3)
+    scaled = _Scaled(model, lambda logits: logits * 3 + logits.square())
     whole = Scorer(scaled, pad_id=0).score(examples)
     monkeypatch.setattr(likelihood, "MAX_OWN_LOGITS", 384 * 3)
-    for one, other in zip(Scorer(scaled, pad_id=0).score(examples), whole, strict=True):
+    for one, other in nonempty(zip(Scorer(scaled, pad_id=0).score(examples), whole, strict=True)):
         assert one.nll_nats == pytest.approx(other.nll_nats, rel=1e-6)
         assert one.num_correct == other.num_correct

@@ -5,6 +5,7 @@ import jsonschema
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tests.vacuous import nonempty
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import TokenisedExample
@@ -87,7 +88,7 @@ def test_an_adapter_is_used_for_text_and_for_scores(tiny, adapter, engine, examp
     base_scores = engine.score(examples, SILENT)
     tuned_scores = tuned.score(examples, SILENT)
     merged = tuned._model.merge_and_unload()
-    for base, with_adapter, example in zip(base_scores, tuned_scores, examples, strict=True):
+    for base, with_adapter, example in nonempty(zip(base_scores, tuned_scores, examples, strict=True)):
         assert with_adapter.nll_nats != pytest.approx(base.nll_nats, rel=1e-3)
         ids = torch.tensor([list(example.input_ids)])
         with torch.inference_mode():
@@ -183,7 +184,7 @@ def test_a_question_goes_through_the_model_once_for_all_its_candidates(tiny, eng
 
 def test_bfloat16_scores_stay_near_float32(tiny, engine, examples):
     half = TransformersEngine.open(str(tiny), dtype="bfloat16")
-    for one, other in zip(half.score(examples, SILENT), engine.score(examples, SILENT), strict=True):
+    for one, other in nonempty(zip(half.score(examples, SILENT), engine.score(examples, SILENT), strict=True)):
         assert one.nll_nats == pytest.approx(other.nll_nats, rel=0.05)
 
 
@@ -204,7 +205,7 @@ def test_answers_keep_to_a_schema_beside_others_that_are_free(tiny, temperature)
     ]
     free = ask("Which is better?", max_new_tokens=20)
     *forms, beside = opened.generate([*bound, free], SilentProgress())
-    for made in forms:
+    for made in nonempty(forms):
         jsonschema.validate(json.loads(made.text), FORM)
         assert made.finish_reason == "stop"
     assert [beside] == opened.generate([free], SilentProgress())

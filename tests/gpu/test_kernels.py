@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 from torch import nn
 
 from luthier.core.plan import Plan
@@ -105,6 +106,6 @@ def test_gradients_over_a_base_in_4_bits_are_those_over_the_unpacked_one(device:
     wide = [t.double().requires_grad_() for t in (x, a, b)]
     expected = wide[0] @ matrix.t() + 2.0 * (wide[0] @ wide[1].t()) @ wide[2].t()
     wanted = [expected, *torch.autograd.grad(expected, wide, back.double())]
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in nonempty(zip(found, wanted, strict=True)):
         error = float((one.double() - other).norm() / other.norm())
         assert error < (1e-5 if dtype == torch.float32 else 1e-2)

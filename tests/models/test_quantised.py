@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 from torch import nn
 
 from luthier.models.loading import load_model
@@ -86,7 +87,7 @@ def test_nf4_has_sixteen_values_a_block_and_half_a_byte_a_weight() -> None:
     packed = Nf4Linear(plain())
     assert packed.weight.numel() == 64 * 128 // 2
     blocks = packed.unpacked(torch.float32).reshape(-1, 64)
-    assert all(len(block.unique()) <= 16 for block in blocks)
+    assert all(nonempty(len(block.unique()) <= 16 for block in blocks))
     # NF4's coarsest step is 0.304 of the largest weight of a block (Dettmers et al., appendix E): half of it at most
     largest = plain().weight.reshape(-1, 64).abs().amax(1, keepdim=True)
     assert ((blocks - plain().weight.reshape(-1, 64)).abs() <= 0.17 * largest).all()

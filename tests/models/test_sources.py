@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 
 from luthier.core.base_model import LocalModel
 from luthier.core.errors import ConflictError, ModelSourceError, NotFoundError, RequestError, StorageFullError
@@ -171,7 +172,7 @@ def test_a_gguf_file_is_converted_once_and_faithfully(tiny, tiny_gguf, tmp_path)
     assert Path(model.path).parent == home / "models"
     assert model.licence == "cc0-1.0"
     converted = load_model(model.path, dtype="float32", attention="sdpa").state_dict()
-    for name, weight in load_model(tiny, dtype="bfloat16", attention="sdpa").state_dict().items():
+    for name, weight in nonempty(load_model(tiny, dtype="bfloat16", attention="sdpa").state_dict().items()):
         assert torch.equal(converted[name], weight.float()), name
     text = "A luthier\n    made 42 lutes: déjà vu 🎻<|im_end|>"
     assert load_tokenizer(model.path)(text)["input_ids"] == load_tokenizer(tiny)(text)["input_ids"]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.models.thinking import ThinkingFormat
 from luthier.models.thinking_probe import effort_options, measured_format, option_names, thinking_options
@@ -62,7 +63,7 @@ def test_every_real_template_is_in_the_table(shared_data: Path) -> None:
 @pytest.mark.parametrize("name", KNOWN)
 def test_real_templates_that_think_are_measured(name: str, shared_data: Path) -> None:
     delimiters, prompts = KNOWN[name]
-    for options, state in prompts:
+    for options, state in nonempty(prompts):
         found = measured(template_of(shared_data, name), **options)
         assert (found.start, found.end) == delimiters
         assert (found.prompt_opens, found.prompt_closes) == (state == "opens", state == "closes"), options

@@ -13,11 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from luthier.core.cost import Device
+from luthier.core.plan import ForwardPath
+from luthier.models.attention_choice import use_attention
 from luthier.models.structure import structure_of
 from luthier.plan import activations, batch_shapes
 from luthier.plan.memory import predict_memory
 from luthier.plan.workload import Workload
-from luthier.train import attention, prefix_attention
+from luthier.train import attention, logit_rows, prefix_attention
 from luthier.train.model import MicroBatch, TrainableModel
 from luthier.train.objectives import cross_entropy, divergence
 
@@ -31,6 +33,7 @@ def test_the_constants_are_those_of_training() -> None:
     assert activations.CHUNK_ROWS == cross_entropy.CHUNK_ROWS
     assert activations.DISTILLED_CHUNK_ROWS == divergence.CHUNK_ROWS
     assert activations.WIDE_ROWS == cross_entropy.WIDE_ROWS
+    assert activations.OWN_CHUNK_ROWS == logit_rows.CHUNK_ROWS
 
 
 def saved_bytes(
@@ -172,6 +175,47 @@ def test_the_parts_that_come_and_go_are_what_lives_at_one_time(
     counted = found.activations_bytes + found.logits_bytes + found.gradients_bytes - summed
     lived = living_bytes(make_model(config, work), rows, length, learned)
     assert 0.96 * lived < counted < 1.16 * lived
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("attention_kind", "logits", "vocabulary", "rows", "length", "learned"),
+    [
+        ("fast", "head", 4096, 2, 400, 0.5),
+        ("fast", "head", 4096, 8, 64, 0.2),
+        ("eager", "product", 512, 2, 400, 0.5),
+        ("eager", "head", 4096, 2, 400, 0.5),
+        ("eager", "model", 4096, 2, 400, 0.5),
+        ("eager", "model", 4096, 8, 64, 0.2),
+    ],
+)
+def test_slower_paths_hold_what_they_are_counted_to_hold(
+    attention_kind: str,
+    logits: str,
+    vocabulary: int,
+    rows: int,
+    length: int,
+    learned: float,
+    method: str,
+    architecture: Make,
+    make_workload: Make,
+    make_model: Make,
+    device: Device,
+) -> None:
+    config = architecture("llama_untied", vocab_size=vocabulary, num_hidden_layers=5)
+    kinds = {"product": "learned_chunks", "head": "own_chunks", "model": "own_all"}
+    fast: Workload = make_workload(structure_of(config), method, rows=rows, length=length, learned=learned)
+    attention_of = {} if attention_kind == "fast" else {"attention": "eager"}
+    work = replace(fast, loss=kinds[logits], **attention_of)
+    found = predict_memory(work, device)
+    counted = found.activations_bytes + found.logits_bytes + found.gradients_bytes - work.num_trainable * 4.0
+    model = make_model(config, work)
+    model.path = ForwardPath(attention=attention_kind, logits=logits)
+    if attention_kind == "eager":
+        use_attention(model.body, "eager")
+    lived = living_bytes(model, rows, length, learned)
+    assert 0.9 * lived < counted < 1.35 * lived
+    assert counted > 0.9 * predict_memory(fast, device).activations_bytes
 
 
 def test_logits_by_hand(architecture: Make, make_workload: Make) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.models import catalog
 from luthier.models.structure import structure_of
@@ -36,7 +37,7 @@ def test_the_page_of_the_catalogue_has_the_same_figures() -> None:
 
 def test_less_is_held_with_adapters_and_least_with_a_packed_base() -> None:
     seen = 0
-    for entry in catalog.built_in():
+    for entry in nonempty(catalog.built_in()):
         memory = known_memory(entry)
         assert memory is not None, entry.name
         assert memory.full_bytes is not None, entry.name

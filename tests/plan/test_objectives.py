@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
@@ -34,13 +35,13 @@ def test_an_unknown_objective_is_refused_with_the_known_ones() -> None:
 
 def test_every_objective_has_rules_and_each_setting_a_place_in_plan_and_recipe() -> None:
     assert set(RULES) == set(OBJECTIVES)
-    for name, rules in RULES.items():
-        assert rules.title
-        for setting, (default, why) in rules.settings.items():
-            assert why
-            assert setting in ObjectiveRecipe.model_fields
-            assert setting in ObjectivePlan.model_fields
-            assert ObjectiveRecipe.model_validate({"name": name, setting: default})
+    assert [name for name, rules in RULES.items() if not rules.title] == []
+    settings = [(name, setting, *told) for name, rules in RULES.items() for setting, told in rules.settings.items()]
+    for name, setting, default, why in nonempty(settings):
+        assert why
+        assert setting in ObjectiveRecipe.model_fields
+        assert setting in ObjectivePlan.model_fields
+        assert ObjectiveRecipe.model_validate({"name": name, setting: default})
 
 
 def test_a_silent_recipe_gets_each_default_with_its_reason() -> None:
@@ -82,7 +83,7 @@ def test_label_smoothing_of_a_half_or_more_says_nothing(value: float) -> None:
 def test_preferences_are_learned_slower_than_answers_by_every_method() -> None:
     assert learning_rate("sft", (2e-4, "usual")) == (2e-4, "usual")
     assert learning_rate("dpo", (2e-4, "usual"))[0] == 2e-5
-    for method in METHODS:
+    for method in nonempty(METHODS):
         usual = rules_of_method(method).learning_rate
         assert learning_rate("simpo", usual)[0] < learning_rate("dpo", usual)[0] < learning_rate("orpo", usual)[0]
         assert learning_rate("orpo", usual)[0] < usual[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.errors import NotFoundError
 from luthier.core.recipe import METHODS, OBJECTIVES
@@ -27,7 +28,7 @@ def test_what_moves_matrices_learns_slower_the_wider_the_model(method: str, hidd
 
 
 def test_a_model_narrower_than_any_that_was_measured_takes_no_more() -> None:
-    for method in METHODS:
+    for method in nonempty(METHODS):
         assert default_rate(method, "sft", 8)[0] == default_rate(method, "sft", NARROWEST)[0]
 
 
@@ -40,8 +41,8 @@ def test_objective_and_optimizer_count_on_top() -> None:
     assert default_rate("lora", "dpo", 576)[0] == pytest.approx(1.3e-4)
     assert default_rate("lora", "grpo", 576)[0] == pytest.approx(2.6e-4)
     assert default_rate("full", "sft", 576, "muon")[0] == pytest.approx(6.5e-4)
-    for method in METHODS:
-        for objective in OBJECTIVES:
+    for method in nonempty(METHODS):
+        for objective in nonempty(OBJECTIVES):
             assert 0 < default_rate(method, objective, 576)[0] < 0.1
 
 

@@ -106,3 +106,22 @@ def test_validation_takes_less_than_training_on_the_same_rows(
     work = make_workload(llama, num_validation_tokens=192.0)
     step = speed.step_seconds(work, device)
     assert 0.2 * step.value < speed.validation_seconds(work, step).value < 0.6 * step.value
+
+
+def test_slower_paths_take_longer_and_the_whole_forward_longest(
+    llama: Structure, make_workload: Make, device: Device
+) -> None:
+    work = make_workload(llama, length=400)
+    paths = [("own_chunks", "by_length"), ("own_chunks", "eager"), ("own_all", "eager")]
+    found = [speed.slowdown(replace(work, loss=loss, attention=kind), device) for loss, kind in paths]
+    assert speed.slowdown(work, device) == 1.0
+    assert 1.0 < found[0] < found[1] < found[2]
+
+
+def test_the_own_head_is_formed_again_on_the_way_back(llama: Structure, make_workload: Make) -> None:
+    work = make_workload(llama)
+    more = flops.step_flops(replace(work, loss="own_chunks")).matrices - flops.step_flops(work).matrices
+    assert more == pytest.approx(2 * work.batches.num_learned * llama.head_parameters)
+    every = flops.step_flops(replace(work, loss="own_all")).matrices - flops.step_flops(work).matrices
+    unlearned = work.batches.num_computed - work.batches.num_learned
+    assert every == pytest.approx(4 * unlearned * llama.head_parameters)

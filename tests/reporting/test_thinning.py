@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.vacuous import nonempty
 
 from luthier.reporting.thinning import Point, thinned
 
@@ -32,7 +33,7 @@ def test_what_grows_and_is_thinned_again_and_again_stays_even() -> None:
             kept = thinned(kept, 200)
     halves = [sum(step < 10_000 for step, _ in kept), sum(step >= 10_000 for step, _ in kept)]
     assert min(halves) > 60
-    assert all(value in (0, 6) for step, value in kept[1:100])
+    assert all(nonempty(value in (0, 6) for step, value in kept[1:100]))
 
 
 def test_points_at_one_place_are_kept() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.dataset_version import DatasetVersion
@@ -52,7 +53,7 @@ def test_a_map_is_drawn_once_and_knows_its_groups(context: Context) -> None:
     drawn = answered(lambda: map_of(context, CALLER, version))
     assert [point["line"] for point in drawn["points"]] == list(range(1, 91))
     assert drawn["what"] == "prompts"
-    for number, group in enumerate(drawn["groups"]):
+    for number, group in nonempty(enumerate(drawn["groups"])):
         inside = rows_of_group(drawn, number)
         assert len(inside) == group["num_points"]
         assert len({point["line"] % 3 for point in inside}) == 1, "a group is of one topic"

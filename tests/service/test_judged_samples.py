@@ -2,6 +2,7 @@ import json
 
 import polars as pl
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.watch_settings import WatchSettings
@@ -47,7 +48,7 @@ def test_answers_of_now_are_judged_beside_those_of_before(context, asked):
     assert states == {"judged_relevance": "changed", "judged_coherence": "steady", "judged_accuracy": "changed"}
     assert len(asked) == 80
     assert "not known to agree with people in relevance, coherence, accuracy" in cautions[0]
-    assert all(one.startswith("chatcmpl-1") for one in signals[0].examples)
+    assert all(nonempty(one.startswith("chatcmpl-1") for one in signals[0].examples))
 
 
 def test_a_look_later_asks_mostly_of_the_same_answers(context, asked):

@@ -17,6 +17,7 @@ from luthier.service.sessions import caller_for, session_of, sign_in_as
 PASSWORD = "correct horse battery"
 
 
+@pytest.mark.usefixtures("real_password_hash")
 def test_a_name_and_a_password_let_a_member_in_and_neither_alone(context: Context) -> None:
     made = members.add_member(context, Caller(), " Ada ", PASSWORD, "viewer")
     assert made.name == "Ada"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.service.conftest import write_rows
+from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation
@@ -107,7 +108,7 @@ def test_what_is_asked_of_a_served_run_is_what_it_was_trained_on(opened, folder:
     found = []
     with closing(open_engine(find_base(context, run_id))) as engine:
         reader = AskReader(engine, device=engine.causal.device, num_logits=engine.num_logits)
-        for prompt in raw_prompts(base, folder):
+        for prompt in nonempty(raw_prompts(base, folder)):
             loaded, request = serving.as_trained(served, TextRequest(conversation=prompt, max_new_tokens=4))
             assert loaded.opted_turns == AS_THEY_ARE  # so that its base is shared
             found.append(list(reader.prepare(request).request.ids))

@@ -14,6 +14,7 @@ from luthier.core.errors import BusyError, RequestError, WorkError
 from luthier.service import password_hashing
 from luthier.service.password_hashing import PasswordThreads, fits, hashed
 
+pytestmark = pytest.mark.usefixtures("real_password_hash")
 PASSWORD = "correct horse battery"
 # Made by cryptography 50.0.2 with OpenSSL 4: iterations=3, lanes=4, memory_cost=65536.
 OLD = "$argon2id$v=19$m=65536,t=3,p=4$J2fxi9jetYRDJ+VoamkPJA$HtQhqdHl4fVrLzRI5SFhIFROqVPRQTjLmVCnxzb3tSk"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.plan.prices import load_prices
 from luthier.service.context import Context
@@ -16,5 +17,5 @@ def test_every_price_has_a_title_and_serving_its_settings(tmp_path: Path, monkey
     with Context.open(tmp_path / "home") as context:
         found = price_list(context)
     assert found.table == load_prices()
-    assert all(found.titles[name] for name in found.table.devices)
+    assert all(nonempty(found.titles[name] for name in found.table.devices))
     assert (found.usd_per_million_prompt_tokens, found.usd_per_million_new_tokens) == (None, 0.6)

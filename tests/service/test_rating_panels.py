@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LeakageError, NotFoundError, RequestError
@@ -47,7 +48,7 @@ def test_without_references_checks_say_what_to_choose() -> None:
     scored, _ = make_items("likert", answered_rows(20), attention=0.1, seed=1)
     checks = [item for item in scored if item.check is not None]
     assert len(checks) == 4
-    assert all(f"give {item.check.score} to" in item.answers[0].text for item in checks if item.check)
+    assert all(nonempty(f"give {item.check.score} to" in item.answers[0].text for item in checks if item.check))
     assert len({item.check.score for item in checks if item.check}) == 4
 
 
@@ -70,7 +71,7 @@ def test_each_rater_has_an_order_and_sides_of_their_own_the_same_whenever_they_c
     orders = [rating_desk.order_of(made.panel, link.rater.rater_id) for link in made.links]
     assert all(sorted(order) == list(range(made.panel.num_items)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
-    for link in made.links:
+    for link in nonempty(made.links):
         sides = [rating_desk.shown_first(made.panel, link.rater.rater_id, n) for n in range(made.panel.num_items)]
         assert abs(sides.count("a") - sides.count("b")) <= 1
         assert sides == [
@@ -234,7 +235,7 @@ def test_scores_have_means_and_paired_differences(context: Context) -> None:
     assert {(one.system, one.criterion) for one in found.scores} == {
         (system, name) for system in ("base", "tuned") for name in ("relevance", "coherence", "accuracy")
     }
-    for one in found.differences:
+    for one in nonempty(found.differences):
         by_system = {s.system: s.mean.value for s in found.scores if s.criterion == one.criterion}
         assert one.difference.value == pytest.approx(by_system["tuned"] - by_system["base"])
     assert {one.measure for one in found.agreements} == {"krippendorff_alpha", "cohen_kappa"}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from tests.vacuous import nonempty
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import DataError, NotFoundError, RequestError
@@ -111,7 +112,7 @@ def test_the_whole_way(opened: Context, trained: Trained, checked: SafetyResult)
         assert probe.cautions
         assert {c.metric for c in probe.comparisons} == set(probe.systems[0].metrics)
         assert probe.primary == next(iter(probe.systems[0].metrics))
-        assert all(probe.systems[1].samples), "what was answered is kept"
+        assert all(nonempty(probe.systems[1].samples)), "what was answered is kept"
     swapped = the(result, "counterfactual")
     assert swapped.num_clusters == 2
     assert any("->" in sample.row_id for sample in swapped.systems[0].samples)

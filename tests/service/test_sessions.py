@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.service import sessions
@@ -38,7 +39,7 @@ def test_a_session_acts_with_what_its_key_may(context: Context) -> None:
     assert not found.caller.is_local
     assert sessions.sign_in_with_key(context, key + "x") is None
     context.close()
-    for file in Path(context.home).rglob("*"):
+    for file in nonempty(Path(context.home).rglob("*")):
         assert not file.is_file() or secret.encode() not in file.read_bytes()
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.events import StepDone
@@ -109,7 +110,7 @@ def test_from_a_recipe_to_a_judged_model(context, recipe):
 def test_no_step_is_trained_twice(context, recipe):
     study = studies.begin(context, request(recipe))
     studies.go_on(context, study.study_id)
-    for trial in context.studies.trials(study.study_id):
+    for trial in nonempty(context.studies.trials(study.study_id)):
         steps = [e.step for e in context.runs.events(trial.run_id) if isinstance(e, StepDone)]
         assert steps == list(range(1, trial.results[-1].step + 1))
 

@@ -12,7 +12,16 @@ from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, TrainResult
 from luthier.store.database import Database
 from luthier.store.runs import RunStore
+from luthier.testing.postgresql_server import PostgresqlServer
 from luthier.testing.records import make_plan, make_record, make_result
+
+
+@pytest.fixture(scope="session")
+def new_postgresql(postgresql: PostgresqlServer) -> Callable[[], str]:
+    """Makes databases with empty tables, copies of one that the migrations made, and returns their URLs."""
+    migrated = postgresql.new_database()
+    Database.open(migrated).close()
+    return lambda: postgresql.new_database(copy_of=migrated)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -21,7 +30,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     if request.param == "sqlite":
         place: str | Path = tmp_path / "luthier.db"
     else:
-        place = request.getfixturevalue("postgresql").new_database()
+        place = request.getfixturevalue("new_postgresql")()
     with Database.open(place) as database:
         yield database
 

@@ -20,6 +20,8 @@ from sqlalchemy.exc import OperationalError
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, UnreachableError, WorkError
 from luthier.store.database import Database
 
+pytestmark = pytest.mark.usefixtures("real_migration")
+
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:

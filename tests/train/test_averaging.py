@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -38,7 +39,7 @@ def test_ema_forgets_its_start() -> None:
 def test_uniform_is_the_mean_of_the_chosen_steps_as_torch_averages_them() -> None:
     steps = walk(11)
     average = WeightAverage(AveragePlan(kind="uniform", from_step=4, every_steps=3))
-    for step, weights in enumerate(steps, start=1):
+    for step, weights in nonempty(enumerate(steps, start=1)):
         average.after_step(step, weights)
         assert bool(average.weights) == (step >= 4)
     chosen = [steps[i - 1]["a"] for i in (4, 7, 10)]

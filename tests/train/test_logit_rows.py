@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from luthier.models.scaled_head import ScaledHead
 from luthier.train.logit_rows import CHUNK_ROWS, LogitRows
 from luthier.train.objectives.divergence import Mixing
 
@@ -15,14 +16,18 @@ WIDTH, VOCABULARY, ROWS = 16, 40, CHUNK_ROWS + 7
 MIXINGS = [Mixing(kind, 2.0, 0.3) for kind in ("forward_kl", "reverse_kl", "jensen_shannon")]
 
 
-def both() -> tuple[LogitRows, LogitRows, Tensor]:
+CAPS = [None, 3.0]
+"""Of a soft cap on the product; the logits here reach 10 and more."""
+
+
+def both(cap: float | None = None) -> tuple[LogitRows, LogitRows, Tensor]:
     """The product of a head, the same head as a function, and targets; of several chunks."""
     draw = torch.Generator().manual_seed(0)
     rows = torch.randn(ROWS, WIDTH, generator=draw, dtype=torch.float64)
     matrix = torch.randn(VOCABULARY, WIDTH, generator=draw, dtype=torch.float64).requires_grad_()
     other = matrix.detach().clone().requires_grad_()
-    product = LogitRows(rows.clone().requires_grad_(), matrix)
-    formed = LogitRows(rows.clone().requires_grad_(), form=lambda part: part @ other.t())
+    product = LogitRows(rows.clone().requires_grad_(), matrix, cap=cap)
+    formed = LogitRows(rows.clone().requires_grad_(), form=lambda part: ScaledHead(cap=cap).of(part @ other.t()))
     formed_matrix.append(other)
     return product, formed, torch.randint(VOCABULARY, (ROWS,), generator=draw)
 
@@ -30,6 +35,7 @@ def both() -> tuple[LogitRows, LogitRows, Tensor]:
 formed_matrix: list[Tensor] = []
 
 
+@pytest.mark.parametrize("cap", CAPS)
 @pytest.mark.parametrize(
     "loss",
     [
@@ -38,10 +44,11 @@ formed_matrix: list[Tensor] = []
         lambda rows, targets: rows.token_log_probabilities(targets).square().sum(),
         lambda rows, targets: rows.token_log_probabilities(targets, 0.7).square().sum(),
         *(lambda rows, targets, m=m: rows.distillation_sum(targets, *teacher(), m)[0] for m in MIXINGS),
+        lambda rows, targets: rows.distillation_sum(targets, *teacher(), MIXINGS[1], ScaledHead(0.5, 2.0))[0],
     ],
 )
-def test_losses_and_gradients_are_the_same(loss: Callable[[LogitRows, Tensor], Tensor]) -> None:
-    product, formed, targets = both()
+def test_losses_and_gradients_are_the_same(loss: Callable[[LogitRows, Tensor], Tensor], cap: float | None) -> None:
+    product, formed, targets = both(cap)
     one, other = loss(product, targets), loss(formed, targets)
     torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
     one.backward()  # type: ignore[no-untyped-call]
@@ -51,8 +58,9 @@ def test_losses_and_gradients_are_the_same(loss: Callable[[LogitRows, Tensor], T
     torch.testing.assert_close(product.matrix.grad, formed_matrix[-1].grad, rtol=1e-8, atol=1e-10)
 
 
-def test_what_stands_beside_the_losses_is_the_same() -> None:
-    product, formed, targets = both()
+@pytest.mark.parametrize("cap", CAPS)
+def test_what_stands_beside_the_losses_is_the_same(cap: float | None) -> None:
+    product, formed, targets = both(cap)
     for one, other in (
         (product.cross_entropy_sum(targets)[1], formed.cross_entropy_sum(targets)[1]),
         (product.smoothed_cross_entropy_sum(targets, 0.1)[1], formed.smoothed_cross_entropy_sum(targets, 0.1)[1]),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import CheckpointError, DivergedError
@@ -141,7 +142,7 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
         run(plan, make_model(plan), tmp_path / "b", examples, kill_at=kill_at)
     resumed = make_model(plan)
     outcome, events = run(plan, resumed, tmp_path / "b", examples)
-    for name, expected in weights(undisturbed).items():
+    for name, expected in nonempty(weights(undisturbed).items()):
         assert torch.equal(weights(resumed)[name], expected), name
     assert outcome.state.model_copy(update={"seconds": 0}) == whole.state.model_copy(update={"seconds": 0})
     later = [(e.step, e.loss, e.gradient_norm) for e in events if isinstance(e, StepDone)]
@@ -219,7 +220,7 @@ def test_nan_stops_at_the_last_good_weights(
     found, _ = CheckpointStore(tmp_path, 2).latest()
     assert found is not None
     assert found.state.step == 3
-    assert all(torch.isfinite(w).all() for w in found.weights.values())
+    assert all(nonempty(torch.isfinite(w).all() for w in found.weights.values()))
 
 
 def test_a_checkpoint_of_another_plan_is_refused(
@@ -246,7 +247,7 @@ def test_a_broken_checkpoint_is_said_and_stepped_over(
     warnings = [e for e in events if isinstance(e, WarningRaised)]
     assert [w.code for w in warnings] == ["broken_checkpoint"]
     assert "going on from step 2" in outcome.warnings[0]
-    for name, expected in weights(model).items():
+    for name, expected in nonempty(weights(model).items()):
         assert torch.equal(weights(resumed)[name], expected)
 
 

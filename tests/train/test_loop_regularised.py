@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import StepDone, ValidationDone
@@ -59,7 +60,7 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
         run(plan, make_model(plan), tmp_path / "b", examples, kill_at=kill_at)
     resumed = make_model(plan)
     outcome, events = run(plan, resumed, tmp_path / "b", examples)
-    for name, expected in weights(undisturbed).items():
+    for name, expected in nonempty(weights(undisturbed).items()):
         assert torch.equal(weights(resumed)[name], expected), name
     assert outcome.state.model_copy(update={"seconds": 0}) == whole.state.model_copy(update={"seconds": 0})
     later = [(e.step, e.loss, e.measures) for e in events if isinstance(e, StepDone)]
@@ -87,7 +88,7 @@ def test_the_average_is_what_is_validated_and_kept_and_training_goes_on_beside_i
     begun = 1 if average.kind == "ema" else average.from_step
     assert begun is not None
     assert validations[begun] == others[begun]
-    assert all(validations[step] != others[step] for step in range(begun + 1, 7))
+    assert all(nonempty(validations[step] != others[step] for step in range(begun + 1, 7)))
     best = outcome.state.early_stopping.best_step
     assert best == min(validations, key=lambda step: validations[step])
     assert validation_loss(averaged) == pytest.approx(validations[best], rel=1e-4)
@@ -117,7 +118,7 @@ def test_a_paused_run_keeps_its_own_weights(
     model = make_model(plan)
     run(plan, model, tmp_path, examples, pause_at=3, with_validation=False)
     kept = CheckpointStore(tmp_path, 2).load(3)
-    assert all(torch.equal(weight, kept.weights[name]) for name, weight in weights(model).items())
+    assert all(nonempty(torch.equal(weight, kept.weights[name]) for name, weight in weights(model).items()))
 
 
 def test_smoothing_shows_the_plain_loss_beside_it_and_validates_by_it(
@@ -128,7 +129,7 @@ def test_smoothing_shows_the_plain_loss_beside_it_and_validates_by_it(
     plain = make_plan(learning_rate=1e-9)
     _, others = run(plain, make_model(plain), tmp_path / "b", examples)
     smooth_steps, plain_steps = ([e for e in found if isinstance(e, StepDone)] for found in (events, others))
-    for one, other in zip(smooth_steps, plain_steps, strict=True):
+    for one, other in nonempty(zip(smooth_steps, plain_steps, strict=True)):
         assert one.measures["plain_loss"] == pytest.approx(other.loss, rel=1e-4)
         assert one.loss != pytest.approx(other.loss, rel=1e-4)
     one_check, other_check = ([e.loss for e in found if isinstance(e, ValidationDone)] for found in (events, others))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import StepDone
@@ -54,7 +55,7 @@ def test_the_loop_reports_both_losses(
             total, _ = model.loss_sum(collate(rows, model.pad_id, "cpu"))
         return float(total) / sum(row.num_trained_tokens for row in rows)
 
-    for event in (e for e in events if isinstance(e, StepDone)):
+    for event in nonempty(e for e in events if isinstance(e, StepDone)):
         rows = [mixed[i] for batch in FixedSchedule(len(mixed), 4, 3).step(event.step - 1) for i in batch]
         assert event.measures["task_loss"] == pytest.approx(mean(rows[:3]), rel=1e-4)
         assert event.measures["replay_loss"] == pytest.approx(mean(rows[3:]), rel=1e-4)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 
 from luthier.core.events import CheckpointSaved, Event, RunEnded, StepDone, ValidationDone
 from luthier.core.plan import AveragePlan, Plan
@@ -115,7 +116,7 @@ def test_two_processes_give_what_one_gives(make_plan: MakePlan, tmp_path: Path, 
         assert loss == pytest.approx(expected[1], abs=1e-5)
         assert norm == pytest.approx(expected[2], abs=1e-5)
     measured = [e for e in first[0] if isinstance(e, ValidationDone)]
-    for found, wanted in zip(measured, [e for e in alone[0] if isinstance(e, ValidationDone)], strict=True):
+    for found, wanted in nonempty(zip(measured, [e for e in alone[0] if isinstance(e, ValidationDone)], strict=True)):
         assert found.loss == pytest.approx(wanted.loss, abs=1e-5)
         assert found.measures == pytest.approx(wanted.measures)
     assert first[1].num_examples == alone[1].num_examples
@@ -181,7 +182,7 @@ def test_weights_spread_over_two_give_what_one_gives(make_plan: MakePlan, tmp_pa
     first, second = on_two(plan, tmp_path / "two", kill=0, wish=0, drift=False, is_spread=True)
     assert_same(first[2], second[2])
     assert_same(alone[2], first[2], atol=1e-5)
-    for (step, loss, norm, *counts), expected in zip(steps_of(first[0]), steps_of(alone[0]), strict=True):
+    for (step, loss, norm, *counts), expected in nonempty(zip(steps_of(first[0]), steps_of(alone[0]), strict=True)):
         assert (step, *counts) == (expected[0], *expected[3:])
         assert loss == pytest.approx(expected[1], abs=1e-5)
         assert norm == pytest.approx(expected[2], abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError
 from luthier.core.recipe import Recipe
@@ -32,7 +33,7 @@ def test_no_rank_is_larger_than_a_matrix(space):
 
 
 def test_every_parameter_says_why(space):
-    assert all(parameter.why for parameter in space.parameters)
+    assert all(nonempty(parameter.why for parameter in space.parameters))
 
 
 def test_a_file_replaces_fixes_and_leaves_out(space):

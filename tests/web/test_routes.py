@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, routing
 from fastapi.testclient import TestClient
+from tests.vacuous import nonempty
 
 from luthier.core.access import SCOPES
 from luthier.home_server import create_home_app
@@ -104,7 +105,7 @@ def test_what_rows_and_models_say_is_shown_as_it_is(filled: tuple[Context, FullH
     home, full, _ = filled
     asked = client_of(home, create_home_app(home))
     found = asked.get(full.address("/api/v1/evaluations/{evaluation_id}?with_samples=true")).json()
-    for sample in (sample for system in found["systems"] for sample in system["samples"]):
+    for sample in nonempty(sample for system in found["systems"] for sample in system["samples"]):
         assert {sample["prompt"], sample["output"], sample["reference"]} <= {QUOTED, "p", "o", "r"}
     names = [system["name"] for system in found["systems"]]
     assert names == ["tiny + 4 examples", full.ids["run_id"]]

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 import transformers
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from luthier.core.dataset import TokenisedExample
 from luthier.models.quiet import quiet_peft, quiet_transformers
 
 LOSS_SHARE: Final = 1e-6
 """What a loss in float32 may differ from that of plain transformers and PEFT, as a share of it."""
+_EXPERT_WEIGHTS: Final = ("w1", "w2", "v1")
+"""Of DBRX, whose experts lie below one another in one matrix."""
 GRADIENT_SHARE: Final = 1e-5
 """What a gradient may differ, as a share of the norm of all gradients."""
 
@@ -95,6 +97,29 @@ def greedy(folder: Path, ids: Sequence[int], num_new: int, ends: set[int], adapt
     return next((new[:place] for place, token in enumerate(new) if token in ends), new)
 
 
+def wrong_text(folder: Path, ids: Sequence[int], reasoning: str | None, text: str) -> str | None:
+    """Why a text is not what the folder's tokenizer makes of these tokens; None where it is.
+
+    A thought is told apart from its answer by marks, which are in neither; so with a thought, and with tokens that have
+    a name, every stretch between such tokens must be found in its order. Text with broken characters is left out:
+    SentencePiece decodes such bytes by what follows them, which a stream has sent already.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    whole = str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    if "\ufffd" in whole:
+        return None
+    named = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    if reasoning is None and not any(name in whole for name in named):
+        return None if text == whole else f"{text!r} is not {whole!r}"
+    said, place = f"{reasoning or ''}{text}", 0
+    for part in re.split("|".join(map(re.escape, sorted(named, key=len, reverse=True))), whole):
+        found = said.find(part.strip(), place)
+        if found < 0:
+            return f"{part.strip()!r} is not in {said[place:]!r}"
+        place = found + len(part.strip())
+    return None if not said[place:].strip() else f"{said[place:]!r} is more than {whole!r}"
+
+
 def relative(one: float, other: float) -> float:
     """The difference as a share of the second; infinite where one of them is no number."""
     if not (math.isfinite(one) and math.isfinite(other)):
@@ -131,8 +156,8 @@ def reach(folder: Path, trained: Sequence[str], experts: Sequence[str] = ()) -> 
     """The share of the language model's matrix parameters that adapters lie on, and how many parameters these are.
 
     trained: names of PEFT's trainable tensors. experts: ends of the names of tensors of experts, whose adapters PEFT
-    names by their module alone. Matrices are all tensors of two dimensions and more but embeddings,
-    head, towers beside the language model, convolutions and tables of positions.
+    names by their module alone. Matrices are what a token is multiplied with: weights of two dimensions and stacks of
+    matrices, but embeddings, head, towers beside the language model, convolutions and tables of positions.
     """
     model = plain_model(folder)
     outer = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
@@ -140,7 +165,7 @@ def reach(folder: Path, trained: Sequence[str], experts: Sequence[str] = ()) -> 
     matrices = {
         name: p.numel()
         for name, p in model.named_parameters()
-        if p.ndim >= 2 and id(p) not in outer and not _is_beside(name)
+        if _is_matrix(name, p) and id(p) not in outer and not _is_beside(name)
     }
     reached = sum(
         num
@@ -155,6 +180,11 @@ def _base_name(trained: str) -> str:
     """The name that a matrix has in the base, of the name of a tensor of its adapter."""
     name = trained.removeprefix("base_model.model.")
     return re.sub(r"\.(?:lora_\w+|base_layer)\b.*$", "", name)
+
+
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    """Not so a bias of each expert, nor a rate of each channel and state (`A_log`), which have two dimensions, too."""
+    return parameter.ndim >= 3 or (parameter.ndim == 2 and name.rpartition(".")[2] in ("weight", *_EXPERT_WEIGHTS))
 
 
 def _is_beside(name: str) -> bool:

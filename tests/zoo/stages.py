@@ -389,8 +389,8 @@ def generate(going: Walk, context: Context) -> None:
         adapter = _adapter_of(going, context, stage)
         engine = TransformersEngine.open(str(going.folder), adapter_path=str(adapter), dtype="float32")
         prompts = _prompts()
-        made = engine.generate(prompts, SilentProgress())
-        _same_text(going, stage, engine.template, made, adapter)
+        made = engine.generate(prompts, SilentProgress(), returns_token_ids=True)
+        _same_tokens(going, stage, engine.template, made, adapter)
         stage.outcome.path = engine.open_decoder().path.describe()
 
 
@@ -413,21 +413,23 @@ def stream(going: Walk, context: Context) -> None:
         if why_not is None:
             engine.load_adapter("tuned", str(adapter))
         prompts = _prompts()
-        made = generate_by_streaming(engine, prompts, SilentProgress(), adapter="tuned" if why_not is None else None)
-        _same_text(going, stage, template, made, adapter)
+        tuned = "tuned" if why_not is None else None
+        made = generate_by_streaming(engine, prompts, SilentProgress(), adapter=tuned, returns_token_ids=True)
+        _same_tokens(going, stage, template, made, adapter)
         stage.outcome.path += ", adapter shares the base" if why_not is None else ", adapter by itself"
 
 
-def _same_text(going: Walk, stage: Stage, template: Any, made: list[Generation], adapter: Path) -> None:
-    from luthier.service.model_trials import is_text_of
-
+def _same_tokens(going: Walk, stage: Stage, template: Any, made: list[Generation], adapter: Path) -> None:
+    """The ids are those of transformers' own `generate`, and the text is what its tokenizer makes of them."""
     ends = set(template.end_of_turn_ids)
     for number, one in enumerate(made):
         ids = template.ids(template.render(_conversation(number), add_generation_prompt=True))
         new = plain.greedy(going.folder, ids, _MOST_NEW_TOKENS, ends, adapter)
-        text = f"{one.reasoning or ''}{one.text}"
-        if not is_text_of(text, new, template):
-            stage.wrong(f"prompt {number + 1}: wrote {text!r}, transformers {template.tokenizer.decode(new)!r}")
+        if list(one.token_ids or ()) != new:
+            stage.wrong(f"prompt {number + 1}: wrote {list(one.token_ids or ())}, transformers {new}")
+        wrong = plain.wrong_text(going.folder, new, one.reasoning, one.text)
+        if wrong is not None:
+            stage.wrong(f"prompt {number + 1}: {wrong}")
     stage.outcome.path = f"{len(made)} answers"
 
 

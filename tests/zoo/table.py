@@ -13,7 +13,10 @@ Outcomes = Sequence[Mapping[str, Any]]
 BEGIN: Final = "<!-- table of the zoo: written by `make zoo` -->"
 END: Final = "<!-- end of the table of the zoo -->"
 _FOLDER: Final = re.compile(r"/\S*/work/model")
-_SIGNS: Final = {"works": "yes", "refused": "refused", "refused late": "late", "wrong": "WRONG", "raw exception": "RAW"}
+_SIGNS: Final = {
+    "works": "yes", "refused": "refused", "refused late": "late", "wrong": "WRONG", "raw exception": "RAW",
+    "killed": "KILLED", "not run": "not run",
+}  # fmt: skip
 
 
 def show(found: Mapping[str, Outcomes]) -> None:
@@ -29,7 +32,8 @@ def summary(found: Mapping[str, Outcomes]) -> str:
     """Families in which everything works, and how many stages ended in each other way."""
     counts = Counter(one["status"] for outcomes in found.values() for one in outcomes)
     whole = sum(works_whole(outcomes) for outcomes in found.values())
-    ends = ", ".join(f"{counts[status]} {status}" for status in _SIGNS)
+    always = ("works", "refused", "refused late", "wrong", "raw exception")
+    ends = ", ".join(f"{counts[status]} {status}" for status in _SIGNS if status in always or counts[status])
     return f"{whole} of {len(found)} families work in everything; stages: {ends}"
 
 
@@ -65,6 +69,7 @@ _COLUMNS: Final = {
     "text": lambda stage: stage in ("generate", "stream"),
     "score": lambda stage: stage == "score",
     "merge": lambda stage: stage in ("merge", "adapter"),
+    "check": lambda stage: stage == "check",
     "GGUF": lambda stage: stage == "gguf",
 }
 
@@ -77,7 +82,7 @@ def table(found: Mapping[str, Outcomes]) -> str:
         cells = [_cell([one for one in outcomes if is_meant(one["stage"])]) for is_meant in _COLUMNS.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         for one in outcomes:
-            if one["status"] != "works":
+            if one["status"] not in ("works", "not run"):
                 stages, names = notes.setdefault(_note(one), ([], []))
                 stages += [one["stage"]] if one["stage"] not in stages else []
                 names += [name] if name not in names else []

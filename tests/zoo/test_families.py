@@ -50,7 +50,7 @@ def test_a_family_loads_in_transformers(name: str, tmp_path: Path) -> None:
     # a language model out of a folder with a vision tower leaves the tower's weights
     assert not report["missing_keys"]
     assert not report["mismatched_keys"]
-    assert all("vision" in name or "multi_modal" in name for name in report["unexpected_keys"])
+    assert [key for key in report["unexpected_keys"] if "vision" not in key and "multi_modal" not in key] == []
     text = tokenizer.apply_chat_template(TURNS, tokenize=False)
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
     assert "Spruce" in text

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.vacuous import nonempty
 from tests.zoo.table import BEGIN, END, summary, works_whole, write_table
 from tests.zoo.walk import STAGES, Walk
 
@@ -46,7 +47,7 @@ def test_the_plainest_family_works_in_all_but_rows_that_its_template_cannot_say(
     quick: dict[str, list[dict[str, Any]]],
 ) -> None:
     outcomes = {outcome["stage"]: outcome for outcome in quick["llama"]}
-    assert all(outcomes[stage]["status"] == "works" for stage in QUICK_STAGES if not stage.startswith("row_"))
+    assert all(nonempty(outcomes[stage]["status"] == "works" for stage in QUICK_STAGES if not stage.startswith("row_")))
     assert {"padded_loss", "packed_loss", "shared_loss"} <= set(outcomes["loss"]["measures"])
 
 

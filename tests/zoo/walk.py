@@ -3,7 +3,7 @@
     outcomes = walk("gpt_oss", work_folder)
 
 A stage works, is refused before the plan says yes, is refused late, is silently wrong, or ends in an exception that is
-none of ours.
+none of ours; one that does not end is killed, and the stages after it are not run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from luthier.service.context import Context
 from luthier.service.plans import Prepared
 from luthier.service.training import TrainOutcome
 
-Status = Literal["works", "refused", "refused late", "wrong", "raw exception"]
+Status = Literal["works", "refused", "refused late", "wrong", "raw exception", "killed", "not run"]
 
 
 class WrongError(AssertionError):
@@ -122,29 +122,34 @@ def walk(
     work: Path,
     stages: Sequence[str] | None = None,
     *,
-    after_stage: Callable[[Sequence[Outcome]], None] = lambda _: None,
+    before_stage: Callable[[Sequence[Outcome], str], None] = lambda _found, _next: None,
 ) -> list[Outcome]:
-    """Take a family through all stages, or some, in the folder `work`. after_stage: given what there is so far."""
+    """Take a family through all stages, or some, in the folder `work`.
+
+    before_stage: given what there is so far, and the name of the stage that begins.
+    """
     from tests.zoo import stages as taken
+    from tests.zoo.check_stage import check
 
     torch.set_num_threads(1)
     going = Walk(name, work, stages)
     work.mkdir(parents=True, exist_ok=True)
     make_family(name, going.folder)
     with Context.open(work / "home") as context:
-        for kind in ROWS:
-            if going.takes(f"row_{kind}"):
-                taken.row(going, kind)
-        for stage in STAGES:
-            if going.takes(stage) and not stage.startswith("row_"):
+        for stage in filter(going.takes, STAGES):
+            before_stage(going.outcomes, stage)
+            if stage.startswith("row_"):
+                taken.row(going, stage.removeprefix("row_"))
+            elif stage == "check":
+                check(going)
+            else:
                 getattr(taken, stage)(going, context)
-                after_stage(going.outcomes)
     return going.outcomes
 
 
 STAGES: Final = (
     *(f"row_{kind}" for kind in ROWS),
     *("plan", "reach", "loss", "full_loss", "lora", "full", "adalora", "qlora", "dpo", "resume"),
-    *("generate", "stream", "score", "merge", "adapter", "gguf"),
+    *("generate", "stream", "score", "merge", "adapter", "check", "gguf"),
 )
 """All stages, in their order: rows, and functions of `stages`."""

@@ -108,7 +108,8 @@ def create_app(context: Context, gate: Gate | None = None, pages: ASGIApp | None
     app.add_middleware(Observe, metrics=app.state.metrics)  # beyond Frame: it reads the id that Frame has given
     for router in _ROUTERS:
         if is_home or router not in _OF_A_HOME:
-            app.include_router(router)
+            # As they are: `include_router` builds each route again, which the first request to it waits for.
+            app.router.routes.extend(router.routes)
     document_failures(app)
     if pages is not None:
         app.router.default = _Elsewhere(pages, app.router.default)

@@ -240,11 +240,17 @@ class ForwardPath(Frozen):
     attention: `fast` is Luthier's own; `model` what transformers chooses for this model; `eager` its plain form.
     logits: `product` is hidden states times the head's matrix in fused chunks; `head` the model's own head, chunk by
     chunk; `model` the whole forward. All three compute the same loss. reasons: why a fast piece was left out.
+    attention_function: the name of transformers' attention where it is not Luthier's own.
+    logit_scale, logit_cap: the logits are cap * tanh(scale * product / cap), or scale * product without a cap; found by
+    measuring the model's own head.
     """
 
     attention: Literal["fast", "model", "eager"]
     logits: Literal["product", "head", "model"]
     reasons: tuple[str, ...] = ()
+    attention_function: str | None = None
+    logit_scale: float = 1.0
+    logit_cap: float | None = None
 
     @property
     def is_fast(self) -> bool:

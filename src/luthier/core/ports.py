@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
 
+from pydantic import Field
+
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import Event
@@ -85,7 +87,8 @@ class Generation(Frozen):
 
     num_new_tokens: of thought and answer. `length`: cut off at a limit. reasoning: the thought; None where there is
     none. num_thinking_tokens: of the thought, its delimiters included; None where a server does not say it.
-    ends_in_thought: the answer never began.
+    ends_in_thought: the answer never began. token_ids: all new tokens, where the caller asks a local engine for them;
+    never stored.
     """
 
     text: str
@@ -95,6 +98,7 @@ class Generation(Frozen):
     reasoning: str | None = None
     num_thinking_tokens: int | None = 0
     ends_in_thought: bool = False
+    token_ids: tuple[int, ...] | None = Field(default=None, exclude=True)
 
 
 class Score(Frozen):

@@ -56,6 +56,7 @@ class TextRequest(Frozen):
     reasoning_effort: how much to think, as OpenAI names it; the engine sets the option that the template has for it.
     max_thinking_tokens: of a thought, as `core.ports.Prompt` has it; 0: it counts among `max_new_tokens`.
     opted_turns: what of the conversation is written in another way, as the model was trained.
+    returns_token_ids: whether `Ended` holds the ids of all new tokens; engines outside of this project give none.
     """
 
     conversation: Conversation | None = None
@@ -75,6 +76,7 @@ class TextRequest(Frozen):
     opted_turns: OptedTurns = AS_THEY_ARE
     reasoning_effort: str | None = None
     max_thinking_tokens: int | None = Field(default=0, ge=0)
+    returns_token_ids: bool = False
 
     @property
     def tools(self) -> tuple[dict[str, Any], ...]:
@@ -169,7 +171,8 @@ class Ended(Frozen):
 
     stop: by itself or by a stop text; tool_calls: by itself, and it calls tools; length: by its limit or the context's.
     num_prompt_tokens: where only the end tells it, and `Started` had to say 0. num_thinking_tokens: of the new ones
-    those of the thought, its delimiters included. ends_in_thought: the answer never began.
+    those of the thought, its delimiters included. ends_in_thought: the answer never began. token_ids: the new tokens,
+    where the request asks for them.
     """
 
     kind: Literal["ended"] = "ended"
@@ -179,6 +182,7 @@ class Ended(Frozen):
     num_prompt_tokens: int | None = None
     num_thinking_tokens: int = 0
     ends_in_thought: bool = False
+    token_ids: tuple[int, ...] | None = None
 
 
 class Embedded(Frozen):

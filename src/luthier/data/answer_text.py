@@ -19,6 +19,7 @@ from luthier.data.template import Template
 from luthier.models.thought_writing import PromptState, ThoughtWriting, length_of_tagged
 
 EXCERPT_CHARACTERS = 50
+_PLAIN_ANSWER = "Spruce-wood"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,18 +250,31 @@ class _Found:
 
     def _check_begins(self, piece: str) -> None:
         """Where the prompt begins no answer, the answer must follow at once: the model would write its own header."""
+        before = self.conversation.up_to(self.turn.index)
+        if self.template.kind != "chat" or self.template.render(before) != self.prompt:
+            return
         writing = self.template.thoughts
-        head = piece[: piece.find(self.answer if self.thought is None else self.thought)]
+        said = self.answer if self.thought is None else self.thought
+        written = piece if said else self._of_plain_answer(before)
+        head = written[: written.find(said or _PLAIN_ANSWER)]
         for part in (writing.start, writing.end) if writing is not None else ():
             head = head.replace(part, "")
-        before = self.conversation.up_to(self.turn.index)
-        if self.template.kind == "chat" and head.strip() and self.template.render(before) == self.prompt:
+        if head.strip():
             raise self.turn.error(
                 "the template has no generation prompt, so the model would have to begin its turn itself",
                 piece,
                 "add `{% if add_generation_prompt %}` with the beginning of an assistant's turn to the end of "
                 "chat_template.jinja in the model's folder",
             )
+
+    def _of_plain_answer(self, before: Conversation) -> str:
+        """What the template would write for an answer in words, in place of a call of a tool or of nothing."""
+        answer = Message(role="assistant", content=_PLAIN_ANSWER)
+        try:
+            text = self.template.render(before.model_copy(update={"messages": (*before.messages, answer)}))
+        except TemplateError:  # it takes no such answer here, so that there is nothing to tell it by
+            return ""
+        return text[len(self.prompt) :] if text.startswith(self.prompt) and _PLAIN_ANSWER in text else ""
 
     def _how_to_open(self) -> str:
         """The option that has the prompt leave the thought open, found by trying; else what to do without one."""

@@ -12,6 +12,7 @@ Masks are counted in tokens of these encodings, not mapped through character off
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -46,22 +47,39 @@ def encode_with_cuts(text: str, borders: Sequence[int], template: Template) -> t
 def _encode_apart(piece: str, template: Template) -> list[int]:
     """Ids of a piece from the middle of a text.
 
-    Encoded behind the end-of-turn token, which nothing merges with: at the beginning of a text some tokenizers add a
-    space or a BOS token, which do not belong here.
+    Encoded behind the end-of-turn token, which nothing merges with. There some tokenizers add a space, as at the
+    beginning of a text, which does not belong here; so if the piece begins with one it is given without it, else behind
+    a line end.
     """
-    sentinel = template.end_of_turn
+    end = template.end_of_turn
+    tried = [(end, piece), (end, piece.removeprefix(" ")), (f"{end}\n", piece)]
+    found = [_encode_behind(sentinel, given, template) for sentinel, given in tried]
+    for ids, written in found:
+        if ids is not None and _same(written, piece, template):
+            return ids
+    raise TemplateError(
+        f"the tokenizer joins an answer with the text before it, and encoded apart {piece[:40]!r} becomes "
+        f"{found[0][1][:40]!r}",
+        expected="a border between tokens where the model begins to answer",
+        do="let the answers begin without white space, let the template's generation prompt end in a line end or a "
+        "special token, or choose another base model or template",
+    )
+
+
+def _encode_behind(sentinel: str, piece: str, template: Template) -> tuple[list[int] | None, str]:
+    """Ids of a piece behind another text, and what they decode to; no ids where the two are joined."""
     head, _ = template.encode(sentinel)
     both, _ = template.encode(sentinel + piece)
     written = decode(template, both).removeprefix(decode(template, head))
-    if both[: len(head)] != head or _nfc(written) != _nfc(piece):
-        raise TemplateError(
-            f"the tokenizer joins an answer with the text before it, and encoded apart {piece[:40]!r} becomes "
-            f"{written[:40]!r}",
-            expected="a border between tokens where the model begins to answer",
-            do="let the answers begin without white space, or choose another base model or template",
-        )
-    return both[len(head) :]
+    return (both[len(head) :] if both[: len(head)] == head else None), written
 
 
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+def _same(written: str, piece: str, template: Template) -> bool:
+    """Whether two texts are the same but for composed letters, and white space beside tokens that have a name.
+
+    That is added or taken there by the tokenizer in every text.
+    """
+    named = sorted((token.content for token in template.tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+    beside = re.compile(rf"\s*({'|'.join(map(re.escape, named))})\s*")
+    one, other = (unicodedata.normalize("NFC", text) for text in (written, piece))
+    return one == other or (bool(named) and beside.sub(r"\1", one) == beside.sub(r"\1", other))

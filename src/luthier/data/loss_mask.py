@@ -5,11 +5,13 @@ token, and the white space that closes the turn. Turns of weight 0 and all other
 token but the first is learned. How a mask is proved stands in `proof.py`, how ids are made in `cut_encoding.py`.
 
 An example is one sequence of tokens. A conversation whose earlier turns the template rewrites becomes several, one for
-each answer; they stay together as one example.
+each answer; so does one in which the tokenizer joins answers with what stands before them. They stay together as one
+example.
 """
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -96,7 +98,7 @@ def _tokenise_side(side: Example, template: Template, learning: Learning) -> Tok
     if len(rows) > 1:
         raise TemplateError(
             f"{side.id}: a completion of {len(rows)} answers, and the template rewrites earlier turns once others "
-            "follow",
+            "follow, or the tokenizer joins an answer with the text before it",
             expected="one answer to prefer, or a template that leaves earlier turns as they were",
             do="move all turns of the completion but the last answer into the prompt",
         )
@@ -114,7 +116,26 @@ def _tokenise_rows(example: Example, template: Template, learning: Learning) -> 
         learn_reasoning=learning.reasoning,
         only_last=learning.only_last,
     )
-    return tuple(_with_mask(example, text, template) for text in proved)
+    rows = [row for text in proved for row in _rows_of(example, text, template)]
+    return tuple(rows[-1:] if learning.only_last and len(proved) == 1 < len(rows) else rows)
+
+
+def _rows_of(example: Example, proved: ProvedText, template: Template) -> Unit:
+    """The row of a text; or one for each answer, where a token that had to be cut would stand in a later prompt.
+
+    Inference would encode that prompt without the cut, so that the answer would be learned behind other tokens.
+    """
+    if len(proved.spans) < 2:
+        return (_with_mask(example, proved, template),)
+    with contextlib.suppress(TemplateError):  # a part between two answers that cannot be encoded apart
+        row = _with_mask(example, proved, template)
+        if list(row.input_ids) == template.encode(proved.text)[0]:
+            return (row,)
+        prompts = [template.encode(proved.text[: span.prompt])[0] for span in proved.spans]
+        if all(list(row.input_ids[: len(prompt)]) == prompt for prompt in prompts):
+            return (row,)
+    parts = [replace(proved, text=proved.text[: span.end], spans=(span,)) for span in proved.spans]
+    return tuple(_with_mask(example, part, template) for part in parts)
 
 
 def _with_mask(example: Example, proved: ProvedText, template: Template) -> TokenisedExample:

@@ -71,6 +71,7 @@ class AnswerRow:
     _num_characters: int = 0
     _num_told: int = 0
     _open_tokens: list[WrittenToken] = field(default_factory=list)
+    _ids: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._text = TextStream(self.decode)
@@ -91,6 +92,8 @@ class AnswerRow:
         if token in self.end_ids:
             return token, self._end("stop")
         self.num_new_tokens += 1
+        if self.asked.returns_token_ids:
+            self._ids.append(token)
         if self.asked.num_top is not None:
             self._open_tokens.append(self._likelihoods(token, logits))
         text = self._text.add(token)
@@ -124,6 +127,7 @@ class AnswerRow:
             num_new_tokens=self.num_new_tokens,
             num_thinking_tokens=self._answer.num_thinking,
             ends_in_thought=self._answer.ends_in_thought,
+            token_ids=tuple(self._ids) if self.asked.returns_token_ids else None,
         )
         return [*told, ended]
 

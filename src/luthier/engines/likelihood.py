@@ -39,6 +39,8 @@ from luthier.engines.kept_state import rope_border, smallest_window, why_not_hel
 from luthier.engines.roomy_cache import expanded
 from luthier.models.architecture import context_tokens
 from luthier.models.forward_arguments import accepted
+from luthier.models.own_head import OwnHead
+from luthier.models.scaled_head import PLAIN, ScaledHead, measured
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,6 +50,8 @@ MAX_LOGIT_ROWS = 256
 # Numbers of logits that a model's own forward pass may make at once: 256 MB in float32.
 MAX_OWN_LOGITS = 1 << 26
 _HEAD_TOKENS = 4
+_STATES = 8
+"""Made-up hidden states on which a model's own head is measured."""
 _EXACT = 1e-5
 """How far logits may differ in float32, as a share of the largest, that are computed in the same order."""
 
@@ -72,6 +76,7 @@ class ScoringPath:
 
 
 _proved: dict[tuple[object, ...], ScoringPath] = {}
+_measured: dict[tuple[object, ...], ScaledHead] = {}
 
 
 class Scorer:
@@ -90,11 +95,7 @@ class Scorer:
         self._pad_id = pad_id
         self._device = model.device
         config = model.config.get_text_config(decoder=True)
-        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        # Cohere multiplies by `logit_scale`, Granite divides by `logits_scaling`.
-        self._scale: float = (getattr(config, "logit_scale", None) or 1.0) / (
-            getattr(config, "logits_scaling", None) or 1.0
-        )
+        self._scaled: ScaledHead = PLAIN
         self._config = config
         self._cache_argument = cache_argument(self._body)
         self._path = self._proved()
@@ -179,18 +180,23 @@ class Scorer:
         Raises:
             RequestError: the model's logits are not its states times one matrix.
         """
-        head, is_plain = self._head, self._softcap is None and self._scale == 1.0
-        if not self._path.by_head or type(head) is not nn.Linear or head.bias is not None or not is_plain:
+        head = self._head
+        if not self._path.by_head or type(head) is not nn.Linear or head.bias is not None:
             raise self._no_head()
         return head.weight.detach().cpu()
+
+    @property
+    def scaled(self) -> ScaledHead:
+        """What is done to the product of states and `head`."""
+        return self._scaled
 
     def _no_head(self) -> RequestError:
         why = f": {self._path.reason}" if self._path.reason else ""
         return RequestError(
-            f"a head of {type(self._head).__name__} with bias={getattr(self._head, 'bias', None) is not None}, "
-            f"logit capping={self._softcap}, logit scale={self._scale:g}{why}",
-            expected="a model whose logits are its last hidden state times one matrix",
-            do="choose another teacher",
+            f"a teacher of class {type(self._model).__name__} with an output head of {type(self._head).__name__}"
+            f"{'' if getattr(self._head, 'bias', None) is None else ' and a bias'}{why}",
+            expected="a model whose logits are its last hidden state times one matrix, scaled or capped at most",
+            do="choose another teacher, or have it write the answers and learn those: luthier data answer",
         )
 
     def _before_learned(
@@ -226,10 +232,19 @@ class Scorer:
         """[positions, vocabulary] in float32, as the whole model would give them."""
         if self._head is None:
             raise self._no_head()
-        logits: Tensor = self._head(hidden).float() * self._scale
-        if self._softcap is not None:
-            logits = torch.tanh(logits / self._softcap) * self._softcap
-        return logits
+        return self._scaled.of(self._head(hidden).float())
+
+    def _measure(self, exact: float) -> ScaledHead:
+        """What the model does to what its head gives, seen on states of the size that a norm leaves.
+
+        Seen there and not on the probe: a cap does nothing to the small logits of a few tokens.
+        """
+        if self._head is None:
+            return PLAIN
+        weight = next(self._head.parameters())
+        drawn = torch.randn(_STATES, weight.shape[-1], generator=torch.Generator().manual_seed(0))
+        states = drawn.to(weight.device, precision(self._model))
+        return measured(OwnHead(self._model, self._body), self._head, states, exact) or PLAIN
 
     def _judge_whole(self, examples: Sequence[TokenisedExample]) -> tuple[Tensor, Tensor, Tensor]:
         """As `_judge`, by the model's own forward pass over each row by itself; the row of each target first."""
@@ -272,9 +287,16 @@ class Scorer:
             raise _diverged(f"a logit of {type(self._model).__name__}")
         # bfloat16 keeps 8 bits: what it rounds may differ by 2^-7 of the largest logit.
         exact = _EXACT if precision(self._model) == torch.float32 else 2**-7
-        if reason := self._wrong(few, [own], "head(body(tokens))", exact, num_shared=0):
-            return ScoringPath(by_head=False, shares=False, reason=reason)
         key = proof_key(self._model, "scoring")
+        known = _measured.get(key)
+        self._scaled = known or self._measure(exact)
+        reason = self._wrong(few, [own], "head(body(tokens))", exact, num_shared=0)
+        if reason and known is not None:  # a scale that is trained has changed since
+            self._scaled = self._measure(exact)
+            reason = self._wrong(few, [own], "head(body(tokens))", exact, num_shared=0)
+        if reason:
+            return ScoringPath(by_head=False, shares=False, reason=reason)
+        _measured[key] = self._scaled
         if key not in _proved:
             _proved[key] = self._prove(probe, why)
         return _proved[key]

@@ -14,14 +14,21 @@ _WAIT_SECONDS: Final = 0.2
 
 
 def generate_by_streaming(
-    engine: StreamEngine, prompts: Sequence[Prompt], progress: Progress, *, adapter: str | None = None
+    engine: StreamEngine,
+    prompts: Sequence[Prompt],
+    progress: Progress,
+    *,
+    adapter: str | None = None,
+    returns_token_ids: bool = False,
 ) -> list[Generation]:
     """One generation a prompt, in the order of the prompts; as many are under way as the engine has room for.
+
+    returns_token_ids: whether each holds the ids of its tokens, where the engine gives them.
 
     Raises what `ask` raises, with the number of the prompt where it is known, and WorkError for an answer that failed.
     The first error ends all.
     """
-    requests = [_request(prompt, number) for number, prompt in enumerate(prompts)]
+    requests = [_request(prompt, number, returns_token_ids) for number, prompt in enumerate(prompts)]
     waiting = deque(range(len(requests)))
     texts, thoughts = [""] * len(requests), [""] * len(requests)
     num_prompt = [0] * len(requests)
@@ -51,6 +58,7 @@ def generate_by_streaming(
                             reasoning=thoughts[number] or None,
                             num_thinking_tokens=event.num_thinking_tokens,
                             ends_in_thought=event.ends_in_thought,
+                            token_ids=event.token_ids,
                         )
                         task.advance()
     finally:
@@ -59,7 +67,7 @@ def generate_by_streaming(
     return [found[number] for number in range(len(requests))]
 
 
-def _request(prompt: Prompt, number: int) -> TextRequest:
+def _request(prompt: Prompt, number: int, returns_token_ids: bool) -> TextRequest:
     if (prompt.conversation is None) == (prompt.text is None):
         raise RequestError(
             f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
@@ -79,6 +87,7 @@ def _request(prompt: Prompt, number: int) -> TextRequest:
         json_schema=prompt.json_schema,
         max_thinking_tokens=prompt.max_thinking_tokens,
         sampling=Sampling(temperature=prompt.temperature, seed=prompt.seed),
+        returns_token_ids=returns_token_ids,
     )
 
 

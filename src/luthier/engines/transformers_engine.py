@@ -25,6 +25,7 @@ from luthier.models.architecture import context_tokens
 from luthier.models.attention_proof import why_eager
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import attach_adapter, load_model
+from luthier.models.scaled_head import ScaledHead
 from luthier.models.soft_prompt import virtual_tokens
 from luthier.models.thinking import ThoughtAndAnswer
 
@@ -112,8 +113,10 @@ class TransformersEngine:
         """The template that prompts are rendered with."""
         return self._template
 
-    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        """One generation a prompt, in the order of the prompts.
+    def generate(
+        self, prompts: Sequence[Prompt], progress: Progress, *, returns_token_ids: bool = False
+    ) -> list[Generation]:
+        """One generation a prompt, in the order of the prompts. returns_token_ids: each with the ids of its tokens.
 
         Prompts run in batches of like length. What all prompts of the call begin with is computed once where it is
         at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums. Answers
@@ -132,7 +135,11 @@ class TransformersEngine:
             )
         for path in decoder.paths:
             self._note(path.kind == "batched", f"writes {path.describe()}")
-        return [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
+        made = [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
+        if not returns_token_ids:
+            return made
+        ids = [tuple(one.ids) for one in found]
+        return [one.model_copy(update={"token_ids": own}) for one, own in zip(made, ids, strict=True)]
 
     def open_decoder(self, *, may_diverge: bool = False) -> Decoder:
         """A decoder over this model, for those who write token by token."""
@@ -211,6 +218,10 @@ class TransformersEngine:
     def head(self) -> Tensor:
         """[vocabulary, width] the matrix that makes logits of hidden states. Raises RequestError where none does."""
         return Scorer(self._causal, pad_id=self._pad_id).head
+
+    def scaled_head(self) -> ScaledHead:
+        """What this model does to the product of hidden states and `head`: a scale, a soft cap, or nothing."""
+        return Scorer(self._causal, pad_id=self._pad_id).scaled
 
     def _in_batches(
         self,

@@ -29,6 +29,7 @@ from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
 from luthier.models.bounded_jinja import use_bounded_sandbox
 from luthier.models.loading import load_tokenizer
+from luthier.models.message_forms import AS_USUAL, MessageForms, measure_forms
 from luthier.models.template_names import GIVEN, TemplateNames, names_of
 from luthier.models.template_probe import check_template
 from luthier.models.thought_writing import ThoughtWriting, measure_writing, split_thought, tags_of_prompts
@@ -90,6 +91,9 @@ class ChatTemplate:
         self._token_bytes = TokenBytes(self._backend)
         self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
         self._no_tools: list[Any] | None = None
+        self._forms = AS_USUAL
+        if kind == "chat":
+            self._forms = self._measured_forms()
         self._end, self._call_end = self._probe_ends()
         self.end_of_turn = self._end.text
         eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
@@ -254,7 +258,7 @@ class ChatTemplate:
         if not writes_today:
             template = _DAY_CALL.sub(lambda call: json.dumps(_FIXED_DAY.strftime(call["format"])), template)
         rendered = self.tokenizer.apply_chat_template(
-            messages,
+            self._forms.applied(messages),
             tools=schemas,
             chat_template=template,
             tokenize=False,
@@ -360,13 +364,19 @@ class ChatTemplate:
             end = TurnEnd(eos, str(self.tokenizer.eos_token), is_written=True)
             return end, end
         text = self._render_probe()
-        tail = text[text.rfind(_PROBE_ANSWER) + len(_PROBE_ANSWER) :] if _PROBE_ANSWER in text else ""
+        tail = text[text.rfind(_PROBE_ANSWER) + len(_PROBE_ANSWER) :]
         special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items()}
         stops = tuple(dict.fromkeys((*(() if eos is None else (eos,)), *self._stop_ids)))
         probe = EndProbe(
             self._attempt, special, lambda part: self._backend.encode(part, add_special_tokens=False).ids, stops
         )
-        answer = probe.of_answer(tail) if _PROBE_ANSWER in text else None
+        if _PROBE_ANSWER not in text:
+            raise TemplateError(
+                f"the chat template does not write the answer {_PROBE_ANSWER!r} as it is: it writes {text[:200]!r}",
+                expected="a template that writes what a turn says unchanged: else a model would learn another text",
+                do="use `template: plain`, or repair chat_template.jinja in the model's folder",
+            )
+        answer = probe.of_answer(tail)
         if answer is None:
             raise TemplateError(
                 f"the chat template writes {tail[:80]!r} after an answer: no token that ends the turn",
@@ -375,6 +385,16 @@ class ChatTemplate:
                 do="use `template: plain`, or repair chat_template.jinja in the model's folder",
             )
         return answer, probe.of_call(answer)
+
+    def _measured_forms(self) -> MessageForms:
+        """How the template takes parts of messages; templates that go over the tools may need a list of none."""
+        choices: tuple[list[Any] | None, ...] = (None, [])
+        for schemas in choices:
+            self._no_tools = schemas
+            if (forms := measure_forms(self._attempt)) is not None:
+                return forms
+        self._no_tools = None
+        return AS_USUAL
 
     def _render_probe(self) -> str:
         """A short conversation; templates that go over the tools even where there are none get an empty list."""

@@ -23,6 +23,10 @@ DISTILLED_CHUNK_ROWS: Final = 128
 """The same of a student beside its teacher (train/objectives/divergence.py; a test holds them equal)."""
 DISTILLED_TENSORS: Final = 8.0
 """Tensors in fp32 as large as a chunk's logits: logits, log-probabilities of both, what is between them, gradient."""
+OWN_CHUNK_ROWS: Final = 128
+"""Learned tokens whose logits a model's own head forms at one time (train/logit_rows.py; a test holds them equal)."""
+OWN_TENSORS: Final = 4.0
+"""Tensors in fp32 as large as such a chunk's logits: logits, log-probabilities, and the gradient of each."""
 # torchtune cuts the tokens of a batch into this many pieces for its loss
 _NUM_CHUNKS_OF_ALL: Final = 8
 FUSED_QUERIES: Final = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
@@ -118,10 +122,28 @@ def logits_bytes(workload: Workload) -> float:
         head = s.head_parameters + beside
         copied = head * e if workload.adapts_head else 0.0  # matrix and adapter side by side
         return logits + max(wide, head * e) + hidden + head * _FP32 + copied
+    if workload.loss in ("own_chunks", "own_all"):
+        return _own_logits_bytes(workload)
     if workload.loss == "all_chunks":  # all logits as computed, one piece of them in fp32 with its gradient
         return batches.peak_tokens * s.vocabulary_size * (e + 2 * _FP32 / _NUM_CHUNKS_OF_ALL)
     # logits as computed, their fp32 copy, and its gradient
     return batches.peak_tokens * s.vocabulary_size * (e + 2 * _FP32)
+
+
+def _own_logits_bytes(workload: Workload) -> float:
+    """Where the model forms its logits by itself: those of one chunk, or those of all tokens beside the learned ones.
+
+    All tokens: theirs are there when the learned ones are picked out of them, and again as the gradient of that.
+    """
+    s, e, batches = workload.structure, workload.element_bytes, workload.batches
+    learned = batches.peak_tokens * min(1.0, batches.num_learned / max(1.0, batches.num_tokens))
+    rows = min(max(learned, 1.0), OWN_CHUNK_ROWS)
+    chunk = rows * s.vocabulary_size * (OWN_TENSORS * _FP32 + (e if e < _FP32 else 0.0))
+    head = s.head_parameters * e if workload.method == "full" else 0.0
+    if workload.loss == "own_chunks":
+        return chunk + head + (2 * learned + batches.peak_tokens) * s.hidden_size * e
+    picked = 2 * learned * s.vocabulary_size * e  # and their gradient
+    return max(picked + chunk, picked + batches.peak_tokens * s.vocabulary_size * e + head)
 
 
 def _keeps_input(workload: Workload, *kinds: str) -> bool:

@@ -31,7 +31,7 @@ class StepFlops:
 def step_flops(workload: Workload) -> StepFlops:
     """Forward and backward of one global batch, recomputation included, and what an objective computes beside it."""
     b = workload.batches
-    at_head = b.num_learned if workload.loss == "learned_chunks" else b.num_computed
+    at_head = b.num_learned if workload.loss in ("learned_chunks", "own_chunks") else b.num_computed
     beside = workload.step_passes * forward_flops(workload, b.num_computed)
     return StepFlops(
         matrices=b.num_computed * layers_flops(workload) + at_head * head_flops(workload) + beside,
@@ -92,7 +92,8 @@ def _not_again(workload: Workload) -> float:
 def head_flops(workload: Workload) -> float:
     """A learned token's operations in the output head, there and back; in a teacher's head only there."""
     is_trained = workload.method == "full" or workload.adapts_head
-    own = (6.0 if is_trained else 4.0) * workload.structure.head_parameters
+    passes = (6.0 if is_trained else 4.0) + (2.0 if workload.loss == "own_chunks" else 0.0)  # formed again, going back
+    own = passes * workload.structure.head_parameters
     return own + (2.0 * workload.teacher.head_parameters if workload.teacher else 0.0)
 
 

@@ -16,6 +16,7 @@ how far they are off, and a calibration replaces them by this very machine's.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate
@@ -23,7 +24,7 @@ from luthier.plan import activations, flops, optimizer_cost
 from luthier.plan.devices import Family, family_of
 from luthier.plan.drawing import drawing_seconds
 from luthier.plan.judging import judging_seconds as _judging_seconds
-from luthier.plan.workload import BYTES, Workload
+from luthier.plan.workload import BYTES, AttentionKind, Workload
 
 if TYPE_CHECKING:
     from luthier.plan.calibration import Calibration
@@ -51,6 +52,10 @@ _ADAPTER_PASSES: Final = 4.0
 _PASSES_FUSED: Final = 4.0
 _PASSES_PLAIN: Final = 6.0
 _PASSES_COMPILED: Final = 3.0
+# Of logits that autograd goes through: formed, widened, their log-probabilities, all again on the way back, and the
+# gradients of each; the fused loss passes over them in caches. Of all tokens: formed, and their gradient laid out.
+_OWN_LOGIT_PASSES: Final = 12.0
+_ALL_LOGIT_PASSES: Final = 5.0
 _CALL_SECONDS: Final = {"cpu": 2e-4, "gpu": 1.2e-3, "compiled": 4e-4}
 # NF4 weights are unpacked to bf16 before every product: read packed, written and read unpacked.
 _UNPACK_BYTES: Final = 4.5
@@ -116,6 +121,13 @@ def step_seconds(workload: Workload, device: Device, calibration: Calibration | 
     return learning.plus(drawing_seconds(workload, device, {**prior_factors(device, workload), **factors}, spread))
 
 
+def slowdown(workload: Workload, device: Device) -> float:
+    """By how much longer a step takes by the path of this workload than if every fast piece had been proved."""
+    attention: AttentionKind = "by_length" if device.is_cpu else "flash"
+    fast = replace(workload, attention=attention, loss="learned_chunks")
+    return step_seconds(workload, device).value / step_seconds(fast, device).value
+
+
 def judging_seconds(
     workload: Workload, device: Device, step: Estimate, calibration: Calibration | None = None
 ) -> Estimate:
@@ -166,7 +178,19 @@ def _traffic_bytes(workload: Workload) -> float:
         passes = _PASSES_COMPILED
     if workload.gradient_checkpointing:
         passes += passes / 4
-    return b.num_computed * workload.structure.num_layers * (count.kept + count.recomputed) * passes
+    layers = b.num_computed * workload.structure.num_layers * (count.kept + count.recomputed) * passes
+    return layers + _logit_traffic_bytes(workload)
+
+
+def _logit_traffic_bytes(workload: Workload) -> float:
+    """Bytes of logits that a model forms by itself move in a step; 0 of the fused loss."""
+    if workload.loss not in ("own_chunks", "own_all"):
+        return 0.0
+    b, vocabulary = workload.batches, workload.structure.vocabulary_size
+    learned = b.num_learned * vocabulary * 4.0 * _OWN_LOGIT_PASSES
+    if workload.loss == "own_chunks":
+        return learned
+    return learned + b.num_computed * vocabulary * workload.element_bytes * _ALL_LOGIT_PASSES
 
 
 def _adapter_bytes(workload: Workload) -> float:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from luthier.core.cost import Device
 from luthier.core.errors import RecipeError
-from luthier.core.plan import Plan
+from luthier.core.plan import ForwardPath, Plan
 from luthier.core.recipe import OptimizerName
 from luthier.models.structure import LinearLayer, Structure
 from luthier.plan import defaults
@@ -27,7 +27,8 @@ OptimizerKind = Literal[
 ]  # fmt: skip
 """This project's own, over fp32 masters, and those of other tools, which have none."""
 AttentionKind = Literal["by_length", "flash", "eager"]
-LossKind = Literal["learned_chunks", "all_chunks", "all", "fused"]
+LossKind = Literal["learned_chunks", "all_chunks", "all", "fused", "own_chunks", "own_all"]
+"""`own_chunks`: by the model's own head, a chunk of learned tokens at a time; `own_all`: by its whole forward."""
 Sharding = Literal["none", "ddp", "fsdp"]
 
 BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.01, "nf4": 0.516}
@@ -190,8 +191,8 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         adapters=compute,
         optimizer=_KIND_OF[training.optimizer.name],
         batches=batches or _derived_batches(plan, device),
-        attention="by_length" if device.is_cpu else "flash",
-        loss="learned_chunks",
+        attention=attention_of(training.forward, device),
+        loss=loss_of(training.forward),
         gradient_checkpointing=training.gradient_checkpointing,
         is_compiled=training.compile and device.is_cpu == (training.device == "cpu"),
         num_steps=training.num_steps,
@@ -210,6 +211,21 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         expert_targets=plan.method.expert_targets,
         expert_rank=plan.method.expert_rank or 0,
     )
+
+
+_LOSS_OF: Final[dict[str, LossKind]] = {"product": "learned_chunks", "head": "own_chunks", "model": "own_all"}
+
+
+def loss_of(path: ForwardPath | None) -> LossKind:
+    """Who forms logits, and of how many tokens at a time."""
+    return "learned_chunks" if path is None else _LOSS_OF[path.logits]
+
+
+def attention_of(path: ForwardPath | None, device: Device) -> AttentionKind:
+    """Whose attention computes: ours, transformers' fused one, or one that keeps scores of all pairs."""
+    if path is None or path.attention == "fast":
+        return "by_length" if device.is_cpu else "flash"
+    return "eager" if path.attention_function in (None, "eager") else "flash"
 
 
 def _drawing(plan: Plan) -> Drawing | None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -270,7 +271,7 @@ def _text(trial: Trial, context: Context) -> str:
 
     del context
     engine = _engine(trial)
-    _same_text(trial, engine.generate(_prompts(), SilentProgress()))
+    _same_tokens(trial, engine.generate(_prompts(), SilentProgress(), returns_token_ids=True))
     return engine.open_decoder().path.describe()
 
 
@@ -281,8 +282,8 @@ def _stream(trial: Trial, context: Context) -> str:
     from luthier.engines.streaming import StreamingEngine
 
     del context
-    made = generate_by_streaming(StreamingEngine(_engine(trial)), _prompts(), SilentProgress())
-    _same_text(trial, made)
+    engine = StreamingEngine(_engine(trial))
+    _same_tokens(trial, generate_by_streaming(engine, _prompts(), SilentProgress(), returns_token_ids=True))
     return "as `generate` writes it"
 
 
@@ -384,8 +385,8 @@ def _engine(trial: Trial) -> TransformersEngine:
     return TransformersEngine.open(str(trial.path), dtype="float32")
 
 
-def _same_text(trial: Trial, made: Sequence[Generation]) -> None:
-    """Raise WrongError where a text is not what transformers' own `generate` writes."""
+def _same_tokens(trial: Trial, made: Sequence[Generation]) -> None:
+    """Raise WrongError where tokens are not those of transformers' own `generate`, or a text not that of its tokens."""
     import torch
 
     from luthier.models.architecture import causal_model
@@ -393,8 +394,8 @@ def _same_text(trial: Trial, made: Sequence[Generation]) -> None:
 
     model, template = causal_model(_own_model(trial)), trial.template
     assert template is not None
+    ends = set(template.end_of_turn_ids)
     for number, (prompt, one) in enumerate(zip(_prompts(), made, strict=True)):
-        text = f"{one.reasoning or ''}{one.text}"
         assert prompt.conversation is not None
         ids = template.ids(template.render(prompt.conversation, add_generation_prompt=True))
         given = torch.tensor([ids])
@@ -405,38 +406,32 @@ def _same_text(trial: Trial, made: Sequence[Generation]) -> None:
                 max_new_tokens=_NUM_NEW,
                 do_sample=False,
                 use_cache=False,  # of some models the cache gives other logits than their own forward pass
-                eos_token_id=list(template.end_of_turn_ids),
+                eos_token_id=sorted(ends),
             )
-        new = whole[0, len(ids) :].tolist()
-        if not is_text_of(text, new, template):
-            expected = template.tokenizer.decode(new)
-            raise WrongError(f"prompt {number + 1}: {text[:80]!r} where transformers writes {expected[:80]!r}")
+        new = list(takewhile(lambda token: token not in ends, whole[0, len(ids) :].tolist()))
+        if list(one.token_ids or ()) != new:
+            raise WrongError(f"prompt {number + 1}: tokens {one.token_ids} where transformers writes {new}")
+        if (wrong := wrong_text(one, ids, template)) is not None:
+            raise WrongError(f"prompt {number + 1}: {wrong}")
 
 
-def is_text_of(text: str, ids: Sequence[int], template: ChatTemplate) -> bool:
-    """Whether a text is that of these tokens, by its ASCII letters and signs.
+def wrong_text(made: Generation, prompt_ids: Sequence[int], template: ChatTemplate) -> str | None:
+    """Why thought and answer are not the text of the generated tokens, decoded at once; None where they are.
 
-    White space and tokens that have a name, such as marks of thoughts and ends, do not count. Where such a one is left
-    out, bytes on its two sides may become another character. Of vocabularies with tokens for single bytes a stream may
-    show a letter that is none in the whole text: it must have all that the whole has, and no more than the tokens have
-    one by one.
+    Text that holds broken characters is left out: SentencePiece decodes such bytes by what follows them, which a stream
+    has sent already.
     """
+    from luthier.engines.thoughts import Thoughts
 
-    def bare(said: str) -> str:
-        for token in template.tokenizer.added_tokens_decoder.values():
-            said = said.replace(token.content, "")
-        return "".join(letter for letter in said if letter.isascii() and not letter.isspace())
-
-    decode = template.tokenizer.decode
-    whole = str(decode(list(ids), skip_special_tokens=False))
-    one_by_one = "".join(str(decode([number], skip_special_tokens=False)) for number in ids)
-    return _is_within(bare(whole), bare(text)) and _is_within(bare(text), bare(one_by_one))
-
-
-def _is_within(part: str, whole: str) -> bool:
-    """Whether all letters of the first stand in the second, in that order."""
-    rest = iter(whole)
-    return all(letter in rest for letter in part)
+    thoughts, ids = Thoughts(template), list(made.token_ids or ())
+    if "\ufffd" in thoughts.decode(ids):
+        return None
+    expected, _ = thoughts.split(ids, is_open=thoughts.is_open(prompt_ids))
+    if (made.reasoning, made.text) == (expected.reasoning, expected.content):
+        return None
+    return (
+        f"{(made.reasoning, made.text)!r} as text of tokens that decode to {(expected.reasoning, expected.content)!r}"
+    )
 
 
 def main() -> int:

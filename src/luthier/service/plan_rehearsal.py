@@ -1,19 +1,17 @@
 """One tiny step of a plan before it is given out: no refusal and no crash is to come after its yes.
 
-    config of the base -> a small copy of the architecture -> the plan's method on it -> forward, backward, optimizer,
-    saved, loaded, answers generated -> by which path the loss is computed, or the reason why not
+    config of the base -> a small copy of the architecture -> the plan's method on it -> a step of the plan's objective
+    and optimizer, saved, loaded, answers generated -> by which path the loss is computed, or the reason why not
 
-The weights of the copy are random; what it costs is a second or so, once for an architecture and a method: the answer
-is kept in the home, a refusal is not: a full disk may have caused it. The names and shapes of the base's own tensors
-are held against its architecture as well.
+The weights of the copy are random; what it costs is a second or so, once for an architecture, a method and an
+objective: the answer is kept in the home, a refusal is not: a full disk may have caused it. The names and shapes of the
+base's own tensors are held against its architecture as well. A teacher is looked at in the same way.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import tempfile
-from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import LuthierError, RequestError
-from luthier.core.plan import ForwardPath, Plan, ValueSource
+from luthier.core.plan import ForwardPath, ObjectivePlan, Plan, TeacherPlan, ValueSource
 from luthier.core.scratch_folders import scratch_folder
 from luthier.reporting.page import replace_text
 from luthier.service.context import Context
@@ -30,11 +28,17 @@ from luthier.service.context import Context
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from luthier.models.chat_template import ChatTemplate
+    from luthier.service.rehearsed_objective import AskedTeacher
     from luthier.train.model import TrainableModel
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _RANK: Final = 2
 _VIRTUAL_TOKENS: Final = 2
+_SEEN: Final = 1.05
+"""A smaller factor is within what a prediction can tell."""
+_TEACHER_WIDTH: Final = 16
+_TEACHER_VOCABULARY: Final = 512
 _LIBRARIES: Final = ("luthier", "torch", "transformers", "peft")
 _FAILURES: Final = (
     LuthierError,
@@ -66,17 +70,47 @@ def rehearsed(context: Context, plan: Plan) -> Plan:
     if answer["path"] is None:
         return plan
     path = ForwardPath.model_validate(answer["path"])
-    why = f"the same loss by {path.words}, slower (docs/benchmarks.md): {'; '.join(path.reasons)}"
-    sources = plan.sources | {"training.forward": ValueSource(source="measured", why=why)}
     training = plan.training.model_copy(update={"forward": path})
-    return plan.model_copy(update={"training": training, "sources": sources})
+    plan = plan.model_copy(update={"training": training})
+    times = _slowdown(context, plan)
+    cost = f"about {times:.1f}x the time of a step by the fast path, as predicted" if times >= _SEEN else "slower"
+    why = f"the same loss by {path.words}, {cost} (docs/benchmarks.md): {'; '.join(path.reasons)}"
+    sources = plan.sources | {"training.forward": ValueSource(source="measured", why=why)}
+    return plan.model_copy(update={"sources": sources})
+
+
+def _slowdown(context: Context, plan: Plan) -> float:
+    """By how much longer a step takes by the plan's path, by the count of what it computes and moves.
+
+    1 on a device that no table knows: nothing is predicted there.
+    """
+    from luthier.models.structure import read_structure
+    from luthier.plan.devices import this_machine
+    from luthier.plan.speed import slowdown
+    from luthier.plan.workload import workload_of
+    from luthier.service.hardware_benchmark import hardware_of
+
+    try:
+        device = this_machine(hardware_of(context))
+    except RequestError:
+        return 1.0
+    return slowdown(workload_of(plan, read_structure(plan.base_model.path), device), device)
 
 
 def _key(plan: Plan) -> str:
     """Whatever decides how a rehearsal ends."""
     answers = plan.objective.draws or plan.data.held_out is not None
+    teacher = plan.objective.teacher
     training = plan.training.model_dump(
-        mode="json", include={"optimizer", "gradient_checkpointing", "precision", "neftune_alpha"}
+        mode="json",
+        include={
+            "optimizer",
+            "gradient_checkpointing",
+            "precision",
+            "neftune_alpha",
+            "shared_prefix",
+            "clip_gradient_norm",
+        },
     )
     return sha256_document(
         {
@@ -85,7 +119,13 @@ def _key(plan: Plan) -> str:
             "base": plan.base_model.sha256,
             "config": sha256_file(Path(plan.base_model.path) / "config.json"),
             "method": plan.method.model_dump(mode="json"),
-            "objective": {"name": plan.objective.name, "answers": answers},
+            "objective": plan.objective.model_dump(
+                mode="json", exclude={"rewards": True, "teacher": {"name", "path", "adapter_path"}}
+            ),
+            "teacher": teacher and sha256_file(Path(teacher.path) / "config.json"),
+            "answers": answers,
+            "validation": plan.data.validation is not None,
+            "replay": plan.data.replay is not None,
             "training": training,
         }
     )
@@ -113,6 +153,8 @@ def _answer(plan: Plan) -> dict[str, Any]:
     from luthier.models.loading import check_weights
 
     check_weights(plan.base_model.path)
+    if plan.objective.teacher is not None:
+        check_weights(plan.objective.teacher.path)
     path = rehearse(plan)
     return {"path": None if path is None or path.is_fast else path.model_dump(mode="json")}
 
@@ -135,25 +177,47 @@ def rehearse(plan: Plan) -> ForwardPath | None:
                 return None
             small.save_pretrained(str(folder / "base"))
             del small
-            with _failures_explained(plan):
-                return _one_step(_small_plan(plan, folder / "base"), folder)
+            teacher = None if plan.objective.teacher is None else _asked(plan.objective.teacher)
+            with _failures_explained(
+                f"one step of objective {plan.objective.name} by method {plan.method.name} on a small copy of "
+                f"{plan.base_model.name} fails",
+                expected="an architecture on which transformers and PEFT can run the method, save it and load it again",
+                do="choose another method or other method.targets, another objective, or another base model",
+            ):
+                template = _template(plan) if plan.objective.draws else None
+                return _one_step(_small_plan(plan, folder / "base"), folder, template, teacher)
     finally:
         torch.set_rng_state(generator)
 
 
+def _template(plan: Plan) -> ChatTemplate:
+    from luthier.models.chat_template import ChatTemplate
+
+    return ChatTemplate.load(plan.base_model.path, plan.base_model.template, options=plan.data.template_options)
+
+
+def _asked(teacher: TeacherPlan) -> AskedTeacher | None:
+    """A small copy of the teacher, ready to be asked; None where none runs."""
+    from luthier.service.rehearsed_objective import AskedTeacher
+
+    with _failures_explained(
+        f"a small copy of the teacher {teacher.name} cannot be asked",
+        expected="a teacher that transformers can run, and whose logits are its last hidden state times one matrix",
+        do="choose another teacher, or have it write the answers and learn those: luthier data answer",
+    ):
+        small = _small_copy(teacher.path)
+        return None if small is None else AskedTeacher(small, teacher)
+
+
 @contextmanager
-def _failures_explained(plan: Plan) -> Iterator[None]:
+def _failures_explained(what: str, *, expected: str, do: str) -> Iterator[None]:
     try:
         yield
     except LuthierError:
         raise
     except Exception as error:  # of a library, whatever it is: it would come in the middle of the run
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise RequestError(
-            f"one step of method {plan.method.name} on a small copy of {plan.base_model.name} fails: {reason}",
-            expected="an architecture on which transformers and PEFT can run the method, save it and load it again",
-            do="choose another method or other method.targets, or another base model",
-        ) from error
+        raise RequestError(f"{what}: {reason}", expected=expected, do=do) from error
 
 
 def _small_copy(path: str) -> PreTrainedModel | None:
@@ -214,45 +278,42 @@ def _small_plan(plan: Plan, base: Path) -> Plan:
     if method.expert_targets:
         found = tuple(target for target in method.expert_targets if targeted(structure, (), (target,)))
         changes["expert_targets"] = found or place_adapters(structure, "experts").expert_targets
-    training = {"device": "cpu", "num_threads": 1, "micro_batch_tokens": 64}
+    training = {"device": "cpu", "num_threads": 1, "micro_batch_tokens": 64, "num_steps": 1, "num_warmup_steps": 0}
     return plan.model_copy(
         update={
             "base_model": plan.base_model.model_copy(update={"path": str(base)}),
             "method": method.model_copy(update=changes),
             "training": plan.training.model_copy(update=training),
+            "objective": _small_objective(plan.objective),
         }
     )
 
 
-def _one_step(plan: Plan, folder: Path) -> ForwardPath:
-    """Forward, backward, optimizer, save, load, and answers where the run will ask for some."""
+def _small_objective(objective: ObjectivePlan) -> ObjectivePlan:
+    """As few and short answers as show how they are learned from, and a teacher of a small size."""
+    from luthier.service.rehearsed_objective import MAX_NEW_TOKENS, NUM_SAMPLES
+
+    changes: dict[str, Any] = {}
+    if objective.draws:
+        changes = {"num_samples": NUM_SAMPLES, "max_new_tokens": MAX_NEW_TOKENS}
+    if objective.teacher is not None:
+        small = {"hidden_size": _TEACHER_WIDTH, "vocabulary_size": _TEACHER_VOCABULARY, "device": "cpu"}
+        changes["teacher"] = objective.teacher.model_copy(update=small)
+    return objective.model_copy(update=changes)
+
+
+def _one_step(plan: Plan, folder: Path, template: ChatTemplate | None, teacher: AskedTeacher | None) -> ForwardPath:
+    """A step of the plan's objective, save, load, and answers where the run will ask for some."""
     import torch
 
-    from luthier.core.dataset import TokenisedExample
-    from luthier.train.model import TrainableModel, collate
+    from luthier.service.rehearsed_objective import take_step
+    from luthier.train.model import TrainableModel
     from luthier.train.optimizer import MasterOptimizer
     from luthier.train.outcome import save_outcome
 
     model = TrainableModel.load(plan)
-    rows = [
-        TokenisedExample(str(n), array("i", range(3 + n, 3 + n + size)), b"\0" * 2 + b"\1" * (size - 2))
-        for n, size in enumerate((12, 9))
-    ]
-    batch = collate(rows, model.pad_id, "cpu")
     optimizer = MasterOptimizer(model.module, plan.training, model.method.rate_factor)
-    model.module.train()
-    loss = model.loss_sum(batch)[0] / batch.num_trained_tokens
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.collect()
-    model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
-    norm = optimizer.gradient_norm()
-    if not (math.isfinite(float(loss.detach())) and math.isfinite(norm)):
-        raise RequestError(
-            f"loss {float(loss.detach())} and gradient norm {norm} of one step on a small copy of the architecture",
-            expected="numbers",
-            do="choose another method or another base model",
-        )
-    optimizer.step(norm, 1.0, lambda weights, gradients: model.method.after_step(1, weights, gradients))
+    take_step(plan, model, optimizer, folder / "objective", template=template, teacher=teacher)
     model.module.eval()
     if plan.objective.draws or plan.data.held_out is not None:
         _write_answer(model)

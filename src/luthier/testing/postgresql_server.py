@@ -42,10 +42,12 @@ class PostgresqlServer:
         """The URL of a database on it."""
         return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
-    def new_database(self) -> str:
-        """Make an empty database; returns its URL."""
+    def new_database(self, copy_of: str | None = None) -> str:
+        """Make an empty database, or a copy of another one that nobody has open; takes and returns URLs."""
         name = f"test_{uuid4().hex[:12]}"
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, name, password=PASSWORD)
+        template = "template1" if copy_of is None else copy_of.rpartition("/")[2]
+        where = ("-h", "127.0.0.1", "-p", str(self.port), "-U", USER)
+        self._run("createdb", *where, "-T", template, name, password=PASSWORD)
         return self.url(name)
 
     def start(self) -> None:

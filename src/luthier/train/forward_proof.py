@@ -1,8 +1,8 @@
 """Which path a model's loss is computed by: each fast piece held against the model's own forward, when it is loaded.
 
     hidden states   our attention (`attention.py`), else transformers' own for this model
-    logits          hidden states times the head's matrix in fused chunks, else the model's own head on hidden states,
-                    else its whole forward
+    logits          hidden states times the head's matrix in fused chunks, scaled and capped as the model's own head
+                    is measured to do it (`scaled_head.py`), else that head on hidden states, else its whole forward
 
 Models scale, cap, shift and mask, each under another name in its config (`logit_scale`, `attn_logit_softcapping`,
 `lm_head_multiplier`, sinks, ALiBi, chunks). A list of these names would miss the next one, and the loss would be wrong
@@ -29,10 +29,11 @@ from luthier.models.architecture import causal_model, language_model, outside_mo
 from luthier.models.attention_choice import attention_by, attention_of
 from luthier.models.attention_proof import why_eager
 from luthier.models.forward_arguments import FORWARD_ERRORS, names_parameter, text_inputs
+from luthier.models.own_head import OwnHead
+from luthier.models.scaled_head import PLAIN, ScaledHead, measured
 from luthier.models.shallow import SPAN_TOKENS, shallow_and_wide
 from luthier.train import attention
 from luthier.train.body import last_hidden_states
-from luthier.train.own_head import OwnHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,10 +100,19 @@ class _Proof:
         computed = None if own is None else self._attention(own)
         if own is None or computed is None:
             self.reasons.append("logits: they do not follow from what its body gives")
-            return ForwardPath(attention="eager", logits="model", reasons=tuple(self.reasons))
-        how = self._logits(OwnHead(self.causal, self.body), own, logits)
+            return ForwardPath(
+                attention="eager", logits="model", reasons=tuple(self.reasons), attention_function="eager"
+            )
+        how, scaled = self._logits(OwnHead(self.causal, self.body), own, logits)
         computed = "eager" if how == "model" else computed
-        return ForwardPath(attention=computed, logits=how, reasons=tuple(self.reasons))
+        return ForwardPath(
+            attention=computed,
+            logits=how,
+            attention_function={"model": self.own_attention, "eager": "eager"}.get(computed),
+            reasons=tuple(self.reasons),
+            logit_scale=scaled.scale,
+            logit_cap=scaled.cap,
+        )
 
     def _own_forward(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
         """Hidden states, logits and gradient of the embeddings by transformers' forward with eager attention."""
@@ -181,39 +191,54 @@ class _Proof:
         return None
 
     @torch.no_grad()
-    def _logits(self, head: OwnHead, own: _Passed, logits: Tensor) -> Any:
-        """What makes logits of hidden states: the head's matrix, the model's own head, or only the whole model."""
+    def _logits(self, head: OwnHead, own: _Passed, logits: Tensor) -> tuple[Any, ScaledHead]:
+        """What makes logits of hidden states: the head's matrix, the model's own head, or only the whole model.
+
+        Beside it, what is done to the product with that matrix.
+        """
         last = own.states[0, -_NUM_PREDICTED:]
         try:
             formed = head(last).float()
         except FORWARD_ERRORS as error:
             self.reasons.append(f"logits: {_in_short(error)}")
-            return "model"
+            return "model", PLAIN
         tolerance = _HEAD_TOLERANCES[self.dtype]
         if formed.shape != logits.shape or not _near(formed, logits, 4 * tolerance):
             self.reasons.append("logits: its forward does more with hidden states than its head")
-            return "model"
-        why_not = self._why_no_product(head, last, tolerance)
-        if why_not is None:
-            return "product"
+            return "model", PLAIN
+        if (why_not := self._why_not_the_matrix()) is None:
+            why_not = self._why_no_product(head, last, tolerance, PLAIN)
+            if why_not is None:
+                return "product", PLAIN
+            scaled = measured(head, self._product, last, tolerance)
+            if scaled is not None and self._why_no_product(head, last, tolerance, scaled) is None:
+                return "product", scaled
         self.reasons.append(f"logits: {why_not}")
-        return "head"
+        return "head", PLAIN
 
-    def _why_no_product(self, head: OwnHead, last: Tensor, tolerance: float) -> str | None:
-        """Why logits are not hidden states times the matrix of the head, tried on states of several sizes."""
+    def _product(self, states: Tensor) -> Tensor:
+        return F.linear(states, self.head.weight.to(states.dtype))
+
+    def _why_not_the_matrix(self) -> str | None:
+        """What takes part in making logits beside the matrix of the head."""
         if getattr(self.head, "bias", None) is not None:  # even one of zeros: trained in full, it would learn nothing
             return "its head has a bias"
         if further := _further_parameters(self.base, self.body, self.head):
             return f"{further[0]} lies between its hidden states and its logits"
-        matrix = self.head.weight
-        size = float(F.linear(last, matrix).float().abs().max().clamp_min(1e-30))
+        return None
+
+    def _why_no_product(self, head: OwnHead, last: Tensor, tolerance: float, scaled: ScaledHead) -> str | None:
+        """Why logits are not the scaled product with the head's matrix, tried on states of several sizes."""
+        size = float(self._product(last).float().abs().max().clamp_min(1e-30))
         for states in (last, last * (_LARGE / size), torch.zeros_like(last)):
-            ours, theirs = F.linear(states, matrix.to(states.dtype)).float(), head(states).float()
+            ours, theirs = scaled.of(self._product(states).float()), head(states).float()
             if ours.shape != theirs.shape:
                 return f"it gives {theirs.shape[-1]:,} logits where its head has {ours.shape[-1]:,} rows"
             if not _near(ours, theirs, tolerance):
                 largest = float(theirs.abs().max())
                 return f"it changes what its head gives, by {float((ours - theirs).abs().max()):.3g} of {largest:.3g}"
+            if scaled is not PLAIN and not scaled.has_gradient_of(head, self._product, states, _TOLERANCES[self.dtype]):
+                return "its gradients are not those of a product that is scaled and capped"
         return None
 
 

@@ -1,6 +1,7 @@
 """The logits before each learned token of a micro-batch, as what they are made of: never all of them at one time.
 
-    product   rows [N, width] times a matrix [vocabulary, width], in fused chunks with gradients of our own
+    product   rows [N, width] times a matrix [vocabulary, width], with a soft cap on it or none, in fused chunks with
+              gradients of our own
     formed    a function of a chunk of rows, differentiated by autograd and called again on the way back
 
 Every objective takes its loss from here, so that none of them needs to know which path a model was proved for.
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from luthier.models.scaled_head import PLAIN, ScaledHead
 from luthier.train.objectives import cross_entropy, divergence, log_probabilities
 from luthier.train.objectives.divergence import Mixing
 
@@ -30,13 +32,14 @@ Form = Callable[[Tensor], Tensor]
 class LogitRows:
     """rows: [N, w]. matrix: [vocabulary, w], or None where `form` makes logits [n, vocabulary] of rows [n, w].
 
-    product_loss: what sums the cross-entropy of a product.
+    product_loss: what sums the cross-entropy of a product without a cap. cap: of a soft cap on the product.
     """
 
     rows: Tensor
     matrix: Tensor | None = None
     form: Form | None = None
     product_loss: CrossEntropySum = cross_entropy.cross_entropy_sum
+    cap: float | None = None
 
     def detach(self) -> LogitRows:
         """The same without a way back."""
@@ -45,6 +48,8 @@ class LogitRows:
     def cross_entropy_sum(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy in nats (scalar) against targets [N], and how many of them are predicted right."""
         if self.matrix is not None:
+            if self.cap is not None:
+                return cross_entropy.cross_entropy_sum(self.rows, self.matrix, targets, cap=self.cap)
             return self.product_loss(self.rows, self.matrix, targets)
         total, _, correct = self._smoothed(targets, 0.0)
         return total, correct
@@ -52,13 +57,15 @@ class LogitRows:
     def smoothed_cross_entropy_sum(self, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
         """The sum with label smoothing, the plain sum beside it, and how many targets are predicted right."""
         if self.matrix is not None:
-            return cross_entropy.smoothed_cross_entropy_sum(self.rows, self.matrix, targets, smoothing)
+            return cross_entropy.smoothed_cross_entropy_sum(self.rows, self.matrix, targets, smoothing, cap=self.cap)
         return self._smoothed(targets, smoothing)
 
     def token_log_probabilities(self, targets: Tensor, temperature: float = 1.0) -> Tensor:
         """The log-probability of each target, [N], in nats, with logits divided by `temperature`."""
         if self.matrix is not None:
-            return log_probabilities.token_log_probabilities(self.rows, self.matrix, targets, temperature=temperature)
+            return log_probabilities.token_log_probabilities(
+                self.rows, self.matrix, targets, temperature=temperature, cap=self.cap
+            )
 
         def of_chunk(logits: Tensor, wanted: Tensor) -> Tensor:
             return (logits / temperature).log_softmax(1).gather(1, wanted[:, None])[:, 0]
@@ -69,7 +76,7 @@ class LogitRows:
     def entropy_sum(self, temperature: float = 1.0) -> Tensor:
         """The entropies of the softmax of logits / temperature in nats, added up over all rows; no gradient."""
         if self.matrix is not None:
-            return log_probabilities.entropy_sum(self.rows, self.matrix, temperature)
+            return log_probabilities.entropy_sum(self.rows, self.matrix, temperature, cap=self.cap)
 
         def of_chunk(logits: Tensor) -> Tensor:
             logarithms = (logits / temperature).log_softmax(1)
@@ -78,17 +85,32 @@ class LogitRows:
         return torch.stack([found for (found,) in self._chunks(of_chunk)]).sum()
 
     def distillation_sum(
-        self, targets: Tensor, states: Tensor, teacher_head: Tensor, mixing: Mixing
+        self,
+        targets: Tensor,
+        states: Tensor,
+        teacher_head: Tensor,
+        mixing: Mixing,
+        teacher_scaled: ScaledHead = PLAIN,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Loss, cross-entropy and divergence from a teacher, summed, and how many targets are predicted right.
 
-        states: [N, teacher's width] times teacher_head [its vocabulary, its width] are the teacher's logits.
+        states: [N, teacher's width] times teacher_head [its vocabulary, its width] are the teacher's logits, once
+        they are scaled and capped as it does it.
         """
         if self.matrix is not None:
-            return divergence.distillation_sum(self.rows, self.matrix, targets, states, teacher_head, mixing)
+            return divergence.distillation_sum(
+                self.rows,
+                self.matrix,
+                targets,
+                states,
+                teacher_head,
+                mixing,
+                cap=self.cap,
+                teacher_scaled=teacher_scaled,
+            )
 
         def of_chunk(logits: Tensor, wanted: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
-            teacher = (seen @ teacher_head.t()).to(logits.dtype)
+            teacher = teacher_scaled.of((seen @ teacher_head.t()).to(logits.dtype))
             return divergence.of_logits(logits, teacher, wanted, mixing)
 
         sums = [torch.stack(each).sum(0) for each in zip(*self._chunks(of_chunk, targets, states), strict=True)]

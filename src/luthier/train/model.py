@@ -22,6 +22,7 @@ from luthier.models.architecture import causal_model, context_tokens, language_m
 from luthier.models.attention_choice import attention_by, attention_of, use_attention
 from luthier.models.forward_arguments import text_inputs
 from luthier.models.loading import load_model
+from luthier.models.own_head import OwnHead
 from luthier.models.quantised import num_parameters
 from luthier.train import attention, kernels
 from luthier.train.forward_proof import prove_forward
@@ -31,7 +32,6 @@ from luthier.train.methods.registry import load_method
 from luthier.train.neftune import EmbeddingNoise
 from luthier.train.objectives.cross_entropy import cross_entropy_sum
 from luthier.train.objectives.protocol import Losses
-from luthier.train.own_head import OwnHead
 from luthier.train.packed_attention import packed_row
 from luthier.train.prefix_attention import PrefixLayout
 
@@ -240,8 +240,10 @@ class TrainableModel:
         if self.path.logits == "head":
             return LogitRows(states, form=self.own_head)
         states = states.to(self.head.dtype)  # state spaces end in fp32 whatever precision they are held in
+        if self.path.logit_scale != 1.0:
+            states = states * self.path.logit_scale  # a product with a scale on it is the product of scaled rows
         rows, matrix = self.method.logit_parts(states, self.head)
-        return LogitRows(rows, matrix, product_loss=self.product_loss)
+        return LogitRows(rows, matrix, product_loss=self.product_loss, cap=self.path.logit_cap)
 
     def _own_logits(self, batch: MicroBatch) -> Tensor:
         """Logits [*input_ids.shape, vocabulary] by the whole forward of the prepared model, as transformers has it."""

@@ -117,6 +117,6 @@ def create_pages(context: Context) -> FastAPI:
     app.add_middleware(SameOrigin)
     app.add_middleware(Policy)
     app.router.routes.append(Mount("/assets", assets, name="assets"))
-    for router in ROUTERS:
-        app.include_router(router)
+    # As they are: `include_router` builds each route again, which the first request to it waits for.
+    app.router.routes.extend(page_routes())
     return app

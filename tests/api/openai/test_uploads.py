@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,10 @@ def test_what_was_sent_survives_a_restart_and_may_be_sent_twice(client: TestClie
     first = add(client, upload["id"], PARTS[0])
     add(client, upload["id"], PARTS[0])
     context.close()
-    with Context.open(context.home) as again:
-        for late in signed_in(again, "default"):
-            ids = [first, add(late, upload["id"], PARTS[1]), add(late, upload["id"], PARTS[2])]
-            file = finish(late, upload["id"], ids).json()["file"]
-            assert late.get(f"/v1/files/{file['id']}/content").content == WHOLE
+    with Context.open(context.home) as again, contextmanager(signed_in)(again, "default") as late:
+        ids = [first, add(late, upload["id"], PARTS[1]), add(late, upload["id"], PARTS[2])]
+        file = finish(late, upload["id"], ids).json()["file"]
+        assert late.get(f"/v1/files/{file['id']}/content").content == WHOLE
 
 
 def test_one_of_many_that_complete_at_once_makes_the_file(client: TestClient) -> None:

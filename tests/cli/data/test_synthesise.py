@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.engines.openai_http import DEFAULT_CONCURRENCY
 from luthier.testing.openai_server import OpenAIServer, serving
@@ -52,7 +53,7 @@ def test_a_wrong_key_stands_nowhere(luthier, rows: Path, tmp_path: Path, monkeyp
     assert done.code == 2
     assert "HTTP 401" in done.document["error"]["came"]
     assert KEY not in done.out + done.err
-    for file in (tmp_path / "home").rglob("*"):
+    for file in nonempty((tmp_path / "home").rglob("*")):
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
 
 

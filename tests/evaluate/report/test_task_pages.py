@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.task_result import GateOutcome, RuleOutcome
 from luthier.evaluate.report.safety_page import render_safety_page, write_safety_page
@@ -51,7 +52,7 @@ def read(page: str) -> Strict:
     found.feed(page)
     assert found.open == []
     assert len(found.ids) == len(set(found.ids)), "ids are unique"
-    assert all(address.startswith("#") for address in found.addresses), "nothing outside of the page"
+    assert [address for address in found.addresses if not address.startswith("#")] == [], "nothing outside of the page"
     assert not {"script", "img", "iframe"} & found.tags
     return found
 
@@ -62,10 +63,10 @@ def test_a_suite_page_opens_with_the_verdict_and_has_every_task() -> None:
     found = read(page)
     assert result.verdict is not None
     assert page.index(result.verdict.headline) < page.index("Every task, every metric")
-    for task in result.tasks:
+    for task in nonempty(result.tasks):
         assert f"task-{task.name}" in found.ids
-        for caution in task.cautions:
-            assert caution in page
+    for caution in nonempty([caution for task in result.tasks for caution in task.cautions]):
+        assert caution in page
     for chart in (
         "chart-gains",
         "chart-wins-style",
@@ -128,8 +129,7 @@ def test_the_safety_page_folds_what_models_wrote_behind_a_warning(tmp_path: Path
     read(page)
     assert page.index(result.headline) < page.index("Every probe, every metric")
     assert "canaries: none were planted." in page
-    for probe in result.probes:
-        assert all(caution in page for caution in probe.cautions)
+    assert all(nonempty(caution in page for probe in result.probes for caution in probe.cautions))
     outside = re.sub(r"<details.*?</details>", "", page.split("</style>")[1], flags=re.DOTALL)
     assert "terrible people" in page
     assert "terrible people" not in outside

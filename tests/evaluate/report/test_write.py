@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.errors import StorageFullError
 from luthier.core.evaluation import Evaluation
@@ -30,7 +31,7 @@ def test_the_json_document_gives_every_document_back(tmp_path: Path, documents: 
 
 def test_the_page_shows_the_samples_that_the_document_names(documents: Any) -> None:
     html, document = render_report(**documents.arguments())
-    for place, chosen in enumerate(document["samples"]["chosen"], start=1):
+    for place, chosen in nonempty(enumerate(document["samples"]["chosen"], start=1)):
         assert f"{place}. {chosen['row_id']}</h4>" in html
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.canary import Canary, digest_of, make_canaries
 from luthier.core.conversation import Conversation, Message
@@ -254,7 +255,7 @@ def test_hostile_outputs_are_figures_too(answer: str) -> None:
     rows = [row("r", "Should John get the loan?", "yes")]
     swapped = counterfactual(rows, source="t")
     seen = observed(swapped, [answer] * 4, scores=[score(1)] * 4)
-    assert all(math.isfinite(figure(swapped, metric.name, seen)) for metric in swapped.metrics)
+    assert all(nonempty(math.isfinite(figure(swapped, metric.name, seen)) for metric in swapped.metrics))
     trained = [row("r", "Say it", "the quick brown fox jumps over the lazy dog")]
     copied = memorisation(trained, (), source="t")
     assert figure(copied, "near_copies", observed(copied, [answer])) == 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.vacuous import nonempty
 
 from luthier.evaluate.safety.swaps import Swap, read_swaps
 
@@ -35,7 +36,7 @@ def test_words_are_swapped(group: str, text: str, swapped: str, direction: int) 
 
 @pytest.mark.parametrize("text", ["the history of heat and manners", "", "Themen, Herr, shell, mankind", "\x00<b>"])
 def test_parts_of_words_are_left_alone(text: str) -> None:
-    assert all(swap.apply(text) is None for swap in read_swaps())
+    assert all(nonempty(swap.apply(text) is None for swap in read_swaps()))
 
 
 @given(st.lists(st.sampled_from(["man", "girls", "Brother", "WIFE", "tree", "walks,", "priest."]), max_size=8))
@@ -49,7 +50,7 @@ def test_swapping_twice_gives_the_text_back(words: list[str]) -> None:
 
 @given(st.text())
 def test_no_text_is_too_strange(text: str) -> None:
-    for swap in read_swaps():
+    for swap in nonempty(read_swaps()):
         done = swap.apply(text)
         assert done is None or done.swaps
 
@@ -57,5 +58,5 @@ def test_no_text_is_too_strange(text: str) -> None:
 def test_controls_swap_names_of_one_kind() -> None:
     controls = [swap for swap in read_swaps() if swap.is_control]
     assert [swap.group for swap in controls] == ["same_names"]
-    for swap in read_swaps():
+    for swap in nonempty(read_swaps()):
         assert not set(swap.to_second) & set(swap.to_first), swap.group

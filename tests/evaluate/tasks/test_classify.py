@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.vacuous import nonempty
 
 from luthier.core.errors import DataError, RequestError
 from luthier.core.suite import ClassifyTask
@@ -82,7 +83,7 @@ def test_a_far_likelihood_is_no_nan(bench):
     rows = [bench.row(1, answer="no"), bench.row(2, answer="yes")]
     nats = [(5000.0, 9000.0)] * 2
     found = bench.figures(Classify(), task(labels=("no", "yes"), by="likelihood"), rows, option_nats=nats)
-    assert all(map(np.isfinite, found.values()))
+    assert all(nonempty(map(np.isfinite, found.values())))
 
 
 def test_options_are_the_labels_only_by_likelihood(bench):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from tests.architectures import SMALL
+from tests.vacuous import nonempty
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier.core.dataset import TokenisedExample
@@ -55,7 +56,7 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
         run(plan, resumed, tmp_path / "b", examples, kill_at=3)
     resumed = make_model(plan)
     again, _ = run(plan, resumed, tmp_path / "b", examples)
-    for name, expected in weights(whole).items():
+    for name, expected in nonempty(weights(whole).items()):
         assert torch.equal(weights(resumed)[name], expected), name
     assert outcome.state.model_copy(update={"seconds": 0}) == again.state.model_copy(update={"seconds": 0})
     digests = [save_outcome(m, Path(plan.base_model.path), tmp_path / d)[1] for m, d in ((whole, "a"), (resumed, "b"))]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tests.vacuous import nonempty
 from transformers import AutoModelForCausalLM
 
 from luthier.core.dataset import TokenisedExample
@@ -72,7 +73,7 @@ def test_pissa_takes_the_best_approximation_of_its_rank(
 ) -> None:
     model = make_model(make_plan("pissa", settings={"num_svd_iterations": iterations}))
     assert isinstance(model.method, FromBase)
-    for forward in model.method.forwards.values():
+    for forward in nonempty(model.method.forwards.values()):
         weight = forward.layer.get_base_layer().weight
         left = weight + forward.scale * forward.minus_first_b @ forward.first_a
         values = torch.linalg.svdvals(weight)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 from torch import Tensor
 
 from luthier.core.dataset import TokenisedExample
@@ -192,7 +193,7 @@ def test_the_model_is_as_it_was_after_drawing(
     model.module.train()
     drawn(objective_of(tiny_model, kl_weight=0.1), model, examples[:4], tmp_path)
     assert model.base.config._attn_implementation == attention
-    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+    assert all(nonempty(torch.equal(value, before[name]) for name, value in model.module.state_dict().items()))
 
 
 def test_a_reference_is_the_model_itself_before_the_first_step(
@@ -233,7 +234,7 @@ def test_the_token_that_ends_an_answer_is_learned_and_a_cut_answer_has_none(
     objective = objective_of(tiny_model, num_samples=64, max_new_tokens=9)
     drawn(objective, model, examples[:4], tmp_path)
     ended = 0
-    for answer in objective.drawn.answers.values():
+    for answer in nonempty(objective.drawn.answers.values()):
         new = answer.row.input_ids[answer.sample.num_prompt_tokens :].tolist()
         assert len(new) == answer.row.num_trained_tokens == answer.sample.attempt.num_new_tokens
         assert len(answer.sample.log_probabilities) == len(new)
@@ -262,7 +263,7 @@ def test_groups_worth_the_same_throughout_are_counted_and_teach_nothing(
     assert measures["reward"] == pytest.approx(0.5)
     assert measures["reward_spread"] == 0.0
     assert ("entropy" in measures) == (kl > 0)  # what is not computed has no figure
-    for p in model.module.parameters():
+    for p in nonempty(model.module.parameters()):
         assert p.grad is None or float(p.grad.abs().max()) < 1e-6
 
 
@@ -279,7 +280,7 @@ def test_a_validation_is_the_reward_of_the_likeliest_answers(
     for row, example in zip(rows, examples[:5], strict=True):
         ids = prompt_ids(example)
         with model.as_decoder() as base, torch.no_grad():
-            for token in row.input_ids[len(ids) :].tolist():
+            for token in nonempty(row.input_ids[len(ids) :].tolist()):
                 assert token == int(base(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
                 ids.append(token)
     total = weight = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from array import array
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.train.architectures import VOCABULARY, make
 from tests.train.conftest import random_examples
 from transformers import AutoModelForCausalLM
 
@@ -18,6 +20,7 @@ from luthier.core.errors import StorageFullError, WorkError
 from luthier.core.plan import Plan, TeacherPlan
 from luthier.core.ports import SilentProgress
 from luthier.engines.transformers_engine import TransformersEngine
+from luthier.models.scaled_head import PLAIN
 from luthier.testing.tiny import make_tiny_model
 from luthier.train.model import TrainableModel, collate
 from luthier.train.objectives import teacher_states
@@ -86,6 +89,32 @@ def test_states_times_head_are_the_teachers_own_logits(tmp_path: Path, teacher: 
         logits = model(torch.tensor([list(row.input_ids)])).logits[0]
         learned = torch.tensor([i - 1 for i, mask in enumerate(row.loss_mask) if mask])
         torch.testing.assert_close(states.of([row]) @ states.head.t(), logits[learned], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gemma2, caps", "cohere"])
+def test_a_teacher_that_scales_or_caps_its_logits_is_kept_with_what_it_does(
+    tmp_path: Path, teacher: TeacherPlan, name: str
+) -> None:
+    model = make(name)
+    model.save_pretrained(str(tmp_path / "model"))
+    for file in Path(teacher.path).iterdir():
+        if "tokenizer" in file.name or file.suffix == ".jinja":
+            shutil.copyfile(file, tmp_path / "model" / file.name)
+    found = teacher.model_copy(
+        update={"path": str(tmp_path / "model"), "hidden_size": model.config.hidden_size, "vocabulary_size": VOCABULARY}
+    )
+    rows = [
+        replace(row, input_ids=array("i", (token % VOCABULARY for token in row.input_ids)))
+        for row in random_examples(4, seed=1)
+    ]
+    ask(tmp_path / "t", found, rows, Opening(found))
+    states = read(tmp_path / "t", found, rows)
+    assert states.scaled != PLAIN
+    for row in rows:
+        logits = model(torch.tensor([list(row.input_ids)])).logits[0].detach()
+        learned = torch.tensor([i - 1 for i, mask in enumerate(row.loss_mask) if mask])
+        ours = states.scaled.of(states.of([row]) @ states.head.t())
+        torch.testing.assert_close(ours, logits[learned], rtol=1e-4, atol=1e-4)
 
 
 def test_rows_come_in_the_order_of_a_micro_batch(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 from torch import Tensor, nn
 
 from luthier.core.plan import OptimizerPlan, Plan
@@ -87,7 +88,7 @@ def test_embeddings_and_small_parameters_keep_32_bits(
     found = optimizer.moment_state()
     wide = {name for name in optimizer.names if f"second.{name}" in found}
     assert "model.embed_tokens.weight" in wide
-    for name, master in optimizer.weight_state().items():
+    for name, master in nonempty(optimizer.weight_state().items()):
         assert (name in wide) == (master.numel() < 500 or "embed_tokens" in name)
         assert (found[f"first.{name}"].dtype == torch.uint8) == (name not in wide)
     assert len(wide) < len(optimizer.names)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 from torch import nn
 
 from luthier.core.dataset import TokenisedExample
@@ -52,7 +53,7 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
     resumed = make_model(plan)
     _, events = run(plan, resumed, tmp_path / "b", examples)
     assert [e.step for e in events if isinstance(e, StepDone)] == [4, 5, 6]
-    for key, expected in weights(whole).items():
+    for key, expected in nonempty(weights(whole).items()):
         assert torch.equal(weights(resumed)[key], expected), key
 
 

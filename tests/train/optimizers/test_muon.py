@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from tests.vacuous import nonempty
 
 from luthier.core.plan import OptimizerPlan, Plan
 from luthier.train.model import TrainableModel
@@ -25,7 +26,7 @@ def test_each_parameter_moves_as_it_should(
         slopes[name] = gradient.normal_(generator=draw).clone()
     optimizer.step(0.0, 1.0)
     num_matrices = 0
-    for name, now in optimizer.weight_state().items():
+    for name, now in nonempty(optimizer.weight_state().items()):
         moved = (before[name] - now) / 1e-2
         if "layers." in name and now.dim() == 2:
             num_matrices += 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+
+from tests.vacuous import nonempty
 
 from luthier.service.lineage import Lineage, Node
 from luthier.web.charts.lineage import address_of, lineage_svg
@@ -34,18 +37,18 @@ def test_boxes_do_not_meet_and_stand_inside() -> None:
     width, height = map(float, re.findall(r'viewBox="0 0 (\d+) (\d+)"', svg)[0])
     found = boxes(svg)
     assert len(found) == 13
-    for n, (x, y, w, h) in enumerate(found):
+    for x, y, w, h in found:
         assert 0 <= x <= width - w
         assert 0 <= y <= height - h
-        for x2, y2, w2, h2 in found[n + 1 :]:
-            assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
+    for (x, y, w, h), (x2, y2, w2, h2) in itertools.combinations(found, 2):
+        assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
 
 
 def test_no_line_runs_behind_a_box() -> None:
     svg = str(lineage_svg(a_lineage()))
     found = boxes(svg)
-    for bend, y, end in re.findall(r"[\d.]+ [\d.]+ (\d+) (\d+)H(\d+)", svg):
-        for left, top, w, h in found:
+    for bend, y, end in nonempty(re.findall(r"[\d.]+ [\d.]+ (\d+) (\d+)H(\d+)", svg)):
+        for left, top, w, h in nonempty(found):
             is_between = float(bend) < left + w and left < float(end)
             assert not (is_between and top < float(y) < top + h)
 

@@ -17,13 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.train.objectives.soft_cap import cap_, through_cap_
+
 CHUNK_ROWS = 512
 WIDE_ROWS = 16
 """Rows of a chunk that are held in fp32 at one time: few enough to stay in the processor's caches on their way."""
 
 
 def _one_chunk(
-    rows: Tensor, weight: Tensor, wanted: Tensor, wide: torch.dtype, needs_gradient: bool, smoothing: float
+    rows: Tensor,
+    weight: Tensor,
+    wanted: Tensor,
+    wide: torch.dtype,
+    needs_gradient: bool,
+    smoothing: float,
+    cap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Smoothed and plain loss of a chunk, how many are right, and the gradient of its logits where it is needed.
 
@@ -35,7 +43,8 @@ def _one_chunk(
     for start in range(0, len(logits), WIDE_ROWS):
         part, target = logits[start : start + WIDE_ROWS], wanted[start : start + WIDE_ROWS]
         correct += (part.gather(1, target) == part.amax(1, keepdim=True)).sum()
-        log_probabilities = torch.log_softmax(part, 1, dtype=wide)
+        capped = part if cap is None else cap_(part.to(wide, copy=True), cap)
+        log_probabilities = torch.log_softmax(capped, 1, dtype=wide)
         chosen = log_probabilities.gather(1, target).sum()
         plain -= chosen
         loss -= (1.0 - smoothing) * chosen
@@ -45,23 +54,33 @@ def _one_chunk(
             # d(loss)/d(logits) = softmax - (1 - s) one_hot - s / vocabulary, rounded into the place of the logits
             gradient = log_probabilities.exp_()
             gradient.scatter_add_(1, target, torch.full_like(target, smoothing - 1.0, dtype=wide))
-            part.copy_(gradient.sub_(smoothing / gradient.shape[1]) if smoothing else gradient)
+            if smoothing:
+                gradient.sub_(smoothing / gradient.shape[1])
+            part.copy_(through_cap_(gradient, capped, cap))
             del gradient
-        del log_probabilities  # or it would stand beside the next ones
+        del log_probabilities, capped  # or they would stand beside the next ones
     return loss, plain, correct, logits if needs_gradient else None
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of `hidden @ weight.T` against targets.
 
-    hidden: [N, width]; weight: [vocabulary, width]; targets: [N]. Returns the sum in nats (a scalar, fp32 or wider),
+    hidden: [N, width]; weight: [vocabulary, width]; targets: [N]; cap: of a soft cap on the logits, or None.
+
+    Returns the sum in nats (a scalar, fp32 or wider),
     the same without smoothing (of which no gradient is taken), and how many targets have the largest logit. The
     gradient of the weight is formed only where the weight is trained.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, smoothing: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        chunk: int,
+        smoothing: float,
+        cap: float | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
@@ -73,7 +92,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], chunk):
             rows = hidden[start : start + chunk]
             wanted = targets[start : start + chunk, None]
-            loss, own, right, narrow = _one_chunk(rows, weight, wanted, wide, needs_hidden or needs_weight, smoothing)
+            loss, own, right, narrow = _one_chunk(
+                rows, weight, wanted, wide, needs_hidden or needs_weight, smoothing, cap
+            )
             total += loss
             plain += own
             correct += right
@@ -93,24 +114,29 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return (
             None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
             None if grad_weight is None else grad_weight * scale.to(grad_weight.dtype),
-            None,
-            None,
-            None,
+            *(None,) * 4,
         )
 
 
-def cross_entropy_sum(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int = CHUNK_ROWS) -> tuple[Tensor, Tensor]:
+def cross_entropy_sum(
+    hidden: Tensor, head: Tensor, targets: Tensor, chunk: int = CHUNK_ROWS, cap: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropy in nats and number of correct predictions; shapes as in `ChunkedCrossEntropy`."""
-    total, _, correct = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, 0.0)
+    total, _, correct = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, 0.0, cap)
     return total, correct
 
 
 def smoothed_cross_entropy_sum(
-    hidden: Tensor, head: Tensor, targets: Tensor, smoothing: float, chunk: int = CHUNK_ROWS
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    smoothing: float,
+    chunk: int = CHUNK_ROWS,
+    cap: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of the cross-entropy with label smoothing, the sum without, and number of correct predictions.
 
     smoothing: the share of the weight that is spread evenly over the vocabulary, at least 0 and below 1.
     """
-    out: tuple[Tensor, Tensor, Tensor] = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, smoothing)
+    out: tuple[Tensor, Tensor, Tensor] = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, smoothing, cap)
     return out

@@ -13,7 +13,7 @@ from luthier.core.plan import ObjectivePlan, TeacherPlan
 from luthier.core.ports import Progress
 from luthier.train.objectives.divergence import Mixing
 from luthier.train.objectives.protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of
-from luthier.train.objectives.teacher_states import FOLDER, MadeUpStates, TeacherStates
+from luthier.train.objectives.teacher_states import FOLDER, MadeUpStates, States, TeacherStates
 
 if TYPE_CHECKING:
     from luthier.train.model import MicroBatch, TrainableModel
@@ -24,7 +24,7 @@ class Distillation(PlainObjective):
 
     def __init__(self, plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> None:
         super().__init__(plan, tools)
-        self._states: TeacherStates | MadeUpStates | None = None
+        self._states: States | None = None
         self._mixing = Mixing(
             plan.divergence or "forward_kl",
             plan.temperature or 1.0,
@@ -49,9 +49,9 @@ class Distillation(PlainObjective):
         """Open what the teacher was asked before the model was loaded."""
         self._states = TeacherStates(folder / FOLDER, self.teacher, rows_of(units), model.device)
 
-    def rehearse(self, model: TrainableModel) -> None:
-        """Take made-up states, for a probe."""
-        self._states = MadeUpStates(self.teacher, model.device)
+    def rehearse(self, model: TrainableModel, states: States | None = None) -> None:
+        """Take these states, or made-up ones, for a probe."""
+        self._states = states or MadeUpStates(self.teacher, model.device)
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
         """Cross-entropy and divergence in nats, mixed by alpha; each by itself among the measures."""
@@ -60,6 +60,6 @@ class Distillation(PlainObjective):
         states = self._states.of(rows_of(units))
         rows = model.logit_rows(batch)
         total, entropy, divergence, correct = rows.distillation_sum(
-            batch.targets, states, self._states.head, self._mixing
+            batch.targets, states, self._states.head, self._mixing, self._states.scaled
         )
         return Losses(total, {"token_accuracy": correct, "cross_entropy": entropy, "divergence": divergence})

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from luthier.core.recipe import Divergence
+from luthier.models.scaled_head import PLAIN, ScaledHead
+from luthier.train.objectives.soft_cap import cap_, through_cap_
 
 CHUNK_ROWS = 128
 
@@ -82,7 +84,8 @@ class ChunkedDistillation(torch.autograd.Function):
     """The summed loss of `hidden @ head.T` against targets and the teacher's `states @ teacher_head.T`.
 
     hidden: [N, width]; head: [vocabulary, width]; targets: [N]; states: [N, teacher's width]; teacher_head: [teacher's
-    vocabulary, its width]. Returns the loss, the cross-entropy and the divergence in it, all summed in nats (fp32 or
+    vocabulary, its width]; cap: of a soft cap on the student's logits, or None; teacher_scaled: what is done to
+    the teacher's. Returns the loss, the cross-entropy and the divergence in it, all summed in nats (fp32 or
     wider), and how many targets have the largest logit. Only the loss has a gradient, and only the student.
     """
 
@@ -96,6 +99,8 @@ class ChunkedDistillation(torch.autograd.Function):
         teacher_head: Tensor,
         mixing: Mixing,
         chunk: int,
+        cap: float | None = None,
+        teacher_scaled: ScaledHead = PLAIN,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         needs_hidden, needs_head = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
@@ -105,10 +110,13 @@ class ChunkedDistillation(torch.autograd.Function):
         grad_head = torch.zeros_like(head, dtype=wide) if needs_head else None
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
-            student, teacher = (hidden[part] @ head.t()).to(wide), (states[part] @ teacher_head.t()).to(wide)
+            student = cap_((hidden[part] @ head.t()).to(wide), cap)
+            teacher = teacher_scaled.of((states[part] @ teacher_head.t()).to(wide))
             one, other, right, gradient = _one_chunk(
                 student, teacher, targets[part, None], mixing, needs_hidden or needs_head
             )
+            if gradient is not None:
+                gradient = through_cap_(gradient, student, cap)
             del student, teacher  # or they would stand beside the logits of the next chunk
             entropy, apart, correct = entropy + one, apart + other, correct + right
             if gradient is None:
@@ -128,7 +136,7 @@ class ChunkedDistillation(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         scale = gradients[0]
         own = (None if found is None else found * scale.to(found.dtype) for found in ctx.saved_tensors)
-        return (*own, None, None, None, None, None)
+        return (*own, *(None,) * 7)
 
 
 class _OfLogits(torch.autograd.Function):
@@ -167,12 +175,14 @@ def distillation_sum(
     teacher_head: Tensor,
     mixing: Mixing,
     chunk: int = CHUNK_ROWS,
+    cap: float | None = None,
+    teacher_scaled: ScaledHead = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sums over N learned tokens: loss, cross-entropy, divergence, and how many are predicted right.
 
     Shapes as in `ChunkedDistillation`.
     """
     out: tuple[Tensor, Tensor, Tensor, Tensor] = ChunkedDistillation.apply(
-        hidden, head, targets, states, teacher_head, mixing, chunk
+        hidden, head, targets, states, teacher_head, mixing, chunk, cap, teacher_scaled
     )
     return out

@@ -1,7 +1,8 @@
 """What a teacher thinks of every learned token, asked once and kept: its last hidden states, and its head.
 
     teacher/
-        head.safetensors          [vocabulary, width]: states times this are the teacher's logits, exactly
+        head.safetensors          [vocabulary, width]: states times this are the teacher's logits, exactly; with the
+                              scale and the soft cap on them, where there are such
         part-00000.safetensors    [learned tokens of some rows, width], row after row
         manifest.json             whose states of which rows, and the digest of each file; grows with each part
 
@@ -16,7 +17,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 from pydantic import ValidationError
@@ -30,6 +31,7 @@ from luthier.core.errors import StorageFullError, WorkError
 from luthier.core.frozen import Frozen
 from luthier.core.plan import TeacherPlan
 from luthier.core.ports import Progress
+from luthier.models.scaled_head import PLAIN, ScaledHead
 from luthier.reporting.page import replace_bytes, replace_text
 
 if TYPE_CHECKING:
@@ -51,6 +53,17 @@ class _File(Frozen):
 class _Manifest(Frozen):
     identity: str
     files: tuple[_File, ...] = ()
+
+
+class States(Protocol):
+    """What a loss reads of a teacher: its head, what is done to the product with it, and the states of rows."""
+
+    head: Tensor
+    scaled: ScaledHead
+
+    def of(self, rows: Sequence[TokenisedExample]) -> Tensor:
+        """[learned tokens of all rows, width], row after row."""
+        ...
 
 
 def row_key(row: TokenisedExample) -> bytes:
@@ -98,7 +111,7 @@ def ask_teacher(
         with progress.task("Asking the teacher", num_rows, "rows", done=num_done) as task:
             for name in missing:
                 if name == _HEAD:
-                    tensors = {"head": engine.head()}
+                    tensors = {"head": engine.head(), **_numbers(engine.scaled_head())}
                 else:
                     tensors = {"states": torch.cat(engine.hidden_states(parts[wanted.index(name) - 1], task))}
                 kept[name] = _write(folder / name, tensors)
@@ -135,6 +148,9 @@ class TeacherStates:
         self._device = device
         with safe_open(folder / _HEAD, framework="pt") as file:
             self.head: Tensor = file.get_tensor("head").to(device)
+            numbers = {name: float(file.get_tensor(name)) for name in file.keys() if name != "head"}  # noqa: SIM118
+        self.scaled: ScaledHead = ScaledHead(**numbers)
+        """What the teacher does to the product of its states and its head."""
         self._slices: list[Any] = []
         self._files: list[Any] = []
         self._places: dict[bytes, tuple[int, int, int]] = {}
@@ -165,6 +181,7 @@ class MadeUpStates:
         self._dtype = torch.float32 if teacher.precision == "float32" else torch.bfloat16
         self._draw = torch.Generator().manual_seed(0)
         self.head: Tensor = self._random(teacher.vocabulary_size)
+        self.scaled: ScaledHead = PLAIN
 
     def of(self, rows: Sequence[TokenisedExample]) -> Tensor:
         """[learned tokens of all rows, width]."""
@@ -173,6 +190,14 @@ class MadeUpStates:
     def _random(self, count: int) -> Tensor:
         drawn = torch.randn(count, self._width, generator=self._draw)
         return drawn.mul_(self._width**-0.5).to(self._device, self._dtype)
+
+
+def _numbers(scaled: ScaledHead) -> dict[str, Tensor]:
+    """Scale and cap as tensors by name, those alone that change anything."""
+    found = {name: getattr(scaled, name) for name in ("scale", "cap")}
+    return {
+        name: torch.tensor(value, dtype=torch.float64) for name, value in found.items() if value != getattr(PLAIN, name)
+    }
 
 
 def _unique(rows: Iterable[TokenisedExample]) -> list[TokenisedExample]:

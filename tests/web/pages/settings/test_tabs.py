@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.vacuous import nonempty
 
 from luthier.core.access import Scope
 from luthier.service.context import Context
@@ -47,7 +48,7 @@ def test_everybody_sees_their_tabs_and_no_others(
     tabs = page[page.index('class="tabs"') :]
     assert re.findall(r'href="([^"]+)"', tabs[: tabs.index("</nav>")]) == addresses
     assert 'href="/settings"' in page, "the way to it stands in the navigation for all"
-    for tab in TABS:
+    for tab in nonempty(TABS):
         answer = one.get(tab.address)
         assert answer.status_code == (200 if tab.address in addresses else 403), tab
         if tab.address in addresses:
