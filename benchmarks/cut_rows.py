@@ -3,7 +3,8 @@
 
     python benchmarks/cut_rows.py FOLDER     FOLDER holds chat templates, Qwen-Qwen3-0.6B.jinja among them
 
-Each row becomes a sequence an answer; `shared` computes what both begin with once. The template that keeps its turns is
+Each row becomes a sequence an answer; `shared` computes what both begin with once; `joined` is what
+`data.reset_template: training` makes of it, one sequence. The template that keeps its turns is
 plain ChatML with the same words in it, thoughts included. Made-up rows of random words, on the tiny model's tokenizer,
 64 rows of each kind, in steps of 16 whose rows lie end to end.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.data.batches import StepSchedule
-from luthier.data.loss_mask import tokenise_sides
+from luthier.data.loss_mask import Learning, tokenise_sides
 from luthier.data.shared_prefix import own_beginnings
 from luthier.models.chat_template import ChatTemplate
 from luthier.models.loading import load_tokenizer
@@ -102,13 +103,21 @@ def main() -> None:
         tokenizer = load_tokenizer(path)
         tokenizer.chat_template = (Path(sys.argv[1]) / "Qwen-Qwen3-0.6B.jinja").read_text(encoding="utf-8")
         rewrites = ChatTemplate(tokenizer, "chat")
-    print("| two-turn rows | tokens, all kept | cut | cut, shared |\n|---|---|---|---|")
+    print(
+        "| two-turn rows | tokens, all kept | cut | cut, shared | joined | first answers, of what is computed twice |"
+    )
+    print("|---|---:|---:|---:|---:|---:|")
     for kind, sizes in KINDS.items():
         examples = rows(sizes)
         whole = computed([tokenise_sides(as_text(example), keeps) for example in examples], shares=False)
         units = [tokenise_sides(example, rewrites) for example in examples]
         cut, shared = computed(units, shares=False), computed(units, shares=True)
-        print(f"| {kind} | {whole:,} | {cut / whole:.3f}x | {shared / whole:.3f}x |")
+        joined = computed(
+            [tokenise_sides(example, rewrites, Learning(joins=True)) for example in examples], shares=False
+        )
+        answers = sum(unit[0].num_tokens - unit[0].num_prompt_tokens for unit in units)
+        ratios = " | ".join(f"{num / whole:.3f}x" for num in (cut, shared, joined))
+        print(f"| {kind} | {whole:,} | {ratios} | {answers:,} of {shared - joined:,} |")
 
 
 if __name__ == "__main__":

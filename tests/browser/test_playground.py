@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvicorn
 from playwright.sync_api import Page, expect
-from tests.browser.conftest import PHONE, sign_in, violations
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.core.access import Caller
 from luthier.core.ports import SilentProgress
@@ -21,6 +21,7 @@ from luthier.service.access import create_key
 from luthier.service.context import Context
 from luthier.service.settings import Settings
 from luthier.testing.tiny import make_tiny_model
+from luthier.testing.tiny_thinker import ANSWER, THOUGHT, make_tiny_thinker
 
 SECONDS = 60_000
 MakePage = Callable[..., Page]
@@ -157,3 +158,55 @@ def test_a_thumb_and_a_correction_are_kept_for_the_answer(
     expect(page.locator("[data-saved]")).to_contain_text("Kept", timeout=SECONDS)
     (kept,) = context.feedback.list("default")
     assert (kept.thumb, kept.correction) == ("down", "Maple.")
+
+
+@pytest.fixture(scope="module")
+def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, str]]:
+    """An open home with a base model that thinks before it answers, and its address."""
+    folder = tmp_path_factory.mktemp("thinking")
+    (folder / "home").mkdir()
+    with Context(Settings(home=folder / "home", serving_threads=1), SilentProgress()) as context:
+        sources.pull(str(make_tiny_thinker(folder / "thinker")), context.home, SilentProgress())
+        server = uvicorn.Server(uvicorn.Config(create_home_app(context), port=0, log_level="warning"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield context, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        server.should_exit = True
+        thread.join(60)
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_a_thought_is_folded_and_opens_by_keyboard(
+    thinking: tuple[Context, str], make_page: MakePage, viewport: dict[str, int]
+) -> None:
+    context, address = thinking
+    page = make_page(viewport=viewport)
+    sign_in(page, address, create_key(context, "k", scopes=("read", "infer", "train"))[1], then="/playground")
+    page.goto(f"{address}/playground?model=thinker")
+    page.fill("[name=temperature]", "0")
+    say(page, "Which wood?")
+    facts_line = page.locator(".turn.answer .facts-line")
+    expect(facts_line).to_contain_text("of them thought", timeout=SECONDS)
+    thought = page.locator(".turn.answer details.thought")
+    expect(page.locator(".turn.answer .words")).to_have_text(ANSWER)
+    expect(thought).to_be_visible()
+    expect(thought.locator(".thinking")).to_be_hidden()
+    assert violations(page) == []
+
+    thought.locator("summary").focus()
+    page.keyboard.press("Enter")
+    expect(thought.locator(".thinking")).to_be_visible()
+    expect(thought.locator(".thinking")).to_have_text(THOUGHT)
+    assert violations(page) == []
+    page.keyboard.press("Space")
+    expect(thought.locator(".thinking")).to_be_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+    page.get_by_label("Thinking").select_option("none")
+    page.locator("[data-again]").last.click()
+    expect(page.locator("[data-status]")).to_have_text("The answer has ended.", timeout=SECONDS)
+    expect(page.locator(".turn.answer .words")).to_have_text(ANSWER)
+    expect(thought).to_be_hidden()
+    expect(facts_line).not_to_contain_text("of them thought")

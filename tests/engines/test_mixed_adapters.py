@@ -14,7 +14,7 @@ from luthier.engines.low_rank import read_low_rank, why_not_shared
 from luthier.engines.mixed_adapters import MixedAdapters
 from luthier.engines.stream_registry import open_stream_engine
 from luthier.engines.transformers_engine import TransformersEngine
-from luthier.models.loading import load_model
+from luthier.models.loading import attach_adapter, load_model
 from luthier.testing.tiny import make_tiny_model
 
 KINDS = {
@@ -242,3 +242,21 @@ def alone_of(base, adapter, text):
         ids.append(token)
     decode = engine.template.tokenizer.backend_tokenizer.decode
     return tuple(decode([token], skip_special_tokens=True) for token in ids[len(request.ids) :])
+
+
+def test_an_adapter_on_a_matrix_that_the_model_reads_itself_writes_as_it_does_alone(tmp_path):
+    # RWKV scales `output` and `value` past their call; an adapter of others may lie on them all the same
+    base = make_family("rwkv", tmp_path / "model")
+    adapter = make_adapter(base, tmp_path / "adapter", 3, target_modules=["key", "output", "value"], r=2, lora_alpha=4)
+    model = load_model(base, dtype="float32", attention="sdpa")
+    ids = torch.arange(5, 40)[None]
+    with torch.inference_mode():
+        expected = attach_adapter(load_model(base, dtype="float32", attention="sdpa"), adapter)(input_ids=ids).logits
+        mixed = MixedAdapters(model)
+        mixed.load("tuned", str(adapter))
+        mixed.use(["tuned"])
+        found = model(input_ids=ids).logits
+        mixed.use([None])
+        plain = model(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert float((plain - expected).abs().max()) > 1e-3

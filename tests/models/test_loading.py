@@ -11,6 +11,7 @@ from tests.vacuous import nonempty
 from transformers import AutoModelForCausalLM
 
 from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.models.architecture import config_of, empty_model
 from luthier.models.loading import attach_adapter, load_model, load_tokenizer
 from luthier.models.quantised import PackedLinear
 
@@ -166,3 +167,23 @@ def test_models_that_load_at_once_in_one_process_come_out_whole(tiny):
     assert all(
         nonempty(torch.equal(first[name], value) for model in loaded for name, value in model.state_dict().items())
     )
+
+
+def test_a_model_that_would_divide_its_own_weights_in_evaluation_keeps_them(tmp_path):
+    # RWKV does so from `rescale_every` layers on: what is saved after an evaluation would be the divided weights
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 96, "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 3}
+    made = empty_model(
+        config_of({"model_type": "rwkv", "rescale_every": 1, **sizes}), device="cpu", dtype=torch.float32
+    )
+    made.save_pretrained(tmp_path)
+    written = {name: weight.clone() for name, weight in made.state_dict().items()}
+    model = load_model(tmp_path, dtype="float32", attention="sdpa")
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        ours = model(input_ids=ids, use_cache=False).logits
+        theirs = made.train()(input_ids=ids, use_cache=False).logits
+        made.eval()(input_ids=ids, use_cache=False)
+    torch.testing.assert_close(ours, theirs)
+    assert {name for name, weight in model.state_dict().items() if not torch.equal(weight, written[name])} == set()
+    assert {name for name, weight in made.state_dict().items() if not torch.equal(weight, written[name])}

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.architectures import SMALL, small
 from tests.vacuous import nonempty
+from tests.zoo.families import FAMILIES, family_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from luthier.models.module_roles import expert_layers, read_past_module
+from luthier.models.module_roles import expert_layers
 from luthier.models.structure import UNBOUNDED_TOKENS, Structure, context_length, structure_of
 
 PARTS = {
@@ -77,21 +77,29 @@ def test_a_shared_expert_as_wide_as_there_are_experts_is_no_router() -> None:
         ("falcon_h1", {"out_proj"}),
     ],
 )
-def test_a_matrix_that_a_kernel_reads_itself_is_found_in_the_code_of_its_owner(kind: str, past: set[str]) -> None:
+def test_a_matrix_that_other_code_reads_itself_is_found(kind: str, past: set[str]) -> None:
     found = structure_of(small(kind))
     kernel = {x.name.rpartition(".")[2] for x in found.linear_layers if x.role == "kernel"}
     assert kernel == past
     assert any(x.kind == "in_proj" and x.role == "block" for x in found.linear_layers)
 
 
+@pytest.mark.parametrize(
+    ("kind", "past"),
+    [
+        ("gemma3n_text", {"altup.correction_coefs", "altup.prediction_coefs"}),
+        ("rwkv", {"attention.output", "feed_forward.value"}),  # by the model around the blocks
+    ],
+)
+def test_a_matrix_that_is_clamped_or_scaled_past_its_call_is_found(kind: str, past: set[str]) -> None:
+    config = family_config(FAMILIES[kind], vocabulary=96, tokens={"bos_token_id": 0, "pad_token_id": 0})
+    roles = _roles(structure_of(config.to_dict()))
+    assert {".".join(name.split(".")[-2:]) for name, role in roles.items() if role == "kernel"} == past
+
+
 @pytest.mark.parametrize("kind", ["qwen3_next", "bloom", "llama", "gpt2"])
 def test_an_output_projection_that_is_called_stays_an_ordinary_matrix(kind: str) -> None:
     assert all(nonempty(x.role == "block" for x in structure_of(small(kind)).linear_layers))
-
-
-def test_a_class_without_source_reads_nothing() -> None:
-    made: type[torch.nn.Module] = type("Made", (torch.nn.Module,), {})
-    assert read_past_module(made) == frozenset()
 
 
 def test_towers_lie_outside_the_language_model() -> None:

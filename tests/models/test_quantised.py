@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from tests.vacuous import nonempty
+from tests.zoo.families import FAMILIES, family_config
 from torch import nn
 
+from luthier.models.architecture import empty_model
+from luthier.models.forward_arguments import text_inputs
 from luthier.models.loading import load_model
-from luthier.models.quantised import Int8Linear, Nf4Linear, PackedLinear, num_parameters, quantise
+from luthier.models.quantised import Int8Linear, Nf4Linear, PackedLinear, num_parameters, packable_layers, quantise
+from luthier.models.structure import structure_of
 
 KINDS = [
     Int8Linear,
@@ -105,3 +109,45 @@ def test_every_matrix_but_the_head_is_packed_and_all_are_counted(tiny_model: Pat
     assert torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), 0) > 0.999
     assert not torch.equal(one, other)
     assert quantise(load_model(tiny_model, dtype="float32", attention="sdpa"), "int8") == 14
+
+
+@pytest.mark.parametrize(
+    ("kind", "wide"),
+    [
+        ("mamba", {"x_proj", "dt_proj", "out_proj"}),  # a kernel is given their matrices
+        ("jamba", {"dt_proj"}),
+        ("rwkv", {"output", "value"}),  # divided in evaluation; a `value` that is called is packed
+        ("gemma3n_text", {"correction_coefs", "prediction_coefs"}),  # clamped
+        ("phimoe", {"router"}),  # a linear layer that also chooses
+        ("falcon", set()),  # a class of its own that computes the same
+    ],
+)
+def test_what_is_not_only_called_stays_wide_and_the_plan_counts_it_so(kind: str, wide: set[str]) -> None:
+    torch.manual_seed(0)
+    config = family_config(FAMILIES[kind], vocabulary=96, tokens={"bos_token_id": 0, "pad_token_id": 0})
+    model = empty_model(config, device="cpu", dtype=torch.float32).eval()
+    expected = packable_layers(model)
+    packed_weights = sum(layer.weight.numel() for layer in expected.values())
+    num = quantise(model, "int8")
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    left = {name for name, m in linear.items() if not isinstance(m, PackedLinear)}
+    own = {name.rpartition(".")[2] for name in left if linear[name] is not model.get_output_embeddings()}
+    assert own == wide
+    assert num == len(expected) == len(linear) - len(left) > 0
+    assert structure_of(config.to_dict()).num_packed_parameters == packed_weights
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        assert model(input_ids=ids, **text_inputs(model, ids)).logits.isfinite().all()
+
+
+def test_a_read_that_only_a_pass_shows_leaves_the_matrix_wide(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(tiny_model, dtype="float32", attention="sdpa")
+    kind = type(model.model.layers[0].mlp)
+    plain = kind.forward
+    monkeypatch.setattr(
+        kind, "forward", lambda self, x: plain(self, x) + 0 * getattr(self, "down" + "_proj").weight.sum()
+    )
+    assert quantise(model, "int8") == 2 * 6
+    assert not isinstance(model.model.layers[1].mlp.down_proj, PackedLinear)

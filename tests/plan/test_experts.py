@@ -78,8 +78,8 @@ def test_all_linear_says_what_it_reaches_and_what_it_leaves_out() -> None:
 @pytest.mark.parametrize(
     ("kind", "gone", "kept", "said"),
     [
-        ("mamba2", "out_proj", {"in_proj"}, "2 matrices that a fused kernel reads past their module"),
-        ("granitemoehybrid", "mamba.out_proj", {"in_proj", "o_proj", "q_proj"}, "1 matrices that a fused kernel"),
+        ("mamba2", "out_proj", {"in_proj"}, "2 matrices that other code reads past their module"),
+        ("granitemoehybrid", "mamba.out_proj", {"in_proj", "o_proj", "q_proj"}, "1 matrices that other code"),
         ("qwen3_next", "shared_expert_gate", {"out_proj", "o_proj", "in_proj_qkvz"}, "2 gates narrower than rank 8"),
     ],
 )
@@ -126,13 +126,34 @@ def test_a_rank_above_a_gate_by_hand_is_refused() -> None:
         _resolved(routers, rank=8, targets=("router",))
 
 
+@pytest.mark.parametrize(
+    ("ranks", "rank"), [({"target_rank": 2}, 3), ({"target_rank": 2, "initial_rank": 4}, 4), ({"target_rank": 1}, 2)]
+)
+def test_adalora_leaves_out_gates_that_are_narrower_than_its_initial_rank(ranks: dict[str, int], rank: int) -> None:
+    # the gate of the shared expert is 1 x 32: it has room for the target rank of 1, not for the rank at the start
+    plan, sources = _resolved(structure_of(small("qwen3_next")), "adalora", targets="all-linear", **ranks)
+    assert plan.rank == rank
+    assert "shared_expert_gate" not in {name.rpartition(".")[2] for name in plan.targets}
+    assert f"2 gates narrower than rank {rank}" in sources.found["method.targets"].why
+
+
+def test_qlora_says_which_parameters_stay_wide() -> None:
+    structure = structure_of(small("mixtral"))
+    _, sources = _resolved(structure, "qlora", rank=4, quantisation="int8")
+    experts = 2 * 4 * (32 * 96 + 48 * 32)
+    said = sources.found["method.quantisation"].why
+    assert f"packs {structure.num_packed_parameters:,} of {structure.num_parameters:,} parameters" in said
+    assert f"{experts:,} of experts in one tensor, {2 * 96 * 32:,} of embeddings and head" in said
+    assert structure.num_packed_parameters == 2 * (2 * 32 * 32 + 2 * 16 * 32), "queries and outputs, keys and values"
+
+
 def test_a_rank_above_attention_itself_is_still_refused() -> None:
     with pytest.raises(RecipeError, match=r"method\.rank is 24, but .*k_proj is 16 x 32"):
         _resolved(structure_of(small("llama")), rank=24)
 
 
 def test_a_matrix_that_a_kernel_reads_is_refused_by_hand() -> None:
-    with pytest.raises(RecipeError, match=r"out_proj, whose weight a fused kernel reads past the module"):
+    with pytest.raises(RecipeError, match=r"out_proj, whose weight other code reads past the module"):
         _resolved(structure_of(small("mamba2")), rank=4, targets=("in_proj", "out_proj"))
 
 
@@ -201,8 +222,10 @@ def test_a_packed_base_holds_experts_as_they_are(make_plan: Callable[..., Plan],
     plan = make_plan({"method": {"name": "qlora", "rank": 4, "quantisation": "int8"}}, structure=mixture)
     workload = workload_of(plan, mixture, _device())
     held = predict_memory(workload, _device()).weights_bytes
-    wide = sum(x.num_parameters for x in mixture.experts)
-    assert held == pytest.approx(1.01 * (mixture.num_parameters - wide) + workload.element_bytes * wide)
+    packed = mixture.num_packed_parameters
+    wide = mixture.num_parameters - packed
+    assert wide > sum(x.num_parameters for x in mixture.experts) + mixture.num_embedding_parameters
+    assert held == pytest.approx(1.01 * packed + workload.element_bytes * wide)
 
 
 def test_experts_that_have_no_room_are_left_out_and_said(

@@ -14,6 +14,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, NotFoundError, RecipeError, RequestError
 from luthier.core.events import StepDone, ValidationDone, WarningRaised
+from luthier.core.opted_turns import OptedTurns
 from luthier.engines.transformers_engine import TransformersEngine
 from luthier.models.structure import read_structure
 from luthier.plan import hardware
@@ -21,6 +22,7 @@ from luthier.plan.devices import this_machine
 from luthier.plan.memory import predict_memory
 from luthier.plan.workload import workload_of
 from luthier.service import probes
+from luthier.service.candidates import as_candidate
 from luthier.service.context import Context
 from luthier.service.plans import prepare
 from luthier.service.quotes import quote_of
@@ -90,6 +92,21 @@ def test_a_run_is_a_teacher_too(context: Context, make_student: MakeRecipe, make
     assert found.adapter_sha256 == taught.as_json()["adapter_sha256"]
     assert outcome.plan.objective.teacher_share == 0.5
     assert outcome.record.status == "succeeded"
+    events = context.runs.events(outcome.record.run_id)
+    assert not [e for e in events if isinstance(e, WarningRaised) and e.code == "teacher_trained_otherwise"]
+
+
+def test_a_teacher_is_judged_with_the_prompts_of_its_own_training(
+    context: Context, make_student: MakeRecipe, make_recipe: MakeRecipe
+) -> None:
+    taught = run(context, make_recipe(data={"train": "train.jsonl", "system": "fold"}, training={"max_steps": 1}))
+    outcome = run(context, make_student(teacher=taught.record.run_id, alpha=1.0))
+    teacher = outcome.plan.objective.teacher
+    assert teacher is not None
+    assert as_candidate(teacher).opted_turns == OptedTurns(folds_system=True)
+    warnings = [e for e in context.runs.events(outcome.record.run_id) if isinstance(e, WarningRaised)]
+    (said,) = [e.message for e in warnings if e.code == "teacher_trained_otherwise"]
+    assert '{"folds_system": true}, and looks at rows that are written with {}' in said
 
 
 def test_killed_while_the_teacher_speaks_and_again_while_the_student_learns_the_bytes_are_the_same(

@@ -119,6 +119,44 @@ def test_rows_that_are_cut_stay_one_example_and_the_plan_says_how_many_and_why(r
     assert "enable_thinking" in notes["answers_without_thought"]
 
 
+def test_rows_that_are_joined_are_one_sequence_and_the_plan_says_what_inference_would_not_show(
+    rewriting, tmp_path
+) -> None:
+    joins = {"reset_template": "training", "held_out": "chats.jsonl", "allow_leakage": True}
+    with Context.open(tmp_path / "home") as context:
+        cut = prepare(context, rewriting(), base_dir=Path())
+        joined = prepare(context, rewriting(data=joins), base_dir=Path())
+        again = prepare(context, rewriting(data=joins), base_dir=Path())
+    profile = joined.plan.data.train
+    assert (profile.num_examples, profile.num_joined, profile.num_cut, profile.num_sequences) == (24, 16, 0, 0)
+    assert all(nonempty(len(unit) == 1 for unit in joined.train.units))
+    assert profile.num_trained_tokens == cut.plan.data.train.num_trained_tokens
+    assert profile.num_tokens < cut.plan.data.train.num_tokens
+    assert profile.joined_differs == (r'"<think>\n\n</think>\n\n" added',)
+    note = dict(sequence_notes(profile))["joined_rows"]
+    assert note.startswith("16 of 24 train rows are one sequence")
+    assert profile.joined_differs[0] in note
+    assert joined.plan.sources["data.reset_template"].source == "asked"
+    assert "16 of 24" in joined.plan.sources["data.reset_template"].why
+    assert joined.plan.hash != cut.plan.hash
+    assert (again.plan.hash, again.train.tokenised) == (joined.plan.hash, joined.train.tokenised)  # from the cache
+    held_out = joined.plan.data.held_out  # judged behind the prompts of inference
+    assert (held_out.num_joined, held_out.num_cut) == (0, 16)
+
+
+@pytest.mark.parametrize(
+    ("objective", "why"),
+    [
+        ({"name": "pretraining"}, "plain text"),
+        ({"name": "grpo", "rewards": [{"metric": "token_f1"}]}, "draws its answers"),
+    ],
+)
+def test_answers_are_joined_only_where_they_are_learned(rewriting, tmp_path, objective, why) -> None:
+    with Context.open(tmp_path / "home") as context, pytest.raises(RecipeError, match=why) as caught:
+        prepare(context, rewriting(data={"reset_template": "training"}, objective=objective), base_dir=Path())
+    assert "remove data.reset_template" in caught.value.do
+
+
 def test_template_options_are_in_the_plan_and_change_what_is_written(rewriting, tmp_path) -> None:
     with Context.open(tmp_path / "home") as context:
         plain = prepare(context, rewriting(), base_dir=Path())

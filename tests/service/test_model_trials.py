@@ -11,9 +11,9 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.model_check import CHECKS, Check
+from luthier.core.trial_rows import TRIAL_ROWS
 from luthier.engines.transformers_engine import TransformersEngine
 from luthier.service.model_trials import try_model
-from luthier.service.trial_rows import TRIAL_ROWS
 
 FITTING = [{"messages": [{"role": "user", "content": "Front?"}, {"role": "assistant", "content": "Spruce."}]}] * 3
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.service.conftest import write_rows
 from tests.vacuous import nonempty
+from transformers import AutoTokenizer
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation
@@ -24,9 +25,11 @@ from luthier.service import deployments, serving
 from luthier.service.candidates import find_base, find_candidate, open_engine, system_under_test
 from luthier.service.context import Context
 from luthier.service.evaluations import evaluate
+from luthier.service.exports import export
 from luthier.service.plans import prepare
 from luthier.service.recipes import recipe_from
 from luthier.service.served_exports import served_export
+from luthier.service.served_models import list_models
 from luthier.service.served_targets import served_target
 from luthier.service.split_files import load_splits
 from luthier.service.training import train
@@ -138,6 +141,10 @@ def test_a_request_with_a_system_message_is_answered_by_the_run_and_refused_by_i
     folded = [{"role": "user", "content": "Be short.\n\nWhat is 5?"}]
     answers = [serving.answer(context, Caller(), "folded", one, max_tokens=6) for one in (messages, folded)]
     assert answers[0] == answers[1]
+    (listed,) = [model for model in list_models(context, Caller()) if model.model_id == "folded"]
+    assert listed.opted_turns == OPTED
+    assert listed.decoding is not None
+    assert listed.decoding.path == "batched"
     (name,) = [model.name for model in sources.local_models(context.home)]
     own = next(api for api, known in serving_names(context).items() if known == name)
     with pytest.raises(TemplateError) as raised:
@@ -149,6 +156,22 @@ def serving_names(context: Context) -> dict[str, str]:
     from luthier.service.served_targets import local_base_models
 
     return {api: model.name for api, model in local_base_models(context).items()}
+
+
+def test_another_runtime_sees_the_prompts_of_training(opened, base: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    context, run_id = opened
+    made = export(context, run_id, to="merged", output=tmp_path / "merged", num_prompts=3)
+    assert made.source.opted_turns == OPTED
+    assert made.parity is not None
+    assert made.parity.num_prompts_same_tokens == made.parity.num_prompts == 3
+    assert not any("chat template" in one for one in made.warnings)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    asked = [one for one in row(5)["messages"] if one["role"] != "assistant"]
+    text = tokenizer.apply_chat_template(asked, tools=[TOOL], tokenize=False, add_generation_prompt=True)
+    assert text.startswith("<|im_start|>user\nBe short.\n\nYou may call these functions.")
+    assert "What is 5?" in text
+    served = served_export(context, tmp_path / "merged")
+    assert served.opted_turns == OPTED
 
 
 def test_the_export_of_a_run_is_served_as_the_run_is(opened, base: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

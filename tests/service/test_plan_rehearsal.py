@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.train.architectures import ARCHITECTURES
 
 from luthier.core.errors import DataError, LuthierError, ModelSourceError, RequestError
+from luthier.core.events import StepDone
 from luthier.core.graders import Reward
 from luthier.core.plan import ForwardPath, ObjectivePlan, Plan
 from luthier.core.recipe import PREFERENCE_OBJECTIVES
@@ -96,6 +97,64 @@ def test_a_plan_says_by_which_path_its_loss_is_computed(
     found = plan_of(base_folder(name), method=method).training.forward
     assert (None if found is None else (found.attention, found.logits)) == path
     assert found is None or found.reasons
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method["name"]))
+@pytest.mark.parametrize(("name", "asked"), [("mixtral", 0.01), ("qwen3 moe", "model"), ("gpt oss", 0.02)])
+def test_a_plan_says_what_the_loss_of_routers_is_multiplied_by_and_what_it_trains(
+    base_folder: Callable[..., Path], plan_of: Callable[..., Plan], name: str, asked: Any, method: dict[str, Any]
+) -> None:
+    plan = plan_of(base_folder(name), method=method, objective={"name": "sft", "router_aux_loss": asked})
+    assert plan.objective.router_aux_loss == (0.001 if asked == "model" else asked)
+    said = plan.sources["objective.router_aux_loss"]
+    assert said.source == "asked"
+    assert ("routers train" in said.why) == (method["name"] == "full")
+    assert ("routers are frozen" in said.why) == (method["name"] == "lora")
+    silent = plan_of(base_folder(name), method=method)
+    off = plan_of(base_folder(name), method=method, objective={"name": "sft", "router_aux_loss": "off"})
+    assert silent.objective.router_aux_loss is None
+    assert silent.sources["objective.router_aux_loss"].source == "default"
+    assert silent.sources["objective.router_aux_loss"].why.startswith("off")
+    assert silent.hash == off.hash != plan.hash
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "asked", "why"),
+    [
+        ("qwen3", {"name": "lora", "rank": 2}, 0.01, "no experts"),
+        ("deepseek v3", {"name": "lora", "rank": 2}, 0.01, "gives none"),
+        ("deepseek v3", {"name": "lora", "rank": 2}, "model", "router_aux_loss_coef"),
+        ("mixtral", {"name": "prompt_tuning", "num_virtual_tokens": 3}, 0.01, "trained prompt"),
+    ],
+)
+def test_a_loss_of_routers_that_cannot_be_computed_is_refused_before_the_plan(
+    base_folder: Callable[..., Path],
+    plan_of: Callable[..., Plan],
+    name: str,
+    method: dict[str, Any],
+    asked: Any,
+    why: str,
+) -> None:
+    with pytest.raises(LuthierError, match=why) as caught:
+        plan_of(base_folder(name), method=method, objective={"name": "sft", "router_aux_loss": asked})
+    assert "off" in caught.value.do
+
+
+def test_a_run_logs_the_loss_of_routers_beside_its_own(
+    context: Context, base_folder: Callable[..., Path], make_recipe: Callable[..., Path]
+) -> None:
+    asked = {"objective": {"name": "sft", "router_aux_loss": 0.05}, "method": {"name": "lora", "rank": 2}}
+    recipe = make_recipe(base_model=str(base_folder("mixtral")), **asked)
+    outcome = train(context, load_recipe(recipe), base_dir=recipe.parent)
+    result = outcome.record.result
+    assert outcome.record.status == "succeeded"
+    assert result is not None
+    assert result.first_step is not None
+    steps = [e for e in context.runs.events(outcome.record.run_id) if isinstance(e, StepDone)]
+    assert steps
+    assert all(step.measures["router_loss"] > 0 for step in steps)
+    assert result.first_step.router_loss == steps[0].measures["router_loss"]
+    assert result.first_step.loss == steps[0].loss
 
 
 def test_plan_and_run_say_which_path_is_taken_and_the_run_ends(

@@ -13,7 +13,18 @@ import pytest
 
 from luthier.core.errors import LuthierError, OverlongError, WorkError, error_from
 from luthier.core.ports import Prepared, StreamEngine, Told
-from luthier.core.stream import EmbeddingRequest, Ended, Failed, Piece, Served, Started, StreamEvent, TextRequest
+from luthier.core.stream import (
+    Decoding,
+    EmbeddingRequest,
+    Ended,
+    Failed,
+    LoadedModel,
+    Piece,
+    Served,
+    Started,
+    StreamEvent,
+    TextRequest,
+)
 from luthier.service.serving_child import Desk
 from luthier.service.serving_writer import Turns
 
@@ -77,6 +88,14 @@ class FakeEngine:
         self.world.log.append(f"close {self.name}")
 
 
+class DescribedFake(FakeEngine):
+    """Says how it writes."""
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(path="by_row", description=f"as {self.name} does")
+
+
 class PreparingFake(FakeEngine):
     """Makes requests ready: a text that begins with "slow" as soon as the test lets it."""
 
@@ -117,6 +136,8 @@ class World:
         self.admitted: list[tuple[str, bool]] = []
         self.failures: dict[str, Failed] = {}
         self.told: queue.Queue[tuple[str, StreamEvent]] = queue.Queue()
+        self.loaded: list[tuple[LoadedModel, ...]] = []
+        self.describes = False
         self.texts: dict[str, str] = {}
         self.errors: dict[str, LuthierError] = {}
         self.num_asked = 0
@@ -133,6 +154,7 @@ class World:
             memory_bytes=memory_bytes,
             precision=lambda: "float32",
             open_engine=self.open_engine,
+            tell_loaded=self.loaded.append,
         )
         threading.Thread(target=self.desk.work, daemon=True).start()
 
@@ -141,6 +163,8 @@ class World:
         if name in self.gates:
             assert self.gates[name].wait(60)
         self.log.append(f"open {name}")
+        if self.describes:
+            return DescribedFake(served, self)
         return PreparingFake(served, self) if self.prepares else FakeEngine(served, self)
 
     def model(self, name: str, adapter: str | None = None) -> Served:
@@ -209,6 +233,30 @@ def test_a_model_that_is_being_loaded_holds_up_no_other(world: World) -> None:
     assert world.answered(slow) == ["slow:"]
     world.answered(world.ask("slow"))
     assert gone not in world.texts
+
+
+def test_which_models_are_loaded_is_said_when_it_changes(world: World) -> None:
+    world.describes = True
+    world.open_desk(most_models=1)
+    world.answered(world.ask("a", "one"), world.ask("a"))
+    world.until(lambda: len(world.loaded) == 1)
+    world.answered(world.ask("b"))
+    world.until(lambda: [Path(one.served.path).name for one in world.loaded[-1]] == ["b"])
+    (first,), (last,) = world.loaded[0], world.loaded[-1]
+    assert first.decoding == Decoding(path="by_row", description="as a does")
+    assert first.answers(world.model("a"))
+    assert first.answers(world.model("a", "one"))
+    assert not first.answers(world.model("b"))
+    assert not first.answers(world.model("a").model_copy(update={"quantisation": "nf4"}))
+    assert last.answers(world.model("b"))
+    assert len(world.loaded) <= 3  # a, perhaps none, b: nothing is said that has not changed
+
+
+def test_a_model_that_does_not_say_how_it_writes_is_loaded_all_the_same(world: World) -> None:
+    world.open_desk()
+    world.answered(world.ask("a"))
+    world.until(lambda: len(world.loaded) == 1)
+    assert [one.decoding for one in world.loaded[0]] == [None]
 
 
 def test_the_longest_unused_model_goes(world: World) -> None:

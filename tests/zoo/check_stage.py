@@ -27,7 +27,7 @@ _STAGES: Final = {
 _WITH_ADAPTER: Final = ("text", "stream", "score")
 """The walk tries these with an adapter, the check with the base model alone."""
 _SHARE: Final = 0.005
-"""What the reach of the two may differ: they count vectors and tables of positions each in its own way."""
+"""What the reach of the check may be above that of the walk: they count tables of positions each in its own way."""
 
 
 def check(going: Walk) -> None:
@@ -74,10 +74,13 @@ def contradictions(found: Mapping[str, Check], outcomes: Sequence[Outcome]) -> l
 
 
 def _other_reach(found: Mapping[str, Check], walked: Mapping[str, Outcome]) -> list[str]:
-    """The reach, where both have measured one and they differ."""
+    """The reach, where both have measured one and that of the check is larger.
+
+    The walk trains at rank 2, the check at the rank of a plan by default, which leaves out matrices narrower than it.
+    """
     if "reach" not in walked or "reach" not in found:
         return []
     ours, theirs = (one.measures.get("share_of_matrices") for one in (found["reach"], walked["reach"]))
-    if ours is None or theirs is None or abs(ours - theirs) <= _SHARE:
+    if ours is None or theirs is None or ours - theirs <= _SHARE:
         return []
     return [f"reach: the check says {ours:.4f}, the walk {theirs:.4f}"]

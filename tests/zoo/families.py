@@ -169,7 +169,8 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("qwen3_moe", "qwen3_2507", decoder_sparse_step=1),
         _family("qwen3_moe_coder", "qwen3_coder", model_type="qwen3_moe", decoder_sparse_step=1),
         _family("gpt_oss", "gpt_oss", layer_types=_MIXED_WINDOWS),
-        _family("phimoe", "phi35_small", sliding_window=WINDOW_TOKENS),
+        # without the noise that its routers draw in training, so that its losses can be compared
+        _family("phimoe", "phi35_small", sliding_window=WINDOW_TOKENS, router_jitter_noise=0.0, input_jitter_noise=0.0),
         _family("glm4_moe", "glm46", partial_rotary_factor=0.5),
         _family("glm4_moe_lite", "glm46", num_key_value_heads=_HEADS),
         _family("granitemoe", "granite33", embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.7,

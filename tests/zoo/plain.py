@@ -20,8 +20,6 @@ from luthier.models.quiet import quiet_peft, quiet_transformers
 
 LOSS_SHARE: Final = 1e-6
 """What a loss in float32 may differ from that of plain transformers and PEFT, as a share of it."""
-_EXPERT_WEIGHTS: Final = ("w1", "w2", "v1")
-"""Of DBRX, whose experts lie below one another in one matrix."""
 GRADIENT_SHARE: Final = 1e-5
 """What a gradient may differ, as a share of the norm of all gradients."""
 
@@ -156,8 +154,8 @@ def reach(folder: Path, trained: Sequence[str], experts: Sequence[str] = ()) -> 
     """The share of the language model's matrix parameters that adapters lie on, and how many parameters these are.
 
     trained: names of PEFT's trainable tensors. experts: ends of the names of tensors of experts, whose adapters PEFT
-    names by their module alone. Matrices are what a token is multiplied with: weights of two dimensions and stacks of
-    matrices, but embeddings, head, towers beside the language model, convolutions and tables of positions.
+    names by their module alone. Matrices are all tensors of two dimensions and more, but
+    biases, embeddings, head, towers beside the language model and tables of positions.
     """
     model = plain_model(folder)
     outer = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
@@ -183,9 +181,9 @@ def _base_name(trained: str) -> str:
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:
-    """Not so a bias of each expert, nor a rate of each channel and state (`A_log`), which have two dimensions, too."""
-    return parameter.ndim >= 3 or (parameter.ndim == 2 and name.rpartition(".")[2] in ("weight", *_EXPERT_WEIGHTS))
+    """Not so the biases of experts, which have two dimensions, too."""
+    return parameter.ndim >= 2 and not name.endswith("bias")
 
 
 def _is_beside(name: str) -> bool:
-    return any(part in name for part in ("vision", "visual", "projector", "conv1d", "wpe", "embed_positions", "embed"))
+    return any(part in name for part in ("vision", "visual", "projector", "wpe", "embed_positions", "embed"))

@@ -17,7 +17,7 @@ import jinja2
 from transformers import PreTrainedTokenizerFast
 
 from luthier.core.dataset import TokenisedExample
-from luthier.service.trial_rows import TRIAL_ROWS
+from luthier.core.trial_rows import TRIAL_ROWS
 
 _DAY: Final = re.compile(r"\d{1,2}[A-Z][a-z]{2,8}\d{4}|\d{4}-\d{2}-\d{2}|[A-Z][a-z]{2,8}\d{1,2},\d{4}")
 
@@ -75,6 +75,20 @@ def is_said(row: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> bool:
     return all(_bare(part) in text for part in parts)
 
 
+def closes_thought(row: dict[str, Any], options: dict[str, bool], tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the prompt of the last answer is the one with these options of the template and a closed thought behind.
+
+    Then no thought can follow it, whatever the template writes of an answer that is there already.
+    """
+    before = row["messages"][:-1]
+    asked = _bare(before[-1]["content"])
+    tails = [
+        _bare(_render(before, row.get("tools"), tokenizer, is_prompt=True, **given)).rpartition(asked)[2]
+        for given in ({}, options)
+    ]
+    return tails[0] != tails[1] and tails[0].startswith(tails[1])
+
+
 def _spans(example: TokenisedExample) -> list[tuple[int, int]]:
     mask = [0, *example.loss_mask, 0]
     starts = [place for place in range(len(mask) - 1) if not mask[place] and mask[place + 1]]
@@ -112,7 +126,12 @@ def _prompts(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerFas
 
 
 def _render(
-    messages: list[dict[str, Any]], tools: list[Any] | None, tokenizer: PreTrainedTokenizerFast, *, is_prompt: bool
+    messages: list[dict[str, Any]],
+    tools: list[Any] | None,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    is_prompt: bool,
+    **options: bool,
 ) -> str:
     """The template's text, by transformers alone."""
     given = json.loads(json.dumps(messages))
@@ -120,7 +139,8 @@ def _render(
         message["content"] = message.get("content") or ""
         for call in message.get("tool_calls", ()):
             call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-    return str(tokenizer.apply_chat_template(given, tools=tools, tokenize=False, add_generation_prompt=is_prompt))
+    text = tokenizer.apply_chat_template(given, tools=tools, tokenize=False, add_generation_prompt=is_prompt, **options)
+    return str(text)
 
 
 def _text(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from safetensors.torch import load_file
 from tests.zoo import plain
-from tests.zoo.rows import ROWS, is_said, write_rows, wrong_marks
+from tests.zoo.rows import ROWS, closes_thought, is_said, write_rows, wrong_marks
 from torch import Tensor
 
 from luthier.core.conversation import Conversation, Message
@@ -115,7 +115,10 @@ def row(going: Walk, kind: str) -> None:
                 examples, template, max_length_tokens=4096, overlong="error", progress=SilentProgress()
             ).examples
         except TemplateError as refused:
-            stage.outcome.path = "" if is_said(ROWS[kind], template.tokenizer) else _opt_in(examples, going, refused)
+            options = _named_options(refused)
+            cannot = bool(options) and closes_thought(ROWS[kind], options, template.tokenizer)
+            cannot = cannot or not is_said(ROWS[kind], template.tokenizer)
+            stage.outcome.path = _opt_in(examples, going, refused) if cannot else ""
             raise
         wrong = wrong_marks(ROWS[kind], made, template.tokenizer, set(template.end_of_turn_ids))
         if wrong is not None:
@@ -125,20 +128,23 @@ def row(going: Walk, kind: str) -> None:
 
 def _opt_in(examples: Any, going: Walk, refused: TemplateError) -> str:
     """The settings by which a refused row passes, if the refusal names one of them; empty otherwise."""
+    from luthier.data.loss_mask import tokenise_all
     from luthier.models.chat_template import ChatTemplate
     from luthier.service.model_trials import opt_in
 
-    options = re.search(r"data\.template_options: \{(\w+): (true|false)\}", refused.do)
-    if options is not None:
-        chosen = {options[1]: options[2] == "true"}
-        template = ChatTemplate.load(going.folder).with_options(chosen)
+    if options := _named_options(refused):
+        template = ChatTemplate.load(going.folder).with_options(options)
         with contextlib.suppress(LuthierError):
-            from luthier.data.loss_mask import tokenise_all
-
             tokenise_all(examples, template, max_length_tokens=4096, overlong="error", progress=SilentProgress())
-            return f"passes with {options[0]}"
+            return "passes with " + re.findall(r"data\.template_options: \{.*?\}", refused.do)[0]
     found = opt_in(examples, ChatTemplate.load(going.folder))
     return found if any(setting in refused.do for setting in re.findall(r"data\.\w+: \w+", found)) else ""
+
+
+def _named_options(refused: TemplateError) -> dict[str, bool]:
+    """The option of the template that a refusal names, and its value; empty where it names none."""
+    found = re.findall(r"data\.template_options: \{(\w+): (true|false)\}", refused.do)
+    return {name: value == "true" for name, value in found}
 
 
 def plan(going: Walk, context: Context) -> None:

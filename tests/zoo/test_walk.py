@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import pytest
 from tests.vacuous import nonempty
+from tests.zoo.makers import make_tokenizer
+from tests.zoo.rows import ROWS, closes_thought
 from tests.zoo.table import BEGIN, END, summary, works_whole, write_table
 from tests.zoo.walk import STAGES, Walk
 
@@ -98,3 +100,9 @@ def test_the_table_replaces_what_was_between_its_marks(tmp_path: Path) -> None:
     assert "wrong: loss 1 (plan: two)" in text
     assert [works_whole(outcomes) for outcomes in found.values()] == [True, False]
     assert summary(found).startswith("1 of 2 families work in everything")
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(("maker", "closes"), [("qwq", True), ("gemma4", True), ("qwen3", False), ("glm46", False)])
+def test_a_prompt_that_closes_a_thought_is_told_from_one_that_leaves_it_to_the_model(maker: str, closes: bool) -> None:
+    assert closes_thought(ROWS["think_text"], {"enable_thinking": True}, make_tokenizer(maker)) is closes

@@ -6,6 +6,7 @@ row (raw fields from a file) -> example (mapped, trainable) -> tokenised example
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -121,7 +122,9 @@ class TokenisedExample:
     predicted from the tokens before t. Position 0 is never 1. num_truncated_tokens: tokens cut off the end. is_wanted:
     whether what is learned is to become more likely or less; None where nothing says so. is_replayed: whether it is a
     general row, trained against forgetting. has_thought: whether an answer holds a thought. skips_thought: whether one
-    goes on without a thought where the prompt lets the model think.
+    goes on without a thought where the prompt lets the model think. is_joined: whether its answers, which the template
+    needs a sequence each for, were joined into one, and differs: how earlier answers then differ from what inference
+    would show of them.
     """
 
     id: str
@@ -132,6 +135,8 @@ class TokenisedExample:
     is_replayed: bool = False
     has_thought: bool = False
     skips_thought: bool = False
+    is_joined: bool = False
+    differs: tuple[str, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -197,7 +202,9 @@ class DatasetProfile(Frozen):
     packed: where the examples that a step counts are blocks of documents; None where they are rows. num_cut: rows of
     which the template needs a sequence for each answer, and num_sequences: of how many sequences all rows then are; 0
     where none is cut. num_with_thought, num_skipping_thought: sequences whose answer holds a thought, and those that go
-    on without one where the prompt lets the model think.
+    on without one where the prompt lets the model think. num_joined: rows whose answers were joined into one sequence
+    (data.reset_template), and joined_differs: how earlier answers of these differ from what inference shows, the most
+    frequent first.
     """
 
     split: Split
@@ -220,11 +227,16 @@ class DatasetProfile(Frozen):
     num_sequences: int = 0
     num_with_thought: int = 0
     num_skipping_thought: int = 0
+    num_joined: int = 0
+    joined_differs: tuple[str, ...] = ()
 
     @property
     def unused_fields(self) -> set[str]:
         """Fields that say nothing of this split: plans of before there were these keep their hash."""
-        names = ("packed", "num_cut", "num_sequences", "num_with_thought", "num_skipping_thought")
+        names = (
+            "packed", "num_cut", "num_sequences", "num_with_thought", "num_skipping_thought", "num_joined",
+            "joined_differs",
+        )  # fmt: skip
         return {name for name in names if not getattr(self, name)}
 
     @property
@@ -248,6 +260,10 @@ def sequence_notes(profile: DatasetProfile) -> list[tuple[str, str]]:
     if profile.num_cut:
         what = f"{profile.num_examples:,} {name} rows are {profile.num_sequences:,} sequences"
         found.append(("cut_rows", f"{what}; {profile.num_cut:,} of them have one for each answer: {CUT_REASON}"))
+    if profile.num_joined:
+        found.append(
+            ("joined_rows", joined_note(profile.num_joined, profile.num_examples, profile.joined_differs, name))
+        )
     if profile.num_skipping_thought:
         of = profile.num_sequences or profile.num_examples
         found.append(
@@ -260,6 +276,18 @@ def sequence_notes(profile: DatasetProfile) -> list[tuple[str, str]]:
             )
         )
     return found
+
+
+def joined_note(num_joined: int, num_rows: int, differs: Sequence[str], name: str = "") -> str:
+    """What is to be known of rows whose answers were joined into one sequence."""
+    rows = f"{name} rows" if name else "rows"
+    seen = "each answer stands behind the very prompt of inference"
+    if differs:
+        seen = f"later answers see the earlier ones not as inference shows them, but with {'; '.join(differs)}"
+    return (
+        f"{num_joined:,} of {num_rows:,} {rows} are one sequence where the template needs one for each answer "
+        f"(data.reset_template: training): {seen}"
+    )
 
 
 def profile_tokens(
@@ -280,4 +308,12 @@ def profile_tokens(
         "num_sequences": len(rows) if row_counts else 0,
         "num_with_thought": sum(row.has_thought for row in rows),
         "num_skipping_thought": sum(row.skips_thought for row in rows),
+        "num_joined": sum(row.is_joined for row in rows),
+        "joined_differs": most_frequent_differences(rows),
     }
+
+
+def most_frequent_differences(rows: Iterable[TokenisedExample]) -> tuple[str, ...]:
+    """How joined answers differ from what inference shows, over all rows: the three that are met most often."""
+    counts = Counter(differs for row in rows for differs in row.differs)
+    return tuple(differs for differs, _ in counts.most_common(3))

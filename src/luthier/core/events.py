@@ -19,6 +19,11 @@ REPLAY_LOSS: Final = "replay_loss"
 """The measures that hold the plain loss of the task's own rows and that of replayed ones, where rows are replayed."""
 
 
+ROUTER_LOSS: Final = "router_loss"
+"""The measure that holds the loss of the routers of a mixture of experts, not yet multiplied by its coefficient. The
+loss of a step is without it, so that it can be held against that of a validation."""
+
+
 class RunStarted(Frozen):
     """The loop is about to take step `from_step` + 1 of `num_steps`."""
 

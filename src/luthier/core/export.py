@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from luthier.core.frozen import Frozen
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Quantisation
+from luthier.core.recipe import TemplateOption
 
 ExportFormat = Literal["adapter", "merged", "gguf", "onnx", "executorch"]
 ExportPrecision = Literal["float32", "float16", "bfloat16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "int8", "int4"]
@@ -20,7 +22,8 @@ class ExportSource(Frozen):
 
     run_id: None for a base model. base_path: of the base, or of the whole model that training made. base_name,
     base_sha256: of the base model that it began with. precision: what its matrices are multiplied in when it runs.
-    quantisation: how the base was packed while an adapter was trained over it.
+    quantisation: how the base was packed while an adapter was trained over it. template_options: what the chat template
+    was given beside each conversation. opted_turns: what of each conversation was written in another way.
     """
 
     name: str
@@ -35,6 +38,17 @@ class ExportSource(Frozen):
     template: Literal["auto", "chat", "plain"] = "auto"
     precision: Literal["float32", "bfloat16"]
     quantisation: Quantisation | None = None
+    template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    opted_turns: OptedTurns = AS_THEY_ARE
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what was not asked for: documents of exports that have nothing of it stay as they are."""
+        document: dict[str, Any] = write(self)
+        for name, unused in (("template_options", {}), ("opted_turns", AS_THEY_ARE)):
+            if getattr(self, name) == unused:
+                document.pop(name, None)
+        return document
 
 
 class Interval(Frozen):
@@ -52,6 +66,7 @@ class ParityReport(Frozen):
     greedy text is. Differences of log-probabilities are in nats, over the tokens of prompts and references, each
     position's likeliest tokens; bound: the most that max_difference_nats may be, None where only the loss of quality is
     judged. nll_increase_nats: a token of the references, export minus source, by prompt paired; with a 95% interval.
+    given_options: of the template, which the runtime had to be given, since it sets them itself otherwise.
     passed: whether the export may be used; reasons: why not, one sentence each.
     """
 
@@ -70,6 +85,7 @@ class ParityReport(Frozen):
     export_perplexity: float
     passed: bool
     reasons: tuple[str, ...] = ()
+    given_options: dict[str, TemplateOption] = Field(default_factory=dict)
 
 
 class Export(Frozen):

@@ -11,6 +11,7 @@ from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
 from luthier.core.graders import Reward
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.places import places_in_words
 from luthier.core.recipe import (
     PREFERENCE_OBJECTIVES,
@@ -84,8 +85,8 @@ class DataPlan(Frozen):
     prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
     training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
     split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
-    what the chat template is given beside each conversation. learn_reasoning, reasoning, system, tools: as the recipe
-    has them.
+    what the chat template is given beside each conversation. learn_reasoning, reset_template, reasoning, system,
+    tools: as the recipe has them.
     """
 
     train: DatasetProfile
@@ -100,6 +101,7 @@ class DataPlan(Frozen):
     split: SplitProvenance | None = None
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
     learn_reasoning: bool | None = None
+    reset_template: Literal["training"] | None = None
     reasoning: Literal["as_text", "drop"] | None = None
     system: Literal["fold"] | None = None
     tools: Literal["as_text"] | None = None
@@ -153,7 +155,9 @@ class TeacherPlan(Frozen):
 
     adapter_path: None for a model without one. precision, quantisation: how it is run. template: how it reads
     prompts where it is judged itself. hidden_size: width of its last hidden states. vocabulary_size: rows of its head;
-    of two vocabularies that are padded differently the tokens of the smaller one count.
+    of two vocabularies that are padded differently the tokens of the smaller one count. template_options, opted_turns,
+    learn_reasoning: how it writes conversations where it is judged itself: as its own run was trained, or, of a base
+    model, as the student is.
     """
 
     name: str
@@ -169,10 +173,22 @@ class TeacherPlan(Frozen):
     hidden_size: int
     vocabulary_size: int
     context_length_tokens: int
+    template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    opted_turns: OptedTurns = AS_THEY_ARE
+    learn_reasoning: bool | None = None
+
+    @property
+    def unused_fields(self) -> set[str]:
+        """How it writes conversations, as far as that is not used: hashes of plans without it stay as they are."""
+        unused = {"template_options": {}, "opted_turns": AS_THEY_ARE, "learn_reasoning": None}
+        return {name for name, value in unused.items() if getattr(self, name) == value}
 
 
 class ObjectivePlan(Frozen):
-    """What is minimised, with all of its settings; what an objective has no use for is None."""
+    """What is minimised, with all of its settings; what an objective has no use for is None.
+
+    router_aux_loss: what the loss of the routers of a mixture of experts is multiplied by; None where it is off.
+    """
 
     name: ObjectiveName
     beta: float | None = None
@@ -192,6 +208,7 @@ class ObjectivePlan(Frozen):
     alpha: float | None = None
     divergence: Divergence | None = None
     teacher_share: float | None = None
+    router_aux_loss: float | None = None
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @property
@@ -316,7 +333,7 @@ class EvaluationPlan(Frozen):
     max_thinking_tokens: int = 0
 
 
-_ROW_SETTINGS: Final = ("template_options", "learn_reasoning", "reasoning", "system", "tools")
+_ROW_SETTINGS: Final = ("template_options", "learn_reasoning", "reset_template", "reasoning", "system", "tools")
 
 
 class Plan(Frozen):
@@ -364,7 +381,8 @@ class Plan(Frozen):
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")
         unused: Any = {key: True for key, value in document.items() if value is None or value == {}}
-        excluded["objective"] = {"teacher": {"name", "path", "adapter_path"}} | unused
+        own: set[str] = self.objective.teacher.unused_fields if self.objective.teacher else set()
+        excluded["objective"] = {"teacher": {"name", "path", "adapter_path"} | own} | unused
         if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
             excluded.setdefault("training", set()).add("optimizer")
         excluded["method"] = {name for name in ("expert_targets", "expert_rank") if not getattr(self.method, name)}

@@ -13,7 +13,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import Event
 from luthier.core.frozen import Frozen
-from luthier.core.stream import EmbeddingRequest, StreamEvent, TextRequest
+from luthier.core.stream import Decoding, EmbeddingRequest, StreamEvent, TextRequest
 
 EventSink = Callable[[Event], None]
 
@@ -223,6 +223,16 @@ class PreparingEngine(Protocol):
         owner: whose ask it is; prompts of different owners take turns. may_exceed: a reserve of room may be used, which
         is kept for those who have nothing under way while others fill all places.
         """
+        ...
+
+
+@runtime_checkable
+class DescribedEngine(Protocol):
+    """What a `StreamEngine` may also be able to do: say how it writes."""
+
+    @property
+    def decoding(self) -> Decoding:
+        """By which path, and why not by a faster one."""
         ...
 
 

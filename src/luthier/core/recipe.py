@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from luthier.core.dataset import Overlong
@@ -122,9 +122,10 @@ class DataRecipe(Frozen):
     begin at the same place hold one another, parts that do not overlap share no row. canaries: made-up secrets planted
     among the training rows. template_options: what the chat template is given beside each conversation, such as
     `enable_thinking`. learn_reasoning: whether thoughts are learned; None learns those of the rows, and no empty one
-    that the template inserts. reasoning, system, tools: what is written as text, for templates that have no place for
-    it. split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another
-    seed is another split, too.
+    that the template inserts. reset_template: `training` joins the answers of a row into one sequence where the
+    template rewrites earlier turns. reasoning, system, tools: what is written as text, for templates that have no place
+    for it. split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another seed is another
+    split, too.
     """
 
     train: str
@@ -137,6 +138,7 @@ class DataRecipe(Frozen):
     template: TemplateName | None = None
     template_options: dict[str, TemplateOption] | None = None
     learn_reasoning: bool | None = None
+    reset_template: Literal["training"] | None = None
     reasoning: Literal["as_text", "drop"] | None = None
     system: Literal["fold"] | None = None
     tools: Literal["as_text"] | None = None
@@ -190,9 +192,22 @@ class MethodRecipe(Frozen):
     options: dict[str, bool | int | float | str] | None = None
 
 
+def _off(given: Any) -> Any:
+    """YAML reads `off` as false, and `on` as true, which would pass for 1."""
+    if given is True:
+        raise ValueError("off, model, or a number above 0")
+    return "off" if given is False else given
+
+
+RouterAuxLoss = Annotated[
+    Literal["off", "model"] | Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)], BeforeValidator(_off)
+]
+
+
 class ObjectiveRecipe(Frozen):
     """What is minimised. Which settings an objective takes stands in `plan/objectives.py`; others are refused.
 
+    `router_aux_loss`: `off`, `model` for the coefficient of the model's own config, or a coefficient.
     `options` are the settings of an objective that another package brings.
     """
 
@@ -214,6 +229,7 @@ class ObjectiveRecipe(Frozen):
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     divergence: Divergence | None = None
     teacher_share: OpenFraction | None = None
+    router_aux_loss: RouterAuxLoss | None = None
     options: dict[str, bool | int | float | str] | None = None
 
 

@@ -21,7 +21,8 @@ class FirstStep(Frozen):
     loss then the mean of its own tokens; None for objectives that weigh otherwise. num_trained_tokens: learned tokens
     of all rows of the step. example_ids: as `luthier data preview` names them, in the order of the rows. noise:
     settings that draw random numbers for this loss (`training.neftune_alpha`, dropouts of the model's own config):
-    where there are any, the loss is of one draw.
+    where there are any, the loss is of one draw. router_loss: of the routers of a mixture of experts, before its
+    coefficient, which `loss` is without; None where they have none.
     """
 
     loss: float
@@ -31,6 +32,7 @@ class FirstStep(Frozen):
     precision: str
     example_ids: tuple[str, ...]
     noise: tuple[str, ...] = ()
+    router_loss: float | None = None
 
 
 class TrainResult(Frozen):

@@ -113,6 +113,28 @@ class Served(Frozen):
     opted_turns: OptedTurns = AS_THEY_ARE
 
 
+class Decoding(Frozen):
+    """How a loaded model writes. path: a word for programs, `batched` the fastest. description: a phrase for people."""
+
+    path: str
+    description: str
+
+
+class LoadedModel(Frozen):
+    """A model in the memory of the process that answers; decoding: None where its engine does not say it."""
+
+    served: Served
+    decoding: Decoding | None = None
+
+    def answers(self, asked: Served) -> bool:
+        """Whether it is what answers for a model: the model itself, or the base that its adapter is put over."""
+        own = self.served
+        has_same_weights = own.sha256 == asked.sha256 and (bool(own.sha256) or own.path == asked.path)
+        runs_alike = own.engine == asked.engine and own.quantisation == asked.quantisation
+        has_same_precision = asked.precision in (None, own.precision)
+        return has_same_weights and runs_alike and has_same_precision and own.adapter_path in (None, asked.adapter_path)
+
+
 class TokenLikelihood(Frozen):
     """A token as text and the logarithm of its probability, before temperature and penalties."""
 

@@ -6,7 +6,7 @@ token but the first is learned. How a mask is proved stands in `proof.py`, how i
 
 An example is one sequence of tokens. A conversation whose earlier turns the template rewrites becomes several, one for
 each answer; so does one in which the tokenizer joins answers with what stands before them. They stay together as one
-example.
+example. Where asked, those of a template that rewrites are joined into one (`joined_answers.py`).
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ class Learning:
 
     reasoning: whether thoughts are; None learns those that the rows hold, and none that the template inserts.
     only_last: of a conversation that must be cut only the last answer, for objectives that have no use for the others.
+    joins: the answers of a conversation that must be cut are joined into one sequence.
     """
 
     reasoning: bool | None = None
     only_last: bool = False
+    joins: bool = False
 
 
 PLAIN: Final = Learning()
@@ -115,6 +117,7 @@ def _tokenise_rows(example: Example, template: Template, learning: Learning) -> 
         template,
         learn_reasoning=learning.reasoning,
         only_last=learning.only_last,
+        joins=learning.joins,
     )
     rows = [row for text in proved for row in _rows_of(example, text, template)]
     return tuple(rows[-1:] if learning.only_last and len(proved) == 1 < len(rows) else rows)
@@ -125,7 +128,7 @@ def _rows_of(example: Example, proved: ProvedText, template: Template) -> Unit:
 
     Inference would encode that prompt without the cut, so that the answer would be learned behind other tokens.
     """
-    if len(proved.spans) < 2:
+    if len(proved.spans) < 2 or proved.is_joined:  # joined ones stand behind prompts that inference would not show
         return (_with_mask(example, proved, template),)
     with contextlib.suppress(TemplateError):  # a part between two answers that cannot be encoded apart
         row = _with_mask(example, proved, template)
@@ -153,9 +156,15 @@ def _with_mask(example: Example, proved: ProvedText, template: Template) -> Toke
             )
         mask[start:end] = b"\1" * (end - start)
     row = _checked(example, ids, mask)
-    if not (proved.has_thought or proved.skips_thought):
+    if not (proved.has_thought or proved.skips_thought or proved.is_joined):
         return row
-    return replace(row, has_thought=proved.has_thought, skips_thought=proved.skips_thought)
+    return replace(
+        row,
+        has_thought=proved.has_thought,
+        skips_thought=proved.skips_thought,
+        is_joined=proved.is_joined,
+        differs=proved.differs,
+    )
 
 
 def _tokenise_text(example: Example, template: Template) -> TokenisedExample:

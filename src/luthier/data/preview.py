@@ -29,8 +29,9 @@ class Preview:
     """One example as the model gets it. The texts of the spans joined are the whole text (cut if truncated).
 
     side: which side of a preference it is. part: which one of how many sequences of its row, where the template needs
-    one for each answer. input_ids, loss_mask: the sequence as it is trained, one mark (0 or 1) a token: spans put
-    tokens that share a character together, these do not.
+    one for each answer. joined: of a row whose answers were joined into one sequence, how earlier ones differ from what
+    inference shows; None for others. input_ids, loss_mask: the sequence as it is trained, one mark (0 or 1) a token:
+    spans put tokens that share a character together, these do not.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Preview:
     num_truncated_tokens: int
     side: Side | None = None
     part: tuple[int, int] | None = None
+    joined: tuple[str, ...] | None = None
     input_ids: tuple[int, ...] = ()
     loss_mask: tuple[int, ...] = ()
 
@@ -89,6 +91,7 @@ def preview(example: Example, tokenised: TokenisedExample, template: Template) -
         tokenised.num_tokens,
         tokenised.num_trained_tokens,
         tokenised.num_truncated_tokens,
+        joined=tokenised.differs if tokenised.is_joined else None,
         input_ids=tuple(ids),
         loss_mask=tuple(tokenised.loss_mask),
     )

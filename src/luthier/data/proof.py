@@ -6,17 +6,18 @@ training goes on as if nothing were wrong. So nothing is assumed here. Of each l
 up to it with the generation prompt (what the model sees when it must answer), and through it (`answer_text.py`). Where
 the whole conversation begins with all of these texts, it is one sequence in which all answers are learned. Where the
 template writes a turn in another way once others follow it, the conversation is cut: each answer is learned in a
-sequence of its own, which ends with it.
+sequence of its own, which ends with it; or, where asked, these are joined into one (`joined_answers.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from luthier.core.conversation import Conversation
 from luthier.core.errors import TemplateError
 from luthier.data.answer_text import EXCERPT_CHARACTERS, AnswerText, Turn, answer_text, missing_calls, stands_in
+from luthier.data.joined_answers import join_answers
 from luthier.data.template import Template
 
 
@@ -34,13 +35,16 @@ class ProvedText:
     """A rendered conversation and its learned spans, ascending, never overlapping.
 
     A span ends with the end-of-turn text and the white space that closes the turn. skips_thought: an answer goes on
-    without a thought where the prompt lets the model think. has_thought: an answer holds one.
+    without a thought where the prompt lets the model think. has_thought: an answer holds one. is_joined: its answers
+    were put into one text, and differs: how earlier ones then differ from what inference would show of them.
     """
 
     text: str
     spans: tuple[Span, ...]
     has_thought: bool = False
     skips_thought: bool = False
+    is_joined: bool = False
+    differs: tuple[str, ...] = ()
 
 
 def prove(
@@ -50,11 +54,13 @@ def prove(
     *,
     learn_reasoning: bool | None = None,
     only_last: bool = False,
+    joins: bool = False,
 ) -> tuple[ProvedText, ...]:
     """Render a conversation and prove where its learned turns stand: one text, or one for each learned turn.
 
     learn_reasoning: whether thoughts are learned, where a turn says nothing of its own; None learns those of the row,
     and none that the template inserts. only_last: the last answer alone, where answers cannot stand in one text.
+    joins: answers that the template does not write into one text are joined into one.
 
     Raises TemplateError where it cannot be proved.
     """
@@ -72,6 +78,8 @@ def prove(
         _check_joined(turns, whole)
         _check_context(row_id, conversation, whole.text, template)
         return (whole,)
+    if joins and not only_last and len(answers) > 1:
+        return (_joined(row_id, conversation, turns, answers, template),)
     made = []
     for turn, answer in list(zip(turns, answers, strict=True))[-1 if only_last else 0 :]:
         _check_context(row_id, conversation.up_to(turn.index + 1), answer.text, template)
@@ -91,6 +99,27 @@ def _in_one(
     if not answers_rendered or not all(text.startswith(answer.text) for answer in answers):
         return None
     return _proved(text, answers)
+
+
+def _joined(
+    row_id: str,
+    conversation: Conversation,
+    turns: Sequence[Turn],
+    answers: Sequence[AnswerText],
+    template: Template,
+) -> ProvedText:
+    """One text of all answers, each behind its own prompt and as it is when it is the last."""
+    text, shifts, differs = join_answers(conversation, turns, answers, template)
+    moved = [
+        Span(shift + one.prompt, shift + one.start, shift + len(one.text))
+        for shift, one in zip(shifts, answers, strict=True)
+    ]
+    for turn, answer in zip(turns, answers, strict=True):  # nothing is lost of what each answer needs
+        _check_context(row_id, conversation.up_to(turn.index + 1), answer.text, template)
+    _check_context(row_id, conversation.up_to(turns[-1].index + 1), text, template)
+    made = replace(_proved(text, answers), spans=tuple(moved), is_joined=True, differs=differs)
+    _check_joined(turns, made)
+    return made
 
 
 def _proved(text: str, answers: Sequence[AnswerText]) -> ProvedText:

@@ -4,7 +4,7 @@ An entry is named by a digest of all that its tokens depend on: the examples the
 what is done with long rows, and the versions of what computes them. Whatever changes, the name changes with it; nothing
 is ever looked up by a file's name or date. An entry is one file:
 
-    luthier-tokenised 3                           a line
+    luthier-tokenised 4                           a line
     {"ids": [...], "num_tokens": [...], ...}      a line
     token ids, int32, of all examples
     loss masks, a byte a token, of all examples
@@ -24,7 +24,7 @@ import time
 import uuid
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -40,7 +40,7 @@ from luthier.data.loss_mask import PLAIN, Learning, Tokenised, tokenise_all
 from luthier.data.template import Template
 
 DEFAULT_MAX_BYTES: Final = 1 << 30
-_MAGIC: Final = b"luthier-tokenised 3\n"
+_MAGIC: Final = b"luthier-tokenised 4\n"
 _DIGEST_BYTES: Final = 32
 _ROWS_AT_A_TIME: Final = 1000
 _PARTIAL_SECONDS: Final = 3600.0  # what a killed writer left; a living one is never this slow
@@ -160,6 +160,8 @@ def _pieces(made: Tokenised) -> Iterator[bytes]:
         "row_counts": made.row_counts,
         "has_thought": [example.has_thought for example in made.examples],
         "skips_thought": [example.skips_thought for example in made.examples],
+        "is_joined": [example.is_joined for example in made.examples],
+        "differs": [example.differs for example in made.examples],
     }
     yield _MAGIC
     yield json.dumps(header).encode() + b"\n"
@@ -187,12 +189,14 @@ def _read(place: Path) -> tuple[Tokenised | None, str | None]:
     borders = [0, *np.cumsum(np.asarray(lengths, dtype=np.int64)).tolist()]
     masks = end + 1 + 4 * borders[-1]
     examples = []
-    names = ("num_truncated_tokens", "is_wanted", "is_replayed", "has_thought", "skips_thought")
+    names = ("num_truncated_tokens", "is_wanted", "is_replayed", "has_thought", "skips_thought", "is_joined")
     others = zip(*(header[name] for name in names), strict=True)
-    for row_id, (start, stop), rest in zip(header["ids"], pairwise(borders), others, strict=True):
+    rows = zip(header["ids"], pairwise(borders), others, header["differs"], strict=True)
+    for row_id, (start, stop), rest, differs in rows:
         ids = array("i")
         ids.frombytes(body[end + 1 + 4 * start : end + 1 + 4 * stop])
-        examples.append(TokenisedExample(row_id, ids, bytes(body[masks + start : masks + stop]), *rest))
+        mask = bytes(body[masks + start : masks + stop])
+        examples.append(replace(TokenisedExample(row_id, ids, mask, *rest), differs=tuple(differs)))
     dropped, truncated, kept = (tuple(header[name]) for name in ("dropped_ids", "truncated_ids", "kept"))
     counts = tuple(header["row_counts"])
     return Tokenised(tuple(examples), dropped, truncated, kept, header["rows_per_example"], counts), None

@@ -14,7 +14,8 @@ class Findings:
 
     num_same_tokens: prompts of the same tokens. first_other_tokens: what differs in the first other one.
     differences: [positions, tokens] a prompt, in nats, to the source; base_differences: to the base without adapter.
-    first_other_text: what differs in the first prompt whose greedy text does.
+    first_other_text: what differs in the first prompt whose greedy text does. needs_options: the tokens are the
+    source's only where whoever asks gives the options of the template.
     """
 
     num_prompts: int = 0
@@ -24,6 +25,7 @@ class Findings:
     first_other_text: str | None = None
     vocabulary: int = 0
     is_finite: bool = True
+    needs_options: bool = False
     differences: list[NDArray[np.float32]] = field(default_factory=list)
     base_differences: list[NDArray[np.float32]] = field(default_factory=list)
     source_base_differences: list[NDArray[np.float32]] = field(default_factory=list)

@@ -94,6 +94,7 @@ def compare(
         export_perplexity=_perplexity(findings.export_nats, findings.num_tokens),
         passed=not reasons,
         reasons=reasons,
+        given_options=seen.source.template_options if findings.needs_options else {},
     )
 
 
@@ -113,7 +114,7 @@ def _compare(
     runtime: Runtime, seen: ObservedSource, answer: SourceAnswer, number: int, bound: float | None, into: Findings
 ) -> None:
     """Add to the findings what the export makes of one prompt."""
-    different = _other_tokens(runtime, seen, answer)
+    different = _other_tokens(runtime, seen, answer, into)
     into.num_same_tokens += different is None
     if different is not None and into.first_other_tokens is None:
         into.first_other_tokens = f"prompt {number} of {into.num_prompts}: {different}"
@@ -141,7 +142,7 @@ def _compare(
         into.first_other_text = f"prompt {number} of {into.num_prompts}: {other}"
 
 
-def _other_tokens(runtime: Runtime, seen: ObservedSource, answer: SourceAnswer) -> str | None:
+def _other_tokens(runtime: Runtime, seen: ObservedSource, answer: SourceAnswer, into: Findings) -> str | None:
     """How the export's tokens of a prompt differ from the source's; None where they do not."""
     expected = list(answer.prompt_ids)
     plain = runtime.text_tokens(answer.text)
@@ -152,7 +153,11 @@ def _other_tokens(runtime: Runtime, seen: ObservedSource, answer: SourceAnswer) 
     if not runtime.has_template:
         return None if plain == expected else f"{_first_difference(expected, plain)}: another tokenizer"
     try:
-        found = runtime.prompt_tokens(_with_known_roles(answer.conversation, seen.knows_developer))
+        asked, options = _with_known_roles(answer.conversation, seen.knows_developer), seen.source.template_options
+        found = runtime.prompt_tokens(asked)
+        # Some runtimes give a template options of their own (llama.cpp: enable_thinking), over its defaults.
+        if found != expected and options and runtime.prompt_tokens(asked, options) == expected:
+            found, into.needs_options = expected, True
     except TemplateError as error:
         return error.came
     if found == expected:

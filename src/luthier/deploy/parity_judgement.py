@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from luthier.core.export import Interval, ParityReport
@@ -47,9 +49,17 @@ def judge(
 def parity_warnings(report: ParityReport) -> tuple[str, ...]:
     """What a user of an export that has passed must know before using it."""
     increase = report.nll_increase_nats
+    given: tuple[str, ...] = ()
+    if report.given_options:
+        options = json.dumps(report.given_options, ensure_ascii=False)
+        given = (
+            f"{report.runtime} gives the chat template options of its own, so send chat_template_kwargs {options} with "
+            f"every request, or start it with --chat-template-kwargs '{options}'.",
+        )
     if not report.passed or increase.low <= 0 or increase.value <= NOTEWORTHY_LOSS_NATS:
-        return ()
+        return given
     return (
+        *given,
         f"{report.format} {report.precision} is not recommended for this model: a token of the references is "
         f"{increase.value:.3f} nats less likely (95% interval {increase.low:.3f} to {increase.high:.3f}), "
         f"perplexity {report.export_perplexity:.2f} instead of {report.source_perplexity:.2f}.",

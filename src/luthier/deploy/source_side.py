@@ -6,19 +6,24 @@ it. Of each position only the likeliest tokens are kept, so a source and its exp
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.conversation import Conversation
+from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.export import ExportSource
+from luthier.core.json_limits import loads
+from luthier.core.opted_turns import OptedTurns
 from luthier.core.ports import Progress
 from luthier.deploy.runtimes.protocol import LogProbabilities
+from luthier.engines.opted_turns import rewritten, text_of
+from luthier.engines.tool_calls import form_of
 
 if TYPE_CHECKING:
     from luthier.deploy.runtimes.transformers_model import TransformersModel
@@ -42,11 +47,11 @@ class Likeliest:
 class SourceAnswer:
     """What the source makes of one prompt.
 
-    conversation: the prompt; None where `text` alone is. prompt_ids, reference_ids: as the source's tokenizer writes
-    them. start: the first position that is compared. top: of the positions from there on. base_nats: what the base
-    without the adapter says of the same tokens; None without an adapter. nll_nats: of the reference, in all.
-    greedy_ids: what the source writes. greedy_top: of the positions that each of these, and what would come after them,
-    is drawn from.
+    conversation: the prompt as a client of the export sends it; None where `text` alone is. prompt_ids, reference_ids:
+    as the source's tokenizer writes them. start: the first position that is compared. top: of the positions from there
+    on. base_nats: what the base without the adapter says of the same tokens; None without an adapter. nll_nats: of the
+    reference, in all. greedy_ids: what the source writes. greedy_top: of the positions that each of these, and what
+    would come after them, is drawn from.
     """
 
     conversation: Conversation | None
@@ -95,16 +100,17 @@ def observe_source(source: ExportSource, examples: Sequence[Example], progress: 
         RequestError: no example fits, or none has a reference. DivergedError: the source's likelihoods are not finite.
         NotFoundError, ModelSourceError, TemplateError: as loading and rendering do.
     """
+    from luthier.deploy.exporters.companions import source_template, template_of_export
     from luthier.deploy.runtimes.transformers_model import TransformersModel
-    from luthier.models.chat_template import ChatTemplate
 
-    template = ChatTemplate.load(source.base_path, source.template)
+    template = source_template(source)
+    turns = _Turns(template, source.opted_turns, template_of_export(source, template).says_turns)
     model = TransformersModel(source.base_path, source.adapter_path, source.quantisation)
     ends = frozenset(template.end_of_turn_ids)
     answers, vocabulary = [], 0
     with progress.task("Running the source", len(examples), "prompts") as task:
         for example in examples:
-            conversation, text, prompt, reference = _prompt(example, template)
+            conversation, text, prompt, reference = _prompt(example, turns)
             if prompt and len(prompt) + max(len(reference), NUM_NEW_TOKENS) <= model.context_tokens:
                 answer, vocabulary = _answer(model, ends, source, conversation, text, prompt, reference)
                 answers.append(answer)
@@ -144,20 +150,57 @@ def reference_nll(rows: LogProbabilities, start: int, num_prompt: int, reference
     return -float(rows[places, targets].astype(np.float64).sum())
 
 
-def _prompt(example: Example, template: ChatTemplate) -> tuple[Conversation | None, str, list[int], list[int]]:
-    """Prompt as conversation and as text, its tokens, and those of the reference, its end token included."""
+@dataclass(frozen=True, slots=True)
+class _Turns:
+    """How the source writes turns, and whether its export rewrites them by itself."""
+
+    template: ChatTemplate
+    opted: OptedTurns
+    says_turns: bool
+
+    def trained(self, conversation: Conversation) -> Conversation:
+        """The turns as training has written them."""
+        return rewritten(self.opted, conversation, form_of(text_of(self.template)))
+
+    def sent(self, conversation: Conversation) -> Conversation:
+        """The turns as a client of the export sends them, thoughts apart from answers where its template wants them so.
+
+        Where the export cannot rewrite turns by itself, its users do.
+        """
+        if self.says_turns and self.opted.reasoning is not None:
+            return conversation
+        conversation = conversation if self.says_turns else self.trained(conversation)
+        messages = tuple(self._sent_message(message) for message in conversation.messages)
+        return conversation.model_copy(update={"messages": messages})
+
+    def _sent_message(self, message: Message) -> Message:
+        if message.role != "assistant":
+            return message
+        thought, answer = self.template.parts_of(message)
+        writing = self.template.thoughts
+        if thought is None or writing is None:
+            return message.model_copy(update={"reasoning": None})
+        if writing.way == "content":
+            answer = f"{writing.before}{thought}{writing.between}{answer}"
+        is_field = writing.way == "field"
+        return message.model_copy(update={"content": answer, "reasoning": thought if is_field else None})
+
+
+def _prompt(example: Example, turns: _Turns) -> tuple[Conversation | None, str, list[int], list[int]]:
+    """Prompt as a client of the export sends it, as the source's text, its tokens, and those of the reference, its end
+    token included."""
+    template = turns.template
     conversation = None if example.conversation is None else _with_full_tools(example.conversation)
     if conversation is None:
         ids, _ = template.encode(example.text or "")
         half = (len(ids) + 1) // 2
         return None, example.text or "", ids[:half], ids[half:]
     last = conversation.last_answer
+    asked = turns.sent(conversation if last is None else conversation.up_to(last))
+    text = template.render(turns.trained(asked), add_generation_prompt=True, writes_today=True)
     if last is None:
-        text = template.render(conversation, add_generation_prompt=True, writes_today=True)
-        return conversation, text, template.encode(text)[0], []
-    asked = conversation.up_to(last)
-    text = template.render(asked, add_generation_prompt=True, writes_today=True)
-    whole = template.render(conversation.up_to(last + 1), writes_today=True)
+        return asked, text, template.encode(text)[0], []
+    whole = template.render(turns.trained(conversation.up_to(last + 1)), writes_today=True)
     # Templates that alter earlier turns (thinking is one) do not go on from their own prompt.
     rest = whole[len(text) :] if whole.startswith(text) else (example.reference or "") + template.end_of_turn
     reference = template.tokenizer.backend_tokenizer.encode(rest, add_special_tokens=False).ids
@@ -168,7 +211,10 @@ def _prompt(example: Example, template: ChatTemplate) -> tuple[Conversation | No
 
 
 def _with_full_tools(conversation: Conversation) -> Conversation:
-    """The conversation with every tool written out: what is left out, runtimes fill in, each in its own way."""
+    """The conversation with every tool written out: what is left out, runtimes fill in, each in its own way.
+
+    Arguments of calls are written as JSON usually is: runtimes read and write them again.
+    """
     tools = []
     for tool in conversation.tools:
         function = tool.get("function") or {}
@@ -178,7 +224,20 @@ def _with_full_tools(conversation: Conversation) -> Conversation:
             "parameters": function.get("parameters") or {"type": "object", "properties": {}},
         }
         tools.append({"type": "function", "function": full})
-    return conversation.model_copy(update={"tools": tuple(tools)})
+    messages = tuple(
+        message.model_copy(update={"tool_calls": tuple(map(_with_usual_arguments, message.tool_calls))})
+        for message in conversation.messages
+    )
+    return conversation.model_copy(update={"tools": tuple(tools), "messages": messages})
+
+
+def _with_usual_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    try:
+        arguments = json.dumps(loads(function.get("arguments") or "{}"), ensure_ascii=False)
+    except (TypeError, ValueError):  # what renders it says what is wrong with it
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _answer(

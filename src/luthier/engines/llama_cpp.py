@@ -21,7 +21,7 @@ from typing import Final, Literal
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, RequestError, WorkError
 from luthier.core.ports import Generation, Progress, Prompt, Score, Told
-from luthier.core.stream import EmbeddingRequest, Served, Started, TextRequest
+from luthier.core.stream import Decoding, EmbeddingRequest, Served, Started, TextRequest
 from luthier.engines.llama_adapters import check_adapter, only_gguf
 from luthier.engines.llama_answers import AnswerReader
 from luthier.engines.llama_grammar import grammar_of, no_grammar
@@ -98,6 +98,11 @@ class LlamaCppEngine:
     def name(self) -> str:
         """`llama_cpp`, the name in the table of engines."""
         return "llama_cpp"
+
+    @property
+    def decoding(self) -> Decoding:
+        """The runtime's own path."""
+        return Decoding(path="llama_cpp", description="llama.cpp over its own key-value cache, rows together")
 
     @property
     def keys(self) -> set[Hashable]:

@@ -85,10 +85,13 @@ class TemplateReader:
 
 
 class FileReader:
-    """The template and the tokenizer that stand in the GGUF file, applied by llama.cpp."""
+    """The template and the tokenizer that stand in the GGUF file, applied by llama.cpp.
 
-    def __init__(self, header: GgufHeader, server: LlamaServer) -> None:
-        self._server = server
+    context_tokens: the most that a prompt may have; None for what the server has room for.
+    """
+
+    def __init__(self, header: GgufHeader, server: LlamaServer, *, context_tokens: int | None = None) -> None:
+        self._server, self._context_tokens = server, context_tokens
         self._longest = header.longest_in_list.get("tokenizer.ggml.tokens", 0)
         self._text = str(header.values.get("tokenizer.chat_template") or "")
         self.tools = ToolTalk(self._text)
@@ -97,7 +100,7 @@ class FileReader:
 
     def ids(self, request: TextRequest) -> list[int]:
         """Token ids of the request, up to where the answer begins; one beginning-of-text token at most."""
-        context_tokens = self._server.context_tokens
+        context_tokens = self._context_tokens or self._server.context_tokens
         if request.token_ids is not None:
             return checked(list(request.token_ids), context_tokens)
         text = self._render(request) if request.conversation is not None else request.text or ""

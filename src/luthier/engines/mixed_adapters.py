@@ -179,6 +179,17 @@ class _MixedLinear(nn.Module):
         self._a: Tensor | None = None
         self._b: Tensor | None = None
 
+    @property
+    def weight(self) -> Tensor:
+        """The matrix of the base, for code that reads it past the call: RWKV scales it, others ask for its dtype."""
+        found: Tensor = self.base.weight  # type: ignore[assignment]
+        return found
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the base."""
+        return self.base.bias  # type: ignore[return-value]
+
     def lay(self, products: Sequence[tuple[str, LowRank]]) -> None:
         self.layout = tuple((name, one.rank, one.scale) for name, one in products)
         self.scales = None

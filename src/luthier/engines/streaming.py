@@ -20,6 +20,7 @@ from luthier.core.errors import LuthierError, NotFoundError
 from luthier.core.ports import Told
 from luthier.core.stream import (
     MAX_CHOICES,
+    Decoding,
     EmbeddingRequest,
     Failed,
     Served,
@@ -107,6 +108,11 @@ class StreamingEngine:
     def path(self) -> DecodingPath:
         """How answers are written, and why not by a faster way."""
         return self._decoder.path
+
+    @property
+    def decoding(self) -> Decoding:
+        """The path in the words of the API."""
+        return Decoding(path=self.path.kind, description=self.path.describe())
 
     @property
     def keys(self) -> set[Hashable]:

@@ -15,19 +15,22 @@ What such a model is told, and how its earlier calls and their results stand in 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from luthier.core.conversation import Conversation, Message
 
 if TYPE_CHECKING:
     from luthier.engines.tool_calls import ToolForm
 
-_WORDS = """\
+TOOLS_PROMPT: Final = """\
 You may call these functions. To call one, write:
 {example}
 and nothing after it; its result comes in the next message.
 Functions, one a line, with the JSON schema of their arguments:
 {functions}"""
+"""What the system text says of tools. example: of a call. functions: one a line."""
+TOOL_RESPONSE: Final = ("<tool_response>", "</tool_response>")
+"""What stands around the result of a call."""
 
 
 def with_tools_as_text(talk: Conversation, form: ToolForm) -> Conversation:
@@ -35,7 +38,7 @@ def with_tools_as_text(talk: Conversation, form: ToolForm) -> Conversation:
     messages = [_as_text(message, form) for message in talk.messages]
     if talk.tools:
         functions = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in talk.tools)
-        words = _WORDS.format(example=form.written("...", "{...}", quotes=False), functions=functions)
+        words = TOOLS_PROMPT.format(example=form.written("...", "{...}", quotes=False), functions=functions)
         if messages and messages[0].role in ("system", "developer"):
             content = f"{messages[0].content or ''}\n\n{words}"
             messages[0] = messages[0].model_copy(update={"content": content})
@@ -46,7 +49,8 @@ def with_tools_as_text(talk: Conversation, form: ToolForm) -> Conversation:
 
 def _as_text(message: Message, form: ToolForm) -> Message:
     if message.role in ("tool", "function"):
-        return Message(role="user", content=f"<tool_response>{message.content or ''}</tool_response>")
+        begin, end = TOOL_RESPONSE
+        return Message(role="user", content=f"{begin}{message.content or ''}{end}")
     if not message.tool_calls:
         return message
     calls = [

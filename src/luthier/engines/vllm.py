@@ -20,7 +20,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import NotFoundError, RequestError, WorkError
 from luthier.core.opted_turns import AS_THEY_ARE
 from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgress, Told
-from luthier.core.stream import EmbeddingRequest, Failed, Served, TextRequest
+from luthier.core.stream import Decoding, EmbeddingRequest, Failed, Served, TextRequest
 from luthier.engines.openai_stream import OpenAIStreamEngine
 from luthier.engines.opted_turns import text_of
 from luthier.engines.prompt_ids import checked, ids_of
@@ -107,6 +107,11 @@ class VllmEngine:
     def name(self) -> str:
         """`vllm`, the name in the table of engines."""
         return "vllm"
+
+    @property
+    def decoding(self) -> Decoding:
+        """The runtime's own path."""
+        return Decoding(path="vllm", description="vLLM over its paged key-value cache, rows together")
 
     @property
     def keys(self) -> set[Hashable]:

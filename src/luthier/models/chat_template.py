@@ -90,7 +90,7 @@ class ChatTemplate:
         self._backend.no_padding()
         self._token_bytes = TokenBytes(self._backend)
         self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
-        self._no_tools: list[Any] | None = None
+        self.no_tools: list[Any] | None = None  # what it is given where there are none
         self._forms = AS_USUAL
         if kind == "chat":
             self._forms = self._measured_forms()
@@ -152,11 +152,44 @@ class ChatTemplate:
         """
         if self.kind == "plain":
             return self._render_plain(conversation)
-        messages = [self._as_dict(index, message) for index, message in enumerate(conversation.messages)]
+        messages = self.documents(conversation)
         try:
             return self._render_chat(messages, conversation.tools, add_generation_prompt, writes_today)
         except _RENDER_ERRORS as error:
             raise self._render_error(messages, conversation.tools, error) from error
+
+    def documents(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """The messages as `render` gives them to the template: what a client of this model sends."""
+        return [self._as_dict(index, message) for index, message in enumerate(conversation.messages)]
+
+    def attempt(
+        self,
+        text: str | None,
+        messages: list[dict[str, Any]],
+        tools: tuple[dict[str, Any], ...],
+        *,
+        opens: bool,
+        options: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """What another runtime renders with a template's text and `options`, today; None where that fails.
+
+        text: None for this template with its own options. opens: with a generation prompt.
+        """
+        try:
+            if text is None:
+                return self._render_chat(messages, tools, opens, writes_today=True)
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tools=list(tools) or None,
+                    chat_template=text,
+                    tokenize=False,
+                    add_generation_prompt=opens,
+                    **(options or {}),
+                )
+            )
+        except _RENDER_ERRORS:
+            return None
 
     @cached_property
     def names(self) -> TemplateNames:
@@ -253,7 +286,7 @@ class ChatTemplate:
         writes_today: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> str:
-        schemas = list(tools) or self._no_tools
+        schemas = list(tools) or self.no_tools
         template = self.tokenizer.get_chat_template(tools=schemas)
         if not writes_today:
             template = _DAY_CALL.sub(lambda call: json.dumps(_FIXED_DAY.strftime(call["format"])), template)
@@ -390,10 +423,10 @@ class ChatTemplate:
         """How the template takes parts of messages; templates that go over the tools may need a list of none."""
         choices: tuple[list[Any] | None, ...] = (None, [])
         for schemas in choices:
-            self._no_tools = schemas
+            self.no_tools = schemas
             if (forms := measure_forms(self._attempt)) is not None:
                 return forms
-        self._no_tools = None
+        self.no_tools = None
         return AS_USUAL
 
     def _render_probe(self) -> str:
@@ -401,11 +434,11 @@ class ChatTemplate:
         try:
             return self.render(_probe())
         except TemplateError:
-            self._no_tools = []
+            self.no_tools = []
             try:
                 return self.render(_probe())
             except TemplateError:
-                self._no_tools = None
+                self.no_tools = None
             raise
 
     def _probe_beginning(self) -> int | None:

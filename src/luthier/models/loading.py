@@ -24,6 +24,10 @@ from luthier.models.quiet import quiet_peft, quiet_transformers
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What transformers says of a model that computes its attention by its own code only.
 _NO_SUCH_ATTENTION = "does not support an attention implementation"
+# By this a model divides its own weights in evaluation and multiplies them in training (RWKV, so that float16 does not
+# overflow): saved after an evaluation they would be the divided ones, and over a packed or adapted matrix the two sides
+# would no longer fit. Without it the function is the same.
+_RESCALING = "rescale_every"
 # While transformers loads a model it changes what belongs to the whole process (how weights begin, which are tied): of
 # two that load at once in two threads, as a server does, either may come out with a weight that is missing.
 _loading = threading.Lock()
@@ -74,6 +78,8 @@ def load_model(
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise _unloadable(folder, "model", error) from error
     _refuse_unfit(folder, report)
+    if getattr(model.config, _RESCALING, 0):
+        setattr(model.config, _RESCALING, 0)
     if quantisation is not None:
         quantise(model, quantisation, device)
     loaded: PreTrainedModel = model.to(device).eval()

@@ -1,29 +1,22 @@
 """What each matrix of a model is, measured on the model itself: the ground on which adapters are placed.
 
-A linear layer of the language model's blocks, a router that chooses experts, a matrix that a fused kernel reads past
-its module, the matrices of experts that lie in one tensor, or a part outside the language model (a tower for pictures
+A linear layer of the language model's blocks, a router that chooses experts, a matrix that other code reads past its
+module, the matrices of experts that lie in one tensor, or a part outside the language model (a tower for pictures
 or sound, and what joins it). Decided by shapes, by where a module lies and by what its owner does with it.
 """
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from luthier.models.architecture import outside_modules
 from luthier.models.structure import LinearLayer, Role
+from luthier.models.weight_reads import weight_reads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
-
-# `self.out_proj.weight` as an argument or a factor; `self.out_proj.weight.dtype` only asks about it, and a slice of a
-# weight is the slow branch of a few old models.
-_READ: Final = re.compile(r"self\.(\w+)\.weight\b(?!\.|\[)")
-_INITIAL: Final = re.compile(r"^\s*(?:nn\.)?init\.")
 
 
 def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> tuple[LinearLayer, ...]:
@@ -37,6 +30,7 @@ def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> t
     head, outside = model.get_output_embeddings(), _prefixes(outside_modules(model))
     counts = {layer.num_matrices for layer in experts}
     routed = {part for layer in experts for part in _owners(layer.name)}
+    past = weight_reads(model).used
     found = []
     for name, module in model.named_modules():
         if module is head or not isinstance(module, (nn.Linear, Conv1D)):
@@ -49,7 +43,7 @@ def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> t
             role = "outside"
         elif outputs in counts and _chooses(model, parent, routed):
             role = "router"
-        elif _is_read_past(model.get_submodule(parent), name.rpartition(".")[2]):
+        elif name in past:
             role = "kernel"
         found.append(LinearLayer(name, inputs, outputs, role))
     return tuple(found)
@@ -73,31 +67,11 @@ def expert_layers(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
     return tuple(found)
 
 
-def _is_read_past(owner: nn.Module, name: str) -> bool:
-    kind: Any = type(owner)
-    return name in read_past_module(kind)
-
-
 def _chooses(model: PreTrainedModel, parent: str, routed: set[str]) -> bool:
     """Whether a linear layer with as many outputs as there are experts lies beside them, or alone in a module there."""
     if parent in routed:
         return True
     return parent.rpartition(".")[0] in routed and len(list(model.get_submodule(parent).children())) == 1
-
-
-@lru_cache(maxsize=256)
-def read_past_module(owner: type[nn.Module]) -> frozenset[str]:
-    """Names of the submodules whose weight a class reads itself instead of calling them.
-
-    An adapter is part of the call: where a kernel is given the weight, it would be ignored without a word. Read from
-    the source of the class, since which kernel runs depends on what is installed where the model runs.
-    """
-    try:
-        source = inspect.getsource(owner)
-    except (OSError, TypeError):
-        return frozenset()
-    lines = [line for line in source.splitlines() if not _INITIAL.match(line)]
-    return frozenset(_READ.findall("\n".join(lines)))
 
 
 def _stacked(model: PreTrainedModel, outside: tuple[str, ...]) -> Iterator[tuple[str, nn.Module, Tensor]]:

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Given(ModelOutput):  # type: ignore[misc]  # transformers is not typed
-    """What a body returns, of whatever class: hidden states, and nothing under every other name."""
+    """What a body returns, of whatever class: hidden states, logits of routers, nothing under every other name."""
 
     last_hidden_state: Tensor | None = None
+    router_logits: tuple[Tensor, ...] | None = None
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
@@ -48,10 +49,23 @@ class OwnHead:
             logits: Tensor = self._causal(input_ids=ids, **text_inputs(self._causal, ids)).logits
         return logits[0]
 
+    def router_loss(self, router_logits: tuple[Tensor, ...], states: Tensor) -> Tensor:
+        """The loss that the model's forward makes of the logits of its routers, a scalar.
+
+        Args:
+            router_logits: of each layer with a router, as its body gives them.
+            states: any hidden states [1, 1, width]; logits of this one token are formed beside the loss.
+        """
+        ids = torch.zeros(1, 1, dtype=torch.int64, device=states.device)
+        with self._handing_on(states, router_logits):
+            also = text_inputs(self._causal, ids) | {"output_router_logits": True}
+            loss: Tensor = self._causal(input_ids=ids, **also).aux_loss
+        return loss
+
     @contextmanager
-    def _handing_on(self, states: Tensor) -> Iterator[None]:
+    def _handing_on(self, states: Tensor, router_logits: tuple[Tensor, ...] | None = None) -> Iterator[None]:
         before = vars(self._body).get("forward")
-        made = _Given(last_hidden_state=states)
+        made = _Given(last_hidden_state=states, router_logits=router_logits)
 
         def hand_on(*_given: Any, **_named: Any) -> Any:
             return made

@@ -1,5 +1,9 @@
 """A frozen base in fewer bits: each matrix packed once, and unpacked where it is multiplied, there and back.
 
+Only matrices that are called are packed. One whose weight other code reads itself (`weight_reads.py`), and a layer that
+computes more than its product, such as a router that also chooses, stay in the precision of the model; so do the
+experts that lie in one tensor, and embeddings and head.
+
 Only the packed form is held. A plain linear layer over an unpacked matrix would keep that matrix for the way back, and
 so hold the whole base unpacked; here both ways unpack anew. The kernels that libraries have for products with packed
 matrices are not used: bitsandbytes' for AVX512 repacks a layer at its first call in evaluation and has no way back, so
@@ -8,17 +12,25 @@ that gradients are silently wrong afterwards (docs/log.md).
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from luthier.core.plan import Quantisation
+from luthier.models.architecture import causal_model
+from luthier.models.forward_arguments import FORWARD_ERRORS, text_inputs
+from luthier.models.shallow import shallow
+from luthier.models.weight_reads import watched_reads, weight_reads
 
-_LARGEST_INT8 = 127
+_LARGEST_INT8: Final = 127
+_FEW: Final = 8
+"""Inputs of a layer, and tokens of a pass, by which it is tried."""
 
 
 class _UnpackedProduct(torch.autograd.Function):
@@ -97,18 +109,82 @@ class Nf4Linear(PackedLinear):
         return out
 
 
+def packable_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """The linear layers that can be packed as far as the code of the model shows, in its order, by their names.
+
+    All but the output head, those whose weight other code computes with or asks about, and those that are more than a
+    product. The model may lie on torch's meta device.
+    """
+    head, reads = model.get_output_embeddings(), weight_reads(model)
+    past = reads.used | reads.asked
+    plain: dict[type[nn.Module], bool] = {}
+    found = {}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.Linear) or layer is head or name in past:
+            continue
+        if type(layer) not in plain:
+            plain[type(layer)] = _is_product(layer)
+        if plain[type(layer)]:
+            found[name] = layer
+    return found
+
+
 def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") -> int:
-    """Pack every linear layer of a model but its output head, in place, one after the other; returns how many.
+    """Pack the linear layers of a model that can be packed, in place, one after the other; returns how many.
+
+    A pass over the first layers shows what their code hides: a matrix whose weight was read there past its module stays
+    as it is, and so do those of the same name in modules of the same class.
 
     device: where each is packed, and stays; what is not packed is left where it is.
     """
     layer_kind = {"int8": Int8Linear, "nf4": Nf4Linear}[kind]
-    head = model.get_output_embeddings()
-    found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
-    for name, layer in found:
+    past = _read_in_a_pass(model)
+    found = {name: layer for name, layer in packable_layers(model).items() if _place(model, name) not in past}
+    for name, layer in found.items():
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, layer_kind(layer.to(device)))
     return len(found)
+
+
+def _is_product(layer: nn.Linear) -> bool:
+    """Whether a layer computes x W^T + bias and nothing else, in training and in evaluation, tried with few inputs."""
+    if type(layer).forward is nn.Linear.forward:
+        return True
+    draw = torch.Generator().manual_seed(0)
+    few = copy.copy(layer)
+    weight = torch.randn(layer.out_features, _FEW, generator=draw)
+    bias = None if layer.bias is None else torch.randn(layer.out_features, generator=draw)
+    few._parameters = {"weight": nn.Parameter(weight), "bias": None if bias is None else nn.Parameter(bias)}
+    x = torch.randn(2, 3, _FEW, generator=draw)
+    expected = nn.functional.linear(x, weight, bias)
+    for training in (False, True):
+        few.training = training
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                found: object = few(x.clone())
+        except FORWARD_ERRORS:
+            return False
+        if not (isinstance(found, Tensor) and found.shape == expected.shape and torch.allclose(found, expected)):
+            return False
+    return True
+
+
+def _read_in_a_pass(model: PreTrainedModel) -> set[tuple[type[nn.Module], str]]:
+    """Linear layers whose weight is read past their module in a pass of a few tokens, each by its owner and name.
+
+    Empty where such a pass fails: then the model will say so itself.
+    """
+    causal = causal_model(model)
+    ids = torch.arange(1, 1 + _FEW, device=model.device)[None]
+    with shallow(model), watched_reads(model, nn.Linear) as seen, torch.no_grad():
+        with suppress(*FORWARD_ERRORS):
+            causal(input_ids=ids, **text_inputs(causal, ids))
+        return {_place(model, name) for name in seen}
+
+
+def _place(model: nn.Module, name: str) -> tuple[type[nn.Module], str]:
+    parent, _, own = name.rpartition(".")
+    return type(model.get_submodule(parent)), own
 
 
 @torch.no_grad()

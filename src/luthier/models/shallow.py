@@ -36,10 +36,17 @@ def shallow_and_wide(base: PreTrainedModel) -> Iterator[None]:
 
     A model that cannot run with fewer layers keeps all of them.
     """
+    with shallow(base), _short_spans(base), _wide(base):
+        yield
+
+
+@contextmanager
+def shallow(base: PreTrainedModel) -> Iterator[None]:
+    """Inside this block the model is its first layers, one of each kind; one that cannot run so keeps all of them."""
     with _shallow(base) as is_shallow:
         if is_shallow and not _runs(base):
             is_shallow = False
-    with _shallow(base) if is_shallow else nullcontext(), _short_spans(base), _wide(base):
+    with _shallow(base) if is_shallow else nullcontext():
         yield
 
 

@@ -34,9 +34,9 @@ _ACTIVE_EXPERTS: Final = ("num_experts_per_tok", "num_experts_per_token", "moe_t
 
 
 Role = Literal["block", "router", "kernel", "outside", "expert"]
-"""What a matrix is: one of the language model's own, a router of experts, one that a fused kernel reads past its module
-(an adapter there may be ignored), one outside the language model (towers for pictures and sound), or experts' in one
-tensor."""
+"""What a matrix is: one of the language model's own, a router of experts, one that other code reads past its module
+(a fused kernel, say: an adapter there may be ignored), one outside the language model (towers for pictures and sound),
+or experts' in one tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +205,10 @@ def _outer(model: PreTrainedModel, head: nn.Module | None, embedding: nn.Module)
 
 
 def _packed_parameters(model: PreTrainedModel) -> int:
-    """Weights of what `quantised.quantise` packs: every linear layer but the head."""
-    from torch import nn
+    """Weights of what `quantised.quantise` packs."""
+    from luthier.models.quantised import packable_layers
 
-    head = model.get_output_embeddings()
-    return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
+    return sum(layer.weight.numel() for layer in packable_layers(model).values())
 
 
 def _is_plain(model: PreTrainedModel, layer: LinearLayer) -> bool:

@@ -77,6 +77,12 @@ def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
             expected="matrices that a compiler sees through: which expert a token meets is known only as it runs",
             do="remove training.compile, or leave experts out of method.targets",
         )
+    if asked is True and plan.objective.router_aux_loss is not None:
+        raise RecipeError(
+            "training.compile is true with objective.router_aux_loss",
+            expected="layers that leave nothing behind but their states: the loss reads the logits of their routers",
+            do="remove training.compile, or set objective.router_aux_loss: off",
+        )
     if isinstance(asked, bool):
         return _with(plan, asked, ValueSource(source="asked", why="in the recipe"))
     does, why = _pays(plan, structure, hardware)
@@ -100,6 +106,8 @@ def _pays(plan: Plan, structure: Structure, hardware: Hardware) -> tuple[bool, s
         return False, "the model writes answers between steps, for which compiled layers would be compiled anew"
     if plan.method.expert_targets:
         return False, "a compiler does not see through experts: which one a token meets is known only as it runs"
+    if plan.objective.router_aux_loss is not None:
+        return False, "the loss of the routers reads their logits out of the layers"
     if plan.method.name not in COMPILED_METHODS:
         return False, f"a compiler does not see through the matrices of method {plan.method.name}"
     try:

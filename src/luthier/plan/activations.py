@@ -29,6 +29,7 @@ OWN_TENSORS: Final = 4.0
 """Tensors in fp32 as large as such a chunk's logits: logits, log-probabilities, and the gradient of each."""
 # torchtune cuts the tokens of a batch into this many pieces for its loss
 _NUM_CHUNKS_OF_ALL: Final = 8
+_NUM_OF_ROUTER: Final = 4.0
 FUSED_QUERIES: Final = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
 _LAST_OF_MLP: Final = ("down_proj", "fc2", "c_proj", "dense_4h_to_h")
 # Of each expert that a token meets: its index, its place before and after sorting, its weight and the sum of weights.
@@ -91,6 +92,17 @@ def kept_bytes(workload: Workload) -> float:
     return tokens * (body + _last_norm(workload))
 
 
+def router_bytes(workload: Workload) -> float:
+    """Of the loss of the routers: logits, probabilities and their gradients of every token in every layer with experts,
+    in fp32, and the choices of its experts, a whole number of 8 bytes for each expert that it might have chosen."""
+    s = workload.structure
+    if not workload.has_router_loss or not s.num_experts:
+        return 0.0
+    num_layers = len({layer.layer for layer in s.experts}) or s.num_layers
+    one = s.num_experts * (_NUM_OF_ROUTER * _FP32 + s.num_active_experts * (8.0 + _FP32))
+    return workload.batches.peak_tokens * num_layers * one
+
+
 def backward_bytes(workload: Workload) -> float:
     """The most that is held on the way back besides what was kept: gradients in flight, one recomputed layer."""
     count = layer_count(workload, workload.batches.peak_length)
@@ -99,7 +111,12 @@ def backward_bytes(workload: Workload) -> float:
 
 
 def logits_bytes(workload: Workload) -> float:
-    """The most that the loss holds: logits of one chunk or of all tokens, and the gradients they leave."""
+    """The most that the losses hold: logits of one chunk or of all tokens, and the gradients they leave; what the
+    loss of the routers holds comes on top."""
+    return _loss_bytes(workload) + router_bytes(workload)
+
+
+def _loss_bytes(workload: Workload) -> float:
     s, e = workload.structure, workload.element_bytes
     batches = workload.batches
     one = s.vocabulary_size * (_FP32 + (e if e < _FP32 else 0.0))

@@ -22,7 +22,7 @@ from luthier.store.nearest import nearest_ids
 GROUPS: Final = ("all-linear", "attention", "mlp", "experts")
 _LEFT_OUT: Final[dict[Role, str]] = {
     "router": "routers of experts",
-    "kernel": "matrices that a fused kernel reads past their module, where an adapter would be ignored",
+    "kernel": "matrices that other code reads past their module, where an adapter would be ignored",
     "outside": "matrices outside the language model, which text does not go through",
 }
 _WITH_ADAPTED_HEAD: Final = ("sft", "pretraining", "distillation", "dpo", "ipo", "orpo", "kto", "simpo")
@@ -207,8 +207,8 @@ def _named(structure: Structure, entry: str) -> list[str]:
     kernel = [x.name for x in structure.linear_layers if x.role == "kernel" and x.name in found]
     if kernel:
         raise RecipeError(
-            f"method.targets: {entry!r} means {kernel[0]}, whose weight a fused kernel reads past the module",
-            expected="matrices that are called: an adapter on this one would be ignored where that kernel runs",
+            f"method.targets: {entry!r} means {kernel[0]}, whose weight other code reads past the module",
+            expected="matrices that are called: an adapter on this one would be ignored where that code runs",
             do=f"leave {kernel[0].rpartition('.')[2]} out of method.targets, or use all-linear, which leaves it out",
         )
     return found

@@ -125,12 +125,9 @@ def _interval(total: float, held: float, growing: float, device: Device, calibra
 def _weights(workload: Workload) -> float:
     """The base as it is held; packing takes linear layers only, the rest (experts in one tensor, too) stays wide."""
     s = workload.structure
-    wide = sum(layer.num_parameters for layer in s.experts)
-    if workload.base == "nf4":
+    if workload.base in ("nf4", "int8"):
         packed = s.num_packed_parameters
-        return packed * BYTES["nf4"] + (s.num_parameters - packed) * BYTES["bfloat16"]
-    if workload.base == "int8":
-        return (s.num_parameters - wide) * BYTES["int8"] + wide * BYTES[workload.compute]
+        return packed * BYTES[workload.base] + (s.num_parameters - packed) * BYTES[workload.compute]
     return s.num_parameters * BYTES[workload.base]
 
 

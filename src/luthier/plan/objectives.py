@@ -54,6 +54,9 @@ class ObjectiveRules:
 _EXAMPLES: Final = {"objective.rewards": "rewards: [{metric: token_f1, weight: 1.0}]"}
 _TEACHER_SHARE: Final = (0.5, "teacher and student count alike in the mixture (Agarwal et al., 2023, section 2)")
 
+_ROUTERS: Final[Mapping[str, Setting]] = {"router_aux_loss": (None, "off")}
+"""Resolved once method and structure are known (`router_loss.py`)."""
+
 _ANSWERS: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt", "text")
 
 _PAIRS: Final[tuple[Shape, ...]] = ("preference",)
@@ -65,10 +68,12 @@ _EACH: Final = (1.0, "both kinds count alike; weigh the rarer kind more where on
 RULES: Final[Mapping[str, ObjectiveRules]] = {
     "sft": ObjectiveRules(
         "supervised fine-tuning on the answers",
-        {"label_smoothing": defaults.LABEL_SMOOTHING, "loss_weighting": defaults.ANSWER_WEIGHTING},
+        {"label_smoothing": defaults.LABEL_SMOOTHING, "loss_weighting": defaults.ANSWER_WEIGHTING, **_ROUTERS},
         _ANSWERS,
     ),
-    "pretraining": ObjectiveRules("continued pre-training on plain text, in blocks", {}, ("text",), packs=True),
+    "pretraining": ObjectiveRules(
+        "continued pre-training on plain text, in blocks", {**_ROUTERS}, ("text",), packs=True
+    ),
     "distillation": ObjectiveRules(
         "the answers, and at each of their tokens what the teacher would have said",
         {
@@ -82,6 +87,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
                 "the student covers all that the teacher thinks possible (Hinton et al.)",
             ),
             "teacher_share": (None, "only for jensen_shannon"),
+            **_ROUTERS,
         },
         _ANSWERS,
         needs_teacher=True,
@@ -231,6 +237,9 @@ def resolve_objective(
     }
     if asked.name == "sft":
         _check_weighting(values["loss_weighting"], values["label_smoothing"])
+    if "router_aux_loss" in values:
+        del values["router_aux_loss"]
+        sources.found.pop("objective.router_aux_loss", None)
     if "teacher_share" in values:
         values["teacher_share"] = _teacher_share(values["divergence"], values["teacher_share"], sources)
     return ObjectivePlan(name=asked.name, options=asked.options or {}, teacher=teacher, **values)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Quantisation, Source
 from luthier.core.recipe import QuantisationName
+from luthier.models.structure import Structure
 
 LIBRARY = "bitsandbytes"
 
@@ -29,3 +30,22 @@ def choose_quantisation(asked: QuantisationName | None, device: str) -> tuple[Qu
     if has_library:
         return "nf4", "derived", f"{LIBRARY} is installed: 0.52 bytes a weight on {device}"
     return "int8", "derived", f"{LIBRARY} is not installed: 1 byte a weight, by Luthier itself"
+
+
+def packed_share(structure: Structure) -> str:
+    """How many parameters are packed, and which are not: those stay as wide as they are computed with.
+
+    Packing takes matrices that are called. Experts that lie in one tensor are no such, nor are embeddings and head, nor
+    matrices whose weight other code reads past their module.
+    """
+    s = structure
+    experts = sum(layer.num_parameters for layer in s.experts)
+    others = s.num_parameters - s.num_packed_parameters - s.num_embedding_parameters - experts
+    parts = (
+        ("of experts in one tensor", experts),
+        ("of embeddings and head", s.num_embedding_parameters),
+        ("that are no matrices or are read past their module", others),
+    )
+    wide = ", ".join(f"{count:,} {what}" for what, count in parts if count > 0)
+    said = f"packs {s.num_packed_parameters:,} of {s.num_parameters:,} parameters"
+    return f"{said}; in the precision of the run stay {wide}" if wide else said

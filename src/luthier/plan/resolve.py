@@ -33,6 +33,7 @@ from luthier.plan.optimizers import resolve_optimizer
 from luthier.plan.rates import default_rate
 from luthier.plan.replay import num_replayed
 from luthier.plan.resolve_method import resolve_method, virtual_tokens, with_schedule
+from luthier.plan.router_loss import with_router_loss
 from luthier.plan.sources import Sources as _Sources
 
 _SECTIONS = tuple(Plan.model_fields)
@@ -136,6 +137,7 @@ def _resolved(
         if recipe.method is None:
             sources.note("method.name", "default", "trains a small share of the weights at nearly full quality")
     objective = resolve_objective(recipe.objective, data.train.shape, sources, teacher=teacher)
+    objective = with_router_loss(objective, recipe.objective, method, structure, model.path, sources)
     refuse_adapted_head(structure, method.targets, objective.name)
     method = _without_noise(method, objective, sources)
     training = _training(recipe, method, objective, model, structure.hidden_size, data, hardware, sources)
@@ -171,10 +173,20 @@ def _note_rows(data: DataPlan, sources: _Sources) -> None:
     for name in ("learn_reasoning", "reasoning", "system", "tools"):
         if getattr(data, name) is not None:
             sources.note(f"data.{name}", "asked", "in the recipe")
+    if data.reset_template is not None:
+        sources.note("data.reset_template", "asked", _why_joined(data))
     if data.canaries is not None:
         sources.note(
             "data.canaries", "asked", "made-up secrets planted among the training rows, to measure memorisation"
         )
+
+
+def _why_joined(data: DataPlan) -> str:
+    """What data.reset_template makes of the training rows."""
+    num, of = data.train.num_joined, data.train.num_examples
+    if not num:
+        return "in the recipe, and without effect: the template needs one sequence a row, or the rows have one answer"
+    return f"the answers of {num:,} of {of:,} training rows are joined into one sequence each; held-out rows are not"
 
 
 def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:

@@ -12,7 +12,7 @@ from luthier.core.recipe import MethodRecipe
 from luthier.models.structure import FEED_FORWARD_OUTPUTS, LinearLayer, Structure
 from luthier.plan.adapter import Placement, expert_rank, outer_targets, place_adapters, reach, refuse_rank, targeted
 from luthier.plan.methods import RULES, MethodRules, rules_of
-from luthier.plan.quantisation import choose_quantisation
+from luthier.plan.quantisation import choose_quantisation, packed_share
 from luthier.plan.sources import Sources
 
 _KEYS_AND_VALUES: Final = ("k_proj", "v_proj", "key", "value", "query_key_value", "qkv_proj", "c_attn", "Wqkv")
@@ -49,7 +49,7 @@ def resolve_method(
     plain: dict[str, Any] = {name: pick.value(name) for name in (*_PLAIN, *_IMPORTANCE) if name in rules.settings}
     if "quantisation" in rules.settings:
         kind, source, why = choose_quantisation(asked.quantisation, device)
-        sources.note("method.quantisation", source, why)
+        sources.note("method.quantisation", source, f"{why}; {packed_share(structure)}")
         plain["quantisation"] = kind
     method = MethodPlan(
         name=asked.name,
@@ -156,7 +156,7 @@ def _ranks(pick: _Picker, targeted_layers: Sequence[LinearLayer]) -> dict[str, A
         found["target_rank"] = target = pick.value("target_rank")
         refuse_rank(layers, target, "target_rank")
         most = min(layer.full_rank for layer in layers)
-        found["rank"] = pick.value("initial_rank", min(most, max(target + 1, target * 3 // 2)), noted_as="rank")
+        found["rank"] = pick.value("initial_rank", min(most, _usual_initial_rank(target)), noted_as="rank")
         refuse_rank(layers, found["rank"], "initial_rank")
         if found["rank"] < target:
             raise RecipeError(
@@ -190,7 +190,7 @@ def _placement(pick: _Picker, structure: Structure, why_no_experts: str) -> Plac
         ends = [f"the {end} {count}" for end, count in (("first", layers.first), ("last", layers.last)) if count]
         pick.sources.note("method.targets", "asked", f"within {' and '.join(ends) or 'no'} layers")
     takes = pick.rules.takes_experts
-    rank = next((pick.asked(name) for name in ("target_rank", "rank") if name in pick.rules.settings), 0)
+    rank = _largest_rank(pick)
     place = place_adapters(structure, asked, layers, rank=rank, experts=takes and not why_no_experts)
     if place.expert_targets and not takes:
         if not place.targets or "experts" in ([asked] if isinstance(asked, str) else asked):
@@ -204,6 +204,17 @@ def _placement(pick: _Picker, structure: Structure, why_no_experts: str) -> Plac
         num = sum(x.num_matrices for x in targeted(structure, (), place.expert_targets))
         place = replace(place, expert_targets=(), left_out=place.left_out | {"matrices of experts": num})
     return place
+
+
+def _largest_rank(pick: _Picker) -> int:
+    """The largest rank of the run, which gates that carry an adapter must have room for; 0 for a method without one."""
+    if "target_rank" in pick.rules.settings:
+        return int(pick.asked("initial_rank", _usual_initial_rank(pick.asked("target_rank"))))
+    return int(pick.asked("rank")) if "rank" in pick.rules.settings else 0
+
+
+def _usual_initial_rank(target: int) -> int:
+    return max(target + 1, target * 3 // 2)
 
 
 def _expert_rank(rank: int, layers: Sequence[LinearLayer], structure: Structure) -> int:

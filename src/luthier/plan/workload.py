@@ -65,7 +65,7 @@ class Workload:
     trained, where rank and targets do not tell. keeps_average: whether an average of the weights is held beside them.
     expert_targets, expert_rank: tensors of experts that carry adapters, and the rank of each expert's.
     drawing: the answers that each step draws, where it learns from such. judging: of the held-out rows, afterwards.
-    teacher: who is asked about every row before the first step.
+    teacher: who is asked about every row before the first step. has_router_loss: whether the routers have one.
     """
 
     structure: Structure
@@ -100,6 +100,7 @@ class Workload:
     teacher: Teaching | None = None
     expert_targets: tuple[str, ...] = ()
     expert_rank: int = 0
+    has_router_loss: bool = False
 
     def __post_init__(self) -> None:
         for name, value, least in (("num_steps", self.num_steps, 1), ("rank", self.rank, 0)):
@@ -210,6 +211,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         judging=judging_of(plan, base_parameters=plan.base_model.num_parameters),
         expert_targets=plan.method.expert_targets,
         expert_rank=plan.method.expert_rank or 0,
+        has_router_loss=plan.objective.router_aux_loss is not None,
     )
 
 

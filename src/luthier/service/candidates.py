@@ -142,6 +142,9 @@ def as_candidate(teacher: TeacherPlan) -> Candidate:
         device=teacher.device,
         context_length_tokens=teacher.context_length_tokens,
         quantisation=teacher.quantisation,
+        template_options=teacher.template_options,
+        learn_reasoning=teacher.learn_reasoning,
+        opted_turns=teacher.opted_turns,
     )
 
 

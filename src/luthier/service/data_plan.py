@@ -46,6 +46,7 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit]) -> DataPlan:
         canaries=canaries_plan(recipe),
         template_options=recipe.data.template_options or {},
         learn_reasoning=recipe.data.learn_reasoning,
+        reset_template=recipe.data.reset_template,
         reasoning=recipe.data.reasoning,
         system=recipe.data.system,
         tools=recipe.data.tools,

@@ -60,10 +60,12 @@ def preview(
     template: Literal["auto", "chat", "plain"] = "auto",
     template_options: Mapping[str, TemplateOption] | None = None,
     learn_reasoning: bool | None = None,
+    reset_template: Literal["training"] | None = None,
 ) -> DataPreview:
     """What a model will see and learn of the first rows of a file. Pulls the model where it is not there yet.
 
-    num_rows: None takes all of them. template_options, learn_reasoning: as `data` of a recipe has them.
+    num_rows: None takes all of them. template_options, learn_reasoning, reset_template: as `data` of a recipe has
+    them.
 
     Reads and checks the whole file. Raises NotFoundError (file, model), DataError (rows), TemplateError (no mask can
     be proved), ModelSourceError (no model), RequestError (fewer rows asked for than one), RecipeError (an option that
@@ -82,7 +84,7 @@ def preview(
     local = sources.pull(model, context.home, context.progress)
     chat = ChatTemplate.load(local.path, template, options=template_options)
     check_options_are_read(template_options or {}, chat, local.name)
-    learning = Learning(reasoning=learn_reasoning)
+    learning = Learning(reasoning=learn_reasoning, joins=reset_template is not None)
     shown = loaded.examples[:num_rows]
     rows = tuple(side for e in shown for side in preview_sides(e, tokenise_sides(e, chat, learning), chat))
     return DataPreview(
@@ -169,6 +171,7 @@ def _row_json(row: Preview) -> dict[str, Any]:
         "id": row.id,
         "side": row.side,
         "part": row.part,
+        "joined": row.joined,
         "num_tokens": row.num_tokens,
         "num_trained_tokens": row.num_trained_tokens,
         "input_ids": list(row.input_ids),

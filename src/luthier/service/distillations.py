@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.events import WarningRaised
 from luthier.core.ids import is_id
-from luthier.core.plan import TeacherPlan
+from luthier.core.opted_turns import OptedTurns
+from luthier.core.plan import Plan, TeacherPlan
 from luthier.core.recipe import Recipe
 from luthier.core.run import TrainResult
 from luthier.service.budgets import BudgetedProgress, BudgetSpentError, StopOrBudget
@@ -60,6 +63,7 @@ def find_teacher(
             do=f"set training.max_length_tokens: {candidate.context_length_tokens} with training.overlong: truncate, "
             "or choose another teacher",
         )
+    candidate = candidate if is_id(name, "run") else _as_student(candidate, recipe)
     structure = read_structure(candidate.model_path)
     asked = recipe.training.precision if recipe.training else None
     sha256, adapter_sha256 = _digests(context, name, candidate)
@@ -77,6 +81,41 @@ def find_teacher(
         vocabulary_size=structure.vocabulary_size,
         context_length_tokens=candidate.context_length_tokens,
         template=candidate.template,
+        template_options=dict(candidate.template_options),
+        opted_turns=candidate.opted_turns,
+        learn_reasoning=candidate.learn_reasoning,
+    )
+
+
+def _as_student(candidate: Candidate, recipe: Recipe) -> Candidate:
+    """A base model as the student is written to: with the options that its own template reads."""
+    read = candidate.chat_template().names.options
+    options = {name: value for name, value in (recipe.data.template_options or {}).items() if name in read}
+    return replace(
+        candidate,
+        template_options=options,
+        opted_turns=OptedTurns.of(recipe.data),
+        learn_reasoning=recipe.data.learn_reasoning,
+    )
+
+
+def _trained_otherwise(plan: Plan) -> str | None:
+    """What to say where the rows are not written as those were that the teacher was trained on; None where they are."""
+    teacher = plan.objective.teacher
+    assert teacher is not None
+    if not is_id(teacher.name, "run"):
+        return None
+    own = (teacher.template_options, teacher.opted_turns)
+    rows = (plan.data.template_options, OptedTurns.of(plan.data))
+    if own == rows:
+        return None
+    shown = [
+        json.dumps({**options, **opted.model_dump(mode="json", exclude_defaults=True)})
+        for options, opted in (own, rows)
+    ]
+    return (
+        f"the teacher {teacher.name} was trained with {shown[0]}, and looks at rows that are written with {shown[1]}: "
+        "what it says of them may be worse; give data.template_options, system, tools and reasoning as its recipe does"
     )
 
 
@@ -120,6 +159,8 @@ def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
             )
         except BudgetSpentError as error:
             return not_begun(prepared, f"{error.reason}, while the teacher was asked")
+    if (otherwise := _trained_otherwise(prepared.plan)) is not None:
+        hooks.emit(WarningRaised(step=0, code="teacher_trained_otherwise", message=otherwise))
     for message in messages:
         hooks.emit(WarningRaised(step=0, code="teacher_asked_again", message=message))
     return None

@@ -11,6 +11,7 @@ from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ConflictError, DataError, NotFoundError
 from luthier.core.export import ExportSource
 from luthier.core.ids import is_id
+from luthier.core.opted_turns import OptedTurns
 from luthier.service.column_maps import ColumnMap, map_that_fits
 from luthier.service.context import Context
 
@@ -78,6 +79,8 @@ def _of_run(context: Context, run_id: str) -> ExportSource:
         template=plan.base_model.template,
         precision=plan.training.precision,
         quantisation=plan.method.quantisation if is_adapter else None,
+        template_options=plan.data.template_options,
+        opted_turns=OptedTurns.of(plan.data),
     )
 
 

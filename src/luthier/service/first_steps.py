@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from luthier.core.events import TASK_LOSS, Event, StepDone, comparable_loss
+from luthier.core.events import ROUTER_LOSS, TASK_LOSS, Event, StepDone, comparable_loss
 from luthier.core.run import FirstStep
 from luthier.service.plans import Prepared
 
@@ -38,6 +38,7 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
         num_trained_tokens=first.num_trained_tokens if objective.draws else num_learned,
         precision=training.precision,
         example_ids=tuple(dict.fromkeys(row.id for unit in units for row in unit)),
+        router_loss=first.measures.get(ROUTER_LOSS),
         noise=tuple(noise + _dropouts(Path(prepared.plan.base_model.path))),
     )
 

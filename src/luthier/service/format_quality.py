@@ -16,7 +16,7 @@ from luthier.core.recipe import MetricName
 from luthier.service.judgeable import check_lengths, have_text_answers
 
 if TYPE_CHECKING:
-    from luthier.deploy.format_prices.asking import AskedRow, Quality
+    from luthier.deploy.format_prices.asking import AskedRow, Quality, RowQuality
     from luthier.models.chat_template import ChatTemplate
 
 NOTEWORTHY_FRACTION: Final = 0.02
@@ -40,17 +40,22 @@ class JudgedFormats:
 def asked_rows(
     source: ExportSource, examples: Sequence[Example]
 ) -> tuple[tuple[TokenisedExample, ...], tuple[AskedRow, ...]]:
-    """The rows in the source's tokens. Raises OverlongError for one over its context, RequestError for pairs."""
+    """The rows in the source's tokens, as its training has written them.
+
+    Raises OverlongError for one over its context, RequestError for pairs.
+    """
     from luthier.data.loss_mask import tokenise
+    from luthier.deploy.exporters.companions import source_template
     from luthier.deploy.format_prices.asking import AskedRow
-    from luthier.models.chat_template import ChatTemplate
+    from luthier.engines.opted_turns import rewritten_examples
     from luthier.models.structure import context_length
 
     if any(example.rejected is not None for example in examples):
         raise RequestError(
             "preference pairs", expected="rows with an answer, or plain text", do="measure formats on other rows"
         )
-    template = ChatTemplate.load(source.base_path, source.template)
+    template = source_template(source)
+    examples = rewritten_examples(source.opted_turns, examples, template)
     tokenised = tuple(tokenise(example, template) for example in examples)
     check_lengths(tokenised, context_length(str(source.base_path)), model=source.name)
     writes = have_text_answers(examples)
@@ -65,6 +70,15 @@ def asked_rows(
     return tokenised, rows
 
 
+def most_tokens(source: ExportSource, examples: Sequence[Example], max_new_tokens: int) -> int:
+    """How many tokens an answer may take, its thought included."""
+    from luthier.deploy.exporters.companions import source_template
+    from luthier.models.answer_lengths import limits_of
+
+    answer, thought = limits_of(examples, source_template(source), max_new_tokens, None)
+    return answer + (thought or 0)
+
+
 def judge_formats(
     source: ExportSource,
     examples: Sequence[Example],
@@ -77,10 +91,12 @@ def judge_formats(
 ) -> JudgedFormats:
     """Metrics with intervals, and each format minus the source, paired over the rows."""
     from luthier.data.loss_mask import tokenise_sides
+    from luthier.deploy.exporters.companions import source_template
+    from luthier.engines.opted_turns import rewritten_examples
     from luthier.evaluate.compare import SystemUnderTest, judge, primary_metric
-    from luthier.models.chat_template import ChatTemplate
 
-    template = ChatTemplate.load(source.base_path, source.template)
+    template = source_template(source)
+    examples = rewritten_examples(source.opted_turns, examples, template)
     writes = have_text_answers(examples)
     # of a row that must be cut the last answer alone is measured
     cut = [len(tokenise_sides(e, template)) > 1 for e in examples]
@@ -138,19 +154,26 @@ class _Told:
     def __init__(
         self, name: str, found: Quality, template: ChatTemplate, tokenised: Sequence[TokenisedExample]
     ) -> None:
-        self.name, self._found, self._template, self._tokenised = name, found, template, tokenised
+        from luthier.engines.thoughts import Thoughts
+
+        self.name, self._found, self._thoughts, self._tokenised = name, found, Thoughts(template), tokenised
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:  # noqa: ARG002
-        """The text that the format wrote to each prompt."""
-        return [
-            Generation(
-                text=self._template.tokenizer.decode(list(row.written), skip_special_tokens=True),
-                num_prompt_tokens=one.num_prompt_tokens,
-                num_new_tokens=len(row.written),
-                finish_reason="stop" if row.is_ended else "length",
-            )
-            for row, one in zip(self._found.rows, self._tokenised, strict=True)
-        ]
+        """The text that the format wrote to each prompt, thoughts apart."""
+        return [self._generation(row, one) for row, one in zip(self._found.rows, self._tokenised, strict=True)]
+
+    def _generation(self, row: RowQuality, one: TokenisedExample) -> Generation:
+        is_open = self._thoughts.is_open(one.input_ids[: one.num_prompt_tokens])
+        found, num_thinking = self._thoughts.split(row.written, is_open=is_open)
+        return Generation(
+            text=found.content,
+            num_prompt_tokens=one.num_prompt_tokens,
+            num_new_tokens=len(row.written),
+            finish_reason="stop" if row.is_ended else "length",
+            reasoning=found.reasoning,
+            num_thinking_tokens=num_thinking,
+            ends_in_thought=not found.is_closed,
+        )
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
         """The likelihoods that the format gave."""

@@ -22,7 +22,7 @@ from luthier.service.evaluations import choose_samples
 from luthier.service.exports import find_source
 from luthier.service.format_exports import exported, place, source_price
 from luthier.service.format_progress import PAGE, TABLE, FormatProgress, check_table_folder, format_progress
-from luthier.service.format_quality import asked_rows, judge_formats, losses_of
+from luthier.service.format_quality import asked_rows, judge_formats, losses_of, most_tokens
 from luthier.service.judgeable import check_metrics, usual_metrics
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     with format_progress(request.folder, asked) as progress:
         prices = [source_price(source)]
         prices += [exported(context, request.data, source, *one, progress) for one in wanted]
-        qualities = _qualities(context, request, source, prices, rows, progress)
+        most = most_tokens(source, examples, request.max_new_tokens)
+        qualities = _qualities(context, request, source, prices, rows, most, progress)
         speeds = _speeds(context, request, source, prices, rows)
         judged = judge_formats(
             source,
@@ -170,6 +171,7 @@ def _qualities(
     source: ExportSource,
     prices: Sequence[FormatPrice],
     rows: Sequence[AskedRow],
+    max_new_tokens: int,
     progress: FormatProgress,
 ) -> dict[str, Quality]:
     from luthier.deploy.format_prices.measure import measure_quality
@@ -180,7 +182,7 @@ def _qualities(
             _place(request, price),
             source,
             rows,
-            max_new_tokens=request.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             label=price.label,
             progress=context.progress,
         )

@@ -202,7 +202,9 @@ def _learning(recipe: Recipe, split: Split) -> Learning:
     objective = rules_of(recipe.objective.name if recipe.objective else "sft")
     if split != "held_out" and "num_samples" in objective.settings:
         return Learning(reasoning=True, only_last=True)
-    return Learning(reasoning=recipe.data.learn_reasoning)
+    # what judges is scored behind the prompts of inference, however training joins its answers
+    joins = recipe.data.reset_template is not None and split not in ("held_out", "replay_held_out")
+    return Learning(reasoning=recipe.data.learn_reasoning, joins=joins)
 
 
 def _packed(context: Context, split: Split, part: Part, template: ChatTemplate, block_tokens: int) -> PreparedSplit:

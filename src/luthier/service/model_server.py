@@ -27,6 +27,7 @@ from luthier.core.stream import (
     EmbeddingRequest,
     Ended,
     Failed,
+    LoadedModel,
     Served,
     StreamEvent,
     TextRequest,
@@ -86,6 +87,12 @@ class ModelServer:
         return None if child is None or child.has_ended else child.pid
 
     @property
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """The models that are in memory; none where there is no process that answers."""
+        child = self._child
+        return () if child is None or child.has_ended else child.loaded
+
+    @property
     def num_under_way(self) -> int:
         """How many asks are written or wait."""
         child = self._child
@@ -118,6 +125,7 @@ class _Child:
         self._last_asked = time.monotonic()
         self._process: subprocess.Popen[bytes] | None = None
         self.has_ended = False
+        self.loaded: tuple[LoadedModel, ...] = ()
         # The kernel kills the child when the thread that started it ends: so that is a thread which lives as long.
         self._reader = threading.Thread(target=self._live, name="serving", daemon=True)
         self._reader.start()
@@ -200,7 +208,11 @@ class _Child:
                 return
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                for key, event in json.loads(line):
+                said = json.loads(line)
+                if isinstance(said, dict):
+                    self.loaded = tuple(LoadedModel.model_validate(one) for one in said["loaded"])
+                    continue
+                for key, event in said:
                     self._tell(key, stream_event.validate_python(event))
 
     def _is_idle(self) -> bool:

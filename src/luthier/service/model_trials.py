@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import LuthierError, TemplateError
 from luthier.core.model_check import Check
-from luthier.service.trial_rows import TRIAL_ROWS, made_rows
+from luthier.core.trial_rows import TRIAL_ROWS, made_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -174,6 +174,7 @@ def rehearse(plan: Plan) -> ForwardPath | None:
         with scratch_folder(Path(tempfile.gettempdir()), "luthier-rehearsal-") as folder, quiet_transformers():
             small = _small_copy(plan.base_model.path)
             if small is None:
+                _refuse_unproved(plan)
                 return None
             small.save_pretrained(str(folder / "base"))
             del small
@@ -188,6 +189,15 @@ def rehearse(plan: Plan) -> ForwardPath | None:
                 return _one_step(_small_plan(plan, folder / "base"), folder, template, teacher)
     finally:
         torch.set_rng_state(generator)
+
+
+def _refuse_unproved(plan: Plan) -> None:
+    if plan.objective.router_aux_loss is not None:
+        raise RequestError(
+            f"objective.router_aux_loss with {plan.base_model.name}, of which no small copy runs to prove it on",
+            expected="a mixture of experts that transformers can build small",
+            do="set objective.router_aux_loss: off",
+        )
 
 
 def _template(plan: Plan) -> ChatTemplate:

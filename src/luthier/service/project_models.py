@@ -14,6 +14,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.export import ServerExport
 from luthier.core.ids import is_id
 from luthier.core.run import RunRecord
+from luthier.core.stream import Decoding, Served
 from luthier.core.tuned_model import TunedModel
 from luthier.service import models
 from luthier.service.base_models import base_models
@@ -39,6 +40,14 @@ class BaseView:
     def is_here(self) -> bool:
         """Whether it is on this machine."""
         return self.model.path is not None
+
+
+def decoding_of_base(context: Context, base: BaseView) -> Decoding | None:
+    """By which path a base model writes; None while it is not loaded."""
+    if base.model.path is None or base.model.sha256 is None:
+        return None
+    served = Served(path=base.model.path, sha256=base.model.sha256)
+    return next((one.decoding for one in context.model_server.loaded if one.answers(served)), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,12 @@ def check_names(recipe: Recipe, base_dir: Path) -> None:
         NotFoundError: no model of that name, or no such file; the nearest are named.
         RequestError: a malformed name of a model.
         DataError: a file whose name or content is of no known format.
+        RecipeError: answers are to be joined for an objective that has no use for it.
     """
     from luthier.data.source import open_source
     from luthier.models import names
 
+    check_reset_template(recipe)
     names.parse(recipe.base_model)
     for path in _files(recipe):
         open_source(base_dir / path)
@@ -48,6 +50,23 @@ def check_modules(recipe: Recipe, structure: Structure) -> None:
 
     if recipe.method is not None and recipe.method.targets is not None and recipe.method.name != "full":
         resolve_targets(structure, recipe.method.targets)
+
+
+def check_reset_template(recipe: Recipe) -> None:
+    """Raise RecipeError where answers are to be joined and the objective learns none of the rows' own, or no turns."""
+    from luthier.plan.objectives import rules_of
+
+    if recipe.data.reset_template is None or recipe.objective is None:
+        return
+    rules = rules_of(recipe.objective.name)
+    if not rules.packs and "num_samples" not in rules.settings:
+        return
+    why = "learns plain text, which has no turns" if rules.packs else "draws its answers to the prompts of inference"
+    raise RecipeError(
+        f"data.reset_template: {recipe.data.reset_template} with objective {recipe.objective.name}, which {why}",
+        expected="an objective that learns the answers of conversations, such as sft",
+        do="remove data.reset_template: it would change nothing",
+    )
 
 
 def check_template_options(recipe: Recipe, template: ChatTemplate) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import Field
 
 from luthier.core.access import Caller
 from luthier.core.base_model import LocalModel
 from luthier.core.deployment import NAME, Deployment
 from luthier.core.digest import sha256_document
-from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.frozen import Frozen
 from luthier.core.ids import is_id
-from luthier.core.stream import Served, TextRequest
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
+from luthier.core.recipe import TemplateOption
+from luthier.core.stream import Decoding, Served, TextRequest
 from luthier.core.tuned_model import TunedModel
 from luthier.service.audit_log import record
 from luthier.service.context import Context
@@ -27,11 +32,18 @@ from luthier.service.served_targets import (
 
 
 class NamedModel(Frozen):
-    """A model as it is listed. created_at: seconds since 1970. owned_by: `system`, or the project that tuned it."""
+    """A model as it is listed. created_at: seconds since 1970. owned_by: `system`, or the project that tuned it.
+
+    template_options, opted_turns: what it was trained with, and what its conversations are written with where a request
+    says nothing else. decoding: by which path it writes; None while it is not loaded.
+    """
 
     model_id: str
     created_at: float
     owned_by: str
+    template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    opted_turns: OptedTurns = AS_THEY_ARE
+    decoding: Decoding | None = None
 
 
 def list_models(context: Context, caller: Caller) -> list[NamedModel]:
@@ -40,18 +52,18 @@ def list_models(context: Context, caller: Caller) -> list[NamedModel]:
     Of a server that was started for some models alone, those.
     """
     if context.only is not None:
-        return [_only_view(name, served) for name, served in context.only.items()]
-    routes = [_view(one, one.name) for one in context.deployments.list(caller.project_id)]
+        return [_only_view(context, name, served) for name, served in context.only.items()]
+    routes = [_view(context, caller, one, one.name) for one in context.deployments.list(caller.project_id)]
     tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
-    bases = [_view(model, name) for name, model in local_base_models(context).items()]
-    return [*routes, *(_view(model, model.model_id) for model in tuned), *bases]
+    bases = [_view(context, caller, model, name) for name, model in local_base_models(context).items()]
+    return [*routes, *(_view(context, caller, model, model.model_id) for model in tuned), *bases]
 
 
 def get_model(context: Context, caller: Caller, name: str) -> NamedModel:
     """One model by its name. Raises NotFoundError, also for another project's."""
     if context.only is not None:
-        return _only_view(name, _only(context.only, name))
-    return _view(_find(context, caller, name), name)
+        return _only_view(context, name, _only(context.only, name))
+    return _view(context, caller, _find(context, caller, name), name)
 
 
 def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
@@ -169,14 +181,58 @@ def _only(only: Mapping[str, Served], name: str) -> Served:
     )
 
 
-def _only_view(name: str, served: Served) -> NamedModel:
+def _only_view(context: Context, name: str, served: Served) -> NamedModel:
     place = Path(served.adapter_path or served.path)
-    return NamedModel(model_id=name, created_at=place.stat().st_mtime if place.exists() else 0.0, owned_by="system")
+    created_at = place.stat().st_mtime if place.exists() else 0.0
+    return _as_served(context, name, created_at, "system", served)
 
 
-def _view(found: TunedModel | LocalModel | Deployment, name: str) -> NamedModel:
+def _view(context: Context, caller: Caller, found: TunedModel | LocalModel | Deployment, name: str) -> NamedModel:
     if isinstance(found, LocalModel):
         folder = Path(found.path)
         created_at = folder.stat().st_mtime if folder.is_dir() else 0.0
-        return NamedModel(model_id=name, created_at=created_at, owned_by="system")
-    return NamedModel(model_id=name, created_at=found.created_at, owned_by=found.project_id)
+        served: Served | None = Served(path=found.path, sha256=found.sha256)
+        return _as_served(context, name, created_at, "system", served)
+    served = _of_tuned(context, found) if isinstance(found, TunedModel) else _of_deployment(context, caller, found)
+    return _as_served(context, name, found.created_at, found.project_id, served)
+
+
+def _as_served(context: Context, name: str, created_at: float, owner: str, served: Served | None) -> NamedModel:
+    """The view of a model that is loaded so; None: its files are gone."""
+    if served is None:
+        return NamedModel(model_id=name, created_at=created_at, owned_by=owner)
+    loaded = next((one for one in context.model_server.loaded if one.answers(served)), None)
+    return NamedModel(
+        model_id=name,
+        created_at=created_at,
+        owned_by=owner,
+        template_options=dict(served.template_options),
+        opted_turns=served.opted_turns,
+        decoding=None if loaded is None else loaded.decoding,
+    )
+
+
+def _of_tuned(context: Context, tuned: TunedModel) -> Served | None:
+    """What it would be loaded as, by what its run has written alone: lists are long."""
+    try:
+        plan = context.runs.plan(tuned.run_id)
+    except NotFoundError:
+        return None
+    is_adapter = (Path(tuned.adapter_path) / "adapter_config.json").is_file()
+    return Served(
+        path=tuned.adapter_path,
+        sha256=plan.base_model.sha256 if is_adapter else "",
+        adapter_path=tuned.adapter_path if is_adapter else None,
+        precision=plan.training.precision,
+        quantisation=plan.method.quantisation if is_adapter else None,
+        template_options=tuple(sorted(plan.data.template_options.items())),
+        opted_turns=OptedTurns.of(plan.data),
+    )
+
+
+def _of_deployment(context: Context, caller: Caller, deployment: Deployment) -> Served | None:
+    """Its first target; None where its files are not on this machine."""
+    share = deployment.revision.shares[0]  # the canary is the last one
+    with contextlib.suppress(LuthierError):
+        return served_share(context, caller, share)
+    return None

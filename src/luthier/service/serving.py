@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from luthier.core.access import Caller
@@ -176,28 +178,40 @@ def as_trained(served: Served, request: TextRequest) -> tuple[Served, TextReques
     """A model as it is loaded, and a request with the options of the template that the model was trained with, and with
     the turns that were written in another way then.
 
-    What the request sets itself stays, and a difference is told in the log: the model has learned with other options.
+    What the request sets itself stays, and a difference is said in the log: the model has learned with other options.
     """
     trained = dict(served.template_options)
+    if (otherwise := asks_otherwise(served, request)) is not None:
+        _warn_once(served.adapter_path or served.path, otherwise)
     if served.opted_turns != AS_THEY_ARE:
         request = request.model_copy(update={"opted_turns": served.opted_turns})
         served = served.model_copy(update={"opted_turns": AS_THEY_ARE})
     if not trained:
         return served, request
-    asked = request.template_options
-    others = sorted(name for name, value in asked.items() if trained.get(name) != value)
-    if others or request.reasoning_effort is not None:
-        told = [f"{name}={asked[name]!r}" for name in others]
-        told += [] if request.reasoning_effort is None else [f"reasoning_effort={request.reasoning_effort!r}"]
-        log.warning(
-            "a request sets %s for %s, which was trained with the template options %s: answers may be worse",
-            ", ".join(told), served.adapter_path or served.path, trained,
-        )  # fmt: skip
     # Without its options, so that it shares its base with those that were trained otherwise.
     return (
         served.model_copy(update={"template_options": ()}),
         request.model_copy(update={"trained_options": trained}),
     )
+
+
+def asks_otherwise(served: Served, request: TextRequest) -> str | None:
+    """What a request sets of the chat template that a tuned model was not trained with; None where nothing."""
+    trained, asked = dict(served.template_options), request.template_options
+    if not trained and served.adapter_path is None:
+        return None  # a base model, as far as this can be seen
+    told = [f"{name}={json.dumps(value)}" for name, value in sorted(asked.items()) if trained.get(name) != value]
+    told += [] if request.reasoning_effort is None else [f"reasoning_effort={request.reasoning_effort}"]
+    if not told:
+        return None
+    with_what = f"the template options {json.dumps(trained)}" if trained else "the chat template's own defaults"
+    return f"the request sets {', '.join(told)}; the model was trained with {with_what}: answers may be worse"
+
+
+@lru_cache(maxsize=256)
+def _warn_once(model: str, otherwise: str) -> None:
+    """One line in the log for all requests that are alike."""
+    log.warning("%s: %s", model, otherwise)
 
 
 def ask_embeddings(

@@ -10,7 +10,7 @@ of one model are made ready beside it (`request_preparation`), taken up in turns
 order in which they come, and written together whatever adapters they have; several models write in turn, one step each
 (`serving_writer`). A model is let go, the longest unused first, when another is asked for and there is no place or no
 memory; one that is still writing takes up nothing new and is waited for. The process ends when its parent does, or
-closes the socket.
+closes the socket. When models come and go, a line says which are loaded now: {"loaded": [LoadedModel, ...]}.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import LuthierError
 from luthier.core.parent_death import dying_with_parent
-from luthier.core.stream import EmbeddingRequest, Failed, Served, StreamEvent, TextRequest
+from luthier.core.stream import EmbeddingRequest, Failed, LoadedModel, Served, StreamEvent, TextRequest
 from luthier.service.serving_ask import Ask, defect
 from luthier.service.serving_bases import default_memory_bytes, open_engine, split, weight_bytes
 from luthier.service.serving_writer import Around, Turns, Writer, too_large
@@ -52,7 +52,8 @@ class _Waiting:
 class Desk:
     """Hands asks to engines, has them opened, and lets them go.
 
-    tell: sends events; called from many threads. precision: as `serving_bases.split` has it.
+    tell: sends events; called from many threads. tell_loaded: says which models are loaded, when that has changed.
+    precision: as `serving_bases.split` has it.
     """
 
     def __init__(
@@ -63,9 +64,11 @@ class Desk:
         memory_bytes: int,
         precision: Callable[[], Precision],
         open_engine: Callable[[Served], StreamEngine] = open_engine,
+        tell_loaded: Callable[[tuple[LoadedModel, ...]], None] = lambda _: None,
     ) -> None:
         self._tell, self._most_models, self._memory_bytes = tell, most_models, memory_bytes
         self._precision = precision
+        self._tell_loaded, self._loaded = tell_loaded, tuple[LoadedModel, ...]()
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._waiting: list[_Waiting] = []
         self._writers: OrderedDict[Served, Writer] = OrderedDict()  # the longest unused first
@@ -102,6 +105,14 @@ class Desk:
                 self._read(one)
         self._sweep()
         self._hand_on()
+        self._say_loaded()
+
+    def _say_loaded(self) -> None:
+        open_ones = [(served, writer) for served, writer in self._writers.items() if writer.is_open]
+        loaded = tuple(LoadedModel(served=served, decoding=writer.decoding) for served, writer in open_ones)
+        if set(loaded) != set(self._loaded):
+            self._loaded = loaded
+            self._tell_loaded(loaded)
 
     def _read(self, said: dict[str, Any]) -> None:
         key = said["ask"]
@@ -227,7 +238,18 @@ def main(
 
         return hardware_in(rates_folder).precision
 
-    desk = Desk(tell, most_models=most_models, memory_bytes=memory_bytes or default_memory_bytes(), precision=precision)
+    def tell_loaded(models: tuple[LoadedModel, ...]) -> None:
+        line = json.dumps({"loaded": [model.model_dump(mode="json") for model in models]})
+        with lock:
+            connection.sendall(f"{line}\n".encode())
+
+    desk = Desk(
+        tell,
+        most_models=most_models,
+        memory_bytes=memory_bytes or default_memory_bytes(),
+        precision=precision,
+        tell_loaded=tell_loaded,
+    )
 
     def listen() -> None:
         """Read what the parent says, until it has gone: then end this process, whatever it is doing."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import LuthierError, MemoryLimitError, UnsupportedError, WorkError
-from luthier.core.ports import EmbeddingEngine, Prepared, PreparingEngine
-from luthier.core.stream import Embedded, EmbeddingRequest, Ended, Failed, Served, StreamEvent, TextRequest
+from luthier.core.ports import DescribedEngine, EmbeddingEngine, Prepared, PreparingEngine
+from luthier.core.stream import Decoding, Embedded, EmbeddingRequest, Ended, Failed, Served, StreamEvent, TextRequest
 from luthier.service.fair_queue import FairQueue
 from luthier.service.request_preparation import Preparation
 from luthier.service.serving_ask import Ask, unexpected
@@ -79,12 +79,14 @@ class Around:
 class Writer:
     """Has one engine opened, asked, and closed. For the desk alone, from its thread.
 
-    num_bytes: what the engine takes, as estimated until it is open. has_closed: it is gone.
+    num_bytes: what the engine takes, as estimated until it is open. is_open: it can be asked. decoding: how it writes;
+    None until it is open, and of one that does not say it. has_closed: it is gone.
     """
 
     def __init__(self, served: Served, around: Around, num_bytes: int) -> None:
         self._served, self._around, self.num_bytes = served, around, num_bytes
-        self.has_closed = self.is_closing = False
+        self.has_closed = self.is_closing = self.is_open = False
+        self.decoding: Decoding | None = None
         self._lock = threading.Lock()
         self._open: dict[str, int] = {}  # by ask: how many of its choices are still to end
         self._inbox: queue.SimpleQueue[Ask | _Ready | str | None] = queue.SimpleQueue()
@@ -140,6 +142,8 @@ class Writer:
         engine = self._around.open_engine(self._served)
         try:
             self.num_bytes = engine.num_bytes
+            self.decoding = engine.decoding if isinstance(engine, DescribedEngine) else None
+            self.is_open = True
             if isinstance(engine, PreparingEngine):
                 self._preparation = Preparation(engine.prepare, self._made_ready, str(self._served.path))
             self._around.wake()

@@ -34,6 +34,7 @@ from luthier.train.objectives.cross_entropy import cross_entropy_sum
 from luthier.train.objectives.protocol import Losses
 from luthier.train.packed_attention import packed_row
 from luthier.train.prefix_attention import PrefixLayout
+from luthier.train.router_loss import RouterLoss
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,7 @@ class TrainableModel:
         shared_prefix: bool = True,
         neftune_alpha: float = 0.0,
         with_liger: bool = True,
+        router_coefficient: float | None = None,
     ) -> None:
         self.path: ForwardPath = prove_forward(base)
         """By which path hidden states and logits are computed."""
@@ -165,6 +167,10 @@ class TrainableModel:
         if self.path.logits == "product":
             self.product_loss = kernels.linear_cross_entropy(self.head, with_liger=with_liger)
         self.own_head = OwnHead(causal_model(base), self.body)
+        self.router_loss: RouterLoss | None = None
+        """What the loss of the routers is made by, where it is trained on."""
+        if router_coefficient is not None:
+            self.router_loss = RouterLoss(causal_model(base), self.body, router_coefficient)
         if gradient_checkpointing:
             _recompute_layers(base)
         self.noise = EmbeddingNoise(base.get_input_embeddings(), neftune_alpha)
@@ -196,6 +202,7 @@ class TrainableModel:
             micro_batch_tokens=plan.training.micro_batch_tokens,
             shared_prefix=plan.training.shared_prefix,
             neftune_alpha=plan.training.neftune_alpha,
+            router_coefficient=plan.objective.router_aux_loss,
         )
 
     @property

@@ -72,6 +72,12 @@ def refuse_unspreadable(plan: Plan) -> None:
             "adapters on matrices of the layers",
             "leave them out of method.targets",
         ),
+        (
+            "objective.router_aux_loss",
+            plan.objective.router_aux_loss is not None,
+            "no loss of the routers, whose logits are read apart from the layers that hold them",
+            "set objective.router_aux_loss: off",
+        ),
         (f"objective {plan.objective.name}", plan.objective.name != "sft", "sft", "set objective.name: sft"),
     ):
         if is_wrong:

@@ -8,18 +8,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 import torch
 
-from luthier.core.events import StepDone, ValidationDone
+from luthier.core.events import ROUTER_LOSS, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
 from luthier.train.checkpoint import LoopState
 from luthier.train.distributed import ALONE, World
-from luthier.train.model import TrainableModel, collate
-from luthier.train.objectives.protocol import Batch, Objective, Unit, rows_of
+from luthier.train.model import MicroBatch, TrainableModel, collate
+from luthier.train.objectives.protocol import Batch, Losses, Objective, Unit, rows_of
 from luthier.train.optimizer import MasterOptimizer
 from luthier.train.origin import by_origin, with_origin
 from luthier.train.schedule import learning_rate_factor
@@ -71,10 +72,13 @@ def one_step(
     model.module.train()
     for micro_batch, beginnings in batches:
         batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
-        losses = model.within(partial(objective.losses, model, micro_batch, batch))
+        losses = model.within(partial(_losses, objective, model, micro_batch, batch))
+        minimised = losses.total
+        if model.router_loss is not None:
+            minimised = minimised + model.router_loss.coefficient * losses.measures[ROUTER_LOSS]
         if plan.data.replay is not None:
             losses = with_origin(losses, micro_batch, objective.weight(micro_batch))
-        (losses.total / divisor).backward()
+        (minimised / divisor).backward()
         optimizer.collect()
         sums.add(losses, batch)
     for _ in range(num_missing):
@@ -105,6 +109,19 @@ def one_step(
     if not finite:
         return state, event
     return _after(state, sums, weight, seconds), event
+
+
+def _losses(objective: Objective, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
+    """The losses of a micro-batch; with that of the routers, where there is one, as a measure with a gradient.
+
+    It is multiplied by the weight of the units, as every sum of theirs is, so that the mean over the step is taken.
+    """
+    if model.router_loss is None:
+        return objective.losses(model, units, batch)
+    with model.router_loss.recording():
+        losses = objective.losses(model, units, batch)
+    of_routers = model.router_loss.of(batch) * objective.weight(units)
+    return replace(losses, measures={**losses.measures, ROUTER_LOSS: of_routers})
 
 
 def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> LoopState:

@@ -20,6 +20,7 @@ from luthier.service.talk import Talk
 from luthier.web.page_advice import page_advice
 from luthier.web.playground_form import Turn
 
+_MOST_CHARACTERS = 100
 _ENDS = {"stop": "", "length": " · cut off at its limit", "tool_calls": ""}
 
 
@@ -91,7 +92,14 @@ def _facts(talk: Talk) -> str:
         words += f" · first after {duration(waited) if waited >= 1 else f'{1000 * waited:.0f} ms'}"
         if answer.num_new_tokens > 1 and now > talk.first_at:
             words += f" · {speed((answer.num_new_tokens - 1) / (now - talk.first_at))} tokens/s"
-    return words + _ENDS[answer.choices[0].reason or "stop"]
+    return words + _options(talk) + _ENDS[answer.choices[0].reason or "stop"]
+
+
+def _options(talk: Talk) -> str:
+    """The template options that the model was trained with, and so was asked with; shortened where they are long."""
+    options = dict(talk.answer.routed.served.template_options) if talk.answer.routed else {}
+    words = ", ".join(f"{name}={json.dumps(value)}" for name, value in options.items())
+    return f" · {words if len(words) <= _MOST_CHARACTERS else words[:_MOST_CHARACTERS] + '…'}" if words else ""
 
 
 def _line(**document: Any) -> bytes:

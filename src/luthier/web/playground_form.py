@@ -22,7 +22,11 @@ MOST_CHARACTERS: Final = 400_000
 """Of a conversation, all turns together."""
 _MOST_STOPS: Final = 4
 _MOST_STOP_CHARACTERS: Final = 1024
-DEFAULTS: Final = {"system": "", "temperature": "0.7", "top_p": "1", "max_tokens": "256", "seed": "", "stop": ""}
+DEFAULTS: Final = {
+    "system": "", "temperature": "0.7", "top_p": "1", "max_tokens": "256", "seed": "", "stop": "", "effort": "",
+}  # fmt: skip
+EFFORTS: Final = {"": "as the model was trained", "none": "none", "low": "low", "medium": "medium", "high": "high"}
+"""How much a model is to think, by the value of the field; what it means is the chat template's."""
 
 
 class Turn(Frozen):
@@ -99,6 +103,7 @@ def request_of(settings: Mapping[str, str], turns: Sequence[Turn]) -> TextReques
         sampling=sampling,
         max_new_tokens=int(_number(settings, "max_tokens", 1, 100_000, is_whole=True)),
         stop=_stops(settings["stop"]),
+        reasoning_effort=_effort(settings["effort"]),
     )
 
 
@@ -144,6 +149,12 @@ def _number(settings: Mapping[str, str], name: str, low: float, high: float, *, 
             f"{name.replace('_', ' ')} {text[:40]!r}", expected=f"{what} from {low:,} to {high:,}", do="correct it"
         )
     return int(text) if is_whole else found
+
+
+def _effort(text: str) -> str | None:
+    if text not in EFFORTS:
+        raise RequestError(f"thinking {text[:40]!r}", expected=f"one of {', '.join(EFFORTS)}", do="choose one of these")
+    return text or None
 
 
 def _stops(text: str) -> tuple[str, ...]:

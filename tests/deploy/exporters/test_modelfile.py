@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from luthier.core.conversation import Conversation, Message
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.deploy.exporters.companions import Turns
 from luthier.deploy.exporters.modelfile import modelfile
 from luthier.models.chat_template import ChatTemplate
@@ -24,8 +25,8 @@ def written_by_ollama(text: str, *turns: tuple[str, str]) -> str:
     return "".join(frames[role].replace("{{ .Content }}", content) for role, content in turns) + opening
 
 
-def turns_of(template: ChatTemplate, **settings: object) -> Turns:
-    return Turns(template, template.end_of_turn_ids, (template.end_of_turn,), "", settings)
+def turns_of(template: ChatTemplate, opted: OptedTurns = AS_THEY_ARE, **settings: object) -> Turns:
+    return Turns(template, template.end_of_turn_ids, (template.end_of_turn,), "", settings, opted, ())
 
 
 def templated(folder, jinja: str) -> ChatTemplate:

@@ -10,7 +10,9 @@ from pydantic import BaseModel
 from luthier.api.authentication import HomeContext, Reader
 from luthier.api.error_documents import documented
 from luthier.core.base_model import TrainingMemory
-from luthier.service.project_models import BaseView, find_base, list_bases
+from luthier.core.stream import Decoding
+from luthier.service.context import Context
+from luthier.service.project_models import BaseView, decoding_of_base, find_base, list_bases
 
 router = APIRouter(prefix="/api/v1/base-models", tags=["base models"])
 
@@ -23,7 +25,7 @@ class BaseModelView(BaseModel):
     is_here: whether it is on the server's machine; a run of another one fetches it first. num_active_parameters: those
     that one token meets; null where that is all, or not known. training_memory: peak memory of one accelerator in
     bytes, as the planner predicts it; null where it has no figure. commit: what was fetched from a hub. unchecked:
-    fields that no public file has confirmed.
+    fields that no public file has confirmed. decoding: by which path it writes; null while it is not loaded.
     """
 
     object: Literal["base_model"] = "base_model"
@@ -45,6 +47,7 @@ class BaseModelView(BaseModel):
     sources: tuple[str, ...]
     unchecked: tuple[str, ...]
     note: str
+    decoding: Decoding | None
 
 
 class BaseModelList(BaseModel):
@@ -57,16 +60,16 @@ class BaseModelList(BaseModel):
 @router.get("", summary="List base models", responses=documented())
 def list_all(context: HomeContext, _caller: Reader) -> BaseModelList:
     """All that a recipe may name."""
-    return BaseModelList(data=[_view(base) for base in list_bases(context)])
+    return BaseModelList(data=[_view(context, base) for base in list_bases(context)])
 
 
 @router.get("/{name:path}", summary="Show a base model", responses=documented(404))
 def show(context: HomeContext, _caller: Reader, name: Name) -> BaseModelView:
     """One of them."""
-    return _view(find_base(context, name))
+    return _view(context, find_base(context, name))
 
 
-def _view(base: BaseView) -> BaseModelView:
+def _view(context: Context, base: BaseView) -> BaseModelView:
     """No path of the server is in it."""
     model = base.model
     return BaseModelView(
@@ -88,4 +91,5 @@ def _view(base: BaseView) -> BaseModelView:
         sources=model.sources,
         unchecked=model.unchecked,
         note=model.note,
+        decoding=decoding_of_base(context, base),
     )

@@ -28,7 +28,7 @@ from luthier.service.talk import Talk
 
 Event = StreamEvent
 TARGET_HEADER, USER_HEADER = "x-luthier-target", "x-luthier-user"
-TRACE_HEADER = "traceparent"
+WARNING_HEADER, TRACE_HEADER = "x-luthier-warning", "traceparent"
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer", "content": {"application/json": {}, "text/event-stream": {}}}
 }
@@ -120,11 +120,19 @@ async def respond(
         watcher.cancel()
         if not is_going_on:
             await talk.leave()
-    told = target_header(talk.answer.routed)
+    told = target_header(talk.answer.routed) | _warning_header(talk.answer.routed, asked)
     if not is_streamed:
         return JSONResponse(written.whole(talk.answer), headers=told)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **told}
     return StreamingResponse(_events(talk, early, written), media_type="text/event-stream", headers=headers)
+
+
+def _warning_header(routed: Routed | None, asked: Sequence[TextRequest]) -> dict[str, str]:
+    """What the client should know of its request: it sets the chat template otherwise than the model's training."""
+    if routed is None:
+        return {}
+    found = next((one for request in asked if (one := serving.asks_otherwise(routed.served, request))), None)
+    return {} if found is None else {WARNING_HEADER: found.encode("ascii", "backslashreplace").decode()}
 
 
 async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from luthier.api.authentication import HomeContext, Looker, Trainer
 from luthier.api.errors import ApiError
 from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.opted_turns import OptedTurns
 from luthier.service import served_models
 from luthier.service.served_models import NamedModel
 
@@ -49,7 +50,20 @@ def _show(model: NamedModel) -> dict[str, Any]:
         "object": "model",
         "created": int(model.created_at),
         "owned_by": model.owned_by,
+        "template_options": model.template_options,
+        "rewritten_turns": _rewritten(model.opted_turns),
+        "decoding": None if model.decoding is None else model.decoding.model_dump(mode="json"),
     }
+
+
+def _rewritten(opted: OptedTurns) -> dict[str, str]:
+    """As the recipe has it."""
+    asked: dict[str, str | None] = {
+        "system": "fold" if opted.folds_system else None,
+        "tools": "as_text" if opted.tools_as_text else None,
+        "reasoning": opted.reasoning,
+    }
+    return {name: way for name, way in asked.items() if way is not None}
 
 
 def _not_found(error: NotFoundError) -> ApiError:

@@ -26,6 +26,28 @@ class TemplateChoice(StrEnum):
     PLAIN = "plain"
 
 
+class ResetChoice(StrEnum):
+    """What becomes of answers that the template needs a sequence each for."""
+
+    TRAINING = "training"
+
+
+ResetOption = Annotated[
+    ResetChoice | None,
+    typer.Option(
+        "--reset-template",
+        help="training: answers that the template needs a sequence each for are joined into one, as "
+        "data.reset_template does.",
+    ),
+]
+LearnReasoningOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--learn-reasoning/--no-learn-reasoning", help="Whether thoughts are learned; left out: those of the rows."
+    ),
+]
+
+
 def preview(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The base model whose tokens to show.")],
@@ -45,13 +67,8 @@ def preview(
             help="What the chat template is given, as enable_thinking=false. Repeatable.",
         ),
     ] = None,
-    learn_reasoning: Annotated[
-        bool | None,
-        typer.Option(
-            "--learn-reasoning/--no-learn-reasoning",
-            help="Whether thoughts are learned; left out: those of the rows.",
-        ),
-    ] = None,
+    learn_reasoning: LearnReasoningOption = None,
+    reset_template: ResetOption = None,
     block_tokens: Annotated[
         int | None,
         typer.Option(
@@ -89,6 +106,7 @@ def preview(
             template=template.value,
             template_options=parse_template_options(template_options or ()),
             learn_reasoning=learn_reasoning,
+            reset_template=None if reset_template is None else "training",
         )
     return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
 
@@ -126,7 +144,7 @@ def show_preview(console: Console, found: DataPreview) -> None:
 
     from luthier.cli.console import visible
     from luthier.cli.token_text import legend, token_text
-    from luthier.core.dataset import CUT_REASON
+    from luthier.core.dataset import CUT_REASON, joined_note
 
     console.print(
         visible(f"{found.file}: {found.num_rows:,} rows, {found.shape}: {found.shape_reason}"), soft_wrap=True
@@ -140,6 +158,10 @@ def show_preview(console: Console, found: DataPreview) -> None:
         title = f"{visible(row.id)}{side}: {row.num_tokens:,} tokens, {row.num_trained_tokens:,} learned ({share:.0%})"
         console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
         console.print(token_text(console, row.spans), soft_wrap=True)
+    if joined := [row for row in found.rows if row.joined is not None]:
+        differs = tuple(dict.fromkeys(one for row in joined for one in row.joined or ()))
+        num = len({row.id for row in found.rows})
+        console.print(visible(f"\n{joined_note(len(joined), num, differs)}"), soft_wrap=True)
     if cut := {row.id for row in found.rows if row.part is not None}:
         num = sum(row.part is not None for row in found.rows)
         console.print(f"\n{num:,} sequences of {len(cut):,} rows: {CUT_REASON}", soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from luthier.core.dataset import CUT_REASON
+from luthier.core.dataset import CUT_REASON, joined_note
 from luthier.core.export import Export
 from luthier.core.plan import MethodPlan, ObjectivePlan, Plan
 from luthier.core.split_provenance import coverage
@@ -173,6 +173,8 @@ def _mask(plan: Plan) -> str:
     data = plan.data
     if data.learn_reasoning is not None:
         words.append(f"thoughts {'learned, empty ones too' if data.learn_reasoning else 'not learned'}")
+    if data.train.num_joined:
+        words.append(joined_note(data.train.num_joined, data.train.num_examples, data.train.joined_differs))
     if data.train.num_cut:
         words.append(f"{data.train.num_sequences:,} sequences of {data.train.num_examples:,} rows: {CUT_REASON}")
     return "; ".join(words)

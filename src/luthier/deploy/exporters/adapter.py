@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from luthier.core.errors import RequestError
 from luthier.core.export import ExportPrecision, ExportSource
+from luthier.core.opted_turns import AS_THEY_ARE
 from luthier.core.ports import Progress
-from luthier.deploy.exporters.companions import write_companions
+from luthier.deploy.exporters.companions import Turns, write_companions
 from luthier.deploy.exporters.gguf_lora import NotPlainError, write_gguf_lora
 
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -41,7 +42,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config |= _base_of(source)
         (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        write_companions(source, target)
+        warnings += _notes(source, write_companions(source, target))
         task.advance()
         try:
             write_gguf_lora(tensors, config, Path(source.base_path), target / GGUF, name=source.name)
@@ -49,6 +50,14 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
             warnings.append(f"there is no {GGUF} for llama.cpp: {reason}; export with --to gguf to run it there")
         task.advance()
     return warnings
+
+
+def _notes(source: ExportSource, turns: Turns) -> list[str]:
+    """What whoever loads it over its base must know of turns: most engines take the base's chat template."""
+    if source.template_options or source.opted_turns != AS_THEY_ARE:
+        where = "vllm serve --chat-template chat_template.jinja, llama-server --jinja --chat-template-file"
+        return [*turns.notes, f"the chat template of this folder, not the base's, writes turns as in training: {where}"]
+    return list(turns.notes)
 
 
 def _base_of(source: ExportSource) -> dict[str, str | None]:

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.export import ExportSource
+from luthier.core.opted_turns import OptedTurns
+from luthier.deploy.exporters.exported_template import ExportedTemplate, exported_template
 from luthier.models.chat_template import ChatTemplate
 
 _FILES: Final = (
@@ -29,7 +31,8 @@ class Turns:
     """How an export writes and ends turns. stop_ids: the tokens that end an answer, the template's own first.
 
     stops: their texts. beginning: the text of the token that every prompt begins with, or empty. settings: the
-    generation config.
+    generation config. opted: what of turns was written in another way in training. notes: what whoever uses the export
+    must do for it to see turns as in training, a sentence each.
     """
 
     template: ChatTemplate
@@ -37,25 +40,45 @@ class Turns:
     stops: tuple[str, ...]
     beginning: str
     settings: dict[str, Any]
+    opted: OptedTurns
+    notes: tuple[str, ...]
+
+
+def source_template(source: ExportSource) -> ChatTemplate:
+    """The chat template of a source with the options that it was trained with.
+
+    Raises what `ChatTemplate.load` raises.
+    """
+    return ChatTemplate.load(source.base_path, source.template, options=source.template_options)
+
+
+def template_of_export(source: ExportSource, template: ChatTemplate) -> ExportedTemplate:
+    """The chat template of an export of this source. template: the source's.
+
+    Raises RequestError where the options cannot be put into it.
+    """
+    # A chat template that leaves the beginning out does so on purpose (`ChatTemplate.encode`).
+    own = _own_text(template) if template.kind == "chat" else _plain_layout(template, _beginning(template))
+    return exported_template(template, source.opted_turns, own)
 
 
 def write_companions(source: ExportSource, target: Path) -> Turns:
     """Put the tokenizer of the source's base into `target`, with the template and the stop tokens that it was run with.
 
     The plain layout, for which a base model has no template of its own, is written as one: so that other runtimes,
-    which do not know it, see the tokens that were trained on.
+    which do not know it, see the tokens that were trained on. What the template was given in training, and turns that
+    were written in another way then, are written into the template (`exported_template`).
 
-    Raises what `ChatTemplate.load` raises.
+    Raises what `ChatTemplate.load` raises; RequestError where the options of the template cannot be put into it.
     """
     base = Path(source.base_path)
-    template = ChatTemplate.load(base, source.template)
+    template = source_template(source)
     for name in _FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
     beginning = _beginning(template)
-    # A chat template that leaves the beginning out does so on purpose (`ChatTemplate.encode`).
-    text = template.tokenizer.get_chat_template() if template.kind == "chat" else _plain_layout(template, beginning)
-    (target / "chat_template.jinja").write_text(text, encoding="utf-8")
+    exported = template_of_export(source, template)
+    (target / "chat_template.jinja").write_text(exported.text, encoding="utf-8")
     config_file = target / "tokenizer_config.json"
     config = _read(config_file)
     if config.pop("chat_template", None) is not None:  # the file above is the one that counts
@@ -63,7 +86,15 @@ def write_companions(source: ExportSource, target: Path) -> Turns:
     settings = _generation_config(base, template)
     _write(target / "generation_config.json", settings)
     stops = tuple(template.tokenizer.convert_ids_to_tokens(list(template.end_of_turn_ids)))
-    return Turns(template, template.end_of_turn_ids, stops, beginning, settings)
+    return Turns(template, template.end_of_turn_ids, stops, beginning, settings, source.opted_turns, exported.notes)
+
+
+def _own_text(template: ChatTemplate) -> str:
+    """The text of a chat template; of one that has another for tools, both in one."""
+    texts = template.tokenizer.chat_template
+    if isinstance(texts, dict) and {"default", "tool_use"} <= texts.keys():
+        return f"{{%- if tools %}}\n{texts['tool_use']}{{%- else %}}\n{texts['default']}{{%- endif %}}"
+    return str(template.tokenizer.get_chat_template())
 
 
 def _beginning(template: ChatTemplate) -> str:

@@ -71,5 +71,5 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         run_child("luthier.deploy.exporters.executorch_worker", arguments, "Lowering to ExecuTorch", progress)
     write_companions(source, target)
     if room == context:
-        return []
-    return [f"{FILE} has room for {room:,} tokens of context; the model itself for {context:,}"]
+        return list(turns.notes)
+    return [*turns.notes, f"{FILE} has room for {room:,} tokens of context; the model itself for {context:,}"]

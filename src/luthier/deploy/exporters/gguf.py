@@ -17,7 +17,7 @@ from luthier.deploy.exporters.companions import Turns
 from luthier.deploy.exporters.converter import converter
 from luthier.deploy.exporters.known_architectures import keys_of, refuse_unknown
 from luthier.deploy.exporters.merged import write_model
-from luthier.deploy.exporters.modelfile import modelfile
+from luthier.deploy.exporters.modelfile import by_hand_in_ollama, modelfile
 
 FILE: Final = "model.gguf"
 MODELFILE: Final = "Modelfile"
@@ -63,7 +63,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
             run_child("luthier.deploy.exporters.quantise_worker", arguments, f"Quantising to {precision}", progress)
     text = modelfile(FILE, turns)
     (target / MODELFILE).write_text(text, encoding="utf-8")
-    return []
+    return [*turns.notes, *by_hand_in_ollama(turns)]
 
 
 def _convert(

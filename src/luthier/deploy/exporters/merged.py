@@ -27,8 +27,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     Raises RequestError for a trained prompt, and for weights that float16 has no room for; what loading raises.
     """
     del tools
-    write_model(source, target, cast("Width", precision), progress)
-    return []
+    return list(write_model(source, target, cast("Width", precision), progress).notes)
 
 
 def write_model(source: ExportSource, target: Path, width: Width, progress: Progress) -> Turns:

@@ -14,7 +14,9 @@ from typing import Any, Final
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
+from luthier.core.opted_turns import AS_THEY_ARE
 from luthier.deploy.exporters.companions import Turns
+from luthier.deploy.exporters.exported_template import what_to_do
 from luthier.models.chat_template import ChatTemplate
 
 _MARK: Final = "\u2063content\u2063"
@@ -42,10 +44,21 @@ def modelfile(weights: str, turns: Turns) -> str:
             lines.append(f'SYSTEM """{system}"""')
     else:
         lines.append("# The chat template in the file cannot be said in Ollama's language: see chat_template.jinja.")
+    lines += [f"# {note[:1].upper()}{note[1:]}." for note in by_hand_in_ollama(turns)]
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in turns.stops]
     sampling = {own: turns.settings.get(name) for name, own in _PARAMETERS.items()}
     lines += [f"PARAMETER {name} {value}" for name, value in sampling.items() if _is_number(value)]
     return "\n".join(lines) + "\n"
+
+
+def by_hand_in_ollama(turns: Turns) -> list[str]:
+    """What users of Ollama must do, which does not run the chat template in the file."""
+    if turns.opted == AS_THEY_ARE:
+        return []
+    return [
+        "Ollama does not run the chat template in the file, so its users must do what it does: "
+        + what_to_do(turns.template, turns.opted)
+    ]
 
 
 def _turns(template: ChatTemplate, beginning: str) -> tuple[str, str] | None:

@@ -61,13 +61,13 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx-") as scratch:
         folder, cache = Path(scratch) / "model", Path(scratch) / "cache"
         folder.mkdir()
-        write_model(source, folder, "float32", progress)
+        turns = write_model(source, folder, "float32", progress)
         arguments = [str(folder), str(target), _PRECISIONS[precision], str(cache)]
         run_child("luthier.deploy.exporters.onnx_worker", arguments, f"Building ONNX ({precision})", progress)
         for name in _OURS:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)
-    return []
+    return list(turns.notes)
 
 
 def _check_heads(base: Path) -> None:

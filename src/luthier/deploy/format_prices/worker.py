@@ -95,11 +95,11 @@ def _open_exact(asked: Asked) -> tuple[Score, Write, str]:
     if asked.format is None:
         from importlib.metadata import version
 
+        from luthier.deploy.exporters.companions import source_template
         from luthier.deploy.runtimes.transformers_model import TransformersModel
-        from luthier.models.chat_template import ChatTemplate
 
         source = asked.source
-        ends = frozenset(ChatTemplate.load(source.base_path, source.template).end_of_turn_ids)
+        ends = frozenset(source_template(source).end_of_turn_ids)
         model = TransformersModel(source.base_path, source.adapter_path, source.quantisation)
         return (
             model.log_probabilities,

@@ -8,10 +8,12 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
 from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
+from luthier.models.thought_writing import FIELDS
 
 
 def message_documents(conversation: Conversation, *, parsed_arguments: bool) -> list[dict[str, Any]]:
-    """The messages as OpenAI's format has them, without what only training reads.
+    """The messages as OpenAI's format has them, without what only training reads. Thoughts have every name that
+    templates read them by.
 
     parsed_arguments: the arguments of tool calls as objects, as templates want them; else as JSON text, as the wire has
     them. Raises TemplateError where arguments are no JSON.
@@ -21,6 +23,8 @@ def message_documents(conversation: Conversation, *, parsed_arguments: bool) -> 
 
 def _document(message: Message, parsed_arguments: bool) -> dict[str, Any]:
     document: dict[str, Any] = {"role": message.role, "content": message.content or ""}
+    if message.reasoning is not None:
+        document |= dict.fromkeys(FIELDS, message.reasoning)
     if message.name is not None:
         document["name"] = message.name
     if message.tool_call_id is not None:

@@ -7,7 +7,7 @@ the template is rendered here as transformers does.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from luthier.core.conversation import Conversation
 from luthier.core.errors import ModelSourceError, NotFoundError, RequestError
 from luthier.core.export import Runtime as RuntimeName
+from luthier.core.recipe import TemplateOption
 from luthier.deploy.runtimes.log_softmax import log_softmax
 from luthier.deploy.runtimes.protocol import LogProbabilities
 from luthier.deploy.runtimes.transformers_runtime import rendered
@@ -61,9 +62,11 @@ class ExecutorchRuntime:
         self._writer = load_tokenizer(folder)
         self.has_template = bool(self._writer.chat_template)
 
-    def prompt_tokens(self, conversation: Conversation) -> list[int]:
+    def prompt_tokens(
+        self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
+    ) -> list[int]:
         """As `Runtime.prompt_tokens`."""
-        return self.text_tokens(rendered(self._writer, conversation))
+        return self.text_tokens(rendered(self._writer, conversation, options))
 
     def text_tokens(self, text: str) -> list[int]:
         """As `Runtime.text_tokens`."""

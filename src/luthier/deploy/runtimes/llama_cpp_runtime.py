@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from luthier.core.conversation import Conversation
 from luthier.core.errors import RequestError, TemplateError
 from luthier.core.export import Runtime as RuntimeName
+from luthier.core.recipe import TemplateOption
 from luthier.core.stream import TextRequest
 from luthier.deploy.runtimes.log_softmax import log_softmax
 from luthier.deploy.runtimes.protocol import LogProbabilities
@@ -41,7 +42,7 @@ class LlamaCppRuntime:
         self.has_template = bool(header.values.get("tokenizer.chat_template"))
         self._server = LlamaServer(file, [], num_slots=1, pool_tokens=256, num_threads=num_threads)
         try:
-            self._reader = FileReader(header, self._server)
+            self._reader = FileReader(header, self._server, context_tokens=header.number("context_length", 4096))
             self._library = LlamaLibrary(file, adapter, num_threads=num_threads, is_wide=True)
         except BaseException:
             self._server.close()
@@ -49,10 +50,12 @@ class LlamaCppRuntime:
         self.end_ids = self._library.end_ids
         self.version = ", ".join(f"{name} {version(name)}" for name in ("xllamacpp", "llama-cpp-py-sync"))
 
-    def prompt_tokens(self, conversation: Conversation) -> list[int]:
+    def prompt_tokens(
+        self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
+    ) -> list[int]:
         """As `Runtime.prompt_tokens`: rendered by llama.cpp's own engine."""
         try:
-            return self._reader.ids(TextRequest(conversation=conversation))
+            return self._reader.ids(TextRequest(conversation=conversation, trained_options=dict(options or {})))
         except TemplateError:
             raise
         except RequestError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from luthier.core.conversation import Conversation
 from luthier.core.errors import ModelSourceError, NotFoundError, RequestError, TemplateError
 from luthier.core.export import Runtime as RuntimeName
+from luthier.core.recipe import TemplateOption
 from luthier.deploy.runtimes.documents import message_documents
 from luthier.deploy.runtimes.log_softmax import log_softmax
 from luthier.deploy.runtimes.protocol import LogProbabilities
@@ -51,8 +52,11 @@ class OnnxRuntime:
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])
         self.has_template = _has_template(folder)
 
-    def prompt_tokens(self, conversation: Conversation) -> list[int]:
-        """As `Runtime.prompt_tokens`: rendered by the runtime's own engine."""
+    def prompt_tokens(
+        self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
+    ) -> list[int]:
+        """As `Runtime.prompt_tokens`: rendered by the runtime's own engine, which takes no options."""
+        del options
         messages = json.dumps(message_documents(conversation, parsed_arguments=True), ensure_ascii=False)
         tools = {"tools": json.dumps(conversation.tools, ensure_ascii=False)} if conversation.tools else {}
         try:

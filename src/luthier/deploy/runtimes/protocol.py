@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from luthier.core.conversation import Conversation
 from luthier.core.export import Runtime as RuntimeName
+from luthier.core.recipe import TemplateOption
 
 LogProbabilities = NDArray[np.float32]
 """[positions, vocabulary] natural logarithms; row i belongs to the token that follows position i."""
@@ -28,8 +29,14 @@ class Runtime(Protocol):
     end_ids: frozenset[int]
     context_tokens: int | None
 
-    def prompt_tokens(self, conversation: Conversation) -> list[int]:
-        """The conversation up to where the next answer begins. Raises TemplateError where its template fails on it."""
+    def prompt_tokens(
+        self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
+    ) -> list[int]:
+        """The conversation up to where the next answer begins. options: that the template is given by whoever asks; a
+        runtime that can give it none leaves them out.
+
+        Raises TemplateError where its template fails on it.
+        """
         ...
 
     def text_tokens(self, text: str) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.errors import RequestError, TemplateError
 from luthier.core.export import Runtime as RuntimeName
 from luthier.core.plan import Quantisation
+from luthier.core.recipe import TemplateOption
 from luthier.deploy.runtimes.documents import message_documents
 from luthier.deploy.runtimes.protocol import LogProbabilities
 from luthier.deploy.runtimes.transformers_model import TransformersModel
@@ -42,9 +43,11 @@ class TransformersRuntime:
         settings = folder if base_path is None or (folder / "generation_config.json").is_file() else Path(base_path)
         self.end_ids = _end_ids(settings)
 
-    def prompt_tokens(self, conversation: Conversation) -> list[int]:
+    def prompt_tokens(
+        self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
+    ) -> list[int]:
         """As `Runtime.prompt_tokens`: what `apply_chat_template` makes of it."""
-        text = rendered(self._tokenizer, conversation)
+        text = rendered(self._tokenizer, conversation, options)
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -72,7 +75,11 @@ class TransformersRuntime:
         return self._model
 
 
-def rendered(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> str:
+def rendered(
+    tokenizer: PreTrainedTokenizerFast,
+    conversation: Conversation,
+    options: Mapping[str, TemplateOption] | None = None,
+) -> str:
     """The conversation up to where the next answer begins, as transformers writes it.
 
     Raises TemplateError where the template fails on it.
@@ -80,7 +87,11 @@ def rendered(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> 
     messages = message_documents(conversation, parsed_arguments=True)
     try:
         text = tokenizer.apply_chat_template(
-            messages, tools=list(conversation.tools) or None, tokenize=False, add_generation_prompt=True
+            messages,
+            tools=list(conversation.tools) or None,
+            tokenize=False,
+            add_generation_prompt=True,
+            **(options or {}),
         )
     except _RENDER_ERRORS as error:
         raise TemplateError(

@@ -231,7 +231,9 @@ def _identity(teacher: TeacherPlan, parts: Sequence[Sequence[TokenisedExample]])
         rows.update(len(part).to_bytes(8, "big"))
         for row in part:
             rows.update(row_key(row))
-    who = teacher.model_dump(mode="json", exclude={"name", "path", "adapter_path"})
+    # what it is asked is the rows' own tokens, however it writes conversations itself
+    unasked = {"name", "path", "adapter_path", "template_options", "opted_turns", "learn_reasoning"}
+    who = teacher.model_dump(mode="json", exclude=unasked)
     return sha256_document({"teacher": who, "rows": rows.hexdigest()})
 
 

@@ -26,6 +26,7 @@ from luthier.web.errors import status_of
 from luthier.web.playground_answers import error_document, whole, written
 from luthier.web.playground_form import (
     DEFAULTS,
+    EFFORTS,
     MOST_SIDES,
     Side,
     messages_of,
@@ -241,6 +242,7 @@ def _page(request: Request, models: Sequence[Askable], shown: _Shown, *, status:
         "groups": groups,
         "shown": shown,
         "settings": shown.settings,
+        "efforts": EFFORTS,
         "pieces_of": _pieces,
         "again": [side.model for side in sides if side.model],
     }

@@ -100,6 +100,16 @@ def test_options_of_the_template_turn_it_off(client: openai.OpenAI, thinker: Pat
     assert chat(client, reasoning_effort="high").choices[0].message.reasoning_content == THOUGHT
 
 
+def test_a_model_says_by_which_path_it_writes_once_it_is_loaded(client: openai.OpenAI) -> None:
+    chat(client)
+    (listed,) = client.models.list()
+    shown = client.models.retrieve(listed.id)
+    assert listed.decoding == shown.decoding
+    assert listed.decoding["path"] == "batched"
+    assert listed.decoding["description"] == "rows together over a key-value cache"
+    assert (listed.template_options, listed.rewritten_turns) == ({}, {})  # nobody has trained it
+
+
 @pytest.mark.parametrize(
     "options",
     [{"messages": "x"}, {"tools": True}, {"enable_thinking": {"a": 1}}, {"enable_thinking": [1]}, ["a"], "a", {"": 1}],
