@@ -14,8 +14,8 @@ from luthier.core.split_provenance import coverage, is_proved
 from luthier.data.formats import load_file
 from luthier.service import dataset_versions, file_references, files
 from luthier.service.context import Context
-from luthier.service.dataset_questions import ANSWERS
 from luthier.service.dataset_splits import SplitWishes, split_dataset
+from luthier.service.question_child import answer_to
 from luthier.service.split_proofs import with_provenance
 from luthier.service.splits import SplitOptions, split
 from luthier.testing.records import make_plan, make_profile
@@ -79,7 +79,9 @@ def test_a_summary_that_is_none_proves_nothing(context: Context, rows: Path, tex
 def test_sides_that_a_server_keeps_are_found_by_what_is_in_them(
     context: Context, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_references, "answer_to", lambda c, q, given: json.loads(json.dumps(ANSWERS[q](c, given))))
+    monkeypatch.setattr(
+        file_references, "answer_to", lambda c, q, given: json.loads(json.dumps(answer_to(c, {"question": q, **given})))
+    )
     caller = Caller()
     file = dataset_versions.keep_rows(context, caller, [rows.read_bytes()], "rows.jsonl")
     _, version = dataset_versions.create_dataset(context, caller, "faq", file)

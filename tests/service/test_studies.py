@@ -19,7 +19,7 @@ from luthier.service import studies, study_end
 from luthier.service.budgets import BudgetTooSmallError
 from luthier.service.context import Context
 from luthier.service.recipes import recipe_from
-from luthier.service.reports import rewrite_run_report
+from luthier.service.report_updates import rewrite_run_report
 from luthier.service.studies import StudyRequest
 from luthier.service.study_end import winning_document
 from luthier.service.study_search import StudyFailedError

@@ -10,8 +10,7 @@ import typer
 
 from luthier.cli.answer import Answer
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption, JsonOption
-from luthier.cli.serve import EngineOption
+from luthier.cli.options import EngineOption, HomeOption, JsonOption
 
 if TYPE_CHECKING:
     from luthier.cli.chat_screen import ChatScreen

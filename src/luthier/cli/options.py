@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -123,3 +123,11 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
             )
         fields[field] = name
     return fields
+
+
+EngineOption = Annotated[
+    Literal["auto", "transformers", "llama_cpp", "vllm"],
+    typer.Option(
+        "--engine", help="What runs them; auto: llama_cpp for GGUF files, else vllm with a GPU, else transformers."
+    ),
+]

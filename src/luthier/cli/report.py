@@ -21,7 +21,7 @@ def report(
 ) -> Answer:
     """Write the report of a run anew: with its newest suites, its safety check, and what the gate says of them."""
     from luthier.cli.console import visible
-    from luthier.service.reports import rewrite_run_report
+    from luthier.service.report_updates import rewrite_run_report
 
     with open_context(home) as context:
         pages = [str(path) for path in rewrite_run_report(context, run_id)]

@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from luthier.cli.opening import open_context
-from luthier.cli.options import HomeOption
+from luthier.cli.options import EngineOption, HomeOption
 
 if TYPE_CHECKING:
     from luthier.service.lone_server import LoneStarted
-
-EngineOption = Annotated[
-    Literal["auto", "transformers", "llama_cpp", "vllm"],
-    typer.Option(
-        "--engine", help="What runs them; auto: llama_cpp for GGUF files, else vllm with a GPU, else transformers."
-    ),
-]
 
 
 def serve(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from luthier.core.frozen import Frozen
+
+DEFAULT_BASE_MODEL: Final = "smollm2-135m-instruct"
+"""What is trained and counted with where nobody names a model: it comes as a package wheel and fits every machine."""
 
 
 class Wheel(Frozen):

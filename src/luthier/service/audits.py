@@ -140,7 +140,7 @@ def _toxicity_model(options: AuditOptions) -> ToxicityModel | None:
 
 def _write_report(context: Context, html: Path, found: Audit, table: AuditTable, held_out: AuditTable | None) -> Path:
     from luthier.data.audit.report import write_audit_report
-    from luthier.service.reports import versions
+    from luthier.service.versions import versions
 
     html.parent.mkdir(parents=True, exist_ok=True)
     write_audit_report(html, found, table, versions=versions(context), held_out=held_out)

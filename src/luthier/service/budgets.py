@@ -1,4 +1,4 @@
-"""What a run may cost: the budget of its plan, a larger one for a run that goes on, and the end of it while judging."""
+"""What a run may cost: the budget of its plan, a larger one for a run that goes on, and progress that ends with it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from luthier.core.budget import BudgetPlan
 from luthier.core.errors import RequestError, StorageFullError
-from luthier.core.evaluation import Evaluation
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress, ProgressTask
 from luthier.core.recipe import BudgetRecipe
-from luthier.core.run import TrainResult
 from luthier.service.context import Context
-from luthier.service.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
-    from luthier.service.plans import Prepared
     from luthier.train.budget import Meter
 
 FLAGS: Mapping[str, str] = {
@@ -147,38 +143,6 @@ def how_to_go_on(run_id: str, meter: Meter) -> str:
     return command if name is None else f"{command} {FLAGS[name]} {2 * getattr(meter.budget, name):.12g}"
 
 
-def judge_within(
-    context: Context, run_id: str, prepared: Prepared, result: TrainResult, meter: Meter
-) -> tuple[Evaluation | None, TrainResult]:
-    """Judge a trained run with what is left of its budget; the result is `paused` where that is not enough.
-
-    Nobody knows beforehand how long judging takes, so it is stopped at the first batch of answers after the cap; from
-    then on it is known to take at least that long.
-    """
-    from luthier.service.evaluations import judge_run
-    from luthier.train import memory
-
-    reason = meter.refuses("judging")
-    if reason is None:
-        meter.begin("judging")
-        memory.forget_peaks(prepared.plan.training.device)
-        try:
-            with stop_signals(lambda: _judging_notice(run_id)) as stop_requested:
-                within = with_progress(context, BudgetedProgress(context.progress, StopOrBudget(meter, stop_requested)))
-                evaluation = judge_run(within, run_id, prepared, result)
-        except BudgetSpentError as error:
-            reason = error.reason
-        else:
-            context.evaluations.save(evaluation)
-            measured = {
-                "judging_seconds": evaluation.seconds,
-                "judging_peak_memory_bytes": memory.device_peak_memory_bytes(prepared.plan.training.device),
-            }
-            return evaluation, result.model_copy(update=measured)
-    words = f"{reason}. The weights are trained and kept, but not judged"
-    return None, result.model_copy(update={"status": "paused", "stopped_because": words})
-
-
 class Watch(Protocol):
     """What knows why work may not go on: a meter, or one that also asks for signals."""
 
@@ -234,10 +198,3 @@ def with_progress(context: Context, progress: Progress) -> Context:
     twin = copy.copy(context)
     twin.progress = progress
     return twin
-
-
-def _judging_notice(run_id: str) -> str:
-    return (
-        "judging stops with the batch of answers under way; the weights are trained and kept, and `luthier train "
-        f"--resume {run_id}` judges them. {AGAIN}"
-    )

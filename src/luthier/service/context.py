@@ -1,4 +1,8 @@
-"""What every use case is handed: the home, the stores in it, and where progress is shown."""
+"""What every use case is handed: the home, the stores in it, and where progress is shown.
+
+Stores are named by strings and imported when they are asked for: this file lies below all of them, and a command loads
+those alone that it uses.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from luthier.core.errors import RequestError
+from luthier.core.import_string import import_string
 from luthier.core.ports import Progress, SilentProgress
 from luthier.service.settings import Settings
-from luthier.service.watching_stores import WatchingStores
 
 if TYPE_CHECKING:
     from luthier.core.stream import Served
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from luthier.service.password_hashing import PasswordThreads
     from luthier.service.traffic_log import Keeper
     from luthier.store.access import AccessStore
+    from luthier.store.alerts import AlertStore
     from luthier.store.artifacts import ArtifactStore
     from luthier.store.assessments import AssessmentStore
     from luthier.store.audit_log import AuditLogStore
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from luthier.store.deployments import DeploymentStore
     from luthier.store.evaluations import EvaluationStore
     from luthier.store.exports import ExportStore
+    from luthier.store.feedback import FeedbackStore
     from luthier.store.files import FileStore
     from luthier.store.generations import GenerationStore
     from luthier.store.idempotency import IdempotencyStore
@@ -38,17 +44,101 @@ if TYPE_CHECKING:
     from luthier.store.members import MemberStore
     from luthier.store.pipelines import PipelineStore
     from luthier.store.rating_panels import RatingPanelStore
+    from luthier.store.review_items import ReviewStore
     from luthier.store.run_entries import RunEntryStore
     from luthier.store.runs import RunStore
     from luthier.store.studies import StudyStore
+    from luthier.store.traffic import TrafficStore
     from luthier.store.tuned_models import TunedModelStore
     from luthier.store.uploads import UploadStore
     from luthier.store.usage import UsageStore
+    from luthier.store.watches import WatchStore
     from luthier.store.webhooks import WebhookStore
 
 
-class Context(WatchingStores):
+_STORES: Final[Mapping[str, str]] = {
+    "runs": "luthier.store.runs:RunStore",
+    "run_entries": "luthier.store.run_entries:RunEntryStore",
+    "assessments": "luthier.store.assessments:AssessmentStore",
+    "rating_panels": "luthier.store.rating_panels:RatingPanelStore",
+    "studies": "luthier.store.studies:StudyStore",
+    "pipelines": "luthier.store.pipelines:PipelineStore",
+    "evaluations": "luthier.store.evaluations:EvaluationStore",
+    "generations": "luthier.store.generations:GenerationStore",
+    "job_events": "luthier.store.job_events:JobEventStore",
+    "tuned_models": "luthier.store.tuned_models:TunedModelStore",
+    "deployments": "luthier.store.deployments:DeploymentStore",
+    "usage": "luthier.store.usage:UsageStore",
+    "webhooks": "luthier.store.webhooks:WebhookStore",
+    "checkpoint_permissions": "luthier.store.checkpoint_permissions:CheckpointPermissionStore",
+    "access": "luthier.store.access:AccessStore",
+    "members": "luthier.store.members:MemberStore",
+    "datasets": "luthier.store.datasets:DatasetStore",
+    "exports": "luthier.store.exports:ExportStore",
+    "audit_log": "luthier.store.audit_log:AuditLogStore",
+    "idempotency": "luthier.store.idempotency:IdempotencyStore",
+    "traffic": "luthier.store.traffic:TrafficStore",
+    "watches": "luthier.store.watches:WatchStore",
+    "alerts": "luthier.store.alerts:AlertStore",
+    "feedback": "luthier.store.feedback:FeedbackStore",
+    "review_items": "luthier.store.review_items:ReviewStore",
+}
+"""Stores that need the database alone, each made when it is first asked for."""
+
+
+class Context:
     """An open home. The database is opened when it is first needed; leaving the `with` block closes it."""
+
+    runs: RunStore
+    """The runs of this home."""
+    run_entries: RunEntryStore
+    """Lists of the runs of this home and of what waits to become one."""
+    assessments: AssessmentStore
+    """Results of suites, safety checks and calibrations in this home."""
+    rating_panels: RatingPanelStore
+    """The panels of this home, in which people rate answers."""
+    studies: StudyStore
+    """The searches of this home."""
+    pipelines: PipelineStore
+    """Work in stages in this home."""
+    evaluations: EvaluationStore
+    """The evaluations of this home."""
+    generations: GenerationStore
+    """What engines wrote in this home, so that the same request is never paid for twice."""
+    job_events: JobEventStore
+    """What is told of the jobs of this home."""
+    tuned_models: TunedModelStore
+    """The models that jobs of this home have made."""
+    deployments: DeploymentStore
+    """The names of this home that route to models."""
+    usage: UsageStore
+    """What was asked of models of this home."""
+    webhooks: WebhookStore
+    """Where projects want to be told that jobs have ended."""
+    checkpoint_permissions: CheckpointPermissionStore
+    """Which projects may ask models of others."""
+    access: AccessStore
+    """The projects and keys of this home."""
+    members: MemberStore
+    """Who signs in to the pages of this home."""
+    datasets: DatasetStore
+    """The datasets of the projects of this home."""
+    exports: ExportStore
+    """What the server of this home has exported, or is to."""
+    audit_log: AuditLogStore
+    """What was done in this home, and by whom."""
+    idempotency: IdempotencyStore
+    """The answers to requests that came with an idempotency key."""
+    traffic: TrafficStore
+    """The index of what was asked of models of this home and answered."""
+    watches: WatchStore
+    """What the projects of this home want watched, and how far that is."""
+    alerts: AlertStore
+    """The alerts of this home."""
+    feedback: FeedbackStore
+    """What people say of answers."""
+    review_items: ReviewStore
+    """The queue in which people look at exchanges before they are trained on."""
 
     def __init__(self, settings: Settings, progress: Progress, database_patience_seconds: float = 0.0) -> None:
         self.settings, self.progress = settings, progress
@@ -87,207 +177,68 @@ class Context(WatchingStores):
         return Database.open(place, patience_seconds=self._patience_seconds)
 
     @cached_property
-    def runs(self) -> RunStore:
-        """The runs of this home."""
-        from luthier.store.runs import RunStore
-
-        return RunStore(self.database)
-
-    @cached_property
-    def run_entries(self) -> RunEntryStore:
-        """Lists of the runs of this home and of what waits to become one."""
-        from luthier.store.run_entries import RunEntryStore
-
-        return RunEntryStore(self.database)
-
-    @cached_property
-    def assessments(self) -> AssessmentStore:
-        """Results of suites, safety checks and calibrations in this home."""
-        from luthier.store.assessments import AssessmentStore
-
-        return AssessmentStore(self.database)
-
-    @cached_property
-    def rating_panels(self) -> RatingPanelStore:
-        """The panels of this home, in which people rate answers."""
-        from luthier.store.rating_panels import RatingPanelStore
-
-        return RatingPanelStore(self.database)
-
-    @cached_property
-    def studies(self) -> StudyStore:
-        """The searches of this home."""
-        from luthier.store.studies import StudyStore
-
-        return StudyStore(self.database)
-
-    @cached_property
-    def pipelines(self) -> PipelineStore:
-        """Work in stages in this home."""
-        from luthier.store.pipelines import PipelineStore
-
-        return PipelineStore(self.database)
-
-    @cached_property
-    def evaluations(self) -> EvaluationStore:
-        """The evaluations of this home."""
-        from luthier.store.evaluations import EvaluationStore
-
-        return EvaluationStore(self.database)
-
-    @cached_property
-    def generations(self) -> GenerationStore:
-        """What engines wrote in this home, so that the same request is never paid for twice."""
-        from luthier.store.generations import GenerationStore
-
-        return GenerationStore(self.database)
-
-    @cached_property
     def jobs(self) -> JobStore:
         """The queue of this home."""
-        from luthier.store.jobs import JobStore
-
-        return JobStore(self.database, self.settings.lease_seconds)
-
-    @cached_property
-    def job_events(self) -> JobEventStore:
-        """What is told of the jobs of this home."""
-        from luthier.store.job_events import JobEventStore
-
-        return JobEventStore(self.database)
-
-    @cached_property
-    def tuned_models(self) -> TunedModelStore:
-        """The models that jobs of this home have made."""
-        from luthier.store.tuned_models import TunedModelStore
-
-        return TunedModelStore(self.database)
-
-    @cached_property
-    def deployments(self) -> DeploymentStore:
-        """The names of this home that route to models."""
-        from luthier.store.deployments import DeploymentStore
-
-        return DeploymentStore(self.database)
-
-    @cached_property
-    def usage(self) -> UsageStore:
-        """What was asked of models of this home."""
-        from luthier.store.usage import UsageStore
-
-        return UsageStore(self.database)
-
-    @cached_property
-    def webhooks(self) -> WebhookStore:
-        """Where projects want to be told that jobs have ended."""
-        from luthier.store.webhooks import WebhookStore
-
-        return WebhookStore(self.database)
-
-    @cached_property
-    def checkpoint_permissions(self) -> CheckpointPermissionStore:
-        """Which projects may ask models of others."""
-        from luthier.store.checkpoint_permissions import CheckpointPermissionStore
-
-        return CheckpointPermissionStore(self.database)
-
-    @cached_property
-    def access(self) -> AccessStore:
-        """The projects and keys of this home."""
-        from luthier.store.access import AccessStore
-
-        return AccessStore(self.database)
-
-    @cached_property
-    def members(self) -> MemberStore:
-        """Who signs in to the pages of this home."""
-        from luthier.store.members import MemberStore
-
-        return MemberStore(self.database)
-
-    @cached_property
-    def datasets(self) -> DatasetStore:
-        """The datasets of the projects of this home."""
-        from luthier.store.datasets import DatasetStore
-
-        return DatasetStore(self.database)
-
-    @cached_property
-    def exports(self) -> ExportStore:
-        """What the server of this home has exported, or is to."""
-        from luthier.store.exports import ExportStore
-
-        return ExportStore(self.database)
-
-    @cached_property
-    def audit_log(self) -> AuditLogStore:
-        """What was done in this home, and by whom."""
-        from luthier.store.audit_log import AuditLogStore
-
-        return AuditLogStore(self.database)
-
-    @cached_property
-    def idempotency(self) -> IdempotencyStore:
-        """The answers to requests that came with an idempotency key."""
-        from luthier.store.idempotency import IdempotencyStore
-
-        return IdempotencyStore(self.database)
+        made: JobStore = import_string("luthier.store.jobs:JobStore")(self.database, self.settings.lease_seconds)
+        return made
 
     @cached_property
     def artifacts(self) -> ArtifactStore:
         """The files of this home that are named by their digest."""
-        from luthier.store.artifacts import ArtifactStore
-
         named = self.settings.artifacts
         root = self.settings.artifacts_folder if named is None else named.get_secret_value()
-        return ArtifactStore(self.database, root, self.settings.incoming_folder)
+        kind = import_string("luthier.store.artifacts:ArtifactStore")
+        made: ArtifactStore = kind(self.database, root, self.settings.incoming_folder)
+        return made
 
     @cached_property
     def files(self) -> FileStore:
         """The files of the projects of this home."""
-        from luthier.store.files import FileStore
-
-        return FileStore(self.database, self.artifacts)
+        made: FileStore = import_string("luthier.store.files:FileStore")(self.database, self.artifacts)
+        return made
 
     @cached_property
     def uploads(self) -> UploadStore:
         """The files that come in parts."""
-        from luthier.store.uploads import UploadStore
-
-        return UploadStore(self.database, self.artifacts)
+        made: UploadStore = import_string("luthier.store.uploads:UploadStore")(self.database, self.artifacts)
+        return made
 
     @cached_property
     def model_server(self) -> ModelServer:
         """The process that answers with models of this home; it is started by the first ask."""
-        from luthier.service.model_server import ModelServer
-
         # Two threads may come here at once: both get the one that was kept first.
-        kept: ModelServer = self.__dict__.setdefault("model_server", ModelServer(self.settings))
+        made = import_string("luthier.service.model_server:ModelServer")(self.settings)
+        kept: ModelServer = self.__dict__.setdefault("model_server", made)
         return kept
 
     @cached_property
     def password_threads(self) -> PasswordThreads:
         """The threads of this server that hash passwords."""
-        from luthier.service.password_hashing import PasswordThreads
-
-        kept: PasswordThreads = self.__dict__.setdefault("password_threads", PasswordThreads())
+        made = import_string("luthier.service.password_hashing:PasswordThreads")()
+        kept: PasswordThreads = self.__dict__.setdefault("password_threads", made)
         return kept
 
     @cached_property
     def late_charges(self) -> LateCharges:
         """What this process counts as soon as the database answers again."""
-        from luthier.service.late_charges import LateCharges
-
-        kept: LateCharges = self.__dict__.setdefault("late_charges", LateCharges())
+        made = import_string("luthier.service.late_charges:LateCharges")()
+        kept: LateCharges = self.__dict__.setdefault("late_charges", made)
         return kept
 
     @cached_property
     def traffic_keeper(self) -> Keeper:
         """Keeps what is asked of models and answered; its thread begins with the first exchange."""
-        from luthier.service.traffic_log import Keeper
-
-        kept: Keeper = self.__dict__.setdefault("traffic_keeper", Keeper(self))
+        made = import_string("luthier.service.traffic_log:Keeper")(self)
+        kept: Keeper = self.__dict__.setdefault("traffic_keeper", made)
         return kept
+
+    if not TYPE_CHECKING:  # a type checker reads the declarations above, and finds names that are none of them
+
+        def __getattr__(self, name: str) -> Any:
+            """A store, made when it is first asked for; of two threads that ask at once both get the same."""
+            if name not in _STORES:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            return self.__dict__.setdefault(name, import_string(_STORES[name])(self.database))
 
     def close(self) -> None:
         """Write what waits, end the process and threads that work, and close the database, where they were opened."""

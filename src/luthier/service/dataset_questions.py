@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -109,12 +108,39 @@ def index_answer(_context: Context, document: dict[str, Any]) -> dict[str, Any]:
     return {"num_rows": build_index(Path(document["file"]), Path(document["folder"])).num_rows}
 
 
-ANSWERS: Final[dict[str, Callable[[Context, dict[str, Any]], dict[str, Any]]]] = {
-    "map": map_answer,
-    "diff": diff_answer,
-    "split": split_answer,
-    "index": index_answer,
-}
+def audit_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
+    """What `luthier data audit --json` prints, but for the page that it may write."""
+    from luthier.service import audits
+
+    against = document["against"]
+    options = audits.AuditOptions(
+        against=None if against is None else Path(against),
+        model=document["model"],
+        only=None if document["only"] is None else tuple(document["only"]),
+        mapping=document["mapping"],
+        group_by=document["group_by"],
+        method=document["method"],
+    )
+    found = audits.audit(context, Path(document["file"]), options).audit
+    shown: dict[str, Any] = found.model_dump(mode="json")
+    if most := document.get("most_lines", 0):
+        for finding, told in zip(found.findings, shown["findings"], strict=True):
+            told["lines"] = finding.lines[:most]
+    return shown
+
+
+def look_answer(_: Context, document: dict[str, Any]) -> dict[str, Any]:
+    """How many rows a file has, and of which shape they are."""
+    from luthier.service.dataset_rows import look_at
+
+    return look_at(Path(document["file"]))
+
+
+def tokens_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
+    """The rows of a file as the tokens of a model."""
+    from luthier.service import token_surveys
+
+    return token_surveys.survey(context, Path(document["file"]), document["model"], document["template"])
 
 
 def _snippet(text: str, prefix: str) -> str:

@@ -12,7 +12,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.export import ServerExport
 from luthier.service.context import Context
-from luthier.service.server_exports import made_export
+from luthier.service.made_exports import made_export
 
 _BLOCK_BYTES: Final = 1 << 20
 _MOST_CARD_BYTES: Final = 256 << 10

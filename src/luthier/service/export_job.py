@@ -8,7 +8,8 @@ from luthier.jobs.process import Outcome
 from luthier.service.context import Context
 from luthier.service.exports import export
 from luthier.service.job_telling import Told, ending_when_told
-from luthier.service.server_exports import export_folder, remove_files
+from luthier.service.made_exports import export_folder
+from luthier.service.server_exports import remove_files
 
 
 def carry_out(context: Context, job: Job) -> Outcome:

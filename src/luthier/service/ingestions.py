@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.base_model import DEFAULT_BASE_MODEL
 from luthier.core.errors import ModelSourceError, RequestError
 from luthier.service.context import Context
-from luthier.service.quickstart import BASE_MODEL
 
 if TYPE_CHECKING:
     from luthier.core.base_model import LocalModel
@@ -95,9 +95,9 @@ def _counted_in(context: Context, model: str | None) -> tuple[LocalModel | None,
         local = sources.pull(model, context.home, context.progress)
         return local, f"tokens of {local.name}"
     try:
-        found = sources.find(BASE_MODEL, context.home)
+        found = sources.find(DEFAULT_BASE_MODEL, context.home)
     except ModelSourceError:  # damaged, which only matters to whom asks for it
         found = None
     if found is None:
-        return None, f"words, as no model was given (and {BASE_MODEL} is not on this machine)"
+        return None, f"words, as no model was given (and {DEFAULT_BASE_MODEL} is not on this machine)"
     return found, f"tokens of {found.name}, as no other model was given"

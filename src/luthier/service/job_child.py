@@ -10,14 +10,14 @@ A full disk or a database that stays away is none: then it ends with `NOT_NOW`, 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from luthier.core.disk_full import is_disk_full
+from luthier.core.import_string import import_string
 from luthier.core.job import Job
 
 if TYPE_CHECKING:
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from luthier.service.context import Context
 
 JOB_NAME = "job.json"
+_ATTEMPTS: Final = {
+    "export": "luthier.service.export_job:carry_out",
+    "evaluation": "luthier.service.evaluation_job:carry_out",
+    "request": "luthier.service.tuning_job:carry_out",
+    "asked": "luthier.service.recipe_job:carry_out",
+    "recipe": "luthier.service.queued_recipe:carry_out",
+}
+"""What does an attempt of each kind of job. By name: this process lies below what it runs, and loads one of them."""
 _LEAST_FREE_BYTES: Final = 1 << 20
 _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 
@@ -61,19 +69,15 @@ def main(home: Path, folder: Path) -> None:
 
 def _carry_out(context: Context, job: Job) -> Outcome:
     """One attempt of whatever kind of job this is."""
-    from luthier.jobs.process import Outcome
-    from luthier.service import evaluation_job, export_job, recipe_job, tuning_job
-    from luthier.service.recipe_jobs import ASKED
+    outcome: Outcome = import_string(_ATTEMPTS[_kind(job)])(context, job)
+    return outcome
 
-    if job.kind == "export":
-        return export_job.carry_out(context, job)
-    if job.kind == "evaluation":
-        return evaluation_job.carry_out(context, job)
-    if "request" in job.document:
-        return tuning_job.carry_out(context, job)
-    if ASKED in job.document:
-        return recipe_job.carry_out(context, job)
-    return Outcome(status=_do(context, job))
+
+def _kind(job: Job) -> str:
+    """The key of `_ATTEMPTS`: the kind of the job, and of a training by what its document holds."""
+    if job.kind in _ATTEMPTS:
+        return job.kind
+    return next((key for key in ("request", "asked") if key in job.document), "recipe")
 
 
 def _is_for_want_of_room(error: BaseException, home: Path) -> bool:
@@ -92,24 +96,6 @@ def _end(error: Exception, code: int) -> NoReturn:
         sys.stderr.write(f"{error}\n")
         sys.stderr.flush()
     os._exit(code)
-
-
-def _do(context: Context, job: Job) -> Literal["succeeded", "paused", "failed"]:
-    """Begin the run of the job, or go on with it where an earlier attempt has begun it."""
-    from luthier.core.errors import NotFoundError
-    from luthier.core.recipe import Recipe
-    from luthier.service import training
-
-    try:
-        status = context.runs.get(job.run_id).status
-    except NotFoundError:
-        recipe = Recipe.model_validate_json(json.dumps(job.document["recipe"]))
-        outcome = training.train(context, recipe, base_dir=Path(), run_id=job.run_id)
-    else:
-        if status == "succeeded":  # the attempt before died between the end of its run and its last word
-            return "succeeded"
-        outcome = training.resume(context, job.run_id)
-    return "paused" if outcome.record.status == "paused" else "succeeded"
 
 
 if __name__ == "__main__":

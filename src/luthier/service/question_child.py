@@ -11,14 +11,29 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
+from luthier.core.import_string import import_string
+
 if TYPE_CHECKING:
     from luthier.service.context import Context
-    from luthier.service.plans import Prepared
+
+_ANSWERS: Final = {
+    "wake": "luthier.service.plan_questions:wake",
+    "plan": "luthier.service.plan_questions:plan_answer",
+    "audit": "luthier.service.dataset_questions:audit_answer",
+    "look": "luthier.service.dataset_questions:look_answer",
+    "tokens": "luthier.service.dataset_questions:tokens_answer",
+    "map": "luthier.service.dataset_questions:map_answer",
+    "diff": "luthier.service.dataset_questions:diff_answer",
+    "split": "luthier.service.dataset_questions:split_answer",
+    "index": "luthier.service.dataset_questions:index_answer",
+    "repair": "luthier.service.repair_previews:prepare",
+    "watch": "luthier.service.watching:look_at",
+}
+"""What answers each question. By name: this process lies below what it asks, and loads one of them."""
 
 LARGE_BYTES: Final = 2 << 30
 """Libraries alone take a quarter of that: beyond it lies what rows have left behind."""
@@ -42,7 +57,7 @@ def main(asker: int) -> None:
     with answers, Context.open() as context, library_words_hidden():
         for line in sys.stdin.buffer:
             try:
-                answer = {"answer": _answer(context, json.loads(line))}
+                answer = {"answer": answer_to(context, json.loads(line))}
             except LuthierError as error:
                 answer = {"error": error.as_json()}
             except Exception as error:
@@ -56,102 +71,9 @@ def main(asker: int) -> None:
                 return
 
 
-def _answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    from luthier.service.dataset_questions import ANSWERS
-
-    answers = {"wake": _wake, "plan": _plan, "audit": _audit, "look": _look}
-    answers |= {"repair": _repair, "tokens": _tokens, "watch": _watch}
-    return (answers | ANSWERS)[document["question"]](context, document)
-
-
-def _wake(context: Context, _asked: dict[str, Any]) -> dict[str, Any]:
-    """Load what a plan needs and measure the machine, so that the first plan need not wait for that."""
-    from luthier.plan import options, resolve
-    from luthier.service import advice, plans, quotes
-
-    device = quotes.device_for(context, None)
-    return {"device": device.name, "ready": [m.__name__ for m in (advice, options, plans, resolve)]}
-
-
-def _plan(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
-    """What `luthier plan --json` prints; compares: with advice, and what it takes on each device of the table."""
-    from luthier.plan.prices import load_prices
-    from luthier.service import quotes
-    from luthier.service.plans import prepare
-    from luthier.service.recipes import recipe_from
-
-    recipe, prices = recipe_from(asked["recipe"], base_dir=Path("/")), load_prices(None)
-    prepared = prepare(context, recipe, base_dir=Path("/"))
-    quote = quotes.quote_of(context, prepared, on=None, prices=prices, market="on_demand", is_probed=False)
-    plan = prepared.plan
-    shown = {"hash": plan.hash, "values": plan.values(), "predicted": quote.as_json()}
-    if asked["compares"]:
-        shown |= _compared(context, prepared)
-    return shown | {"plan": plan.model_dump(mode="json")}
-
-
-def _compared(context: Context, prepared: Prepared) -> dict[str, Any]:
-    """Advice on the method, and the run on one of each accelerator of the table, those that fit and are cheap first."""
-    from luthier.plan.changes import METHOD_TITLES
-    from luthier.plan.devices import accelerators
-    from luthier.plan.workload import work_method
-    from luthier.service.advice import advise
-    from luthier.service.quotes import compare_options
-
-    method = METHOD_TITLES[work_method(prepared.plan.method.name)]
-    options = compare_options(context, prepared, on=[device.name for device in accelerators()])
-    devices = [
-        option.as_json()
-        | {"title": option.prediction.device.title, "memory_bytes": option.prediction.device.memory_bytes}
-        for option in options
-        if option.method == method
-    ]
-    return {"advice": advise(context, prepared).as_json(), "devices": devices}
-
-
-def _audit(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    """What `luthier data audit --json` prints, but for the page that it may write."""
-    from luthier.service import audits
-
-    against = document["against"]
-    options = audits.AuditOptions(
-        against=None if against is None else Path(against),
-        model=document["model"],
-        only=None if document["only"] is None else tuple(document["only"]),
-        mapping=document["mapping"],
-        group_by=document["group_by"],
-        method=document["method"],
-    )
-    found = audits.audit(context, Path(document["file"]), options).audit
-    shown: dict[str, Any] = found.model_dump(mode="json")
-    if most := document.get("most_lines", 0):
-        for finding, told in zip(found.findings, shown["findings"], strict=True):
-            told["lines"] = finding.lines[:most]
-    return shown
-
-
-def _look(_: Context, document: dict[str, Any]) -> dict[str, Any]:
-    from luthier.service.dataset_rows import look_at
-
-    return look_at(Path(document["file"]))
-
-
-def _repair(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    from luthier.service import repair_previews
-
-    return repair_previews.prepare(context, document)
-
-
-def _tokens(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    from luthier.service import token_surveys
-
-    return token_surveys.survey(context, Path(document["file"]), document["model"], document["template"])
-
-
-def _watch(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    from luthier.service import watching
-
-    return watching.look_at(context, document)
+def answer_to(context: Context, document: dict[str, Any]) -> Any:
+    """What this process answers to one question, in the process of the caller."""
+    return import_string(_ANSWERS[document["question"]])(context, document)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from luthier.core.base_model import DEFAULT_BASE_MODEL
 from luthier.core.evaluation import Verdict
 from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.service.context import Context
@@ -20,7 +21,7 @@ from luthier.service.training import ShowPlan, TrainOutcome, train
 if TYPE_CHECKING:
     from luthier.service.datasets import DataPreview
 
-BASE_MODEL = "smollm2-135m-instruct"
+BASE_MODEL: Final = DEFAULT_BASE_MODEL
 _VALIDATION, _HELD_OUT, _SEED = 0.1, 0.15, 0
 
 

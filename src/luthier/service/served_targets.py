@@ -20,6 +20,7 @@ from luthier.core.opted_turns import OptedTurns
 from luthier.core.stream import Served
 from luthier.service.base_models import base_models
 from luthier.service.context import Context
+from luthier.service.made_exports import made_export
 
 EXPORT = "export:"
 _WEIGHTS = ("*.safetensors", "*.gguf", "config.json", "adapter_config.json", "tokenizer.json")
@@ -52,7 +53,6 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
 def _share_of_export(context: Context, caller: Caller, export_id: str, fraction: float) -> Share:
     """The share of an export that this server has made for the project."""
     from luthier.service.served_exports import check_export
-    from luthier.service.server_exports import made_export
 
     _, folder = made_export(context, caller, export_id)
     check_export(folder, needs_bundle=True)

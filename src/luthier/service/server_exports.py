@@ -6,7 +6,6 @@ import importlib.util
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast, get_args
 
 from luthier.core.access import Caller
@@ -18,6 +17,7 @@ from luthier.core.job_event import JobEvent
 from luthier.service import bundles
 from luthier.service.audit_log import deed_of, record
 from luthier.service.context import Context
+from luthier.service.made_exports import export_folder, made_export
 from luthier.service.served_targets import EXPORT, base_model, is_tuned_name
 
 if TYPE_CHECKING:
@@ -151,34 +151,6 @@ def verify(context: Context, caller: Caller, export_id: str) -> VerifyReport:
     """Compare every file of an export with its manifest. Raises NotFoundError, ConflictError while it is not made."""
     _, folder = made_export(context, caller, export_id)
     return bundles.verify_bundle(context, folder)
-
-
-def made_export(context: Context, caller: Caller, export_id: str) -> tuple[ServerExport, Path]:
-    """An export that was made, and its folder. Raises NotFoundError, ConflictError while it is not made."""
-    found = context.exports.get(caller.project_id, export_id)
-    folder = export_folder(context, export_id)
-    if found.document is None:
-        raise ConflictError(
-            f"the export {export_id} is not made yet",
-            expected="an export that has succeeded",
-            do="see on its page how far it is",
-        )
-    if not folder.is_dir():
-        raise NotFoundError(
-            f"the files of the export {export_id} are not on this machine any more",
-            expected="the folder that was written",
-            do="export the model again",
-        )
-    return found, folder
-
-
-def export_folder(context: Context, export_id: str) -> Path:
-    """Where an export lies. Raises NotFoundError for what is no id of one: it must never become part of a path."""
-    if not is_id(export_id, "exp"):
-        raise NotFoundError(
-            f"no export {export_id[:64]!r}", expected="the id of an export", do="see the page of its model"
-        )
-    return context.settings.exports_folder / export_id
 
 
 def _view(context: Context, export: ServerExport) -> ExportView:

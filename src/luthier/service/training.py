@@ -18,10 +18,11 @@ from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult
-from luthier.service.budgets import how_to_go_on, judge_within, metered, refuse_spent, with_budget, with_larger_budget
+from luthier.service.budgets import how_to_go_on, metered, refuse_spent, with_budget, with_larger_budget
 from luthier.service.context import Context
 from luthier.service.first_steps import first_step_of
 from luthier.service.fleet import Fleet, ThisProcess
+from luthier.service.judged_end import judge_within
 from luthier.service.plans import Prepared, prepare, prepare_again
 from luthier.service.quotes import forecast_of_run, keep_quote
 from luthier.service.recipes import with_absolute_paths

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from luthier.core.access import Caller
 from luthier.core.frozen import Frozen
 from luthier.core.usage import DayOfUse, Use
 from luthier.service.context import Context
-from luthier.service.served_models import Routed
+
+if TYPE_CHECKING:
+    from luthier.service.served_models import Routed
 
 
 class ModelUse(Frozen):

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from luthier.core.access import Caller
 from luthier.service import dataset_versions, file_references
 from luthier.service.context import Context
-from luthier.service.dataset_questions import ANSWERS
+from luthier.service.question_child import answer_to
 from luthier.testing.waiting import wait_for
 
 Browser = Callable[..., TestClient]
@@ -29,7 +29,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers questions here: tests of the services hold that a process of its own does so."""
 
     def answer(context: Context, question: str, given: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(json.dumps(ANSWERS[question](context, given)))
+        found: dict[str, Any] = json.loads(json.dumps(answer_to(context, {"question": question, **given})))
         return found
 
     monkeypatch.setattr(file_references, "answer_to", answer)
